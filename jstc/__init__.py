@@ -1,0 +1,1 @@
+"""jstc: joint search-and-training of smaller networks."""

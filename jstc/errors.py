@@ -1,0 +1,107 @@
+"""Every exception that jstc raises on purpose.
+
+    JstcError                    exit code 1: something failed while working
+    |-- InputError               exit code 2: what the user gave is wrong
+    |   |-- RecipeError          a key, a type or a value of the recipe
+    |   |-- UnknownNameError     no such model, dataset, stage ...; suggests near names
+    |   |-- DataError            a missing folder, an unreadable tree, a wrong column
+    |   |-- ModelError           a model that cannot be built, or weights that do not fit it
+    |   |-- BudgetError          a budget that no sub-network can meet
+    |   `-- RunDirectoryError    locked, foreign, or changed under our feet
+    |-- StageError               a stage could not do its work
+    |   |-- ChannelError         a plan that does not fit the network
+    |   `-- ParityError          torch and ONNX disagree
+    |-- GateError                exit code 3: a gate that the user asked for said no
+    `-- Interrupted              exit code 130: stopped by the user, state saved
+
+Messages are written for the person at the terminal: what is wrong, where, and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BudgetError",
+    "ChannelError",
+    "DataError",
+    "GateError",
+    "InputError",
+    "Interrupted",
+    "JstcError",
+    "ModelError",
+    "ParityError",
+    "RecipeError",
+    "RunDirectoryError",
+    "StageError",
+    "UnknownNameError",
+]
+
+
+class JstcError(Exception):
+    """Base of all errors that jstc raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(JstcError):
+    """What the user gave is wrong; found before work starts."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe key, type or value is wrong."""
+
+
+class UnknownNameError(InputError):
+    """A name that is not in a list of known names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.6)
+        text = f"unknown {kind} '{name}'"
+        if near:
+            text += "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+        super().__init__(text + (f" {hint}" if hint else ""))
+        self.near = near
+
+
+class DataError(InputError):
+    """A dataset that is missing, unreadable or of the wrong form."""
+
+
+class ModelError(InputError):
+    """A model that cannot be built, or weights that do not fit it."""
+
+
+class BudgetError(InputError):
+    """A budget that no sub-network of the target network can meet."""
+
+
+class RunDirectoryError(InputError):
+    """A run directory that is locked, foreign, or damaged."""
+
+
+class StageError(JstcError):
+    """A stage could not do its work."""
+
+
+class ChannelError(StageError):
+    """A plan that does not fit the network it is applied to."""
+
+
+class ParityError(StageError):
+    """The exported graph and the network disagree."""
+
+
+class GateError(JstcError):
+    """A gate that the user asked for said no."""
+
+    exit_code = 3
+
+
+class Interrupted(JstcError):
+    """Stopped by the user; the state is saved."""
+
+    exit_code = 130

@@ -1,0 +1,211 @@
+"""The typed recipe: everything that decides what a run does. No torch here.
+
+Every command-line flag has a key here; every default is written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+__all__ = [
+    "Amount",
+    "BenchSettings",
+    "ChannelSettings",
+    "ExportSettings",
+    "FinetuneSettings",
+    "InputSettings",
+    "Recipe",
+    "SearchSettings",
+    "TrainSettings",
+    "parse_amount",
+]
+
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "%": 0.01}
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Pair = tuple[NonNegativeFloat, NonNegativeFloat]
+
+
+def parse_amount(value: object) -> float:
+    """A budget as a number: a share of the target network in (0, 1], or an absolute count above 1.
+
+    Understands `0.5`, `50%`, `2G`, `500M`, `1.5e9`. Raises `ValueError` for anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("expected a share such as 0.5 or a count such as 500M")
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt%]?)\s*", str(value).lower())
+    try:
+        amount = float(match[1]) * _UNITS[match[2]] if match else -1.0
+    except ValueError:
+        amount = -1.0
+    if not 0 < amount < float("inf"):
+        raise ValueError(f"'{value}' is not a share such as 0.5 or 50%, nor a count such as 500M")
+    return amount
+
+
+Amount = Annotated[float, BeforeValidator(parse_amount)]
+PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _as_path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) else value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+OptionalPath = Annotated[PathText | None, BeforeValidator(_as_path)]
+Range = Annotated[Pair, BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class InputSettings(_Strict):
+    """How images reach the network."""
+
+    image_size: PositiveInt | None = Field(None, description="side in pixels; null: the dataset's own")
+    workers: NonNegativeInt = Field(2, description="decoding processes, for sets that do not fit in memory")
+    val_fraction: Fraction = Field(0.2, description="share of the training split kept for search-validation")
+    augment: bool = True
+
+
+class ChannelSettings(_Strict):
+    """Which channels may be cut."""
+
+    round_to: PositiveInt | Literal["auto"] = Field(
+        "auto", description="kept widths are multiples of this; auto: the largest of 1, 2, 4, 8 that is at most 1/8 of the group"
+    )
+    min_share: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="least share of a group that stays")
+    min_width: PositiveInt = 1
+    ignore: Names = Field((), description="patterns of module names whose channels stay whole")
+
+
+class TrainSettings(_Strict):
+    """Optimiser and schedule, shared by search, finetune and the baseline."""
+
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegativeFloat = 5e-4
+    warmup_epochs: NonNegativeFloat = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: PositiveFloat | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
+
+
+class SearchSettings(_Strict):
+    """Joint search-and-training."""
+
+    rounds: PositiveInt = 12
+    epochs_per_round: PositiveFloat = 1.0
+    steps_per_round: PositiveInt | None = Field(None, description="overrides epochs_per_round")
+    # the four parts, each switchable
+    perturbation: bool = True
+    thresholds: Literal["threshnet", "common", "fixed"] = "threshnet"
+    fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict, description="threshold per group for thresholds: fixed; others share one"
+    )
+    importance: Literal["learned", "magnitude", "random"] = "learned"
+    coarse_to_fine: bool = True
+    # sampler
+    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.3, description="share of the rounds that are coarse")
+    sigma: Range = Field((1.0, 0.1), description="scale of the Gumbel perturbation, first to last round")
+    tau: Range = Field((1.0, 0.5), description="temperature of the channel probabilities, first to last round")
+    threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(_as_tuple), Field(min_length=2)] = (
+        0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
+    )  # fmt: skip
+    # learning rates of what is searched
+    alpha_lr: PositiveFloat = 0.02
+    alpha_steps: PositiveInt = Field(4, description="steps on search-validation batches per round")
+    threshnet_lr: PositiveFloat = 0.01
+    entropy_bonus: NonNegativeFloat = 0.01
+    # judging
+    archive_size: PositiveInt = 4
+    recalibration_images: PositiveInt = 1024
+    reward_images: PositiveInt = 5000
+    settle_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
+    settle_window: PositiveInt = 5
+
+
+class FinetuneSettings(_Strict):
+    """Training of the chosen sub-network."""
+
+    epochs: PositiveInt = 20
+    steps_per_epoch: PositiveInt | None = Field(None, description="shortens an epoch, for trials")
+    teacher: Literal["none", "target"] = "none"
+    teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    temperature: PositiveFloat = 4.0
+
+
+class ExportSettings(_Strict):
+    """The ONNX file and the gate it must pass."""
+
+    opset: Annotated[int, Field(ge=17, le=23)] = 18
+    parity_images: PositiveInt = 64
+    max_abs_diff: PositiveFloat = 1e-4
+
+
+class BenchSettings(_Strict):
+    """onnxruntime timing."""
+
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (1, 8)
+    threads: NonNegativeInt = Field(0, description="0: onnxruntime's own choice")
+    seconds: PositiveFloat = Field(2.0, description="measuring time per batch size, shared by the compared files")
+
+
+class Recipe(_Strict):
+    """One run."""
+
+    model: str
+    dataset: str
+    data: OptionalPath = None
+    weights: OptionalPath = None
+    cifar: bool = False
+    flops: Amount | None = None
+    params: Amount | None = None
+    baseline: bool = False
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: NonNegativeInt = Field(0, description="torch's CPU threads; 0: torch's own choice")
+    input: InputSettings = InputSettings()
+    channels: ChannelSettings = ChannelSettings()
+    train: TrainSettings = TrainSettings()
+    search: SearchSettings = SearchSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    export: ExportSettings = ExportSettings()
+    bench: BenchSettings = BenchSettings()
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Recipe:
+        if (self.flops is None) == (self.params is None):
+            raise ValueError("give one budget: either flops or params")
+        return self
+
+    @property
+    def budget(self) -> tuple[Literal["flops", "params"], float]:
+        """The metric and the amount asked for."""
+        if self.flops is not None:
+            return "flops", self.flops
+        assert self.params is not None
+        return "params", self.params
