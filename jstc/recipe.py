@@ -91,9 +91,10 @@ class ChannelSettings(_Strict):
     """Which channels may be cut."""
 
     round_to: PositiveInt | Literal["auto"] = Field(
-        "auto", description="kept widths are multiples of this; auto: the largest of 1, 2, 4, 8 that is at most 1/8 of the group"
+        "auto",
+        description="kept widths are multiples of this; auto: largest of 1, 2, 4, 8 up to 1/8 of the group",
     )
-    min_share: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="least share of a group that stays")
+    min_share: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="least share of a group kept")
     min_width: PositiveInt = 1
     ignore: Names = Field((), description="patterns of module names whose channels stay whole")
 
@@ -128,9 +129,9 @@ class SearchSettings(_Strict):
     importance: Literal["learned", "magnitude", "random"] = "learned"
     coarse_to_fine: bool = True
     # sampler
-    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.3, description="share of the rounds that are coarse")
+    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.3, description="share of coarse rounds")
     sigma: Range = Field((1.0, 0.1), description="scale of the Gumbel perturbation, first to last round")
-    tau: Range = Field((1.0, 0.5), description="temperature of the channel probabilities, first to last round")
+    tau: Range = Field((1.0, 0.5), description="temperature of the probabilities, first to last round")
     threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(_as_tuple), Field(min_length=2)] = (
         0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
     )  # fmt: skip
@@ -171,7 +172,7 @@ class BenchSettings(_Strict):
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     batch_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (1, 8)
     threads: NonNegativeInt = Field(0, description="0: onnxruntime's own choice")
-    seconds: PositiveFloat = Field(2.0, description="measuring time per batch size, shared by the compared files")
+    seconds: PositiveFloat = Field(2.0, description="measuring time per batch size, shared by the files")
 
 
 class Recipe(_Strict):
