@@ -1,0 +1,263 @@
+"""Recipes: what is accepted, what is refused and how, and that nothing is lost on the way to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jstc import recipe_file
+from jstc.errors import RecipeError
+from jstc.recipe import Recipe, parse_amount
+from jstc.recipe_yaml import parse, scalar
+
+BASE = "model: m\ndataset: d\nflops: 0.5\n"
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "r.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(path: Path, overrides=(), flags=None) -> str:
+    with pytest.raises(RecipeError) as caught:
+        recipe_file.load(path, overrides, flags)
+    return str(caught.value).replace(str(path), "FILE")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads_and_names_only_values_a_reader_can_see(path):
+    recipe = recipe_file.load(path)
+    assert recipe.budget[1] > 0
+    assert recipe_file.load(path, ["seed=7"]).seed == 7
+
+
+def test_the_quickstart_is_there():
+    recipe = recipe_file.load(Path(__file__).parents[1] / "recipes" / "quickstart.yaml")
+    assert (recipe.model, recipe.dataset, recipe.baseline) == ("resnet20", "digits", True)
+
+
+WRONG = {
+    "text for a number": (
+        "train:\n  batch_size: two\n",
+        'FILE, line 5: train.batch_size: expected a whole number above 0, got "two"',
+    ),
+    "out of range": ("seed: -1\n", "FILE, line 4: seed: expected a whole number at least 0, got -1"),
+    "a boolean is no number": (
+        "seed: true\n",
+        "FILE, line 4: seed: expected a whole number at least 0, got true",
+    ),
+    "a share of a number": (
+        "threads: 1.5\n",
+        "FILE, line 4: threads: expected a whole number at least 0, got 1.5",
+    ),
+    "a number for a word": (
+        "input:\n  augment: 1\n",
+        "FILE, line 5: input.augment: expected true or false, got 1",
+    ),
+    "infinity": ("train: {lr: .inf}\n", 'FILE, line 4: train.lr: expected a number above 0, got ".inf"'),
+    "not one of the words": (
+        "device: gpu\n",
+        'FILE, line 4: device: expected auto or cpu or cuda, got "gpu"',
+    ),
+    "a union": (
+        "channels:\n\n  round_to: x\n",
+        'FILE, line 6: channels.round_to: expected a whole number above 0, or auto, got "x"',
+    ),
+    "a path": ("weights: 3\n", "FILE, line 4: weights: expected a path, or null, got 3"),
+    "a short pair": (
+        "search:\n  sigma: [1]\n",
+        "FILE, line 5: search.sigma: expected a list of 2, each a number at least 0, got [1]",
+    ),
+    "inside a list": (
+        "search:\n  tau: [1,\n    a]\n",
+        'FILE, line 6: search.tau.1: expected a number at least 0, got "a"',
+    ),
+    "a short list": (
+        "search: {threshold_grid: [0.5]}\n",
+        "FILE, line 4: search.threshold_grid: expected a list of at least 2, "
+        "each a number above 0 and below 1, got [0.5]",
+    ),
+    "no section": ("train: 3\n", "FILE, line 4: train: expected a section with keys of its own, got 3"),
+    "misspelt": ("modle: m\n", "FILE, line 4: unknown key modle; did you mean model?"),
+    "misspelt inside": (
+        "train:\n  lr: 1\n  batchsize: 3\n",
+        "FILE, line 6: unknown key train.batchsize; did you mean train.batch_size?",
+    ),
+    "in the wrong section": ("lr: 0.1\n", "FILE, line 4: unknown key lr; did you mean train.lr?"),
+    "twice": ("model: k\n", "FILE, line 4: model is given twice (first on line 1)"),
+    "two budgets": ("params: 1M\n", "FILE: give one budget: either flops or params"),
+    "a tag": (
+        "x: !!python/object:os.system 1\n",
+        "FILE, line 4: the tag tag:yaml.org,2002:python/object:os.system is not allowed in a recipe",
+    ),
+    "not YAML": ("x: [1\n", "FILE, line 5: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+    "two documents": (
+        "---\nx: 1\n",
+        "FILE, line 4: not valid YAML: expected a single document in the stream but found another document",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_named_with_its_line_and_what_would_be_right(write, text, message):
+    assert refusal(write(BASE + text)) == message
+
+
+def test_several_mistakes_are_all_named_in_the_order_of_the_file(write):
+    lines = refusal(write("model: 1\nflops: 2x\ntrain:\n  lr: no\n  bach: 3\n")).splitlines()
+    assert lines[0] == "FILE, line 1: model: expected text, got 1"
+    assert "FILE: dataset is missing" in lines
+    assert "FILE, line 2: flops: '2x' is not a share such as 0.5 or 50%, nor a count such as 500M" in lines
+    assert len(lines) == 5
+
+
+def test_what_is_not_a_recipe_at_all(write, tmp_path):
+    assert refusal(write("- a\n")) == 'FILE: expected keys such as `model: resnet20`, got ["a"]'
+    assert refusal(write("")) == "FILE: expected keys such as `model: resnet20`, got null"
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
+    assert refusal(tmp_path / "r.yaml") == "FILE is not text in UTF-8; a recipe is a YAML file"
+    assert refusal(tmp_path).endswith("is a directory, not a recipe (a YAML file)")
+
+
+def test_a_missing_file_names_its_neighbours(write, tmp_path):
+    near = write(BASE)
+    assert refusal(tmp_path / "rr.yaml") == f"no recipe at FILE; did you mean {near}?"
+    assert refusal(tmp_path / "no" / "x.yaml") == "no recipe at FILE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [" + "1," * 60 + "]\nb: &b [" + "*a," * 60 + "]\nc: [" + "*b," * 60 + "]",
+        "a: " + "[" * 5000 + "]" * 5000,
+        "a: &a [*a]",
+    ],
+    ids=["aliases that multiply", "depth", "a loop"],
+)
+def test_hostile_yaml_is_refused_in_bounded_time(write, text):
+    assert "levels deep" in refusal(write(BASE + text))
+
+
+def test_numbers_are_read_as_people_write_them(write):
+    recipe = recipe_file.load(write(BASE + "seed: 010\ntrain:\n  lr: 1e-1\n  weight_decay: 1\nsearch:\n"))
+    assert recipe.train.lr == 0.1
+    assert recipe.train.weight_decay == 1.0
+    assert recipe.seed == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1_000", 1000), ("-3", -3), ("1e5", 1e5), (".5", 0.5), ("1.", 1.0), ("1e999", "1e999"),
+        ("1:30", "1:30"),
+        ("yes", True), ("Off", False), ("~", None), ("2026-01-01", "2026-01-01"), ("50%", "50%"),
+        ("0x1f", "0x1f"),
+    ],
+)  # fmt: skip
+def test_plain_scalars(text, value):
+    assert scalar(text) == value
+    assert type(scalar(text)) is type(value)
+
+
+def test_quoted_scalars_stay_text():
+    assert parse("a: '1'\nb: \"true\"\n", "x").data == {"a": "1", "b": "true"}
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("0.5", 0.5), ("50%", 0.5), ("2G", 2e9), ("500M", 5e8), ("1.5e9", 1.5e9), ("10k", 1e4)],
+)
+def test_amounts(text, amount):
+    assert parse_amount(text) == pytest.approx(amount)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "0", "1.2.3", "5MB", True, None, [1], float("nan"), float("inf")]
+)
+def test_what_is_not_an_amount(text):
+    with pytest.raises(ValueError, match="share"):
+        parse_amount(text)
+
+
+def test_overrides_win_over_the_file_and_flags_over_overrides(write):
+    path = write(BASE + "seed: 1\ntrain: {lr: 0.1}\n")
+    recipe = recipe_file.load(
+        path, ["seed=2", "train.lr=1e-2", "search.sigma=[2, 1]"], {"seed": 3, "data": None}
+    )
+    assert (recipe.seed, recipe.train.lr, recipe.search.sigma) == (3, 0.01, (2.0, 1.0))
+
+
+def test_an_override_reaches_group_names_with_dots(write):
+    recipe = recipe_file.load(write(BASE), ["search.fixed_thresholds.layer1.0.conv1=0.5"])
+    assert recipe.search.fixed_thresholds == {"layer1.0.conv1": 0.5}
+
+
+def test_a_budget_on_the_command_line_replaces_the_files(write):
+    assert recipe_file.load(write(BASE), ["params=1M"]).budget == ("params", 1e6)
+    assert recipe_file.load(write(BASE), [], {"params": "30%"}).budget == ("params", 0.3)
+    both = refusal(write(BASE), [], {"params": "1M", "flops": "0.5"})
+    assert both == "FILE: give one budget: either flops or params"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr", "--set train.lr: expected key=value, such as --set train.lr=0.05"),
+        ("=3", "--set =3: expected key=value, such as --set train.lr=0.05"),
+        ("train.lr=abc", '--set train.lr: expected a number above 0, got "abc"'),
+        ("train.rl=1", "--set train.rl: unknown key train.rl; did you mean train.lr?"),
+        ("model.x=3", "--set model.x: model is a single value, not a section"),
+        ("seed=[1", "--set seed, line 1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+    ],
+)
+def test_a_wrong_override_is_named(write, override, message):
+    assert refusal(write(BASE), [override]) == message
+
+
+def test_a_wrong_flag_is_named(write):
+    message = refusal(write(BASE), [], {"flops": "lots"})
+    assert message == "--flops: 'lots' is not a share such as 0.5 or 50%, nor a count such as 500M"
+
+
+def test_flags_alone_make_a_recipe(tmp_path):
+    recipe = recipe_file.from_flags({"model": "m", "dataset": "d", "flops": "500M", "data": tmp_path})
+    assert recipe.budget == ("flops", 5e8)
+    assert recipe.data == tmp_path
+
+
+def test_differences_name_the_keys():
+    one = recipe_file.from_flags({"model": "m", "dataset": "d", "flops": "0.5"})
+    two = recipe_file.from_flags({"model": "m", "dataset": "d", "params": "0.5"}, ["train.lr=0.2"])
+    assert recipe_file.differences(one, one) == []
+    assert recipe_file.differences(one, two) == [
+        "flops: 0.5 -> null", "params: null -> 0.5", "train.lr: 0.1 -> 0.2",
+    ]  # fmt: skip
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
+floats = st.floats(min_value=1e-300, max_value=1e300)
+
+
+names = st.one_of(texts, st.sampled_from(["1e5", "yes", "~", "010", "1:2", "null", "- a", "#x"]))
+
+
+@given(
+    model=names, amount=floats, lr=floats, thresholds=st.dictionaries(texts, st.floats(0.01, 1), max_size=3)
+)
+def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresholds):
+    recipe = Recipe.model_validate(
+        {"model": model, "dataset": "d", "flops": amount, "data": "a/b", "train": {"lr": lr},
+         "search": {"fixed_thresholds": thresholds}, "channels": {"ignore": [model]}}
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("round-trip") / "r.yaml"
+    path.write_text(recipe_file.to_yaml(recipe), encoding="utf-8")
+    assert recipe_file.load(path) == recipe
