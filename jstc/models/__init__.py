@@ -1,0 +1,13 @@
+"""Networks by name: our CIFAR networks, torchvision's, timm's, and the user's own.
+
+Importing this package does not load torch; building a network does.
+"""
+
+from __future__ import annotations
+
+from jstc.models.building import build
+from jstc.models.catalogue import ModelEntry, check, names, runs_user_code
+from jstc.models.spec import ModelSpec, spec
+from jstc.models.weights import load_weights
+
+__all__ = ["ModelEntry", "ModelSpec", "build", "check", "load_weights", "names", "runs_user_code", "spec"]

@@ -1,0 +1,105 @@
+"""The names of networks, and where each comes from. No torch here."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from jstc.errors import ModelError, UnknownNameError
+from jstc.models.torchvision_names import torchvision_names
+
+__all__ = ["ModelEntry", "Source", "check", "names", "runs_user_code", "source_of", "split_user_name"]
+
+Source = Literal["built-in", "torchvision", "timm", "user"]
+
+_BUILT_IN = {
+    "resnet20": "CIFAR ResNet-20, 0.27 M parameters (He et al. 2015)",
+    "resnet32": "CIFAR ResNet-32, 0.46 M parameters (He et al. 2015)",
+    "resnet56": "CIFAR ResNet-56, 0.85 M parameters (He et al. 2015)",
+    "resnet110": "CIFAR ResNet-110, 1.7 M parameters (He et al. 2015)",
+    "vgg16_bn": "VGG-16 with batch norm: CIFAR form for small images (14.7 M), else torchvision's",
+}
+_OTHERS = "Others: 'timm:NAME', 'path/to/file.py:factory', 'package.module:factory'; 'jstc models' lists all"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One line of `jstc models`."""
+
+    name: str
+    source: Source
+    description: str
+
+
+@cache
+def names() -> tuple[ModelEntry, ...]:
+    """Every network that can be named alone: the built-in ones, then torchvision's, each by name."""
+    built_in = [ModelEntry(name, "built-in", text) for name, text in _BUILT_IN.items()]
+    others = [
+        ModelEntry(name, "torchvision", "torchvision's classification network")
+        for name in torchvision_names()
+        if name not in _BUILT_IN
+    ]
+    return (*built_in, *others)
+
+
+def source_of(name: str) -> Source:
+    """Where a network of this name would come from, whether it exists or not."""
+    if name.startswith("timm:"):
+        return "timm"
+    if ":" in name:
+        return "user"
+    return "built-in" if name in _BUILT_IN else "torchvision"
+
+
+def runs_user_code(name: str) -> bool:
+    """Does building this network run code that is neither ours nor a library's?
+
+    Ask before building from a spec that came from elsewhere.
+    """
+    return source_of(name) == "user"
+
+
+def check(name: str) -> None:
+    """Raise `UnknownNameError` or `ModelError` when no network can have this name; imports no torch."""
+    source = source_of(name)
+    if source == "timm":
+        _check_timm(name)
+    elif source == "user":
+        _check_user(name)
+    elif source == "torchvision" and name not in torchvision_names():
+        known = [entry.name for entry in names()]
+        raise UnknownNameError("model", name, known, _OTHERS)
+
+
+def split_user_name(name: str) -> tuple[str, str]:
+    """Split `file.py:factory` or `package.module:factory` into what to load and the factory in it."""
+    location, _, factory = name.rpartition(":")
+    if not location or not factory.isidentifier() or keyword.iskeyword(factory):
+        raise ModelError(
+            f"model '{name}': expected 'path/to/file.py:factory' or 'package.module:factory', "
+            "with the name of a function after the colon"
+        )
+    return location, factory
+
+
+def _check_timm(name: str) -> None:
+    if importlib.util.find_spec("timm") is None:
+        raise ModelError(f"model '{name}' needs timm, which is not installed: pip install 'jstc[timm]'")
+    plain = name.removeprefix("timm:")
+    if not plain or ":" in plain or "/" in plain:
+        raise ModelError(f"model '{name}': expected 'timm:NAME' with a name from timm.list_models()")
+
+
+def _check_user(name: str) -> None:
+    location, _ = split_user_name(name)
+    if location.endswith(".py"):
+        if not Path(location).is_file():
+            raise ModelError(f"model '{name}': there is no file {location} in {Path.cwd()}")
+        return
+    if not all(part.isidentifier() for part in location.split(".")):
+        raise ModelError(f"model '{name}': '{location}' is neither a .py file nor the name of a module")

@@ -1,0 +1,126 @@
+"""Starting from a checkpoint. Files are never unpickled: they may come from anywhere."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jstc.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["load_weights"]
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_SHOWN = 4
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a checkpoint into `model`: safetensors, or a state dict written by `torch.save`.
+
+    Understands `state_dict` and `model` keys and `module.` prefixes. Raises `ModelError`, and leaves the
+    network as it was, when the file cannot be read without unpickling, or does not fit.
+    """
+    own = model.state_dict()
+    tensors = _rename(_unwrap(_read(path), path), own)
+    if not getattr(model, "aux_logits", True):  # published weights have them, our networks do not
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(_AUXILIARY)}
+    for key, value in own.items():  # very old checkpoints lack this counter
+        if key.endswith(".num_batches_tracked"):
+            tensors.setdefault(key, value)
+    problems = _problems(model, own, tensors)
+    if problems:
+        raise ModelError(f"weights {path} do not fit the network: {problems}")
+    model.load_state_dict(tensors)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ModelError(f"weights {path}: there is no such file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"weights {path} hold more than tensors (a pickled object), which is never loaded, because it "
+            "could run any code; save model.state_dict() alone, best as safetensors"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f"weights {path} are not a torch checkpoint: {error}") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"weights {path} are not a safetensors file: {error}") from None
+
+
+def _unwrap(document: Any, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    for key in _WRAPPERS:
+        if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
+            document = document[key]
+    if not isinstance(document, Mapping) or not document:
+        raise ModelError(f"weights {path}: expected a state dict, found {type(document).__name__}")
+    odd = [str(key) for key, value in document.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise ModelError(f"weights {path}: expected a state dict; not tensors: {_some(odd)}")
+    return {str(key): value for key, value in document.items()}
+
+
+def _rename(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in (*_PREFIXES, *_PREFIXES):  # either may wrap the other
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return {_modern(key, own): value for key, value in tensors.items()}
+
+
+def _modern(key: str, own: Mapping[str, Tensor]) -> str:
+    # torchvision's published DenseNets say norm.1 where the network says norm1
+    modern = re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", key)
+    return modern if key not in own and modern in own else key
+
+
+def _problems(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    shapes = [key for key in own if key in given and own[key].shape != given[key].shape]
+    missing = [key for key in own if key not in given]
+    unknown = [key for key in given if key not in own]
+    if shapes and not missing and not unknown and _is_classifier(model, shapes):
+        layer = shapes[0].rpartition(".")[0]
+        theirs, ours = given[shapes[0]].shape[0], own[shapes[0]].shape[0]
+        return f"everything fits but the classifier '{layer}': {theirs} classes in the file, {ours} here"
+    text = [f"missing {_some(missing)}"] if missing else []
+    text += [f"unknown {_some(unknown)}"] if unknown else []
+    text += [f"other shapes {_some(f'{k} {_both(given[k], own[k])}' for k in shapes)}"] if shapes else []
+    return "; ".join(text)
+
+
+def _both(theirs: Tensor, ours: Tensor) -> str:
+    return f"({list(theirs.shape)} in the file, {list(ours.shape)} here)"
+
+
+def _is_classifier(model: nn.Module, keys: Iterable[str]) -> bool:
+    last = [name for name, module in model.named_modules() if dict(module.named_parameters(recurse=False))][
+        -1
+    ]
+    return {key.rpartition(".")[0] for key in keys} == {last}
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
