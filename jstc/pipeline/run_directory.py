@@ -1,0 +1,200 @@
+"""The run directory: one run, one process at a time, every stage's state and files on record.
+
+recipe.yaml    the full recipe as run
+manifest.json  versions, seed, command, stage states, sha256 of every artifact
+.lock          held by the process at work; the system releases it when the process dies
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jstc import files
+from jstc.errors import RecipeError, RunDirectoryError
+from jstc.pipeline.lock import locked
+from jstc.pipeline.manifest import Manifest, StageRecord, State
+from jstc.recipe import Recipe
+from jstc.recipe_file import differences, load, to_yaml
+
+__all__ = ["RunDirectory", "default_path", "newest_run", "read_recipe"]
+
+ROOT = Path("runs")
+_MAX_DIFFERENCES = 8
+_LOOSE_FILES = ("summary.json", "report.md", "report.html", "target.json")
+
+
+class RunDirectory:
+    """An open run directory; get one from `RunDirectory.open`."""
+
+    def __init__(self, path: Path, recipe: Recipe, manifest: Manifest) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.manifest = manifest
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, path: Path, recipe: Recipe, *, stages: Sequence[str], command: str, fresh: bool = False
+    ) -> Iterator[RunDirectory]:
+        """Create the directory, or continue the run in it, and hold its lock.
+
+        `fresh` deletes what the run has made before. Raises `RunDirectoryError` when another process
+        holds the directory, when it is not a run of jstc, or when it belongs to another recipe.
+        """
+        _refuse_foreign(path)
+        with locked(path):
+            manifest = Manifest.load(path)
+            if manifest is not None and not fresh and (path / "recipe.yaml").exists():
+                _refuse_other_recipe(path, recipe)
+                _delete_leftovers(path)
+                yield cls(path, recipe, manifest)
+                return
+            names = {*stages, *(manifest.stages if manifest else ())}
+            manifest = Manifest.new(command, recipe.seed, stages)
+            manifest.save(path)  # first: from here on the directory is known as ours
+            _delete_results(path, names)
+            files.write_text(path / "recipe.yaml", to_yaml(recipe))
+            yield cls(path, recipe, manifest)
+
+    def folder(self, stage: str) -> Path:
+        """Where `stage` writes."""
+        return self.path / stage
+
+    def record(self, stage: str) -> StageRecord:
+        """State, seconds and artifacts of `stage`."""
+        return self.manifest.stages.setdefault(stage, StageRecord())
+
+    def begin(self, stage: str) -> None:
+        """`stage` starts, or goes on after an interruption."""
+        self._set(stage, "running")
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Put `seconds` of work on the record of `stage`."""
+        self.record(stage).seconds += seconds
+        self.manifest.save(self.path)
+
+    def fail(self, stage: str) -> None:
+        """`stage` stopped before its end; its checkpoints stay."""
+        self._set(stage, "failed")
+
+    def finish(self, stage: str, artifacts: Sequence[Path]) -> None:
+        """`stage` is done and has written `artifacts`."""
+        hashes = {path.relative_to(self.path).as_posix(): files.sha256(path) for path in sorted(artifacts)}
+        self.record(stage).artifacts = hashes
+        self._set(stage, "done")
+
+    def reset(self, stage: str) -> None:
+        """Forget `stage` and delete what it wrote."""
+        artifacts = self.record(stage).artifacts
+        self.manifest.stages[stage] = StageRecord()
+        self.manifest.save(self.path)
+        for name in artifacts:
+            (self.path / name).unlink(missing_ok=True)
+        _delete_folder(self.folder(stage))
+
+    def is_done(self, stage: str) -> bool:
+        """Whether `stage` has finished; its files are not looked at."""
+        return self.record(stage).state == "done"
+
+    def damaged(self, stage: str) -> list[str]:
+        """Artifacts of `stage` that are missing or no longer what the stage wrote."""
+        return [name for name, sha in self.record(stage).artifacts.items() if not self._intact(name, sha)]
+
+    def _intact(self, name: str, sha: str) -> bool:
+        path = self.path / name
+        return path.is_file() and files.sha256(path) == sha
+
+    def _set(self, stage: str, state: State) -> None:
+        self.record(stage).state = state
+        self.manifest.save(self.path)
+
+
+def default_path(recipe: Recipe, root: Path = ROOT) -> Path:
+    """`runs/<model>-<dataset>-<metric><amount>[-seedN]`: the same settings find the same directory."""
+    metric, amount = recipe.budget
+    name = f"{recipe.model}-{recipe.dataset}-{metric}{_short(amount)}"
+    if recipe.seed:
+        name += f"-seed{recipe.seed}"
+    safe = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in name)
+    return root / safe.lstrip(".-")[:120]
+
+
+def _short(amount: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if amount >= size:
+            return f"{amount / size:g}{unit}"
+    return f"{amount:g}"
+
+
+def newest_run(root: Path = ROOT) -> Path:
+    """The run under `root` that was worked on last. Raises `RunDirectoryError` when there is none."""
+    runs = [path.parent for path in root.glob("*/manifest.json") if Manifest.load(path.parent) is not None]
+    if not runs:
+        raise RunDirectoryError(
+            f"no runs under {root}/; start one with `jstc run RECIPE`, or name a run directory"
+        )
+    return max(runs, key=lambda path: (path / "manifest.json").stat().st_mtime_ns)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe of the run at `path`. Raises `RunDirectoryError` when there is no run."""
+    if not path.exists():
+        raise RunDirectoryError(f"no run directory at {path}")
+    if Manifest.load(path) is None or not (path / "recipe.yaml").exists():
+        raise RunDirectoryError(f"{path} is not a run directory (it has no manifest.json and recipe.yaml)")
+    try:
+        return load(path / "recipe.yaml")
+    except RecipeError as error:
+        raise RunDirectoryError(
+            f"the recipe of the run was changed or is of another version: {error}"
+        ) from None
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"{path} is a file; a run needs a directory: give another --out")
+    if not path.is_dir() or Manifest.load(path) is not None:
+        return
+    # A process killed just after it took the lock leaves hidden files only.
+    if any(not entry.name.startswith((".lock", ".tmp-")) for entry in path.iterdir()):
+        raise RunDirectoryError(
+            f"{path} has files in it and is not a run directory of jstc (no manifest.json of ours); "
+            "give another --out"
+        )
+
+
+def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
+    found = differences(read_recipe(path), recipe)
+    if not found:
+        return
+    if len(found) > _MAX_DIFFERENCES:
+        found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]
+    raise RunDirectoryError(
+        f"{path} belongs to a run with other settings:\n  " + "\n  ".join(found) + "\n"
+        "start over with --fresh, write elsewhere with --out DIR, or go back to the old settings"
+    )
+
+
+def _delete_leftovers(path: Path) -> None:
+    # Temporary files of a process that was killed while writing. We hold the lock: nobody is writing now.
+    for leftover in [*path.glob(".tmp-*"), *path.glob("*/.tmp-*")]:
+        leftover.unlink(missing_ok=True)
+
+
+def _delete_results(path: Path, stages: set[str]) -> None:
+    # By name, so that whatever else a user has put there stays.
+    for stage in stages:
+        _delete_folder(path / stage)
+    for name in _LOOSE_FILES:
+        (path / name).unlink(missing_ok=True)
+    _delete_leftovers(path)
+
+
+def _delete_folder(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        shutil.rmtree(folder)
