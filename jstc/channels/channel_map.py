@@ -1,0 +1,219 @@
+"""`analyse` a network once; a `ChannelMap` then answers everything about its channels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jstc.channels import gates, slicing
+from jstc.channels.cost import Cost, CostModel
+from jstc.channels.gates import GatedNetwork
+from jstc.channels.groups import Frozen, Group, Structure, build
+from jstc.channels.proof import prove
+from jstc.channels.trace import Recorder, Tracer, named_tensors
+from jstc.errors import ChannelError
+from jstc.plan import Plan
+
+__all__ = ["ChannelMap", "analyse"]
+
+Counts = NDArray[np.int64]
+
+
+def analyse(
+    model: nn.Module, example_input: Tensor | Sequence[Any], *, ignore: Sequence[str] = ()
+) -> ChannelMap:
+    """Find and prove the channel groups of a network; the model is left untouched.
+
+    `example_input` is one batch (or a tuple of positional inputs); only its shapes and types matter. `ignore`
+    holds patterns of module names (`layer4.*`) whose channels stay whole. FLOPs are counted for one example:
+    give a batch of one. Raises `ChannelError` when the forward itself fails.
+    """
+    inputs = slicing.example_inputs(example_input)
+    try:
+        replica, inputs_there = _replica(model, inputs, "meta")
+        return _analyse(replica, inputs_there, ignore)
+    except ChannelError:
+        # Some forwards need values (data-dependent control flow): run those for real.
+        replica, inputs_there = _replica(model, inputs, "cpu")
+        return _analyse(replica, inputs_there, ignore)
+
+
+def _analyse(model: nn.Module, inputs: tuple[Any, ...], ignore: Sequence[str]) -> ChannelMap:
+    tracer = Tracer(model)
+    device = next((t.device for _, t in named_tensors(model)), torch.device("cpu"))
+    try:
+        with torch.device(device):
+            tracer.run(inputs)
+    except Exception as error:
+        raise ChannelError(f"the network's forward failed at {tracer.last_op}: {error}") from error
+    record = tracer.record
+
+    def rebuild(frozen: dict[int, str]) -> Structure:
+        return build(record, tracer.params, ignore=ignore, atoms_frozen=frozen)
+
+    with torch.device(device):
+        structure = prove(model, inputs, rebuild, tracer.params)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return ChannelMap(structure, record, shapes)
+
+
+def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The network on another device without copying its tensors first, in eval mode, and its inputs."""
+    memo: dict[int, Any] = {}
+    for _, tensor in named_tensors(model):
+        there = tensor.detach().to(device, copy=True)
+        memo[id(tensor)] = (
+            nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
+        )
+    moved = tuple(x.detach().to(device) if isinstance(x, Tensor) else x for x in inputs)
+    return copy.deepcopy(model, memo).eval(), moved
+
+
+class ChannelMap:
+    """Groups, frozen channels with reasons, exact cost model, slicing and gates of one network."""
+
+    def __init__(self, structure: Structure, record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._structure = structure
+        self.groups: tuple[Group, ...] = structure.groups
+        self.frozen: tuple[Frozen, ...] = structure.frozen
+        self.unknown_operations: dict[str, int] = dict(record.unknown)
+        self._cost = CostModel(structure, record.counts, shapes)
+        self._sites = gates.gate_sites(structure, record.sites)
+        self._record = record
+
+    # -- plans -------------------------------------------------------------------------------------
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Full width of each group."""
+        return {group.name: group.width for group in self.groups}
+
+    @property
+    def full_plan(self) -> Plan:
+        """The plan that keeps everything."""
+        return Plan.full(self.widths)
+
+    @cached_property
+    def full_counts(self) -> Counts:
+        """Widths of all groups, in their order."""
+        return np.array([group.width for group in self.groups], np.int64)
+
+    @cached_property
+    def inexact(self) -> dict[str, str]:
+        """Groups whose removal is not the same as masking, with the reason (a norm over the channels ...)."""
+        found: dict[str, str] = {}
+        for ids, reason in self._record.inexact:
+            numbers = self._structure.number(ids)
+            for group in self.groups:
+                if ((numbers >= group.start) & (numbers < group.start + group.width)).any():
+                    found.setdefault(group.name, reason)
+        return found
+
+    # -- cost --------------------------------------------------------------------------------------
+
+    def cost(self, plan: Plan | None = None) -> Cost:
+        """FLOPs (one multiply-add is one FLOP) and parameters of a plan; of the whole network without one."""
+        counts = self.full_counts if plan is None else self.counts(plan)
+        return self._cost(counts)
+
+    def cost_of_counts(self, counts: Counts) -> Cost:
+        """The same from kept counts per group [number of groups]."""
+        return self._cost(counts)
+
+    def counts(self, plan: Plan) -> Counts:
+        """Kept counts of a plan, in the order of the groups. Raises `ChannelError` for a foreign plan."""
+        slicing.keep_vector(self._structure, plan)
+        return np.array([len(plan.kept[group.name]) for group in self.groups], np.int64)
+
+    @cached_property
+    def flops_share(self) -> dict[str, float]:
+        """Share of the network's FLOPs in operations that a group takes part in."""
+        return dict(zip(self.widths, self._cost.share(self.full_counts).tolist(), strict=True))
+
+    @cached_property
+    def coverage(self) -> float:
+        """Share of the network's FLOPs that some group can lower."""
+        return self._cost.covered(self.full_counts)
+
+    # -- cutting -----------------------------------------------------------------------------------
+
+    def slice(self, model: nn.Module, plan: Plan) -> nn.Module:
+        """The sub-network: a fresh module of the same class, physically small; gates are not applied."""
+        return slicing.cut_module(model, self._indices(plan))
+
+    def map_back(self, small: nn.Module, model: nn.Module, plan: Plan) -> None:
+        """Write the tensors of the sub-network back to where `slice` took them from; the rest stays."""
+        slicing.put_tensors(dict(named_tensors(small)), dict(named_tensors(model)), self._indices(plan))
+
+    def take(self, tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+        """Slices of tensors named like the network's parameters, such as an optimiser's momentum."""
+        return slicing.take_tensors(tensors, self._indices(plan))
+
+    def put(self, small: Mapping[str, Tensor], tensors: Mapping[str, Tensor], plan: Plan) -> None:
+        """The inverse of `take`: write the slices back."""
+        slicing.put_tensors(small, tensors, self._indices(plan))
+
+    def mask(self, model: nn.Module, plan: Plan) -> None:
+        """Zero, in place, every parameter at the removed channels."""
+        slicing.mask_tensors(model, self._structure, plan)
+
+    def _indices(self, plan: Plan) -> slicing.Indices:
+        return slicing.indices(self._structure, plan)
+
+    # -- gates -------------------------------------------------------------------------------------
+
+    @cached_property
+    def gated_groups(self) -> tuple[str, ...]:
+        """Names of the groups that have a place for a gate."""
+        numbers = np.unique(np.concatenate([n for n in self._sites.values()] or [np.zeros(0, np.int64)]))
+        return tuple(
+            g.name for g in self.groups if np.isin(np.arange(g.start, g.start + g.width), numbers).all()
+        )
+
+    def gated(self, small: nn.Module, plan: Plan, alpha: Mapping[str, Tensor] | None = None) -> GatedNetwork:
+        """The sub-network with gates; `alpha` [kept channels] by group, ones without it."""
+        spans, start = {}, 0
+        for name in self.widths:  # gates are numbered in the order of the groups
+            spans[name] = slice(start, start + len(plan.kept[name]))
+            start = spans[name].stop
+        device = next(small.parameters()).device
+        ones = torch.ones(start, device=device)
+        network = GatedNetwork(small, ones, gates.site_indices(self._structure, self._sites, plan), spans)
+        if alpha is not None:
+            network.load_gates(alpha)
+        return network
+
+    def magnitude(self, model: nn.Module) -> dict[str, Tensor]:
+        """L2 norm of each channel's incoming and outgoing weights, by group, relative to the group's mean."""
+        total = torch.zeros(self._structure.total)
+        for name, parameter in model.named_parameters():
+            for dim, numbers in enumerate(self._structure.numbers[name]):
+                if numbers is None or parameter.dim() < 2:
+                    continue
+                other = [d for d in range(parameter.dim()) if d != dim]
+                square = parameter.detach().float().square().sum(other).cpu()
+                inside = torch.from_numpy(numbers)
+                total.index_add_(0, inside[inside >= 0], square[inside >= 0])
+        found = {g.name: total[g.start : g.start + g.width].sqrt() for g in self.groups}
+        return {name: norm / norm.mean().clamp_min(1e-12) for name, norm in found.items()}
+
+    # -- simple plans ------------------------------------------------------------------------------
+
+    def random_plan(self, *, flops: float | None = None, params: float | None = None, seed: int = 0) -> Plan:
+        """A plan of random widths and channels at the budget: a share in (0, 1] or an absolute count."""
+        from jstc.channels.budget import random_plan
+
+        return random_plan(self, flops=flops, params=params, seed=seed)
+
+    def uniform_plan(self, *, flops: float | None = None, params: float | None = None) -> Plan:
+        """The plan that keeps the same share of every group, at the budget."""
+        from jstc.channels.budget import uniform_plan
+
+        return uniform_plan(self, flops=flops, params=params)

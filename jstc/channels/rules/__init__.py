@@ -1,0 +1,13 @@
+"""How channel ids pass through each ATen operation.
+
+A rule is a function of the tracer and the executed call. It returns the labels of the output, or a list
+of them for several outputs. `rule` registers one; that is also how a project adds its own operation:
+
+    @rule("mylib::swap_halves")
+    def _(tracer, call): ...
+"""
+
+from jstc.channels.rules import arithmetic, layers, shapes  # noqa: F401  registers the rules
+from jstc.channels.rules.registry import find, rule
+
+__all__ = ["find", "rule"]

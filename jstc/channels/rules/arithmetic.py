@@ -1,0 +1,99 @@
+"""Point-wise operations, reductions, and everything that leaves labels as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jstc.channels.rules.registry import rule
+from jstc.channels.trace import FIRST_FREE, Call, Ids, Labels, Tracer
+
+__all__ = ["broadcast"]
+
+
+def broadcast(tracer: Tracer, operands: Sequence[Labels], rank: int) -> Labels:
+    """Labels of the broadcast of tensors with labels `operands`; positions that meet are tied."""
+    out: list[Ids | None] = [None] * rank
+    for labels in operands:
+        for dim, ids in enumerate(labels, start=rank - len(labels)):
+            out[dim] = _meet(tracer, out[dim], ids)
+    return tuple(out)
+
+
+def _meet(tracer: Tracer, a: Ids | None, b: Ids | None) -> Ids | None:
+    if a is None or b is None:
+        return b if a is None else a
+    if len(a) != len(b):  # one of them is broadcast
+        return a if len(a) > len(b) else b
+    if len(a) == 1 and a[0] < FIRST_FREE:
+        return b
+    if len(a) > 1:
+        tracer.tie(a, b)
+    return a
+
+
+@rule("pointwise", "masked_fill", "rsub", "hardswish", "copy", "fill", "add", "sub", "mul", "div", "where")
+def _pointwise(tracer: Tracer, call: Call) -> Labels:
+    labels = broadcast(tracer, [tracer.labels(t) for t in call.tensors()], call.out.dim())
+    return _sized(labels, call.out.shape)
+
+
+def _sized(labels: Labels, shape: Sequence[int]) -> Labels:
+    # A made-up operand (labels None) may be the one that is not broadcast; nothing is known of it.
+    return tuple(
+        None if ids is not None and len(ids) != n else ids for ids, n in zip(labels, shape, strict=True)
+    )
+
+
+@rule(
+    "clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as", "dropout", "feature_dropout",
+    "alpha_dropout", "lift_fresh", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like",
+    "flip", "cumsum", "prelu", "bernoulli", "identity", "view_as_real_copy", "log_sigmoid",
+)  # fmt: skip
+def _same(tracer: Tracer, call: Call) -> Labels:
+    return tracer.labels(call.first)
+
+
+@rule("roll")
+def _roll(tracer: Tracer, call: Call) -> Labels:
+    """Rolling moves positions of the given dimensions; channels there can't be followed."""
+    labels = tracer.labels(call.first)
+    for dim in call["dims"] or range(len(labels)):
+        tracer.freeze(labels[dim], "channels are rolled")
+    return labels
+
+
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax")
+def _softmax(tracer: Tracer, call: Call) -> Labels:
+    labels = tracer.labels(call.first)
+    tracer.freeze(labels[call["dim"]], "softmax over the channels")
+    return labels
+
+
+@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "argmax", "prod",
+      "linalg_vector_norm", "all", "any", "var_mean", "std_mean")  # fmt: skip
+def _reduce(tracer: Tracer, call: Call) -> Labels | list[Labels]:
+    labels = tracer.labels(call.first)
+    dims, keep = _reduced(call, len(labels))
+    for dim in dims:
+        tracer.inexact(labels[dim], f"{call.func._schema.name.split('::')[1]} over the channels")
+    out: Labels = tuple(
+        np.zeros(1, np.int64) if d in dims else ids for d, ids in enumerate(labels) if keep or d not in dims
+    )
+    return out if hasattr(call.out, "dim") else [out] * len(call.out)
+
+
+def _reduced(call: Call, rank: int) -> tuple[set[int], bool]:
+    names = {a.name for a in call.func._schema.arguments}
+    given = call["dim"] if "dim" in names else None
+    if given is None or given == []:
+        dims = set(range(rank))
+    else:
+        dims = {d % rank for d in (given if isinstance(given, list | tuple) else [given])}
+    return dims, bool("keepdim" in names and call["keepdim"])
+
+
+@rule("_assert_async", "_assert_scalar", "is_same_size", "set_")
+def _nothing(_tracer: Tracer, _call: Call) -> list[Labels]:
+    return []

@@ -1,0 +1,203 @@
+"""Operations with parameters: convolution, linear, matrix products, norms, pooling; their FLOPs as fvcore's.
+
+fvcore counts one multiply-add as one FLOP, a batch norm in eval mode as two per element (one without affine
+parameters), other norms as five (four), and it leaves point-wise operations out.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from jstc.channels.rules.registry import rule
+from jstc.channels.trace import FIXED, KERNEL, Call, Ids, Labels, Tracer
+
+__all__: list[str] = []
+
+
+def _fixed(size: int) -> Ids:
+    return np.full(size, FIXED)
+
+
+@rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d", "conv_transpose2d",
+      "conv_transpose3d")  # fmt: skip
+def _convolution(tracer: Tracer, call: Call) -> Labels:
+    """Input [N, C, *], weight [C_out, C / groups, *kernel] (transposed: [C, C_out / groups, *kernel])."""
+    x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
+    transposed = "transpose" in call.func._schema.name or (_has(call, "transposed") and call["transposed"])
+    x_ids, w = tracer.labels(x), tracer.labels(weight)
+    for kernel in w[2:]:
+        tracer.tie(kernel, None if kernel is None else np.full(len(kernel), KERNEL))
+    channel = x.dim() - weight.dim() + 1  # 1, or 0 without a batch dimension
+    if transposed:
+        out = _transposed(tracer, x_ids[channel], w, weight, groups)
+    else:
+        out = _convolved(tracer, x_ids[channel], w, weight, groups)
+    if bias is not None:
+        tracer.tie(out, tracer.labels(bias)[0])
+    positions = (x if transposed else call.out).shape[channel + 1 :]
+    tracer.count("conv", prod(positions) * (x.shape[0] if channel else 1), weight.shape, w)
+    if not transposed and not _depthwise(weight, groups):
+        tracer.site("writer", (weight, bias), out)
+    return (*x_ids[:channel], out, *(_fixed(n) for n in call.out.shape[channel + 1 :]))
+
+
+def _has(call: Call, name: str) -> bool:
+    return any(argument.name == name for argument in call.func._schema.arguments)
+
+
+def _depthwise(weight: Tensor, groups: int) -> bool:
+    return groups > 1 and weight.shape[1] == 1 and weight.shape[0] % groups == 0
+
+
+def _convolved(tracer: Tracer, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
+    """Output channels of an ordinary, grouped or depthwise convolution."""
+    if groups == 1:
+        tracer.tie(x, w[1])
+        return w[0]
+    if _depthwise(weight, groups) and x is not None:
+        tracer.tie(np.repeat(x, weight.shape[0] // groups), w[0])
+        return w[0]
+    if x is not None and w[1] is not None:
+        tracer.tie(x, np.tile(w[1], groups))
+    if w[0] is not None:
+        # groups stay equally wide, so the k-th channel of every group is one
+        _tie_all(tracer, w[0].reshape(groups, -1))
+    return w[0]
+
+
+def _transposed(tracer: Tracer, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
+    """Output channels of a transposed convolution."""
+    tracer.tie(x, w[0])
+    if groups == 1:
+        return w[1]
+    if weight.shape[1] == 1:  # depthwise
+        return w[0]
+    if w[0] is not None:
+        _tie_all(tracer, w[0].reshape(groups, -1))
+    return None if w[1] is None else np.tile(w[1], groups)
+
+
+def _tie_all(tracer: Tracer, rows: Ids) -> None:
+    for row in rows[1:]:
+        tracer.tie(rows[0], row)
+
+
+@rule("linear")
+def _linear(tracer: Tracer, call: Call) -> Labels:
+    """Input [*, C], weight [C_out, C]."""
+    x, weight, bias = call["input"], call["weight"], call["bias"]
+    x_ids, w = tracer.labels(x), tracer.labels(weight)
+    tracer.tie(x_ids[-1], w[-1])
+    out = w[0] if weight.dim() == 2 else None
+    if bias is not None:
+        tracer.tie(out, tracer.labels(bias)[-1])
+    tracer.count("linear", 1, (*x.shape, weight.shape[0]), (*x_ids, w[0]))
+    tracer.site("writer", (weight, bias), out)
+    return (*x_ids[:-1], *w[:-1])
+
+
+@rule("matmul", "mm", "bmm")
+def _matmul(tracer: Tracer, call: Call) -> Labels:
+    """[*, n, k] x [*, k, m], with the vector forms of torch.matmul."""
+    a, b = call.args[0], call.args[1]
+    a_ids, b_ids = tracer.labels(a), tracer.labels(b)
+    left = a_ids if a.dim() > 1 else (_fixed(1), *a_ids)
+    right = b_ids if b.dim() > 1 else (*b_ids, _fixed(1))
+    tracer.tie(left[-1], right[-2])
+    m = b.shape[-1] if b.dim() > 1 else 1
+    kind = call.func._schema.name.split("::")[1]
+    tracer.count(kind, 1, (*a.shape, m), (*a_ids, right[-1]))
+    batch = _batch(tracer, left[:-2], right[:-2])
+    return (*batch, *([left[-2]] if a.dim() > 1 else []), *([right[-1]] if b.dim() > 1 else []))
+
+
+def _batch(tracer: Tracer, left: Labels, right: Labels) -> Labels:
+    from jstc.channels.rules.arithmetic import broadcast
+
+    return broadcast(tracer, (left, right), max(len(left), len(right)))
+
+
+@rule("addmm", "baddbmm")
+def _addmm(tracer: Tracer, call: Call) -> Labels:
+    bias, a, b = call.args[:3]
+    a_ids, b_ids = tracer.labels(a), tracer.labels(b)
+    tracer.tie(a_ids[-1], b_ids[-2])
+    tracer.tie(tracer.labels(bias)[-1], b_ids[-1])
+    if call.func._schema.name == "aten::addmm":
+        tracer.count("addmm", 1, (*a.shape, b.shape[-1]), (*a_ids, b_ids[-1]))
+    return (*a_ids[:-1], b_ids[-1])
+
+
+@rule("batch_norm", "instance_norm")
+def _batch_norm(tracer: Tracer, call: Call) -> Labels:
+    """Input [N, C, *]; affine parameters and running statistics [C]."""
+    labels = tracer.labels(call.first)
+    affine = (call["weight"], call["bias"])
+    for tensor in (*affine, call["running_mean"], call["running_var"]):
+        if tensor is not None:
+            tracer.tie(labels[1], tracer.labels(tensor)[0])
+    kind = call.func._schema.name.split("::")[1]
+    # fvcore asks `weight` for an eval-mode batch norm, and its norm counter for the rest
+    if kind == "batch_norm":
+        tracer.count(kind, 2 if affine[0] is not None else 1, call.first.shape, labels)
+        tracer.site("norm", affine, labels[1])
+    else:
+        tracer.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
+    return labels
+
+
+@rule("layer_norm", "rms_norm")
+def _layer_norm(tracer: Tracer, call: Call) -> Labels:
+    """Input [*, C]; affine parameters [C], or over several trailing dimensions."""
+    labels, kind = tracer.labels(call.first), call.func._schema.name.split("::")[1]
+    affine: list[Any] = [call["weight"], call["bias"] if _has(call, "bias") else None]
+    for tensor in affine:
+        for ids, own in zip(
+            labels[::-1], tracer.labels(tensor)[::-1] if tensor is not None else (), strict=False
+        ):
+            tracer.tie(ids, own)
+    for ids in labels[len(labels) - len(call["normalized_shape"]) :]:
+        tracer.inexact(ids, f"{kind} over the channels")
+    if kind == "layer_norm":
+        tracer.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
+    return labels
+
+
+@rule("group_norm")
+def _group_norm(tracer: Tracer, call: Call) -> Labels:
+    """Input [N, C, *]; the groups stay equally wide."""
+    labels = tracer.labels(call["input"])
+    for tensor in (call["weight"], call["bias"]):
+        if tensor is not None:
+            tracer.tie(labels[1], tracer.labels(tensor)[0])
+    tracer.inexact(labels[1], "group_norm over the channels")
+    if labels[1] is not None and len(labels[1]) > call["num_groups"] > 1:
+        _tie_all(tracer, labels[1].reshape(call["num_groups"], -1))
+    elif call["num_groups"] > 1:
+        tracer.freeze(labels[1], "group_norm with one channel a group")
+    tracer.count("group_norm", 5 if call["weight"] is not None else 4, call["input"].shape, labels)
+    return labels
+
+
+@rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+      "adaptive_max_pool2d",
+      "max_pool2d_with_indices", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+      "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest2d", "upsample_bilinear2d",
+      "upsample_bicubic2d", "lp_pool2d", "_upsample_bicubic2d_aa",
+      "_upsample_bilinear2d_aa", "reflection_pad2d", "replication_pad2d")  # fmt: skip
+def _pool(tracer: Tracer, call: Call) -> Labels | list[Labels]:
+    """Input [N, C, *]: only the space changes."""
+    labels = tracer.labels(call.first)
+    out = call.out if isinstance(call.out, Tensor) else call.out[0]
+    space = {"aten::adaptive_avg_pool2d": 1, "aten::upsample_nearest2d": 1, "aten::upsample_bilinear2d": 4}
+    name = call.func._schema.name
+    kept = out.dim() - {"1": 1, "3": 3}.get(next((c for c in name if c in "123"), "2"), 2)
+    found: Labels = (*labels[:kept], *(_fixed(n) for n in out.shape[kept:]))
+    if name in space:
+        counted = call.first.shape if "pool" in name else out.shape
+        tracer.count(name.split("::")[1], space[name], counted, labels if "pool" in name else found)
+    return found if isinstance(call.out, Tensor) else [found] * len(call.out)

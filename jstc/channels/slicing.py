@@ -1,0 +1,154 @@
+"""Cut a network to a plan, and put the slices back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jstc.channels.groups import Structure
+from jstc.channels.trace import Ids, named_tensors
+from jstc.errors import ChannelError
+from jstc.plan import Plan
+
+__all__ = ["Indices", "cut_module", "indices", "keep_vector", "mask_tensors", "put_tensors", "take_tensors"]
+
+Index = tuple[Tensor | None, ...]
+Indices = dict[str, Index]
+"""Kept positions per dimension for every tensor that a plan cuts; `None` for a dimension kept whole."""
+
+
+def keep_vector(structure: Structure, plan: Plan) -> Ids:
+    """1 for each kept channel number, 0 for the others, and a last 1 for the number -1.
+
+    Raises `ChannelError` when the plan was made for other groups.
+    """
+    expected = {group.name: group.width for group in structure.groups}
+    if dict(plan.widths) != expected:
+        odd = [n for n in {**expected, **plan.widths} if expected.get(n) != plan.widths.get(n)]
+        raise ChannelError(f"the plan was made for another network: group(s) {', '.join(odd[:5])} differ")
+    keep = np.zeros(structure.total + 1, np.int64)
+    keep[-1] = 1
+    for group in structure.groups:
+        keep[group.start + np.array(plan.kept[group.name])] = 1
+    return keep
+
+
+def indices(structure: Structure, plan: Plan) -> Indices:
+    """Kept positions of every tensor that the plan cuts."""
+    keep = keep_vector(structure, plan)
+    found: Indices = {}
+    for name, numbers in structure.numbers.items():
+        index = tuple(None if n is None else _kept(keep[n]) for n in numbers)
+        if any(i is not None for i in index):
+            found[name] = index
+    return found
+
+
+def _kept(keep: Ids) -> Tensor | None:
+    return None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
+
+
+def take_tensors(tensors: Mapping[str, Tensor], index: Indices) -> dict[str, Tensor]:
+    """Slices of tensors that are named like parameters (weights, momentum, statistics); always copies."""
+    return {name: _take(tensor.detach(), index.get(name)) for name, tensor in tensors.items()}
+
+
+def _take(tensor: Tensor, index: Index | None) -> Tensor:
+    taken = tensor
+    for dim, kept in enumerate(index or ()):
+        if kept is not None:
+            taken = taken.index_select(dim, kept.to(tensor.device))
+    return taken.clone() if taken is tensor else taken
+
+
+def put_tensors(small: Mapping[str, Tensor], tensors: Mapping[str, Tensor], index: Indices) -> None:
+    """Write slices back to where `take_tensors` took them from."""
+    with torch.no_grad():
+        for name, value in small.items():
+            _put(tensors[name], value.detach(), index.get(name))
+
+
+def _put(tensor: Tensor, value: Tensor, index: Index | None) -> None:
+    kept = [(dim, i.to(tensor.device)) for dim, i in enumerate(index or ()) if i is not None]
+    if not kept:
+        tensor.copy_(value)
+    elif len(kept) == 1:
+        tensor.index_copy_(kept[0][0], kept[0][1], value.to(tensor.dtype))
+    else:
+        whole = [torch.arange(n, device=tensor.device) for n in tensor.shape]
+        for dim, i in kept:
+            whole[dim] = i
+        tensor[torch.meshgrid(*whole, indexing="ij")] = value.to(tensor.dtype)
+
+
+def mask_tensors(model: nn.Module, structure: Structure, plan: Plan) -> None:
+    """Zero every parameter at removed positions: what slicing must equal where it is exact."""
+    keep = keep_vector(structure, plan)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            for dim, numbers in enumerate(structure.numbers[name]):
+                if numbers is not None:
+                    removed = torch.from_numpy(np.flatnonzero(keep[numbers] == 0))
+                    parameter.index_fill_(dim, removed.to(parameter.device), 0.0)
+
+
+def cut_module(model: nn.Module, index: Indices) -> nn.Module:
+    """A fresh module of the same class with sliced parameters and repaired attributes.
+
+    The tensors of `model` are not copied whole: the copy is made with the slices in their place.
+    """
+    memo: dict[int, Any] = {}
+    for name, tensor in named_tensors(model):
+        taken = _take(tensor.detach(), index.get(name))
+        if isinstance(tensor, nn.Parameter):
+            taken = nn.Parameter(taken, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = taken
+    small = copy.deepcopy(model, memo)
+    for name, module in small.named_modules():
+        if any(f"{name}.{own}".lstrip(".") in index for own in _own_tensors(module)):
+            _repair(module)
+    return small
+
+
+def _own_tensors(module: nn.Module) -> list[str]:
+    return [*module._parameters, *module._buffers]
+
+
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def _repair(module: Any) -> None:
+    """Attributes that repeat the shape of a parameter."""
+    if isinstance(module, _CONV):
+        _repair_convolution(module)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        tensor = module.weight if module.weight is not None else module.running_mean
+        module.num_features = len(tensor) if tensor is not None else module.num_features
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        module.num_channels = len(module.weight)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _repair_convolution(module: Any) -> None:
+    first, second = module.weight.shape[:2]
+    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    if module.groups > 1 and second == 1 and module.in_channels == module.groups:  # depthwise
+        multiplier = module.out_channels // module.groups
+        module.groups = first // (1 if transposed else multiplier)
+    inside, outside = (first, second * module.groups) if transposed else (second * module.groups, first)
+    module.in_channels, module.out_channels = inside, outside
+
+
+def example_inputs(example: Tensor | Sequence[Any]) -> tuple[Any, ...]:
+    """The positional inputs of one forward."""
+    return (example,) if isinstance(example, Tensor) else tuple(example)
