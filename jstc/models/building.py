@@ -58,16 +58,14 @@ def _constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
 
 
 def _on_meta(constructor: Callable[[], nn.Module], name: str) -> nn.Module:
-    import torch
-
-    from jstc.models.meta import without_initialisation
+    from jstc.models.meta import ShapesOnly
 
     try:
-        with torch.device("meta"), without_initialisation():
+        with ShapesOnly():
             return constructor()
     except Exception:
-        # Some constructors read numbers out of tensors, which meta tensors do not have. And what is
-        # wrong with any other will be said by the plain attempt.
+        # Some constructor may read numbers that are not there. And what is wrong with any other will be
+        # said by the plain attempt.
         return _call(constructor, name)
 
 

@@ -8,7 +8,10 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["without_initialisation"]
+__all__ = ["ShapesOnly"]
+
+# What parameters are made of. Not arange, linspace or tensor: constructors read numbers out of those.
+_STORAGE = frozenset(("empty", "rand", "randn"))
 
 # In-place operations that initialisers consist of; everything in torch.nn.init is one of them too.
 _FILLS = frozenset(
@@ -21,11 +24,12 @@ _FILLS = frozenset(
 )
 
 
-class without_initialisation(TorchFunctionMode):  # noqa: N801 - used as a context manager
-    """While active, filling a tensor on the meta device does nothing.
+class ShapesOnly(TorchFunctionMode):
+    """While active, uninitialised tensors are made on the meta device, and filling those does nothing.
 
-    There is nothing to fill; yet torch goes through a Python decomposition for every random number
-    that is not drawn, which takes most of the time of building a large network on that device.
+    Unlike `torch.device("meta")` it lets small tensors be real, because some constructors compute widths
+    or indices with them; and unlike it, nothing goes through the Python decomposition of every random
+    number that is not drawn, which is most of the time of building a large network there.
     """
 
     def __torch_function__(
@@ -35,9 +39,13 @@ class without_initialisation(TorchFunctionMode):  # noqa: N801 - used as a conte
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Let `func` pass unless it only fills its first argument, a meta tensor."""
-        if getattr(func, "__name__", "") in _FILLS:
-            target = args[0] if args else (kwargs or {}).get("tensor")
+        """Let `func` pass, unless it makes or fills what has only a shape."""
+        options = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name in _FILLS:
+            target = args[0] if args else options.get("tensor")
             if isinstance(target, Tensor) and target.is_meta:
                 return target
-        return func(*args, **(kwargs or {}))
+        elif name in _STORAGE and options.get("device") is None:
+            options["device"] = "meta"
+        return func(*args, **options)
