@@ -1,0 +1,12 @@
+"""Datasets by name, as batches on the device.
+
+Importing this package does not load torch; loading a dataset does.
+"""
+
+from __future__ import annotations
+
+from jstc.data.catalogue import CatalogueEntry, catalogue, check
+from jstc.data.info import DataInfo, Dataset, Split
+from jstc.data.loading import load
+
+__all__ = ["CatalogueEntry", "DataInfo", "Dataset", "Split", "catalogue", "check", "load"]

@@ -1,0 +1,65 @@
+"""The names of datasets, and what is wrong with one before it is loaded. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jstc.data import cifar, digits, folder, parquet
+from jstc.data.info import DataInfo
+from jstc.errors import DataError, UnknownNameError
+from jstc.recipe import InputSettings
+
+__all__ = ["CatalogueEntry", "catalogue", "check"]
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One line of `jstc datasets`; `where` says what the data folder must hold."""
+
+    name: str
+    description: str
+    needs_root: bool
+    where: str
+
+
+_TREE = "a folder with train/<class>/*.jpg and val/<class>/*.jpg (or validation/, test/)"
+_ENTRIES = (
+    CatalogueEntry("digits", "1,797 handwritten digits, 10 classes, shown at 32x32", False, "embedded"),
+    CatalogueEntry("cifar10", "60,000 photographs at 32x32, 10 classes", True, cifar.WHERE["cifar10"]),
+    CatalogueEntry("cifar100", "60,000 photographs at 32x32, 100 classes", True, cifar.WHERE["cifar100"]),
+    CatalogueEntry("imagenet", "ImageNet-1k, 1,000 classes", True, _TREE),
+    CatalogueEntry("imagefolder", "your own images, one folder per class", True, _TREE),
+    CatalogueEntry("parquet", "your own images, as Hugging Face stores them", True, parquet.WHERE),
+)
+
+
+def catalogue() -> list[CatalogueEntry]:
+    """Every dataset that can be named."""
+    return list(_ENTRIES)
+
+
+def check(name: str, *, root: Path | None, settings: InputSettings | None = None) -> DataInfo:
+    """Find what is wrong with a dataset, cheaply, and return its form.
+
+    Raises `UnknownNameError` or `DataError`, with what would be right.
+    """
+    settings = settings or InputSettings()
+    entry = next((e for e in _ENTRIES if e.name == name), None)
+    if entry is None:
+        names = [e.name for e in _ENTRIES]
+        raise UnknownNameError("dataset", name, names, f"(known: {', '.join(names)})")
+    if not entry.needs_root:
+        return digits.describe(settings)
+    if root is None:
+        raise DataError(
+            f"dataset '{name}' needs a data folder: --data DIR (or data: in the recipe), {entry.where}"
+        )
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"dataset '{name}': {root} {what}; expected {entry.where}")
+    if name in cifar.WHERE:
+        return cifar.check(name, root, settings)
+    if name == "parquet":
+        return parquet.check(root, settings)
+    return folder.check(name, root, settings)

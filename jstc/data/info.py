@@ -1,0 +1,85 @@
+"""What the rest of jstc sees of a dataset. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Batch", "DataInfo", "Dataset", "Split"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# images float32 [N, C, H, W], normalised; labels int64 [N]
+Batch = tuple["Tensor", "Tensor"]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """A dataset's form: class names in label order, the shape of an image, and its normalisation.
+
+    A pixel x in [0, 1] of channel c reaches the network as (x - mean[c]) / std[c].
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one image."""
+        return self.channels, self.height, self.width
+
+
+class Split(Protocol):
+    """Images with labels, in batches on the device.
+
+    Images are float32 [N, C, H, W], normalised; labels int64 [N].
+    """
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+
+    def steps(self, batch_size: int) -> int:
+        """Batches in one shuffled epoch: an incomplete one is dropped, unless it is the only one."""
+
+    def shuffled(
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, augment: bool = True
+    ) -> Iterator[Batch]:
+        """One epoch for training, from batch `start` on.
+
+        Order and augmentation are a pure function of (seed, epoch, batch): starting later yields exactly
+        the batches that the whole epoch has there.
+        """
+
+    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
+        """All images in order, not augmented; with `limit`, that many, spread evenly over the split."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of a dataset.
+
+    `train` is for weights and `search_val` for what is searched; together they are `train_full`.
+    `test` is for reporting: nothing is chosen by it.
+    """
+
+    info: DataInfo
+    train: Split
+    search_val: Split
+    train_full: Split
+    test: Split

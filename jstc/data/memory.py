@@ -1,0 +1,149 @@
+"""Splits that live on the device as bytes, cropped, flipped and normalised a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jstc.data.info import Batch, DataInfo, Dataset, Split
+from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
+
+__all__ = ["Augmentation", "MemorySplit", "dataset_in_memory", "normalise"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random shifts of up to `padding` pixels over a black border, and whether to mirror half the images."""
+
+    padding: int
+    flip: bool
+
+    @classmethod
+    def for_side(cls, side: int, *, flip: bool) -> Augmentation:
+        """The field's habit at 32 pixels, which is 4 of padding, scaled to images of another side."""
+        return cls(padding=max(1, round(side / 8)), flip=flip)
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """A `Split` over images uint8 [N, C, H, W] and labels int64 [N] that are on the device already.
+
+    `members` are the indices that belong to this split, so that splits share their images.
+    Images are resized to the shape in `info` after augmentation, where it is another.
+    """
+
+    images: Tensor
+    labels: Tensor
+    members: Tensor
+    info: DataInfo
+    augmentation: Augmentation | None
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self.members)
+
+    def steps(self, batch_size: int) -> int:
+        """Batches in one shuffled epoch."""
+        return num_steps(self.num_images, batch_size)
+
+    def shuffled(
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, augment: bool = True
+    ) -> Iterator[Batch]:
+        """One epoch for training, from batch `start` on; see `Split`."""
+        order = torch.from_numpy(epoch_order(self.num_images, seed=seed, epoch=epoch))
+        members = self.members[order.to(self.members.device)]
+        shifts = self._draw(seed, epoch) if augment and self.augmentation else None
+        for step in range(start, self.steps(batch_size)):
+            part = slice(step * batch_size, (step + 1) * batch_size)
+            yield self._batch(members[part], None if shifts is None else shifts[part])
+
+    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
+        """All images in order, or `limit` spread over them, not augmented."""
+        chosen = torch.from_numpy(spread(self.num_images, limit)).to(self.members.device)
+        for part in torch.split(self.members[chosen], batch_size):
+            yield self._batch(part, None)
+
+    def _draw(self, seed: int, epoch: int) -> Tensor:
+        # Drawn on the CPU for the whole epoch: the same numbers on every device, one transfer, and a
+        # batch's share does not depend on where the epoch was entered. Columns: down, right, mirrored.
+        assert self.augmentation is not None
+        generator = torch.Generator().manual_seed(seed_for(seed, "augment", epoch))
+        span = 2 * self.augmentation.padding + 1
+        moves = torch.randint(span, (self.num_images, 2), generator=generator)
+        mirrored = torch.randint(2, (self.num_images, 1), generator=generator) * int(self.augmentation.flip)
+        return torch.cat([moves, mirrored], 1).to(self.images.device)
+
+    def _batch(self, members: Tensor, shifts: Tensor | None) -> Batch:
+        images = self.images[members]
+        if shifts is not None:
+            assert self.augmentation is not None
+            images = _move(images, shifts, self.augmentation.padding)
+        if images.shape[-2:] != (self.info.height, self.info.width):
+            size = (self.info.height, self.info.width)
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        return normalise(images, self.info), self.labels[members]
+
+
+def _move(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
+    # Every image is a window of its padded self; mirroring reads the window's columns backwards.
+    count, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    across = torch.arange(width, device=images.device)
+    mirrored = shifts[:, 2:].bool()
+    columns = torch.where(mirrored, width - 1 - across, across) + shifts[:, 1:2]
+    rows = torch.arange(height, device=images.device) + shifts[:, 0:1]
+    index = torch.arange(count, device=images.device)
+    # Indexing puts the indexed dimensions first: [N, H, W, C]
+    moved = padded.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2).contiguous()
+
+
+def normalise(images: Tensor, info: DataInfo) -> Tensor:
+    """uint8 [N, C, H, W] -> float32 [N, C, H, W], normalised."""
+    mean = torch.tensor(info.mean, device=images.device).view(1, -1, 1, 1) * 255
+    std = torch.tensor(info.std, device=images.device).view(1, -1, 1, 1) * 255
+    return (images.float() - mean) / std
+
+
+Arrays = tuple[Tensor, Tensor]
+
+
+def dataset_in_memory(
+    info: DataInfo,
+    train: Arrays,
+    test: Arrays,
+    *,
+    augmentation: Augmentation | None,
+    val_fraction: float,
+    seed: int,
+    device: torch.device,
+) -> Dataset:
+    """A dataset from uint8 images [N, C, H, W] and int64 labels [N] of its train and test splits."""
+    whole = _whole(info, train, augmentation, device)
+    rest, chosen = stratified(train[1].numpy(), val_fraction, seed=seed)
+    return Dataset(
+        info,
+        train=_part(whole, rest),
+        search_val=_part(whole, chosen),
+        train_full=whole,
+        test=_whole(info, test, None, device),
+    )
+
+
+def _whole(
+    info: DataInfo, arrays: Arrays, augmentation: Augmentation | None, device: torch.device
+) -> MemorySplit:
+    images, labels = (tensor.to(device) for tensor in arrays)
+    members = torch.arange(len(labels), device=device)
+    return MemorySplit(images, labels, members, info, augmentation)
+
+
+def _part(whole: MemorySplit, indices: Indices) -> Split:
+    members = torch.from_numpy(np.ascontiguousarray(indices)).to(whole.members.device)
+    return replace(whole, members=members)

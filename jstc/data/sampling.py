@@ -1,0 +1,69 @@
+"""Who is in which split and which batch: numbers only, no images, no torch.
+
+Every choice is a pure function of a seed and of what is chosen; no global random state takes part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Indices", "epoch_order", "num_steps", "seed_for", "spread", "stratified"]
+
+Indices = NDArray[np.int64]
+
+
+def seed_for(seed: int, purpose: str, *indices: int) -> int:
+    """A seed in [0, 2**63) for one purpose: SHA-256 of the arguments, so no two purposes share numbers."""
+    text = "/".join([str(seed), purpose, *map(str, indices)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def num_steps(num_images: int, batch_size: int) -> int:
+    """Batches in one shuffled epoch; a split smaller than a batch gives one of all its images."""
+    return max(1, num_images // batch_size)
+
+
+def epoch_order(num_images: int, *, seed: int, epoch: int) -> Indices:
+    """The order of the images in one epoch."""
+    keys = np.random.default_rng(seed_for(seed, "order", epoch)).random(num_images)
+    return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+def spread(num_images: int, limit: int | None) -> Indices:
+    """Sorted indices of `limit` images spread evenly over all; of all of them without a limit.
+
+    In a split sorted by class that is as balanced as the split itself.
+    """
+    if limit is None or limit >= num_images:
+        return np.arange(num_images, dtype=np.int64)
+    return np.arange(limit, dtype=np.int64) * num_images // limit
+
+
+def stratified(labels: Indices, fraction: float, *, seed: int) -> tuple[Indices, Indices]:
+    """Split into (rest, chosen), both sorted, so that `chosen` has about `fraction` of every class.
+
+    Shares are rounded by largest remainder, ties at random; a class gives its last image only when
+    nothing else is left to give, as when there is one image per class. Both parts have an image, given two.
+    """
+    num_images = len(labels)
+    rng = np.random.default_rng(seed_for(seed, "split"))
+    classes, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    total = min(max(round(fraction * num_images), 1), num_images - 1)
+    quotas = _quotas(sizes, total, rng.random(len(classes)))
+    order = np.lexsort((rng.random(num_images), class_of))  # by class, within it at random
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = np.arange(num_images) - starts
+    chosen = rank < quotas[class_of[order]]
+    return np.sort(order[~chosen]).astype(np.int64), np.sort(order[chosen]).astype(np.int64)
+
+
+def _quotas(sizes: Indices, total: int, ties: NDArray[np.float64]) -> Indices:
+    exact = sizes * (total / sizes.sum())
+    quotas: Indices = np.floor(exact).astype(np.int64)
+    emptied = quotas + 1 >= sizes
+    first = np.lexsort((ties, quotas - exact, emptied))
+    quotas[first[: total - int(quotas.sum())]] += 1
+    return quotas
