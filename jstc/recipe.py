@@ -161,7 +161,7 @@ class FinetuneSettings(_Strict):
 class ExportSettings(_Strict):
     """The ONNX file and the gate it must pass."""
 
-    opset: Annotated[int, Field(ge=17, le=23)] = 18
+    opset: Annotated[int, Field(ge=18, le=23)] = 18
     parity_images: PositiveInt = 64
     max_abs_diff: PositiveFloat = 1e-4
 

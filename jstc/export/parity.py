@@ -1,0 +1,103 @@
+"""Parity: the exported file and the network give the same logits for the same images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jstc import ort
+from jstc.errors import ParityError, StageError
+from jstc.export.network import reference, run_reference
+
+__all__ = ["Parity", "parity", "require"]
+
+_CHUNK = 32
+# Float32 sums in another order differ by about this share of the largest logit.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far torch and onnxruntime are apart on `images` images.
+
+    `max_abs_diff` and `max_abs_logit` are in units of the logits, `top1_agreement` is a fraction.
+    """
+
+    max_abs_diff: float
+    top1_agreement: float
+    images: int
+    max_abs_logit: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON document."""
+        return asdict(self)
+
+
+def parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
+    """Compare the ONNX file with `network` on `images` [N, C, H, W], both in float32 on the CPU.
+
+    The first image goes alone and the rest in batches, so that a fixed batch size cannot pass.
+    Raises `StageError` when the file cannot run them.
+    """
+    if not len(images):
+        raise StageError(f"{path.name}: parity needs at least one image")
+    images = images.to("cpu", torch.float32)
+    torch_network, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
+    ours = torch.cat([run_reference(torch_network, chunk) for chunk in _chunks(images)])
+    theirs = torch.cat(list(_onnx_logits(path, images)))
+    if ours.shape != theirs.shape:
+        shapes = f"{tuple(theirs.shape)} and {tuple(ours.shape)}"
+        raise ParityError(f"{path.name}: logits of ONNX and torch differ in shape, {shapes}")
+    return Parity(
+        max_abs_diff=(ours - theirs).abs().max().item(),
+        top1_agreement=(ours.argmax(1) == theirs.argmax(1)).double().mean().item(),
+        images=len(images),
+        max_abs_logit=ours.abs().max().item(),
+    )
+
+
+def require(result: Parity, *, max_abs_diff: float, file: str = "the ONNX file") -> None:
+    """Raise `ParityError` unless the difference is at most `max_abs_diff` (absolute, in logits)."""
+    if result.max_abs_diff <= max_abs_diff:  # false for NaN
+        return
+    raise ParityError(
+        f"{file} and the network differ by {result.max_abs_diff:.2g} in the logits of {result.images} images "
+        f"(limit {max_abs_diff:.2g}, top-1 agrees on {result.top1_agreement:.2%}); {_advice(result)}"
+    )
+
+
+def _advice(result: Parity) -> str:
+    if not math.isfinite(result.max_abs_logit):
+        return "the network's own logits are infinite or undefined: its training went wrong"
+    relative = result.max_abs_diff / max(result.max_abs_logit, 1e-30)
+    if relative <= _ROUNDING:
+        return (
+            f"that is float32 rounding, {relative:.1g} of the largest logit ({result.max_abs_logit:.3g}): "
+            "raise export.max_abs_diff if such logits are intended"
+        )
+    return (
+        "that is more than rounding: try another export.opset, and look for randomness or state "
+        "in the network's forward in evaluation mode"
+    )
+
+
+def _chunks(images: Tensor) -> Iterator[Tensor]:
+    yield images[:1]
+    if len(images) > 1:
+        yield from torch.split(images[1:], _CHUNK)
+
+
+def _onnx_logits(path: Path, images: Tensor) -> Iterator[Tensor]:
+    session = ort.open_session(path)
+    name = ort.signature(session, path).input_name
+    try:
+        for chunk in _chunks(images):
+            yield torch.from_numpy(session.run(None, {name: chunk.contiguous().numpy()})[0])
+    except ort.ORT_ERRORS as error:
+        raise StageError(f"onnxruntime cannot run {path.name} on these images: {error}") from error
