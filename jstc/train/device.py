@@ -1,0 +1,79 @@
+"""Where and in which number format the arithmetic happens."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from jstc.errors import InputError
+from jstc.recipe import TrainSettings
+
+__all__ = ["as_input", "autocast", "autocast_dtype", "device", "has_fast_bfloat16", "place", "set_threads"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def device(name: str) -> torch.device:
+    """The device called `auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one.
+
+    Raises `InputError` when `cuda` is asked for and absent.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InputError(f"device 'cuda': {_why_no_cuda()}; use 'cpu', or 'auto' to take what there is")
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    # With its index, so that it equals the device that tensors report.
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) was built without CUDA"
+    return "no usable NVIDIA GPU or driver was found"
+
+
+def set_threads(count: int) -> None:
+    """Let torch use `count` CPU threads; 0 leaves torch's own choice."""
+    if count:
+        torch.set_num_threads(count)
+
+
+def has_fast_bfloat16(where: torch.device) -> bool:
+    """Whether `where` multiplies bfloat16 matrices faster than float32 ones.
+
+    On a CPU that needs instructions for it (AMX or AVX512-BF16): emulated, it is ten times slower.
+    """
+    if where.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch offers no public question for it in the oldest version that we support.
+    queries = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return where.type == "cpu" and any(getattr(torch.cpu, query, bool)() for query in queries)
+
+
+def autocast_dtype(settings: TrainSettings, where: torch.device) -> torch.dtype | None:
+    """The number format of the matrix products, or None for plain float32."""
+    if settings.precision == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(where) else None
+    return torch.bfloat16 if settings.precision == "bfloat16" else None
+
+
+def autocast(where: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """The context for a forward pass on `where`; does nothing when `dtype` is None."""
+    return torch.autocast(where.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def place(network: M, settings: TrainSettings, where: torch.device) -> M:
+    """Move `network` to `where`, in channels-last layout when the settings say so. In place."""
+    if settings.channels_last:
+        return network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(where)
+
+
+def as_input(images: Tensor, *, channels_last: bool) -> Tensor:
+    """`images` [N, C, H, W] in the layout that the network was placed in; same values."""
+    if channels_last and images.dim() == 4:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images

@@ -1,0 +1,94 @@
+"""The one learning-rate schedule that runs through search and finetune, and the counting of steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jstc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from jstc.data import Dataset
+
+__all__ = [
+    "Schedule",
+    "baseline_epochs",
+    "baseline_schedule",
+    "learning_rate",
+    "run_schedule",
+    "steps_per_finetune_epoch",
+    "steps_per_round",
+    "total_steps",
+    "warmup_steps",
+]
+
+# A warm-up is never more than this share of the training, however short a trial run is.
+_LONGEST_WARMUP = 0.25
+
+
+def learning_rate(step: int, *, total: int, warmup: int, base: float) -> float:
+    """Linear warm-up to `base` over `warmup` steps, then half a cosine to zero at `total`.
+
+    `step` counts from 0; the first step has `base / warmup`, the last one (`total - 1`) is above zero.
+    """
+    if step < warmup:
+        return base * (step + 1) / warmup
+    if step >= total:
+        return 0.0
+    return base * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate per step: `warmup` steps up to `base`, down to zero at `total`."""
+
+    base: float
+    total: int
+    warmup: int = 0
+
+    def at(self, step: int) -> float:
+        """The learning rate of `step` (from 0)."""
+        return learning_rate(step, total=self.total, warmup=self.warmup, base=self.base)
+
+
+def steps_per_round(recipe: Recipe, dataset: Dataset) -> int:
+    """Training steps of one search round."""
+    search = recipe.search
+    epoch = dataset.train.steps(recipe.train.batch_size)
+    return search.steps_per_round or max(1, round(search.epochs_per_round * epoch))
+
+
+def steps_per_finetune_epoch(recipe: Recipe, dataset: Dataset) -> int:
+    """Training steps of one finetune epoch."""
+    return recipe.finetune.steps_per_epoch or dataset.train_full.steps(recipe.train.batch_size)
+
+
+def total_steps(recipe: Recipe, dataset: Dataset) -> int:
+    """Training steps of search and finetune together."""
+    search = recipe.search.rounds * steps_per_round(recipe, dataset)
+    return search + recipe.finetune.epochs * steps_per_finetune_epoch(recipe, dataset)
+
+
+def warmup_steps(recipe: Recipe, dataset: Dataset, *, total: int) -> int:
+    """Warm-up of a training of `total` steps: `train.warmup_epochs`, at most a quarter of all."""
+    wanted = round(recipe.train.warmup_epochs * dataset.train.steps(recipe.train.batch_size))
+    return min(wanted, int(_LONGEST_WARMUP * total))
+
+
+def run_schedule(recipe: Recipe, dataset: Dataset) -> Schedule:
+    """The schedule of the whole run; finetune starts at the step where the search ended."""
+    total = total_steps(recipe, dataset)
+    return Schedule(recipe.train.lr, total, warmup_steps(recipe, dataset, total=total))
+
+
+def baseline_epochs(recipe: Recipe, dataset: Dataset) -> int:
+    """As many epochs as the whole run sees: those of the search, rounded up, and those of finetune."""
+    searched = recipe.search.rounds * steps_per_round(recipe, dataset)
+    return math.ceil(searched / dataset.train.steps(recipe.train.batch_size)) + recipe.finetune.epochs
+
+
+def baseline_schedule(recipe: Recipe, dataset: Dataset) -> Schedule:
+    """The baseline's own full schedule, over exactly its epochs."""
+    total = baseline_epochs(recipe, dataset) * steps_per_finetune_epoch(recipe, dataset)
+    return Schedule(recipe.train.lr, total, warmup_steps(recipe, dataset, total=total))

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jstc.train.batchnorm import recalibrate
+
+
+def test_statistics_are_the_average_over_the_images(network: nn.Module, split: Any) -> None:
+    network.bn.running_mean.fill_(9.0)
+    assert recalibrate(network, split.ordered(16), images=48) == 48
+    hidden = network.conv(split.images)
+    assert torch.allclose(network.bn.running_mean, hidden.mean((0, 2, 3)), atol=1e-5)
+    variances = [part.var((0, 2, 3)) for part in hidden.split(16)]
+    assert torch.allclose(network.bn.running_var, torch.stack(variances).mean(0), atol=1e-4)
+
+
+def test_a_short_last_batch_counts_by_its_images(network: nn.Module, split: Any) -> None:
+    recalibrate(network, split.ordered(40), images=48)
+    assert torch.allclose(network.bn.running_mean, network.conv(split.images).mean((0, 2, 3)), atol=1e-5)
+
+
+def test_nothing_else_changes(network: nn.Module, split: Any) -> None:
+    network.bn.momentum = 0.3
+    network.train()
+    network.conv.eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items() if "running" not in name}
+    modes, random = [module.training for module in network.modules()], torch.get_rng_state()
+    recalibrate(network, split.ordered(16), images=48)
+    after = network.state_dict()
+    assert all(torch.equal(after[n], t) for n, t in before.items() if "num_batches" not in n)
+    assert [module.training for module in network.modules()] == modes
+    assert network.bn.momentum == 0.3
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize(("images", "used"), [(1, 16), (17, 32), (1000, 48)])
+def test_it_stops_when_it_has_seen_enough(network: nn.Module, split: Any, images: int, used: int) -> None:
+    assert recalibrate(network, split.ordered(16), images=images) == used
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.Identity(), nn.BatchNorm2d(2, track_running_stats=False), nn.GroupNorm(1, 2)]
+)
+def test_networks_without_statistics_are_left_alone(norm: nn.Module, split: Any) -> None:
+    network = nn.Sequential(norm, nn.Flatten())
+    assert recalibrate(network, split.ordered(16), images=48) == 0
