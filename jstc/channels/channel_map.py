@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jstc.channels import gates, slicing
+from jstc.channels import budget, gates, slicing
 from jstc.channels.cost import Cost, CostModel
 from jstc.channels.gates import GatedNetwork
 from jstc.channels.groups import Frozen, Group, Structure, build
@@ -172,7 +172,7 @@ class ChannelMap:
     @cached_property
     def gated_groups(self) -> tuple[str, ...]:
         """Names of the groups that have a place for a gate."""
-        numbers = np.unique(np.concatenate([n for n in self._sites.values()] or [np.zeros(0, np.int64)]))
+        numbers = np.unique(np.concatenate(list(self._sites.values()) or [np.zeros(0, np.int64)]))
         return tuple(
             g.name for g in self.groups if np.isin(np.arange(g.start, g.start + g.width), numbers).all()
         )
@@ -208,12 +208,8 @@ class ChannelMap:
 
     def random_plan(self, *, flops: float | None = None, params: float | None = None, seed: int = 0) -> Plan:
         """A plan of random widths and channels at the budget: a share in (0, 1] or an absolute count."""
-        from jstc.channels.budget import random_plan
-
-        return random_plan(self, flops=flops, params=params, seed=seed)
+        return budget.random_plan(self, flops=flops, params=params, seed=seed)
 
     def uniform_plan(self, *, flops: float | None = None, params: float | None = None) -> Plan:
         """The plan that keeps the same share of every group, at the budget."""
-        from jstc.channels.budget import uniform_plan
-
-        return uniform_plan(self, flops=flops, params=params)
+        return budget.uniform_plan(self, flops=flops, params=params)

@@ -91,7 +91,7 @@ def build(
     ignore: Sequence[str] = (),
     atoms_frozen: Mapping[int, str],
 ) -> Structure:
-    """Groups of a trace. `atoms_frozen` gives reasons for atoms that a failed proof has shown to be uncuttable."""
+    """Groups of a trace. `atoms_frozen` gives reasons for atoms that failed a proof."""
     # Reserved ids join nothing: they would make one channel of all that touch them.
     free = [(a, b) for a, b in (_free(*tie) for tie in record.ties) if len(a)]
     atoms = components(record.next_id, free)
@@ -168,38 +168,28 @@ def _number(
     places = [a for _, _, a in slots] + [atoms[ids] for dims in counted for ids in dims]
     signature = _signatures(places, len(atoms))
     number = np.full(len(atoms), -1)
-    groups: list[Group] = []
-    members: dict[int, int] = {}
-    layers: list[dict[str, None]] = []
-    ordered: list[list[Ids]] = []
-    for name, _, ids in slots:
-        found = ids[~frozen[ids]]
-        if not len(found):
-            continue
+    members: dict[int, Ids] = {}
+    layers: dict[int, dict[str, None]] = {}
+    for name, _, place in slots:
+        found = place[~frozen[place]]
         _, first = np.unique(found, return_index=True)
         new = found[np.sort(first)]
-        keys = signature[new]
-        for key in dict.fromkeys(keys.tolist()):
-            index = members.setdefault(key, len(members))
-            if index == len(layers):
-                layers.append({})
-                ordered.append([new[keys == key]])
-            layers[index][name.rpartition(".")[0]] = None
+        for key in dict.fromkeys(signature[new].tolist()):
+            members.setdefault(key, new[signature[new] == key])
+            layers.setdefault(key, {})[name.rpartition(".")[0] or name] = None
+    groups: list[Group] = []
     start, names = 0, set[str]()
-    for atoms_of, held in zip(ordered, layers, strict=True):
-        width = len(atoms_of[0])
-        number[atoms_of[0]] = np.arange(start, start + width)
-        groups.append(Group(_unique(next(iter(held)), names), width, start, tuple(held)))
-        start += width
+    for key, own in members.items():
+        number[own] = np.arange(start, start + len(own))
+        groups.append(Group(_unique(next(iter(layers[key])), names), len(own), start, tuple(layers[key])))
+        start += len(own)
     return tuple(groups), number
 
 
 def _signatures(places: Sequence[Ids], size: int) -> NDArray[np.uint64]:
     """A hash per atom of the multiset of places it occurs in, so that alike atoms have equal hashes."""
     signature = np.zeros(size, np.uint64)
-    random = np.random.default_rng(0).integers(1, 2**63, size=len(places), dtype=np.uint64) * np.uint64(
-        2
-    ) + np.uint64(1)
+    random = np.random.default_rng(0).integers(1, 2**63, size=len(places), dtype=np.uint64)
     for place, ids in enumerate(places):
         unique, counts = np.unique(ids, return_counts=True)
         signature[unique] += random[place] * counts.astype(np.uint64)

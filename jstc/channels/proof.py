@@ -120,7 +120,7 @@ def _kept_labels(structure: Structure, plan: Plan, labels: dict[str, Labels]) ->
     keep = keep_vector(structure, plan)
     out: dict[str, Labels] = {}
     for name, dims in labels.items():
-        kept = []
+        kept: list[Ids | None] = []
         for ids in dims:
             if ids is None:
                 kept.append(None)

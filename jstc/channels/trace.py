@@ -114,7 +114,7 @@ class Recorder:
     next_id: int = FIRST_FREE
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs a forward and moves labels along.
 
     Without `given` labels it records ties; with them (a cut that is being proved, labelled by the ids
@@ -122,7 +122,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, given: dict[str, Labels] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = Recorder()
         self.checking = given is not None
         self.params: dict[str, Labels] = {}

@@ -1,0 +1,203 @@
+"""Meet a budget: how many channels of each group fit under a bound on FLOPs or parameters.
+
+Every way to choose widths is written as *levels*: for each group a non-decreasing array with the value of
+one common scalar at which its k-th channel joins. Raising the scalar moves all groups together, so the
+channels (in steps of each group's quantum) form one queue; the longest prefix within the budget is taken,
+and the rest of the queue fills what is left, as far as single quanta fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jstc.channels.cost import Cost
+from jstc.channels.groups import Group
+from jstc.errors import BudgetError
+from jstc.plan import Plan
+
+__all__ = ["Budget", "Limits", "project", "quantum_for", "random_plan", "resolve", "smallest", "uniform_plan"]
+
+Counts = NDArray[np.int64]
+Levels = Sequence[NDArray[np.float64]]
+Metric = Literal["flops", "params"]
+
+_FULL_ENOUGH = 0.995
+"""Filling stops here: above it, only the cheapest channels would still fit, whatever their worth."""
+
+
+class Costed(Protocol):
+    """What is needed of a channel map."""
+
+    groups: tuple[Group, ...]
+
+    def cost_of_counts(self, counts: Counts) -> Cost: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper bound: `limit` FLOPs (one multiply-add is one) or parameters, and its `share` of the target."""
+
+    metric: Metric
+    limit: int
+    share: float
+
+    def of(self, cost: Cost) -> int:
+        """The bounded figure of a cost."""
+        return cost.flops if self.metric == "flops" else cost.params
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Least kept channels and step per group, in the order of the groups."""
+
+    least: Counts
+    quantum: Counts
+
+    @classmethod
+    def of(
+        cls,
+        groups: Sequence[Group],
+        *,
+        round_to: int | Literal["auto"] = 1,
+        min_share: float = 0.0,
+        min_width: int = 1,
+    ) -> Limits:
+        """Multiples of `round_to` (see `quantum_for`), at least `min_share` of each group."""
+        widths = np.array([g.width for g in groups], np.int64)
+        quantum = np.array([quantum_for(g.width, round_to) for g in groups], np.int64)
+        wanted = np.maximum(np.ceil(widths * min_share).astype(np.int64), min_width)
+        return cls(np.minimum(-(-wanted // quantum) * quantum, widths), quantum)
+
+
+def quantum_for(width: int, round_to: int | Literal["auto"]) -> int:
+    """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 that is at most an eighth of it."""
+    if round_to == "auto":
+        return max(q for q in (1, 2, 4, 8) if q == 1 or q <= width // 8)
+    return min(round_to, width)
+
+
+def smallest(channels: Costed, limits: Limits) -> Cost:
+    """Cost of the smallest sub-network that the limits allow."""
+    return channels.cost_of_counts(limits.least)
+
+
+def resolve(channels: Costed, metric: Metric, amount: float, limits: Limits) -> Budget:
+    """A budget from a share (at most 1) or an absolute amount.
+
+    Raises `BudgetError` when no sub-network meets it, or when the target network already does.
+    """
+    full = np.array([g.width for g in channels.groups], np.int64)
+    whole = _figure(channels.cost_of_counts(full), metric)
+    limit = int(amount * whole) if amount <= 1 else int(amount)
+    least = _figure(smallest(channels, limits), metric)
+    unit = "FLOPs (one multiply-add is one FLOP)" if metric == "flops" else "parameters"
+    if limit < least:
+        raise BudgetError(
+            f"no sub-network meets {metric} {_shown(limit)}: the smallest reachable has {_shown(least)} "
+            f"{unit}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}; ask for that or more, or lower "
+            "channels.min_share or channels.round_to"
+        )
+    if limit >= whole and amount != 1:
+        raise BudgetError(
+            f"nothing to do: the target network has {_shown(whole)} {unit}, within the budget {_shown(limit)}"
+        )
+    return Budget(metric, limit, limit / whole)
+
+
+def _figure(cost: Cost, metric: Metric) -> int:
+    return cost.flops if metric == "flops" else cost.params
+
+
+def _shown(count: int) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return str(count)
+
+
+def project(channels: Costed, levels: Levels, budget: Budget, limits: Limits) -> Counts:
+    """Kept counts per group: within the budget, and at least 98 % of it where the quanta allow."""
+    groups, sizes = _queue(levels, limits)
+
+    def cost_of(first: int) -> int:
+        return budget.of(channels.cost_of_counts(_after(limits.least, groups[:first], sizes[:first])))
+
+    low, high = 0, len(groups)
+    while low < high:  # the longest prefix within the budget
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if cost_of(middle) <= budget.limit else (low, middle - 1)
+    counts = _after(limits.least, groups[:low], sizes[:low])
+    _fill(channels, counts, budget, zip(groups[low:].tolist(), sizes[low:].tolist(), strict=True))
+    return counts
+
+
+def _queue(levels: Levels, limits: Limits) -> tuple[Counts, Counts]:
+    """Groups and sizes of all steps above the least widths, in the order in which they join."""
+    at, group, size = [], [], []
+    for g, level in enumerate(levels):
+        edges = np.unique(np.append(np.arange(limits.least[g], len(level), limits.quantum[g]), len(level)))
+        steps = np.diff(edges)
+        middle = edges[:-1] + (steps - 1) // 2  # a step joins with its middle channel
+        at.append(level[middle])
+        group.append(np.full(len(steps), g))
+        size.append(steps)
+    order = np.argsort(np.concatenate(at), kind="stable")
+    return np.concatenate(group)[order], np.concatenate(size)[order]
+
+
+def _after(least: Counts, groups: Counts, sizes: Counts) -> Counts:
+    return least + np.bincount(groups, weights=sizes, minlength=len(least)).astype(np.int64)
+
+
+def _fill(channels: Costed, counts: Counts, budget: Budget, rest: zip[tuple[int, int]]) -> None:
+    closed: set[int] = set()
+    for group, size in rest:
+        if len(closed) == len(counts):
+            return
+        if group in closed:
+            continue
+        counts[group] += size
+        cost = budget.of(channels.cost_of_counts(counts))
+        if cost > budget.limit:
+            counts[group] -= size
+            closed.add(group)
+        elif cost >= _FULL_ENOUGH * budget.limit:
+            return
+
+
+def _amount(flops: float | None, params: float | None) -> tuple[Metric, float]:
+    if (flops is None) == (params is None):
+        raise BudgetError("give one budget: either flops or params")
+    return ("flops", flops) if flops is not None else ("params", params or 0.0)
+
+
+def uniform_plan(channels: Costed, *, flops: float | None = None, params: float | None = None) -> Plan:
+    """The same share of every group, its first channels. Raises `BudgetError` as `resolve` does."""
+    levels = [np.arange(1, g.width + 1) / g.width for g in channels.groups]
+    counts = _projected(channels, levels, _amount(flops, params))
+    kept = {g.name: tuple(range(n)) for g, n in zip(channels.groups, counts.tolist(), strict=True)}
+    return Plan(kept, {g.name: g.width for g in channels.groups})
+
+
+def random_plan(
+    channels: Costed, *, flops: float | None = None, params: float | None = None, seed: int = 0
+) -> Plan:
+    """Random widths, random channels. Raises `BudgetError` as `resolve` does."""
+    random = np.random.default_rng(seed)
+    levels = [np.arange(1, g.width + 1) / g.width / random.uniform(0.3, 1.0) for g in channels.groups]
+    counts = _projected(channels, levels, _amount(flops, params))
+    kept = {
+        g.name: tuple(sorted(random.permutation(g.width)[:n].tolist()))
+        for g, n in zip(channels.groups, counts.tolist(), strict=True)
+    }
+    return Plan(kept, {g.name: g.width for g in channels.groups})
+
+
+def _projected(channels: Costed, levels: Levels, amount: tuple[Metric, float]) -> Counts:
+    limits = Limits.of(channels.groups)
+    return project(channels, levels, resolve(channels, *amount, limits), limits)
