@@ -23,13 +23,12 @@ class CatalogueEntry:
     where: str
 
 
-_TREE = "a folder with train/<class>/*.jpg and val/<class>/*.jpg (or validation/, test/)"
 _ENTRIES = (
     CatalogueEntry("digits", "1,797 handwritten digits, 10 classes, shown at 32x32", False, "embedded"),
     CatalogueEntry("cifar10", "60,000 photographs at 32x32, 10 classes", True, cifar.WHERE["cifar10"]),
     CatalogueEntry("cifar100", "60,000 photographs at 32x32, 100 classes", True, cifar.WHERE["cifar100"]),
-    CatalogueEntry("imagenet", "ImageNet-1k, 1,000 classes", True, _TREE),
-    CatalogueEntry("imagefolder", "your own images, one folder per class", True, _TREE),
+    CatalogueEntry("imagenet", "ImageNet-1k, 1,000 classes", True, folder.WHERE),
+    CatalogueEntry("imagefolder", "your own images, one folder per class", True, folder.WHERE),
     CatalogueEntry("parquet", "your own images, as Hugging Face stores them", True, parquet.WHERE),
 )
 

@@ -1,19 +1,146 @@
-"""In the making."""
+"""Images in parquet files, as Hugging Face stores them. No torch at import.
+
+`train.parquet` and `test.parquet` (or `validation`, `val`), or the shards `train-00000-of-00005*.parquet`,
+in the folder or in `data/` below it. Small images (up to 96 pixels, 1 GiB decoded) are decoded once, into
+memory, and augmented by shifts and mirroring; others stay encoded in memory, and are decoded, randomly
+cropped and mirrored as they are needed.
+"""
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jstc.data.info import DataInfo, Dataset
+import numpy as np
+from PIL import Image, ImageOps
+
+from jstc.data.images import open_bytes
+from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset
+from jstc.data.parquet_files import (
+    WHERE,
+    find,
+    first_image,
+    has_files,
+    label_names,
+    read_images,
+    read_labels,
+)
+from jstc.errors import DataError
 from jstc.recipe import InputSettings
 
-WHERE: Any = {"cifar10": "", "cifar100": ""}
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from jstc.data.loader import Images
+
+__all__ = ["WHERE", "check", "decode", "has_files", "load"]
+
+_SMALL_SIDE = 96
+_SIDE = 224
+_DECODED_BYTES = 2**30
+_CHUNK = 500
 
 
-def check(name: Any, root: Any, settings: Any = None) -> DataInfo:
-    raise NotImplementedError
+def check(root: Path, settings: InputSettings) -> DataInfo:
+    """Find what is wrong by the schemas, the labels and the first image. Raises `DataError`."""
+    train, test = find(root, "train"), find(root, "test")
+    labels = label_names(root, train)
+    for files in (train, test):
+        read_labels(files, labels)
+    height, width = _own_size(train) or (_SIDE, _SIDE)
+    if settings.image_size:
+        height = width = settings.image_size
+    return DataInfo("parquet", labels, 3, height, width, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def load(*args: Any, **kwargs: Any) -> Dataset:
-    raise NotImplementedError
+def load(root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
+    """Decode small images into memory; keep others encoded there."""
+    from jstc.data.loader import dataset_from_images
+    from jstc.data.memory import Augmentation, dataset_in_memory
+
+    info = check(root, settings)
+    size = _own_size(find(root, "train"))
+    if size is None or _decoded_bytes(root, info.labels, size) > _DECODED_BYTES:
+        train, test = (_encoded(root, part, info.labels) for part in ("train", "test"))
+        return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
+    return dataset_in_memory(
+        info,
+        decode(root, "train", info.labels, size=size),
+        decode(root, "test", info.labels, size=size),
+        augmentation=Augmentation.for_side(min(size), flip=True) if settings.augment else None,
+        val_fraction=settings.val_fraction,
+        seed=seed,
+        device=device,
+    )
+
+
+def decode(
+    root: Path, split: str, labels: tuple[str, ...], *, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """All images of a split, uint8 [N, 3, *size], and its labels, int64 [N]."""
+    import torch
+
+    images = _encoded(root, split, labels)
+    count = len(images.labels)
+    pixels = np.empty((count, 3, *size), dtype=np.uint8)
+
+    def fill(start: int) -> None:
+        for index in range(start, min(start + _CHUNK, count)):
+            pixels[index] = np.asarray(_fit(images.read(index), size)).transpose(2, 0, 1)
+
+    # Pillow decodes outside the interpreter's lock.
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        list(pool.map(fill, range(0, count, _CHUNK)))
+    return torch.from_numpy(pixels), torch.from_numpy(images.labels)
+
+
+def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    target = size[::-1]
+    return image if image.size == target else ImageOps.fit(image, target, Image.Resampling.BILINEAR)
+
+
+def _own_size(train: list[Path]) -> tuple[int, int] | None:
+    """Height and width of the first image, when it is a small one."""
+    width, height = open_bytes(first_image(train[0]), f"row 0 of {train[0]}").size
+    return (height, width) if max(height, width) <= _SMALL_SIDE else None
+
+
+def _decoded_bytes(root: Path, labels: tuple[str, ...], size: tuple[int, int]) -> int:
+    count = sum(len(read_labels(find(root, part), labels)) for part in ("train", "test"))
+    return count * 3 * size[0] * size[1]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Reads image `index` from an Arrow array of encoded images; `where` names them in errors."""
+
+    array: Any
+    where: str
+
+    def __call__(self, index: int) -> Image.Image:
+        value = self.array[index]
+        return open_bytes(value.as_buffer() if value.is_valid else None, f"row {index} of {self.where}")
+
+
+def _encoded(root: Path, split: str, labels: tuple[str, ...]) -> Images:
+    from jstc.data.loader import Images
+
+    files = find(root, split)
+    _check_memory(files)
+    return Images(_Rows(read_images(files), str(files[0])), read_labels(files, labels))
+
+
+def _check_memory(files: list[Path]) -> None:
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size = sum(path.stat().st_size for path in files)
+    if size > memory / 2:
+        raise DataError(
+            f"dataset 'parquet': {files[0].parent} holds {size / 2**30:.1f} GiB, too much for the "
+            f"{memory / 2**30:.1f} GiB of memory here; unpack it into an image tree (dataset imagefolder)"
+        )
