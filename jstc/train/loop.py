@@ -131,7 +131,7 @@ def train_steps(
     with seeds.isolated():
         for step, (images, labels) in zip(itertools.count(first_step), batches, strict=False):
             set_learning_rate(optimizer, schedule.at(step))
-            torch.manual_seed(seeds.derive(options.seed, "step", step))
+            seeds.set_global(options.seed, "step", step)
             optimizer.zero_grad(set_to_none=True)
             loss, scores = _forward(network, images, labels, options)
             loss.backward()  # type: ignore[no-untyped-call]

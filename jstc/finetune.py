@@ -1,0 +1,149 @@
+"""Train the chosen sub-network alone; and the target network alone, to compare with."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from jstc import files
+from jstc.channels import ChannelMap
+from jstc.channels.gates import GatedNetwork
+from jstc.data import Dataset
+from jstc.errors import RunDirectoryError
+from jstc.plan import Plan
+from jstc.progress import Progress
+from jstc.recipe import Recipe
+from jstc.train import checkpoint, device, seeds, subnetwork
+from jstc.train import schedule as schedules
+from jstc.train.fit import FitResult, Job, fit
+from jstc.train.loop import Teacher, evaluate
+from jstc.train.subnetwork import Subnetwork
+
+__all__ = ["finetune", "train_baseline"]
+
+
+def finetune(
+    target: nn.Module,
+    channels: ChannelMap,
+    dataset: Dataset,
+    *,
+    recipe: Recipe,
+    source: Path,
+    directory: Path,
+    progress: Progress,
+) -> None:
+    """Train the sub-network that the search left in `source`, to the end of the run's schedule.
+
+    Weights and momentum are inherited and the learning rate goes on where the search stopped; steps that
+    a settled search did not use are trained here. The gates stay as they are. Writes `plan.json`,
+    `checkpoint.safetensors`, `history.jsonl`, `subnetwork.safetensors` and `result.json` in `directory`;
+    called again, goes on from its checkpoint. `target` is not changed: it gives the structure, and the
+    teacher its weights when the recipe names given ones.
+    """
+    plan = Plan.load(source / "plan.json")
+    start = subnetwork.load(source / "subnetwork.safetensors", plan=plan)
+    gated = _build(target, channels, plan, start, recipe)
+    job = Job(
+        network=gated,
+        trained=gated.network,
+        split=dataset.train_full,
+        settings=recipe.train,
+        schedule=schedules.run_schedule(recipe, dataset),
+        steps_per_epoch=schedules.steps_per_finetune_epoch(recipe, dataset),
+        seed=seeds.derive(recipe.seed, "finetune"),
+        first_step=start.step,
+        momentum=start.momentum,
+        teacher=_teacher(target, recipe, source),
+        augment=recipe.input.augment,
+        identity={"plan_hash": plan.hash, "source": files.sha256(source / "subnetwork.safetensors")},
+    )
+    result = fit(job, directory=directory, progress=progress, stage="finetune")
+    plan.save(directory / "plan.json")
+    subnetwork.save(
+        directory / "subnetwork.safetensors",
+        gated,
+        momentum=result.momentum,
+        plan=plan,
+        step=job.schedule.total,
+    )
+    _report(gated, dataset, recipe, result, directory)
+
+
+def train_baseline(
+    target: nn.Module, dataset: Dataset, *, recipe: Recipe, directory: Path, progress: Progress
+) -> None:
+    """Train a copy of `target` alone, for as many epochs as the whole run, over a schedule of its own.
+
+    Give it the network as it was before the search, which trains its own in place. Writes
+    `checkpoint.safetensors`, `history.jsonl`, `model.safetensors` (a plain state dict) and `result.json`
+    in `directory`; called again, goes on from its checkpoint.
+    """
+    network = device.place(copy.deepcopy(target), recipe.train, _device_of(target))
+    job = Job(
+        network=network,
+        split=dataset.train_full,
+        settings=recipe.train,
+        schedule=schedules.baseline_schedule(recipe, dataset),
+        steps_per_epoch=schedules.steps_per_finetune_epoch(recipe, dataset),
+        seed=seeds.derive(recipe.seed, "baseline"),
+        augment=recipe.input.augment,
+    )
+    result = fit(job, directory=directory, progress=progress, stage="baseline")
+    checkpoint.save(directory / "model.safetensors", network.state_dict(), {"epochs": result.epochs})
+    _report(network, dataset, recipe, result, directory)
+
+
+def _build(
+    target: nn.Module, channels: ChannelMap, plan: Plan, start: Subnetwork, recipe: Recipe
+) -> GatedNetwork:
+    small = device.place(channels.slice(target, plan), recipe.train, _device_of(target))
+    gated = channels.gated(small, plan)
+    start.restore(gated)
+    gated.alpha.requires_grad_(False)
+    return gated
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _teacher(target: nn.Module, recipe: Recipe, source: Path) -> Teacher | None:
+    settings = recipe.finetune
+    if settings.teacher == "none":
+        return None
+    network = copy.deepcopy(target)
+    if recipe.weights is None:
+        # Untrained when it was built: what it learned, it learned in the search.
+        _load_target(network, source / "target.safetensors")
+    device.place(network, recipe.train, _device_of(target)).eval().requires_grad_(False)
+    return Teacher(network, weight=settings.teacher_weight, temperature=settings.temperature)
+
+
+def _load_target(network: nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        message = f"the teacher cannot be read from {path}: {error}; repeat the search, or use --fresh"
+        raise RunDirectoryError(message) from None
+
+
+def _report(network: nn.Module, dataset: Dataset, recipe: Recipe, result: FitResult, directory: Path) -> None:
+    # In float32, as the network is emitted; the test split is read once, for the report, and selects nothing.
+    figures = evaluate(
+        network,
+        dataset.test.ordered(recipe.train.batch_size),
+        channels_last=recipe.train.channels_last,
+    )
+    document = {
+        "accuracy": figures.accuracy,
+        "loss": figures.loss,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "images_seen": result.images,
+    }
+    files.write_json(directory / "result.json", document)

@@ -1,0 +1,55 @@
+"""The file in which the stages hand on a gated sub-network: tensors, gates, momentum, plan, step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from jstc.channels.gates import GatedNetwork
+from jstc.errors import RunDirectoryError
+from jstc.plan import Plan
+from jstc.train import checkpoint
+
+__all__ = ["Subnetwork", "load", "save"]
+
+
+@dataclass(frozen=True)
+class Subnetwork:
+    """What the file holds: the sliced tensors without gates, the gates by group, momentum by parameter.
+
+    `step` is the position in the learning-rate schedule that the training has reached.
+    """
+
+    network: dict[str, Tensor]
+    gates: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    step: int
+
+    def restore(self, gated: GatedNetwork) -> None:
+        """Load network and gates, in place. Raises `RunDirectoryError` when they do not fit."""
+        try:
+            gated.network.load_state_dict(self.network)
+        except RuntimeError as error:
+            raise RunDirectoryError(f"the saved sub-network does not fit the model: {error}") from None
+        gated.load_gates(self.gates)
+
+
+def save(path: Path, gated: GatedNetwork, *, momentum: Mapping[str, Tensor], plan: Plan, step: int) -> None:
+    """Write the sub-network to `path`, whole or not at all."""
+    tensors = checkpoint.join(network=gated.network.state_dict(), gates=gated.gates, momentum=momentum)
+    checkpoint.save(path, tensors, {"plan_hash": plan.hash, "step": step})
+
+
+def load(path: Path, *, plan: Plan) -> Subnetwork:
+    """Read the sub-network of `plan`.
+
+    Raises `RunDirectoryError` for a file that is missing or damaged, or that belongs to another plan.
+    """
+    tensors, meta = checkpoint.load(path)
+    if meta.get("plan_hash") != plan.hash:
+        raise RunDirectoryError(f"{path} belongs to another plan than the one beside it; use --fresh")
+    network, gates, momentum = (checkpoint.part(tensors, name) for name in ("network", "gates", "momentum"))
+    return Subnetwork(network, gates, momentum, int(meta["step"]))
