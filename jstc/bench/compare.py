@@ -40,6 +40,7 @@ class BenchRow:
     """
 
     file: str
+    bytes: int
     provider: Provider
     batch: int
     median_ms: float
@@ -61,6 +62,7 @@ class _Loaded:
     session: Any
     signature: ort.Signature
     path: Path
+    provider: Provider
 
 
 def compare(
@@ -80,7 +82,7 @@ def compare(
     progress.start("bench", len(settings.batch_sizes), "batch size")
     rows: list[BenchRow] = []
     for done, batch in enumerate(settings.batch_sizes, start=1):
-        rows += _at_batch(loaded, batch, provider, settings.seconds)
+        rows += _at_batch(loaded, batch, settings.seconds)
         progress.update(done, batch=batch, median_ms=rows[-1].median_ms, speedup=rows[-1].speedup_vs_target)
     progress.finish()
     return rows
@@ -99,20 +101,18 @@ def _load(path: Path, provider: Provider, settings: BenchSettings) -> _Loaded:
         raise InputError(f"{path}: can time float images of a fixed size only, found {found}")
     if batch is not None and set(settings.batch_sizes) != {batch}:
         raise InputError(f"{path}: has a fixed batch size of {batch}; set bench.batch_sizes to [{batch}]")
-    return _Loaded(session, found, path)
+    return _Loaded(session, found, path, provider)
 
 
-def _at_batch(
-    loaded: Mapping[str, _Loaded], batch: int, provider: Provider, seconds: float
-) -> list[BenchRow]:
+def _at_batch(loaded: Mapping[str, _Loaded], batch: int, seconds: float) -> list[BenchRow]:
     runs = [_prepare(item, batch) for item in loaded.values()]
     for item, run in zip(loaded.values(), runs, strict=True):
         _warm_up(item, run, seconds / len(runs))
     latencies = interleaved_seconds(runs, seconds=seconds)
     rows = []
-    for index, label in enumerate(loaded):
+    for index, (label, item) in enumerate(loaded.items()):
         ratio = paired_ratio(latencies[:, 0], latencies[:, index]) if index else None
-        rows.append(_row(label, provider, batch, latencies[:, index], ratio))
+        rows.append(_row(label, item, batch, latencies[:, index], ratio))
     return rows
 
 
@@ -132,13 +132,14 @@ def _warm_up(item: _Loaded, run: Callable[[], object], seconds: float) -> None:
 
 
 def _row(
-    label: str, provider: Provider, batch: int, latencies: npt.NDArray[np.float64], ratio: Ratio | None
+    label: str, item: _Loaded, batch: int, latencies: npt.NDArray[np.float64], ratio: Ratio | None
 ) -> BenchRow:
     median, p95 = np.percentile(latencies, [50, 95]).tolist()
     shown = ratio or Ratio(1.0, 1.0, 1.0)
     return BenchRow(
         file=label,
-        provider=provider,
+        bytes=item.path.stat().st_size,
+        provider=item.provider,
         batch=batch,
         median_ms=median * 1e3,
         p95_ms=p95 * 1e3,

@@ -1,0 +1,87 @@
+"""Numbers as people write them. What is not known is a dash."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["bar", "bytesize", "count", "duration", "milliseconds", "percent", "points", "ratio", "share"]
+
+UNKNOWN = "-"
+
+_BAR_WIDTH = 16
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_COUNT_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_BYTE_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+
+
+def count(value: float | None) -> str:
+    """20500000 -> `20.5 M`."""
+    return UNKNOWN if value is None else _scaled(value, (*_COUNT_UNITS, (1.0, "")))
+
+
+def bytesize(value: float | None) -> str:
+    """1090000 -> `1.09 MB`."""
+    return UNKNOWN if value is None else _scaled(value, _BYTE_UNITS)
+
+
+def percent(value: float | None) -> str:
+    """An accuracy: 0.9933 -> `99.33 %`."""
+    return UNKNOWN if value is None else f"{100 * value:.2f} %"
+
+
+def share(part: float | None, whole: float | None) -> str:
+    """A part of a whole: 20.5 of 41 -> `50.0 %`."""
+    return UNKNOWN if part is None or not whole else f"{100 * part / whole:.1f} %"
+
+
+def points(after: float | None, before: float | None) -> str:
+    """A difference of two fractions: 0.9933 after 0.9940 -> `-0.07 points`."""
+    if after is None or before is None:
+        return UNKNOWN
+    difference = round(100 * (after - before), 2)
+    sign = "+" if difference > 0 else "-" if difference < 0 else "±"
+    return f"{sign}{abs(difference):.2f} points"
+
+
+def ratio(value: float | None) -> str:
+    """A speed-up: 1.464 -> `1.46x`."""
+    return UNKNOWN if value is None else f"{value:.2f}x"
+
+
+def milliseconds(value: float | None) -> str:
+    """1.2412 -> `1.24 ms`."""
+    return UNKNOWN if value is None else f"{_three_digits(value)} ms"
+
+
+def duration(seconds: float | None) -> str:
+    """133 -> `2 min 13 s`."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def bar(part: float, whole: float) -> str:
+    """A bar of 16 characters, filled by part / whole in steps of an eighth of a character."""
+    eighths = round(8 * _BAR_WIDTH * min(max(part / whole, 0.0), 1.0))
+    full, rest = divmod(eighths, 8)
+    filled = "█" * full + (_EIGHTHS[rest] if rest else "")
+    return filled.ljust(_BAR_WIDTH, "·")
+
+
+def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
+    # Rounded first, so that 999,999 is 1.00 M and not 1000 k.
+    rounded = float(f"{value:.3g}")
+    factor, unit = next((item for item in units if rounded >= item[0]), units[-1])
+    text = f"{rounded:g}" if factor == 1.0 else _three_digits(rounded / factor)
+    return f"{text} {unit}".rstrip()
+
+
+def _three_digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"

@@ -1,0 +1,48 @@
+"""The report as Markdown, to be read as a file or posted as a comment."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jinja2
+
+from jstc.report import figures
+from jstc.report.headline import headline, title
+from jstc.report.tables import table
+
+__all__ = ["markdown"]
+
+# Longer lists are folded away behind a line that can be opened.
+_LONG = 24
+_FIGURES = ("bar", "bytesize", "count", "duration", "milliseconds", "percent", "ratio", "share")
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The report of a `summary` as `build` gives it."""
+    template = _environment().get_template("report.md.j2")
+    text = template.render(
+        summary=summary, title=title(summary), headline=headline(summary), rows=table(summary), long=_LONG
+    )
+    return text.strip() + "\n"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    # Markdown, not HTML: what could break a table is escaped by `cell`, where it stands.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jstc.report"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters["cell"] = _cell
+    for name in _FIGURES:
+        environment.filters[name] = getattr(figures, name)
+    return environment
+
+
+def _cell(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

@@ -1,0 +1,104 @@
+"""What a reader of the figures has to know: what is missing and why, and what did not work out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jstc.report import figures
+
+__all__ = ["notes"]
+
+_MISSING = {
+    "search": "there is no plan",
+    "finetune": "the sub-network has not been trained to the end",
+    "slim": "the slim network's figures are missing",
+    "export": "there is no ONNX file",
+    "bench": "no latency was measured",
+}
+_STATES = {"failed": "failed", "running": "has not finished"}
+_FOLD_LIMIT = 1e-5
+_ACCURACY_LIMIT = 0.001
+
+
+def notes(summary: dict[str, Any], *, recipe: Mapping[str, Any], states: Mapping[str, str]) -> list[str]:
+    """Sentences for the report; `states` are the manifest's states by stage."""
+    return [
+        *_missing_stages(summary, states),
+        *_target(summary, recipe),
+        *_budget(summary),
+        *_search(summary),
+        *_files(summary),
+        *_speed(summary, recipe),
+    ]
+
+
+def _missing_stages(summary: dict[str, Any], states: Mapping[str, str]) -> list[str]:
+    there = {
+        "search": summary["plan_hash"],
+        "finetune": summary["finetune"]["epochs"],
+        "slim": summary["slim"]["flops"],
+        "export": summary["onnx"],
+        "bench": summary["bench"],
+    }
+    return [
+        f"{name} {_STATES.get(states.get(name, ''), 'has not run')}: {_MISSING[name]}."
+        for name, found in there.items()
+        if not found
+    ]
+
+
+def _target(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    found = []
+    if not recipe.get("baseline"):
+        found.append("The target network was not trained alone (baseline: false): its accuracy is not known.")
+    elif summary["target"]["accuracy"] is None:
+        found.append("The baseline has not run: the target network's accuracy is not known.")
+    if summary["target"]["accuracy_before"] is not None:
+        before = figures.percent(summary["target"]["accuracy_before"])
+        found.append(f"The target network started from given weights, with which it reaches {before}.")
+    return found
+
+
+def _budget(summary: dict[str, Any]) -> list[str]:
+    metric, limit = summary["budget"]["metric"], summary["budget"]["limit"]
+    used = summary["slim"].get(metric)
+    if used is None or limit is None or used <= limit:
+        return []
+    return [f"The slim network is over its budget: {used:,.0f} {metric}, where {limit:,.0f} are allowed."]
+
+
+def _search(summary: dict[str, Any]) -> list[str]:
+    if summary["search"]["settled"] is not False:
+        return []
+    rounds = summary["search"]["rounds"]
+    return [f"The plan was still changing when the {rounds} rounds of the search were spent (search.rounds)."]
+
+
+def _files(summary: dict[str, Any]) -> list[str]:
+    found = []
+    fold = summary["slim"]["max_abs_diff_fold"]
+    if fold is not None and fold > _FOLD_LIMIT:
+        found.append(f"Folding the gates changed the logits by up to {fold:.1g}.")
+    slim = summary["slim"]["accuracy"]
+    for file in summary["onnx"]:
+        if None in (slim, file["accuracy"]) or abs(file["accuracy"] - slim) <= _ACCURACY_LIMIT:
+            continue
+        moved = figures.points(file["accuracy"], slim)
+        found.append(f"{file['file']} scores {figures.percent(file['accuracy'])}, {moved} from torch.")
+    return found
+
+
+def _speed(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    found = []
+    for row in summary["bench"]:
+        where = f"{row['file']} at batch {row['batch']} on {row['provider']}"
+        if row.get("verdict") == "no gain":
+            found.append(f"No gain in speed: {where} measures {figures.ratio(row['speedup_vs_target'])}.")
+        elif row.get("verdict") == "unclear":
+            found.append(f"The gain in speed is within the noise of this machine: {where}.")
+    problem = (summary["environment"].get("providers") or {}).get("cuda", "usable")
+    automatic = (recipe.get("bench") or {}).get("provider", "auto") == "auto"
+    if summary["bench"] and automatic and problem != "usable":
+        found.append(f"CUDA was not measured: {problem}.")
+    return found

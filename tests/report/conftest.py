@@ -1,0 +1,105 @@
+"""A run directory as the stages leave it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jstc.plan import Plan
+
+RECIPE = "model: resnet20\ndataset: digits\nseed: 3\nbaseline: true\nbench: {provider: auto}\n"
+
+PLAN = Plan(
+    {"stem": tuple(range(8)), "layer1.0.conv1": (0, 3, 5), "head": tuple(range(32))},
+    {"stem": 16, "layer1.0.conv1": 16, "head": 32},
+)
+
+
+def bench_row(file: str, batch: int, **figures: Any) -> dict[str, Any]:
+    row = {
+        "file": file, "bytes": 1_090_000, "provider": "cpu", "batch": batch, "median_ms": 1.2412,
+        "p95_ms": 1.9, "images_per_second": 805.7, "speedup_vs_target": 1.0, "ratio_low": 1.0,
+        "ratio_high": 1.0, "runs": 420, "verdict": "target",
+    }  # fmt: skip
+    return row | figures
+
+
+def documents() -> dict[str, Any]:
+    """Every JSON file of a finished run."""
+    slim = {"median_ms": 0.85, "speedup_vs_target": 1.464, "ratio_low": 1.41, "ratio_high": 1.52,
+            "verdict": "gain", "bytes": 560_000}  # fmt: skip
+    none = {"median_ms": 9.9, "speedup_vs_target": 1.02, "ratio_low": 0.97, "ratio_high": 1.06,
+            "verdict": "no gain", "bytes": 560_000}  # fmt: skip
+    return {
+        "manifest.json": {
+            "command": "jstc run recipes/digits.yaml --out runs/r",
+            "versions": {"torch": "2.15.0", "jstc": "0.1.0"},
+            "stages": {"search": {"state": "done"}, "bench": {"state": "done"}},
+        },
+        "target.json": {
+            "flops": 41_000_000, "params": 272_474, "accuracy_before": None,
+            "groups": [
+                {"name": "stem", "width": 16, "flops_share": 0.31},
+                {"name": "layer1.0.conv1", "width": 16, "flops_share": 0.123},
+                {"name": "head", "width": 32, "flops_share": 0.2},
+            ],
+            "frozen": [
+                {"name": "fc|out", "channels": 10, "reason": "the network's outputs,\nas <lambda> | told"},
+            ],
+            "budget": {"metric": "flops", "limit": 20_500_000, "share": 0.5},
+        },
+        "baseline/result.json": {"accuracy": 0.994, "epochs": 32, "seconds": 130.2},
+        "search/result.json": {
+            "seconds": 61.4, "rounds": 12, "settled": True, "accuracy": 0.97,
+            "flops": 20_450_000, "params": 130_000, "images_seen": 14_000,
+        },
+        "search/plan.json": PLAN.to_dict(),
+        "finetune/result.json": {"accuracy": 0.9933, "seconds": 133.0, "epochs": 20},
+        "slim/result.json": {
+            "flops": 20_450_000, "params": 131_500, "accuracy": 0.9933,
+            "max_abs_diff_fold": 3e-7, "seconds": 1.5, "fvcore": True,
+        },
+        "slim/plan.json": PLAN.to_dict(),
+        "export/result.json": {
+            "files": [{
+                "file": "model.onnx", "precision": "fp32", "accuracy": 0.9933,
+                "max_abs_diff": 4.2e-6, "top1_agreement": 1.0, "bytes": 560_000,
+            }],
+            "seconds": 4.2,
+        },
+        "bench/bench.json": {
+            "rows": [
+                bench_row("target", 1), bench_row("model.onnx", 1, **slim),
+                bench_row("target", 8, median_ms=10.1), bench_row("model.onnx", 8, **none),
+            ],
+            "seconds": 4.4,
+        },
+        "bench/environment.json": {
+            "cpu": "Example CPU 9000", "cores": 2, "memory_gb": 25.3, "os": "Linux-6", "python": "3.11.7",
+            "packages": {"onnxruntime": "1.31.1"}, "gpus": [],
+            "providers": {"cpu": "usable", "cuda": "no NVIDIA driver was found"},
+        },
+    }  # fmt: skip
+
+
+def write_run(directory: Path, contents: dict[str, Any]) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "recipe.yaml").write_text(RECIPE)
+    for name, document in contents.items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(document))
+    return directory
+
+
+@pytest.fixture
+def contents() -> dict[str, Any]:
+    return documents()
+
+
+@pytest.fixture
+def finished(tmp_path: Path, contents: dict[str, Any]) -> Path:
+    return write_run(tmp_path / "r", contents)

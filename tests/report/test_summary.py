@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jstc import report
+from jstc.errors import RunDirectoryError
+from jstc.plan import Plan
+
+PROMISED = {
+    "budget": ["metric", "limit", "share"],
+    "target": ["flops", "params", "accuracy"],
+    "slim": ["flops", "params", "accuracy", "max_abs_diff_fold"],
+    "seconds": ["search", "finetune", "slim", "export", "bench"],
+}
+
+
+def test_a_finished_run_gives_every_promised_figure(finished: Path, contents: dict[str, Any]) -> None:
+    summary = report.build(finished)
+    for section, keys in PROMISED.items():
+        assert all(summary[section][key] is not None for key in keys), section
+    assert (summary["schema"], summary["model"], summary["dataset"], summary["seed"]) == (
+        1,
+        "resnet20",
+        "digits",
+        3,
+    )
+    assert summary["target"]["accuracy"] == 0.994
+    assert summary["slim"]["max_abs_diff_fold"] == 3e-7
+    assert summary["onnx"] == contents["export/result.json"]["files"]
+    assert summary["bench"] == contents["bench/bench.json"]["rows"]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_widths_before_and_after_come_from_the_plan(finished: Path) -> None:
+    summary = report.build(finished)
+    widths = {group["name"]: (group["width"], group["kept"]) for group in summary["groups"]}
+    assert widths == {"stem": (16, 8), "layer1.0.conv1": (16, 3), "head": (32, 32)}
+    assert summary["plan_hash"] == Plan.load(finished / "slim" / "plan.json").hash
+
+
+def test_a_run_that_has_only_begun_gives_nulls_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: resnet20\ndataset: digits\nseed: 0\n")
+    summary = report.build(tmp_path)
+    for section, keys in PROMISED.items():
+        assert [summary[section][key] for key in keys] == [None] * len(keys)
+    assert summary["onnx"] == summary["bench"] == summary["groups"] == []
+    text = "\n".join(summary["notes"])
+    for stage in PROMISED["seconds"]:
+        assert f"{stage} has not run" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "note"),
+    [
+        ("search/result.json", "settled", False, "still changing when the 12 rounds"),
+        ("slim/result.json", "max_abs_diff_fold", 2e-4, "changed the logits by up to 0.0002"),
+        ("slim/result.json", "flops", 21_000_000, "over its budget: 21,000,000 flops"),
+        ("slim/result.json", "accuracy", 0.95, "model.onnx scores 99.33 %, +4.33 points from torch"),
+        ("target.json", "accuracy_before", 0.9, "started from given weights, with which it reaches 90.00 %"),
+    ],
+)
+def test_what_a_reader_must_know_is_noted(
+    finished: Path, contents: dict[str, Any], name: str, key: str, value: object, note: str
+) -> None:
+    assert note not in "\n".join(report.build(finished)["notes"])
+    (finished / name).write_text(json.dumps(contents[name] | {key: value}))
+    assert note in "\n".join(report.build(finished)["notes"])
+
+
+def test_missing_gains_and_providers_are_noted(finished: Path) -> None:
+    text = "\n".join(report.build(finished)["notes"])
+    assert "No gain in speed: model.onnx at batch 8 on cpu measures 1.02x." in text
+    assert "model.onnx at batch 1" not in text
+    assert "CUDA was not measured: no NVIDIA driver was found." in text
+
+
+def test_a_failed_stage_is_called_failed(finished: Path, contents: dict[str, Any]) -> None:
+    (finished / "bench/bench.json").unlink()
+    manifest = contents["manifest.json"] | {"stages": {"bench": {"state": "failed"}}}
+    (finished / "manifest.json").write_text(json.dumps(manifest))
+    assert "bench failed: no latency was measured." in report.build(finished)["notes"]
+
+
+def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="not a run directory"):
+        report.build(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["slim/result.json", "slim/plan.json", "bench/bench.json", "recipe.yaml"])
+@pytest.mark.parametrize("text", ["{", "[1]", "\x00"])
+def test_damaged_files_are_named(finished: Path, name: str, text: str) -> None:
+    (finished / name).write_text(text)
+    with pytest.raises(RunDirectoryError, match=name.split("/")[-1]):
+        report.build(finished)
