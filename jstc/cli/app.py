@@ -1,0 +1,68 @@
+"""The commands, in the order in which they are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from jstc.cli import (
+    bench,
+    datasets,
+    doctor,
+    evaluate,
+    export,
+    finetune,
+    inspect,
+    models,
+    report,
+    run,
+    search,
+    slim,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # our own handler decides what is shown
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import jstc
+
+        typer.echo(f"jstc {jstc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def jstc(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A network, a dataset and a budget in; a smaller, trained network as verified ONNX out."""
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run.run,
+    "search": search.search,
+    "finetune": finetune.finetune,
+    "slim": slim.slim,
+    "export": export.export,
+    "bench": bench.bench,
+    "eval": evaluate.evaluate,
+    "report": report.report,
+    "inspect": inspect.inspect,
+    "models": models.models,
+    "datasets": datasets.datasets,
+    "doctor": doctor.doctor,
+}
+
+for _name, _function in _COMMANDS.items():
+    app.command(_name)(_function)

@@ -1,0 +1,21 @@
+"""`jstc export`."""
+
+from __future__ import annotations
+
+from jstc.cli import options
+
+__all__ = ["export"]
+
+
+def export(
+    run: options.Run = None,
+    fresh: options.Fresh = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write the slim network of RUN as ONNX, and verify it."""
+    from jstc.cli import output
+
+    output.run_stage("export", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)

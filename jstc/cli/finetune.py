@@ -1,0 +1,21 @@
+"""`jstc finetune`."""
+
+from __future__ import annotations
+
+from jstc.cli import options
+
+__all__ = ["finetune"]
+
+
+def finetune(
+    run: options.Run = None,
+    fresh: options.Fresh = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train the chosen sub-network of a searched RUN."""
+    from jstc.cli import output
+
+    output.run_stage("finetune", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)

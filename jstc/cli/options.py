@@ -1,0 +1,93 @@
+"""Options and arguments that several commands share, each written once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jstc.cli.errors import show_tracebacks
+
+__all__ = [
+    "Cifar",
+    "Data",
+    "Debug",
+    "Device",
+    "DeviceName",
+    "Fresh",
+    "Json",
+    "Out",
+    "Provider",
+    "ProviderName",
+    "Quiet",
+    "Run",
+    "Seed",
+    "Set",
+    "Verbose",
+    "Weights",
+    "command_line",
+    "run_or_newest",
+]
+
+
+class DeviceName(StrEnum):
+    """Where to train."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class ProviderName(StrEnum):
+    """Where onnxruntime runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def _debug(wanted: bool) -> bool:
+    if wanted:
+        show_tracebacks(True)
+    return wanted
+
+
+Debug = Annotated[
+    bool, typer.Option("--debug", callback=_debug, is_eager=True, help="Show tracebacks of errors.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every round and epoch.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run directory.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe key; repeatable.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random choice.")]
+Device = Annotated[DeviceName | None, typer.Option("--device", help="Where to train.")]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of the dataset.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="Start from these weights of the network.")
+]
+Cifar = Annotated[bool, typer.Option("--cifar", help="The network's CIFAR form, whatever the image size.")]
+Provider = Annotated[ProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
+Run = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="Run directory; the newest under runs/ if left out.")
+]
+
+
+def run_or_newest(run: Path | None) -> Path:
+    """The run directory that was named, or the newest one; raises `RunDirectoryError` when there is none."""
+    from jstc.pipeline.run_directory import newest_run
+
+    return run if run is not None else newest_run()
+
+
+def command_line() -> str:
+    """What the user typed, so that it can be typed again to continue."""
+    import shlex
+    import sys
+
+    return shlex.join(["jstc", *(word for word in sys.argv[1:] if word != "--fresh")])

@@ -1,0 +1,157 @@
+"""Results on stdout: tables for people, one JSON document for programs. Nothing else writes there."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jstc.cli.numbers import figure, plain
+
+if TYPE_CHECKING:
+    from jstc.progress import Progress
+
+__all__ = ["bench", "document", "inspection", "note", "plain", "progress", "run_stage", "stage", "summary"]
+__all__ += ["figure", "table", "text"]
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool, verbose: bool) -> Iterator[Progress]:
+    """The progress display for stderr."""
+    from jstc.cli.progress import shown
+
+    with shown(quiet=quiet, verbose=verbose) as display:
+        yield display
+
+
+def document(content: Any) -> None:
+    """One JSON document."""
+    text(json_module.dumps(content, indent=2, ensure_ascii=False))
+
+
+def text(content: str) -> None:
+    """Text as it is."""
+    sys.stdout.write(content if content.endswith("\n") else content + "\n")
+
+
+def note(content: str) -> None:
+    """A remark for the reader, on stderr."""
+    print(content, file=sys.stderr)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int | None = None) -> None:
+    """A table; columns from number `numbers_from` on are aligned to the right. Plain when not a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, show_header=any(header), pad_edge=False)
+    for index, name in enumerate(header):
+        right = numbers_from is not None and index >= numbers_from
+        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console = Console(file=sys.stdout, highlight=False)
+    if console.is_terminal:
+        console.print(shown)
+        return
+    # A pipe has no width: nothing may be wrapped or cut there, nor padded.
+    console = Console(file=sys.stdout, highlight=False, width=1000)
+    with console.capture() as captured:
+        console.print(shown)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    text("\n".join(line for line in lines if line))
+
+
+def summary(content: dict[str, Any], path: Path, *, as_json: bool) -> None:
+    """The closing table of a run: the target network beside the slim one."""
+    if as_json:
+        document(content)
+        return
+    from jstc import report
+
+    rows = [list(row) for row in report.table(content)]
+    table([f"{content['model']} on {content['dataset']}", "target", "slim", ""], rows, numbers_from=1)
+    for remark in content.get("notes", ()):
+        note(f"note: {remark}")
+    note(f"Everything is in {path}")
+
+
+def run_stage(name: str, run: Path | None, *, fresh: bool, json: bool, quiet: bool, verbose: bool) -> None:
+    """Run one stage of a run directory and show its result."""
+    from jstc.cli import options
+    from jstc.pipeline import chain
+    from jstc.pipeline.run_directory import read_recipe
+
+    path = options.run_or_newest(run)
+    recipe = read_recipe(path)
+    with progress(quiet=quiet, verbose=verbose) as shown:
+        chain.run_stage(
+            path, name, recipe=recipe, fresh=fresh, command=options.command_line(), progress=shown
+        )
+    stage(path, name, as_json=json)
+
+
+def stage(path: Path, name: str, *, as_json: bool) -> None:
+    """The result of one stage."""
+    from jstc import files
+
+    result = files.read_json(path / name / "result.json")
+    if name == "bench":
+        result["rows"] = files.read_json(path / name / "bench.json")["rows"]
+    if as_json:
+        document({"run": str(path), "stage": name, **result})
+        return
+    if name == "bench":
+        bench(result["rows"], as_json=False)
+    else:
+        rows = [row for entry in result.pop("files", [{}]) for row in (entry | result).items()]
+        table([f"{name} of {path}", ""], [[key, figure(key, value)] for key, value in rows])
+    note(f"Everything is in {path}")
+
+
+def bench(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Latencies beside those of the first file."""
+    if as_json:
+        document(rows)
+        return
+    header = ["file", "provider", "batch", "median ms", "p95 ms", "speed-up", ""]
+    table(header, [_bench_row(row) for row in rows], numbers_from=2)
+
+
+def _bench_row(row: dict[str, Any]) -> list[str]:
+    timings = [f"{row[key]:.3f}" for key in ("median_ms", "p95_ms")]
+    speedup = f"{row['speedup_vs_target']:.2f}x"
+    return [row["file"], row["provider"], str(row["batch"]), *timings, speedup, row.get("verdict", "")]
+
+
+def inspection(found: dict[str, Any], *, as_json: bool) -> None:
+    """Groups, frozen channels, totals and the smallest budget of a network."""
+    if as_json:
+        document(found)
+        return
+    rows = [
+        [g["name"], str(g["width"]), figure("share", g["flops_share"]), figure("params", g["params"]),
+         str(len(g["layers"]))]
+        for g in found["groups"]
+    ]  # fmt: skip
+    table(["group", "width", "FLOPs", "params", "layers"], rows, numbers_from=1)
+    if found["frozen"]:
+        frozen = [[f["layer"], str(f["channels"]), f["reason"]] for f in found["frozen"]]
+        table(["frozen", "channels", "reason"], frozen)
+    table(["", ""], [[key, figure(name, found[name])] for name, key in _TOTALS.items()])
+
+
+_TOTALS = {
+    "model": "network",
+    "input": "input",
+    "flops": "FLOPs (one multiply-add is one)",
+    "params": "parameters",
+    "flops_share_cuttable": "FLOPs that some group can lower",
+    "smallest_flops_share": "smallest reachable --flops",
+    "smallest_params_share": "smallest reachable --params",
+}

@@ -1,0 +1,32 @@
+"""`jstc report`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jstc.cli import options
+from jstc.errors import InputError
+
+__all__ = ["report"]
+
+
+def report(
+    run: options.Run = None,
+    json: options.Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show the results of RUN, as far as it has come."""
+    from jstc import report as reporting
+    from jstc.cli import output
+
+    if json and markdown:
+        raise InputError("give either --json or --markdown")
+    path = options.run_or_newest(run)
+    summary = reporting.build(path)
+    if markdown:
+        output.text(reporting.markdown(summary))
+    else:
+        output.summary(summary, path, as_json=json)

@@ -1,0 +1,66 @@
+"""`jstc search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jstc.cli import options
+
+__all__ = ["search"]
+
+
+def search(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A network; see `jstc models`.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="NAME", help="A dataset; see `jstc datasets`.")
+    ] = None,
+    data: options.Data = None,
+    flops: Annotated[
+        str | None, typer.Option("--flops", metavar="X", help="Budget: a share (0.5) or a count (500M).")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option("--params", metavar="X", help="Budget in parameters instead.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="Take all other settings from a recipe.")
+    ] = None,
+    out: options.Out = None,
+    settings: options.Set = None,
+    weights: options.Weights = None,
+    cifar: options.Cifar = False,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    fresh: options.Fresh = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Search the best sub-network of MODEL at a budget."""
+    from jstc import recipe_file
+    from jstc.cli import output
+    from jstc.pipeline import chain
+
+    flags = {
+        "model": model,
+        "dataset": dataset,
+        "data": data,
+        "flops": flops,
+        "params": params,
+        "weights": weights,
+        "cifar": cifar or None,
+        "seed": seed,
+        "device": device.value if device else None,
+    }
+    overrides = settings or ()
+    loaded = (
+        recipe_file.load(recipe, overrides, flags) if recipe else recipe_file.from_flags(flags, overrides)
+    )
+    with output.progress(quiet=quiet, verbose=verbose) as shown:
+        path = chain.run(
+            loaded, out=out, only="search", fresh=fresh, command=options.command_line(), progress=shown
+        )
+    output.stage(path, "search", as_json=json)

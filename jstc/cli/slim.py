@@ -1,0 +1,21 @@
+"""`jstc slim`."""
+
+from __future__ import annotations
+
+from jstc.cli import options
+
+__all__ = ["slim"]
+
+
+def slim(
+    run: options.Run = None,
+    fresh: options.Fresh = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Emit the slim network of RUN, without gates."""
+    from jstc.cli import output
+
+    output.run_stage("slim", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)

@@ -1,0 +1,188 @@
+"""The chain of stages: which have to run, in which order, and what is kept when one stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jstc import files
+from jstc.errors import Interrupted, RunDirectoryError, StageError
+from jstc.pipeline import preflight, stages
+from jstc.pipeline.interruption import interruptible
+from jstc.pipeline.run_directory import RunDirectory, default_path
+from jstc.pipeline.stages import Stage, StageContext
+from jstc.pipeline.timing import Stopwatch
+from jstc.pipeline.workspace import Workspace
+from jstc.progress import Progress, Silent
+from jstc.recipe import Recipe
+
+__all__ = ["run", "run_stage"]
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    only: str | None = None,
+    fresh: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Path:
+    """Run the stages of `recipe` in order, continuing what is there; `only` names the single one to run.
+
+    Returns the run directory. Raises `InputError` before any work, `Interrupted` with the `command` that
+    continues the run, and `StageError` when a stage cannot do its work.
+    """
+    path = out or default_path(recipe)
+    workspace = Workspace(recipe)
+    preflight.check(workspace, path)
+    table = stages.table(recipe)
+    names = [stage.name for stage in table]
+    wanted = [stage for stage in table if only in (None, stage.name)]
+    with RunDirectory.open(path, recipe, stages=names, command=command, fresh=fresh) as opened:
+        chain = _Chain(opened, workspace, progress or Silent(), command)
+        chain.run(wanted)
+    return path
+
+
+def run_stage(
+    path: Path,
+    name: str,
+    *,
+    recipe: Recipe,
+    fresh: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> None:
+    """Run one stage of the run at `path`, whose recipe is `recipe`; nothing happens when it is done.
+
+    `fresh` runs it again, and makes the stages that build on it pending. Raises `RunDirectoryError`
+    when an earlier stage is missing.
+    """
+    workspace = Workspace(recipe)
+    table = stages.table(recipe)
+    names = [stage.name for stage in table]
+    with RunDirectory.open(path, recipe, stages=names, command=command) as opened:
+        chain = _Chain(opened, workspace, progress or Silent(), command)
+        stage = next(stage for stage in table if stage.name == name)
+        chain.require_inputs(stage)
+        if not opened.is_done(name):
+            preflight.check(workspace, path)
+        elif fresh:
+            chain.reset(name)
+        chain.run([stage])
+
+
+class _Chain:
+    def __init__(self, opened: RunDirectory, workspace: Workspace, progress: Progress, command: str) -> None:
+        self._run, self._workspace, self._progress, self._command = opened, workspace, progress, command
+        self._table = stages.table(workspace.recipe)
+
+    def run(self, wanted: Sequence[Stage]) -> None:
+        """Run those of `wanted` that are not done, or whose files are damaged."""
+        for stage in wanted:
+            damaged = self._run.damaged(stage.name)
+            if damaged:
+                self._progress.message(
+                    f"{stage.name}: {_names(damaged)} missing or changed; running it again"
+                )
+                self.reset(stage.name)
+            if not self._run.is_done(stage.name):
+                self._reset_later(stage.name)
+                self._work(stage)
+
+    def require_inputs(self, stage: Stage) -> None:
+        """Raise `RunDirectoryError` unless the stages that `stage` builds on are done and intact."""
+        needed = _builds_on(self._table, stage.name)
+        missing = next((name for name in needed if not self._run.is_done(name)), None)
+        if missing is not None:
+            raise RunDirectoryError(
+                f"{stage.name} needs the {missing} stage first, which is {self._run.record(missing).state}: "
+                f"{self._how_to_run(missing)}"
+            )
+        for name in stage.inputs:
+            damaged = self._run.damaged(name)
+            if damaged:
+                raise RunDirectoryError(
+                    f"{_names(damaged)} in {self._run.path} is missing or changed: run "
+                    f"`jstc {name} {self._run.path} --fresh` to make it again"
+                )
+
+    def _how_to_run(self, name: str) -> str:
+        if name in ("baseline", "search"):  # these have no command that takes a run directory
+            return f"continue with `{self._run.manifest.command}`"
+        return f"run `jstc {name} {self._run.path}`"
+
+    def reset(self, name: str) -> None:
+        """Forget a stage and everything that was built on it."""
+        self._reset_later(name)
+        self._run.reset(name)
+
+    def _reset_later(self, name: str) -> None:
+        for later in _built_on(self._table, name):
+            if self._run.record(later).state != "pending":
+                self._run.reset(later)
+
+    def _work(self, stage: Stage) -> None:
+        name, folder = stage.name, self._run.folder(stage.name)
+        watch = Stopwatch(self._run, name, self._progress)
+        self._run.begin(name)
+        try:
+            with interruptible():
+                result = stage.run(StageContext(self._workspace, self._run.path, folder, watch))
+                watch.save()
+        except BaseException as error:
+            watch.save()
+            self._run.fail(name)
+            translated = _translated(error, name, self._command)
+            if translated is error:
+                raise
+            raise translated from error
+        finally:
+            self._progress.finish()
+        if result is not None:
+            self._save_result(name, folder / "result.json", result)
+        self._run.finish(name, _written(folder) + [self._run.path / loose for loose in stage.loose])
+
+    def _save_result(self, name: str, path: Path, result: Mapping[str, Any]) -> None:
+        known = files.read_json(path) if path.exists() else {}
+        seconds = round(self._run.record(name).seconds, 3)
+        files.write_json(path, {**known, **result, "seconds": seconds})
+
+
+def _built_on(table: Sequence[Stage], name: str) -> list[str]:
+    """Names of the stages that need `name`, directly or by way of others, last first."""
+    found = {name}
+    for stage in table:
+        if found & set(stage.inputs):
+            found.add(stage.name)
+    return [stage.name for stage in reversed(table) if stage.name in found - {name}]
+
+
+def _builds_on(table: Sequence[Stage], name: str) -> list[str]:
+    """Names of the stages that `name` needs, directly or by way of others, first one first."""
+    found = {name}
+    for stage in reversed(table):
+        if stage.name in found:
+            found |= set(stage.inputs)
+    return [stage.name for stage in table if stage.name in found - {name}]
+
+
+def _translated(error: BaseException, stage: str, command: str) -> BaseException:
+    if isinstance(error, KeyboardInterrupt):
+        text = f"interrupted during {stage}; what was finished is saved"
+        return Interrupted(f"{text}. Continue with:\n  {command}" if command else text)
+    if type(error).__name__ == "OutOfMemoryError":
+        return StageError(
+            f"{stage}: out of GPU memory; lower train.batch_size ({str(error).splitlines()[0]})"
+        )
+    return error
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _written(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]

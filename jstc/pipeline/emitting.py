@@ -1,0 +1,157 @@
+"""The stages after the training: slim, export, bench, report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jstc import files
+from jstc.pipeline.stages import StageContext
+from jstc.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["accuracy", "bench", "export", "report", "slim"]
+
+_FOLD_IMAGES = 64
+
+
+def slim(context: StageContext) -> dict[str, Any]:
+    """Emit the slim network, count it with fvcore, and score it on the test split."""
+    from jstc import slim as emitter
+    from jstc.pipeline import counting
+
+    workspace = context.workspace
+    target = workspace.new_target()
+    result = emitter.emit(
+        target,
+        workspace.channels,
+        workspace.spec,
+        source=context.path / "finetune",
+        directory=context.folder,
+        images=_test_images(context, _FOLD_IMAGES),
+    )
+    network = emitter.load(context.folder)
+    channels, plan = workspace.channels, Plan.load(context.folder / "plan.json")
+    counting.require_equal("target", target, workspace.example_input(), channels.cost())
+    counting.require_equal("slim", network, workspace.example_input(), channels.cost(plan))
+    cost = channels.cost(plan)
+    return {**result, "flops": cost.flops, "params": cost.params, "accuracy": accuracy(context, network)}
+
+
+def export(context: StageContext) -> dict[str, Any]:
+    """Write the slim network as ONNX; keep the file only if it passes the parity gate."""
+    from jstc import export as exporting
+    from jstc import slim as emitter
+
+    recipe, workspace = context.recipe, context.workspace
+    network = emitter.load(context.path / "slim")
+    path = context.folder / "model.onnx"
+    exporting.write_onnx(
+        network,
+        path,
+        shape=workspace.spec.input_shape,
+        opset=recipe.export.opset,
+        metadata=_metadata(context),
+    )
+    try:
+        found = exporting.parity(network, path, _test_images(context, recipe.export.parity_images))
+        exporting.require(found, max_abs_diff=recipe.export.max_abs_diff, file=path.name)
+    except BaseException:
+        path.unlink(missing_ok=True)  # a file that failed must not be taken for one that passed
+        raise
+    files.write_text(context.folder / "labels.txt", "".join(f"{label}\n" for label in workspace.info.labels))
+    score = exporting.accuracy(
+        path, workspace.dataset.test.ordered(recipe.train.batch_size), num_classes=workspace.spec.num_classes
+    )
+    entry = {
+        "file": "export/model.onnx",
+        "precision": "fp32",
+        "accuracy": score,
+        "max_abs_diff": found.max_abs_diff,
+        "top1_agreement": found.top1_agreement,
+        "bytes": path.stat().st_size,
+    }
+    return {"files": [entry]}
+
+
+def bench(context: StageContext) -> dict[str, Any]:
+    """Time the exported file beside the target network's, interleaved."""
+    from jstc import bench as timing
+    from jstc.export import write_onnx
+
+    recipe = context.recipe
+    target = context.folder / "target.onnx"
+    write_onnx(
+        _trained_target(context),
+        target,
+        shape=context.workspace.spec.input_shape,
+        opset=recipe.export.opset,
+        metadata={},
+    )
+    compared = {"target": target, "slim": context.path / "export" / "model.onnx"}
+    rows = timing.compare(compared, settings=recipe.bench, progress=context.progress)
+    files.write_json(context.folder / "bench.json", {"rows": [row.to_dict() for row in rows]})
+    files.write_json(context.folder / "environment.json", timing.environment())
+    return {}
+
+
+def report(context: StageContext) -> None:
+    """Write summary.json and report.md from what the other stages left."""
+    from jstc import report as reporting
+
+    summary = reporting.build(context.path)
+    files.write_json(context.path / "summary.json", summary)
+    files.write_text(context.path / "report.md", reporting.markdown(summary))
+
+
+def _trained_target(context: StageContext) -> nn.Module:
+    # Without a baseline the initial weights serve: the time does not depend on them.
+    from jstc import models
+
+    network = context.workspace.new_target()
+    weights = context.path / "baseline" / "model.safetensors"
+    if context.recipe.baseline and weights.exists():
+        models.load_weights(network, weights)
+    return network
+
+
+def accuracy(context: StageContext, network: nn.Module) -> float:
+    """Top-1 accuracy of `network` on the whole test split, in float32."""
+    from jstc.train import device, loop
+
+    settings, workspace = context.recipe.train, context.workspace
+    placed = device.place(network, settings, workspace.device)
+    batches = workspace.dataset.test.ordered(settings.batch_size)
+    return loop.evaluate(placed, batches, channels_last=settings.channels_last).accuracy
+
+
+def _test_images(context: StageContext, count: int) -> Tensor:
+    """The first `count` images of a spread over the test split, [N, C, H, W] on the CPU."""
+    import torch
+
+    batches = context.workspace.dataset.test.ordered(count, limit=count)
+    return torch.cat([images.cpu() for images, _ in batches])
+
+
+def _metadata(context: StageContext) -> dict[str, str]:
+    from jstc.export import encode_metadata
+    from jstc.pipeline.manifest import versions
+
+    slim = files.read_json(context.path / "slim" / "result.json")
+    info = context.workspace.info
+    return encode_metadata(
+        {
+            "labels": list(info.labels),
+            "input_size": list(context.workspace.spec.input_shape),
+            "mean": list(info.mean),
+            "std": list(info.std),
+            "flops": slim["flops"],
+            "params": slim["params"],
+            "accuracy": slim["accuracy"],
+            "plan_hash": Plan.load(context.path / "slim" / "plan.json").hash,
+            "model": context.recipe.model,
+            "dataset": context.recipe.dataset,
+            "jstc_version": versions().get("jstc", "unknown"),
+        }
+    )

@@ -1,0 +1,72 @@
+"""Everything that can be found wrong before work starts, cheapest first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from jstc.errors import ChannelError, ModelError, RunDirectoryError
+from jstc.pipeline.workspace import Workspace
+
+__all__ = ["check", "check_space"]
+
+# Checkpoints hold weights, momentum and the sub-network; a file is written whole before the old one goes.
+_COPIES = 20
+_MARGIN_BYTES = 100_000_000
+_BYTES_PER_PARAM = 4
+
+
+def check(workspace: Workspace, path: Path) -> None:
+    """Find every mistake of the user that can be found without training; create nothing.
+
+    Raises an `InputError`; of these, names and folders are looked at before torch is loaded.
+    """
+    from jstc import models
+
+    recipe = workspace.recipe
+    models.check(recipe.model)
+    if recipe.weights is not None and not recipe.weights.is_file():
+        raise ModelError(f"no weights file at {recipe.weights}")
+    _ = workspace.info
+    _check_writable(path)
+    _ = workspace.device
+    _check_model(workspace)
+    _ = workspace.budget
+    check_space(path, num_params=workspace.channels.cost().params)
+
+
+def check_space(path: Path, *, num_params: int) -> None:
+    """Raise `RunDirectoryError` unless the disk of `path` has room for a run's checkpoints."""
+    needed = num_params * _BYTES_PER_PARAM * _COPIES + _MARGIN_BYTES
+    free = shutil.disk_usage(_nearest(path)).free
+    if free < needed:
+        raise RunDirectoryError(
+            f"not enough disk space for {path}: a run needs about {needed / 1e6:,.0f} MB, "
+            f"{free / 1e6:,.0f} MB are free; free some, or write elsewhere with --out DIR"
+        )
+
+
+def _check_model(workspace: Workspace) -> None:
+    try:
+        _ = workspace.channels
+    except ChannelError as error:
+        raise ModelError(f"model '{workspace.recipe.model}': {error}") from error
+    if not workspace.channels.groups:
+        reasons = sorted({frozen.reason for frozen in workspace.channels.frozen})
+        raise ModelError(f"model '{workspace.recipe.model}' has no channels to cut: {'; '.join(reasons)}")
+    if workspace.recipe.weights is not None:
+        workspace.new_target()
+
+
+def _check_writable(path: Path) -> None:
+    nearest = _nearest(path)
+    if not nearest.is_dir():
+        raise RunDirectoryError(f"{nearest} is a file; a run needs a directory: give another --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise RunDirectoryError(f"no permission to write in {nearest}; give another --out")
+
+
+def _nearest(path: Path) -> Path:
+    """`path` itself or the nearest of its parents that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())

@@ -1,0 +1,58 @@
+"""The stages of a run: their order, what each needs, and the few lines that call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jstc.pipeline.workspace import Workspace
+from jstc.progress import Progress
+from jstc.recipe import Recipe
+
+__all__ = ["Stage", "StageContext", "table"]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage function gets: the shared things, the run, its own folder, and whom to tell."""
+
+    workspace: Workspace
+    path: Path
+    folder: Path
+    progress: Progress
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.workspace.recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage by name; `inputs` are the stages it builds on, `loose` its files outside its own folder.
+
+    `run` returns figures for the stage's result.json, or None when there is to be none.
+    """
+
+    name: str
+    run: Callable[[StageContext], dict[str, Any] | None]
+    inputs: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
+
+
+def table(recipe: Recipe) -> list[Stage]:
+    """The stages that `recipe` asks for, in order."""
+    from jstc.pipeline import emitting, training
+
+    baseline = ("baseline",) if recipe.baseline else ()
+    stages = [
+        Stage("baseline", training.baseline),
+        Stage("search", training.search, (), ("target.json",)),
+        Stage("finetune", training.finetune, ("search",)),
+        Stage("slim", emitting.slim, ("finetune",)),
+        Stage("export", emitting.export, ("slim",)),
+        Stage("bench", emitting.bench, ("export", *baseline)),
+        Stage("report", emitting.report, ("bench", *baseline), ("summary.json", "report.md")),
+    ]
+    return [stage for stage in stages if stage.name != "baseline" or recipe.baseline]

@@ -1,0 +1,104 @@
+"""The stages that train: baseline, search, finetune."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jstc import files
+from jstc.pipeline.stages import StageContext
+from jstc.pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["baseline", "finetune", "search", "target_document"]
+
+
+def baseline(context: StageContext) -> dict[str, Any]:
+    """Train the target network alone, for the comparison."""
+    from jstc import finetune as training
+
+    workspace = context.workspace
+    training.train_baseline(
+        _target(workspace),
+        workspace.dataset,
+        recipe=context.recipe,
+        directory=context.folder,
+        progress=context.progress,
+    )
+    return {}
+
+
+def search(context: StageContext) -> dict[str, Any]:
+    """Find a plan at the budget, and train the target network's parts on the way."""
+    from jstc.search import joint
+
+    workspace = context.workspace
+    files.write_json(context.path / "target.json", target_document(workspace) | _given_weights(context))
+    plan = joint.search(
+        _target(workspace),
+        workspace.channels,
+        workspace.dataset,
+        recipe=context.recipe,
+        directory=context.folder,
+        progress=context.progress,
+    )
+    cost = workspace.channels.cost(plan)
+    return {"flops": cost.flops, "params": cost.params}
+
+
+def finetune(context: StageContext) -> dict[str, Any]:
+    """Train the chosen sub-network alone."""
+    from jstc import finetune as training
+
+    workspace = context.workspace
+    training.finetune(
+        _target(workspace),
+        workspace.channels,
+        workspace.dataset,
+        recipe=context.recipe,
+        source=context.path / "search",
+        directory=context.folder,
+        progress=context.progress,
+    )
+    return {}
+
+
+def target_document(workspace: Workspace) -> dict[str, Any]:
+    """The target network, its groups and the budget, as JSON."""
+    channels, budget = workspace.channels, workspace.budget
+    cost = channels.cost()
+    groups = [
+        {
+            "name": g.name,
+            "width": g.width,
+            "flops_share": channels.flops_share[g.name],
+            "layers": list(g.layers),
+        }
+        for g in channels.groups
+    ]
+    frozen = [{"layer": f.layer, "channels": f.channels, "reason": f.reason} for f in channels.frozen]
+    return {
+        "model": workspace.spec.to_dict(),
+        "flops": cost.flops,
+        "params": cost.params,
+        "budget": {"metric": budget.metric, "limit": budget.limit, "share": budget.share},
+        "groups": groups,
+        "frozen": frozen,
+        "unknown_operations": channels.unknown_operations,
+    }
+
+
+def _given_weights(context: StageContext) -> dict[str, Any]:
+    """What the given weights are worth, for the report; nothing is decided by it."""
+    from jstc.pipeline.emitting import accuracy
+
+    if context.recipe.weights is None:
+        return {}
+    return {"accuracy_before": accuracy(context, context.workspace.new_target())}
+
+
+def _target(workspace: Workspace) -> nn.Module:
+    from jstc.train import device
+
+    return device.place(workspace.new_target(), workspace.recipe.train, workspace.device)
