@@ -61,9 +61,7 @@ def resolve(provider: Literal["auto", "cpu", "cuda"]) -> Provider:
         return "cuda"
     if provider == "auto":
         return "cpu"
-    raise InputError(
-        f"provider 'cuda' cannot be used here: {problem}; use 'cpu', or 'auto' to take what works"
-    )
+    raise InputError(f"provider 'cuda' cannot be used here: {problem}; use 'cpu' or 'auto'")
 
 
 @cache
