@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jstc import data
+from jstc.channels import ChannelMap, analyse
+from jstc.errors import RunDirectoryError
+from jstc.finetune import finetune, train_baseline
+from jstc.plan import Plan
+from jstc.progress import Silent
+from jstc.recipe import InputSettings, Recipe
+from jstc.train import seeds, subnetwork
+from jstc.train.history import History
+from jstc.train.loop import evaluate
+from jstc.train.schedule import run_schedule
+
+SEARCHED = 6  # steps of the search: two rounds of three
+
+
+def recipe(**changes: Any) -> Recipe:
+    document: dict[str, Any] = {
+        "model": "net.py:net",
+        "dataset": "digits",
+        "flops": 0.5,
+        "train": {"batch_size": 64, "lr": 0.03},
+        "search": {"rounds": 2, "steps_per_round": 3},
+        "finetune": {"epochs": 2, "steps_per_epoch": 10},
+    }
+    return Recipe.model_validate(document | changes)
+
+
+class Net(nn.Module):
+    def __init__(self, info: data.DataInfo) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(info.channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, stride=2, padding=1)
+        self.fc = nn.Linear(16 * 4 * 4, info.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.conv2(self.bn1(self.conv1(images)).relu()).relu()
+        return self.fc(nn.functional.max_pool2d(hidden, 4).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> data.Dataset:
+    return data.load("digits", root=None, settings=InputSettings(), seed=0, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def target(dataset: data.Dataset) -> nn.Module:
+    with seeds.seeded(0, "target"):
+        return Net(dataset.info)
+
+
+@pytest.fixture
+def channels(target: nn.Module, dataset: data.Dataset) -> ChannelMap:
+    return analyse(target, torch.zeros(1, *dataset.info.input_shape))
+
+
+@pytest.fixture
+def source(target: nn.Module, channels: ChannelMap, tmp_path: Path) -> Path:
+    return searched(tmp_path / "search", target, channels, step=SEARCHED)
+
+
+def searched(directory: Path, target: nn.Module, channels: ChannelMap, *, step: int) -> Path:
+    plan = channels.uniform_plan(flops=0.5)
+    alpha = {name: torch.full((count,), 1.5) for name, count in plan.counts.items()}
+    gated = channels.gated(channels.slice(target, plan), plan, alpha)
+    momentum = {name: torch.zeros_like(tensor) for name, tensor in gated.network.named_parameters()}
+    plan.save(directory / "plan.json")
+    subnetwork.save(directory / "subnetwork.safetensors", gated, momentum=momentum, plan=plan, step=step)
+    return directory
+
+
+class Stop(BaseException):
+    """Stands for a kill."""
+
+
+class StopAfter(Silent):
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def update(self, done: int, **figures: float) -> None:
+        if done == self.epochs:
+            raise Stop
+
+
+def result(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "result.json").read_text())
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(t, second[n]) for n, t in first.items())
+
+
+def test_finetune_trains_what_the_search_left_and_hands_it_on(
+    target: nn.Module, channels: ChannelMap, dataset: data.Dataset, source: Path, tmp_path: Path
+) -> None:
+    before = state(target)
+    mine, directory = recipe(), tmp_path / "finetune"
+    finetune(target, channels, dataset, recipe=mine, source=source, directory=directory, progress=Silent())
+    assert equal(state(target), before)
+    plan = Plan.load(directory / "plan.json")
+    start = subnetwork.load(source / "subnetwork.safetensors", plan=plan)
+    end = subnetwork.load(directory / "subnetwork.safetensors", plan=plan)
+    assert end.step == run_schedule(mine, dataset).total == 26
+    assert equal(end.gates, start.gates)
+    assert not torch.equal(end.network["conv1.weight"], start.network["conv1.weight"])
+    gated = channels.gated(channels.slice(target, plan), plan)
+    end.restore(gated)
+    figures = evaluate(gated, dataset.test.ordered(256))
+    found = result(directory)
+    assert found["accuracy"] == pytest.approx(figures.accuracy, abs=1e-9)
+    assert found["accuracy"] > 0.3
+    assert (found["epochs"], found["images_seen"]) == (2, 20 * 64)
+
+
+def test_the_schedule_goes_on_where_the_search_ended(
+    target: nn.Module, channels: ChannelMap, dataset: data.Dataset, source: Path, tmp_path: Path
+) -> None:
+    mine, directory = recipe(), tmp_path / "finetune"
+    finetune(target, channels, dataset, recipe=mine, source=source, directory=directory, progress=Silent())
+    schedule = run_schedule(mine, dataset)
+    rates = [record["lr"] for record in History(directory / "history.jsonl", index="epoch").read()]
+    assert rates == [schedule.at(SEARCHED + 9), schedule.at(SEARCHED + 19)]
+
+
+def test_steps_that_a_settled_search_left_over_are_trained(
+    target: nn.Module, channels: ChannelMap, dataset: data.Dataset, tmp_path: Path
+) -> None:
+    source = searched(tmp_path / "early", target, channels, step=3)
+    directory = tmp_path / "finetune"
+    finetune(
+        target, channels, dataset, recipe=recipe(), source=source, directory=directory, progress=Silent()
+    )
+    assert (result(directory)["epochs"], result(directory)["images_seen"]) == (3, 23 * 64)
+
+
+def test_a_cut_off_finetune_ends_with_the_same_file(
+    target: nn.Module, channels: ChannelMap, dataset: data.Dataset, source: Path, tmp_path: Path
+) -> None:
+    inputs: dict[str, Any] = {"recipe": recipe(), "source": source}
+    finetune(target, channels, dataset, **inputs, directory=tmp_path / "whole", progress=Silent())
+    with pytest.raises(Stop):
+        finetune(target, channels, dataset, **inputs, directory=tmp_path / "cut", progress=StopAfter(1))
+    assert not (tmp_path / "cut" / "result.json").exists()
+    finetune(target, channels, dataset, **inputs, directory=tmp_path / "cut", progress=Silent())
+    whole, cut = ((tmp_path / n / "subnetwork.safetensors").read_bytes() for n in ("whole", "cut"))
+    assert whole == cut
+
+
+def test_a_checkpoint_of_another_search_is_refused(
+    target: nn.Module, channels: ChannelMap, dataset: data.Dataset, source: Path, tmp_path: Path
+) -> None:
+    other = searched(tmp_path / "other", target, channels, step=3)
+    inputs: dict[str, Any] = {"recipe": recipe(), "directory": tmp_path / "f", "progress": Silent()}
+    finetune(target, channels, dataset, source=source, **inputs)
+    with pytest.raises(RunDirectoryError, match="another training"):
+        finetune(target, channels, dataset, source=other, **inputs)
+
+
+@pytest.mark.parametrize("weights", [None, Path("given.safetensors")])
+def test_the_teacher_has_an_effect_and_comes_from_the_right_place(
+    target: nn.Module,
+    channels: ChannelMap,
+    dataset: data.Dataset,
+    source: Path,
+    tmp_path: Path,
+    weights: Path | None,
+) -> None:
+    taught = recipe(finetune={"epochs": 2, "steps_per_epoch": 10, "teacher": "target"}, weights=weights)
+    if weights is None:  # then the search's own target network is the teacher
+        other = copy.deepcopy(target)
+        nn.init.normal_(other.fc.weight)
+        save_file(state(other), source / "target.safetensors")
+    files = []
+    for name, mine in (("plain", recipe(weights=weights)), ("taught", taught)):
+        directory = tmp_path / name
+        finetune(
+            target, channels, dataset, recipe=mine, source=source, directory=directory, progress=Silent()
+        )
+        files.append((directory / "subnetwork.safetensors").read_bytes())
+    assert files[0] != files[1]
+
+
+def test_a_missing_teacher_says_where_it_should_be(
+    target: nn.Module, channels: ChannelMap, dataset: data.Dataset, source: Path, tmp_path: Path
+) -> None:
+    mine = recipe(finetune={"epochs": 1, "steps_per_epoch": 1, "teacher": "target"})
+    with pytest.raises(RunDirectoryError, match=r"teacher cannot be read from .*target\.safetensors"):
+        finetune(
+            target, channels, dataset, recipe=mine, source=source, directory=tmp_path / "f", progress=Silent()
+        )
+
+
+def test_the_baseline_trains_a_copy_for_the_epochs_of_the_whole_run(
+    target: nn.Module, dataset: data.Dataset, tmp_path: Path
+) -> None:
+    before = state(target)
+    train_baseline(target, dataset, recipe=recipe(), directory=tmp_path, progress=Silent())
+    assert equal(state(target), before)
+    found = result(tmp_path)
+    assert found["epochs"] == 1 + 2  # the search's six steps are less than one epoch
+    trained = copy.deepcopy(target)
+    trained.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert not equal(state(trained), before)
+    assert found["accuracy"] == pytest.approx(evaluate(trained, dataset.test.ordered(256)).accuracy, abs=1e-9)
