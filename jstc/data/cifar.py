@@ -77,8 +77,10 @@ def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: t
     info = check(name, root, settings)
     form, folder = _find(name, root)
     if form == "parquet":
-        size = (_SIDE, _SIDE)
-        train, test = (parquet.decode(root, part, info.labels, size=size) for part in ("train", "test"))
+        size, workers = (_SIDE, _SIDE), settings.workers
+        train, test = (
+            parquet.decode(root, part, info.labels, size=size, workers=workers) for part in ("train", "test")
+        )
     elif form == "binary":
         train, test = (_read_binary(name, folder, files) for files in _BINARY_FILES[name])
     else:

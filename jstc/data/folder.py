@@ -21,7 +21,7 @@ from jstc.torchvision_import import import_torchvision
 if TYPE_CHECKING:
     import torch
 
-    from jstc.data.loader import Images
+    from jstc.data.decoding import Images
 
 __all__ = ["WHERE", "check", "load"]
 
@@ -107,7 +107,7 @@ def _image_files(folder: Path) -> Iterator[Path]:
 
 
 def _images(folder: Path, labels: tuple[str, ...]) -> Images:
-    from jstc.data.loader import Images
+    from jstc.data.decoding import Images
 
     datasets = import_torchvision("torchvision.datasets")
     index = {label: number for number, label in enumerate(labels)}

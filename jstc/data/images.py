@@ -16,7 +16,7 @@ def open_file(path: Path) -> Image.Image:
     """An image file as RGB. Raises `DataError` when it cannot be decoded."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return _rgb(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read image {path}: {_reason(error)}") from None
 
@@ -27,9 +27,16 @@ def open_bytes(data: object, where: str) -> Image.Image:
         raise DataError(f"no image bytes in {where}")
     try:
         with Image.open(io.BytesIO(data)) as image:  # type: ignore[arg-type]
-            return image.convert("RGB")
+            return _rgb(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read the image in {where}: {_reason(error)}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode != "RGB":  # grey, palette, CMYK ... Converting RGB would only copy it
+        return image.convert("RGB")
+    image.load()
+    return image
 
 
 def _reason(error: Exception) -> str:

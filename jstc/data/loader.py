@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from jstc.data.decoding import Images, in_workers
 from jstc.data.info import Batch, DataInfo, Dataset
 from jstc.data.memory import normalise
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
-from jstc.errors import DataError
 from jstc.recipe import InputSettings
 from jstc.torchvision_import import import_torchvision
 
-__all__ = ["Images", "LoaderSplit", "dataset_from_images"]
+__all__ = ["LoaderSplit", "dataset_from_images"]
 
 _NO_SEED = -1
 _MARGIN = 256 / 224  # evaluation looks at the central part of an image, as is the field's habit
 _Key = tuple[int, int]  # an image's index, and the seed of its augmentation or _NO_SEED
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images that can be read one at a time, as RGB, and their labels int64 [N]."""
-
-    read: Callable[[int], Image.Image]
-    labels: Indices
 
 
 @dataclass(frozen=True)
@@ -82,28 +70,11 @@ class LoaderSplit:
         )
 
     def _load(self, batches: Iterator[list[_Key]], count: int) -> Iterator[Batch]:
-        # A generator of its own: without one, a loader takes a number from torch's global random state.
-        loader: DataLoader[Any] = DataLoader(
-            _Items(self.images, self.info),
-            batch_sampler=batches,
-            num_workers=min(self.workers, count, os.cpu_count() or 1),
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),
-        )
-        try:
-            for batch in loader:
-                images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-                yield normalise(images, self.info), labels
-        except DataError as error:
-            # From a worker it arrives with the worker's traceback as its text; the message is the last line.
-            raise DataError(
-                str(error).strip().splitlines()[-1].partition("DataError: ")[2] or str(error)
-            ) from None
-
-
-def _message(error: DataError) -> str:
-    # From a worker it arrives with the worker's traceback as its text; the message is the last line.
-    return str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
+        items = _Items(self.images, self.info)
+        pin = self.device.type == "cuda"
+        for batch in in_workers(items, batches, workers=min(self.workers, count), pin_memory=pin):
+            images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            yield normalise(images, self.info), labels
 
 
 class _Items(TorchDataset[tuple[Tensor, int]]):

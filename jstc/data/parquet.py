@@ -9,13 +9,11 @@ cropped and mirrored as they are needed.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jstc.data.images import open_bytes
 from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset
@@ -35,14 +33,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from jstc.data.loader import Images
+    from jstc.data.decoding import Images
 
 __all__ = ["WHERE", "check", "decode", "has_files", "load"]
 
 _SMALL_SIDE = 96
 _SIDE = 224
 _DECODED_BYTES = 2**30
-_CHUNK = 500
 
 
 def check(root: Path, settings: InputSettings) -> DataInfo:
@@ -67,10 +64,13 @@ def load(root: Path, settings: InputSettings, *, seed: int, device: torch.device
     if size is None or _decoded_bytes(root, info.labels, size) > _DECODED_BYTES:
         train, test = (_encoded(root, part, info.labels) for part in ("train", "test"))
         return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
+    train_arrays, test_arrays = (
+        decode(root, part, info.labels, size=size, workers=settings.workers) for part in ("train", "test")
+    )
     return dataset_in_memory(
         info,
-        decode(root, "train", info.labels, size=size),
-        decode(root, "test", info.labels, size=size),
+        train_arrays,
+        test_arrays,
         augmentation=Augmentation.for_side(min(size), flip=True) if settings.augment else None,
         val_fraction=settings.val_fraction,
         seed=seed,
@@ -79,28 +79,15 @@ def load(root: Path, settings: InputSettings, *, seed: int, device: torch.device
 
 
 def decode(
-    root: Path, split: str, labels: tuple[str, ...], *, size: tuple[int, int]
+    root: Path, split: str, labels: tuple[str, ...], *, size: tuple[int, int], workers: int
 ) -> tuple[Tensor, Tensor]:
     """All images of a split, uint8 [N, 3, *size], and its labels, int64 [N]."""
     import torch
 
+    from jstc.data.decoding import decode_all
+
     images = _encoded(root, split, labels)
-    count = len(images.labels)
-    pixels = np.empty((count, 3, *size), dtype=np.uint8)
-
-    def fill(start: int) -> None:
-        for index in range(start, min(start + _CHUNK, count)):
-            pixels[index] = np.asarray(_fit(images.read(index), size)).transpose(2, 0, 1)
-
-    # Pillow decodes outside the interpreter's lock.
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        list(pool.map(fill, range(0, count, _CHUNK)))
-    return torch.from_numpy(pixels), torch.from_numpy(images.labels)
-
-
-def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    target = size[::-1]
-    return image if image.size == target else ImageOps.fit(image, target, Image.Resampling.BILINEAR)
+    return decode_all(images, size=size, workers=workers), torch.from_numpy(images.labels)
 
 
 def _own_size(train: list[Path]) -> tuple[int, int] | None:
@@ -127,7 +114,7 @@ class _Rows:
 
 
 def _encoded(root: Path, split: str, labels: tuple[str, ...]) -> Images:
-    from jstc.data.loader import Images
+    from jstc.data.decoding import Images
 
     files = find(root, split)
     _check_memory(files)
