@@ -40,7 +40,7 @@ class Costed(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper bound: `limit` FLOPs (one multiply-add is one) or parameters, and its `share` of the target."""
+    """An upper bound: `limit` FLOPs (one multiply-add is one) or parameters; and as a share of the target."""
 
     metric: Metric
     limit: int

@@ -145,11 +145,11 @@ def _reasons(
         add(ids, reason)
     for name, labels in params.items():
         pattern = next((p for p in ignore if fnmatch.fnmatchcase(name.rpartition(".")[0], p)), None)
-        for ids in labels:
-            if ids is not None and name not in record.used:
-                add(ids, "not used by the forward")
-            elif ids is not None and pattern is not None:
-                add(ids, f"ignored by the pattern '{pattern}'")
+        for found in labels:
+            if found is not None and name not in record.used:
+                add(found, "not used by the forward")
+            elif found is not None and pattern is not None:
+                add(found, f"ignored by the pattern '{pattern}'")
     return reasons
 
 

@@ -15,7 +15,16 @@ from jstc.channels.trace import Ids, named_tensors
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
-__all__ = ["Indices", "cut_module", "indices", "keep_vector", "mask_tensors", "put_tensors", "take_tensors"]
+__all__ = [
+    "Indices",
+    "cut_module",
+    "indices",
+    "keep_vector",
+    "mask_tensors",
+    "put_tensors",
+    "rebuild",
+    "take_tensors",
+]
 
 Index = tuple[Tensor | None, ...]
 Indices = dict[str, Index]
@@ -102,21 +111,31 @@ def cut_module(model: nn.Module, index: Indices) -> nn.Module:
 
     The tensors of `model` are not copied whole: the copy is made with the slices in their place.
     """
+    return rebuild(model, take_tensors(dict(named_tensors(model)), index))
+
+
+def rebuild(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A fresh module of the same class that holds `tensors` in place of its own, attributes repaired.
+
+    Raises `ChannelError` when the names differ, or a tensor is larger than the one that it replaces.
+    """
     memo: dict[int, Any] = {}
-    for name, tensor in named_tensors(model):
-        taken = _take(tensor.detach(), index.get(name))
-        if isinstance(tensor, nn.Parameter):
-            taken = nn.Parameter(taken, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = taken
+    own = dict(named_tensors(model))
+    if own.keys() != tensors.keys():
+        odd = ", ".join(sorted(own.keys() ^ tensors.keys())[:5])
+        raise ChannelError(f"the tensors are not those of this network: {odd}")
+    for name, tensor in own.items():
+        new = tensors[name]
+        if new.dim() != tensor.dim() or any(a > b for a, b in zip(new.shape, tensor.shape, strict=True)):
+            shapes = f"{list(new.shape)}, the network's own {list(tensor.shape)}"
+            raise ChannelError(f"the tensor '{name}' does not fit: its shape is {shapes}")
+        memo[id(tensor)] = (
+            nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+        )
     small = copy.deepcopy(model, memo)
-    for name, module in small.named_modules():
-        if any(f"{name}.{own}".lstrip(".") in index for own in _own_tensors(module)):
-            _repair(module)
+    for module in small.modules():
+        _repair(module)
     return small
-
-
-def _own_tensors(module: nn.Module) -> list[str]:
-    return [*module._parameters, *module._buffers]
 
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -1,0 +1,35 @@
+"""Coarse to fine: how strongly a round perturbs, and whether thresholds are common to all groups."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jstc.recipe import SearchSettings
+
+__all__ = ["Phase", "phase"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Settings of one round: scale of the perturbation, temperature, and whether it is a coarse one."""
+
+    sigma: float
+    tau: float
+    coarse: bool
+
+
+def phase(settings: SearchSettings, round_: int) -> Phase:
+    """The phase of round `round_` (from 0).
+
+    Coarse rounds stay at the first sigma and tau; then both fall to their last values, sigma linearly and tau
+    geometrically. Without coarse to fine, every round is fine, at the mean of first and last.
+    """
+    if not settings.coarse_to_fine:
+        sigma = sum(settings.sigma) / 2 if settings.perturbation else 0.0
+        return Phase(sigma, math.sqrt(settings.tau[0] * settings.tau[1]), coarse=False)
+    coarse_rounds = math.ceil(settings.coarse_share * settings.rounds)
+    t = max(0, round_ - coarse_rounds + 1) / max(1, settings.rounds - coarse_rounds)
+    sigma = settings.sigma[0] + t * (settings.sigma[1] - settings.sigma[0])
+    tau = settings.tau[0] ** (1 - t) * settings.tau[1] ** t
+    return Phase(sigma if settings.perturbation else 0.0, tau, coarse=round_ < coarse_rounds)

@@ -1,0 +1,127 @@
+"""ThreshNet: a small policy network that chooses each group's threshold, trained by REINFORCE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jstc.channels import ChannelMap
+
+__all__ = ["FEATURES", "Choice", "ThreshNet", "describe"]
+
+Vector = NDArray[np.float64]
+
+FEATURES = 8
+_HIDDEN = 32
+_BASELINE_DECAY = 0.8
+
+
+def describe(channels: ChannelMap, weights: Sequence[Vector], p: Sequence[Vector]) -> Tensor:
+    """One state vector per group, [groups, FEATURES].
+
+    Mean, spread and largest of the channel weights, entropy of the probabilities relative to a uniform one,
+    log width, share of the FLOPs, relative depth, and one.
+    """
+    rows = []
+    last = max(1, len(channels.groups) - 1)
+    for index, (group, a, q) in enumerate(zip(channels.groups, weights, p, strict=True)):
+        entropy = -(q * np.log(np.maximum(q, 1e-12))).sum() / np.log(max(group.width, 2))
+        share = channels.flops_share[group.name]
+        row = [a.mean(), a.std(), a.max(), entropy, np.log2(group.width) / 10, share, index / last, 1.0]
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the policy saw and did: states [groups, FEATURES], index into the grid per group."""
+
+    states: Tensor
+    index: Tensor
+
+
+class ThreshNet:
+    """Policy over a grid of thresholds, one softmax per group, with its optimiser and moving baseline.
+
+    A two-layer network shared by all groups, plus one free row of logits per group, so that it can tell
+    groups of the same statistics apart. The advantage is the reward minus a moving average of the rewards
+    before it, over their moving spread; the entropy bonus keeps the policy from closing early
+    (Williams 1992).
+    """
+
+    def __init__(
+        self, groups: int, grid: Sequence[float], *, lr: float, entropy_bonus: float, seed: int
+    ) -> None:
+        self.grid = torch.tensor(grid)
+        self.entropy_bonus = entropy_bonus
+        generator = torch.Generator().manual_seed(seed)
+        self.hidden = _layer(FEATURES, _HIDDEN, generator)
+        self.head = nn.Parameter(torch.zeros(_HIDDEN, len(grid)))  # zero: a uniform policy at first
+        self.own = nn.Parameter(torch.zeros(groups, len(grid)))
+        self.parameters = {"hidden": self.hidden, "head": self.head, "own": self.own}
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr)
+        self.mean: float | None = None
+        self.spread = 0.0
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return torch.tanh(states @ self.hidden) @ self.head + self.own
+
+    def choose(self, states: Tensor, generator: torch.Generator | None) -> Choice:
+        """Draw a threshold for every group; without a generator take the likeliest."""
+        with torch.no_grad():
+            p = self._logits(states).softmax(-1)
+            likeliest = generator is None
+            index = p.argmax(-1) if likeliest else torch.multinomial(p, 1, generator=generator).squeeze(-1)
+        return Choice(states, index)
+
+    def thresholds(self, choice: Choice) -> list[float]:
+        """The thresholds of a choice."""
+        chosen: list[float] = self.grid[choice.index].tolist()
+        return chosen
+
+    def learn(self, choice: Choice, reward: float) -> float:
+        """One REINFORCE step; returns the advantage that it used.
+
+        The first reward only sets the baseline: there is nothing yet to compare it with.
+        """
+        if self.mean is None:
+            self.mean = reward
+            return 0.0
+        difference = reward - self.mean
+        self.spread = max(_BASELINE_DECAY * self.spread + (1 - _BASELINE_DECAY) * abs(difference), 1e-6)
+        advantage = max(-3.0, min(3.0, difference / self.spread))
+        self.mean = _BASELINE_DECAY * self.mean + (1 - _BASELINE_DECAY) * reward
+        log_p = self._logits(choice.states).log_softmax(-1)
+        chosen = log_p.gather(-1, choice.index.unsqueeze(-1)).sum()
+        entropy = -(log_p.exp() * log_p).sum()
+        self.optimizer.zero_grad()
+        (-advantage * chosen - self.entropy_bonus * entropy).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return advantage
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and figures from which `restore` continues exactly."""
+        tensors = {name: p.detach() for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{key}.{name}"] = value
+        return tensors, {"mean": self.mean, "spread": self.spread}
+
+    def restore(self, tensors: dict[str, Tensor], figures: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[name])
+                keys = [k for k in tensors if k.startswith("adam.") and k.endswith(f".{name}")]
+                self.optimizer.state[parameter] = {k.split(".")[1]: tensors[k].clone() for k in keys}
+        self.mean, self.spread = figures["mean"], figures["spread"]
+
+
+def _layer(inputs: int, outputs: int, generator: torch.Generator) -> nn.Parameter:
+    return nn.Parameter(torch.randn(inputs, outputs, generator=generator) / inputs**0.5)

@@ -1,0 +1,109 @@
+"""The state of a search, and the way between the target network and its sub-networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from jstc.channels import ChannelMap, GatedNetwork
+from jstc.plan import Plan
+from jstc.recipe import SearchSettings, TrainSettings
+from jstc.train import optim
+from jstc.train.device import place
+
+__all__ = ["Target", "Trial", "cut", "put_back"]
+
+_BETAS = (0.9, 0.99)
+
+
+@dataclass
+class Target:
+    """The target network with everything that belongs to its channels; all changed in place.
+
+    `alpha` [prunable channels] holds the channel weights, `moments` [2, prunable channels] Adam's averages
+    of their gradients, `steps` [prunable channels] how often each was updated; `momentum` is SGD's, by
+    parameter.
+    """
+
+    network: nn.Module
+    channels: ChannelMap
+    alpha: Tensor
+    moments: Tensor
+    steps: Tensor
+    momentum: dict[str, Tensor]
+
+    @classmethod
+    def new(cls, network: nn.Module, channels: ChannelMap, settings: TrainSettings) -> Target:
+        """All channel weights 1, no momentum yet."""
+        total = sum(group.width for group in channels.groups)
+        where = next(network.parameters()).device
+        trained = {n: p for n, p in network.named_parameters() if p.requires_grad and settings.momentum > 0}
+        return cls(
+            network,
+            channels,
+            torch.ones(total, device=where),
+            torch.zeros(2, total, device=where),
+            torch.zeros(total, device=where),
+            {name: torch.zeros_like(p, requires_grad=False) for name, p in trained.items()},
+        )
+
+    def index(self, plan: Plan) -> Tensor:
+        """Numbers of the kept channels, in the order in which a gated sub-network holds their gates."""
+        parts = [torch.tensor(plan.kept[g.name]) + g.start for g in self.channels.groups]
+        return torch.cat(parts).to(self.alpha.device)
+
+
+@dataclass
+class Trial:
+    """A sub-network in training: physically small, gated, with optimisers that go on where they were."""
+
+    plan: Plan
+    gated: GatedNetwork
+    weights: torch.optim.SGD
+    moments: Tensor
+    steps: Tensor
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters of the plain network by name."""
+        return dict(self.gated.network.named_parameters())
+
+    def step_alpha(self, gradient: Tensor, settings: SearchSettings) -> None:
+        """One Adam step (Kingma and Ba 2015) on the gates; `gradient` [kept channels].
+
+        Not torch's Adam, because the channels of a sub-network have been updated unequally often: each
+        keeps its own count for the bias correction. Gates stay at or above zero.
+        """
+        self.steps += 1
+        with torch.no_grad():
+            for moment, beta, value in zip(self.moments, _BETAS, (gradient, gradient.square()), strict=True):
+                moment.lerp_(value, 1 - beta)
+            first, second = (m / (1 - beta**self.steps) for m, beta in zip(self.moments, _BETAS, strict=True))
+            self.gated.alpha.sub_(settings.alpha_lr * first / (second.sqrt() + 1e-8)).clamp_(min=0.0)
+
+
+def cut(target: Target, plan: Plan, settings: TrainSettings) -> Trial:
+    """The sub-network of a plan, with the slices of weights, statistics, gates and momentum."""
+    where = target.alpha.device
+    small = place(target.channels.slice(target.network, plan), settings, where)
+    index = target.index(plan)
+    gated = target.channels.gated(small, plan)
+    with torch.no_grad():
+        gated.alpha.copy_(target.alpha[index])
+    optimizer = optim.make(dict(small.named_parameters()), settings)
+    named = dict(small.named_parameters())
+    optim.set_momentum(optimizer, named, target.channels.take(target.momentum, plan))
+    return Trial(plan, gated, optimizer, target.moments[:, index], target.steps[index])
+
+
+def put_back(sub: Trial, target: Target) -> None:
+    """Write everything that the sub-network changed back to where it came from; the rest keeps its values."""
+    target.channels.map_back(sub.gated.network, target.network, sub.plan)
+    momentum = optim.get_momentum(sub.weights, sub.parameters)
+    target.channels.put(momentum, target.momentum, sub.plan)
+    index = target.index(sub.plan)
+    target.alpha[index] = sub.gated.alpha.detach()
+    target.moments[:, index] = sub.moments
+    target.steps[index] = sub.steps

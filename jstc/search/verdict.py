@@ -1,0 +1,56 @@
+"""The end of a search: the best plans judged once more, with the weights as they are now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jstc.channels import fold
+from jstc.plan import Plan
+from jstc.search.archive import Entry
+from jstc.search.policy import Proposer
+from jstc.search.round import Work, judge
+from jstc.search.state import State
+from jstc.search.updater import Target, Trial, cut
+from jstc.train import checkpoint, optim, subnetwork
+
+__all__ = ["choose_best"]
+
+
+def choose_best(state: State, proposer: Proposer, work: Work, directory: Path) -> Entry:
+    """The best candidate on the whole search-validation split, written to `directory`.
+
+    Candidates are the archive's plans and the one without perturbation. They are cut from the final target
+    network and their batch-norm statistics recalibrated; of equal ones the unperturbed plan wins, then the
+    newer.
+    """
+    settled = Entry(proposer.final(state.target).plan, 0.0, state.round)
+    others = [e for e in state.archive.entries if e.plan.hash != settled.plan.hash]
+    best: tuple[Entry, Trial] | None = None
+    for entry in [settled, *sorted(others, key=lambda e: -e.round)]:
+        sub = cut(state.target, entry.plan, work.recipe.train)
+        accuracy = judge(sub, work, limit=None)
+        if best is None or accuracy > best[0].accuracy:
+            best = (Entry(entry.plan, accuracy, entry.round), sub)
+    assert best is not None
+    _write(*best, state, work, directory)
+    return best[0]
+
+
+def _write(entry: Entry, sub: Trial, state: State, work: Work, directory: Path) -> None:
+    momentum = optim.get_momentum(sub.weights, sub.parameters)
+    step = state.round * work.steps
+    entry.plan.save(directory / "plan.json")
+    subnetwork.save(
+        directory / "subnetwork.safetensors", sub.gated, momentum=momentum, plan=entry.plan, step=step
+    )
+    recipe = work.recipe
+    if recipe.finetune.teacher == "target" and recipe.weights is None:
+        _write_teacher(state.target, work, directory / "target.safetensors")
+
+
+def _write_teacher(target: Target, work: Work, path: Path) -> None:
+    """The whole target network with its gates folded: a plain state dict."""
+    sub = cut(target, Plan.full(target.channels.widths), work.recipe.train)
+    judge(sub, work, limit=1)  # for the recalibration
+    state = {name: t.contiguous() for name, t in fold(sub.gated).state_dict().items()}
+    checkpoint.save(path, state, {})

@@ -1,0 +1,109 @@
+"""Fold the gates, emit the slim network, and load it again: plan, safetensors and a spec, never a pickle."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jstc import files, models
+from jstc.channels import ChannelMap, GatedNetwork, fold
+from jstc.channels.slicing import rebuild
+from jstc.channels.trace import named_tensors
+from jstc.errors import ChannelError, ModelError, StageError
+from jstc.models import ModelSpec
+from jstc.plan import Plan
+from jstc.train import subnetwork
+
+__all__ = ["FOLD_TOLERANCE", "emit", "load"]
+
+FOLD_TOLERANCE = 1e-5
+"""Largest difference of any output, in float32, that folding the gates may make."""
+
+_SCHEMA = 1
+
+
+def emit(
+    target: nn.Module,
+    channels: ChannelMap,
+    spec: ModelSpec,
+    *,
+    source: Path,
+    directory: Path,
+    images: Tensor,
+) -> dict[str, Any]:
+    """Write the sub-network in `source` (of finetune or search) as an ordinary network in `directory`.
+
+    Writes `model.safetensors` (every parameter and buffer), `plan.json` and `model.json` (how to build it
+    again). Returns `max_abs_diff_fold`, the largest difference that folding made to an output on `images`
+    [N, C, H, W]. Raises `StageError` when that is above `FOLD_TOLERANCE`. `target` only gives the structure.
+    """
+    plan = Plan.load(source / "plan.json")
+    small = channels.slice(target, plan)
+    gated = channels.gated(small, plan)
+    subnetwork.load(source / "subnetwork.safetensors", plan=plan).restore(gated)
+    network, difference = _folded(gated, images)
+    if not difference <= FOLD_TOLERANCE:
+        raise StageError(f"folding the gates changed an output by {difference:.3g}, above {FOLD_TOLERANCE:g}")
+    tensors = {name: t.detach().contiguous().clone() for name, t in named_tensors(network)}
+    files.write_with(directory / "model.safetensors", lambda path: save_file(tensors, path))
+    plan.save(directory / "plan.json")
+    files.write_json(
+        directory / "model.json", {"schema": _SCHEMA, "model": spec.to_dict(), "plan_hash": plan.hash}
+    )
+    return {"max_abs_diff_fold": difference}
+
+
+def _folded(gated: GatedNetwork, images: Tensor) -> tuple[nn.Module, float]:
+    gated.float().cpu().eval()
+    with torch.inference_mode():
+        before = _scores(gated, images)
+    network = fold(copy.deepcopy(gated))
+    with torch.inference_mode():
+        difference = (before - _scores(network, images)).abs().max()
+    return network, float(difference)
+
+
+def _scores(network: nn.Module, images: Tensor) -> Tensor:
+    out = network(images.float().cpu())
+    scores: Tensor = out if isinstance(out, Tensor) else next(iter(out))
+    return scores
+
+
+def load(path: Path | str, *, allow_code: bool = False) -> nn.Module:
+    """The network that `emit` wrote to `path`, in eval mode: an ordinary module of its own class.
+
+    Needs no analysis: the shapes in the file say it all, so that a file stays loadable whatever later
+    versions find out about the network. A spec that names a Python file of its author's runs that file, which
+    `allow_code` must permit. Raises `ModelError` when something is missing, damaged, or does not fit.
+    """
+    folder = Path(path)
+    spec = _read_spec(folder)
+    if models.runs_user_code(spec.name) and not allow_code:
+        raise ModelError(
+            f"{folder}: the network is built by running '{spec.name}'; pass allow_code=True if you trust it"
+        )
+    network = models.build(spec, seed=0)
+    try:
+        return rebuild(network, load_file(folder / "model.safetensors")).eval()
+    except (ChannelError, OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
+
+
+def _read_spec(folder: Path) -> ModelSpec:
+    try:
+        document = files.read_json(folder / "model.json")
+        if document["schema"] != _SCHEMA:
+            raise ModelError(f"{folder}: schema {document['schema']!r} is not {_SCHEMA}")
+        return ModelSpec.from_dict(document["model"])
+    except FileNotFoundError:
+        raise ModelError(
+            f"no slim network in {folder}: it has no model.json; run `jstc slim` first"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / 'model.json'} is not the spec of a slim network: {error}") from None
