@@ -1,0 +1,94 @@
+"""Everything that can be found wrong before training, and that finding it creates nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from jstc import recipe_file
+from jstc.errors import BudgetError, DataError, InputError, ModelError, RunDirectoryError, UnknownNameError
+from jstc.pipeline import preflight
+from jstc.pipeline.workspace import Workspace
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def check(path, *overrides, **flags):
+    given = {"model": "resnet20", "dataset": "digits", "flops": "0.5", "device": "cpu", **flags}
+    preflight.check(Workspace(recipe_file.from_flags(given, overrides)), path)
+
+
+def test_a_good_recipe_passes_and_creates_nothing(tmp_path):
+    check(tmp_path / "runs" / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        ({"model": "resnet21"}, UnknownNameError, r"unknown model 'resnet21'; did you mean .*'resnet20'"),
+        ({"dataset": "digit"}, UnknownNameError, r"unknown dataset 'digit'; did you mean 'digits'\?"),
+        ({"dataset": "cifar10"}, DataError, r"dataset 'cifar10' needs a data folder: --data DIR"),
+        ({"dataset": "cifar10", "data": "/no/such"}, DataError, r"/no/such does not exist"),
+        ({"weights": "/no/such.pt"}, ModelError, r"no weights file at /no/such.pt"),
+        ({"flops": "0.0001"}, BudgetError, r"no sub-network meets flops .* the smallest reachable has"),
+        ({"flops": "100G"}, BudgetError, r"nothing to do: the target network has"),
+        ({"flops": None, "params": "10"}, BudgetError, r"no sub-network meets params 10"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_is_named(tmp_path, flags, error, message):
+    with pytest.raises(error, match=message):
+        check(tmp_path / "run", **flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_image_tree(tmp_path):
+    (tmp_path / "data" / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError):
+        check(tmp_path / "run", dataset="imagefolder", data=tmp_path / "data", model="resnet18")
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    save_file({"conv1.weight": zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError):
+        check(tmp_path / "run", weights=tmp_path / "w.safetensors")
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 50 * 10**6))
+    with pytest.raises(
+        RunDirectoryError, match=r"not enough disk space .* needs about 1\d\d MB, 50 MB are free"
+    ):
+        check(tmp_path / "run")
+
+
+def test_a_file_where_the_run_should_be(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(RunDirectoryError, match="is a file"):
+        check(tmp_path / "run" / "deeper")
+
+
+def test_a_folder_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(RunDirectoryError, match="no permission to write"):
+        check(tmp_path / "run")
+
+
+def test_cuda_asked_for_and_absent(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InputError, match="device 'cuda'"):
+        check(tmp_path / "run", device="cuda")
+
+
+def test_a_network_whose_channels_are_all_ignored(tmp_path):
+    with pytest.raises(ModelError, match="has no channels to cut"):
+        check(tmp_path / "run", "channels.ignore=['*']")
