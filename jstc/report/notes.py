@@ -54,6 +54,9 @@ def _target(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
         found.append("The target network was not trained alone (baseline: false): its accuracy is not known.")
     elif summary["target"]["accuracy"] is None:
         found.append("The baseline has not run: the target network's accuracy is not known.")
+    if summary["unknown_operations"]:
+        names = ", ".join(f"{name} ({count})" for name, count in summary["unknown_operations"].items())
+        found.append(f"Operations without a rule for channels, which keep whole what they touch: {names}.")
     if summary["target"]["accuracy_before"] is not None:
         before = figures.percent(summary["target"]["accuracy_before"])
         found.append(f"The target network started from given weights, with which it reaches {before}.")

@@ -54,6 +54,7 @@ def build(run: Path) -> dict[str, Any]:
         "plan_hash": plan.hash if plan else None,
         "groups": _groups(target.get("groups") or [], plan),
         "frozen": target.get("frozen") or [],
+        "unknown_operations": target.get("unknown_operations") or {},
         "environment": _read(run, "bench/environment.json"),
         "versions": manifest.get("versions") or {},
         "command": manifest.get("command") or None,

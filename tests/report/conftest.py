@@ -47,7 +47,7 @@ def documents() -> dict[str, Any]:
                 {"name": "head", "width": 32, "flops_share": 0.2},
             ],
             "frozen": [
-                {"name": "fc|out", "channels": 10, "reason": "the network's outputs,\nas <lambda> | told"},
+                {"layer": "fc|out", "channels": 10, "reason": "the network's outputs,\nas <lambda> | told"},
             ],
             "budget": {"metric": "flops", "limit": 20_500_000, "share": 0.5},
         },

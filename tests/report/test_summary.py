@@ -60,6 +60,12 @@ def test_a_run_that_has_only_begun_gives_nulls_and_says_why(tmp_path: Path) -> N
         ("slim/result.json", "max_abs_diff_fold", 2e-4, "changed the logits by up to 0.0002"),
         ("slim/result.json", "flops", 21_000_000, "over its budget: 21,000,000 flops"),
         ("slim/result.json", "accuracy", 0.95, "model.onnx scores 99.33 %, +4.33 points from torch"),
+        (
+            "target.json",
+            "unknown_operations",
+            {"aten.fft": 2},
+            "which keep whole what they touch: aten.fft (2).",
+        ),
         ("target.json", "accuracy_before", 0.9, "started from given weights, with which it reaches 90.00 %"),
     ],
 )
