@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import jstc.data
+from jstc.data import Dataset
+from jstc.errors import DataError
+from jstc.recipe import InputSettings
+
+CPU = torch.device("cpu")
+Make = Callable[..., Path]
+
+
+def _load(root: Path, *, workers: int = 0, name: str = "imagefolder") -> Dataset:
+    settings = InputSettings(image_size=32, workers=workers)
+    return jstc.data.load(name, root=root, settings=settings, seed=0, device=CPU)
+
+
+def _check(root: Path) -> None:
+    jstc.data.check("imagefolder", root=root)
+
+
+@pytest.mark.parametrize("val", ["val", "validation", "test"])
+def test_a_tree_is_found_whatever_its_test_folder_is_called(make_tree: Make, val: str) -> None:
+    data = _load(make_tree(val=val))
+    sizes = [s.num_images for s in (data.train, data.search_val, data.train_full, data.test)]
+    assert sizes == [10, 2, 12, 12]
+    assert data.info.labels == ("class0", "class1", "class2")
+
+
+def test_labels_belong_to_their_images(make_tree: Make) -> None:
+    data = _load(make_tree())
+    images, labels = next(data.test.ordered(12))
+    assert images.shape == (12, 3, 32, 32)
+    red = (images[:, 0].mean((1, 2)) * data.info.std[0] + data.info.mean[0]) * 255
+    assert torch.equal(red.round().long() // 10, labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_starting_later_yields_the_same_batches(make_tree: Make, workers: int) -> None:
+    root = make_tree()
+    whole = list(_load(root, workers=workers).train.shuffled(3, seed=1, epoch=2))
+    tail = list(_load(root).train.shuffled(3, seed=1, epoch=2, start=1))
+    assert len(whole) == 3
+    for (images, labels), (same_images, same_labels) in zip(whole[1:], tail, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+def test_augmentation_differs_between_epochs_and_can_be_left_out(make_tree: Make) -> None:
+    train = _load(make_tree(classes=1)).train_full
+    epochs = [next(train.shuffled(4, seed=0, epoch=e, augment=a)) for e in (0, 1) for a in (True, False)]
+    sorted_images = [images[images[:, 0].mean((1, 2)).argsort()] for images, _ in epochs]
+    assert not torch.equal(sorted_images[0], sorted_images[2])
+    assert torch.equal(sorted_images[1], sorted_images[3])
+
+
+def test_global_random_state_is_neither_used_nor_changed(make_tree: Make) -> None:
+    train = _load(make_tree()).train
+    before = torch.get_rng_state()
+    first = next(train.shuffled(4, seed=0, epoch=0))[0]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert torch.equal(next(train.shuffled(4, seed=0, epoch=0))[0], first)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
+def test_images_of_any_mode_are_read_as_rgb(tmp_path: Path, make_tree: Make, mode: str) -> None:
+    root = make_tree(images=2)
+    for path in (root / "val").rglob("*.png"):
+        with Image.open(path) as image:
+            image.convert(mode).save(path.with_suffix(".tiff"))
+        path.unlink()
+    assert next(_load(root).test.ordered(6))[0].shape == (6, 3, 32, 32)
+
+
+def test_one_image_per_class_is_enough(make_tree: Make) -> None:
+    data = _load(make_tree(classes=10, images=1), name="imagenet")
+    assert (data.train.num_images, data.search_val.num_images) == (8, 2)
+    assert data.train.steps(64) == len(list(data.train.shuffled(64, seed=0, epoch=0))) == 1
+
+
+def test_limit_spreads_over_the_classes(make_tree: Make) -> None:
+    data = _load(make_tree())
+    labels = torch.cat([labels for _, labels in data.test.ordered(2, limit=3)])
+    assert labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named_when_it_is_met(make_tree: Make, workers: int) -> None:
+    root = make_tree()
+    (root / "train" / "class1" / "2.png").write_bytes(b"no image")
+    data = _load(root, workers=workers)
+    with pytest.raises(DataError, match=r"^cannot read image .*class1/2\.png: not an image$"):
+        list(data.train_full.shuffled(4, seed=0, epoch=0))
+
+
+def _remove(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "train").rename(root / "training"), r"has no train/, but training/, val/"),
+        (lambda root: (root / "val").rename(root / "dev"), r"has no val/, validation/ or test/"),
+        (lambda root: _remove(root / "val"), r"val has no class folders; expected a folder with train/"),
+        (
+            lambda root: _remove(root / "train" / "class1"),
+            r"1 class folders in .*train have no images: class1",
+        ),
+        (
+            lambda root: (root / "val" / "class2").rename(root / "val" / "x"),
+            r"val lacks 1 .*class2; .*train lacks 1 .*: x",
+        ),
+        (lambda root: (root / "train" / "class0" / "0.png").write_bytes(b"x"), r"cannot read image .*0\.png"),
+    ],
+    ids=["no train", "no val", "no classes", "empty class", "classes differ", "unreadable"],
+)
+def test_check_says_what_is_wrong(make_tree: Make, damage: Callable[[Path], object], message: str) -> None:
+    root = make_tree(images=1)
+    _check(root)
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        _check(root)
+
+
+def test_check_explains_images_without_class_folders(tmp_path: Path, make_tree: Make) -> None:
+    root = make_tree(classes=1, images=1)
+    path = root / "val" / "class0" / "0.png"
+    path.rename(root / "val" / "0.png")
+    path.parent.rmdir()
+    with pytest.raises(DataError, match="one folder per class"):
+        _check(root)

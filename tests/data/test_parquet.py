@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import jstc.data
+from jstc.data import Dataset, parquet
+from jstc.data.loader import LoaderSplit
+from jstc.data.memory import MemorySplit
+from jstc.errors import DataError
+from jstc.recipe import InputSettings
+
+Make = Callable[..., Path]
+
+
+def _load(root: Path, *, image_size: int | None = None, workers: int = 0) -> Dataset:
+    settings = InputSettings(image_size=image_size, workers=workers)
+    return jstc.data.load("parquet", root=root, settings=settings, seed=0, device=torch.device("cpu"))
+
+
+def _numbers(data: Dataset) -> list[int]:
+    images = torch.cat([images for images, _ in data.test.ordered(5)])
+    red = (images[:, 0].mean((1, 2)) * data.info.std[0] + data.info.mean[0]) * 255
+    return red.round().long().tolist()
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_small_images_go_to_memory(make_parquet: Make, struct: bool) -> None:
+    data = _load(make_parquet(struct=struct))
+    assert isinstance(data.test, MemorySplit)
+    assert _numbers(data) == list(range(12))
+    assert torch.cat([labels for _, labels in data.test.ordered(5)]).tolist() == [0, 1, 2] * 4
+    assert data.info.labels == ("0", "1", "2")
+    assert (data.info.height, data.info.width) == (32, 32)
+
+
+def test_large_images_are_decoded_as_they_are_needed(make_parquet: Make) -> None:
+    root = make_parquet(count=4, side=100)
+    data = _load(root, image_size=48)
+    assert isinstance(data.test, LoaderSplit)
+    assert _numbers(data) == [0, 1, 2, 3]
+    assert next(data.train_full.shuffled(4, seed=0, epoch=0))[0].shape == (4, 3, 48, 48)
+    assert jstc.data.check("parquet", root=root).height == 224
+
+
+def test_image_size_resizes_small_images(make_parquet: Make) -> None:
+    data = _load(make_parquet(), image_size=40)
+    assert next(data.test.ordered(2))[0].shape == (2, 3, 40, 40)
+    assert _numbers(data) == list(range(12))
+
+
+def test_worker_processes_decode_the_same(make_parquet: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jstc.data.decoding._CHUNK", 5)
+    assert _numbers(_load(make_parquet(), workers=2)) == list(range(12))
+
+
+@pytest.mark.parametrize("names", [("train", "validation"), ("train", "val"), ("data/train", "data/test")])
+def test_other_file_names(make_parquet: Make, names: tuple[str, str]) -> None:
+    assert _numbers(_load(make_parquet(names))) == list(range(12))
+
+
+def test_shards_are_read_in_order(make_parquet: Make) -> None:
+    shards = ("train-00000-of-00002-ab12", "train-00001-of-00002-ab12", "test-00000-of-00001")
+    root = make_parquet(shards)
+    assert _load(root).train_full.num_images == 24
+    (root / "train-00001-of-00002-ab12.parquet").unlink()
+    with pytest.raises(DataError, match=r"1 shards like .*; the name says 2"):
+        _load(root)
+
+
+def test_text_labels_are_sorted(make_parquet: Make) -> None:
+    data = _load(make_parquet(label=lambda number: ["dog", "cat"][number % 2]))
+    assert data.info.labels == ("cat", "dog")
+    assert next(data.test.ordered(4))[1].tolist() == [1, 0, 1, 0]
+
+
+def test_class_names_come_from_classes_txt_first_then_from_the_schema(make_parquet: Make) -> None:
+    root = make_parquet()
+    meta = {"info": {"features": {"label": {"names": ["x", "y", "z"], "_type": "ClassLabel"}}}}
+    path = root / "train.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(meta)}), path)
+    assert jstc.data.check("parquet", root=root).labels == ("x", "y", "z")
+    (root / "classes.txt").write_text("red\ngreen\nblue\n\n")
+    assert jstc.data.check("parquet", root=root).labels == ("red", "green", "blue")
+
+
+def _rewrite(root: Path, name: str, **columns: list[object]) -> None:
+    path = root / "test.parquet"
+    table = pq.read_table(path)
+    table = table.drop_columns([name])
+    for column, values in columns.items():
+        table = table.append_column(column, pa.array(values))
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda r: (r / "test.parquet").unlink(),
+            r"has no test\.parquet or validation\.parquet or val\.parquet",
+        ),
+        (lambda r: (r / "test.parquet").write_bytes(b"x" * 99), r"test\.parquet is not a parquet file"),
+        (lambda r: _rewrite(r, "label", target=[0] * 12), r"has no column label; its columns: .*'target'"),
+        (lambda r: _rewrite(r, "image", image=[1.5] * 12), r"image in .* is double; expected bytes"),
+        (lambda r: _rewrite(r, "label", label=[0.5] * 12), r"label in .* is double; expected whole numbers"),
+        (lambda r: _rewrite(r, "label", label=[-1] * 12), r"row 0 of .*test\.parquet is not labelled"),
+        (lambda r: _rewrite(r, "label", label=[0, 7] * 6), r"row 1 of .* has label 7; expected one of 3"),
+        (
+            lambda r: (r / "classes.txt").write_text("one\ntwo"),
+            r"row 2 of .*train.* has label 2; .* one of 2",
+        ),
+    ],
+    ids=["missing", "no parquet", "no label", "image type", "label type", "unlabelled", "label", "names"],
+)
+def test_check_says_what_is_wrong(make_parquet: Make, damage: Callable[[Path], object], message: str) -> None:
+    root = make_parquet()
+    jstc.data.check("parquet", root=root)
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        jstc.data.check("parquet", root=root)
+
+
+def test_a_damaged_image_is_named(make_parquet: Make) -> None:
+    root = make_parquet()
+    table = pq.read_table(root / "test.parquet", columns=["label"])
+    good = pq.read_table(root / "test.parquet")["image"].to_pylist()
+    good[3]["bytes"] = b"no image"
+    pq.write_table(table.append_column("image", pa.array(good)), root / "test.parquet")
+    with pytest.raises(DataError, match=r"cannot read the image in row 3 of .*test\.parquet: not an image"):
+        _load(root)
+
+
+def test_images_of_another_size_are_fitted(make_parquet: Make, tmp_path: Path) -> None:
+    root = make_parquet()
+    labels = parquet.check(root, InputSettings()).labels
+    images, _ = parquet.decode(root, "test", labels, size=(16, 24), workers=0)
+    assert images.shape == (12, 3, 16, 24)
+    assert images[5, 0].unique().tolist() == [5]
+
+
+def test_a_set_larger_than_memory_is_refused(make_parquet: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_parquet()
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    with pytest.raises(DataError, match=r"too much for the .* of memory here; unpack it into an image tree"):
+        _load(root)
