@@ -18,6 +18,7 @@ from jstc.plan import Plan
 from jstc.progress import Silent
 from jstc.recipe import InputSettings, Recipe
 from jstc.train import seeds, subnetwork
+from jstc.train.fit import FitResult, Job, fit
 from jstc.train.history import History
 from jstc.train.loop import evaluate
 from jstc.train.schedule import run_schedule
@@ -75,7 +76,7 @@ def searched(directory: Path, target: nn.Module, channels: ChannelMap, *, step: 
     plan = channels.uniform_plan(flops=0.5)
     alpha = {name: torch.full((count,), 1.5) for name, count in plan.counts.items()}
     gated = channels.gated(channels.slice(target, plan), plan, alpha)
-    momentum = {name: torch.zeros_like(tensor) for name, tensor in gated.network.named_parameters()}
+    momentum = {name: torch.full_like(tensor, 1e-3) for name, tensor in gated.network.named_parameters()}
     plan.save(directory / "plan.json")
     subnetwork.save(directory / "subnetwork.safetensors", gated, momentum=momentum, plan=plan, step=step)
     return directory
@@ -126,6 +127,33 @@ def test_finetune_trains_what_the_search_left_and_hands_it_on(
     assert found["accuracy"] == pytest.approx(figures.accuracy, abs=1e-9)
     assert found["accuracy"] > 0.3
     assert (found["epochs"], found["images_seen"]) == (2, 20 * 64)
+
+
+def test_the_job_is_what_the_search_handed_over(
+    target: nn.Module,
+    channels: ChannelMap,
+    dataset: data.Dataset,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs: list[Job] = []
+
+    def record(job: Job, **rest: Any) -> FitResult:
+        jobs.append(job)
+        return fit(job, **rest)
+
+    monkeypatch.setattr("jstc.finetune.fit", record)
+    mine = recipe(finetune={"epochs": 1, "steps_per_epoch": 1}, input={"augment": False})
+    finetune(
+        target, channels, dataset, recipe=mine, source=source, directory=tmp_path / "f", progress=Silent()
+    )
+    start = subnetwork.load(source / "subnetwork.safetensors", plan=Plan.load(source / "plan.json"))
+    assert jobs[0].split is dataset.train_full
+    assert not jobs[0].augment
+    assert equal(dict(jobs[0].momentum or {}), start.momentum)
+    assert start.momentum["fc.bias"].any()
+    assert not any(t.requires_grad for n, t in jobs[0].network.named_parameters() if "network." not in n)
 
 
 def test_the_schedule_goes_on_where_the_search_ended(

@@ -63,6 +63,22 @@ def test_it_trains_to_the_end_of_the_schedule(network: nn.Module, split: Any, tm
     assert lines[-1]["loss"] == result.loss < lines[0]["loss"]
 
 
+def test_every_epoch_takes_the_batches_after_those_of_the_last(
+    network: nn.Module, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    plain = split.shuffled
+
+    def shuffled(batch_size: int, *, epoch: int, start: int, **rest: Any) -> Any:
+        asked.append((epoch, start))
+        return plain(batch_size, epoch=epoch, start=start, **rest)
+
+    monkeypatch.setattr(split, "shuffled", shuffled)
+    fit(job(network, split), directory=tmp_path, progress=Silent(), stage="x")
+    # Three batches in the split, four steps in an epoch of the training.
+    assert asked == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 2), (3, 0)]
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
 def test_a_cut_off_training_ends_the_same_bit_for_bit(
     make_network: Make, split: Any, tmp_path: Path, stop_after: int
