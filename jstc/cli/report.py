@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jstc.cli import options
-from jstc.errors import InputError
+from jstc.errors import InputError, RunDirectoryError
 
 __all__ = ["report"]
 
@@ -19,12 +19,18 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Show the results of RUN, as far as it has come."""
+    import contextlib
+
     from jstc import report as reporting
     from jstc.cli import output
+    from jstc.pipeline import chain
 
     if json and markdown:
         raise InputError("give either --json or --markdown")
     path = options.run_or_newest(run)
+    # A run that another process is working on is shown, and left to that process.
+    with contextlib.suppress(RunDirectoryError):
+        chain.write_report(path)
     summary = reporting.build(path)
     if markdown:
         output.text(reporting.markdown(summary))

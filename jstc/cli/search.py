@@ -61,6 +61,6 @@ def search(
     )
     with output.progress(quiet=quiet, verbose=verbose) as shown:
         path = chain.run(
-            loaded, out=out, only="search", fresh=fresh, command=options.command_line(), progress=shown
+            loaded, out=out, only=["search"], fresh=fresh, command=options.command_line(), progress=shown
         )
     output.stage(path, "search", as_json=json)

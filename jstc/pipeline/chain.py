@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +10,37 @@ from jstc import files
 from jstc.errors import Interrupted, RunDirectoryError, StageError
 from jstc.pipeline import preflight, stages
 from jstc.pipeline.interruption import interruptible
-from jstc.pipeline.run_directory import RunDirectory, default_path
+from jstc.pipeline.run_directory import RunDirectory, default_path, read_recipe
 from jstc.pipeline.stages import Stage, StageContext
 from jstc.pipeline.timing import Stopwatch
 from jstc.pipeline.workspace import Workspace
 from jstc.progress import Progress, Silent
 from jstc.recipe import Recipe
 
-__all__ = ["run", "run_stage"]
+__all__ = ["run", "run_stage", "write_report"]
 
 
 def run(
     recipe: Recipe,
     *,
     out: Path | None = None,
-    only: str | None = None,
+    only: Collection[str] = (),
+    workspace: Workspace | None = None,
     fresh: bool = False,
     command: str = "",
     progress: Progress | None = None,
 ) -> Path:
-    """Run the stages of `recipe` in order, continuing what is there; `only` names the single one to run.
+    """Run the stages of `recipe` in order, continuing what is there; `only` names those to run, if not all.
 
     Returns the run directory. Raises `InputError` before any work, `Interrupted` with the `command` that
     continues the run, and `StageError` when a stage cannot do its work.
     """
     path = out or default_path(recipe)
-    workspace = Workspace(recipe)
+    workspace = workspace or Workspace(recipe)
     preflight.check(workspace, path)
     table = stages.table(recipe)
     names = [stage.name for stage in table]
-    wanted = [stage for stage in table if only in (None, stage.name)]
+    wanted = [stage for stage in table if not only or stage.name in only]
     with RunDirectory.open(path, recipe, stages=names, command=command, fresh=fresh) as opened:
         chain = _Chain(opened, workspace, progress or Silent(), command)
         chain.run(wanted)
@@ -72,6 +73,15 @@ def run_stage(
         elif fresh:
             chain.reset(name)
         chain.run([stage])
+
+
+def write_report(path: Path) -> None:
+    """Write summary.json and report.md of the run at `path`, if the stages before the report are done."""
+    recipe = read_recipe(path)
+    table = stages.table(recipe)
+    with RunDirectory.open(path, recipe, stages=[stage.name for stage in table], command="") as opened:
+        if all(opened.is_done(name) for name in table[-1].inputs):
+            _Chain(opened, Workspace(recipe), Silent(), "").run(table[-1:])
 
 
 class _Chain:

@@ -22,7 +22,8 @@ def count(network: nn.Module, example_input: Tensor) -> tuple[int, int]:
 
     with warnings.catch_warnings():
         # fvcore traces with torch.jit, which torch has begun to call deprecated.
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", message=".*torch.jit.*", category=category)
         warnings.filterwarnings("ignore", category=TracerWarning)
         from fvcore.nn import FlopCountAnalysis, parameter_count
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc import files
+from jstc.pipeline.model_card import model_card
 from jstc.pipeline.stages import StageContext
 from jstc.plan import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from jstc.export import Parity
 
 __all__ = ["accuracy", "bench", "export", "report", "slim"]
 
@@ -31,7 +35,7 @@ def slim(context: StageContext) -> dict[str, Any]:
         directory=context.folder,
         images=_test_images(context, _FOLD_IMAGES),
     )
-    network = emitter.load(context.folder)
+    network = workspace.load_slim(context.folder)
     channels, plan = workspace.channels, Plan.load(context.folder / "plan.json")
     counting.require_equal("target", target, workspace.example_input(), channels.cost())
     counting.require_equal("slim", network, workspace.example_input(), channels.cost(plan))
@@ -40,39 +44,43 @@ def slim(context: StageContext) -> dict[str, Any]:
 
 
 def export(context: StageContext) -> dict[str, Any]:
-    """Write the slim network as ONNX; keep the file only if it passes the parity gate."""
+    """Write the slim network as ONNX, verify it, and describe it."""
     from jstc import export as exporting
-    from jstc import slim as emitter
 
     recipe, workspace = context.recipe, context.workspace
-    network = emitter.load(context.path / "slim")
-    path = context.folder / "model.onnx"
-    exporting.write_onnx(
-        network,
-        path,
-        shape=workspace.spec.input_shape,
-        opset=recipe.export.opset,
-        metadata=_metadata(context),
+    path, metadata = context.folder / "model.onnx", _metadata(context)
+    found = _verified_file(context, path, exporting.encode_metadata(metadata))
+    labels = workspace.info.labels
+    files.write_text(context.folder / "labels.txt", "".join(f"{label}\n" for label in labels))
+    files.write_text(
+        context.folder / "MODEL_CARD.md", model_card(metadata, recipe, parity=found.max_abs_diff)
     )
-    try:
-        found = exporting.parity(network, path, _test_images(context, recipe.export.parity_images))
-        exporting.require(found, max_abs_diff=recipe.export.max_abs_diff, file=path.name)
-    except BaseException:
-        path.unlink(missing_ok=True)  # a file that failed must not be taken for one that passed
-        raise
-    files.write_text(context.folder / "labels.txt", "".join(f"{label}\n" for label in workspace.info.labels))
-    score = exporting.accuracy(
-        path, workspace.dataset.test.ordered(recipe.train.batch_size), num_classes=workspace.spec.num_classes
-    )
+    batches = workspace.dataset.test.ordered(recipe.train.batch_size)
     entry = {
         "file": "export/model.onnx",
         "precision": "fp32",
-        "accuracy": score,
+        "accuracy": exporting.accuracy(path, batches, num_classes=len(labels)),
         "max_abs_diff": found.max_abs_diff,
         "top1_agreement": found.top1_agreement,
         "bytes": path.stat().st_size,
     }
     return {"files": [entry]}
+
+
+def _verified_file(context: StageContext, path: Path, metadata: dict[str, str]) -> Parity:
+    from jstc import export as exporting
+
+    settings, workspace = context.recipe.export, context.workspace
+    network = workspace.load_slim(context.path / "slim")
+    shape = workspace.spec.input_shape
+    exporting.write_onnx(network, path, shape=shape, opset=settings.opset, metadata=metadata)
+    try:
+        found = exporting.parity(network, path, _test_images(context, settings.parity_images))
+        exporting.require(found, max_abs_diff=settings.max_abs_diff, file=path.name)
+    except BaseException:
+        path.unlink(missing_ok=True)  # a file that failed must not be taken for one that passed
+        raise
+    return found
 
 
 def bench(context: StageContext) -> dict[str, Any]:
@@ -134,24 +142,22 @@ def _test_images(context: StageContext, count: int) -> Tensor:
     return torch.cat([images.cpu() for images, _ in batches])
 
 
-def _metadata(context: StageContext) -> dict[str, str]:
-    from jstc.export import encode_metadata
-    from jstc.pipeline.manifest import versions
+def _metadata(context: StageContext) -> dict[str, Any]:
+    """What the exported file tells about itself; see `jstc.export.encode_metadata`."""
+    import jstc
 
     slim = files.read_json(context.path / "slim" / "result.json")
     info = context.workspace.info
-    return encode_metadata(
-        {
-            "labels": list(info.labels),
-            "input_size": list(context.workspace.spec.input_shape),
-            "mean": list(info.mean),
-            "std": list(info.std),
-            "flops": slim["flops"],
-            "params": slim["params"],
-            "accuracy": slim["accuracy"],
-            "plan_hash": Plan.load(context.path / "slim" / "plan.json").hash,
-            "model": context.recipe.model,
-            "dataset": context.recipe.dataset,
-            "jstc_version": versions().get("jstc", "unknown"),
-        }
-    )
+    return {
+        "labels": list(info.labels),
+        "input_size": list(context.workspace.spec.input_shape),
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "flops": slim["flops"],
+        "params": slim["params"],
+        "accuracy": slim["accuracy"],
+        "plan_hash": Plan.load(context.path / "slim" / "plan.json").hash,
+        "model": context.recipe.model,
+        "dataset": context.recipe.dataset,
+        "jstc_version": jstc.__version__,
+    }

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+import jstc
 from jstc import files
 from jstc.errors import RunDirectoryError
 
 __all__ = ["Manifest", "StageRecord", "State", "versions"]
 
 _PACKAGES = (
-    "jstc", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore",
+    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore",
     "numpy", "safetensors", "timm",
 )  # fmt: skip
 
@@ -89,7 +90,7 @@ class Manifest(BaseModel):
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers of a run."""
-    found = {"python": platform.python_version()}
+    found = {"jstc": jstc.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -22,13 +22,7 @@ def check(workspace: Workspace, path: Path) -> None:
 
     Raises an `InputError`; of these, names and folders are looked at before torch is loaded.
     """
-    from jstc import models
-
-    recipe = workspace.recipe
-    models.check(recipe.model)
-    if recipe.weights is not None and not recipe.weights.is_file():
-        raise ModelError(f"no weights file at {recipe.weights}")
-    _ = workspace.info
+    workspace.check_names()
     _check_writable(path)
     _ = workspace.device
     _check_model(workspace)

@@ -31,11 +31,11 @@ def baseline(context: StageContext) -> dict[str, Any]:
 
 def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at the budget, and train the target network's parts on the way."""
-    from jstc.search import joint
+    from jstc.search.joint import search as search_jointly
 
     workspace = context.workspace
     files.write_json(context.path / "target.json", target_document(workspace) | _given_weights(context))
-    plan = joint.search(
+    plan = search_jointly(
         _target(workspace),
         workspace.channels,
         workspace.dataset,

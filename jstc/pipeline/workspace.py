@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jstc.errors import ModelError
 from jstc.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ class Workspace:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+
+    def check_names(self) -> None:
+        """Look at names, files and folders, without torch. Raises an `InputError` for what is not there."""
+        from jstc import models
+
+        models.check(self.recipe.model)
+        weights = self.recipe.weights
+        if weights is not None and not weights.is_file():
+            raise ModelError(f"no weights file at {weights}")
+        _ = self.info
 
     @cached_property
     def device(self) -> torch.device:
@@ -68,10 +80,9 @@ class Workspace:
     @cached_property
     def channels(self) -> ChannelMap:
         """Groups, frozen channels and costs of the target network, found without its weights."""
-        from jstc import channels, models
+        from jstc import channels
 
-        skeleton = models.build(self.spec, device="meta")
-        return channels.analyse(skeleton, self.example_input("meta"), ignore=self.recipe.channels.ignore)
+        return channels.analyse(self.skeleton(), self.example_input(), ignore=self.recipe.channels.ignore)
 
     @cached_property
     def budget(self) -> Budget:
@@ -86,6 +97,12 @@ class Workspace:
 
         return torch.zeros(1, *self.spec.input_shape, device=device)
 
+    def skeleton(self) -> nn.Module:
+        """The target network without weights."""
+        from jstc import models
+
+        return models.build(self.spec, device="meta")
+
     def new_target(self) -> nn.Module:
         """A target network with its initial weights: the recipe's, or random ones by the seed; on the CPU."""
         from jstc import models
@@ -95,3 +112,10 @@ class Workspace:
         if self.recipe.weights is not None:
             models.load_weights(model, self.recipe.weights)
         return model
+
+    def load_slim(self, folder: Path) -> nn.Module:
+        """The emitted network in `folder`, in eval mode."""
+        from jstc import slim
+
+        # A file of the user's own is run: the user's own recipe named it.
+        return slim.load(folder, allow_code=True)

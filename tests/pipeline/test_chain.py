@@ -189,7 +189,7 @@ def test_any_other_exception_passes_as_it_is(house):
 
 
 def test_only_one_stage_can_be_asked_for(house):
-    assert house.run(only="search") == ["search"]
+    assert house.run(only=["search"]) == ["search"]
     assert house.run() == ["baseline", *ORDER[2:]]
 
 
@@ -199,7 +199,7 @@ def test_fresh_runs_everything_again(house):
 
 
 def test_stages_one_by_one(house):
-    house.run(only="search")
+    house.run(only=["search"])
     assert house.stage("finetune") == ["finetune"]
     assert house.stage("slim") == ["slim"]
     assert house.stage("slim") == []
@@ -216,12 +216,12 @@ def test_a_fresh_stage_makes_the_later_ones_pending(house):
 def test_a_missing_stage_is_named_with_its_command(house):
     house.faults["search"] = fault(StageError("no"))
     with pytest.raises(StageError):
-        house.run(only="search")
+        house.run(only=["search"])
     with pytest.raises(
         RunDirectoryError, match=r"slim needs the search stage first, which is failed: .*x.yaml"
     ):
         house.stage("slim")
-    house.run(only="search")
+    house.run(only=["search"])
     with pytest.raises(
         RunDirectoryError, match=r"export needs the finetune stage first.*`jstc finetune .*run`"
     ):
