@@ -95,11 +95,15 @@ def _files(summary: dict[str, Any]) -> list[str]:
 def _speed(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     found = []
     for row in summary["bench"]:
-        where = f"{row['file']} at batch {row['batch']} on {row['provider']}"
-        if row.get("verdict") == "no gain":
-            found.append(f"No gain in speed: {where} measures {figures.ratio(row['speedup_vs_target'])}.")
-        elif row.get("verdict") == "unclear":
-            found.append(f"The gain in speed is within the noise of this machine: {where}.")
+        if row.get("verdict") not in ("no gain", "unclear"):
+            continue
+        said = "No gain in speed" if row["verdict"] == "no gain" else "The gain in speed is within the noise"
+        measured = (
+            f"{figures.ratio(row['speedup_vs_target'])} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        )
+        found.append(
+            f"{said}: {row['file']} at batch {row['batch']} on {row['provider']} measures {measured}."
+        )
     problem = (summary["environment"].get("providers") or {}).get("cuda", "usable")
     automatic = (recipe.get("bench") or {}).get("provider", "auto") == "auto"
     if summary["bench"] and automatic and problem != "usable":

@@ -79,9 +79,21 @@ def test_what_a_reader_must_know_is_noted(
 
 def test_missing_gains_and_providers_are_noted(finished: Path) -> None:
     text = "\n".join(report.build(finished)["notes"])
-    assert "No gain in speed: model.onnx at batch 8 on cpu measures 1.02x." in text
+    assert "No gain in speed: model.onnx at batch 8 on cpu measures 1.02x (0.97 to 1.06)." in text
     assert "model.onnx at batch 1" not in text
     assert "CUDA was not measured: no NVIDIA driver was found." in text
+
+
+def test_a_gain_within_the_noise_is_called_so(finished: Path, contents: dict[str, Any]) -> None:
+    document = contents["bench/bench.json"]
+    document["rows"][1] |= {"verdict": "unclear", "ratio_low": 0.9}
+    (finished / "bench/bench.json").write_text(json.dumps(document))
+    summary = report.build(finished)
+    assert (
+        "The gain in speed is within the noise: model.onnx at batch 1 on cpu measures 1.46x (0.90 to 1.52)."
+        in (summary["notes"])
+    )
+    assert "| 1.46x (unclear) | 0.90 to 1.52 |" in report.markdown(summary)
 
 
 def test_a_failed_stage_is_called_failed(finished: Path, contents: dict[str, Any]) -> None:
