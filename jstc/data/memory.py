@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -84,10 +85,11 @@ class MemorySplit:
         if shifts is not None:
             assert self.augmentation is not None
             images = _move(images, shifts, self.augmentation.padding)
-        if images.shape[-2:] != (self.info.height, self.info.width):
-            size = (self.info.height, self.info.width)
-            images = F.interpolate(images, size, mode="bilinear", antialias=True)
-        return normalise(images, self.info), self.labels[members]
+        normal = normalise(images, self.info)
+        size = (self.info.height, self.info.width)
+        if normal.shape[-2:] != size:
+            normal = F.interpolate(normal, size, mode="bilinear", antialias=True)
+        return normal, self.labels[members]
 
 
 def _move(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
@@ -106,9 +108,15 @@ def _move(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
 
 def normalise(images: Tensor, info: DataInfo) -> Tensor:
     """uint8 [N, C, H, W] -> float32 [N, C, H, W], normalised."""
-    mean = torch.tensor(info.mean, device=images.device).view(1, -1, 1, 1) * 255
-    std = torch.tensor(info.std, device=images.device).view(1, -1, 1, 1) * 255
+    mean, std = _figures(info.mean, info.std, images.device)
     return (images.float() - mean) / std
+
+
+@cache
+def _figures(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    # Kept, because moving even these to an accelerator for every batch would wait for it.
+    both = torch.tensor([mean, std]).to(device) * 255
+    return both[0].view(1, -1, 1, 1), both[1].view(1, -1, 1, 1)
 
 
 Arrays = tuple[Tensor, Tensor]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from jstc.errors import ModelError
+from jstc.models import load_weights
+
+
+class Net(nn.Module):
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, classes)
+
+
+def _same(a: nn.Module, b: nn.Module) -> bool:
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def _prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def _old(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if "num_batches" not in key}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": _prefixed("module.", s)},
+        lambda s: _prefixed("module._orig_mod.", s),
+        _old,
+    ],
+    ids=["plain", "state_dict", "module", "compiled", "old"],
+)
+def test_checkpoints_of_many_forms_are_understood(tmp_path: Path, wrap: Any) -> None:
+    source, target = Net(), Net()
+    torch.save(wrap(dict(source.state_dict())), tmp_path / "w.pt")
+    assert not _same(source, target)
+    load_weights(target, tmp_path / "w.pt")
+    assert _same(source, target)
+
+
+def test_safetensors_are_understood(tmp_path: Path) -> None:
+    source, target = Net(), Net()
+    save_file(_prefixed("module.", dict(source.state_dict())), tmp_path / "w.safetensors")
+    load_weights(target, tmp_path / "w.safetensors")
+    assert _same(source, target)
+
+
+def test_another_number_of_classes_is_said_so(tmp_path: Path) -> None:
+    target = Net(10)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    torch.save(Net(1000).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(
+        ModelError, match=r"everything fits but the classifier 'fc': 1000 classes in the file, 10"
+    ):
+        load_weights(target, tmp_path / "w.pt")
+    assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
+
+
+def test_keys_and_shapes_that_differ_are_named(tmp_path: Path) -> None:
+    state = dict(Net().state_dict())
+    state["extra.weight"] = state.pop("conv.bias")
+    state["conv.weight"] = torch.zeros(4, 1, 3, 3)
+    torch.save(state, tmp_path / "w.pt")
+    message = (
+        r"missing conv\.bias; unknown extra\.weight; other shapes conv\.weight \(\[4, 1, 3, 3\] in the file"
+    )
+    with pytest.raises(ModelError, match=message):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (pytest.fail, ("a checkpoint was unpickled",))
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))], ids=["zip", "pickle"]
+)
+@pytest.mark.parametrize(
+    "document", [Evil(), {"state_dict": Evil()}, Net()], ids=["evil", "nested", "module"]
+)
+def test_pickled_objects_are_never_loaded(tmp_path: Path, document: object, save: Any) -> None:
+    save(document, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"pickled object|not a torch checkpoint"):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("data", [b"", b"nonsense " * 9])
+def test_foreign_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ModelError, match=name):
+        load_weights(Net(), tmp_path / name)
+
+
+@pytest.mark.parametrize("document", [[1, 2], {}, {"epoch": 3, "lr": 0.1}, torch.zeros(3)])
+def test_checkpoints_without_a_state_dict_are_refused(tmp_path: Path, document: object) -> None:
+    torch.save(document, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="expected a state dict"):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.pt: there is no such file"):
+        load_weights(Net(), tmp_path / "none.pt")
+
+
+def test_auxiliary_classifiers_of_published_weights_are_left_out(tmp_path: Path) -> None:
+    source, target = Net(), Net()
+    target.aux_logits = False  # type: ignore[assignment]
+    torch.save({**source.state_dict(), "aux1.fc.weight": torch.zeros(3)}, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert _same(source, target)
