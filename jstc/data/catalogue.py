@@ -10,7 +10,7 @@ from jstc.data.info import DataInfo
 from jstc.errors import DataError, UnknownNameError
 from jstc.recipe import InputSettings
 
-__all__ = ["CatalogueEntry", "catalogue", "check"]
+__all__ = ["CatalogueEntry", "catalogue", "check", "check_root"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,24 @@ def check(name: str, *, root: Path | None, settings: InputSettings | None = None
     Raises `UnknownNameError` or `DataError`, with what would be right.
     """
     settings = settings or InputSettings()
+    folder_or_none = check_root(name, root)
+    if folder_or_none is None:
+        return digits.describe(settings)
+    if name in cifar.WHERE:
+        return cifar.check(name, folder_or_none, settings)
+    if name == "parquet":
+        return parquet.check(folder_or_none, settings)
+    return folder.check(name, folder_or_none, settings)
+
+
+def check_root(name: str, root: Path | None) -> Path | None:
+    """The data folder of a known dataset, None where it needs none. Raises as `check` does."""
     entry = next((e for e in _ENTRIES if e.name == name), None)
     if entry is None:
         names = [e.name for e in _ENTRIES]
         raise UnknownNameError("dataset", name, names, f"(known: {', '.join(names)})")
     if not entry.needs_root:
-        return digits.describe(settings)
+        return None
     if root is None:
         raise DataError(
             f"dataset '{name}' needs a data folder: --data DIR (or data: in the recipe), {entry.where}"
@@ -57,8 +69,4 @@ def check(name: str, *, root: Path | None, settings: InputSettings | None = None
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"dataset '{name}': {root} {what}; expected {entry.where}")
-    if name in cifar.WHERE:
-        return cifar.check(name, root, settings)
-    if name == "parquet":
-        return parquet.check(root, settings)
-    return folder.check(name, root, settings)
+    return root

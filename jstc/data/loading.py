@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jstc.data import cifar, digits, folder, parquet
-from jstc.data.catalogue import check
+from jstc.data.catalogue import check_root
 from jstc.data.info import Dataset
 from jstc.recipe import InputSettings
 
@@ -24,12 +24,11 @@ def load(
     `seed` decides which share of the training split is kept for search-validation, and nothing else.
     Raises `UnknownNameError` or `DataError`, as `check` does.
     """
-    check(name, root=root, settings=settings)
-    if name == "digits":
+    folder_or_none = check_root(name, root)
+    if folder_or_none is None:
         return digits.load(settings, seed=seed, device=device)
-    assert root is not None
     if name in cifar.WHERE:
-        return cifar.load(name, root, settings, seed=seed, device=device)
+        return cifar.load(name, folder_or_none, settings, seed=seed, device=device)
     if name == "parquet":
-        return parquet.load(root, settings, seed=seed, device=device)
-    return folder.load(name, root, settings, seed=seed, device=device)
+        return parquet.load(folder_or_none, settings, seed=seed, device=device)
+    return folder.load(name, folder_or_none, settings, seed=seed, device=device)
