@@ -1,0 +1,142 @@
+"""Commands and flags by name, help that is quick, and results that are pure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jstc
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(jstc.__file__).parents[1])}
+WORK = {"--fresh", "--json", "--quiet", "-q", "--verbose", "-v", "--debug"}
+START = {"--out", "-o", "--set", "--data", "--weights", "--seed", "--device"}
+# Users script against these: a name may be added here, none may go.
+FLAGS = {
+    "run": WORK | START,
+    "search": WORK | START | {"--dataset", "--flops", "--params", "--recipe", "--cifar"},
+    "finetune": WORK,
+    "slim": WORK,
+    "export": WORK,
+    "bench": WORK | {"--provider", "--batch", "--seconds"},
+    "eval": {"--dataset", "--data", "--provider", "--json", "--debug"},
+    "report": {"--json", "--markdown", "--debug"},
+    "inspect": {"--dataset", "--data", "--num-classes", "--image-size", "--cifar", "--json", "--debug"},
+    "models": {"--json", "--debug"},
+    "datasets": {"--json", "--debug"},
+    "doctor": {"--json", "--debug"},
+}
+
+
+def flags_of(command) -> set[str]:
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def test_the_list_of_commands_and_flags_is_frozen():
+    import typer
+
+    from jstc.cli.app import app
+
+    group = typer.main.get_command(app)
+    found = {name: flags_of(command) for name, command in group.commands.items()}
+    found = {name: {flag for flag in flags if flag.startswith("-")} for name, flags in found.items()}
+    assert {name: flags - {"--help", "-h"} for name, flags in found.items()} == FLAGS
+    assert "--version" in flags_of(group)
+
+
+@pytest.mark.parametrize(
+    "command", [[], *([name] for name in FLAGS)], ids=lambda words: " ".join(words) or "jstc"
+)
+def test_every_command_explains_itself_within_80_columns(jstc_command, command):
+    called = jstc_command(*command, "--help")
+    assert called.code == 0
+    assert "Usage: jstc" in called.out
+    assert max(map(len, called.out.splitlines())) <= 80
+
+
+LOADED = """
+import sys
+from jstc.cli import main
+try:
+    main(sys.argv[2:])
+except SystemExit as done:
+    assert not done.code
+found = set(sys.argv[1].split()) & set(sys.modules)
+assert not found, found
+"""
+
+
+def run_without(heavy: str, *words: str) -> None:
+    command = [sys.executable, "-c", LOADED, heavy, *words]
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]], ids=" ".join)
+def test_help_loads_nothing_heavy(words):
+    run_without("torch torchvision numpy onnx onnxruntime yaml safetensors sklearn scipy jinja2", *words)
+
+
+@pytest.mark.parametrize("word", ["models", "datasets"])
+def test_lists_need_no_torch(word):
+    run_without("torch torchvision onnx", word)
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "jstc", "--version"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"jstc {jstc.__version__}\n"
+
+
+def test_a_reader_that_goes_away_is_no_fault():
+    command = f"{sys.executable} -m jstc models | head -c 1 >{os.devnull}"
+    done = subprocess.run(["sh", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stderr.replace("Also: timm:NAME, path/to/file.py:factory, package.module:factory\n", "") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["models"], "name"),
+        (["datasets"], "needs_root"),
+        (["inspect", "resnet20"], "groups"),
+        (["doctor"], "cpu"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_json_is_one_document_and_nothing_else(jstc_command, words, key):
+    called = jstc_command(*words, "--json")
+    document = json.loads(called.out)
+    assert called.code == 0
+    assert key in (document[0] if isinstance(document, list) else document)
+
+
+def test_models_and_datasets_are_listed(jstc_command):
+    assert "resnet110" in jstc_command("models").out
+    assert "imagefolder" in jstc_command("datasets").out
+
+
+def test_inspect_names_groups_frozen_channels_and_the_smallest_budget(jstc_command):
+    called = jstc_command("inspect", "resnet20")
+    assert "layer1.0.conv1" in called.out
+    assert "network input" in called.out
+    assert "smallest reachable --flops" in called.out
+    assert "40.9 M" in called.out
+
+
+def test_inspect_takes_the_shape_from_a_dataset_or_from_flags(jstc_command):
+    from_dataset = json.loads(jstc_command("inspect", "resnet20", "--dataset", "digits", "--json").out)
+    assert (from_dataset["input"], from_dataset["num_classes"]) == ([3, 32, 32], 10)
+    given = json.loads(
+        jstc_command("inspect", "resnet20", "--num-classes", 7, "--image-size", 16, "--json").out
+    )
+    assert (given["input"], given["num_classes"]) == ([3, 16, 16], 7)
+    assert given["flops"] < from_dataset["flops"]

@@ -1,0 +1,77 @@
+"""Progress: bounded plain lines, a live bar within 80 columns, silence."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from jstc.cli.numbers import figure
+from jstc.cli.progress import PlainLines, RichProgress, _bars, shown
+from jstc.progress import Silent
+
+
+def test_plain_lines_are_bounded_in_rate_and_end_with_the_last_step(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("jstc.cli.progress.time.monotonic", lambda: now[0])
+    lines = PlainLines(every=5.0)
+    lines.start("search", 100, "round")
+    for done in range(1, 101):
+        now[0] += 0.5
+        lines.update(done, accuracy=0.5, loss=1.25, flops=20.5e6)
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith("search: round 1/100  acc 50.00 %  loss 1.25  FLOPs 20.5 M")
+    assert err[-1].startswith("search: round 100/100")
+    assert len(err) == 11
+    assert "s left" in err[1]
+
+
+def test_a_live_bar_fits_80_columns():
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with _bars(console) as bars:
+        progress = RichProgress(bars)
+        progress.start("finetune", 160, "epoch")
+        progress.update(159, accuracy=0.99123, loss=0.01234, flops=2.05e9, lr=0.1)
+        progress.message("a remark that stays")
+        progress.finish()
+    text = stream.getvalue()
+    assert "a remark that stays" in text
+    assert "acc 99.12 %" in text
+    assert "159/160" in text
+    assert "…" not in text
+
+
+def test_quiet_is_silent_and_a_pipe_gets_plain_lines():
+    with shown(quiet=True, verbose=False) as silent:
+        assert isinstance(silent, Silent)
+    with shown(quiet=False, verbose=False) as plain:
+        assert isinstance(plain, PlainLines)
+
+
+def test_a_terminal_gets_the_bar(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    with shown(quiet=False, verbose=True) as bar:
+        assert isinstance(bar, RichProgress)
+        bar.start("search", 2, "round")
+        bar.update(1, accuracy=0.5, plan_overlap=0.91)
+        bar.finish()
+    assert "plan_overlap 0.91" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("accuracy", 0.91234, "91.23 %"), ("flops", 20.5e6, "20.5 M"), ("params", 999_999, "1 M"),
+        ("params", 12, "12"), ("loss", 0.123456, "0.1235"), ("seconds", 3, "3.0 s"), ("epochs", 12, "12"),
+        ("settled", False, "no"), ("accuracy", None, "-"), ("input", [3, 32, 32], "3, 32, 32"),
+        ("flops_share", 0.116, "11.6 %"),
+    ],
+)  # fmt: skip
+def test_figures(name, value, text):
+    assert figure(name, value) == text
