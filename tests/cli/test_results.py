@@ -1,0 +1,149 @@
+"""What the commands print of a run: tables for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from jstc import files, recipe_file
+from jstc.pipeline.run_directory import RunDirectory
+from jstc.plan import Plan
+
+RECIPE = recipe_file.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5"})
+STAGES = ["search", "finetune", "slim", "export", "bench", "report"]
+ROW = {"provider": "cpu", "bytes": 9, "p95_ms": 2.5, "images_per_second": 1.0, "ratio_low": 1.0,
+       "ratio_high": 2.0, "runs": 10}  # fmt: skip
+ROWS = [
+    {"file": "target", "batch": 1, "median_ms": 2.0, "speedup_vs_target": 1.0, "verdict": "target", **ROW},
+    {"file": "slim", "batch": 1, "median_ms": 1.25, "speedup_vs_target": 1.6, "verdict": "gain", **ROW},
+]
+RESULTS = {
+    "search": {"rounds": 3, "settled": True, "accuracy": 0.9, "seconds": 3.0},
+    "finetune": {"epochs": 2, "accuracy": 0.95, "seconds": 2.0},
+    "slim": {"flops": 20_000_000, "params": 1000, "accuracy": 0.95, "seconds": 1.0,
+             "max_abs_diff_fold": 1e-7},
+    "export": {"seconds": 1.0, "files": [
+        {"file": "export/model.onnx", "precision": "fp32", "accuracy": 0.95, "max_abs_diff": 1e-6,
+         "top1_agreement": 1.0, "bytes": 9}]},
+    "bench": {"seconds": 1.0},
+}  # fmt: skip
+TARGET = {"flops": 41_000_000, "params": 2000, "groups": [], "frozen": [],
+          "budget": {"metric": "flops", "limit": 20_500_000, "share": 0.5}}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run under runs/ of the current folder."""
+    with RunDirectory.open(tmp_path / "runs" / "r", RECIPE, stages=STAGES, command="jstc run x") as opened:
+        files.write_json(opened.path / "target.json", TARGET)
+        files.write_json(opened.path / "bench" / "bench.json", {"rows": ROWS})
+        Plan({"g": (0,)}, {"g": 2}).save(opened.path / "slim" / "plan.json")
+        for stage, result in RESULTS.items():
+            path = opened.path / stage / "result.json"
+            files.write_json(path, result)
+            opened.finish(stage, [path])
+    return tmp_path / "runs" / "r"
+
+
+def test_report_json_is_the_summary_and_nothing_else(jstc_command, run):
+    called = jstc_command("report", "--json")
+    document = json.loads(called.out)
+    assert called.code == 0
+    assert document["slim"]["accuracy"] == 0.95
+    assert document == json.loads((run / "summary.json").read_text())
+    assert (run / "report.md").exists()
+
+
+def test_report_markdown_is_the_report(jstc_command, run):
+    called = jstc_command("report", run, "--markdown")
+    assert called.out == (run / "report.md").read_text()
+    assert called.out.startswith("# ")
+
+
+def test_report_for_people(jstc_command, run):
+    called = jstc_command("report", run)
+    assert re.search(r"FLOPs +41\.0 M +20\.0 M", called.out)
+    assert "1.60x" in called.out
+    assert f"Everything is in {run}" in called.err
+
+
+def test_a_run_at_work_is_shown_and_left_alone(jstc_command, run):
+    with RunDirectory.open(run, RECIPE, stages=STAGES, command=""):
+        called = jstc_command("report", run, "--json")
+    assert json.loads(called.out)["model"] == "resnet20"
+    assert not (run / "summary.json").exists()
+
+
+@pytest.mark.parametrize("stage", ["slim", "finetune", "export", "bench"])
+def test_a_stage_that_is_done_shows_its_result(jstc_command, run, stage):
+    document = json.loads(jstc_command(stage, "--json").out)
+    assert (document["stage"], document["run"]) == (stage, "runs/r")
+    assert document["seconds"] == RESULTS[stage]["seconds"]
+    assert jstc_command(stage, run).out.strip()
+
+
+def test_bench_for_people(jstc_command, run):
+    assert re.search(r"slim +cpu +1 +1\.250 +2\.500 +1\.60x +gain", jstc_command("bench").out)
+
+
+def test_a_stage_whose_predecessor_is_missing(jstc_command, run):
+    with RunDirectory.open(run, RECIPE, stages=STAGES, command="") as opened:
+        opened.reset("finetune")
+        opened.reset("slim")
+    called = jstc_command("slim", run)
+    assert called.code == 2
+    assert called.err.startswith(
+        "error: slim needs the finetune stage first, which is pending: run `jstc finetune"
+    )
+
+
+def test_a_run_with_other_settings_is_refused(jstc_command, run):
+    words = ["search", "resnet20", "--dataset", "digits", "--flops", "0.4", "--device", "cpu", "--out", run]
+    called = jstc_command(*words)
+    assert called.code == 2
+    assert "flops: 0.5 -> 0.4" in called.err
+    assert "--fresh" in called.err
+
+
+def test_eval_needs_an_exported_network(jstc_command, run):
+    called = jstc_command("eval", run)
+    assert called.code == 2
+    assert "has no exported network yet: run `jstc export" in called.err
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """An ONNX file that finds class 0 everywhere, for images of 8 pixels."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 8])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [192, 10], [0.0] * 1920)
+    bias = helper.make_tensor("b", TensorProto.FLOAT, [10], [1.0] + [0.0] * 9)
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["logits"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [images], [logits], [weight, bias])
+    path = tmp_path / "zero.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_eval_of_any_onnx_file(jstc_command, classifier):
+    words = ["eval", classifier, "--dataset", "digits", "--provider", "cpu"]
+    document = json.loads(jstc_command(*words, "--json").out)
+    assert document["images"] > 500
+    assert 0.08 < document["accuracy"] < 0.12
+    assert re.search(r"accuracy +\d+\.\d\d %", jstc_command(*words).out)
+    assert "on which dataset?" in jstc_command("eval", classifier).err
+
+
+def test_bench_of_onnx_files(jstc_command, classifier):
+    options = ["--provider", "cpu", "--batch", 2, "--seconds", 0.02, "--quiet"]
+    rows = json.loads(jstc_command("bench", classifier, classifier, *options, "--json").out)
+    assert [row["batch"] for row in rows] == [2]
+    assert "zero.onnx" in jstc_command("bench", classifier, *options).out
