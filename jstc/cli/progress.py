@@ -116,6 +116,7 @@ def _bars(console: Console) -> Bars:
         TextColumn("{task.fields[figures]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=console,
+        speed_estimate_period=3600,  # an epoch can take longer than the usual 30 seconds
     )
 
 

@@ -68,10 +68,10 @@ def run_stage(
         chain = _Chain(opened, workspace, progress or Silent(), command)
         stage = next(stage for stage in table if stage.name == name)
         chain.require_inputs(stage)
+        if fresh:
+            chain.reset(name)
         if not opened.is_done(name):
             preflight.check(workspace, path)
-        elif fresh:
-            chain.reset(name)
         chain.run([stage])
 
 

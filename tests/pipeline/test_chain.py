@@ -213,6 +213,16 @@ def test_a_fresh_stage_makes_the_later_ones_pending(house):
     assert house.states()["baseline"] == "done"
 
 
+def test_a_fresh_stage_forgets_what_a_failure_left(house):
+    house.run(only=["search"])
+    house.faults["finetune"] = fault(StageError("no"))
+    with pytest.raises(StageError):
+        house.stage("finetune")
+    (house.path / "finetune" / "checkpoint").write_text("x")
+    assert house.stage("finetune", fresh=True) == ["finetune"]
+    assert not (house.path / "finetune" / "checkpoint").exists()
+
+
 def test_a_missing_stage_is_named_with_its_command(house):
     house.faults["search"] = fault(StageError("no"))
     with pytest.raises(StageError):

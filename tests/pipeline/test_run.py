@@ -130,14 +130,16 @@ def test_the_same_run_again_touches_nothing(network, finished):
 def test_a_search_that_was_killed_gives_the_numbers_of_one_that_was_not(network, finished, tmp_path):
     recipe, out = tmp_path / "r.yaml", tmp_path / "run"
     recipe.write_text(recipe_file.to_yaml(recipe_for(network)))
-    options = ["--recipe", str(recipe), "--quiet", "--out", str(out)]
+    options = ["--recipe", str(recipe), "--quiet", "--json", "--out", str(out)]
     command = [sys.executable, "-m", "jstc", "search", network, *options]
     environment = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         _wait_for(out / "search" / "checkpoint.safetensors", process)
         process.send_signal(signal.SIGKILL)
     assert not (out / "search" / "result.json").exists()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["stage"] == "search"
+    assert done.stderr == ""
     for name in ("search/plan.json", "search/subnetwork.safetensors"):
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
