@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -143,7 +144,10 @@ def inspection(found: dict[str, Any], *, as_json: bool) -> None:
     if found["frozen"]:
         frozen = [[f["layer"], str(f["channels"]), f["reason"]] for f in found["frozen"]]
         table(["frozen", "channels", "reason"], frozen)
-    table(["", ""], [[key, figure(name, found[name])] for name, key in _TOTALS.items()])
+    totals = [[key, figure(name, found[name])] for name, key in _TOTALS.items()]
+    # Rounded up: what is shown must be reachable.
+    totals += [[key, f"{math.ceil(1e4 * found[name]) / 1e4:.4f}"] for name, key in _SMALLEST.items()]
+    table(["", ""], totals)
 
 
 _TOTALS = {
@@ -152,6 +156,8 @@ _TOTALS = {
     "flops": "FLOPs (one multiply-add is one)",
     "params": "parameters",
     "flops_share_cuttable": "FLOPs that some group can lower",
+}
+_SMALLEST = {
     "smallest_flops_share": "smallest reachable --flops",
     "smallest_params_share": "smallest reachable --params",
 }
