@@ -138,6 +138,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.params[name] = given[name] if given is not None else self._fresh_labels(tensor)
             self._set(tensor, self.params[name])
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch would wrap `__torch_dispatch__` against its compiler, and import that to do so.
+        return False
+
     # -- running -----------------------------------------------------------------------------------
 
     def run(self, inputs: Sequence[Any]) -> None:
@@ -175,6 +180,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        from jstc.channels.meta_shapes import infer
         from jstc.channels.rules import find
 
         call = Call(func, args, kwargs or {})
@@ -186,7 +192,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return out
             rule = _unknown
         self._suspect(call)
-        call.out = func(*call.args, **call.kwargs)
+        out = infer(call)
+        call.out = func(*call.args, **call.kwargs) if out is None else out
         found = rule(self, call)
         for tensor, labels in zip(
             _tensors(call.out), found if isinstance(found, list) else [found], strict=True
