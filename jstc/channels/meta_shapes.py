@@ -98,26 +98,19 @@ def _pointwise(call: Call) -> Tensor | None:
     return call.first if shape == tuple(call.first.shape) else None
 
 
-_POINTWISE = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "relu",
-        "relu6",
-        "sigmoid",
-        "tanh",
-        "silu",
-        "gelu",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "clamp",
-        "leaky_relu",
-        "elu",
-    ]
-)
+_ACTIVATIONS = {
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "hardtanh",
+    "hardswish",
+}
+_POINTWISE = {"add", "sub", "mul", "div", "clamp", "hardsigmoid", *_ACTIVATIONS}
 _KNOWN = {
     torch.ops.aten.conv2d.default: _conv2d,
     torch.ops.aten.batch_norm.default: _batch_norm,
