@@ -59,7 +59,7 @@ def _analyse(model: nn.Module, inputs: tuple[Any, ...], ignore: Sequence[str]) -
         return build(record, tracer.params, ignore=ignore, atoms_frozen=frozen)
 
     with torch.device(device):
-        structure = prove(model, inputs, rebuild, tracer.params)
+        structure = prove(model, inputs, rebuild, tracer)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     return ChannelMap(structure, record, shapes)
 

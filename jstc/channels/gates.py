@@ -8,7 +8,7 @@ same multiplication, once and for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,12 @@ class GatedNetwork(nn.Module):
         self.alpha = nn.Parameter(alpha.detach().clone())
         self._index = {name: i.to(alpha.device) for name, i in index.items()}
         self._spans = dict(spans)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedNetwork:
+        # The indices follow `to(device)` like buffers; a buffer's name could not hold a parameter's dots.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._index = {name: index.to(self.alpha.device) for name, index in self._index.items()}
+        return self
 
     @property
     def gates(self) -> dict[str, Tensor]:

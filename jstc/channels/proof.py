@@ -9,6 +9,8 @@ names the channels at fault, which are frozen before the next try.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,47 +30,59 @@ def prove(
     model: nn.Module,
     inputs: Sequence[Any],
     rebuild: Callable[[dict[int, str]], Structure],
-    labels: dict[str, Labels],
+    traced: Tracer,
 ) -> Structure:
     """The structure in which any cut is valid, as far as one random cut of every group can tell.
 
-    `rebuild` makes a structure from frozen atoms with their reasons.
+    `rebuild` makes a structure from frozen atoms with their reasons; `traced` ran the uncut network.
     """
     guilty: dict[int, str] = {}
     structure = rebuild(guilty)
-    for _ in range(_TRIES):
-        failure = _failure(model, inputs, structure, labels)
+
+    def trial(only: set[str] | None = None) -> Failure | None:
+        return _failure(model, inputs, structure, traced, only)
+
+    for attempt in range(_TRIES):
+        failure = trial()
         if failure is None:
             return structure
-        suspects, reason = failure
-        if not suspects:
-            break
-        guilty.update(dict.fromkeys(suspects, reason))
+        suspects = failure.groups if attempt < _TRIES - 1 else ()
+        for name, reason in _culprits(structure, trial, suspects, failure.reason).items():
+            guilty.update(dict.fromkeys(_atoms(structure, name), reason))
         structure = rebuild(guilty)
-    return _bisect(model, inputs, rebuild, labels, guilty)
+    return structure if trial() is None else rebuild({**guilty, **_everything(structure)})
 
 
-def _bisect(
-    model: nn.Module,
-    inputs: Sequence[Any],
-    rebuild: Callable[[dict[int, str]], Structure],
-    labels: dict[str, Labels],
-    guilty: dict[int, str],
-) -> Structure:
-    """No operation could be blamed: freeze the groups that fail on their own, and then all if need be."""
-    structure = rebuild(guilty)
-    for group in structure.groups:
-        failure = _failure(model, inputs, structure, labels, only={group.name})
-        if failure is not None:
-            numbers = np.arange(group.start, group.start + group.width)
-            atoms = np.flatnonzero(np.isin(structure.number_of_atom, numbers))
-            guilty.update(dict.fromkeys(atoms.tolist(), failure[1]))
-    structure = rebuild(guilty)
-    failure = _failure(model, inputs, structure, labels)
-    if failure is None:
-        return structure
-    atoms = np.flatnonzero(structure.number_of_atom >= 0)
-    return rebuild({**guilty, **dict.fromkeys(atoms.tolist(), failure[1])})
+def _culprits(
+    structure: Structure,
+    trial: Callable[[set[str] | None], Failure | None],
+    suspects: Sequence[str],
+    reason: str,
+) -> dict[str, str]:
+    """Groups to freeze, with reasons: the only suspect; else those that fail on their own; else all suspects.
+
+    Groups that only meet the one at fault are not to suffer for it. Without suspects every group is one.
+    """
+    if len(suspects) == 1:
+        return {suspects[0]: reason}
+    names = [group.name for group in structure.groups]
+    for among in (suspects, [n for n in names if n not in suspects]):
+        failures = {name: trial({name}) for name in among}
+        found = {name: failure.reason for name, failure in failures.items() if failure is not None}
+        if found:
+            return found
+    return dict.fromkeys(suspects or names, reason)
+
+
+def _atoms(structure: Structure, name: str) -> list[int]:
+    group = next(g for g in structure.groups if g.name == name)
+    numbers = np.arange(group.start, group.start + group.width)
+    return np.flatnonzero(np.isin(structure.number_of_atom, numbers)).tolist()
+
+
+def _everything(structure: Structure) -> dict[int, str]:
+    atoms = np.flatnonzero(structure.number_of_atom >= 0).tolist()
+    return dict.fromkeys(atoms, "cannot be cut: every cut that was tried failed")
 
 
 def trial_plan(structure: Structure, only: set[str] | None = None) -> Plan:
@@ -79,53 +93,60 @@ def trial_plan(structure: Structure, only: set[str] | None = None) -> Plan:
         if only is not None and group.name not in only:
             kept[group.name] = tuple(range(group.width))
             continue
-        count = max(1, int(group.width * random.uniform(0.35, 0.85)) - (group.width == 2))
+        # An odd number, because sizes written into a forward are mostly even and might divide an even one.
+        count = int(group.width * random.uniform(0.35, 0.85)) // 2 * 2 + 1
+        count = max(1, count - 2 * (count >= group.width))
         kept[group.name] = tuple(sorted(random.permutation(group.width)[:count].tolist()))
     return Plan(kept, {group.name: group.width for group in structure.groups})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Groups whose channels met at the operation at which a trial cut failed, and what it said."""
+
+    groups: tuple[str, ...]
+    reason: str
 
 
 def _failure(
     model: nn.Module,
     inputs: Sequence[Any],
     structure: Structure,
-    labels: dict[str, Labels],
-    only: set[str] | None = None,
-) -> tuple[list[int], str] | None:
-    """Prunable atoms that met at the operation at which a trial cut failed, and what it said."""
+    traced: Tracer,
+    only: set[str] | None,
+) -> Failure | None:
+    """What goes wrong when all groups (or those in `only`) are cut; None when nothing does."""
     plan = trial_plan(structure, only)
     small = cut_module(model, indices(structure, plan))
-    tracer = Tracer(small, _kept_labels(structure, plan, labels))
+    kept = partial(_kept, structure, keep_vector(structure, plan))
+    labels = {name: kept(dims) for name, dims in traced.params.items()}
+    tracer = Tracer(small, labels, [kept(part) for part in traced.record.parts])
     try:
         tracer.run(inputs)
     except Exception as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        reason = f"cannot be cut: {line[:120]} ({tracer.last_op})"
-        return _groups_of(structure, tracer.last_ids), reason
+        return Failure(
+            _groups_of(structure, tracer.last_ids), f"cannot be cut: {line[:120]} ({tracer.last_op})"
+        )
     return None
 
 
-def _groups_of(structure: Structure, suspects: Sequence[Ids]) -> list[int]:
-    """All atoms of the groups that the suspects belong to: alike channels fail alike."""
+def _groups_of(structure: Structure, suspects: Sequence[Ids]) -> tuple[str, ...]:
+    """All groups that the suspects belong to: alike channels fail alike."""
     met = np.unique(np.concatenate([*suspects, np.zeros(0, np.int64)]))
     numbers = structure.number_of_atom[met[met >= FIRST_FREE]]
-    guilty = [g for g in structure.groups if ((numbers >= g.start) & (numbers < g.start + g.width)).any()]
-    spans = [np.arange(g.start, g.start + g.width) for g in guilty]
-    return np.flatnonzero(
-        np.isin(structure.number_of_atom, np.concatenate([*spans, np.zeros(0, np.int64)]))
-    ).tolist()
+    return tuple(
+        g.name for g in structure.groups if ((numbers >= g.start) & (numbers < g.start + g.width)).any()
+    )
 
 
-def _kept_labels(structure: Structure, plan: Plan, labels: dict[str, Labels]) -> dict[str, Labels]:
-    """Labels of the sliced parameters: the atom of each kept position, `FIXED` where nothing can be cut."""
-    keep = keep_vector(structure, plan)
-    out: dict[str, Labels] = {}
-    for name, dims in labels.items():
-        kept: list[Ids | None] = []
-        for ids in dims:
-            if ids is None:
-                kept.append(None)
-                continue
-            number = structure.number(ids)
-            kept.append(np.where(number >= 0, structure.atoms[ids], FIXED)[keep[number] == 1])
-        out[name] = tuple(kept)
-    return out
+def _kept(structure: Structure, keep: Ids, labels: Labels) -> Labels:
+    """Labels after a cut: the atom of each kept position, `FIXED` where nothing can be cut."""
+    kept: list[Ids | None] = []
+    for ids in labels:
+        if ids is None:
+            kept.append(None)
+            continue
+        number = structure.number(ids)
+        kept.append(np.where(number >= 0, structure.atoms[ids], FIXED)[keep[number] == 1])
+    return tuple(kept)

@@ -59,7 +59,7 @@ class Count:
 class Site:
     """Parameters that scale the channels `ids` along their first dimension.
 
-    `kind` is "norm" for a batch norm, "writer" for an operation that makes new channels.
+    `kind` is "norm" for a norm of each channel alone, "writer" for an operation that makes new channels.
     """
 
     kind: str
@@ -108,6 +108,7 @@ class Recorder:
     frozen: list[tuple[Ids, str]] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
+    parts: list[tuple[Ids | None, ...]] = field(default_factory=list)
     inexact: list[tuple[Ids, str]] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
@@ -118,13 +119,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs a forward and moves labels along.
 
     Without `given` labels it records ties; with them (a cut that is being proved, labelled by the ids
-    that the uncut network found) it checks them and raises `TieFailure` at the first difference.
+    that the uncut network found) it checks them and raises `TieFailure` at the first difference. `parts`
+    are then what each slice must take: the kept ones of the channels that the uncut network took there.
     """
 
-    def __init__(self, model: nn.Module, given: dict[str, Labels] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        given: dict[str, Labels] | None = None,
+        parts: Sequence[tuple[Ids | None, ...]] = (),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.record = Recorder()
         self.checking = given is not None
+        self._parts = iter(parts)
         self.params: dict[str, Labels] = {}
         self.last_ids: list[Ids] = []  # channels that met at the newest operation, the suspects of a failure
         self.last_op = "the first operation"
@@ -225,14 +233,33 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if a is None or b is None or a is b:
             return
         if self.checking:
-            low = FIRST_FREE - 1  # what is never cut is all alike
-            if a.shape != b.shape or not np.array_equal(np.maximum(a, low), np.maximum(b, low)):
-                self.last_ids = [a, b]
-                raise TieFailure(f"different channels meet at {self.last_op}")
+            self._require_same(a, b, "meet")
             return
         different = a != b
         if different.any():
             self.record.ties.append((a[different], b[different]))
+
+    def part(self, *parts: Ids | None) -> None:
+        """Channels were taken by position, as `parts` of a tensor.
+
+        Nothing else may tell that a cut moves them: an activation of the first eight channels, say. So a
+        proof compares them, slice by slice, with what the uncut network took.
+        """
+        if not self.checking:
+            self.record.parts.append(parts)
+            return
+        expected = next(self._parts, ())
+        if len(expected) != len(parts):
+            raise TieFailure("channels are taken in another number of parts")
+        for mine, theirs in zip(parts, expected, strict=True):
+            if mine is not None and theirs is not None:
+                self._require_same(mine, theirs, "are taken by their numbers")
+
+    def _require_same(self, a: Ids, b: Ids, what: str) -> None:
+        low = FIRST_FREE - 1  # what is never cut is all alike
+        if a.shape != b.shape or not np.array_equal(np.maximum(a, low), np.maximum(b, low)):
+            self.last_ids = [a, b]
+            raise TieFailure(f"different channels {what}")
 
     def freeze(self, ids: Ids | None, reason: str) -> None:
         """The channels `ids` can't be cut, because of `reason`."""
@@ -257,8 +284,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def site(self, kind: str, params: Sequence[Tensor | None], ids: Ids | None) -> None:
         """Record a place where a gate on the channels `ids` can be folded into `params`."""
         names = [self.name(p) for p in params if p is not None]
-        if ids is not None and names and None not in names:
-            self.record.sites.append(Site(kind, tuple(n for n in names if n is not None), ids))
+        whole = tuple(n for n in names if n is not None) if None not in names else ()
+        if ids is not None and (whole or kind == "norm"):  # a norm without any still undoes what is before it
+            self.record.sites.append(Site(kind, whole, ids))
 
     # -- inside ------------------------------------------------------------------------------------
 

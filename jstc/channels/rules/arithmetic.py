@@ -35,6 +35,10 @@ def _meet(tracer: Tracer, a: Ids | None, b: Ids | None) -> Ids | None:
 
 @rule("pointwise", "masked_fill", "rsub", "hardswish", "copy", "fill", "add", "sub", "mul", "div", "where")
 def _pointwise(tracer: Tracer, call: Call) -> Labels:
+    return _elementwise(tracer, call)
+
+
+def _elementwise(tracer: Tracer, call: Call) -> Labels:
     labels = broadcast(tracer, [tracer.labels(t) for t in call.tensors()], call.out.dim())
     return _sized(labels, call.out.shape)
 
@@ -49,10 +53,33 @@ def _sized(labels: Labels, shape: Sequence[int]) -> Labels:
 @rule(
     "clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as", "dropout", "feature_dropout",
     "alpha_dropout", "lift_fresh", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like",
-    "flip", "cumsum", "prelu", "bernoulli", "identity", "view_as_real_copy", "log_sigmoid",
+    "bernoulli", "identity", "view_as_real_copy", "log_sigmoid",
 )  # fmt: skip
 def _same(tracer: Tracer, call: Call) -> Labels:
     return tracer.labels(call.first)
+
+
+@rule("prelu")
+def _prelu(tracer: Tracer, call: Call) -> Labels:
+    """Input [N, C, *]; one slope for all channels or one for each, [C]."""
+    labels, (slope,) = tracer.labels(call.first), tracer.labels(call["weight"]) or (None,)
+    if slope is not None and len(slope) > 1:
+        tracer.tie(labels[min(1, len(labels) - 1)], slope)
+    return labels
+
+
+@rule("flip")
+def _flip(tracer: Tracer, call: Call) -> Labels:
+    labels = tracer.labels(call.first)
+    dims = {d % len(labels) for d in call["dims"]}
+    return tuple(ids[::-1] if ids is not None and d in dims else ids for d, ids in enumerate(labels))
+
+
+@rule("cumsum")
+def _cumsum(tracer: Tracer, call: Call) -> Labels:
+    labels = tracer.labels(call.first)
+    tracer.inexact(labels[call["dim"]], "cumsum over the channels")
+    return labels
 
 
 @rule("roll")
@@ -74,6 +101,8 @@ def _softmax(tracer: Tracer, call: Call) -> Labels:
 @rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "argmax", "prod",
       "linalg_vector_norm", "all", "any", "var_mean", "std_mean")  # fmt: skip
 def _reduce(tracer: Tracer, call: Call) -> Labels | list[Labels]:
+    if any(a.name == "other" for a in call.func._schema.arguments):  # the larger of two tensors
+        return _elementwise(tracer, call)
     labels = tracer.labels(call.first)
     dims, keep = _reduced(call, len(labels))
     for dim in dims:

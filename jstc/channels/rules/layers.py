@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from jstc.channels.rules.registry import rule
-from jstc.channels.trace import FIXED, KERNEL, Call, Ids, Labels, Tracer
+from jstc.channels.trace import FIRST_FREE, FIXED, KERNEL, Call, Ids, Labels, Tracer
 
 __all__: list[str] = []
 
@@ -32,6 +32,8 @@ def _convolution(tracer: Tracer, call: Call) -> Labels:
     for kernel in w[2:]:
         tracer.tie(kernel, None if kernel is None else np.full(len(kernel), KERNEL))
     channel = x.dim() - weight.dim() + 1  # 1, or 0 without a batch dimension
+    for space in x_ids[channel + 1 :]:
+        tracer.freeze(space, "a convolution slides over the channels")
     if transposed:
         out = _transposed(tracer, x_ids[channel], w, weight, groups)
     else:
@@ -40,7 +42,7 @@ def _convolution(tracer: Tracer, call: Call) -> Labels:
         tracer.tie(out, tracer.labels(bias)[0])
     positions = (x if transposed else call.out).shape[channel + 1 :]
     tracer.count("conv", prod(positions) * (x.shape[0] if channel else 1), weight.shape, w)
-    if not transposed and not _depthwise(weight, groups):
+    if not transposed and not _depthwise(weight, w, groups):
         tracer.site("writer", (weight, bias), out)
     return (*x_ids[:channel], out, *(_fixed(n) for n in call.out.shape[channel + 1 :]))
 
@@ -49,8 +51,13 @@ def _has(call: Call, name: str) -> bool:
     return any(argument.name == name for argument in call.func._schema.arguments)
 
 
-def _depthwise(weight: Tensor, groups: int) -> bool:
-    return groups > 1 and weight.shape[1] == 1 and weight.shape[0] % groups == 0
+def _depthwise(weight: Tensor, w: Labels, groups: int) -> bool:
+    """Has each group one channel in the uncut network? (Cut to one, its position has a channel's id.)"""
+    return groups > 1 and weight.shape[1] == 1 and not _is_channel(w[1])
+
+
+def _is_channel(ids: Ids | None) -> bool:
+    return ids is not None and bool((ids >= FIRST_FREE).any())
 
 
 def _convolved(tracer: Tracer, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
@@ -58,7 +65,7 @@ def _convolved(tracer: Tracer, x: Ids | None, w: Labels, weight: Tensor, groups:
     if groups == 1:
         tracer.tie(x, w[1])
         return w[0]
-    if _depthwise(weight, groups) and x is not None:
+    if _depthwise(weight, w, groups) and x is not None:
         tracer.tie(np.repeat(x, weight.shape[0] // groups), w[0])
         return w[0]
     if x is not None and w[1] is not None:
@@ -74,7 +81,7 @@ def _transposed(tracer: Tracer, x: Ids | None, w: Labels, weight: Tensor, groups
     tracer.tie(x, w[0])
     if groups == 1:
         return w[1]
-    if weight.shape[1] == 1:  # depthwise
+    if weight.shape[0] == groups and _depthwise(weight, w, groups):
         return w[0]
     if w[0] is not None:
         _tie_all(tracer, w[0].reshape(groups, -1))
@@ -121,6 +128,19 @@ def _batch(tracer: Tracer, left: Labels, right: Labels) -> Labels:
     return broadcast(tracer, (left, right), max(len(left), len(right)))
 
 
+@rule("scaled_dot_product_attention")
+def _attention(tracer: Tracer, call: Call) -> Labels:
+    """Query [*, n, d], key [*, m, d], value [*, m, e] -> [*, n, e]. fvcore counts no FLOPs for it."""
+    query, key, value = (tracer.labels(call[name]) for name in ("query", "key", "value"))
+    tracer.tie(query[-1], key[-1])
+    tracer.tie(key[-2], value[-2])
+    for ids in (query[-2], key[-2]):
+        tracer.freeze(ids, "attention between the channels")
+    tracer.inexact(query[-1], "attention is scaled by the number of channels")
+    batch = _batch(tracer, _batch(tracer, query[:-2], key[:-2]), value[:-2])
+    return (*batch, query[-2], value[-1])
+
+
 @rule("addmm", "baddbmm")
 def _addmm(tracer: Tracer, call: Call) -> Labels:
     bias, a, b = call.args[:3]
@@ -144,9 +164,9 @@ def _batch_norm(tracer: Tracer, call: Call) -> Labels:
     # fvcore asks `weight` for an eval-mode batch norm, and its norm counter for the rest
     if kind == "batch_norm":
         tracer.count(kind, 2 if affine[0] is not None else 1, call.first.shape, labels)
-        tracer.site("norm", affine, labels[1])
     else:
         tracer.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
+    tracer.site("norm", affine, labels[1])
     return labels
 
 
@@ -196,6 +216,8 @@ def _pool(tracer: Tracer, call: Call) -> Labels | list[Labels]:
     space = {"aten::adaptive_avg_pool2d": 1, "aten::upsample_nearest2d": 1, "aten::upsample_bilinear2d": 4}
     name = call.func._schema.name
     kept = out.dim() - {"1": 1, "3": 3}.get(next((c for c in name if c in "123"), "2"), 2)
+    for ids in labels[kept:]:
+        tracer.freeze(ids, "neighbouring channels are pooled or resized")
     found: Labels = (*labels[:kept], *(_fixed(n) for n in out.shape[kept:]))
     if name in space:
         counted = call.first.shape if "pool" in name else out.shape

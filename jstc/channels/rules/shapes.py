@@ -104,7 +104,8 @@ def _split(tracer: Tracer, call: Call) -> list[Labels]:
     ids = labels[dim]
     sizes = [part.shape[dim] for part in call.out]
     if ids is None:
-        return [labels] * len(sizes) if len(sizes) == 1 else [_replaced(labels, dim, None) for _ in sizes]
+        tracer.part(None)
+        return [labels] * len(sizes)
     ends = np.cumsum(sizes)
     parts = [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     if "sizes" not in call.func._schema.name and len(parts) > 1:
@@ -112,6 +113,7 @@ def _split(tracer: Tracer, call: Call) -> list[Labels]:
             tracer.freeze(ids, "split into unequal parts")
         for part in parts[1:]:
             tracer.tie(parts[0][: len(part)], part)
+    tracer.part(*parts)
     return [_replaced(labels, dim, part) for part in parts]
 
 
@@ -129,15 +131,16 @@ def _slice(tracer: Tracer, call: Call) -> Labels:
     dim = call["dim"] % len(labels)
     ids = labels[dim]
     if ids is None or len(ids) == call.out.shape[dim]:
+        tracer.part(ids)
         return labels
     if call.func._schema.name == "aten::narrow":
         start, step = call.args[2], 1
     else:
         start, step = call["start"] or 0, call["step"]
     start = start + len(ids) if start < 0 else start
-    return _replaced(
-        labels, dim, ids[start : start + call.out.shape[dim] * step : step][: call.out.shape[dim]]
-    )
+    part = ids[start : start + call.out.shape[dim] * step : step][: call.out.shape[dim]]
+    tracer.part(part)
+    return _replaced(labels, dim, part)
 
 
 @rule("select")
@@ -254,7 +257,7 @@ def _keep(tracer: Tracer, rows: Ids, keep: int | None = None) -> list[Ids | None
     """Split ids of shape `rows.shape` over dimensions: one keeps them, along the others they are tied.
 
     The one that keeps them is the dimension along which alone they vary, else the widest (heads of an
-    attention stay, their width may shrink; groups of a channel shuffle likewise).
+    attention stay, their width may shrink; groups of a channel shuffle likewise), of equals the last.
     """
     if keep is None:
         keep = _varying(rows)
@@ -271,4 +274,4 @@ def _varying(rows: Ids) -> int:
         others = tuple(o for o in range(rows.ndim) if o != d)
         if (rows == rows[tuple(slice(0, 1) if o in others else slice(None) for o in range(rows.ndim))]).all():
             return d
-    return int(np.argmax(rows.shape))
+    return rows.ndim - 1 - int(np.argmax(rows.shape[::-1]))
