@@ -90,9 +90,12 @@ def load(path: Path | str, *, allow_code: bool = False) -> nn.Module:
         )
     network = models.build(spec, seed=0)
     try:
-        return rebuild(network, load_file(folder / "model.safetensors")).eval()
-    except (ChannelError, OSError, safetensors.SafetensorError) as error:
+        network = rebuild(network, load_file(folder / "model.safetensors")).eval()
+        with torch.inference_mode():  # do the tensors fit each other, too?
+            network(torch.zeros(1, *spec.input_shape))
+    except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         raise ModelError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
+    return network
 
 
 def _read_spec(folder: Path) -> ModelSpec:

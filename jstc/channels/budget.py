@@ -8,6 +8,7 @@ and the rest of the queue fills what is left, as far as single quanta fit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -91,16 +92,19 @@ def resolve(channels: Costed, metric: Metric, amount: float, limits: Limits) -> 
 
     Raises `BudgetError` when no sub-network meets it, or when the target network already does.
     """
+    if not 0 < amount < math.inf:
+        raise BudgetError(f"a budget is a share or an absolute number above zero, not {metric} {amount}")
     full = np.array([g.width for g in channels.groups], np.int64)
     whole = _figure(channels.cost_of_counts(full), metric)
-    limit = int(amount * whole) if amount <= 1 else int(amount)
+    # A share such as 0.29 of 100 must not become 28 because of the last binary digit.
+    limit = int(amount * whole * (1 + 1e-12)) if amount <= 1 else int(amount)
     least = _figure(smallest(channels, limits), metric)
     unit = "FLOPs (one multiply-add is one FLOP)" if metric == "flops" else "parameters"
     if limit < least:
         raise BudgetError(
-            f"no sub-network meets {metric} {_shown(limit)}: the smallest reachable has {_shown(least)} "
-            f"{unit}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}; ask for that or more, or lower "
-            "channels.min_share or channels.round_to"
+            f"no sub-network meets {metric} {_shown(limit)}: the smallest reachable has "
+            f"{_shown(least, up=True)} {unit}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}; "
+            "ask for that or more, or lower channels.min_share or channels.round_to"
         )
     if limit >= whole and amount != 1:
         raise BudgetError(
@@ -113,10 +117,12 @@ def _figure(cost: Cost, metric: Metric) -> int:
     return cost.flops if metric == "flops" else cost.params
 
 
-def _shown(count: int) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+def _shown(count: int, *, up: bool = False) -> str:
+    """With four digits; rounded up where the figure is for the reader to ask for."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
-            return f"{count / size:.4g} {unit}"
+            step = max(1, 10 ** (len(str(count)) - 4))
+            return f"{(-(-count // step) * step if up else count) / size:.4g} {unit}"
     return str(count)
 
 
@@ -138,7 +144,7 @@ def project(channels: Costed, levels: Levels, budget: Budget, limits: Limits) ->
 
 def _queue(levels: Levels, limits: Limits) -> tuple[Counts, Counts]:
     """Groups and sizes of all steps above the least widths, in the order in which they join."""
-    at, group, size = [], [], []
+    at, group, size = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for g, level in enumerate(levels):
         edges = np.unique(np.append(np.arange(limits.least[g], len(level), limits.quantum[g]), len(level)))
         steps = np.diff(edges)
