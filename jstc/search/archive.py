@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from jstc.plan import Plan
 
-__all__ = ["Archive", "Entry"]
+__all__ = ["Archive", "Entry", "read_plan"]
+
+
+def read_plan(document: Any, groups: Iterable[str]) -> Plan:
+    """The plan in a JSON document whose keys were sorted, with its groups in the order of `groups` again.
+
+    Their order decides the bytes of `plan.json`, and the last bit of a sum over the groups.
+    """
+    plan = Plan.from_dict(document)
+    names = list(groups)
+    return Plan({n: plan.kept[n] for n in names}, {n: plan.widths[n] for n in names})
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Archive:
         """A JSON document."""
         return [{"plan": e.plan.to_dict(), "accuracy": e.accuracy, "round": e.round} for e in self.entries]
 
-    def restore(self, document: list[dict[str, Any]]) -> None:
-        """The inverse of `to_list`."""
-        self.entries = [Entry(Plan.from_dict(e["plan"]), e["accuracy"], e["round"]) for e in document]
+    def restore(self, document: list[dict[str, Any]], groups: Iterable[str]) -> None:
+        """The inverse of `to_list`; `groups` are the names of the network's groups in their order."""
+        names = list(groups)
+        self.entries = [Entry(read_plan(e["plan"], names), e["accuracy"], e["round"]) for e in document]

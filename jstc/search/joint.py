@@ -25,6 +25,7 @@ from jstc.search.round import RoundFigures, Work, judge, train_round
 from jstc.search.state import State
 from jstc.search.updater import cut, put_back
 from jstc.search.verdict import choose_best
+from jstc.train import checkpoint
 from jstc.train.history import History
 
 __all__ = ["search"]
@@ -109,7 +110,8 @@ def _shown(record: dict[str, Any]) -> dict[str, float]:
 
 def _identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
     """What decides the numbers of a search; a checkpoint of another one is refused."""
-    settings = recipe.model_dump(mode="json", include={"model", "dataset", "seed", "flops", "params"})
+    keys = {"model", "cifar", "weights", "dataset", "seed", "flops", "params"}
+    settings = recipe.model_dump(mode="json", include=keys)
     parts = {
         name: getattr(recipe, name).model_dump(mode="json")
         for name in ("train", "search", "channels", "input")
@@ -123,7 +125,14 @@ def _resume(state: State, recipe: Recipe, directory: Path) -> None:
     path = directory / "checkpoint.safetensors"
     if not path.exists():
         return
-    ours, theirs = _identity(recipe, state.target.channels), state.load(path)
+    tensors, meta = checkpoint.load(path)
+    _check_same(meta.get("identity"), _identity(recipe, state.target.channels), path)
+    state.restore(tensors, meta)
+
+
+def _check_same(theirs: Any, ours: dict[str, Any], path: Path) -> None:
+    # Before anything is taken over: tensors of another network or policy do not even fit.
+    theirs = theirs if isinstance(theirs, dict) else {}
     different = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if different:
         raise RunDirectoryError(

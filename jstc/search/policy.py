@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from jstc.channels import ChannelMap
+from jstc.errors import UnknownNameError
 from jstc.plan import Plan
 from jstc.recipe import Recipe
 from jstc.search import sampler, threshnet
@@ -38,11 +39,16 @@ class Proposal:
 
 
 class Proposer:
-    """Draws plans for a recipe; a pure function of the seed, the round and the target's state."""
+    """Draws plans for a recipe; a pure function of the seed, the round and the target's state.
+
+    Raises `BudgetError` for a budget out of reach, `UnknownNameError` for a threshold of a group that is not
+    there.
+    """
 
     def __init__(self, channels: ChannelMap, recipe: Recipe) -> None:
         self.channels, self.recipe = channels, recipe
         self.space = Space.of(channels, recipe)
+        _check_names(channels, recipe)
         self.threshnet = ThreshNet(
             len(channels.groups),
             recipe.search.threshold_grid,
@@ -102,3 +108,10 @@ class Proposer:
         states = threshnet.describe(self.channels, weights, p)
         choice = self.threshnet.choose(states, generator)
         return self.threshnet.thresholds(choice), choice
+
+
+def _check_names(channels: ChannelMap, recipe: Recipe) -> None:
+    for name in recipe.search.fixed_thresholds:
+        if name not in channels.widths:
+            hint = "in search.fixed_thresholds; 'jstc inspect' lists the groups"
+            raise UnknownNameError("channel group", name, channels.widths, hint)

@@ -64,6 +64,7 @@ def train_round(sub: Trial, work: Work, round_: int) -> RoundFigures:
 
     First-order bilevel training, as in DARTS (Liu et al. 2019): each part of the weights' steps is followed
     by one step of the gates at the weights as they are. The round's batches are those after the round before.
+    Raises `StageError` when the training diverges.
     """
     search = work.recipe.search
     parts = min(search.alpha_steps, work.steps) if work.learns_alpha else 1
@@ -86,6 +87,7 @@ def train_round(sub: Trial, work: Work, round_: int) -> RoundFigures:
         accuracy += figures.accuracy * figures.steps / work.steps
         if work.learns_alpha:
             images += _alpha_step(sub, next(validation), work, first + done)
+    _check_finite(sub, work, first + done)
     return RoundFigures(loss, accuracy, images)
 
 
@@ -135,6 +137,16 @@ def _alpha_step(sub: Trial, batch: tuple[Tensor, Tensor], work: Work, step: int)
         (gradient,) = torch.autograd.grad(F.cross_entropy(scores.float(), labels), [sub.gated.alpha])
     sub.step_alpha(gradient, work.recipe.search)
     return len(labels)
+
+
+def _check_finite(sub: Trial, work: Work, step: int) -> None:
+    # The loss is looked at before each step only: what the last one did would go into the target network.
+    finite = torch.stack([p.detach().isfinite().all() for p in sub.gated.parameters()]).all()
+    if not finite:
+        raise StageError(
+            f"training diverged before step {step} of {work.schedule.total}: weights or gates are not finite; "
+            f"try a lower train.lr (now {work.schedule.base:g}), a longer train.warmup_epochs, or train.clip_norm"
+        )
 
 
 def judge(sub: Trial, work: Work, *, limit: int | None) -> float:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jstc.channels import ChannelMap
 from jstc.plan import Plan
 from jstc.recipe import Recipe, SearchSettings
 from jstc.search.anneal import phase
-from jstc.search.archive import Archive
+from jstc.search.archive import Archive, read_plan
 from jstc.search.threshnet import ThreshNet
 from jstc.search.updater import Target
 from jstc.train import checkpoint
@@ -83,12 +84,8 @@ class State:
         }
         checkpoint.save(path, tensors, meta)
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Take over what `save` wrote; returns its identity, which the caller compares.
-
-        Raises `RunDirectoryError` for a damaged file.
-        """
-        tensors, meta = checkpoint.load(path)
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take over what `save` wrote, as `checkpoint.load` gives it back; it must be of the same search."""
         target = self.target
         target.network.load_state_dict(checkpoint.part(tensors, "network"))
         with torch.no_grad():
@@ -97,9 +94,8 @@ class State:
             for name, value in checkpoint.part(tensors, "gates").items():
                 getattr(target, name).copy_(value)
         self.threshnet.restore(checkpoint.part(tensors, "policy"), meta["policy"])
-        self.archive.restore(meta["archive"])
+        groups = target.channels.widths
+        self.archive.restore(meta["archive"], groups)
         self.round, self.overlaps = meta["round"], meta["overlaps"]
-        self.plan = None if meta["plan"] is None else Plan.from_dict(meta["plan"])
+        self.plan = None if meta["plan"] is None else read_plan(meta["plan"], groups)
         self.images, self.seconds = meta["images"], meta["seconds"]
-        identity: dict[str, Any] = meta["identity"]
-        return identity

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jstc.channels import ChannelMap
+from jstc.errors import UnknownNameError
+from jstc.search.anneal import Phase
+from jstc.search.policy import Proposal, Proposer
+from jstc.search.updater import Target
+
+FINE = Phase(sigma=0.5, tau=1.0, coarse=False)
+NOISY = Phase(sigma=1.0, tau=1.0, coarse=False)
+STILL = Phase(sigma=0.0, tau=1.0, coarse=False)
+COARSE = Phase(sigma=0.5, tau=1.0, coarse=True)
+
+
+@pytest.fixture
+def propose(channels: ChannelMap, target: Target, make_recipe: Any) -> Any:
+    """The proposal of a fresh proposer of a recipe with changes, in a phase, for a round."""
+
+    def make(now: Phase, round_: int = 0, **changes: Any) -> Proposal:
+        settings = {f"search.{key}" if key != "seed" else key: value for key, value in changes.items()}
+        return Proposer(channels, make_recipe(settings)).propose(target, now, round_)
+
+    return make
+
+
+def favour(target: Target, channels: list[int]) -> None:
+    """Give these channels, by number, the largest gates, with all others alike."""
+    target.alpha.fill_(1.0)
+    target.alpha[channels] = 1.5
+
+
+def test_a_proposal_depends_on_seed_and_round_only(propose: Any) -> None:
+    first = propose(FINE, 3)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    again = propose(FINE, 3)
+    assert (first.plan, first.thresholds) == (again.plan, again.thresholds)
+    assert propose(FINE, 4).plan != first.plan
+    assert propose(FINE, 3, seed=1).plan != first.plan
+
+
+def test_without_noise_the_largest_gates_are_kept(propose: Any, target: Target) -> None:
+    favour(target, [1, 6, 8, 19, 20, 21, 22, 35])
+    for round_ in range(5):
+        kept = propose(STILL, round_, thresholds="common").plan.kept
+        assert {1, 6} <= set(kept["stem"])
+        assert {0, 11} <= set(kept["wide"])
+        assert {0, 1, 2, 15} <= set(kept["last"])
+
+
+def test_noise_lets_small_gates_in(propose: Any, target: Target) -> None:
+    favour(target, [0, 1, 2, 3, *range(8, 14), *range(20, 28)])
+    still = {propose(STILL, round_, thresholds="common").plan.hash for round_ in range(8)}
+    noisy = [propose(NOISY, round_, thresholds="common").plan.kept["stem"] for round_ in range(60)]
+    assert len(still) == 1
+    assert {channel for kept in noisy for channel in kept} == set(range(8))
+    often = [sum(channel in kept for kept in noisy) for channel in range(8)]
+    assert min(often[:4]) > max(often[4:])
+
+
+def test_importance_by_magnitude_looks_at_the_weights(propose: Any, target: Target) -> None:
+    favour(target, [0, 1, 2, 3])
+    large = [5, 6, 7]
+    with torch.no_grad():
+        target.network.wide.weight[large] *= 10
+    kept = propose(STILL, importance="magnitude").plan.kept["wide"]
+    assert set(large) <= set(kept)
+    before = propose(STILL, importance="magnitude").plan
+    favour(target, [8, 9, 10])
+    assert propose(STILL, importance="magnitude").plan == before
+
+
+def test_random_importance_is_drawn_once(propose: Any, target: Target) -> None:
+    plans = {
+        propose(STILL, round_, importance="random", thresholds="common").plan.hash for round_ in range(4)
+    }
+    favour(target, [0, 1, 2, 3])
+    again = propose(STILL, importance="random", thresholds="common").plan
+    assert plans == {again.hash}
+    assert propose(STILL, importance="random", thresholds="common", seed=1).plan != again
+
+
+def test_coarse_rounds_share_one_threshold(propose: Any) -> None:
+    proposals = [propose(COARSE, round_) for round_ in range(5)]
+    assert all(len(set(proposal.thresholds)) == 1 for proposal in proposals)
+    assert all(proposal.choice is None for proposal in proposals)
+
+
+def test_fine_rounds_draw_thresholds_from_the_grid(propose: Any) -> None:
+    proposals = [propose(FINE, round_, threshold_grid=[0.4, 0.8]) for round_ in range(12)]
+    drawn = np.array([proposal.thresholds for proposal in proposals])
+    assert np.unique(drawn.round(6)).tolist() == [0.4, 0.8]
+    assert (drawn.std(0) > 0).all()
+
+
+def test_a_common_threshold_stays_common(propose: Any) -> None:
+    proposal = propose(FINE, thresholds="common")
+    assert len(set(proposal.thresholds)) == 1
+    assert proposal.choice is None
+
+
+def test_fixed_thresholds_are_those_of_the_recipe(propose: Any, channels: ChannelMap) -> None:
+    common = propose(STILL, thresholds="common")
+    low = propose(STILL, thresholds="fixed", fixed_thresholds={"wide": 0.2})
+    assert low.thresholds == [common.thresholds[0], 0.2, common.thresholds[0]]
+    assert low.choice is None
+    assert low.plan.counts["wide"] < common.plan.counts["wide"]
+
+
+def test_a_fixed_threshold_of_an_unknown_group_is_refused(propose: Any) -> None:
+    with pytest.raises(UnknownNameError, match="unknown channel group 'wid'; did you mean 'wide'"):
+        propose(FINE, thresholds="fixed", fixed_thresholds={"wid": 0.5})
+
+
+def test_only_the_policy_learns_and_only_from_its_own_choice(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    proposer = Proposer(channels, make_recipe())
+    coarse = proposer.propose(target, COARSE, 0)
+    assert proposer.learn(coarse, 0.5) is None
+    fine = proposer.propose(target, FINE, 1)
+    assert proposer.learn(fine, 0.5) == 0.0
+    before = proposer.threshnet.own.detach().clone()
+    assert proposer.learn(fine, 0.7) > 0  # type: ignore[operator]
+    assert not torch.equal(proposer.threshnet.own, before)
+
+
+def test_the_final_plan_has_no_noise_and_the_likeliest_thresholds(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    proposer = Proposer(channels, make_recipe())
+    favour(target, [1, 6, 9, 19, 20, 22])
+    with torch.no_grad():
+        proposer.threshnet.own[torch.arange(3), torch.tensor([2, 0, 5])] = 4.0
+    final = proposer.final(target)
+    assert final.thresholds == pytest.approx([0.5, 0.3, 0.8])
+    assert (final.phase.sigma, final.phase.tau) == (0.0, 0.5)
+    assert {1, 6} <= set(final.plan.kept["stem"])
+    assert final.plan == proposer.final(target).plan

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jstc.channels import ChannelMap
+from jstc.plan import Plan
+from jstc.search.policy import Proposer
+from jstc.search.state import State
+from jstc.search.updater import Target
+from jstc.train import checkpoint
+
+# Ten rounds, of which three are coarse.
+SETTLING = {"search.rounds": 10, "search.coarse_share": 0.3, "search.settle_window": 2}
+
+
+@pytest.fixture
+def make_state(channels: ChannelMap, network: Any, make_recipe: Any) -> Any:
+    def make(changes: dict[str, Any] | None = None) -> State:
+        recipe = make_recipe(changes)
+        return State.new(network, channels, Proposer(channels, recipe).threshnet, recipe)
+
+    return make
+
+
+def advance(state: State, plan: Plan, overlaps: list[float | None]) -> list[bool]:
+    """Whether the state was settled after each round."""
+    settled = []
+    for overlap in overlaps:
+        state.advance(plan, 0.5, overlap, 10, 0.1)
+        settled.append(state.settled)
+    return settled
+
+
+def test_plans_settle_when_a_window_of_fine_rounds_hardly_differs(make_state: Any, plan: Plan) -> None:
+    """Rounds 0 to 2 are coarse; the first overlaps between fine rounds are those of rounds 4 and 5."""
+    assert advance(make_state(SETTLING), plan, [None] + [1.0] * 5) == [False] * 5 + [True]
+
+
+def test_the_mean_over_the_window_decides(make_state: Any, plan: Plan) -> None:
+    state = make_state(SETTLING | {"search.settle_overlap": 0.9})
+    overlaps = [None, 0.5, 0.5, 0.5, 0.5, 1.0, 0.78, 0.99, 0.85]
+    assert advance(state, plan, overlaps) == [False] * 8 + [True]
+
+
+def test_a_search_has_not_settled_before_its_window_is_full(make_state: Any, plan: Plan) -> None:
+    state = make_state({"search.coarse_to_fine": False, "search.settle_window": 3})
+    assert advance(state, plan, [None, 1.0, 1.0, 1.0]) == [False, False, False, True]
+    assert not make_state({"search.coarse_to_fine": False}).settled
+
+
+def test_rounds_images_and_seconds_add_up(make_state: Any, plan: Plan) -> None:
+    state = make_state()
+    advance(state, plan, [None, 0.5])
+    assert (state.round, state.images, state.overlaps, state.plan) == (2, 20, [0.5], plan)
+    assert state.seconds == pytest.approx(0.2)
+
+
+def test_everything_is_restored(
+    make_state: Any, target: Target, plan: Plan, snapshot: Any, tmp_path: Path
+) -> None:
+    state = make_state()
+    state.target = target
+    seen = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    for reward in (0.5, 0.7, 0.6):
+        state.threshnet.learn(state.threshnet.choose(seen, None), reward)
+    advance(state, plan, [None, 0.25])
+    state.save(tmp_path / "checkpoint.safetensors", {"seed": 0})
+    expected, policy = snapshot(target), state.threshnet.state()
+    other = make_state()
+    for tensor in [*other.target.network.state_dict().values(), other.target.alpha]:
+        tensor.fill_(3)
+    tensors, meta = checkpoint.load(tmp_path / "checkpoint.safetensors")
+    other.restore(tensors, meta)
+    restored = snapshot(other.target)
+    assert all(torch.equal(restored[name], tensor) for name, tensor in expected.items())
+    assert (other.round, other.overlaps, other.images, other.seconds) == (2, [0.25], 20, state.seconds)
+    assert other.archive.entries == state.archive.entries
+    assert other.threshnet.state()[1] == policy[1]
+    assert all(torch.equal(other.threshnet.state()[0][name], tensor) for name, tensor in policy[0].items())
+    assert meta["identity"] == {"seed": 0}
+
+
+def test_restored_plans_have_their_groups_in_the_order_of_the_network(
+    make_state: Any, plan: Plan, tmp_path: Path
+) -> None:
+    """The order decides the bytes of plan.json, and in which order overlaps are summed."""
+    state, other = make_state(), make_state()
+    advance(state, plan, [None])
+    state.save(tmp_path / "checkpoint.safetensors", {})
+    other.restore(*checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    for restored in (other.plan, other.archive.entries[0].plan):
+        assert list(restored.kept) == list(restored.widths) == ["stem", "wide", "last"]

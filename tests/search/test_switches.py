@@ -1,0 +1,88 @@
+"""No setting is without effect: each one changes what a tiny search does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+# From the second on, these rounds are drawn by a policy that has learned.
+SHORT = {"search.rounds": 4, "search.steps_per_round": 3, "search.coarse_share": 0.25}
+FINE = {"search.coarse_share": 0.0, "search.rounds": 8}
+
+SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    # the four parts
+    ({}, {"search.perturbation": False}),
+    ({}, {"search.thresholds": "common"}),
+    ({}, {"search.thresholds": "fixed"}),
+    ({}, {"search.importance": "magnitude"}),
+    ({}, {"search.importance": "random"}),
+    ({}, {"search.coarse_to_fine": False}),
+    # their settings
+    ({"search.thresholds": "fixed"}, {"search.fixed_thresholds": {"wide": 0.3}}),
+    ({}, {"search.coarse_share": 0.6}),
+    ({}, {"search.sigma": [0.5, 0.1]}),
+    ({}, {"search.sigma": [1.0, 0.6]}),
+    ({}, {"search.tau": [3.0, 0.5]}),
+    ({}, {"search.tau": [1.0, 0.2]}),
+    ({}, {"search.threshold_grid": [0.2, 0.95]}),
+    ({}, {"search.alpha_lr": 0.2}),
+    ({}, {"search.alpha_steps": 1}),
+    (FINE, {"search.threshnet_lr": 0.3}),
+    (FINE, {"search.entropy_bonus": 30.0}),
+    ({}, {"search.reward_images": 18}),
+    ({}, {"search.recalibration_images": 16}),
+    ({}, {"search.steps_per_round": 5}),
+    # the network's limits, and training
+    ({}, {"flops": 0.4}),
+    ({}, {"flops": None, "params": 0.5}),
+    ({}, {"channels.round_to": 4}),
+    ({}, {"channels.min_share": 0.6}),
+    ({}, {"channels.min_width": 5}),
+    ({}, {"input.augment": False}),
+    ({}, {"finetune.epochs": 5}),
+    ({}, {"train.lr": 0.05}),
+    ({}, {"train.momentum": 0.0}),
+    ({}, {"train.nesterov": False}),
+    ({}, {"train.weight_decay": 0.1}),
+    ({}, {"train.label_smoothing": 0.2}),
+    ({}, {"train.clip_norm": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("base", "change"), SWITCHES, ids=[str(change) for _, change in SWITCHES])
+def test_a_setting_changes_the_search(searched: Any, base: dict[str, Any], change: dict[str, Any]) -> None:
+    assert trace(searched(SHORT | base)) != trace(searched(SHORT | base | change))
+
+
+def trace(run: Any) -> list[dict[str, Any]]:
+    """The history as it was measured, without what only repeats the settings."""
+    settings = ("seconds", "sigma", "tau", "thresholds", "phase", "lr")
+    return [{key: value for key, value in record.items() if key not in settings} for record in run.history]
+
+
+@pytest.mark.parametrize("change", [{"search.thresholds": "common"}, {"search.importance": "random"}])
+def test_the_four_parts_change_the_plan_that_is_found(searched: Any, change: dict[str, Any]) -> None:
+    assert searched(change).plan != searched().plan
+
+
+def test_a_teacher_is_written_when_asked_for_and_changes_nothing_else(searched: Any) -> None:
+    without, taught = searched(), searched({"finetune.teacher": "target"})
+    assert taught.files == without.files
+    assert (taught.directory / "target.safetensors").exists()
+    assert not (without.directory / "target.safetensors").exists()
+
+
+def test_more_candidates_are_judged_from_a_larger_archive(
+    run_search: Any, dataset: Any, watched: Any, tmp_path: Any
+) -> None:
+    counts = []
+    for size in (1, 3):
+        asked: list[str] = []
+        run_search(
+            tmp_path / str(size),
+            {"search.archive_size": size, "search.reward_images": 16},
+            dataset=watched(dataset, search_val=asked.append),
+        )
+        counts.append(asked.count("ordered"))
+    assert counts[1] - counts[0] == 2 * 4  # two candidates more, 54 images in batches of 16

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jstc.channels import ChannelMap
+from jstc.search import sampler
+from jstc.search.threshnet import FEATURES, Choice, ThreshNet, describe
+
+GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def make(groups: int = 3, **changes: Any) -> ThreshNet:
+    return ThreshNet(groups, GRID, **{"lr": 0.01, "entropy_bonus": 0.3, "seed": 0} | changes)
+
+
+def states(groups: int = 3, seed: int = 0) -> Tensor:
+    return torch.randn(groups, FEATURES, generator=torch.Generator().manual_seed(seed))
+
+
+def chances(net: ThreshNet, seen: Tensor, draws: int = 400) -> Tensor:
+    """How often each threshold is drawn, [groups, grid]."""
+    generator = torch.Generator().manual_seed(9)
+    drawn = torch.stack([net.choose(seen, generator).index for _ in range(draws)])
+    return torch.nn.functional.one_hot(drawn, len(GRID)).double().mean(0)
+
+
+def play(net: ThreshNet, seen: Tensor, best: Tensor, *, steps: int, seed: int) -> None:
+    """A bandit: what is lost is the distance to hidden best thresholds, and the reward is noisy."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        choice = net.choose(seen, generator)
+        lost = (net.grid[choice.index] - net.grid[best]).abs().sum()
+        net.learn(choice, float(0.6 - lost + 0.1 * torch.randn((), generator=generator)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_finds_the_thresholds_that_earn_most(seed: int) -> None:
+    net, seen = make(seed=seed), states(seed=seed)
+    best = torch.randint(len(GRID), (3,), generator=torch.Generator().manual_seed(seed + 50))
+    play(net, seen, best, steps=450, seed=seed)
+    assert net.thresholds(net.choose(seen, None)) == pytest.approx([GRID[b] for b in best.tolist()])
+    sure = chances(net, seen).gather(1, best[:, None])
+    assert sure.min() > 0.6
+    assert sure.mean() > 0.85
+
+
+def test_groups_that_look_the_same_are_told_apart() -> None:
+    net, seen, best = make(groups=2), states(1).repeat(2, 1), torch.tensor([0, 6])
+    play(net, seen, best, steps=450, seed=1)
+    assert net.choose(seen, None).index.tolist() == [0, 6]
+
+
+def test_at_first_every_threshold_is_as_likely() -> None:
+    assert torch.allclose(chances(make(), states(), 3000), torch.full((3, 7), 1 / 7).double(), atol=0.03)
+
+
+def test_the_advantage_is_what_a_reward_is_above_those_before() -> None:
+    net = make()
+    choice = net.choose(states(), torch.Generator().manual_seed(0))
+    assert net.learn(choice, 0.5) == 0.0  # nothing to compare with
+    assert net.learn(choice, 0.6) > 0
+    assert net.learn(choice, 0.4) < 0
+    assert net.learn(choice, 0.9) > 0
+
+
+@pytest.mark.parametrize(("reward", "raised"), [(0.9, True), (0.1, False)])
+def test_one_reward_makes_the_choice_likelier_or_less_likely(reward: float, raised: bool) -> None:
+    net, seen = make(entropy_bonus=0.0), states()
+    choice = Choice(seen, torch.tensor([1, 4, 6]))
+    net.learn(choice, 0.5)
+    before = log_chances(net, choice)
+    net.learn(choice, reward)
+    change = log_chances(net, choice) - before
+    assert ((change > 0) if raised else (change < 0)).all()
+
+
+def log_chances(net: ThreshNet, choice: Choice) -> Tensor:
+    scores = torch.tanh(choice.states @ net.hidden) @ net.head + net.own
+    return scores.log_softmax(-1).gather(1, choice.index[:, None]).detach()
+
+
+def test_the_advantage_does_not_depend_on_the_scale_of_the_rewards() -> None:
+    rewards = [0.5, 0.7, 0.4, 0.65, 0.2]
+    found = []
+    for scale in (1.0, 0.01):
+        net = make()
+        choice = net.choose(states(), None)
+        found.append([net.learn(choice, scale * reward) for reward in rewards])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_equal_rewards_leave_only_the_entropy_bonus() -> None:
+    """It draws a policy that leans to one side back towards the middle."""
+    net, seen = make(groups=1), states(1)
+    with torch.no_grad():
+        net.own[0, 2] = 2.0
+    choice = Choice(seen, torch.tensor([2]))
+    before = log_chances(net, choice)
+    assert [net.learn(choice, 0.5) for _ in range(6)] == [0.0] * 6
+    assert log_chances(net, choice) < before
+
+
+def test_the_network_goes_on_exactly_where_its_state_was_taken() -> None:
+    seen, best = states(), torch.tensor([5, 0, 3])
+    net = make()
+    play(net, seen, best, steps=20, seed=0)
+    tensors, figures = net.state()
+    other = make(seed=1)
+    play(other, seen, best, steps=3, seed=5)  # what it learned itself must be gone
+    other.restore({name: tensor.clone() for name, tensor in tensors.items()}, dict(figures))
+    for each in (net, other):
+        play(each, seen, best, steps=20, seed=2)
+    (mine, my_figures), (theirs, their_figures) = net.state(), other.state()
+    assert my_figures == their_figures
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_state_before_the_first_reward_can_be_restored() -> None:
+    net, other = make(seed=0), make(seed=1)
+    other.restore(*net.state())
+    for each in (net, other):
+        play(each, states(), torch.tensor([1, 2, 3]), steps=5, seed=0)
+    assert torch.equal(net.own, other.own)
+    assert torch.equal(net.hidden, other.hidden)
+
+
+def test_equal_seeds_make_equal_networks() -> None:
+    assert torch.equal(make(seed=4).hidden, make(seed=4).hidden)
+    assert not torch.equal(make(seed=4).hidden, make(seed=5).hidden)
+
+
+def test_the_states_tell_what_a_group_is_like(channels: ChannelMap) -> None:
+    weights = [
+        np.linspace(-1, 1, g.width) * scale for g, scale in zip(channels.groups, (1, 0, 2), strict=True)
+    ]
+    p = [sampler.probabilities(w, np.zeros(len(w)), sigma=0.0, tau=1.0) for w in weights]
+    rows = describe(channels, weights, p)
+    mean, spread, largest, entropy, width, share, depth, one = rows.T.tolist()
+    assert rows.shape == (3, FEATURES)
+    assert mean == pytest.approx([0, 0, 0], abs=1e-6)
+    assert spread[0] < spread[2]
+    assert largest == pytest.approx([1, 0, 2])
+    assert entropy[1] == pytest.approx(1)
+    assert 0 < entropy[2] < entropy[0] < 1
+    assert width == pytest.approx([0.3, np.log2(12) / 10, 0.4])
+    assert share == pytest.approx(list(channels.flops_share.values()))
+    assert depth == [0, 0.5, 1]
+    assert one == [1, 1, 1]
