@@ -68,7 +68,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from:
     text("\n".join(line for line in lines if line))
 
 
-def summary(content: dict[str, Any], path: Path, *, as_json: bool) -> None:
+def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool = False) -> None:
     """The closing table of a run: the target network beside the slim one."""
     if as_json:
         document(content)
@@ -77,6 +77,8 @@ def summary(content: dict[str, Any], path: Path, *, as_json: bool) -> None:
 
     rows = [list(row) for row in report.table(content)]
     table([f"{content['model']} on {content['dataset']}", "target", "slim", ""], rows, numbers_from=1)
+    if quiet:
+        return
     for remark in content.get("notes", ()):
         note(f"note: {remark}")
     note(f"Everything is in {path}")
@@ -94,10 +96,10 @@ def run_stage(name: str, run: Path | None, *, fresh: bool, json: bool, quiet: bo
         chain.run_stage(
             path, name, recipe=recipe, fresh=fresh, command=options.command_line(), progress=shown
         )
-    stage(path, name, as_json=json)
+    stage(path, name, as_json=json, quiet=quiet)
 
 
-def stage(path: Path, name: str, *, as_json: bool) -> None:
+def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
     """The result of one stage."""
     from jstc import files
 
@@ -112,7 +114,8 @@ def stage(path: Path, name: str, *, as_json: bool) -> None:
     else:
         rows = [row for entry in result.pop("files", [{}]) for row in (entry | result).items()]
         table([f"{name} of {path}", ""], [[key, figure(key, value)] for key, value in rows])
-    note(f"Everything is in {path}")
+    if not quiet:
+        note(f"Everything is in {path}")
 
 
 def bench(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:

@@ -35,4 +35,4 @@ def run(
     loaded = recipe_file.load(recipe, settings or (), flags)
     with output.progress(quiet=quiet, verbose=verbose) as shown:
         path = chain.run(loaded, out=out, fresh=fresh, command=options.command_line(), progress=shown)
-    output.summary(files.read_json(path / "summary.json"), path, as_json=json)
+    output.summary(files.read_json(path / "summary.json"), path, as_json=json, quiet=quiet)

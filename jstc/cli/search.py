@@ -63,4 +63,4 @@ def search(
         path = chain.run(
             loaded, out=out, only=["search"], fresh=fresh, command=options.command_line(), progress=shown
         )
-    output.stage(path, "search", as_json=json)
+    output.stage(path, "search", as_json=json, quiet=quiet)

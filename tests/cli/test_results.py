@@ -82,6 +82,7 @@ def test_a_stage_that_is_done_shows_its_result(jstc_command, run, stage):
     assert (document["stage"], document["run"]) == (stage, "runs/r")
     assert document["seconds"] == RESULTS[stage]["seconds"]
     assert jstc_command(stage, run).out.strip()
+    assert jstc_command(stage, run, "--quiet").err == ""
 
 
 def test_bench_for_people(jstc_command, run):
