@@ -144,8 +144,9 @@ def _check_finite(sub: Trial, work: Work, step: int) -> None:
     finite = torch.stack([p.detach().isfinite().all() for p in sub.gated.parameters()]).all()
     if not finite:
         raise StageError(
-            f"training diverged before step {step} of {work.schedule.total}: weights or gates are not finite; "
-            f"try a lower train.lr (now {work.schedule.base:g}), a longer train.warmup_epochs, or train.clip_norm"
+            f"training diverged before step {step} of {work.schedule.total}: weights or gates are infinite; "
+            f"try a lower train.lr (now {work.schedule.base:g}), a longer train.warmup_epochs, or "
+            "train.clip_norm"
         )
 
 
