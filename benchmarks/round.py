@@ -1,0 +1,81 @@
+"""What a search round spends on anything but training, and how fast a sub-network trains beside its target.
+
+    python benchmarks/round.py [--model resnet20] [--flops 0.5] [--steps 20] [--batch 128]
+
+One process, random images of 32x32, interleaved: training steps of the target network, the cut of a
+sub-network, training steps of the sub-network, and the way back. Prints images per second of both, their
+ratio, and the share of cutting and mapping back in a round of that many steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from jstc import models
+from jstc.channels import analyse
+from jstc.recipe import TrainSettings
+from jstc.search.updater import Target, cut, put_back
+from jstc.train import device, optim
+from jstc.train.loop import step_options, train_steps
+from jstc.train.schedule import Schedule
+
+
+def timed(work: Callable[[], object]) -> tuple[float, object]:
+    """Seconds and the result."""
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--flops", type=float, default=0.5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+
+    where, settings = device.device("auto"), TrainSettings(lr=0.01)
+    spec = models.spec(options.model, num_classes=10, in_channels=3, height=32, width=32)
+    network = device.place(models.build(spec), settings, where)
+    channels = analyse(network, torch.zeros(1, 3, 32, 32))
+    target = Target.new(network, channels, settings)
+    whole = optim.make(dict(network.named_parameters()), settings)
+    images, labels = (
+        torch.randn(options.batch, 3, 32, 32, device=where),
+        torch.zeros(options.batch, device=where),
+    )
+    batches = [(images, labels.long())] * options.steps
+
+    def train(trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> object:
+        return train_steps(
+            trained, batches, optimizer=optimizer, schedule=Schedule(0.01, 10_000), first_step=0,
+            options=step_options(settings, where, seed=0),
+        )  # fmt: skip
+
+    rows = []
+    for number in range(options.rounds + 1):
+        plan = channels.random_plan(flops=options.flops, seed=number)
+        full, _ = timed(lambda: train(network, whole))
+        cutting, trial = timed(lambda plan=plan: cut(target, plan, settings))
+        small, _ = timed(lambda trial=trial: train(trial.gated, trial.weights))
+        back, _ = timed(lambda trial=trial: put_back(trial, target))
+        rows.append((full, small, cutting + back))
+    full, small, moved = (statistics.median(column) for column in zip(*rows[1:], strict=True))
+    count, share = options.steps * options.batch, 100 * moved / (small + moved)
+    print(f"{options.model} at {options.flops:g} of its FLOPs, steps of {options.batch}, {where}")
+    print(f"target network      {count / full:8.0f} images/s")
+    print(f"sub-network         {count / small:8.0f} images/s   {full / small:.2f}x")
+    print(f"cut and map back    {1e3 * moved:8.1f} ms         {share:.2f} % of the round")
+
+
+if __name__ == "__main__":
+    main()
