@@ -93,9 +93,10 @@ def trial_plan(structure: Structure, only: set[str] | None = None) -> Plan:
         if only is not None and group.name not in only:
             kept[group.name] = tuple(range(group.width))
             continue
-        # An odd number, because sizes written into a forward are mostly even and might divide an even one.
+        # An odd number, because sizes written into a forward are mostly even and might divide an even one;
+        # not one if possible, because nobody can tell such a dimension from others of size one in a view.
         count = int(group.width * random.uniform(0.35, 0.85)) // 2 * 2 + 1
-        count = max(1, count - 2 * (count >= group.width))
+        count = min(max(count, 3), group.width - 1)
         kept[group.name] = tuple(sorted(random.permutation(group.width)[:count].tolist()))
     return Plan(kept, {group.name: group.width for group in structure.groups})
 

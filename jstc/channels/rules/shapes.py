@@ -28,7 +28,7 @@ def _transpose(tracer: Tracer, call: Call) -> Labels:
     return tuple(labels)
 
 
-@rule("t", "numpy_T", "mT")
+@rule("t", "numpy_T")
 def _t(tracer: Tracer, call: Call) -> Labels:
     return tracer.labels(call.first)[::-1]
 
