@@ -97,7 +97,9 @@ def bench(context: StageContext) -> dict[str, Any]:
         opset=recipe.export.opset,
         metadata={},
     )
-    compared = {"target": target, "slim": context.path / "export" / "model.onnx"}
+    slim = context.path / "export" / "model.onnx"
+    # By their places in the run directory, as the export names its files.
+    compared = {path.relative_to(context.path).as_posix(): path for path in (target, slim)}
     rows = timing.compare(compared, settings=recipe.bench, progress=context.progress)
     files.write_json(context.folder / "bench.json", {"rows": [row.to_dict() for row in rows]})
     files.write_json(context.folder / "environment.json", timing.environment())

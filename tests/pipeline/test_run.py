@@ -97,6 +97,7 @@ def test_the_summary_has_the_promised_keys(summary):
     assert set(summary["bench"][0]) >= {
         "file", "provider", "batch", "median_ms", "p95_ms", "speedup_vs_target",
     }  # fmt: skip
+    assert [row["file"] for row in summary["bench"][:2]] == ["bench/target.onnx", summary["onnx"][0]["file"]]
     assert set(summary["seconds"]) >= {"search", "finetune", "slim", "export", "bench"}
 
 
