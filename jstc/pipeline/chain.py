@@ -120,8 +120,11 @@ class _Chain:
                 )
 
     def _how_to_run(self, name: str) -> str:
-        if name in ("baseline", "search"):  # these have no command that takes a run directory
+        # Neither of these has a command that takes a run directory.
+        if name == "search":
             return f"continue with `{self._run.manifest.command}`"
+        if name == "baseline":  # the run may have begun with the search, whose command does not train it
+            return f"run `jstc run {self._run.path / 'recipe.yaml'} --out {self._run.path}`"
         return f"run `jstc {name} {self._run.path}`"
 
     def reset(self, name: str) -> None:

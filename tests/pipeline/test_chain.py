@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -236,6 +237,15 @@ def test_a_missing_stage_is_named_with_its_command(house):
         RunDirectoryError, match=r"export needs the finetune stage first.*`jstc finetune .*run`"
     ):
         house.stage("export")
+
+
+def test_a_baseline_that_the_search_command_left_out_is_named_with_what_trains_it(house):
+    house.run(only=["search"])
+    for name in ("finetune", "slim", "export"):
+        house.stage(name)
+    again = re.escape(f"run `jstc run {house.path}/recipe.yaml --out {house.path}`")
+    with pytest.raises(RunDirectoryError, match=f"bench needs the baseline stage first.*{again}"):
+        house.stage("bench")
 
 
 def test_a_damaged_input_of_a_stage_is_refused(house):
