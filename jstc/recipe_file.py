@@ -120,6 +120,10 @@ class _Draft:
         for length in range(len(path), 0, -1):
             if path[:length] in self.said_by:
                 return self.said_by[path[:length]]
+        # A section that is there only because a key in it was set: `--set serch.rounds=2`.
+        below = [origin for key, origin in self.said_by.items() if key[: len(path)] == path]
+        if path and below and path not in self.source.lines:
+            return below[0]
         return self.source.where(path)
 
 

@@ -215,6 +215,7 @@ def test_a_budget_on_the_command_line_replaces_the_files(write):
         ("=3", "--set =3: expected key=value, such as --set train.lr=0.05"),
         ("train.lr=abc", '--set train.lr: expected a number above 0, got "abc"'),
         ("train.rl=1", "--set train.rl: unknown key train.rl; did you mean train.lr?"),
+        ("tarin.lr=1", "--set tarin.lr: unknown key tarin; did you mean train?"),
         ("model.x=3", "--set model.x: model is a single value, not a section"),
         ("seed=[1", "--set seed, line 1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
     ],
