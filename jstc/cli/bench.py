@@ -17,7 +17,7 @@ __all__ = ["bench"]
 def bench(
     targets: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN | MODEL.onnx ...]", help="A run (default: the newest), or ONNX files."),
+        typer.Argument(metavar="RUN | MODEL.onnx", help="A run (default: the newest), or ONNX files."),
     ] = None,
     provider: options.Provider = None,
     batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Batch size; repeatable.")] = None,

@@ -15,7 +15,7 @@ __all__ = ["evaluate"]
 def evaluate(
     target: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN | MODEL.onnx]", help="A run (default: the newest), or an ONNX file."),
+        typer.Argument(metavar="RUN | MODEL.onnx", help="A run (default: the newest), or an ONNX file."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", metavar="NAME", help="A dataset; default: the run's own.")

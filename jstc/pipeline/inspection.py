@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jstc.errors import InputError
 from jstc.recipe import ChannelSettings, InputSettings
 
 if TYPE_CHECKING:
@@ -35,10 +36,19 @@ def inspect(
     """
     from jstc import models
 
+    _refuse_idle(dataset, data=data, num_classes=num_classes)
     models.check(model)
     spec = _from_dataset(model, dataset, data, image_size, cifar) if dataset else None
     spec = spec or _spec(model, num_classes, image_size, cifar)
     return _document(spec, _channels(spec))
+
+
+def _refuse_idle(dataset: str | None, *, data: Path | None, num_classes: int | None) -> None:
+    """What would have no effect was meant otherwise."""
+    if dataset is None and data is not None:
+        raise InputError("--data is the folder of a dataset: give --dataset NAME as well")
+    if dataset is not None and num_classes is not None:
+        raise InputError(f"give either --num-classes or --dataset, whose classes are taken ('{dataset}')")
 
 
 def _from_dataset(model: str, name: str, root: Path | None, side: int | None, cifar: bool) -> ModelSpec:

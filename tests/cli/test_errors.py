@@ -72,6 +72,11 @@ WRONG = {
     "two runs": (["bench", "a", "b"], "error: give one run directory, or several ONNX files"),
     "a run and a file": (["bench", "a", "b.onnx"], "error: give either one run directory or ONNX files"),
     "inspect": (["inspect", "resnet21"], "error: unknown model 'resnet21'; did you mean"),
+    "inspect, data alone": (["inspect", "resnet20", "--data", "d"], "give --dataset NAME as well"),
+    "inspect, classes twice": (
+        ["inspect", "resnet20", "--dataset", "digits", "--num-classes", "5"],
+        "error: give either --num-classes or --dataset",
+    ),
     "no such command": (["serach"], "No such command 'serach'"),
     "no such option": (["run", "x.yaml", "--frehs"], "No such option: --frehs"),
     "no such word": (["search", "m", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
