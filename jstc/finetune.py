@@ -20,8 +20,9 @@ from jstc.progress import Progress
 from jstc.recipe import Recipe
 from jstc.train import checkpoint, device, seeds, subnetwork
 from jstc.train import schedule as schedules
+from jstc.train.batches import counted
 from jstc.train.fit import FitResult, Job, fit
-from jstc.train.loop import Teacher, evaluate
+from jstc.train.loop import Figures, Teacher, evaluate
 from jstc.train.subnetwork import Subnetwork
 
 __all__ = ["finetune", "train_baseline"]
@@ -71,7 +72,8 @@ def finetune(
         plan=plan,
         step=job.schedule.total,
     )
-    _report(gated, dataset, recipe, result, directory)
+    figures = _score(gated, dataset, recipe=recipe, progress=progress, stage="finetune")
+    _report(figures, result, directory)
 
 
 def train_baseline(
@@ -95,7 +97,8 @@ def train_baseline(
     )
     result = fit(job, directory=directory, progress=progress, stage="baseline")
     checkpoint.save(directory / "model.safetensors", network.state_dict(), {"epochs": result.epochs})
-    _report(network, dataset, recipe, result, directory)
+    figures = _score(network, dataset, recipe=recipe, progress=progress, stage="baseline")
+    _report(figures, result, directory)
 
 
 def _build(
@@ -132,13 +135,15 @@ def _load_target(network: nn.Module, path: Path) -> None:
         raise RunDirectoryError(message) from None
 
 
-def _report(network: nn.Module, dataset: Dataset, recipe: Recipe, result: FitResult, directory: Path) -> None:
+def _score(
+    network: nn.Module, dataset: Dataset, *, recipe: Recipe, progress: Progress, stage: str
+) -> Figures:
     # In float32, as the network is emitted; the test split is read once, for the report, and selects nothing.
-    figures = evaluate(
-        network,
-        dataset.test.ordered(recipe.train.batch_size),
-        channels_last=recipe.train.channels_last,
-    )
+    batches = counted(dataset.test, recipe.train.batch_size, progress=progress, stage=stage)
+    return evaluate(network, batches, channels_last=recipe.train.channels_last)
+
+
+def _report(figures: Figures, result: FitResult, directory: Path) -> None:
     document = {
         "accuracy": figures.accuracy,
         "loss": figures.loss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def export(context: StageContext) -> dict[str, Any]:
     files.write_text(
         context.folder / "MODEL_CARD.md", model_card(metadata, recipe, parity=found.max_abs_diff)
     )
-    batches = workspace.dataset.test.ordered(recipe.train.batch_size)
+    batches = _counted_test_split(context)
     entry = {
         "file": "export/model.onnx",
         "precision": "fp32",
@@ -130,10 +131,17 @@ def accuracy(context: StageContext, network: nn.Module) -> float:
     """Top-1 accuracy of `network` on the whole test split, in float32."""
     from jstc.train import device, loop
 
-    settings, workspace = context.recipe.train, context.workspace
-    placed = device.place(network, settings, workspace.device)
-    batches = workspace.dataset.test.ordered(settings.batch_size)
+    settings = context.recipe.train
+    placed = device.place(network, settings, context.workspace.device)
+    batches = _counted_test_split(context)
     return loop.evaluate(placed, batches, channels_last=settings.channels_last).accuracy
+
+
+def _counted_test_split(context: StageContext) -> Iterator[tuple[Tensor, Tensor]]:
+    from jstc.train.batches import counted
+
+    test, batch_size = context.workspace.dataset.test, context.recipe.train.batch_size
+    return counted(test, batch_size, progress=context.progress, stage=context.folder.name)
 
 
 def _test_images(context: StageContext, count: int) -> Tensor:

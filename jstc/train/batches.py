@@ -1,4 +1,4 @@
-"""The endless sequence of training batches, addressed by the index of the batch."""
+"""Batches in sequence: endless ones for training, addressed by index; all of a split, counted."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from jstc.progress import Progress
+
 if TYPE_CHECKING:
     from jstc.data import Split
 
-__all__ = ["stream"]
+__all__ = ["counted", "stream"]
 
 
 def stream(
@@ -29,3 +31,14 @@ def stream(
             count -= 1
             yield batch
         epoch, offset = epoch + 1, 0
+
+
+def counted(
+    split: Split, batch_size: int, *, progress: Progress, stage: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All of `split` in order, shown as progress of `stage`: scoring a large test split takes minutes."""
+    progress.start(stage, -(-split.num_images // batch_size), "test batch")
+    for done, batch in enumerate(split.ordered(batch_size), start=1):
+        yield batch
+        progress.update(done)
+    progress.finish()

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from jstc.train.batches import stream
+from jstc.progress import Silent
+from jstc.train.batches import counted, stream
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 7])
@@ -28,3 +29,21 @@ def test_epochs_differ_and_each_holds_every_image(split: Any) -> None:
 
 def test_no_batches_when_none_are_asked_for(split: Any) -> None:
     assert list(stream(split, 16, seed=3, start=2, count=0)) == []
+
+
+class Steps(Silent):
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.seen.append((stage, total, unit))
+
+    def update(self, done: int, **figures: float) -> None:
+        self.seen.append(done)
+
+
+def test_counted_batches_are_the_whole_split_in_order_and_show(split: Any) -> None:
+    steps = Steps()
+    batches = list(counted(split, 20, progress=steps, stage="slim"))
+    assert torch.equal(torch.cat([images for images, _ in batches]), split.images)
+    assert steps.seen == [("slim", len(batches), "test batch"), *range(1, len(batches) + 1)]
