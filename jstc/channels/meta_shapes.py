@@ -92,7 +92,10 @@ def _pointwise(call: Call) -> Tensor | None:
     tensors = call.tensors()
     if len({t.dtype for t in tensors}) > 1 or not call.first.is_floating_point():
         return None
-    shape = np.broadcast_shapes(*(tuple(t.shape) for t in tensors))
+    try:
+        shape = np.broadcast_shapes(*(tuple(t.shape) for t in tensors))
+    except ValueError:
+        return None  # torch says what is wrong
     if not call.func._schema.name.endswith("_"):
         return call.first.new_empty(shape)
     return call.first if shape == tuple(call.first.shape) else None

@@ -1,0 +1,115 @@
+"""The cost model by hand, on a network small enough to count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from jstc.channels import Cost, analyse
+from jstc.channels.gates import fold
+from jstc.plan import Plan
+
+
+def small(toy):
+    return toy(
+        lambda net, x: net.out(net.pool(F.relu(net.norm(net.a(x)))).flatten(1)),
+        a=nn.Conv2d(3, 8, 3, padding=1),
+        norm=nn.BatchNorm2d(8),
+        pool=nn.AdaptiveAvgPool2d(1),
+        out=nn.Linear(8, 10),
+    )
+
+
+def by_hand(width):
+    conv, norm, pool, linear = 27 * width * 64, 2 * width * 64, width * 64, 10 * width
+    return Cost(conv + norm + pool + linear, 28 * width + 2 * width + 10 * width + 10)
+
+
+@pytest.mark.parametrize("width", [1, 5, 8])
+def test_cost_is_a_sum_of_products_of_widths(toy, width):
+    channels = small(toy).channels
+    assert channels.cost(Plan({"a": tuple(range(width))}, {"a": 8})) == by_hand(width)
+    assert channels.cost_of_counts(np.array([width])) == by_hand(width)
+
+
+def test_without_a_plan_it_is_that_of_the_whole_network(toy):
+    channels = small(toy).channels
+    assert channels.cost() == channels.cost(channels.full_plan) == by_hand(8)
+
+
+def test_which_channels_are_kept_does_not_matter(toy):
+    channels = small(toy).channels
+    assert channels.cost(Plan({"a": (0, 7)}, {"a": 8})) == channels.cost(Plan({"a": (3, 4)}, {"a": 8}))
+
+
+def test_flops_are_for_the_images_that_were_given(toy):
+    net = small(toy)
+    twice = analyse(net.model, net.inputs[0])
+    assert twice.cost().flops == 2 * net.channels.cost().flops
+    assert twice.cost().params == net.channels.cost().params
+
+
+def test_shares_of_the_groups(toy):
+    net = toy(
+        lambda net, x: net.c(net.b(net.a(x))).mean((2, 3)),
+        a=nn.Conv2d(3, 4, 1, bias=False),
+        b=nn.Conv2d(4, 5, 1, bias=False),
+        c=nn.Conv2d(5, 10, 1, bias=False),
+    )
+    a, b, c = 12, 20, 50
+    assert net.channels.flops_share == pytest.approx({"a": (a + b) / (a + b + c), "b": (b + c) / (a + b + c)})
+    assert net.channels.coverage == 1
+
+
+def test_coverage_leaves_out_what_no_group_reaches(toy):
+    net = toy(
+        lambda net, x: net.b(net.a(net.fixed(x))).mean((2, 3)),
+        fixed=nn.Conv2d(3, 3, 1, groups=3, bias=False),
+        a=nn.Conv2d(3, 4, 1, bias=False),
+        b=nn.Conv2d(4, 10, 1, bias=False),
+    )
+    assert net.channels.coverage == pytest.approx((12 + 40) / (3 + 12 + 40))
+
+
+def test_layers_used_twice_cost_twice_and_have_one_set_of_parameters(toy):
+    net = toy(lambda net, x: net.a(net.a(x)), a=nn.Conv2d(3, 3, 1, bias=False))
+    assert net.channels.cost() == Cost(2 * 9 * 64, 9)
+
+
+def test_the_full_size_vgg_is_counted_without_its_weights():
+    from jstc import models
+    from jstc.pipeline.counting import count
+
+    spec = models.spec("vgg16_bn", num_classes=10, in_channels=3, height=224, width=224)
+    model = models.build(spec, device="meta")
+    channels = analyse(model, torch.empty(1, 3, 224, 224, device="meta"))
+    plan = channels.uniform_plan(flops=0.03)
+    cost = channels.cost(plan)
+    network = channels.slice(model, plan).to_empty(device="cpu")
+    assert count(network, torch.zeros(1, 3, 224, 224)) == (cost.flops, cost.params)
+    assert channels.cost().params == sum(p.numel() for p in model.parameters()) == 134_309_962
+
+
+def test_magnitude_is_the_norm_of_the_weights_around_a_channel(toy):
+    net = toy(
+        lambda net, x: net.b(net.a(x)).mean((2, 3)),
+        a=nn.Conv2d(3, 4, 1, bias=False),
+        b=nn.Conv2d(4, 2, 1, bias=False),
+    )
+    model = net.model
+    norm = (model.a.weight.square().sum((1, 2, 3)) + model.b.weight.square().sum((0, 2, 3))).sqrt()
+    found = net.channels.magnitude(model)["a"]
+    assert torch.allclose(found.double(), norm / norm.mean(), rtol=1e-5)
+
+
+def test_folded_gates_do_not_change_the_cost(toy):
+    from jstc.pipeline.counting import count
+
+    net = small(toy)
+    plan = net.plan(0)
+    network = fold(net.channels.gated(net.channels.slice(net.model, plan), plan))
+    cost = net.channels.cost(plan)
+    assert count(network, net.inputs[0][:1]) == (cost.flops, cost.params)
