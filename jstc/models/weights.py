@@ -57,7 +57,9 @@ def _read(path: Path) -> Any:
             f"weights {path} hold more than tensors (a pickled object), which is never loaded, because it "
             "could run any code; save model.state_dict() alone, best as safetensors"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except KeyError:  # what torch makes of bytes that happen to look like a pickle; its text is a number
+        raise ModelError(f"weights {path} are neither a torch checkpoint nor named .safetensors") from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise ModelError(f"weights {path} are not a torch checkpoint: {error}") from None
 
 
