@@ -27,7 +27,7 @@ def infer(call: Call) -> Tensor | None:
 
 
 def _conv2d(call: Call) -> Tensor | None:
-    x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
+    x, weight, bias, groups = call.first, call["weight"], call["bias"], call["groups"]
     if x.dim() != 4:
         return None
     if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
@@ -57,7 +57,7 @@ def _pair(value: int | list[int]) -> list[int]:
 
 
 def _batch_norm(call: Call) -> Tensor | None:
-    x = call["input"]
+    x = call.first
     if call["training"]:
         return None
     for name in ("weight", "bias", "running_mean", "running_var"):
@@ -82,7 +82,7 @@ def _max_pool(call: Call) -> Tensor | None:
 
 
 def _linear(call: Call) -> Tensor | None:
-    x, weight, bias = call["input"], call["weight"], call["bias"]
+    x, weight, bias = call.first, call["weight"], call["bias"]
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and len(bias) != len(weight)):
         return None  # torch says what is wrong
     return x.new_empty((*x.shape[:-1], weight.shape[0]))

@@ -1,0 +1,64 @@
+"""The exception tree, its exit codes, and near names."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from jstc import errors
+from jstc.errors import JstcError, UnknownNameError
+
+
+def test_the_tree_in_the_docstring_is_the_tree():
+    drawn, parents = {}, {}
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"^ {4}([|` -]*)(\w+Error|Interrupted)\b(?: +exit code (\d+))?", line)
+        if found:
+            depth = len(found[1]) // 4
+            parents[depth] = found[2]
+            drawn[found[2]] = (parents.get(depth - 1), found[3])
+    real = {name: getattr(errors, name) for name in errors.__all__}
+    assert drawn.keys() == real.keys()
+    for name, (parent, code) in drawn.items():
+        assert real[name].__base__ is (Exception if parent is None else real[parent])
+        assert code is None or real[name].exit_code == int(code)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_is_ours_and_has_a_code_and_a_text(name):
+    kind = getattr(errors, name)
+    assert issubclass(kind, JstcError) and kind.__doc__
+    assert kind.exit_code in (1, 2, 3, 130)
+
+
+def test_exit_codes_follow_the_tree():
+    codes = {name: getattr(errors, name).exit_code for name in errors.__all__}
+    assert {n for n, c in codes.items() if c == 3} == {"GateError"}
+    assert {n for n, c in codes.items() if c == 130} == {"Interrupted"}
+    assert {n for n, c in codes.items() if c == 1} == {
+        "JstcError",
+        "StageError",
+        "ChannelError",
+        "ParityError",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet51", "unknown model 'resnet51'; did you mean 'resnet50'?"),
+        ("VGG16_bm", "unknown model 'VGG16_bm'; did you mean 'vgg16_bn' or 'vgg11_bn'?"),
+        ("zzz", "unknown model 'zzz'"),
+    ],
+)
+def test_near_names_are_suggested(name, expected):
+    error = UnknownNameError("model", name, ["resnet50", "vgg16_bn", "alexnet", "vgg11_bn"])
+    assert str(error) == expected
+    assert error.near == re.findall(r"'(\w+)'", expected)[1:]
+
+
+def test_a_hint_follows():
+    assert str(UnknownNameError("dataset", "x", [], "See `jstc datasets`.")) == (
+        "unknown dataset 'x' See `jstc datasets`."
+    )
