@@ -1,0 +1,336 @@
+"""The slim network: folded, written, and loaded again from tensors and a spec alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import jstc
+from jstc import files, models, slim
+from jstc.channels import ChannelMap, GatedNetwork, analyse
+from jstc.channels.trace import named_tensors
+from jstc.errors import JstcError, ModelError, RunDirectoryError, StageError
+from jstc.models import ModelSpec
+from jstc.models.cifar import CifarResNet
+from jstc.plan import Plan
+from jstc.train import subnetwork
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A gated sub-network as finetune leaves it in `source`."""
+
+    spec: ModelSpec
+    target: nn.Module
+    channels: ChannelMap
+    plan: Plan
+    gated: GatedNetwork
+    source: Path
+    images: Tensor
+
+    def emit(self, directory: Path) -> dict[str, float]:
+        options = {"source": self.source, "directory": directory, "images": self.images}
+        return slim.emit(self.target, self.channels, self.spec, **options)
+
+
+def trained(spec: ModelSpec, source: Path, *, share: float = 0.5) -> Trained:
+    target = models.build(spec, seed=0)
+    images = torch.randn(4, *spec.input_shape, generator=torch.Generator().manual_seed(0))
+    channels = analyse(target, images[:1])
+    plan = channels.random_plan(flops=share, seed=1)
+    gated = channels.gated(channels.slice(target, plan), plan).train()
+    gated(images)  # running statistics other than those of a fresh network
+    generator = torch.Generator().manual_seed(2)
+    gated.alpha.data.uniform_(0.5, 1.5, generator=generator)
+    momentum = {name: torch.zeros_like(p) for name, p in gated.network.named_parameters()}
+    subnetwork.save(source / "subnetwork.safetensors", gated, momentum=momentum, plan=plan, step=7)
+    plan.save(source / "plan.json")
+    return Trained(spec, target, channels, plan, gated.eval(), source, images)
+
+
+def resnet20() -> ModelSpec:
+    return models.spec("resnet20", num_classes=10, in_channels=3, height=32, width=32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Trained:
+    return trained(resnet20(), tmp_path_factory.mktemp("finetune"))
+
+
+@pytest.fixture
+def emitted(run, tmp_path) -> Path:
+    run.emit(tmp_path / "slim")
+    return tmp_path / "slim"
+
+
+def output(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return network(images)
+
+
+def test_the_loaded_network_computes_what_the_gated_one_did(run, emitted):
+    network = slim.load(emitted)
+    gated, plain = output(run.gated, run.images), output(run.gated.network, run.images)
+    assert (output(network, run.images) - gated).abs().max() <= slim.FOLD_TOLERANCE
+    assert (plain - gated).abs().max() > 100 * slim.FOLD_TOLERANCE  # the gates do something
+
+
+def test_it_is_an_ordinary_network_of_its_own_class_and_of_the_plans_size(run, emitted):
+    network = slim.load(emitted)
+    assert type(network) is CifarResNet and not network.training
+    assert all(type(p) is nn.Parameter and p.requires_grad for p in network.parameters())
+    assert sum(p.numel() for p in network.parameters()) == run.channels.cost(run.plan).params
+    assert all(
+        m.weight.shape[0] == m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d)
+    )
+
+
+def test_the_report_says_what_folding_changed(run, tmp_path):
+    found = run.emit(tmp_path)
+    assert found.keys() == {"max_abs_diff_fold"}
+    before, after = output(run.gated, run.images), output(slim.load(tmp_path), run.images)
+    assert found["max_abs_diff_fold"] == float((before - after).abs().max())
+
+
+def test_the_files_are_those_three_and_hold_what_they_should(run, emitted):
+    assert sorted(p.name for p in emitted.iterdir()) == ["model.json", "model.safetensors", "plan.json"]
+    assert Plan.load(emitted / "plan.json") == run.plan
+    assert files.read_json(emitted / "model.json") == {
+        "schema": 1,
+        "model": run.spec.to_dict(),
+        "plan_hash": run.plan.hash,
+    }
+    tensors = load_file(emitted / "model.safetensors")
+    assert tensors.keys() == {name for name, _ in named_tensors(run.target)}
+    assert {t.dtype for t in tensors.values()} == {torch.float32, torch.int64}
+
+
+def test_the_target_network_is_left_alone(run, tmp_path):
+    before = {name: t.clone() for name, t in named_tensors(run.target)}
+    run.emit(tmp_path)
+    assert all(torch.equal(t, before[name]) for name, t in named_tensors(run.target))
+
+
+def test_emitting_again_gives_the_same_bytes(run, tmp_path):
+    for name in ("first", "second"):
+        run.emit(tmp_path / name)
+    for file in ("model.safetensors", "plan.json", "model.json"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_a_target_on_another_device_or_in_another_type_is_no_obstacle(run, tmp_path):
+    run.target.double()
+    try:
+        run.emit(tmp_path)
+    finally:
+        run.target.float()
+    assert (output(slim.load(tmp_path), run.images) - output(run.gated, run.images)).abs().max() < 1e-5
+
+
+def test_loading_runs_in_a_process_that_never_analysed_anything(run, emitted):
+    code = (
+        "import sys, jstc, torch; network = jstc.load(sys.argv[1]);"
+        "torch.save(network(torch.ones(1, 3, 32, 32)).detach(), sys.argv[2])"
+    )
+    out = emitted / "out.pt"
+    subprocess.run([sys.executable, "-c", code, emitted, out], check=True)
+    expected = output(run.gated, torch.ones(1, 3, 32, 32))
+    assert (torch.load(out, weights_only=True) - expected).abs().max() < 1e-5
+    assert jstc.load(str(emitted)).training is False
+
+
+def test_nothing_is_pickled(emitted, monkeypatch):
+    import pickle
+
+    def refused(*_args, **_options):
+        raise AssertionError("a pickle")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refused)
+    monkeypatch.setattr(torch, "load", refused)
+    slim.load(emitted)
+
+
+def test_folding_that_changes_an_output_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(slim, "FOLD_TOLERANCE", -1.0)
+    with pytest.raises(StageError, match="folding the gates changed an output by"):
+        run.emit(tmp_path / "slim")
+    assert not (tmp_path / "slim").exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(run, tmp_path):
+    tensors = {"network": dict(run.gated.network.state_dict())}
+    gated = run.channels.gated(run.channels.slice(run.target, run.plan), run.plan)
+    gated.network.load_state_dict(tensors["network"])
+    gated.network.linear.bias.data.fill_(float("nan"))
+    subnetwork.save(tmp_path / "subnetwork.safetensors", gated, momentum={}, plan=run.plan, step=1)
+    run.plan.save(tmp_path / "plan.json")
+    with pytest.raises(StageError, match="nan"):
+        slim.emit(
+            run.target,
+            run.channels,
+            run.spec,
+            source=tmp_path,
+            directory=tmp_path / "slim",
+            images=run.images,
+        )
+
+
+def test_a_sub_network_of_another_plan_is_refused(run, tmp_path):
+    source = tmp_path / "finetune"
+    source.mkdir()
+    (source / "subnetwork.safetensors").write_bytes((run.source / "subnetwork.safetensors").read_bytes())
+    run.channels.random_plan(flops=0.5, seed=9).save(source / "plan.json")
+    with pytest.raises(RunDirectoryError, match="belongs to another plan"):
+        slim.emit(
+            run.target, run.channels, run.spec, source=source, directory=tmp_path / "slim", images=run.images
+        )
+
+
+# -- what load refuses ---------------------------------------------------------------------------------
+
+
+def refused(folder: Path, match: str, kind: type[JstcError] = ModelError) -> None:
+    with pytest.raises(kind, match=match):
+        slim.load(folder)
+
+
+def test_a_folder_without_a_slim_network(tmp_path):
+    refused(tmp_path, "no slim network in .* run `jstc slim` first")
+    refused(tmp_path / "nowhere", "no slim network in")
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_missing_files(emitted, name):
+    (emitted / name).unlink()
+    refused(emitted, "model.json" if name == "model.json" else "model.safetensors cannot be loaded")
+
+
+GOOD = {"schema": 1, "model": resnet20().to_dict(), "plan_hash": ""}
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ({**GOOD, "schema": 2}, "schema 2 is not 1"),
+        ({**GOOD, "schema": None}, "schema None is not 1"),
+        ({"model": GOOD["model"]}, "not the spec of a slim network"),
+        ({"schema": 1}, "not the spec of a slim network"),
+        ([], "not the spec of a slim network"),
+        ("text", "not the spec of a slim network"),
+        (None, "not the spec of a slim network"),
+        ({**GOOD, "model": None}, "expected a JSON object"),
+        ({**GOOD, "model": {**GOOD["model"], "more": 1}}, "unknown keys"),
+        ({**GOOD, "model": {"name": "resnet20"}}, "missing keys"),
+        ({**GOOD, "model": {**GOOD["model"], "num_classes": "10"}}, "num_classes is '10'"),
+        ({**GOOD, "model": {**GOOD["model"], "height": -1}}, "height is -1"),
+        ({**GOOD, "model": {**GOOD["model"], "cifar": 1}}, "cifar is 1"),
+    ],
+)
+def test_other_specs(emitted, document, complaint):
+    files.write_json(emitted / "model.json", document)
+    refused(emitted, complaint)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"NaN"])
+def test_specs_that_are_no_json(emitted, content):
+    (emitted / "model.json").write_bytes(content)
+    refused(emitted, "not the spec of a slim network")
+
+
+def test_specs_of_other_networks(emitted):
+    for change in (
+        {"name": "resnet32"},
+        {"num_classes": 5},
+        {"in_channels": 1},
+        {"name": "resnet18", "cifar": False},
+    ):
+        files.write_json(emitted / "model.json", {**GOOD, "model": {**GOOD["model"], **change}})
+        refused(emitted, "model.safetensors cannot be loaded")
+    files.write_json(emitted / "model.json", {**GOOD, "model": {**GOOD["model"], "name": "resnet21"}})
+    refused(emitted, "did you mean 'resnet", JstcError)
+
+
+TAMPERED = {
+    "a tensor is missing": lambda t: t.pop("linear.bias"),
+    "a tensor too many": lambda t: t.update(extra=torch.zeros(1)),
+    "another name": lambda t: t.update({"linear.bias2": t.pop("linear.bias")}),
+    "wider than the target": lambda t: t.update({"linear.weight": torch.zeros(11, 64)}),
+    "another rank": lambda t: t.update({"linear.bias": torch.zeros(10, 1)}),
+    "narrower than its norm": lambda t: t.update({"conv1.weight": t["conv1.weight"][:-1].clone()}),
+    "a narrower norm": lambda t: t.update({"bn1.weight": t["bn1.weight"][:-1].clone()}),
+    "narrower statistics": lambda t: t.update({"bn1.running_mean": t["bn1.running_mean"][:-1].clone()}),
+    "no channels": lambda t: t.update({"conv1.weight": t["conv1.weight"][:0].clone()}),
+    "whole numbers": lambda t: t.update({"conv1.weight": t["conv1.weight"].long()}),
+    "another precision": lambda t: t.update({"conv1.weight": t["conv1.weight"].double()}),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_tensors_that_do_not_fit(emitted, how):
+    tensors = load_file(emitted / "model.safetensors")
+    TAMPERED[how](tensors)
+    save_file(tensors, emitted / "model.safetensors")
+    refused(emitted, "model.safetensors cannot be loaded")
+
+
+def test_damaged_tensors(emitted):
+    path = emitted / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (b"", whole[:50], whole[:-4], b"\xff" * 100, b"PK\x03\x04" + whole):
+        path.write_bytes(content)
+        refused(emitted, "model.safetensors cannot be loaded")
+
+
+# -- networks of other origin ---------------------------------------------------------------------------
+
+USER = """
+import pathlib
+from torch import nn
+
+pathlib.Path(__file__).with_name("ran").touch()
+
+class Small(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+def make(num_classes):
+    return Small(num_classes)
+"""
+
+
+def test_a_network_of_the_users_own_runs_code_only_when_allowed(tmp_path):
+    (tmp_path / "net.py").write_text(USER)
+    spec = models.spec(f"{tmp_path / 'net.py'}:make", num_classes=4, in_channels=3, height=8, width=8)
+    run = trained(spec, tmp_path / "finetune")
+    run.emit(tmp_path / "slim")
+    (tmp_path / "ran").unlink()
+    refused(tmp_path / "slim", "allow_code=True if you trust it")
+    assert not (tmp_path / "ran").exists()
+    network = slim.load(tmp_path / "slim", allow_code=True)
+    assert (tmp_path / "ran").exists() and type(network).__name__ == "Small"
+    assert (output(network, run.images) - output(run.gated, run.images)).abs().max() < 1e-5
+
+
+def test_a_network_of_torchvision(tmp_path):
+    spec = models.spec("squeezenet1_1", num_classes=4, in_channels=3, height=64, width=64)
+    run = trained(spec, tmp_path / "finetune", share=0.3)
+    run.emit(tmp_path / "slim")
+    network = slim.load(tmp_path / "slim")
+    assert type(network) is type(run.target)
+    assert (output(network, run.images) - output(run.gated, run.images)).abs().max() < 1e-5
+    assert json.loads((tmp_path / "slim" / "model.json").read_text())["model"]["name"] == "squeezenet1_1"
