@@ -16,8 +16,10 @@ from jstc.channels import budget, gates, slicing
 from jstc.channels.cost import Cost, CostModel
 from jstc.channels.gates import GatedNetwork
 from jstc.channels.groups import Frozen, Group, Structure, build
+from jstc.channels.labelling import Labelling
+from jstc.channels.labels import Recorder, named_tensors
 from jstc.channels.proof import prove
-from jstc.channels.trace import Recorder, Tracer, named_tensors
+from jstc.channels.trace import run
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
@@ -46,33 +48,39 @@ def analyse(
 
 
 def _analyse(model: nn.Module, inputs: tuple[Any, ...], ignore: Sequence[str]) -> ChannelMap:
-    tracer = Tracer(model)
+    labelling = Labelling(model)
     device = next((t.device for _, t in named_tensors(model)), torch.device("cpu"))
     try:
         with torch.device(device):
-            tracer.run(inputs)
+            run(model, inputs, labelling)
     except Exception as error:
-        raise ChannelError(f"the network's forward failed at {tracer.last_op}: {error}") from error
-    record = tracer.record
+        raise ChannelError(f"the network's forward failed at {labelling.last_op}: {error}") from error
+    record = labelling.record
 
     def rebuild(frozen: dict[int, str]) -> Structure:
-        return build(record, tracer.params, ignore=ignore, atoms_frozen=frozen)
+        return build(record, labelling.params, ignore=ignore, atoms_frozen=frozen)
 
     with torch.device(device):
-        structure = prove(model, inputs, rebuild, tracer)
+        structure = prove(model, inputs, rebuild, labelling)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     return ChannelMap(structure, record, shapes)
+
+
+def _moved(tensor: Tensor, device: str) -> Tensor:
+    if tensor.is_meta and device != "meta":  # there are no values to move; zeros are as good as any
+        return torch.zeros_like(tensor, device=device)
+    return tensor.detach().to(device, copy=True)
 
 
 def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn.Module, tuple[Any, ...]]:
     """The network on another device without copying its tensors first, in eval mode, and its inputs."""
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
-        there = tensor.detach().to(device, copy=True)
+        there = _moved(tensor, device)
         memo[id(tensor)] = (
             nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
         )
-    moved = tuple(x.detach().to(device) if isinstance(x, Tensor) else x for x in inputs)
+    moved = tuple(_moved(x, device) if isinstance(x, Tensor) else x for x in inputs)
     return copy.deepcopy(model, memo).eval(), moved
 
 

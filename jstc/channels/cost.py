@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels.groups import Structure
-from jstc.channels.trace import Count, Ids
+from jstc.channels.labels import Count, Ids
 
 __all__ = ["Cost", "CostModel"]
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from jstc.channels.groups import Structure
+from jstc.channels.labels import Ids, Site
 from jstc.channels.slicing import keep_vector
-from jstc.channels.trace import Ids, Site
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 

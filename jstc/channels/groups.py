@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jstc.channels.trace import FIRST_FREE, FIXED, INPUT, KERNEL, Ids, Labels, Recorder
+from jstc.channels.labels import FIRST_FREE, FIXED, INPUT, KERNEL, Ids, Labels, Recorder
 
 __all__ = ["Frozen", "Group", "Structure", "build", "components"]
 

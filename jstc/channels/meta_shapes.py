@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jstc.channels.trace import Call
+from jstc.channels.labels import Call
 
 __all__ = ["infer"]
 

@@ -17,8 +17,10 @@ import numpy as np
 from torch import nn
 
 from jstc.channels.groups import Structure
+from jstc.channels.labelling import Labelling
+from jstc.channels.labels import FIRST_FREE, FIXED, Ids, Labels
 from jstc.channels.slicing import cut_module, indices, keep_vector
-from jstc.channels.trace import FIRST_FREE, FIXED, Ids, Labels, Tracer
+from jstc.channels.trace import run
 from jstc.plan import Plan
 
 __all__ = ["prove"]
@@ -30,7 +32,7 @@ def prove(
     model: nn.Module,
     inputs: Sequence[Any],
     rebuild: Callable[[dict[int, str]], Structure],
-    traced: Tracer,
+    traced: Labelling,
 ) -> Structure:
     """The structure in which any cut is valid, as far as one random cut of every group can tell.
 
@@ -113,7 +115,7 @@ def _failure(
     model: nn.Module,
     inputs: Sequence[Any],
     structure: Structure,
-    traced: Tracer,
+    traced: Labelling,
     only: set[str] | None,
 ) -> Failure | None:
     """What goes wrong when all groups (or those in `only`) are cut; None when nothing does."""
@@ -121,13 +123,13 @@ def _failure(
     small = cut_module(model, indices(structure, plan))
     kept = partial(_kept, structure, keep_vector(structure, plan))
     labels = {name: kept(dims) for name, dims in traced.params.items()}
-    tracer = Tracer(small, labels, [kept(part) for part in traced.record.parts])
+    labelling = Labelling(small, labels, [kept(part) for part in traced.record.parts])
     try:
-        tracer.run(inputs)
+        run(small, inputs, labelling)
     except Exception as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return Failure(
-            _groups_of(structure, tracer.last_ids), f"cannot be cut: {line[:120]} ({tracer.last_op})"
+            _groups_of(structure, labelling.last_ids), f"cannot be cut: {line[:120]} ({labelling.last_op})"
         )
     return None
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jstc.channels.groups import Structure
-from jstc.channels.trace import Ids, named_tensors
+from jstc.channels.labels import Ids, named_tensors
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 

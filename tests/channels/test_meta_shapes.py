@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jstc.channels.labels import Call
 from jstc.channels.meta_shapes import infer
-from jstc.channels.trace import Call
 
 aten = torch.ops.aten
 conv2d, batch_norm, linear = aten.conv2d.default, aten.batch_norm.default, aten.linear.default

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from jstc.channels import fold
-from jstc.channels.trace import named_tensors
+from jstc.channels.labels import named_tensors
 from jstc.pipeline.counting import count
 
 CIFAR = ["cifar/resnet20", "cifar/resnet32", "cifar/resnet56", "cifar/resnet110", "cifar/vgg16_bn"]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from jstc.channels.labels import named_tensors
 from jstc.channels.slicing import rebuild
-from jstc.channels.trace import named_tensors
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 

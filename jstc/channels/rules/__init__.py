@@ -1,10 +1,11 @@
 """How channel ids pass through each ATen operation.
 
-A rule is a function of the tracer and the executed call. It returns the labels of the output, or a list
-of them for several outputs. `rule` registers one; that is also how a project adds its own operation:
+A rule is a function of the labelling (`jstc.channels.labelling`) and the executed call. It returns the
+labels of the output, or a list of them for several outputs. `rule` registers one; that is also how a
+project adds its own operation:
 
     @rule("mylib::swap_halves")
-    def _(tracer, call): ...
+    def _(labelling, call): ...
 """
 
 from jstc.channels.rules import arithmetic, layers, shapes  # noqa: F401  registers the rules

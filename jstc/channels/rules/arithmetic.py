@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jstc.channels.labelling import Labelling
+from jstc.channels.labels import FIRST_FREE, Call, Ids, Labels
 from jstc.channels.rules.registry import rule
-from jstc.channels.trace import FIRST_FREE, Call, Ids, Labels, Tracer
 
 __all__ = ["broadcast"]
 
 
-def broadcast(tracer: Tracer, operands: Sequence[Labels], rank: int) -> Labels:
+def broadcast(labelling: Labelling, operands: Sequence[Labels], rank: int) -> Labels:
     """Labels of the broadcast of tensors with labels `operands`; positions that meet are tied."""
     out: list[Ids | None] = [None] * rank
     for labels in operands:
         for dim, ids in enumerate(labels, start=rank - len(labels)):
-            out[dim] = _meet(tracer, out[dim], ids)
+            out[dim] = _meet(labelling, out[dim], ids)
     return tuple(out)
 
 
-def _meet(tracer: Tracer, a: Ids | None, b: Ids | None) -> Ids | None:
+def _meet(labelling: Labelling, a: Ids | None, b: Ids | None) -> Ids | None:
     if a is None or b is None:
         return b if a is None else a
     if len(a) != len(b):  # one of them is broadcast
@@ -29,17 +30,17 @@ def _meet(tracer: Tracer, a: Ids | None, b: Ids | None) -> Ids | None:
     if len(a) == 1 and a[0] < FIRST_FREE:
         return b
     if len(a) > 1:
-        tracer.tie(a, b)
+        labelling.tie(a, b)
     return a
 
 
 @rule("pointwise", "masked_fill", "rsub", "hardswish", "copy", "fill", "add", "sub", "mul", "div", "where")
-def _pointwise(tracer: Tracer, call: Call) -> Labels:
-    return _elementwise(tracer, call)
+def _pointwise(labelling: Labelling, call: Call) -> Labels:
+    return _elementwise(labelling, call)
 
 
-def _elementwise(tracer: Tracer, call: Call) -> Labels:
-    labels = broadcast(tracer, [tracer.labels(t) for t in call.tensors()], call.out.dim())
+def _elementwise(labelling: Labelling, call: Call) -> Labels:
+    labels = broadcast(labelling, [labelling.labels(t) for t in call.tensors()], call.out.dim())
     return _sized(labels, call.out.shape)
 
 
@@ -55,58 +56,58 @@ def _sized(labels: Labels, shape: Sequence[int]) -> Labels:
     "alpha_dropout", "lift_fresh", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like",
     "bernoulli", "identity", "view_as_real_copy", "log_sigmoid",
 )  # fmt: skip
-def _same(tracer: Tracer, call: Call) -> Labels:
-    return tracer.labels(call.first)
+def _same(labelling: Labelling, call: Call) -> Labels:
+    return labelling.labels(call.first)
 
 
 @rule("prelu")
-def _prelu(tracer: Tracer, call: Call) -> Labels:
+def _prelu(labelling: Labelling, call: Call) -> Labels:
     """Input [N, C, *]; one slope for all channels or one for each, [C]."""
-    labels, (slope,) = tracer.labels(call.first), tracer.labels(call["weight"]) or (None,)
+    labels, (slope,) = labelling.labels(call.first), labelling.labels(call["weight"]) or (None,)
     if slope is not None and len(slope) > 1:
-        tracer.tie(labels[min(1, len(labels) - 1)], slope)
+        labelling.tie(labels[min(1, len(labels) - 1)], slope)
     return labels
 
 
 @rule("flip")
-def _flip(tracer: Tracer, call: Call) -> Labels:
-    labels = tracer.labels(call.first)
+def _flip(labelling: Labelling, call: Call) -> Labels:
+    labels = labelling.labels(call.first)
     dims = {d % len(labels) for d in call["dims"]}
     return tuple(ids[::-1] if ids is not None and d in dims else ids for d, ids in enumerate(labels))
 
 
 @rule("cumsum")
-def _cumsum(tracer: Tracer, call: Call) -> Labels:
-    labels = tracer.labels(call.first)
-    tracer.inexact(labels[call["dim"]], "cumsum over the channels")
+def _cumsum(labelling: Labelling, call: Call) -> Labels:
+    labels = labelling.labels(call.first)
+    labelling.inexact(labels[call["dim"]], "cumsum over the channels")
     return labels
 
 
 @rule("roll")
-def _roll(tracer: Tracer, call: Call) -> Labels:
+def _roll(labelling: Labelling, call: Call) -> Labels:
     """Rolling moves positions of the given dimensions; channels there can't be followed."""
-    labels = tracer.labels(call.first)
+    labels = labelling.labels(call.first)
     for dim in call["dims"] or range(len(labels)):
-        tracer.freeze(labels[dim], "channels are rolled")
+        labelling.freeze(labels[dim], "channels are rolled")
     return labels
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")
-def _softmax(tracer: Tracer, call: Call) -> Labels:
-    labels = tracer.labels(call.first)
-    tracer.freeze(labels[call["dim"]], "softmax over the channels")
+def _softmax(labelling: Labelling, call: Call) -> Labels:
+    labels = labelling.labels(call.first)
+    labelling.freeze(labels[call["dim"]], "softmax over the channels")
     return labels
 
 
 @rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "argmax", "prod",
       "linalg_vector_norm", "all", "any", "var_mean", "std_mean")  # fmt: skip
-def _reduce(tracer: Tracer, call: Call) -> Labels | list[Labels]:
+def _reduce(labelling: Labelling, call: Call) -> Labels | list[Labels]:
     if any(a.name == "other" for a in call.func._schema.arguments):  # the larger of two tensors
-        return _elementwise(tracer, call)
-    labels = tracer.labels(call.first)
+        return _elementwise(labelling, call)
+    labels = labelling.labels(call.first)
     dims, keep = _reduced(call, len(labels))
     for dim in dims:
-        tracer.inexact(labels[dim], f"{call.func._schema.name.split('::')[1]} over the channels")
+        labelling.inexact(labels[dim], f"{call.func._schema.name.split('::')[1]} over the channels")
     out: Labels = tuple(
         np.zeros(1, np.int64) if d in dims else ids for d, ids in enumerate(labels) if keep or d not in dims
     )
@@ -124,5 +125,5 @@ def _reduced(call: Call, rank: int) -> tuple[set[int], bool]:
 
 
 @rule("_assert_async", "_assert_scalar", "is_same_size", "set_")
-def _nothing(_tracer: Tracer, _call: Call) -> list[Labels]:
+def _nothing(_labelling: Labelling, _call: Call) -> list[Labels]:
     return []

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from jstc.channels.labelling import Labelling
+from jstc.channels.labels import FIRST_FREE, FIXED, KERNEL, Call, Ids, Labels
+from jstc.channels.rules.arithmetic import broadcast
 from jstc.channels.rules.registry import rule
-from jstc.channels.trace import FIRST_FREE, FIXED, KERNEL, Call, Ids, Labels, Tracer
 
 __all__: list[str] = []
 
@@ -24,26 +26,26 @@ def _fixed(size: int) -> Ids:
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d", "conv_transpose2d",
       "conv_transpose3d")  # fmt: skip
-def _convolution(tracer: Tracer, call: Call) -> Labels:
+def _convolution(labelling: Labelling, call: Call) -> Labels:
     """Input [N, C, *], weight [C_out, C / groups, *kernel] (transposed: [C, C_out / groups, *kernel])."""
     x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
     transposed = "transpose" in call.func._schema.name or (_has(call, "transposed") and call["transposed"])
-    x_ids, w = tracer.labels(x), tracer.labels(weight)
+    x_ids, w = labelling.labels(x), labelling.labels(weight)
     for kernel in w[2:]:
-        tracer.tie(kernel, None if kernel is None else np.full(len(kernel), KERNEL))
+        labelling.tie(kernel, None if kernel is None else np.full(len(kernel), KERNEL))
     channel = x.dim() - weight.dim() + 1  # 1, or 0 without a batch dimension
     for space in x_ids[channel + 1 :]:
-        tracer.freeze(space, "a convolution slides over the channels")
+        labelling.freeze(space, "a convolution slides over the channels")
     if transposed:
-        out = _transposed(tracer, x_ids[channel], w, weight, groups)
+        out = _transposed(labelling, x_ids[channel], w, weight, groups)
     else:
-        out = _convolved(tracer, x_ids[channel], w, weight, groups)
+        out = _convolved(labelling, x_ids[channel], w, weight, groups)
     if bias is not None:
-        tracer.tie(out, tracer.labels(bias)[0])
+        labelling.tie(out, labelling.labels(bias)[0])
     positions = (x if transposed else call.out).shape[channel + 1 :]
-    tracer.count("conv", prod(positions) * (x.shape[0] if channel else 1), weight.shape, w)
+    labelling.count("conv", prod(positions) * (x.shape[0] if channel else 1), weight.shape, w)
     if not transposed and not _depthwise(weight, w, groups):
-        tracer.site("writer", (weight, bias), out)
+        labelling.site("writer", (weight, bias), out)
     return (*x_ids[:channel], out, *(_fixed(n) for n in call.out.shape[channel + 1 :]))
 
 
@@ -60,146 +62,144 @@ def _is_channel(ids: Ids | None) -> bool:
     return ids is not None and bool((ids >= FIRST_FREE).any())
 
 
-def _convolved(tracer: Tracer, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
+def _convolved(labelling: Labelling, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
     """Output channels of an ordinary, grouped or depthwise convolution."""
     if groups == 1:
-        tracer.tie(x, w[1])
+        labelling.tie(x, w[1])
         return w[0]
     if _depthwise(weight, w, groups) and x is not None:
-        tracer.tie(np.repeat(x, weight.shape[0] // groups), w[0])
+        labelling.tie(np.repeat(x, weight.shape[0] // groups), w[0])
         return w[0]
     if x is not None and w[1] is not None:
-        tracer.tie(x, np.tile(w[1], groups))
+        labelling.tie(x, np.tile(w[1], groups))
     if w[0] is not None:
         # groups stay equally wide, so the k-th channel of every group is one
-        _tie_all(tracer, w[0].reshape(groups, -1))
+        _tie_all(labelling, w[0].reshape(groups, -1))
     return w[0]
 
 
-def _transposed(tracer: Tracer, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
+def _transposed(labelling: Labelling, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
     """Output channels of a transposed convolution."""
-    tracer.tie(x, w[0])
+    labelling.tie(x, w[0])
     if groups == 1:
         return w[1]
     if weight.shape[0] == groups and _depthwise(weight, w, groups):
         return w[0]
     if w[0] is not None:
-        _tie_all(tracer, w[0].reshape(groups, -1))
+        _tie_all(labelling, w[0].reshape(groups, -1))
     return None if w[1] is None else np.tile(w[1], groups)
 
 
-def _tie_all(tracer: Tracer, rows: Ids) -> None:
+def _tie_all(labelling: Labelling, rows: Ids) -> None:
     for row in rows[1:]:
-        tracer.tie(rows[0], row)
+        labelling.tie(rows[0], row)
 
 
 @rule("linear")
-def _linear(tracer: Tracer, call: Call) -> Labels:
+def _linear(labelling: Labelling, call: Call) -> Labels:
     """Input [*, C], weight [C_out, C]."""
     x, weight, bias = call["input"], call["weight"], call["bias"]
-    x_ids, w = tracer.labels(x), tracer.labels(weight)
-    tracer.tie(x_ids[-1], w[-1])
+    x_ids, w = labelling.labels(x), labelling.labels(weight)
+    labelling.tie(x_ids[-1], w[-1])
     out = w[0] if weight.dim() == 2 else None
     if bias is not None:
-        tracer.tie(out, tracer.labels(bias)[-1])
-    tracer.count("linear", 1, (*x.shape, weight.shape[0]), (*x_ids, w[0]))
-    tracer.site("writer", (weight, bias), out)
+        labelling.tie(out, labelling.labels(bias)[-1])
+    labelling.count("linear", 1, (*x.shape, weight.shape[0]), (*x_ids, w[0]))
+    labelling.site("writer", (weight, bias), out)
     return (*x_ids[:-1], *w[:-1])
 
 
 @rule("matmul", "mm", "bmm")
-def _matmul(tracer: Tracer, call: Call) -> Labels:
+def _matmul(labelling: Labelling, call: Call) -> Labels:
     """[*, n, k] x [*, k, m], with the vector forms of torch.matmul."""
     a, b = call.args[0], call.args[1]
-    a_ids, b_ids = tracer.labels(a), tracer.labels(b)
+    a_ids, b_ids = labelling.labels(a), labelling.labels(b)
     left = a_ids if a.dim() > 1 else (_fixed(1), *a_ids)
     right = b_ids if b.dim() > 1 else (*b_ids, _fixed(1))
-    tracer.tie(left[-1], right[-2])
+    labelling.tie(left[-1], right[-2])
     m = b.shape[-1] if b.dim() > 1 else 1
     kind = call.func._schema.name.split("::")[1]
-    tracer.count(kind, 1, (*a.shape, m), (*a_ids, right[-1]))
-    batch = _batch(tracer, left[:-2], right[:-2])
+    labelling.count(kind, 1, (*a.shape, m), (*a_ids, right[-1]))
+    batch = _batch(labelling, left[:-2], right[:-2])
     return (*batch, *([left[-2]] if a.dim() > 1 else []), *([right[-1]] if b.dim() > 1 else []))
 
 
-def _batch(tracer: Tracer, left: Labels, right: Labels) -> Labels:
-    from jstc.channels.rules.arithmetic import broadcast
-
-    return broadcast(tracer, (left, right), max(len(left), len(right)))
+def _batch(labelling: Labelling, left: Labels, right: Labels) -> Labels:
+    return broadcast(labelling, (left, right), max(len(left), len(right)))
 
 
 @rule("scaled_dot_product_attention")
-def _attention(tracer: Tracer, call: Call) -> Labels:
+def _attention(labelling: Labelling, call: Call) -> Labels:
     """Query [*, n, d], key [*, m, d], value [*, m, e] -> [*, n, e]. fvcore counts no FLOPs for it."""
-    query, key, value = (tracer.labels(call[name]) for name in ("query", "key", "value"))
-    tracer.tie(query[-1], key[-1])
-    tracer.tie(key[-2], value[-2])
+    query, key, value = (labelling.labels(call[name]) for name in ("query", "key", "value"))
+    labelling.tie(query[-1], key[-1])
+    labelling.tie(key[-2], value[-2])
     for ids in (query[-2], key[-2]):
-        tracer.freeze(ids, "attention between the channels")
-    tracer.inexact(query[-1], "attention is scaled by the number of channels")
-    batch = _batch(tracer, _batch(tracer, query[:-2], key[:-2]), value[:-2])
+        labelling.freeze(ids, "attention between the channels")
+    labelling.inexact(query[-1], "attention is scaled by the number of channels")
+    batch = _batch(labelling, _batch(labelling, query[:-2], key[:-2]), value[:-2])
     return (*batch, query[-2], value[-1])
 
 
 @rule("addmm", "baddbmm")
-def _addmm(tracer: Tracer, call: Call) -> Labels:
+def _addmm(labelling: Labelling, call: Call) -> Labels:
     bias, a, b = call.args[:3]
-    a_ids, b_ids = tracer.labels(a), tracer.labels(b)
-    tracer.tie(a_ids[-1], b_ids[-2])
-    tracer.tie(tracer.labels(bias)[-1], b_ids[-1])
+    a_ids, b_ids = labelling.labels(a), labelling.labels(b)
+    labelling.tie(a_ids[-1], b_ids[-2])
+    labelling.tie(labelling.labels(bias)[-1], b_ids[-1])
     if call.func._schema.name == "aten::addmm":
-        tracer.count("addmm", 1, (*a.shape, b.shape[-1]), (*a_ids, b_ids[-1]))
+        labelling.count("addmm", 1, (*a.shape, b.shape[-1]), (*a_ids, b_ids[-1]))
     return (*a_ids[:-1], b_ids[-1])
 
 
 @rule("batch_norm", "instance_norm")
-def _batch_norm(tracer: Tracer, call: Call) -> Labels:
+def _batch_norm(labelling: Labelling, call: Call) -> Labels:
     """Input [N, C, *]; affine parameters and running statistics [C]."""
-    labels = tracer.labels(call.first)
+    labels = labelling.labels(call.first)
     affine = (call["weight"], call["bias"])
     for tensor in (*affine, call["running_mean"], call["running_var"]):
         if tensor is not None:
-            tracer.tie(labels[1], tracer.labels(tensor)[0])
+            labelling.tie(labels[1], labelling.labels(tensor)[0])
     kind = call.func._schema.name.split("::")[1]
     # fvcore asks `weight` for an eval-mode batch norm, and its norm counter for the rest
     if kind == "batch_norm":
-        tracer.count(kind, 2 if affine[0] is not None else 1, call.first.shape, labels)
+        labelling.count(kind, 2 if affine[0] is not None else 1, call.first.shape, labels)
     else:
-        tracer.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
-    tracer.site("norm", affine, labels[1])
+        labelling.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
+    labelling.site("norm", affine, labels[1])
     return labels
 
 
 @rule("layer_norm", "rms_norm")
-def _layer_norm(tracer: Tracer, call: Call) -> Labels:
+def _layer_norm(labelling: Labelling, call: Call) -> Labels:
     """Input [*, C]; affine parameters [C], or over several trailing dimensions."""
-    labels, kind = tracer.labels(call.first), call.func._schema.name.split("::")[1]
+    labels, kind = labelling.labels(call.first), call.func._schema.name.split("::")[1]
     affine: list[Any] = [call["weight"], call["bias"] if _has(call, "bias") else None]
     for tensor in affine:
         for ids, own in zip(
-            labels[::-1], tracer.labels(tensor)[::-1] if tensor is not None else (), strict=False
+            labels[::-1], labelling.labels(tensor)[::-1] if tensor is not None else (), strict=False
         ):
-            tracer.tie(ids, own)
+            labelling.tie(ids, own)
     for ids in labels[len(labels) - len(call["normalized_shape"]) :]:
-        tracer.inexact(ids, f"{kind} over the channels")
+        labelling.inexact(ids, f"{kind} over the channels")
     if kind == "layer_norm":
-        tracer.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
+        labelling.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
     return labels
 
 
 @rule("group_norm")
-def _group_norm(tracer: Tracer, call: Call) -> Labels:
+def _group_norm(labelling: Labelling, call: Call) -> Labels:
     """Input [N, C, *]; the groups stay equally wide."""
-    labels = tracer.labels(call["input"])
+    labels = labelling.labels(call["input"])
     for tensor in (call["weight"], call["bias"]):
         if tensor is not None:
-            tracer.tie(labels[1], tracer.labels(tensor)[0])
-    tracer.inexact(labels[1], "group_norm over the channels")
+            labelling.tie(labels[1], labelling.labels(tensor)[0])
+    labelling.inexact(labels[1], "group_norm over the channels")
     if labels[1] is not None and len(labels[1]) > call["num_groups"] > 1:
-        _tie_all(tracer, labels[1].reshape(call["num_groups"], -1))
+        _tie_all(labelling, labels[1].reshape(call["num_groups"], -1))
     elif call["num_groups"] > 1:
-        tracer.freeze(labels[1], "group_norm with one channel a group")
-    tracer.count("group_norm", 5 if call["weight"] is not None else 4, call["input"].shape, labels)
+        labelling.freeze(labels[1], "group_norm with one channel a group")
+    labelling.count("group_norm", 5 if call["weight"] is not None else 4, call["input"].shape, labels)
     return labels
 
 
@@ -209,17 +209,17 @@ def _group_norm(tracer: Tracer, call: Call) -> Labels:
       "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest2d", "upsample_bilinear2d",
       "upsample_bicubic2d", "lp_pool2d", "_upsample_bicubic2d_aa",
       "_upsample_bilinear2d_aa", "reflection_pad2d", "replication_pad2d")  # fmt: skip
-def _pool(tracer: Tracer, call: Call) -> Labels | list[Labels]:
+def _pool(labelling: Labelling, call: Call) -> Labels | list[Labels]:
     """Input [N, C, *]: only the space changes."""
-    labels = tracer.labels(call.first)
+    labels = labelling.labels(call.first)
     out = call.out if isinstance(call.out, Tensor) else call.out[0]
     space = {"aten::adaptive_avg_pool2d": 1, "aten::upsample_nearest2d": 1, "aten::upsample_bilinear2d": 4}
     name = call.func._schema.name
     kept = out.dim() - {"1": 1, "3": 3}.get(next((c for c in name if c in "123"), "2"), 2)
     for ids in labels[kept:]:
-        tracer.freeze(ids, "neighbouring channels are pooled or resized")
+        labelling.freeze(ids, "neighbouring channels are pooled or resized")
     found: Labels = (*labels[:kept], *(_fixed(n) for n in out.shape[kept:]))
     if name in space:
         counted = call.first.shape if "pool" in name else out.shape
-        tracer.count(name.split("::")[1], space[name], counted, labels if "pool" in name else found)
+        labelling.count(name.split("::")[1], space[name], counted, labels if "pool" in name else found)
     return found if isinstance(call.out, Tensor) else [found] * len(call.out)

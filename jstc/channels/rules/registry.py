@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from jstc.channels.trace import Call, Tracer
+from jstc.channels.labelling import Labelling
+from jstc.channels.labels import Call
 
 __all__ = ["find", "rule"]
 
-Rule = Callable[[Tracer, Call], Any]
+Rule = Callable[[Labelling, Call], Any]
 _rules: dict[str, Rule] = {}
 
 

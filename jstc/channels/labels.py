@@ -1,0 +1,126 @@
+"""Channel ids and what is said of them: the vocabulary of the trace and its rules.
+
+Each dimension of each tensor has a *label*: an integer array with one channel id per position, or
+`None` for a dimension of a tensor that the forward made up itself and that fits anything. Ids below
+`FIRST_FREE` stand for positions that can never be cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+__all__ = [
+    "FIRST_FREE",
+    "FIXED",
+    "INPUT",
+    "KERNEL",
+    "Call",
+    "Count",
+    "Ids",
+    "Labels",
+    "Recorder",
+    "Site",
+    "TieFailure",
+    "named_tensors",
+    "operation_name",
+    "tensors_in",
+]
+
+Ids = NDArray[np.int64]
+Labels = tuple[Ids | None, ...]
+
+FIXED, INPUT, KERNEL, FIRST_FREE = 0, 1, 2, 16
+"""Reserved ids: space and batch; channels of the network's inputs; kernel positions; the first other."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """FLOPs of one operation: `factor` times the product of the widths of `dims`."""
+
+    kind: str
+    factor: int
+    dims: tuple[Ids, ...]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Parameters that scale the channels `ids` along their first dimension.
+
+    `kind` is "norm" for a norm of each channel alone, "writer" for an operation that makes new channels.
+    """
+
+    kind: str
+    params: tuple[str, ...]
+    ids: Ids
+
+
+class TieFailure(Exception):
+    """Two ids that must be equal are not (only when a cut is being proved)."""
+
+
+@dataclass
+class Call:
+    """One executed operation: arguments by their schema names, and the outputs."""
+
+    func: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any = None
+    _index: dict[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        """The argument called `name`, or its default."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        for position, argument in enumerate(self.func._schema.arguments):
+            if argument.name == name:
+                return self.args[position] if position < len(self.args) else argument.default_value
+        raise KeyError(name)
+
+    @property
+    def first(self) -> Tensor:
+        """The first argument."""
+        return self.args[0]  # type: ignore[no-any-return]
+
+    def tensors(self) -> list[Tensor]:
+        """All tensor arguments, in order."""
+        return tensors_in((self.args, self.kwargs))
+
+
+@dataclass
+class Recorder:
+    """What one trace finds out."""
+
+    ties: list[tuple[Ids, Ids]] = field(default_factory=list)
+    frozen: list[tuple[Ids, str]] = field(default_factory=list)
+    counts: list[Count] = field(default_factory=list)
+    sites: list[Site] = field(default_factory=list)
+    parts: list[tuple[Ids | None, ...]] = field(default_factory=list)
+    inexact: list[tuple[Ids, str]] = field(default_factory=list)
+    used: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+    next_id: int = FIRST_FREE
+
+
+def operation_name(func: Any) -> str:
+    """`aten.conv2d` for its default overload."""
+    return str(func).removesuffix(".default")
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dicts."""
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by qualified name, shared ones once under their first name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
