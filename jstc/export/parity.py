@@ -18,8 +18,9 @@ from jstc.export.network import reference, run_reference
 __all__ = ["Parity", "parity", "require"]
 
 _CHUNK = 32
-# Float32 sums in another order differ by about this share of the largest logit.
-_ROUNDING = 1e-5
+# Float32 sums in another order differ by less than this share of the largest logit: 3e-7 to 6e-7 were seen on
+# untrained ResNets, whose logits go into the hundreds and more.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,12 @@ def parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
 
 
 def require(result: Parity, *, max_abs_diff: float, file: str = "the ONNX file") -> None:
-    """Raise `ParityError` unless the difference is at most `max_abs_diff` (absolute, in logits)."""
+    """Raise `ParityError` unless the difference is at most `max_abs_diff` (absolute, in logits).
+
+    Where the largest logit is so large that float32 cannot do as well, a millionth of it is the limit.
+    """
+    rounding = _ROUNDING * result.max_abs_logit if math.isfinite(result.max_abs_logit) else 0.0
+    max_abs_diff = max(max_abs_diff, rounding)
     if result.max_abs_diff <= max_abs_diff:  # false for NaN
         return
     raise ParityError(
@@ -75,12 +81,6 @@ def require(result: Parity, *, max_abs_diff: float, file: str = "the ONNX file")
 def _advice(result: Parity) -> str:
     if not math.isfinite(result.max_abs_logit):
         return "the network's own logits are infinite or undefined: its training went wrong"
-    relative = result.max_abs_diff / max(result.max_abs_logit, 1e-30)
-    if relative <= _ROUNDING:
-        return (
-            f"that is float32 rounding, {relative:.1g} of the largest logit ({result.max_abs_logit:.3g}): "
-            "raise export.max_abs_diff if such logits are intended"
-        )
     return (
         "that is more than rounding: try another export.opset, and look for randomness or state "
         "in the network's forward in evaluation mode"

@@ -56,12 +56,13 @@ def search(
     history.truncate(state.round)
     work = Work.of(recipe, dataset, where)
     progress.start("search", recipe.search.rounds, "round")
+    progress.update(state.round)
     while state.round < recipe.search.rounds and not state.settled:
         record = _round(state, proposer, work)
         history.append(record)
         state.save(directory / "checkpoint.safetensors", _identity(recipe, channels))
         progress.update(state.round, **_shown(record))
-    best = choose_best(state, proposer, work, directory)
+    best = choose_best(state, proposer, work, directory, progress)
     files.write_json(directory / "result.json", _result(state, channels, best, work))
     progress.finish()
     return best.plan

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jstc.channels import fold
 from jstc.plan import Plan
+from jstc.progress import Progress
 from jstc.search.archive import Entry
 from jstc.search.policy import Proposer
 from jstc.search.round import Work, judge
@@ -16,7 +17,7 @@ from jstc.train import checkpoint, optim, subnetwork
 __all__ = ["choose_best"]
 
 
-def choose_best(state: State, proposer: Proposer, work: Work, directory: Path) -> Entry:
+def choose_best(state: State, proposer: Proposer, work: Work, directory: Path, progress: Progress) -> Entry:
     """The best candidate on the whole search-validation split, written to `directory`.
 
     Candidates are the archive's plans and the one without perturbation. They are cut from the final target
@@ -26,9 +27,12 @@ def choose_best(state: State, proposer: Proposer, work: Work, directory: Path) -
     settled = Entry(proposer.final(state.target).plan, 0.0, state.round)
     others = [e for e in state.archive.entries if e.plan.hash != settled.plan.hash]
     best: tuple[Entry, Trial] | None = None
-    for entry in [settled, *sorted(others, key=lambda e: -e.round)]:
+    candidates = [settled, *sorted(others, key=lambda e: -e.round)]
+    progress.start("search", len(candidates), "candidate")
+    for number, entry in enumerate(candidates, start=1):
         sub = cut(state.target, entry.plan, work.recipe.train)
         accuracy = judge(sub, work, limit=None)
+        progress.update(number, accuracy=accuracy)
         if best is None or accuracy > best[0].accuracy:
             best = (Entry(entry.plan, accuracy, entry.round), sub)
     assert best is not None

@@ -12,6 +12,7 @@ import torch
 from jstc.channels import ChannelMap
 from jstc.data import Dataset
 from jstc.plan import Plan
+from jstc.progress import Silent
 from jstc.search.policy import Proposer
 from jstc.search.round import judge, train_round
 from jstc.search.state import State
@@ -50,7 +51,7 @@ def scores(ended: Any) -> dict[str, float]:
 def test_the_best_of_all_candidates_wins_by_its_accuracy_now(ended: Any, tmp_path: Path) -> None:
     now = ended()
     expected = scores(now)
-    best = choose_best(now.state, now.proposer, now.work, tmp_path)
+    best = choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     assert len(expected) == 5
     assert len(set(expected.values())) > 1
     assert best.accuracy == expected[best.plan.hash] == max(expected.values())
@@ -67,7 +68,7 @@ def test_an_archived_plan_can_win(ended: Any, tmp_path: Path) -> None:
         for name, group in (("stem", 0), ("wide", 8), ("last", 20)):
             norm = getattr(target.network, f"{name}_bn")
             norm.bias[removed[group : group + norm.num_features]] = 50.0
-    best = choose_best(now.state, now.proposer, now.work, tmp_path)
+    best = choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     assert best.plan == chosen
     assert best.round == now.state.archive.entries[2].round
     assert Plan.load(tmp_path / "plan.json") == chosen
@@ -77,7 +78,7 @@ def test_of_equal_candidates_the_unperturbed_plan_wins(ended: Any, tmp_path: Pat
     now = ended()
     with torch.no_grad():
         now.state.target.network.fc.weight.zero_()
-    best = choose_best(now.state, now.proposer, now.work, tmp_path)
+    best = choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     assert best.plan == now.proposer.final(now.state.target).plan
     assert best.round == now.state.round
 
@@ -93,13 +94,13 @@ def test_every_candidate_sees_the_whole_validation_split_and_no_other_is_judged_
         test=lambda method: pytest.fail("test was read"),
     )
     now.work = dataclasses.replace(now.work, dataset=data)
-    choose_best(now.state, now.proposer, now.work, tmp_path)
+    choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     assert asked == ["ordered"] * 4 * 5  # 54 images in batches of 16, five candidates
 
 
 def test_what_is_written_is_what_won(ended: Any, channels: ChannelMap, tmp_path: Path) -> None:
     now = ended()
-    best = choose_best(now.state, now.proposer, now.work, tmp_path)
+    best = choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     saved = subnetwork.load(tmp_path / "subnetwork.safetensors", plan=best.plan)
     expected = cut(now.state.target, best.plan, now.work.recipe.train)
     judge(expected, now.work, limit=None)
@@ -114,7 +115,7 @@ def test_what_is_written_is_what_won(ended: Any, channels: ChannelMap, tmp_path:
 def test_choosing_changes_nothing_in_the_target(ended: Any, snapshot: Any, tmp_path: Path) -> None:
     now = ended(changes={"finetune.teacher": "target"})
     before = snapshot(now.state.target)
-    choose_best(now.state, now.proposer, now.work, tmp_path)
+    choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     after = snapshot(now.state.target)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
@@ -124,7 +125,7 @@ def test_the_teacher_is_the_whole_target_with_its_gates_folded(
 ) -> None:
     now = ended(changes={"finetune.teacher": "target"})
     now.state.target.alpha.mul_(torch.linspace(0.5, 1.5, 36))
-    choose_best(now.state, now.proposer, now.work, tmp_path)
+    choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     teacher = copy.deepcopy(now.state.target.network)
     teacher.load_state_dict(load(tmp_path / "target.safetensors")[0])
     whole = cut(now.state.target, channels.full_plan, now.work.recipe.train)
@@ -141,5 +142,5 @@ def test_no_teacher_is_written_where_none_is_asked_for_or_another_is_given(
     ended: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     now = ended(changes=changes)
-    choose_best(now.state, now.proposer, now.work, tmp_path)
+    choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "subnetwork.safetensors"}
