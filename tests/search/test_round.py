@@ -128,18 +128,18 @@ def test_more_alpha_steps_than_steps_are_as_many_as_steps(make_trial: Any, make_
     assert figures.images == 2 * 16 + 2 * 16
 
 
-def test_rounds_shorter_than_an_epoch_still_show_every_image_once(
-    make_trial: Any, dataset: Dataset, make_work: Any
+@pytest.mark.parametrize(("split", "images"), [("train", 3 * 2 * 16), ("search_val", 3 * 16)])
+def test_rounds_go_on_in_the_data_where_the_round_before_stopped(
+    make_trial: Any, dataset: Dataset, make_work: Any, split: str, images: int
 ) -> None:
+    """So that rounds shorter than an epoch still show every image once."""
     shown: list[Tensor] = []
-    kept = dataclasses.replace(dataset, train=Kept(dataset.train, shown))
-    work = make_work({"search.steps_per_round": 2, "input.augment": False}, kept)
-    sub = make_trial()
+    kept = dataclasses.replace(dataset, **{split: Kept(getattr(dataset, split), shown)})
+    settings = {"search.steps_per_round": 2, "search.alpha_steps": 1, "input.augment": False}
+    sub, work = make_trial(), make_work(settings, kept)
     for round_ in range(3):
         train_round(sub, work, round_)
-    images = torch.cat(shown)
-    assert len(images) == 96
-    assert len(images.flatten(1).unique(dim=0)) == 96
+    assert len(torch.cat(shown)) == len(torch.cat(shown).flatten(1).unique(dim=0)) == images
 
 
 @dataclasses.dataclass
