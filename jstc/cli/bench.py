@@ -28,7 +28,10 @@ def bench(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Time the networks of RUN, or ONNX files, in onnxruntime."""
+    """Time the networks of RUN, or ONNX files, in onnxruntime.
+
+    Stages of RUN that it needs and that are missing run first.
+    """
     from jstc.cli import output
 
     onnx_files = [path for path in targets or () if path.suffix == ".onnx"]

@@ -15,7 +15,10 @@ def export(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write the slim network of RUN as ONNX, and verify it."""
+    """Write the slim network of RUN as ONNX, and verify it.
+
+    Stages that it needs and that are missing run first.
+    """
     from jstc.cli import output
 
     output.run_stage("export", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)

@@ -15,7 +15,10 @@ def slim(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Emit the slim network of RUN, without gates."""
+    """Emit the slim network of RUN, without gates.
+
+    Stages that it needs and that are missing run first.
+    """
     from jstc.cli import output
 
     output.run_stage("slim", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)

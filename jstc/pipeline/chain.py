@@ -56,22 +56,22 @@ def run_stage(
     command: str = "",
     progress: Progress | None = None,
 ) -> None:
-    """Run one stage of the run at `path`, whose recipe is `recipe`; nothing happens when it is done.
+    """Run one stage of the run at `path`, whose recipe is `recipe`, after what it needs and is missing.
 
-    `fresh` runs it again, and makes the stages that build on it pending. Raises `RunDirectoryError`
-    when an earlier stage is missing.
+    Nothing happens when it is done. `fresh` runs it again, and makes the stages that build on it pending.
+    Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
     """
     workspace = Workspace(recipe)
     table = stages.table(recipe)
-    names = [stage.name for stage in table]
-    with RunDirectory.open(path, recipe, stages=names, command=command) as opened:
+    stage = next(stage for stage in table if stage.name == name)
+    with RunDirectory.open(path, recipe, stages=[stage.name for stage in table], command=command) as opened:
         chain = _Chain(opened, workspace, progress or Silent(), command)
-        stage = next(stage for stage in table if stage.name == name)
-        chain.require_inputs(stage)
+        missing = chain.missing_before(stage)
         if fresh:
             chain.reset(name)
-        if not opened.is_done(name):
+        if missing or not opened.is_done(name):
             preflight.check(workspace, path)
+        chain.run_first(missing)
         chain.run([stage])
 
 
@@ -102,30 +102,44 @@ class _Chain:
                 self._reset_later(stage.name)
                 self._work(stage)
 
-    def require_inputs(self, stage: Stage) -> None:
-        """Raise `RunDirectoryError` unless the stages that `stage` builds on are done and intact."""
-        needed = _builds_on(self._table, stage.name)
-        missing = next((name for name in needed if not self._run.is_done(name)), None)
-        if missing is not None:
+    def run_first(self, missing: Sequence[Stage]) -> None:
+        """Run the stages that another one needs, and say so of each before it starts."""
+        for stage in missing:
+            begun = self._run.record(stage.name).state != "pending"
+            text = "is unfinished: continuing it first" if begun else "has not run yet: running it first"
+            self._progress.message(f"{stage.name} {text}")
+            self.run([stage])
+
+    def missing_before(self, stage: Stage) -> list[Stage]:
+        """The stages that `stage` builds on, directly or not, and that are not done.
+
+        Raises `RunDirectoryError` when the search is among them, which only its own command continues, or
+        when what these stages and `stage` itself read is damaged.
+        """
+        missing = [earlier for earlier in _builds_on(self._table, stage.name) if not self._done(earlier)]
+        if any(earlier.name == "search" for earlier in missing):
             raise RunDirectoryError(
-                f"{stage.name} needs the {missing} stage first, which is {self._run.record(missing).state}: "
-                f"{self._how_to_run(missing)}"
+                f"{stage.name} needs the search first, which is {self._run.record('search').state}: "
+                f"{self._how_to_make('search')}"
             )
-        for name in stage.inputs:
+        for name in dict.fromkeys(name for reader in (*missing, stage) for name in reader.inputs):
             damaged = self._run.damaged(name)
             if damaged:
-                raise RunDirectoryError(
-                    f"{_names(damaged)} in {self._run.path} is missing or changed: run "
-                    f"`jstc {name} {self._run.path} --fresh` to make it again"
-                )
+                text = f"{_names(damaged)} in {self._run.path} is missing or changed"
+                raise RunDirectoryError(f"{text}: {self._how_to_make(name)}")
+        return missing
 
-    def _how_to_run(self, name: str) -> str:
-        # Neither of these has a command that takes a run directory.
+    def _done(self, stage: Stage) -> bool:
+        return self._run.is_done(stage.name)
+
+    def _how_to_make(self, name: str) -> str:
+        path, begun_with = self._run.path, self._run.manifest.command
+        # The first two have no command that takes a run directory.
         if name == "search":
-            return f"continue with `{self._run.manifest.command}`"
+            return f"continue with `{begun_with}`" if begun_with else "continue as it was begun"
         if name == "baseline":  # the run may have begun with the search, whose command does not train it
-            return f"run `jstc run {self._run.path / 'recipe.yaml'} --out {self._run.path}`"
-        return f"run `jstc {name} {self._run.path}`"
+            return f"run `jstc run {path / 'recipe.yaml'} --out {path}`"
+        return f"run `jstc {name} {path} --fresh`"
 
     def reset(self, name: str) -> None:
         """Forget a stage and everything that was built on it."""
@@ -173,13 +187,13 @@ def _built_on(table: Sequence[Stage], name: str) -> list[str]:
     return [stage.name for stage in reversed(table) if stage.name in found - {name}]
 
 
-def _builds_on(table: Sequence[Stage], name: str) -> list[str]:
-    """Names of the stages that `name` needs, directly or by way of others, first one first."""
+def _builds_on(table: Sequence[Stage], name: str) -> list[Stage]:
+    """The stages that `name` needs, directly or by way of others, first one first."""
     found = {name}
     for stage in reversed(table):
         if stage.name in found:
             found |= set(stage.inputs)
-    return [stage.name for stage in table if stage.name in found - {name}]
+    return [stage for stage in table if stage.name in found - {name}]
 
 
 def _translated(error: BaseException, stage: str, command: str) -> BaseException:

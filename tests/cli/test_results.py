@@ -8,6 +8,7 @@ import re
 import pytest
 
 from jstc import files, recipe_file
+from jstc.pipeline import emitting, preflight, training
 from jstc.pipeline.run_directory import RunDirectory
 from jstc.plan import Plan
 
@@ -89,15 +90,33 @@ def test_bench_for_people(jstc_command, run):
     assert re.search(r"slim +cpu +1 +1\.250 +2\.500 +1\.60x +gain", jstc_command("bench").out)
 
 
-def test_a_stage_whose_predecessor_is_missing(jstc_command, run):
+def test_a_stage_whose_search_is_missing(jstc_command, run):
+    with RunDirectory.open(run, RECIPE, stages=STAGES, command="") as opened:
+        opened.reset("search")
+    called = jstc_command("slim", run)
+    assert (called.code, called.out) == (2, "")
+    assert called.err == "error: slim needs the search first, which is pending: continue with `jstc run x`\n"
+
+
+FIRST = "finetune has not run yet: running it first\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--verbose", FIRST + "Everything is in {run}\n"), ("--json", FIRST), ("--quiet", "")],
+)
+def test_a_stage_whose_predecessor_is_missing_runs_that_first(jstc_command, run, monkeypatch, option, said):
     with RunDirectory.open(run, RECIPE, stages=STAGES, command="") as opened:
         opened.reset("finetune")
         opened.reset("slim")
-    called = jstc_command("slim", run)
-    assert called.code == 2
-    assert called.err.startswith(
-        "error: slim needs the finetune stage first, which is pending: run `jstc finetune"
-    )
+    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
+    monkeypatch.setattr(training, "finetune", lambda context: RESULTS["finetune"])
+    monkeypatch.setattr(emitting, "slim", lambda context: RESULTS["slim"])
+    called = jstc_command("slim", run, option)
+    assert (called.code, called.err) == (0, said.format(run=run))
+    shown = json.loads(called.out)["stage"] if option == "--json" else called.out.split()[0]
+    assert shown == "slim"
+    assert json.loads((run / "finetune" / "result.json").read_text())["accuracy"] == 0.95
 
 
 def test_a_run_with_other_settings_is_refused(jstc_command, run):

@@ -4,77 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 
 import pytest
 
 from jstc import recipe_file
-from jstc.errors import Interrupted, RunDirectoryError, StageError
-from jstc.pipeline import chain, preflight, stages
-from jstc.pipeline.stages import Stage
-from jstc.progress import Silent
+from jstc.errors import Interrupted, StageError
+from jstc.pipeline import stages
 
-INPUTS = {
-    "baseline": (), "search": (), "finetune": ("search",), "slim": ("finetune",), "export": ("slim",),
-    "bench": ("export", "baseline"), "report": ("bench",),
-}  # fmt: skip
-ORDER = list(INPUTS)
-RECIPE = recipe_file.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5"}, ["baseline=true"])
-
-
-class Messages(Silent):
-    def __init__(self):
-        self.texts = []
-
-    def message(self, text):
-        self.texts.append(text)
-
-
-class House:
-    """A run directory whose stages write one file each, and go wrong on demand."""
-
-    def __init__(self, path):
-        self.path = path
-        self.ran = []
-        self.faults = {}
-        self.messages = Messages()
-
-    def table(self, recipe):
-        return [
-            Stage(name, self.function(name), inputs, ("summary.json",) if name == "report" else ())
-            for name, inputs in INPUTS.items()
-        ]
-
-    def function(self, name):
-        def run(context):
-            self.ran.append(name)
-            context.folder.mkdir(exist_ok=True)
-            (context.folder / "work").write_text(name)
-            context.progress.start(name, 1, "step")
-            context.progress.update(1)
-            if name in self.faults:
-                self.faults.pop(name)()
-            if name == "report":
-                (context.path / "summary.json").write_text("{}")
-                return None
-            return {"figure": 1}
-
-        return run
-
-    def run(self, **options):
-        self.ran.clear()
-        chain.run(RECIPE, out=self.path, command="jstc run x.yaml", progress=self.messages, **options)
-        return self.ran
-
-    def stage(self, name, **options):
-        self.ran.clear()
-        chain.run_stage(self.path, name, recipe=RECIPE, progress=self.messages, **options)
-        return self.ran
-
-    def states(self):
-        manifest = json.loads((self.path / "manifest.json").read_text())
-        return {name: record["state"] for name, record in manifest["stages"].items()}
+ORDER = ["baseline", "search", "finetune", "slim", "export", "bench", "report"]
 
 
 def fault(error):
@@ -82,14 +20,6 @@ def fault(error):
         raise error
 
     return fail
-
-
-@pytest.fixture
-def house(tmp_path, monkeypatch):
-    house = House(tmp_path / "run")
-    monkeypatch.setattr(stages, "table", house.table)
-    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
-    return house
 
 
 def test_all_stages_run_in_order_and_are_on_record(house):
@@ -199,67 +129,10 @@ def test_fresh_runs_everything_again(house):
     assert house.run(fresh=True) == ORDER
 
 
-def test_stages_one_by_one(house):
-    house.run(only=["search"])
-    assert house.stage("finetune") == ["finetune"]
-    assert house.stage("slim") == ["slim"]
-    assert house.stage("slim") == []
-
-
-def test_a_fresh_stage_makes_the_later_ones_pending(house):
-    house.run()
-    assert house.stage("slim", fresh=True) == ["slim"]
-    assert house.states()["export"] == house.states()["report"] == "pending"
-    assert not (house.path / "export").exists()
-    assert house.states()["baseline"] == "done"
-
-
-def test_a_fresh_stage_forgets_what_a_failure_left(house):
-    house.run(only=["search"])
-    house.faults["finetune"] = fault(StageError("no"))
-    with pytest.raises(StageError):
-        house.stage("finetune")
-    (house.path / "finetune" / "checkpoint").write_text("x")
-    assert house.stage("finetune", fresh=True) == ["finetune"]
-    assert not (house.path / "finetune" / "checkpoint").exists()
-
-
-def test_a_missing_stage_is_named_with_its_command(house):
-    house.faults["search"] = fault(StageError("no"))
-    with pytest.raises(StageError):
-        house.run(only=["search"])
-    with pytest.raises(
-        RunDirectoryError, match=r"slim needs the search stage first, which is failed: .*x.yaml"
-    ):
-        house.stage("slim")
-    house.run(only=["search"])
-    with pytest.raises(
-        RunDirectoryError, match=r"export needs the finetune stage first.*`jstc finetune .*run`"
-    ):
-        house.stage("export")
-
-
-def test_a_baseline_that_the_search_command_left_out_is_named_with_what_trains_it(house):
-    house.run(only=["search"])
-    for name in ("finetune", "slim", "export"):
-        house.stage(name)
-    again = re.escape(f"run `jstc run {house.path}/recipe.yaml --out {house.path}`")
-    with pytest.raises(RunDirectoryError, match=f"bench needs the baseline stage first.*{again}"):
-        house.stage("bench")
-
-
-def test_a_damaged_input_of_a_stage_is_refused(house):
-    house.run()
-    (house.path / "finetune" / "work").write_text("other")
-    with pytest.raises(RunDirectoryError, match=r"finetune/work .* missing or changed: run `jstc finetune"):
-        house.stage("slim", fresh=True)
-    assert house.states()["slim"] == "done"
-
-
 def test_the_real_table_has_the_documented_order():
-    with_baseline = [stage.name for stage in stages.table(RECIPE)]
-    assert with_baseline == ORDER
-    without = RECIPE.model_copy(update={"baseline": False})
-    assert [stage.name for stage in stages.table(without)] == ORDER[1:]
-    for stage in stages.table(RECIPE):
+    flags = {"model": "resnet20", "dataset": "digits", "flops": "0.5"}
+    table = stages.table(recipe_file.from_flags(flags, ["baseline=true"]))
+    assert [stage.name for stage in table] == ORDER
+    assert [stage.name for stage in stages.table(recipe_file.from_flags(flags))] == ORDER[1:]
+    for stage in table:
         assert set(stage.inputs) <= set(ORDER[: ORDER.index(stage.name)])
