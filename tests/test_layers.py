@@ -35,7 +35,10 @@ def part_of(path: Path) -> str:
 def imports(path: Path, *, only_at_import: bool = False):
     """Dotted names that the file imports; `if TYPE_CHECKING` counts, unless `only_at_import`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = _executed(tree) if only_at_import else ast.walk(tree)
+    yield from _imported(_executed(tree) if only_at_import else ast.walk(tree), path)
+
+
+def _imported(nodes, path: Path):
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -45,14 +48,14 @@ def imports(path: Path, *, only_at_import: bool = False):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _executed(tree):
-    """Nodes that run when the module is imported: neither function bodies nor `if TYPE_CHECKING`."""
+def _executed(tree, *, functions: bool = False):
+    """Nodes that run when the module is imported, or ever, with `functions`; never `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or typing_only:
+        if typing_only or (not functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
             continue
         yield node
-        yield from _executed(node)
+        yield from _executed(node, functions=functions)
 
 
 def ours(name: str) -> str | None:
@@ -93,6 +96,70 @@ def test_the_command_line_imports_only_what_is_light(path):
             ("jstc", "torch", "onnx", "numpy", "pydantic", "yaml", "rich", "typer")
         )
         assert standard or any(name == known or name.startswith(known + ".") for known in allowed), name
+
+
+def module_graph(root: Path) -> dict[str, set[str]]:
+    """Module -> modules of the package that it imports, in functions too; `if TYPE_CHECKING` left out."""
+    files = {_module_name(root, path): path for path in root.rglob("*.py")}
+    graph = {}
+    for module, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = _imported(_executed(tree, functions=True), path)
+        # `from a.b import c`: the module a.b.c if there is one, otherwise a name in a.b.
+        found = {name if name in files else name.rpartition(".")[0] for name in names}
+        graph[module] = found & set(files)
+    return graph
+
+
+def _module_name(root: Path, path: Path) -> str:
+    return ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The parts of the graph within which every module leads back to itself."""
+    reached = {module: _reachable(graph, module) for module in graph}
+    rings = {
+        frozenset(other for other in reached[module] if module in reached[other])
+        for module in graph
+        if module in reached[module]
+    }
+    return sorted(sorted(ring) for ring in rings)
+
+
+def _reachable(graph: dict[str, set[str]], module: str) -> set[str]:
+    found, waiting = set(), set(graph[module])
+    while waiting:
+        found |= waiting
+        waiting = {far for near in waiting for far in graph[near]} - found
+    return found
+
+
+@pytest.mark.parametrize("part", ["channels", "train", "search", "export", "pipeline", "cli"])
+def test_modules_do_not_import_each_other_in_a_circle(part):
+    inside = f"jstc.{part}"
+    modules = {
+        name: found
+        for name, found in module_graph(ROOT).items()
+        if name == inside or name.startswith(inside + ".")
+    }
+    assert len(modules) > 3
+    assert circles({name: found & set(modules) for name, found in modules.items()}) == []
+
+
+def test_circles_are_found(tmp_path):
+    texts = {
+        "__init__": "",
+        "a": "from p import b",
+        "b": "def f():\n    from p.c import name",
+        "c": "import p.a",
+        "d": "from p.a import name\nimport p.e",
+        "e": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.d import name",
+        "f": "import p.f",
+    }
+    (tmp_path / "p").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "p" / f"{name}.py").write_text(text)
+    assert circles(module_graph(tmp_path / "p")) == [["p.a", "p.b", "p.c"], ["p.f"]]
 
 
 def test_the_search_package_loads_nothing():

@@ -9,9 +9,10 @@ from typing import Any
 from jstc import files
 from jstc.errors import Interrupted, RunDirectoryError, StageError
 from jstc.pipeline import preflight, stages
+from jstc.pipeline.context import StageContext
 from jstc.pipeline.interruption import interruptible
 from jstc.pipeline.run_directory import RunDirectory, default_path, read_recipe
-from jstc.pipeline.stages import Stage, StageContext
+from jstc.pipeline.stages import Stage
 from jstc.pipeline.timing import Stopwatch
 from jstc.pipeline.workspace import Workspace
 from jstc.progress import Progress, Silent

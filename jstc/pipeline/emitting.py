@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc import files
+from jstc.pipeline.context import StageContext
 from jstc.pipeline.model_card import model_card
-from jstc.pipeline.stages import StageContext
+from jstc.pipeline.scoring import accuracy, batches, images
 from jstc.plan import Plan
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from jstc.export import Parity
 
-__all__ = ["accuracy", "bench", "export", "report", "slim"]
+__all__ = ["bench", "export", "report", "slim"]
 
 _FOLD_IMAGES = 64
 
@@ -34,7 +34,7 @@ def slim(context: StageContext) -> dict[str, Any]:
         workspace.spec,
         source=context.path / "finetune",
         directory=context.folder,
-        images=_test_images(context, _FOLD_IMAGES),
+        images=images(context, _FOLD_IMAGES),
     )
     network = workspace.load_slim(context.folder)
     channels, plan = workspace.channels, Plan.load(context.folder / "plan.json")
@@ -56,11 +56,10 @@ def export(context: StageContext) -> dict[str, Any]:
     files.write_text(
         context.folder / "MODEL_CARD.md", model_card(metadata, recipe, parity=found.max_abs_diff)
     )
-    batches = _counted_test_split(context)
     entry = {
         "file": "export/model.onnx",
         "precision": "fp32",
-        "accuracy": exporting.accuracy(path, batches, num_classes=len(labels)),
+        "accuracy": exporting.accuracy(path, batches(context), num_classes=len(labels)),
         "max_abs_diff": found.max_abs_diff,
         "top1_agreement": found.top1_agreement,
         "bytes": path.stat().st_size,
@@ -76,7 +75,7 @@ def _verified_file(context: StageContext, path: Path, metadata: dict[str, str]) 
     shape = workspace.spec.input_shape
     exporting.write_onnx(network, path, shape=shape, opset=settings.opset, metadata=metadata)
     try:
-        found = exporting.parity(network, path, _test_images(context, settings.parity_images))
+        found = exporting.parity(network, path, images(context, settings.parity_images))
         exporting.require(found, max_abs_diff=settings.max_abs_diff, file=path.name)
     except BaseException:
         path.unlink(missing_ok=True)  # a file that failed must not be taken for one that passed
@@ -125,31 +124,6 @@ def _trained_target(context: StageContext) -> nn.Module:
     if context.recipe.baseline and weights.exists():
         models.load_weights(network, weights)
     return network
-
-
-def accuracy(context: StageContext, network: nn.Module) -> float:
-    """Top-1 accuracy of `network` on the whole test split, in float32."""
-    from jstc.train import device, loop
-
-    settings = context.recipe.train
-    placed = device.place(network, settings, context.workspace.device)
-    batches = _counted_test_split(context)
-    return loop.evaluate(placed, batches, channels_last=settings.channels_last).accuracy
-
-
-def _counted_test_split(context: StageContext) -> Iterator[tuple[Tensor, Tensor]]:
-    from jstc.train.batches import counted
-
-    test, batch_size = context.workspace.dataset.test, context.recipe.train.batch_size
-    return counted(test, batch_size, progress=context.progress, stage=context.folder.name)
-
-
-def _test_images(context: StageContext, count: int) -> Tensor:
-    """The first `count` images of a spread over the test split, [N, C, H, W] on the CPU."""
-    import torch
-
-    batches = context.workspace.dataset.test.ordered(count, limit=count)
-    return torch.cat([images.cpu() for images, _ in batches])
 
 
 def _metadata(context: StageContext) -> dict[str, Any]:

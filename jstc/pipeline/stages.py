@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jstc.pipeline.workspace import Workspace
-from jstc.progress import Progress
+from jstc.pipeline import emitting, training
+from jstc.pipeline.context import StageContext
 from jstc.recipe import Recipe
 
-__all__ = ["Stage", "StageContext", "table"]
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a stage function gets: the shared things, the run, its own folder, and whom to tell."""
-
-    workspace: Workspace
-    path: Path
-    folder: Path
-    progress: Progress
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.workspace.recipe
+__all__ = ["Stage", "table"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +28,6 @@ class Stage:
 
 def table(recipe: Recipe) -> list[Stage]:
     """The stages that `recipe` asks for, in order."""
-    from jstc.pipeline import emitting, training
-
     baseline = ("baseline",) if recipe.baseline else ()
     stages = [
         Stage("baseline", training.baseline),

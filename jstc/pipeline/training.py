@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jstc import files
-from jstc.pipeline.stages import StageContext
+from jstc.pipeline import scoring
+from jstc.pipeline.context import StageContext
 from jstc.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -91,11 +92,9 @@ def target_document(workspace: Workspace) -> dict[str, Any]:
 
 def _given_weights(context: StageContext) -> dict[str, Any]:
     """What the given weights are worth, for the report; nothing is decided by it."""
-    from jstc.pipeline.emitting import accuracy
-
     if context.recipe.weights is None:
         return {}
-    return {"accuracy_before": accuracy(context, context.workspace.new_target())}
+    return {"accuracy_before": scoring.accuracy(context, context.workspace.new_target())}
 
 
 def _target(workspace: Workspace) -> nn.Module:
