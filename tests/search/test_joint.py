@@ -100,6 +100,34 @@ def test_the_same_seed_gives_the_same_files_whatever_the_surroundings(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Told:
+    """A progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.calls.append((stage, total, unit))
+
+    def update(self, done: int, **figures: float) -> None:
+        self.calls.append((done, figures.get("accuracy")))
+
+    def message(self, text: str) -> None:
+        self.calls.append((text,))
+
+    def finish(self) -> None:
+        self.calls.append(("finish",))
+
+
+def test_progress_is_told_of_every_round_and_candidate(run_search: Any, tmp_path: Path) -> None:
+    told = Told()
+    run = run_search(tmp_path, {"search.rounds": 3, "search.archive_size": 2}, progress=told)
+    rounds = [(n, record["accuracy"]) for n, record in enumerate(run.history, start=1)]
+    assert told.calls[:6] == [("search", 3, "round"), (0, None), *rounds, ("search", 3, "candidate")]
+    assert [call[0] for call in told.calls[6:]] == [1, 2, 3, "finish"]
+    assert run.result["accuracy"] == max(call[1] for call in told.calls[6:-1])
+
+
 def test_another_seed_gives_another_search(searched: Any) -> None:
     mine, theirs = searched(), searched({"seed": 1})
     assert mine.plan != theirs.plan
