@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import namedtuple
 
 import pytest
 
 from jstc import recipe_file
-from jstc.errors import BudgetError, DataError, InputError, ModelError, RunDirectoryError, UnknownNameError
+from jstc.errors import (
+    BudgetError,
+    DataError,
+    InputError,
+    ModelError,
+    RecipeError,
+    RunDirectoryError,
+    UnknownNameError,
+)
 from jstc.pipeline import preflight
 from jstc.pipeline.workspace import Workspace
 
@@ -92,3 +101,29 @@ def test_cuda_asked_for_and_absent(tmp_path):
 def test_a_network_whose_channels_are_all_ignored(tmp_path):
     with pytest.raises(ModelError, match="has no channels to cut"):
         check(tmp_path / "run", "channels.ignore=['*']")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "way_out"),
+    [
+        ("layer1.0.conv", r"names there are such as 'layer1.0.conv\d'"),
+        ("nothing*", r"names there are such as '\w+"),
+        ("layer1", r"for all modules within it, write 'layer1.\*'$"),
+        ("LAYER1.*", r"names there are such as"),
+    ],
+)
+def test_a_pattern_that_matches_no_module_is_named(tmp_path, pattern, way_out):
+    begins = rf"channels.ignore: '{re.escape(pattern)}' matches no module with weights in 'resnet20'; "
+    with pytest.raises(RecipeError, match=begins + way_out):
+        check(tmp_path / "run", f"channels.ignore=['layer2.*', '{pattern}']")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_patterns_that_match_pass(tmp_path):
+    check(tmp_path / "run", "channels.ignore=['layer1.0.*', 'layer?.1.conv1']", flops="0.8")
+
+
+def test_a_threshold_of_an_unknown_group_is_found_before_the_search(tmp_path):
+    with pytest.raises(UnknownNameError, match=r"unknown channel group 'wide'.* search.fixed_thresholds"):
+        check(tmp_path / "run", "search.thresholds=fixed", "search.fixed_thresholds.wide=0.5")
+    assert list(tmp_path.iterdir()) == []
