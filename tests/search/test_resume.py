@@ -43,7 +43,7 @@ def break_off(run_search: Any, directory: Path, after: int) -> None:
         run_search(directory, progress=StopAfter(after))
 
 
-@pytest.mark.parametrize("after", [1, 3, 4, 6])
+@pytest.mark.parametrize("after", [1, 4, 6])
 def test_broken_off_after_a_round(run_search: Any, searched: Any, tmp_path: Path, after: int) -> None:
     break_off(run_search, tmp_path, after)
     assert not (tmp_path / "plan.json").exists()

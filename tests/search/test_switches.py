@@ -41,11 +41,6 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"input.augment": False}),
     ({}, {"finetune.epochs": 5}),
     ({}, {"train.lr": 0.05}),
-    ({}, {"train.momentum": 0.0}),
-    ({}, {"train.nesterov": False}),
-    ({}, {"train.weight_decay": 0.1}),
-    ({}, {"train.label_smoothing": 0.2}),
-    ({}, {"train.clip_norm": 0.1}),
 ]
 
 
