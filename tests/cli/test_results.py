@@ -86,6 +86,14 @@ def test_a_stage_that_is_done_shows_its_result(jstc_command, run, stage):
     assert jstc_command(stage, run, "--quiet").err == ""
 
 
+def test_the_accuracy_of_a_search_says_which_split_it_is_on(jstc_command, run, monkeypatch):
+    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
+    words = ["search", "resnet20", "--dataset", "digits", "--flops", "0.5", "--out", run]
+    assert re.search(r"^ *accuracy \(search-validation split\) +90\.00 %", jstc_command(*words).out, re.M)
+    assert json.loads(jstc_command(*words, "--json").out)["accuracy"] == 0.9
+    assert re.search(r"^ *accuracy +95\.00 %", jstc_command("slim", run).out, re.M)
+
+
 def test_bench_for_people(jstc_command, run):
     assert re.search(r"slim +cpu +1 +1\.250 +2\.500 +1\.60x +gain", jstc_command("bench").out)
 
