@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "%": 0.01}
+_LEAST_ROUNDED = 1000  # a count such as 1.2345k may be meant roughly, one such as 1.5 was meant as a share
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Pair = tuple[NonNegativeFloat, NonNegativeFloat]
 
@@ -54,6 +55,12 @@ def parse_amount(value: object) -> float:
         amount = -1.0
     if not 0 < amount < float("inf"):
         raise ValueError(f"'{value}' is not a share such as 0.5 or 50%, nor a count such as 500M")
+    assert match is not None
+    if amount > 1 and (match[2] == "%" or (amount < _LEAST_ROUNDED and amount % 1)):
+        raise ValueError(
+            f"'{value}' is neither a share, which goes up to 1, "
+            "nor a count, which is a whole number such as 500M"
+        )
     return amount
 
 
@@ -199,7 +206,12 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Recipe:
-        if (self.flops is None) == (self.params is None):
+        if self.flops is None and self.params is None:
+            raise ValueError(
+                "no budget: a recipe needs the key flops or params, "
+                "`jstc search` the option --flops or --params"
+            )
+        if self.flops is not None and self.params is not None:
             raise ValueError("give one budget: either flops or params")
         return self
 

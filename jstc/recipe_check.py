@@ -78,14 +78,19 @@ def _explain(find: Callable[[KeyPath], str], path: KeyPath, error: Mapping[str, 
 
 
 def _near_keys(path: KeyPath) -> str:
-    section = _lookup(path[:-1])
-    siblings = [".".join(map(str, (*path[:-1], name))) for name in section.get("properties", {})]
-    dotted = ".".join(map(str, path))
-    elsewhere = [key for key in _all_keys() if key.rsplit(".", 1)[-1] == path[-1]]
-    near = elsewhere or difflib.get_close_matches(dotted, siblings, n=3, cutoff=0.7)
+    *prefix, last = map(str, path)
+    known = _lookup(path[:-1]).get("properties", {})
+    near = [key for key in _all_keys() if key.rsplit(".", 1)[-1] == last]
+    near = near or [".".join((*prefix, name)) for name in _alike(last, known)]
     if near:
         return "; did you mean " + " or ".join(near[:3]) + "?"
-    return f"; known here: {', '.join(section.get('properties', {}))}"
+    return f"; known here: {', '.join(known)}"
+
+
+def _alike(name: str, known: Collection[str]) -> list[str]:
+    """Those of `known` that differ from `name` in the order of the letters (`rl`, `lr`), or in a few."""
+    swapped = [other for other in known if sorted(other) == sorted(name)]
+    return swapped or difflib.get_close_matches(name, known, n=3, cutoff=0.7)
 
 
 def _all_keys() -> list[str]:

@@ -51,12 +51,18 @@ WRONG = {
     ),
     "no budget": (
         search(**{"--flops": None}),
-        "error: recipe: give one budget: either flops or params",
+        "error: recipe: no budget: a recipe needs the key flops or params, "
+        "`jstc search` the option --flops or --params",
     ),
     "no dataset": (search(**{"--dataset": None}), "error: recipe: dataset is missing"),
     "not a budget": (
         search(**{"--flops": "much"}),
         "error: --flops: 'much' is not a share such as 0.5 or 50%, nor a count such as 500M",
+    ),
+    "a budget above a share": (
+        search(**{"--flops": "1.5"}),
+        "error: --flops: '1.5' is neither a share, which goes up to 1, "
+        "nor a count, which is a whole number such as 500M",
     ),
     "missing weights": (search(**{"--weights": "w.pt"}), "error: no weights file at w.pt"),
     "wrong setting": (
