@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import jstc
 from jstc import files, models, slim
 from jstc.channels import ChannelMap, GatedNetwork, analyse
-from jstc.channels.trace import named_tensors
+from jstc.channels.labels import named_tensors
 from jstc.errors import JstcError, ModelError, RunDirectoryError, StageError
 from jstc.models import ModelSpec
 from jstc.models.cifar import CifarResNet
