@@ -82,6 +82,7 @@ def _as_tuple(value: Any) -> Any:
 
 OptionalPath = Annotated[PathText | None, BeforeValidator(_as_path)]
 Range = Annotated[Pair, BeforeValidator(_as_tuple)]
+PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(_as_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
@@ -138,7 +139,9 @@ class SearchSettings(_Strict):
     # sampler
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.3, description="share of coarse rounds")
     sigma: Range = Field((1.0, 0.1), description="scale of the Gumbel perturbation, first to last round")
-    tau: Range = Field((1.0, 0.5), description="temperature of the probabilities, first to last round")
+    tau: PositiveRange = Field(
+        (1.0, 0.5), description="temperature of the probabilities, first to last round"
+    )
     threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(_as_tuple), Field(min_length=2)] = (
         0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
     )  # fmt: skip

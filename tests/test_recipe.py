@@ -79,7 +79,11 @@ WRONG = {
     ),
     "inside a list": (
         "search:\n  tau: [1,\n    a]\n",
-        'FILE, line 6: search.tau.1: expected a number at least 0, got "a"',
+        'FILE, line 6: search.tau.1: expected a number above 0, got "a"',
+    ),
+    "a temperature of zero": (
+        "search:\n  tau: [1, 0]\n",
+        "FILE, line 5: search.tau.1: expected a number above 0, got 0",
     ),
     "a short list": (
         "search: {threshold_grid: [0.5]}\n",
