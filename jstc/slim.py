@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from jstc import files, models
 from jstc.channels import ChannelMap, GatedNetwork, fold
-from jstc.channels.slicing import rebuild
 from jstc.channels.labels import named_tensors
+from jstc.channels.slicing import rebuild
 from jstc.errors import ChannelError, ModelError, StageError
 from jstc.models import ModelSpec
 from jstc.plan import Plan
