@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from jstc import models
 from jstc.channels import Cost, analyse
 from jstc.channels.gates import fold
+from jstc.pipeline.counting import count
 from jstc.plan import Plan
 
 
@@ -79,10 +83,47 @@ def test_layers_used_twice_cost_twice_and_have_one_set_of_parameters(toy):
     assert net.channels.cost() == Cost(2 * 9 * 64, 9)
 
 
-def test_the_full_size_vgg_is_counted_without_its_weights():
-    from jstc import models
-    from jstc.pipeline.counting import count
+COUNTED = {
+    "batch norm without parameters": (lambda net, x: net.norm(x), {"norm": nn.BatchNorm2d(8, affine=False)}),
+    "instance norm": (lambda net, x: net.norm(x), {"norm": nn.InstanceNorm2d(8, affine=True)}),
+    "layer norm": (lambda net, x: net.norm(x.mT).mT, {"norm": nn.LayerNorm([8, 8, 8])}),
+    "group norm": (lambda net, x: net.norm(x), {"norm": nn.GroupNorm(2, 8)}),
+    "group norm without parameters": (lambda net, x: F.group_norm(x, 2), {}),
+    "rms norm": (lambda net, x: net.norm(x.transpose(1, 3)).transpose(1, 3), {"norm": nn.RMSNorm(8)}),
+    "transposed": (lambda net, x: net.up(x), {"up": nn.ConvTranspose2d(8, 8, 3, stride=2, groups=2)}),
+    "dilated": (lambda net, x: net.own(x), {"own": nn.Conv2d(8, 8, (3, 1), padding=(2, 0), dilation=2)}),
+    "one dimension": (lambda net, x: net.own(x.flatten(2))[..., None], {"own": nn.Conv1d(8, 8, 3)}),
+    "nearest": (lambda net, x: F.interpolate(x, scale_factor=2), {}),
+    "bilinear": (lambda net, x: F.interpolate(x, size=(5, 7), mode="bilinear"), {}),
+    "pools": (lambda net, x: F.max_pool2d(F.avg_pool2d(F.adaptive_avg_pool2d(x, 6), 2), 3), {}),
+    "linear on rows": (lambda net, x: net.own(x.permute(0, 2, 3, 1)).mT, {"own": nn.Linear(8, 8)}),
+    "products": (lambda net, x: (x.flatten(2) @ x.flatten(2).mT @ x.flatten(2)).view_as(x), {}),
+    "sum of products": (
+        lambda net, x: torch.addmm(net.b, x.mean((2, 3)), net.c)[:, :, None, None],
+        {"b": nn.Parameter(torch.zeros(8)), "c": nn.Parameter(torch.zeros(8, 8))},
+    ),
+    "attention": (
+        lambda net, x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3).mT.view_as(x),
+        {},
+    ),
+}
 
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_operations_are_counted_as_fvcore_does(toy, kind):
+    middle, layers = COUNTED[kind]
+    net = toy(
+        lambda net, x: net.out(middle(net, net.a(x)).mean((2, 3))),
+        a=nn.Conv2d(3, 8, 1),
+        out=nn.Linear(8, 10),
+        **copy.deepcopy(layers),
+    )
+    for plan in (net.channels.full_plan, net.plan(0)):
+        cost = net.channels.cost(plan)
+        assert count(net.channels.slice(net.model, plan), net.inputs[0][:1]) == (cost.flops, cost.params)
+
+
+def test_the_full_size_vgg_is_counted_without_its_weights():
     spec = models.spec("vgg16_bn", num_classes=10, in_channels=3, height=224, width=224)
     model = models.build(spec, device="meta")
     channels = analyse(model, torch.empty(1, 3, 224, 224, device="meta"))
@@ -106,8 +147,6 @@ def test_magnitude_is_the_norm_of_the_weights_around_a_channel(toy):
 
 
 def test_folded_gates_do_not_change_the_cost(toy):
-    from jstc.pipeline.counting import count
-
     net = small(toy)
     plan = net.plan(0)
     network = fold(net.channels.gated(net.channels.slice(net.model, plan), plan))
