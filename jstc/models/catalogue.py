@@ -88,11 +88,11 @@ def split_user_name(name: str) -> tuple[str, str]:
 
 
 def _check_timm(name: str) -> None:
-    if importlib.util.find_spec("timm") is None:
-        raise ModelError(f"model '{name}' needs timm, which is not installed: pip install 'jstc[timm]'")
     plain = name.removeprefix("timm:")
     if not plain or ":" in plain or "/" in plain:
         raise ModelError(f"model '{name}': expected 'timm:NAME' with a name from timm.list_models()")
+    if importlib.util.find_spec("timm") is None:
+        raise ModelError(f"model '{name}' needs timm, which is not installed: pip install 'jstc[timm]'")
 
 
 def _check_user(name: str) -> None:
