@@ -32,12 +32,16 @@ def baseline(context: StageContext) -> dict[str, Any]:
 
 def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at the budget, and train the target network's parts on the way."""
+    from jstc.pipeline import counting
     from jstc.search.joint import search as search_jointly
 
     workspace = context.workspace
     files.write_json(context.path / "target.json", target_document(workspace) | _given_weights(context))
+    target = workspace.new_target()
+    # Before the training, not after it: the budget is worth nothing if the two counts differ.
+    counting.require_equal("target", target, workspace.example_input(), workspace.channels.cost())
     plan = search_jointly(
-        _target(workspace),
+        _placed(target, workspace),
         workspace.channels,
         workspace.dataset,
         recipe=context.recipe,
@@ -98,6 +102,10 @@ def _given_weights(context: StageContext) -> dict[str, Any]:
 
 
 def _target(workspace: Workspace) -> nn.Module:
+    return _placed(workspace.new_target(), workspace)
+
+
+def _placed(target: nn.Module, workspace: Workspace) -> nn.Module:
     from jstc.train import device
 
-    return device.place(workspace.new_target(), workspace.recipe.train, workspace.device)
+    return device.place(target, workspace.recipe.train, workspace.device)

@@ -134,7 +134,10 @@ def _alpha_step(sub: Trial, batch: tuple[Tensor, Tensor], work: Work, step: int)
     with _frozen(*sub.gated.network.parameters()), seeds.seeded(work.options.seed, "alpha", step):
         with autocast(images.device, work.options.dtype):
             scores = logits(sub.gated(as_input(images, channels_last=work.options.channels_last)))
-        (gradient,) = torch.autograd.grad(F.cross_entropy(scores.float(), labels), [sub.gated.alpha])
+        loss = F.cross_entropy(scores.float(), labels)
+        if not loss.requires_grad:  # no group has a place for a gate, so there is nothing to learn
+            return len(labels)
+        (gradient,) = torch.autograd.grad(loss, [sub.gated.alpha])
     sub.step_alpha(gradient, work.recipe.search)
     return len(labels)
 
