@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jstc.data import Dataset
+from jstc.data import Dataset, Split
 from jstc.errors import StageError
 from jstc.recipe import Recipe
 from jstc.search.updater import Trial
@@ -21,6 +21,9 @@ from jstc.train.device import as_input, autocast
 from jstc.train.loop import StepOptions, evaluate, logits, step_options, train_steps
 
 __all__ = ["RoundFigures", "Work", "judge", "train_round"]
+
+
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,12 @@ def train_round(sub: Trial, work: Work, round_: int) -> RoundFigures:
     ends = [work.steps * (part + 1) // parts for part in range(parts)]
     first, images, loss, accuracy = round_ * work.steps, 0, 0.0, 0.0
     done = 0
-    validation = _validation_batches(work, round_ * search.alpha_steps, parts)
+    validation = _batches(work, "alpha", work.dataset.search_val, round_ * search.alpha_steps, parts)
     for end in ends:
         with _frozen(sub.gated.alpha):
             figures = train_steps(
                 sub.gated,
-                _training_batches(work, first + done, end - done),
+                _batches(work, "train", work.dataset.train, first + done, end - done),
                 optimizer=sub.weights,
                 schedule=work.schedule,
                 first_step=first + done,
@@ -91,24 +94,12 @@ def train_round(sub: Trial, work: Work, round_: int) -> RoundFigures:
     return RoundFigures(loss, accuracy, images)
 
 
-def _training_batches(work: Work, start: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(work: Work, purpose: str, split: Split, start: int, count: int) -> Iterator[Batch]:
     recipe = work.recipe
     return stream(
-        work.dataset.train,
+        split,
         recipe.train.batch_size,
-        seed=seeds.derive(recipe.seed, "search", "train"),
-        start=start,
-        count=count,
-        augment=recipe.input.augment,
-    )
-
-
-def _validation_batches(work: Work, start: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    recipe = work.recipe
-    return stream(
-        work.dataset.search_val,
-        recipe.train.batch_size,
-        seed=seeds.derive(recipe.seed, "search", "alpha"),
+        seed=seeds.derive(recipe.seed, "search", purpose),
         start=start,
         count=count,
         augment=recipe.input.augment,
@@ -128,7 +119,7 @@ def _frozen(*parameters: nn.Parameter) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-def _alpha_step(sub: Trial, batch: tuple[Tensor, Tensor], work: Work, step: int) -> int:
+def _alpha_step(sub: Trial, batch: Batch, work: Work, step: int) -> int:
     images, labels = batch
     sub.gated.train()
     with _frozen(*sub.gated.network.parameters()), seeds.seeded(work.options.seed, "alpha", step):
