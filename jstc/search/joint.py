@@ -133,8 +133,7 @@ def _resume(state: State, recipe: Recipe, directory: Path) -> None:
 
 def _check_same(theirs: Any, ours: dict[str, Any], path: Path) -> None:
     # Before anything is taken over: tensors of another network or policy do not even fit.
-    theirs = theirs if isinstance(theirs, dict) else {}
-    different = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    different = checkpoint.differences(theirs, ours)
     if different:
         raise RunDirectoryError(
             f"{path} belongs to another search ({', '.join(different)} differ); use another --out, or --fresh"

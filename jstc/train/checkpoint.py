@@ -16,7 +16,7 @@ from torch import Tensor
 from jstc import files
 from jstc.errors import RunDirectoryError
 
-__all__ = ["join", "load", "part", "save"]
+__all__ = ["differences", "join", "load", "part", "save"]
 
 # One key, because the header's order of several is not fixed and equal states should give equal files.
 _KEY = "jstc"
@@ -74,6 +74,12 @@ def _digest(tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> str:
         if tensor.numel():
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def differences(theirs: Any, ours: Mapping[str, Any]) -> list[str]:
+    """Keys in which what a checkpoint says it belongs to, `theirs`, is not `ours`; sorted."""
+    theirs = theirs if isinstance(theirs, dict) else {}
+    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
 
 
 def join(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -197,10 +197,9 @@ def _resume(job: Job, optimizer: torch.optim.Optimizer, path: Path) -> _State:
 
 
 def _check_same(theirs: Any, ours: dict[str, Any], path: Path) -> None:
-    theirs = theirs if isinstance(theirs, dict) else {}
-    different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    different = checkpoint.differences(theirs, ours)
     if different:
-        key = different[0]
+        theirs, key = theirs if isinstance(theirs, dict) else {}, different[0]
         raise RunDirectoryError(
             f"{path} belongs to another training ('{key}' was {theirs.get(key)}, is now {ours.get(key)}); "
             "use another --out, or start over with --fresh"
