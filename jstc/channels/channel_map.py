@@ -18,6 +18,8 @@ from jstc.channels.gates import GatedNetwork
 from jstc.channels.groups import Frozen, Group, Structure, build
 from jstc.channels.labelling import Labelling
 from jstc.channels.labels import Recorder, named_tensors
+from jstc.channels.layout import Placed, layout
+from jstc.channels.patterns import require_matches
 from jstc.channels.proof import prove
 from jstc.channels.trace import run
 from jstc.errors import ChannelError
@@ -34,9 +36,11 @@ def analyse(
     """Find and prove the channel groups of a network; the model is left untouched.
 
     `example_input` is one batch (or a tuple of positional inputs); only its shapes and types matter. `ignore`
-    holds patterns of module names (`layer4.*`) whose channels stay whole. FLOPs are counted for one example:
-    give a batch of one. Raises `ChannelError` when the forward itself fails.
+    holds patterns of module names (`layer4`: the module and all inside it) whose channels stay whole. FLOPs
+    are counted for one example: give a batch of one. Raises `ChannelError` when the forward itself fails,
+    `InputError` for a pattern that matches nothing.
     """
+    require_matches(ignore, (name for name, _ in model.named_parameters(remove_duplicate=False)))
     inputs = slicing.example_inputs(example_input)
     try:
         replica, inputs_there = _replica(model, inputs, "meta")
@@ -94,7 +98,7 @@ class ChannelMap:
         self.unknown_operations: dict[str, int] = dict(record.unknown)
         self._cost = CostModel(structure, record.counts, shapes)
         self._sites = gates.gate_sites(structure, record.sites)
-        self._record = record
+        self._record, self._shapes = record, shapes
 
     # -- plans -------------------------------------------------------------------------------------
 
@@ -149,6 +153,16 @@ class ChannelMap:
     def coverage(self) -> float:
         """Share of the network's FLOPs that some group can lower."""
         return self._cost.covered(self.full_counts)
+
+    @cached_property
+    def params_coverage(self) -> float:
+        """Share of the network's parameters that some group can lower."""
+        return self._cost.covered(self.full_counts, "params")
+
+    @cached_property
+    def layout(self) -> tuple[Placed, ...]:
+        """The parameters in the order of the forward, and the groups on each of their dimensions."""
+        return layout(self._structure, self._record, self._shapes)
 
     # -- cutting -----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +86,10 @@ class CostModel:
         share: NDArray[np.float64] = (each[:, None] * touched).sum(0) / max(int(each.sum()), 1)
         return share
 
-    def covered(self, counts: NDArray[np.int64]) -> float:
-        """Share of the FLOPs in operations that at least one group takes part in."""
+    def covered(self, counts: NDArray[np.int64], metric: Literal["flops", "params"] = "flops") -> float:
+        """Share of the FLOPs (of the parameters) in operations (tensors) that some group takes part in."""
         widths = self._base + self._matrix @ counts
-        factor, dims = self._flops
+        factor, dims = self._flops if metric == "flops" else self._params
         each = factor * widths[dims].prod(1)
         touched = (self._matrix[dims] > 0).any((1, 2))
         return float(each[touched].sum() / max(int(each.sum()), 1))

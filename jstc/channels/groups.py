@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels.labels import FIRST_FREE, FIXED, INPUT, KERNEL, Ids, Labels, Recorder
+from jstc.channels.patterns import layer_of, matches
 
 __all__ = ["Frozen", "Group", "Structure", "build", "components"]
 
@@ -144,7 +144,7 @@ def _reasons(
     for ids, reason in record.frozen:
         add(ids, reason)
     for name, labels in params.items():
-        pattern = next((p for p in ignore if fnmatch.fnmatchcase(name.rpartition(".")[0], p)), None)
+        pattern = next((p for p in ignore if matches(layer_of(name), p)), None)
         for found in labels:
             if found is not None and name not in record.used:
                 add(found, "not used by the forward")

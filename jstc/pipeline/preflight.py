@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-from jstc.errors import ChannelError, ModelError, RecipeError, RunDirectoryError
+from jstc.errors import ChannelError, ModelError, RunDirectoryError
 from jstc.pipeline.workspace import Workspace
 
 __all__ = ["check", "check_space"]
@@ -29,7 +26,6 @@ def check(workspace: Workspace, path: Path) -> None:
     _check_writable(path)
     _ = workspace.device
     _check_model(workspace)
-    _check_ignored(workspace)
     _check_search(workspace)
     check_space(path, num_params=workspace.channels.cost().params)
 
@@ -55,28 +51,6 @@ def _check_model(workspace: Workspace) -> None:
         raise ModelError(f"model '{workspace.recipe.model}' has no channels to cut: {'; '.join(reasons)}")
     if workspace.recipe.weights is not None:
         workspace.new_target()
-
-
-def _check_ignored(workspace: Workspace) -> None:
-    """Every pattern of `channels.ignore` must match a module that has weights: others keep nothing whole."""
-    patterns = workspace.recipe.channels.ignore
-    if not patterns:
-        return
-    parameters = workspace.skeleton().named_parameters(remove_duplicate=False)
-    names = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in parameters))
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            raise RecipeError(
-                f"channels.ignore: '{pattern}' matches no module with weights in "
-                f"'{workspace.recipe.model}'; {_near_patterns(pattern, names)}"
-            )
-
-
-def _near_patterns(pattern: str, names: Sequence[str]) -> str:
-    if any(name.startswith(f"{pattern}.") for name in names):
-        return f"for all modules within it, write '{pattern}.*'"
-    near = difflib.get_close_matches(pattern, names, n=2) or names[:3]
-    return "names there are such as " + ", ".join(f"'{name}'" for name in near)
 
 
 def _check_search(workspace: Workspace) -> None:
