@@ -28,6 +28,7 @@ __all__ = [
     "ChannelSettings",
     "ExportSettings",
     "FinetuneSettings",
+    "GroupSettings",
     "InputSettings",
     "Recipe",
     "SearchSettings",
@@ -80,6 +81,10 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _as_mapping(value: Any) -> Any:
+    return {} if value is None else value  # a section whose keys are all commented out
+
+
 OptionalPath = Annotated[PathText | None, BeforeValidator(_as_path)]
 Range = Annotated[Pair, BeforeValidator(_as_tuple)]
 PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(_as_tuple)]
@@ -95,16 +100,32 @@ class InputSettings(_Strict):
     augment: bool = True
 
 
-class ChannelSettings(_Strict):
-    """Which channels may be cut."""
+Share = Annotated[float, Field(gt=0, le=1)]
+Step = PositiveInt | Literal["auto"]
 
-    round_to: PositiveInt | Literal["auto"] = Field(
+
+class GroupSettings(_Strict):
+    """Limits of single groups; null: as for all."""
+
+    round_to: Step | None = None
+    min_share: Share | None = None
+    min_width: PositiveInt | None = None
+
+
+class ChannelSettings(_Strict):
+    """Which channels may be cut, and how far."""
+
+    round_to: Step = Field(
         "auto",
         description="kept widths are multiples of this; auto: largest of 1, 2, 4, 8 up to 1/8 of the group",
     )
-    min_share: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="least share of a group kept")
+    min_share: Share = Field(0.1, description="least share of a group kept")
     min_width: PositiveInt = 1
     ignore: Names = Field((), description="patterns of module names whose channels stay whole")
+    groups: Annotated[dict[str, GroupSettings], BeforeValidator(_as_mapping)] = Field(
+        default_factory=dict,
+        description="limits by a pattern of group or module names; the later of two that match wins",
+    )
 
 
 class TrainSettings(_Strict):

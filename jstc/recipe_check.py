@@ -40,8 +40,15 @@ def split_key(dotted: str) -> KeyPath:
     for depth, part in enumerate(parts[:-1]):
         schema = _resolve(schema.get("properties", {}).get(part, {}))
         if isinstance(schema.get("additionalProperties"), dict):
-            return (*parts[: depth + 1], ".".join(parts[depth + 1 :]))
+            return (*parts[: depth + 1], *_split_name(parts[depth + 1 :], schema["additionalProperties"]))
     return tuple(parts)
+
+
+def _split_name(parts: Sequence[str], schema: Mapping[str, Any]) -> KeyPath:
+    """`layer4.*.min_width`: the name of an entry, and the key in it where entries have keys."""
+    known = _resolve(schema).get("properties", {})
+    has_key = len(parts) > 1 and bool(_alike(parts[-1], known))
+    return (".".join(parts[:-1]), parts[-1]) if has_key else (".".join(parts),)
 
 
 def show(value: Any) -> str:

@@ -57,7 +57,11 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
     """Dotted keys whose values differ, with both values: `train.lr: 0.1 -> 0.05`."""
     mine, theirs = (_flat(recipe.model_dump(mode="json")) for recipe in (one, other))
     keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
-    return [f"{key}: {show(mine.get(key))} -> {show(theirs.get(key))}" for key in keys]
+    found = [f"{key}: {show(mine.get(key))} -> {show(theirs.get(key))}" for key in keys]
+    orders = [list(recipe.channels.groups) for recipe in (one, other)]
+    if not found and orders[0] != orders[1]:  # of two entries for one group the later wins
+        found.append(f"order of channels.groups: {show(orders[0])} -> {show(orders[1])}")
+    return found
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

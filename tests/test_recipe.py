@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jstc import recipe_file
 from jstc.errors import RecipeError
-from jstc.recipe import Recipe
+from jstc.recipe import GroupSettings, Recipe
 from jstc.recipe_yaml import parse, scalar
 
 BASE = "model: m\ndataset: d\nflops: 0.5\n"
@@ -104,6 +104,20 @@ WRONG = {
         "perturbation, thresholds, fixed_thresholds, importance, coarse_to_fine, coarse_share, sigma, tau, "
         "threshold_grid, alpha_lr, alpha_steps, threshnet_lr, entropy_bonus, archive_size, "
         "recalibration_images, reward_images, settle_overlap, settle_window",
+    ),
+    "a key of a group": (
+        "channels:\n  groups:\n    layer4.*: {min_width: 8}\n    layer1:\n      min_widht: 4\n",
+        "FILE, line 8: unknown key channels.groups.layer1.min_widht; "
+        "did you mean channels.groups.layer1.min_width?",
+    ),
+    "a value of a group": (
+        "channels:\n  groups:\n    layer4.*:\n      round_to: wide\n",
+        "FILE, line 7: channels.groups.layer4.*.round_to: expected a whole number above 0, or auto, or null, "
+        'got "wide"',
+    ),
+    "a group without keys": (
+        "channels: {groups: {layer4: 8}}\n",
+        "FILE, line 4: channels.groups.layer4: expected a section with keys of its own, got 8",
     ),
     "two budgets": ("params: 1M\n", "FILE: give one budget: either flops or params"),
     "a tag": (
@@ -203,6 +217,23 @@ def test_an_override_reaches_group_names_with_dots(write):
     assert recipe.search.fixed_thresholds == {"layer1.0.conv1": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("channels.groups.layer1.0.*.min_width=4", "layer1.0.*"),
+        ("channels.groups.*={min_width: 4}", "*"),
+        ("channels.groups={layer1.0: {min_width: 4}}", "layer1.0"),
+    ],
+)
+def test_an_override_reaches_the_settings_of_groups(write, override, name):
+    recipe = recipe_file.load(write(BASE), [override])
+    assert recipe.channels.groups == {name: GroupSettings(min_width=4)}
+
+
+def test_settings_of_groups_that_are_all_commented_out_are_none(write):
+    assert recipe_file.load(write(BASE + "channels:\n  groups:\n  # layer1: {}\n")).channels.groups == {}
+
+
 def test_a_budget_on_the_command_line_replaces_the_files(write):
     assert recipe_file.load(write(BASE), ["params=1M"]).budget == ("params", 1e6)
     assert recipe_file.load(write(BASE), [], {"params": "30%"}).budget == ("params", 0.3)
@@ -254,6 +285,13 @@ def test_differences_name_the_keys():
     ]  # fmt: skip
 
 
+def test_the_order_of_groups_is_a_difference_for_the_later_wins(write):
+    one = recipe_file.load(write(BASE + "channels: {groups: {a: {min_width: 1}, b: {min_width: 2}}}\n"))
+    two = recipe_file.load(write(BASE + "channels: {groups: {b: {min_width: 2}, a: {min_width: 1}}}\n"))
+    assert recipe_file.differences(one, one) == []
+    assert recipe_file.differences(one, two) == ['order of channels.groups: ["a", "b"] -> ["b", "a"]']
+
+
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
 floats = st.floats(min_value=1e-300, max_value=1e300)
 amounts = st.floats(min_value=1e-300, max_value=1) | st.integers(1, 10**15).map(float)
@@ -268,7 +306,7 @@ names = st.one_of(texts, st.sampled_from(["1e5", "yes", "~", "010", "1:2", "null
 def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresholds):
     recipe = Recipe.model_validate(
         {"model": model, "dataset": "d", "flops": amount, "data": "a/b", "train": {"lr": lr},
-         "search": {"fixed_thresholds": thresholds}, "channels": {"ignore": [model]}}
+         "search": {"fixed_thresholds": thresholds}, "channels": {"ignore": [model], "groups": {model: {"min_share": min(lr, 1.0)}}}}
     )  # fmt: skip
     path = tmp_path_factory.mktemp("round-trip") / "r.yaml"
     path.write_text(recipe_file.to_yaml(recipe), encoding="utf-8")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jstc.channels.cost import Cost
 from jstc.channels.groups import Group
+from jstc.channels.limits import Limits, quantum_for
 from jstc.errors import BudgetError
 from jstc.plan import Plan
 
@@ -52,36 +53,6 @@ class Budget:
         return cost.flops if self.metric == "flops" else cost.params
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Least kept channels and step per group, in the order of the groups."""
-
-    least: Counts
-    quantum: Counts
-
-    @classmethod
-    def of(
-        cls,
-        groups: Sequence[Group],
-        *,
-        round_to: int | Literal["auto"] = 1,
-        min_share: float = 0.0,
-        min_width: int = 1,
-    ) -> Limits:
-        """Multiples of `round_to` (see `quantum_for`), at least `min_share` of each group."""
-        widths = np.array([g.width for g in groups], np.int64)
-        quantum = np.array([quantum_for(g.width, round_to) for g in groups], np.int64)
-        wanted = np.maximum(np.ceil(widths * min_share).astype(np.int64), min_width)
-        return cls(np.minimum(-(-wanted // quantum) * quantum, widths), quantum)
-
-
-def quantum_for(width: int, round_to: int | Literal["auto"]) -> int:
-    """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 that is at most an eighth of it."""
-    if round_to == "auto":
-        return max(q for q in (1, 2, 4, 8) if q == 1 or q <= width // 8)
-    return min(round_to, width)
-
-
 def smallest(channels: Costed, limits: Limits) -> Cost:
     """Cost of the smallest sub-network that the limits allow."""
     return channels.cost_of_counts(limits.least)
@@ -104,7 +75,7 @@ def resolve(channels: Costed, metric: Metric, amount: float, limits: Limits) -> 
         raise BudgetError(
             f"no sub-network meets {metric} {_shown(limit)}: the smallest reachable has "
             f"{_shown(least, up=True)} {unit}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}; "
-            "ask for that or more, or lower channels.min_share or channels.round_to"
+            "ask for that or more, or lower min_share or round_to in channels (or in channels.groups)"
         )
     if limit >= whole and amount != 1:
         raise BudgetError(

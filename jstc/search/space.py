@@ -19,19 +19,14 @@ Vector = NDArray[np.float64]
 
 
 def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
-    settings = recipe.channels
-    return Limits.of(
-        channels.groups,
-        round_to=settings.round_to,
-        min_share=settings.min_share,
-        min_width=settings.min_width,
-    )
+    return Limits.from_settings(channels.groups, recipe.channels)
 
 
 def limit(channels: ChannelMap, recipe: Recipe) -> Budget:
     """The recipe's budget as a count.
 
-    Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet it.
+    Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet it, and
+    `RecipeError` for settings of groups that are not there.
     """
     return resolve(channels, *recipe.budget, _limits(channels, recipe))
 

@@ -14,6 +14,7 @@ from jstc.errors import (
     DataError,
     InputError,
     ModelError,
+    RecipeError,
     RunDirectoryError,
     UnknownNameError,
 )
@@ -120,6 +121,18 @@ def test_a_pattern_that_matches_no_module_is_named(tmp_path, pattern, way_out):
 
 def test_patterns_that_match_pass(tmp_path):
     check(tmp_path / "run", "channels.ignore=['layer1.0.*', 'layer?.1.conv1']", flops="0.8")
+
+
+def test_settings_of_an_unknown_group_are_found_before_the_search(tmp_path):
+    with pytest.raises(RecipeError, match=r"channels.groups: 'layer9' matches no group .* 'layer\d'"):
+        check(tmp_path / "run", "channels.groups.layer9.min_width=4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_groups_move_the_smallest_budget(tmp_path):
+    check(tmp_path / "run", flops="0.2")
+    with pytest.raises(BudgetError, match="no sub-network meets flops"):
+        check(tmp_path / "run", "channels.groups.layer1.min_share=1", flops="0.2")
 
 
 def test_a_threshold_of_an_unknown_group_is_found_before_the_search(tmp_path):

@@ -1,0 +1,106 @@
+"""Limits of single groups: which entry counts for which group, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jstc import recipe_file
+from jstc.channels.groups import Group
+from jstc.channels.limits import Limits, quantum_for
+from jstc.errors import RecipeError
+from jstc.recipe import ChannelSettings, GroupSettings
+
+GROUPS = (
+    Group("conv1", 16, 0, ("conv1", "bn1", "layer1.0.conv2")),
+    Group("layer2.0.conv1", 32, 16, ("layer2.0.conv1", "layer2.0.bn1", "layer2.0.conv2")),
+    Group("layer2.1.conv1", 32, 48, ("layer2.1.conv1", "layer2.1.bn1", "layer2.1.conv2")),
+    Group("layer3.0.conv2#2", 64, 80, ("layer3.0.conv2", "layer3.1.conv2")),
+)
+
+
+def limits(**groups: dict) -> Limits:
+    settings = ChannelSettings(
+        round_to=1,
+        min_share=0.1,
+        groups={name.replace("__", "."): GroupSettings(**own) for name, own in groups.items()},
+    )
+    return Limits.from_settings(GROUPS, settings)
+
+
+def test_without_entries_all_groups_are_alike():
+    assert limits().least.tolist() == [2, 4, 4, 7]
+    assert limits().quantum.tolist() == [1, 1, 1, 1]
+
+
+def test_an_entry_sets_what_it_names_and_leaves_the_rest():
+    found = limits(layer2={"min_share": 0.5}, conv1={"round_to": 8})
+    assert found.least.tolist() == [8, 16, 16, 7]
+    assert found.quantum.tolist() == [8, 1, 1, 1]
+
+
+def test_a_pattern_matches_by_the_name_of_the_group_or_of_any_of_its_layers():
+    assert limits(layer1={"min_width": 9}).least.tolist() == [9, 4, 4, 7]
+    assert limits(**{"layer3.0.conv2#2": {"min_width": 9}}).least.tolist() == [2, 4, 4, 9]
+    assert limits(**{"*.bn1": {"min_width": 9}}).least.tolist() == [2, 9, 9, 7]
+
+
+def test_of_entries_for_one_group_the_later_wins_key_by_key():
+    found = limits(layer2={"min_width": 9, "round_to": 2}, layer2__0={"min_width": 5})
+    assert found.least.tolist() == [2, 6, 10, 7]
+    assert found.quantum.tolist() == [1, 2, 2, 1]
+    other = limits(layer2__0={"min_width": 5}, layer2={"min_width": 9, "round_to": 2})
+    assert other.least.tolist() == [2, 10, 10, 7]
+
+
+def test_no_group_is_asked_for_more_than_it_has():
+    assert limits(conv1={"min_width": 1000, "round_to": 1000}).least.tolist() == [16, 4, 4, 7]
+
+
+def test_the_settings_for_all_are_those_of_a_recipe():
+    settings = recipe_file.from_flags(
+        {"model": "m", "dataset": "d", "flops": "0.5"},
+        ["channels.min_width=3", "channels.round_to=4", "channels.groups.layer2.*.round_to=auto"],
+    ).channels
+    found = Limits.from_settings(GROUPS, settings)
+    assert found.quantum.tolist() == [4, 4, 4, 4]
+    assert found.least.tolist() == [4, 4, 4, 8]
+    wide = (Group("layer2.5", 64, 0, ("layer2.5",)),)
+    assert Limits.from_settings(wide, settings).quantum.tolist() == [8]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [
+        ("layer4.0.conv1", "'layer2.0.conv1'"),
+        ("conv", "'conv1'"),
+        ("LAYER2.*", "'layer2';"),
+        ("?", "'conv1'"),
+    ],
+)
+def test_a_pattern_without_a_group_is_refused_with_near_names(pattern, near):
+    with pytest.raises(RecipeError) as caught:
+        limits(conv1={"min_width": 2}, **{pattern: {"min_width": 2}})
+    text = f"channels.groups: '{pattern}' matches no group that can be cut, nor a layer of one; "
+    assert str(caught.value).startswith(f"{text}names there are such as {near}")
+    assert str(caught.value).endswith("'jstc inspect' lists the groups")
+
+
+@pytest.mark.parametrize(
+    ("width", "round_to", "quantum"),
+    [
+        (7, "auto", 1),
+        (16, "auto", 2),
+        (32, "auto", 4),
+        (64, "auto", 8),
+        (999, "auto", 8),
+        (6, 8, 6),
+        (9, 3, 3),
+    ],
+)
+def test_steps(width, round_to, quantum):
+    assert quantum_for(width, round_to) == quantum
+
+
+def test_no_groups_no_limits():
+    assert np.array_equal(Limits.of(()).least, np.zeros(0, np.int64))
