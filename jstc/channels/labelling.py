@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor, nn
 
+from jstc.channels.blocks import Axis, Raw
 from jstc.channels.labels import (
     FIRST_FREE,
     Call,
@@ -44,7 +45,9 @@ class Labelling:
         self.last_ids: list[Ids] = []  # channels that met at the newest operation, the suspects of a failure
         self.last_op = "the first operation"
         self.modules: list[str] = [""]  # names of those whose forward is running, outermost first
-        self._labels: dict[int, Labels] = {}
+        self._labels: dict[int, Raw] = {}
+        self._modules = dict(model.named_modules())
+        self._heads: dict[str, frozenset[int]] = {}
         self._alive: list[Tensor] = []  # an id() is only good while its tensor lives
         self._names: dict[int, str] = {}
         for name, tensor in named_tensors(model):
@@ -57,19 +60,44 @@ class Labelling:
         """Qualified name of the module whose forward is running."""
         return self.modules[-1]
 
+    def heads(self) -> frozenset[int]:
+        """Numbers of heads that the running module has as attributes, by their names."""
+        if self.module not in self._heads:
+            attributes = vars(self._modules.get(self.module, self)).items()
+            found = (n for key, n in attributes if "head" in key and "dim" not in key and type(n) is int)
+            self._heads[self.module] = frozenset(found)
+        return self._heads[self.module]
+
     def suspect(self, call: Call) -> None:
         """Should this operation fail, it was the channels that meet here."""
         tensors = call.tensors()
         if tensors:
             self.last_op = f"{operation_name(call.func)} in {self.module or 'the forward'}"
-            self.last_ids = [ids for t in tensors for ids in self.labels(t) if ids is not None]
+            self.last_ids = [ids for t in tensors for ids in map(_ids, self.raw(t)) if ids is not None]
 
-    def labels(self, tensor: Tensor) -> Labels:
-        """The labels of a tensor; all `None` for one that the forward made up itself."""
+    def labels(self, tensor: Tensor, acting_on: Sequence[int] = ()) -> Labels:
+        """The labels of a tensor; all `None` for one that the forward made up itself.
+
+        Undecided dimensions (`jstc.channels.blocks`) are decided now; those in `acting_on`, on which the
+        operation acts as a whole, are then not the ones that keep the channels, if others can.
+        """
+        return self.decided(self.raw(tensor), acting_on)
+
+    def raw(self, tensor: Tensor) -> Raw:
+        """The labels of a tensor, undecided dimensions left so: for rules that only move dimensions."""
         name = self._names.get(id(tensor))
         if name is not None:
             self.record.used.setdefault(name, self.module)
         return self._labels.get(id(tensor), (None,) * tensor.dim())
+
+    def decided(self, raw: Raw, acting_on: Sequence[int] = ()) -> Labels:
+        """The same labels with all dimensions decided."""
+        axes = [raw[d] for d in acting_on]
+        for axis in axes:
+            if isinstance(axis, Axis):
+                same = [a.index for a in axes if isinstance(a, Axis) and a.block is axis.block]
+                axis.block.away_from(self, same)
+        return tuple(x.block.decide(self)[x.index] if isinstance(x, Axis) else x for x in raw)
 
     def name(self, tensor: Tensor | None) -> str | None:
         """Qualified name when the tensor is a parameter or buffer of the network."""
@@ -135,14 +163,13 @@ class Labelling:
         if ids is not None and (whole or kind == "norm"):  # a norm without any still undoes what is before it
             self.record.sites.append(Site(kind, whole, ids))
 
-    def put(self, tensor: Tensor, labels: Labels) -> None:
+    def put(self, tensor: Tensor, labels: Raw) -> None:
         """Set the labels of a tensor, one per dimension."""
         assert len(labels) == tensor.dim(), (self.last_op, tensor.shape, len(labels))
-        for size, ids in zip(tensor.shape, labels, strict=True):
-            assert ids is None or len(ids) == size, (
+        for size, label in zip(tensor.shape, labels, strict=True):
+            assert label is None or isinstance(label, Axis) or len(label) == size, (
                 self.last_op,
                 tensor.shape,
-                [x is None or len(x) for x in labels],
             )
         self._labels[id(tensor)] = labels
         self._alive.append(tensor)
@@ -155,3 +182,7 @@ class Labelling:
         start = self.record.next_id
         self.record.next_id += size
         return np.arange(start, start + size)
+
+
+def _ids(label: Ids | Axis | None) -> Ids | None:
+    return label.block.ids.reshape(-1) if isinstance(label, Axis) else label

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jstc.channels.blocks import Axis, Raw
 from jstc.channels.labelling import Labelling
 from jstc.channels.labels import FIRST_FREE, Call, Ids, Labels
 from jstc.channels.rules.registry import rule
@@ -13,18 +14,27 @@ from jstc.channels.rules.registry import rule
 __all__ = ["broadcast"]
 
 
-def broadcast(labelling: Labelling, operands: Sequence[Labels], rank: int) -> Labels:
+def broadcast(labelling: Labelling, operands: Sequence[Raw], rank: int) -> Raw:
     """Labels of the broadcast of tensors with labels `operands`; positions that meet are tied."""
-    out: list[Ids | None] = [None] * rank
+    out: list[Ids | Axis | None] = [None] * rank
     for labels in operands:
-        for dim, ids in enumerate(labels, start=rank - len(labels)):
-            out[dim] = _meet(labelling, out[dim], ids)
+        for dim, label in enumerate(labels, start=rank - len(labels)):
+            out[dim] = _meet(labelling, out[dim], label, last=dim == rank - 1)
     return tuple(out)
 
 
-def _meet(labelling: Labelling, a: Ids | None, b: Ids | None) -> Ids | None:
-    if a is None or b is None:
+def _meet(
+    labelling: Labelling, a: Ids | Axis | None, b: Ids | Axis | None, *, last: bool
+) -> Ids | Axis | None:
+    if a is None or b is None or a is b:
         return b if a is None else a
+    if isinstance(a, Axis) or isinstance(b, Axis):
+        undecided = _meet_undecided(labelling, a, b, last=last)
+        if undecided is not None:
+            return undecided
+        (a,), (b,) = labelling.decided((a,)), labelling.decided((b,))
+        assert a is not None
+        assert b is not None
     if len(a) != len(b):  # one of them is broadcast
         return a if len(a) > len(b) else b
     if len(a) == 1 and a[0] < FIRST_FREE:
@@ -34,20 +44,41 @@ def _meet(labelling: Labelling, a: Ids | None, b: Ids | None) -> Ids | None:
     return a
 
 
+def _meet_undecided(labelling: Labelling, a: Ids | Axis, b: Ids | Axis, *, last: bool) -> Axis | None:
+    """What need not be decided because the other operand is broadcast or undecided in the same way."""
+    if isinstance(a, Axis) and isinstance(b, Axis):
+        if a.index == b.index and a.block.ids.shape == b.block.ids.shape:
+            labelling.tie(a.block.ids.reshape(-1), b.block.ids.reshape(-1))
+            return a
+        return None
+    axis, ids = (a, b) if isinstance(a, Axis) else (b, a)
+    assert isinstance(axis, Axis)
+    assert not isinstance(ids, Axis)
+    if len(ids) == 1:
+        return axis
+    # A value for each position of the last dimension is one for every head; one for each head is not.
+    if last:
+        axis.block.away_from(labelling, (axis.index,))
+    else:
+        axis.block.decide(labelling, axis.index)
+    return None
+
+
 @rule("pointwise", "masked_fill", "rsub", "hardswish", "copy", "fill", "add", "sub", "mul", "div", "where")
-def _pointwise(labelling: Labelling, call: Call) -> Labels:
+def _pointwise(labelling: Labelling, call: Call) -> Raw:
     return _elementwise(labelling, call)
 
 
-def _elementwise(labelling: Labelling, call: Call) -> Labels:
-    labels = broadcast(labelling, [labelling.labels(t) for t in call.tensors()], call.out.dim())
+def _elementwise(labelling: Labelling, call: Call) -> Raw:
+    labels = broadcast(labelling, [labelling.raw(t) for t in call.tensors()], call.out.dim())
     return _sized(labels, call.out.shape)
 
 
-def _sized(labels: Labels, shape: Sequence[int]) -> Labels:
+def _sized(labels: Raw, shape: Sequence[int]) -> Raw:
     # A made-up operand (labels None) may be the one that is not broadcast; nothing is known of it.
     return tuple(
-        None if ids is not None and len(ids) != n else ids for ids, n in zip(labels, shape, strict=True)
+        None if label is not None and not isinstance(label, Axis) and len(label) != n else label
+        for label, n in zip(labels, shape, strict=True)
     )
 
 
@@ -56,8 +87,8 @@ def _sized(labels: Labels, shape: Sequence[int]) -> Labels:
     "alpha_dropout", "lift_fresh", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like",
     "bernoulli", "identity", "view_as_real_copy", "log_sigmoid",
 )  # fmt: skip
-def _same(labelling: Labelling, call: Call) -> Labels:
-    return labelling.labels(call.first)
+def _same(labelling: Labelling, call: Call) -> Raw:
+    return labelling.raw(call.first)
 
 
 @rule("prelu")
@@ -94,18 +125,18 @@ def _roll(labelling: Labelling, call: Call) -> Labels:
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")
 def _softmax(labelling: Labelling, call: Call) -> Labels:
-    labels = labelling.labels(call.first)
+    labels = labelling.labels(call.first, acting_on=(call["dim"],))
     labelling.freeze(labels[call["dim"]], "softmax over the channels")
     return labels
 
 
 @rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "argmax", "prod",
       "linalg_vector_norm", "all", "any", "var_mean", "std_mean")  # fmt: skip
-def _reduce(labelling: Labelling, call: Call) -> Labels | list[Labels]:
+def _reduce(labelling: Labelling, call: Call) -> Raw | list[Labels]:
     if any(a.name == "other" for a in call.func._schema.arguments):  # the larger of two tensors
         return _elementwise(labelling, call)
-    labels = labelling.labels(call.first)
-    dims, keep = _reduced(call, len(labels))
+    dims, keep = _reduced(call, call.first.dim())
+    labels = labelling.labels(call.first, acting_on=tuple(dims))
     for dim in dims:
         labelling.inexact(labels[dim], f"{call.func._schema.name.split('::')[1]} over the channels")
     out: Labels = tuple(

@@ -113,7 +113,7 @@ def _linear(labelling: Labelling, call: Call) -> Labels:
 def _matmul(labelling: Labelling, call: Call) -> Labels:
     """[*, n, k] x [*, k, m], with the vector forms of torch.matmul."""
     a, b = call.args[0], call.args[1]
-    a_ids, b_ids = labelling.labels(a), labelling.labels(b)
+    a_ids, b_ids = _matrices(labelling, a), _matrices(labelling, b)
     left = a_ids if a.dim() > 1 else (_fixed(1), *a_ids)
     right = b_ids if b.dim() > 1 else (*b_ids, _fixed(1))
     labelling.tie(left[-1], right[-2])
@@ -125,13 +125,18 @@ def _matmul(labelling: Labelling, call: Call) -> Labels:
 
 
 def _batch(labelling: Labelling, left: Labels, right: Labels) -> Labels:
-    return broadcast(labelling, (left, right), max(len(left), len(right)))
+    return labelling.decided(broadcast(labelling, (left, right), max(len(left), len(right))))
+
+
+def _matrices(labelling: Labelling, tensor: Tensor) -> Labels:
+    """Labels of matrices [*, n, m]: undecided channels (heads by width) are kept by the batch."""
+    return labelling.labels(tensor, acting_on=tuple(range(tensor.dim()))[-2:])
 
 
 @rule("scaled_dot_product_attention")
 def _attention(labelling: Labelling, call: Call) -> Labels:
     """Query [*, n, d], key [*, m, d], value [*, m, e] -> [*, n, e]. fvcore counts no FLOPs for it."""
-    query, key, value = (labelling.labels(call[name]) for name in ("query", "key", "value"))
+    query, key, value = (_matrices(labelling, call[name]) for name in ("query", "key", "value"))
     labelling.tie(query[-1], key[-1])
     labelling.tie(key[-2], value[-2])
     for ids in (query[-2], key[-2]):
@@ -173,15 +178,17 @@ def _batch_norm(labelling: Labelling, call: Call) -> Labels:
 @rule("layer_norm", "rms_norm")
 def _layer_norm(labelling: Labelling, call: Call) -> Labels:
     """Input [*, C]; affine parameters [C], or over several trailing dimensions."""
-    labels, kind = labelling.labels(call.first), call.func._schema.name.split("::")[1]
+    kind, rank = call.func._schema.name.split("::")[1], call.first.dim()
+    normed = range(rank - len(call["normalized_shape"]), rank)
+    labels = labelling.labels(call.first, acting_on=tuple(normed))
     affine: list[Any] = [call["weight"], call["bias"] if _has(call, "bias") else None]
     for tensor in affine:
         for ids, own in zip(
             labels[::-1], labelling.labels(tensor)[::-1] if tensor is not None else (), strict=False
         ):
             labelling.tie(ids, own)
-    for ids in labels[len(labels) - len(call["normalized_shape"]) :]:
-        labelling.inexact(ids, f"{kind} over the channels")
+    for dim in normed:
+        labelling.inexact(labels[dim], f"{kind} over the channels")
     if kind == "layer_norm":
         labelling.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
     return labels

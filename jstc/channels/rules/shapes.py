@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 
 import numpy as np
 
+from jstc.channels.blocks import Axis, Block, Raw, keep_axis, moved
 from jstc.channels.labelling import Labelling
 from jstc.channels.labels import FIRST_FREE, FIXED, Call, Ids, Labels
 from jstc.channels.rules.arithmetic import broadcast
@@ -16,14 +17,14 @@ __all__ = ["regroup"]
 
 
 @rule("permute")
-def _permute(labelling: Labelling, call: Call) -> Labels:
-    labels = labelling.labels(call.first)
+def _permute(labelling: Labelling, call: Call) -> Raw:
+    labels = labelling.raw(call.first)
     return tuple(labels[d] for d in call["dims"])
 
 
 @rule("transpose", "swapaxes", "swapdims")
-def _transpose(labelling: Labelling, call: Call) -> Labels:
-    labels = list(labelling.labels(call.first))
+def _transpose(labelling: Labelling, call: Call) -> Raw:
+    labels = list(labelling.raw(call.first))
     if labels:
         a, b = call.args[1], call.args[2]
         labels[a], labels[b] = labels[b], labels[a]
@@ -31,20 +32,20 @@ def _transpose(labelling: Labelling, call: Call) -> Labels:
 
 
 @rule("t", "numpy_T")
-def _t(labelling: Labelling, call: Call) -> Labels:
-    return labelling.labels(call.first)[::-1]
+def _t(labelling: Labelling, call: Call) -> Raw:
+    return labelling.raw(call.first)[::-1]
 
 
 @rule("unsqueeze")
-def _unsqueeze(labelling: Labelling, call: Call) -> Labels:
-    labels = list(labelling.labels(call.first))
+def _unsqueeze(labelling: Labelling, call: Call) -> Raw:
+    labels = list(labelling.raw(call.first))
     labels.insert(call["dim"] % (len(labels) + 1), np.zeros(1, np.int64))
     return tuple(labels)
 
 
 @rule("squeeze")
-def _squeeze(labelling: Labelling, call: Call) -> Labels:
-    labels, rank = labelling.labels(call.first), call.first.dim()
+def _squeeze(labelling: Labelling, call: Call) -> Raw:
+    labels, rank = labelling.raw(call.first), call.first.dim()
     names = {a.name for a in call.func._schema.arguments}
     dim = call["dim"] if "dim" in names else range(rank)
     dims = {d % rank for d in (dim if isinstance(dim, list | tuple | range) else [dim])}
@@ -52,12 +53,12 @@ def _squeeze(labelling: Labelling, call: Call) -> Labels:
 
 
 @rule("expand", "expand_as", "broadcast_to")
-def _expand(labelling: Labelling, call: Call) -> Labels:
-    labels, shape = labelling.labels(call.first), call.out.shape
+def _expand(labelling: Labelling, call: Call) -> Raw:
+    labels, shape = labelling.raw(call.first), call.out.shape
     padded = (None,) * (len(shape) - len(labels)) + labels
     return tuple(
         ids
-        if ids is not None and len(ids) == n
+        if isinstance(ids, Axis) or (ids is not None and len(ids) == n)
         else (None if d < len(shape) - len(labels) else np.zeros(n, np.int64))
         for d, (ids, n) in enumerate(zip(padded, shape, strict=True))
     )
@@ -76,6 +77,8 @@ def _cat(labelling: Labelling, call: Call) -> Labels:
     tensors = [t for t in call.args[0] if t.dim() == call.out.dim()]  # legacy: empty 1-d tensors are skipped
     dim = call["dim"] % call.out.dim()
     out: list[Ids | None] = [None] * call.out.dim()
+    for tensor in tensors:
+        labelling.labels(tensor, acting_on=(dim,))
     for d in range(call.out.dim()):
         if d == dim:
             parts = [(t.shape[d], labelling.labels(t)[d]) for t in tensors]
@@ -99,8 +102,8 @@ def _stack(labelling: Labelling, call: Call) -> Labels:
 @rule("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk")
 def _split(labelling: Labelling, call: Call) -> list[Labels]:
     """Parts of equal width are tied position by position, so that they stay equal."""
-    labels = labelling.labels(call.first)
-    dim = (call["dim"] if _has(call, "dim") else 0) % len(labels)
+    dim = (call["dim"] if _has(call, "dim") else 0) % call.first.dim()
+    labels = labelling.labels(call.first, acting_on=(dim,))
     ids = labels[dim]
     sizes = [part.shape[dim] for part in call.out]
     if ids is None:
@@ -126,11 +129,14 @@ def _replaced(labels: Labels, dim: int, ids: Ids | None) -> Labels:
 
 
 @rule("slice", "narrow")
-def _slice(labelling: Labelling, call: Call) -> Labels:
-    labels = labelling.labels(call.first)
-    dim = call["dim"] % len(labels)
+def _slice(labelling: Labelling, call: Call) -> Raw:
+    dim = call["dim"] % call.first.dim()
+    if call.out.shape == call.first.shape:
+        labelling.part(*(label for label in (labelling.raw(call.first)[dim],) if not isinstance(label, Axis)))
+        return labelling.raw(call.first)
+    labels = labelling.labels(call.first, acting_on=(dim,))
     ids = labels[dim]
-    if ids is None or len(ids) == call.out.shape[dim]:
+    if ids is None:
         labelling.part(ids)
         return labels
     if call.func._schema.name == "aten::narrow":
@@ -144,17 +150,33 @@ def _slice(labelling: Labelling, call: Call) -> Labels:
 
 
 @rule("select")
-def _select(labelling: Labelling, call: Call) -> Labels:
-    labels = labelling.labels(call.first)
-    dim = call["dim"] % len(labels)
+def _select(labelling: Labelling, call: Call) -> Raw:
+    raw = labelling.raw(call.first)
+    dim = call["dim"] % len(raw)
+    if _undecided(raw[dim]):  # queries of a view as [3, heads, width], say
+        return _part(labelling, moved(raw, dim, call["index"]))
+    labels = labelling.decided(raw)
     labelling.freeze(labels[dim], "one channel is picked by its number")
     return (*labels[:dim], *labels[dim + 1 :])
 
 
+def _undecided(label: object) -> bool:
+    return isinstance(label, Axis) and label.block.labels is None
+
+
+def _part(labelling: Labelling, raw: Raw) -> Raw:
+    blocks = [label.block.ids.reshape(-1) for label in raw if isinstance(label, Axis)]
+    labelling.part(*blocks[:1])
+    return raw
+
+
 @rule("unbind")
-def _unbind(labelling: Labelling, call: Call) -> list[Labels]:
-    labels = labelling.labels(call.first)
-    dim = (call["dim"] if _has(call, "dim") else 0) % len(labels)
+def _unbind(labelling: Labelling, call: Call) -> Sequence[Raw]:
+    raw = labelling.raw(call.first)
+    dim = (call["dim"] if _has(call, "dim") else 0) % len(raw)
+    if _undecided(raw[dim]):
+        return [_part(labelling, moved(raw, dim, index)) for index in range(len(call.out))]
+    labels = labelling.decided(raw)
     labelling.freeze(labels[dim], "channels are taken apart one by one")
     return [(*labels[:dim], *labels[dim + 1 :])] * len(call.out)
 
@@ -181,10 +203,10 @@ def _shuffle(labelling: Labelling, call: Call) -> Labels:
     if ids is not None and "unshuffle" in name:
         channels = np.repeat(ids, call["downscale_factor"] ** 2)
     elif ids is not None and "pixel" in name:
-        channels = _keep(labelling, ids.reshape(-1, call["upscale_factor"] ** 2), keep=0)[0]
+        channels = keep_axis(labelling, ids.reshape(-1, call["upscale_factor"] ** 2), keep=0)[0]
     elif ids is not None:
         rows = ids.reshape(call["groups"], -1)
-        channels = np.repeat(_keep(labelling, rows, keep=1)[1], call["groups"])  # type: ignore[arg-type]
+        channels = np.repeat(keep_axis(labelling, rows, keep=1)[1], call["groups"])
     return (*labelling.labels(call.first)[:-3], channels, *space)
 
 
@@ -199,28 +221,48 @@ def _shuffle(labelling: Labelling, call: Call) -> Labels:
     "reshape_as",
     "ravel",
 )
-def _view(labelling: Labelling, call: Call) -> Labels:
-    return regroup(labelling, labelling.labels(call.first), call.first.shape, call.out.shape)
+def _view(labelling: Labelling, call: Call) -> Raw:
+    raw = labelling.raw(call.first)
+    return regroup(labelling, raw, call.first.shape, call.out.shape, labelling.heads())
 
 
-def regroup(labelling: Labelling, labels: Labels, old: Sequence[int], new: Sequence[int]) -> Labels:
+def regroup(
+    labelling: Labelling, raw: Raw, old: Sequence[int], new: Sequence[int], heads: Collection[int] = ()
+) -> Raw:
     """Labels after a view from shape `old` to shape `new`.
 
-    Both shapes are cut into the shortest runs of equal product; within a run dimensions are flattened,
-    which repeats ids, and split again, which keeps ids on one dimension and ties them along the others.
+    Both shapes are cut into the shortest runs of equal product; within a run dimensions are flattened, which
+    repeats ids, and split again, which leaves open which of the new dimensions keeps the channels. `heads`
+    are sizes that a dimension of whole heads may have: of equals it is the one to keep.
     """
-    out: list[Ids | None] = []
+    out: list[Ids | Axis | None] = []
     for olds, news in _runs(old, new):
-        part = labels[olds[0] : olds[1]]
-        shape = tuple(new[news[0] : news[1]])
-        if olds[1] - olds[0] == 1 and len(shape) == 1:
-            out.append(part[0])
-        elif all(ids is None for ids in part):
+        part, shape = raw[olds[0] : olds[1]], tuple(new[news[0] : news[1]])
+        if len(part) == len(shape) and old[olds[0] : olds[1]] == new[news[0] : news[1]]:
+            out.extend(part)
+        elif all(label is None for label in part):
             out.extend([None] * len(shape))
         else:
             flat = _flatten(labelling, part, old[olds[0] : olds[1]])
-            out.extend(_keep(labelling, flat.reshape(shape)) if len(shape) != 1 else [flat])
+            out.extend(_spread(labelling, flat, shape, heads))
     return tuple(out)
+
+
+def _spread(
+    labelling: Labelling, flat: Ids, shape: tuple[int, ...], heads: Collection[int]
+) -> list[Ids | Axis | None]:
+    if len(shape) == 1:
+        return [flat]
+    ids = flat.reshape(shape)
+    real = [d for d, n in enumerate(shape) if n > 1]
+    if not (flat >= FIRST_FREE).any():
+        return [np.full(n, flat.max(initial=FIXED)) for n in shape]
+    if len(real) < 2:
+        return list(keep_axis(labelling, ids))
+    inner = ids.reshape([shape[d] for d in real])
+    block = Block(inner, next((i for i, d in enumerate(real) if shape[d] in heads), None))
+    axes = {d: Axis(block, i) for i, d in enumerate(real)}
+    return [axes.get(d, np.zeros(1, np.int64)) for d in range(len(shape))]
 
 
 def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -239,8 +281,15 @@ def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int],
     return runs
 
 
-def _flatten(labelling: Labelling, labels: Labels, shape: Sequence[int]) -> Ids:
+def _flatten(labelling: Labelling, raw: Raw, shape: Sequence[int]) -> Ids:
     """Ids of the flattened dimensions. At most one of them may hold channels; others freeze them."""
+    whole = _whole_block(raw, shape)
+    if whole is not None:
+        return whole
+    axes = [label for label in raw if isinstance(label, Axis)]
+    if len(axes) == 1:  # heads that are merged with the batch
+        axes[0].block.decide(labelling, axes[0].index)
+    labels = labelling.decided(raw)
     arrays = [np.full(n, FIXED) if ids is None else ids for ids, n in zip(labels, shape, strict=True)]
     channel = [d for d, ids in enumerate(arrays) if (ids >= FIRST_FREE).any()]
     if len(channel) > 1:
@@ -253,25 +302,12 @@ def _flatten(labelling: Labelling, labels: Labels, shape: Sequence[int]) -> Ids:
     return np.tile(np.repeat(arrays[d], prod(shape[d + 1 :])), prod(shape[:d]))
 
 
-def _keep(labelling: Labelling, rows: Ids, keep: int | None = None) -> list[Ids | None]:
-    """Split ids of shape `rows.shape` over dimensions: one keeps them, along the others they are tied.
-
-    The one that keeps them is the dimension along which alone they vary, else the widest (heads of an
-    attention stay, their width may shrink; groups of a channel shuffle likewise), of equals the last.
-    """
-    if keep is None:
-        keep = _varying(rows)
-    lines = np.moveaxis(rows, keep, -1).reshape(-1, rows.shape[keep])
-    for line in np.unique(lines, axis=0) if len(lines) > 1 else lines:
-        labelling.tie(lines[0], line)
-    return [lines[0] if d == keep else np.full(n, FIXED) for d, n in enumerate(rows.shape)]
-
-
-def _varying(rows: Ids) -> int:
-    for d in range(rows.ndim):
-        if (rows == np.take(rows, [0], axis=d)).all():
-            continue
-        others = tuple(o for o in range(rows.ndim) if o != d)
-        if (rows == rows[tuple(slice(0, 1) if o in others else slice(None) for o in range(rows.ndim))]).all():
-            return d
-    return rows.ndim - 1 - int(np.argmax(rows.shape[::-1]))
+def _whole_block(raw: Raw, shape: Sequence[int]) -> Ids | None:
+    """Ids of undecided dimensions that are merged again as they were split; None for anything else."""
+    real = [(label, n) for label, n in zip(raw, shape, strict=True) if n > 1]
+    axes = [label for label, _ in real if isinstance(label, Axis)]
+    if len(axes) != len(real) or not axes or axes[0].block.labels is not None:
+        return None
+    block = axes[0].block
+    in_order = [a.index for a in axes] == list(range(block.ids.ndim))
+    return block.ids.reshape(-1) if in_order and all(a.block is block for a in axes) else None
