@@ -306,7 +306,8 @@ names = st.one_of(texts, st.sampled_from(["1e5", "yes", "~", "010", "1:2", "null
 def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresholds):
     recipe = Recipe.model_validate(
         {"model": model, "dataset": "d", "flops": amount, "data": "a/b", "train": {"lr": lr},
-         "search": {"fixed_thresholds": thresholds}, "channels": {"ignore": [model], "groups": {model: {"min_share": min(lr, 1.0)}}}}
+         "search": {"fixed_thresholds": thresholds},
+         "channels": {"ignore": [model], "groups": {model: {"min_share": min(lr, 1.0)}}}}
     )  # fmt: skip
     path = tmp_path_factory.mktemp("round-trip") / "r.yaml"
     path.write_text(recipe_file.to_yaml(recipe), encoding="utf-8")

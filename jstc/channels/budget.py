@@ -75,7 +75,7 @@ def resolve(channels: Costed, metric: Metric, amount: float, limits: Limits) -> 
         raise BudgetError(
             f"no sub-network meets {metric} {_shown(limit)}: the smallest reachable has "
             f"{_shown(least, up=True)} {unit}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}; "
-            "ask for that or more, or lower min_share or round_to in channels (or in channels.groups)"
+            "ask for that or more, or lower channels.min_share, channels.round_to or channels.groups"
         )
     if limit >= whole and amount != 1:
         raise BudgetError(

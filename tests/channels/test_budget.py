@@ -147,7 +147,7 @@ def test_an_impossible_budget_names_the_smallest_one_and_that_is_possible(exampl
 
 def test_limits_raise_the_smallest_budget(example):
     channels = example("cifar/resnet20").channels
-    with pytest.raises(BudgetError, match=r"lower channels.min_share or channels.round_to"):
+    with pytest.raises(BudgetError, match=r"lower channels.min_share, channels.round_to or channels.groups"):
         budget.resolve(channels, "flops", 0.2, Limits.of(channels.groups, min_share=0.6))
     assert budget.resolve(channels, "flops", 0.2, Limits.of(channels.groups)).share == pytest.approx(
         0.2, abs=1e-6
