@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jstc.errors import DataError
 from jstc.pipeline.workspace import Workspace
 from jstc.plan import Plan
 from jstc.progress import Progress
@@ -15,8 +16,11 @@ from jstc.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+    from jstc.data import Dataset
+
 __all__ = ["SearchResult", "search"]
 
+_LABELS_SEEN = 128
 _STAGES = ("search", "finetune", "slim")
 
 
@@ -79,13 +83,15 @@ class _Given(Workspace):
     def __init__(self, recipe: Recipe, model: nn.Module, train_data: Any, val_data: Any) -> None:
         from jstc.models import ModelSpec
         from jstc.pipeline.given_data import as_dataset
+        from jstc.pipeline.outputs import num_scores
 
         super().__init__(recipe)
         self._model = model
         self.dataset = as_dataset(train_data, val_data, num_classes=1, device=self.device)
         shape = self.dataset.info.input_shape
-        classes = _num_classes(model, shape)
+        classes = num_scores(model, shape)
         self.dataset = as_dataset(train_data, val_data, num_classes=classes, device=self.device)
+        _require_labels(self.dataset)
         self.info = self.dataset.info
         self.spec = ModelSpec(recipe.model, classes, *shape, cifar=False)
 
@@ -111,10 +117,13 @@ class _Given(Workspace):
         return rebuild(self.new_target(), load_file(folder / "model.safetensors")).eval()
 
 
-def _num_classes(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    import torch
-
-    from jstc.export.network import reference
-
-    with torch.no_grad():
-        return reference(model, shape)[1]
+def _require_labels(dataset: Dataset) -> None:
+    """Look at some labels: cross-entropy would stop at one out of range in the middle of the training."""
+    classes = dataset.info.num_classes
+    for name, split in (("train_data", dataset.train), ("val_data", dataset.search_val)):
+        for _, labels in split.ordered(_LABELS_SEEN, limit=_LABELS_SEEN):
+            if int(labels.max()) >= classes or int(labels.min()) < 0:
+                raise DataError(
+                    f"{name} has a label {int(labels.max())}; the network gives {classes} scores, for the "
+                    f"classes 0 to {classes - 1}"
+                )

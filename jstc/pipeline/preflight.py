@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from jstc.errors import ChannelError, ModelError, RunDirectoryError
+from jstc.errors import ChannelError, JstcError, ModelError, RunDirectoryError
+from jstc.pipeline.outputs import num_scores
 from jstc.pipeline.workspace import Workspace
 
 __all__ = ["check", "check_space"]
@@ -49,8 +50,39 @@ def _check_model(workspace: Workspace) -> None:
     if not workspace.channels.groups:
         reasons = sorted({frozen.reason for frozen in workspace.channels.frozen})
         raise ModelError(f"model '{workspace.recipe.model}' has no channels to cut: {'; '.join(reasons)}")
+    _check_outputs(workspace)
     if workspace.recipe.weights is not None:
         workspace.new_target()
+
+
+def _check_outputs(workspace: Workspace) -> None:
+    """One score for each class; before the weights, which may not fit for the same reason."""
+    model, info = workspace.recipe.model, workspace.info
+    try:
+        found = _num_scores(workspace)
+    except ModelError as error:
+        raise ModelError(f"model '{model}': {error}") from error
+    if found != info.num_classes:
+        raise ModelError(
+            f"model '{model}' gives {found} scores for an image, dataset '{info.name}' has "
+            f"{info.num_classes} classes: give its last layer {info.num_classes} outputs, or let the factory "
+            "take num_classes"
+        )
+
+
+def _num_scores(workspace: Workspace) -> int:
+    shape = workspace.spec.input_shape
+    try:
+        return num_scores(workspace.skeleton(), shape)
+    except JstcError:
+        raise
+    except Exception:  # some forwards need values
+        try:
+            return num_scores(workspace.new_target(), shape)
+        except JstcError:
+            raise
+        except Exception as error:
+            raise ModelError(f"the forward failed for two images of {list(shape)}: {error}") from error
 
 
 def _check_search(workspace: Workspace) -> None:
