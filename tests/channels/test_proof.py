@@ -61,7 +61,10 @@ HELD = {
         lambda net, x: pooled(torch.cat([x[:, :8].sigmoid(), x[:, 8:]], 1)),
         "taken by their numbers",
     ),
-    "literal slice in place": (lambda net, x: pooled(x.index_fill(1, torch.arange(3), 2.0)), "index_fill"),
+    "literal slice in place": (
+        lambda net, x: pooled(x.index_fill(1, torch.arange(3), 2.0)),
+        "written to by the numbers",
+    ),
     "literal split": (
         lambda net, x: pooled(torch.cat([p.sigmoid() for p in x.split([4, 12], 1)], 1)),
         "split_with_sizes",
@@ -75,23 +78,26 @@ HELD = {
         "taken by their numbers",
     ),
     "position": (lambda net, x: pooled(x * torch.linspace(0, 1, x.shape[1]).view(1, -1, 1, 1)), "fixed size"),
-    "literal constant": (lambda net, x: pooled(x) + torch.ones(16), "fixed size"),
-    "fourier": (lambda net, x: pooled(torch.fft.fft(x, dim=1).real), "operation aten._fft_r2c has no rule"),
-    "cumprod": (lambda net, x: pooled(x.cumprod(1)), "aten.cumprod"),
-    "sort": (lambda net, x: pooled(x.sort(1).values), "operation aten.sort"),
-    "sort in a module": (lambda net, x: pooled(net.sorting(x)), "operation aten.sort in sorting has no rule"),
+    "literal constant": (lambda net, x: pooled(x) + torch.ones(16), "dimension of length 16"),
+    "fourier": (lambda net, x: pooled(torch.fft.fft(x, dim=1).real), "a Fourier transform over the channels"),
+    "sort": (lambda net, x: pooled(x.sort(1).values), "channels are ordered by their values (sort)"),
+    "no rule": (lambda net, x: pooled(x.matrix_exp()), "operation aten.linalg_matrix_exp has no rule"),
+    "no rule in a module": (
+        lambda net, x: pooled(net.unknown(x)),
+        "operation aten.linalg_matrix_exp in unknown has no rule",
+    ),
 }
 
 
-class Sorting(nn.Module):
+class Unknown(nn.Module):
     def forward(self, x):
-        return x.sort(1).values
+        return x.matrix_exp()
 
 
 @pytest.mark.parametrize("kind", HELD)
 def test_only_the_channels_at_fault_stay(toy, kind):
     middle, reason = HELD[kind]
-    net = sandwich(toy, middle, stored=StoredWidth(16), fixed=nn.Linear(16, 16), sorting=Sorting())
+    net = sandwich(toy, middle, stored=StoredWidth(16), fixed=nn.Linear(16, 16), unknown=Unknown())
     assert net.widths == {"free": 12} | ({"fixed": 16} if kind == "late assertion" else {})
     assert reason in net.reasons["held", 0] or reason in net.reasons["out", 1]
     assert net.reasons["held", 0]

@@ -8,7 +8,17 @@ project adds its own operation:
     def _(labelling, call): ...
 """
 
-from jstc.channels.rules import arithmetic, layers, shapes  # noqa: F401  registers the rules
+from jstc.channels.rules import (  # noqa: F401  registers the rules
+    arithmetic,
+    complex_numbers,
+    einsum,
+    factories,
+    indexing,
+    layers,
+    normalise,
+    shapes,
+    windows,
+)
 from jstc.channels.rules.registry import find, rule
 
 __all__ = ["find", "rule"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from jstc.channels.blocks import Axis, Raw
 from jstc.channels.labelling import Labelling
@@ -64,14 +65,33 @@ def _meet_undecided(labelling: Labelling, a: Ids | Axis, b: Ids | Axis, *, last:
     return None
 
 
-@rule("pointwise", "masked_fill", "rsub", "hardswish", "copy", "fill", "add", "sub", "mul", "div", "where")
+@rule(
+    "pointwise", "masked_fill", "rsub", "hardswish", "copy", "fill", "add", "sub", "mul", "div", "where",
+    "floor_divide", "abs", "eq", "ne", "ge", "gt", "le", "lt", "gelu", "mish", "copysign", "threshold",
+    "xlogy", "complex", "polar",
+)  # fmt: skip
 def _pointwise(labelling: Labelling, call: Call) -> Raw:
     return _elementwise(labelling, call)
 
 
 def _elementwise(labelling: Labelling, call: Call) -> Raw:
     labels = broadcast(labelling, [labelling.raw(t) for t in call.tensors()], call.out.dim())
-    return _sized(labels, call.out.shape)
+    labels = _sized(labels, call.out.shape)
+    if call.func._schema.is_mutable and call.out is call.first and _is_part(call.first):
+        _written(labelling, labelling.raw(call.first), labels)
+    return labels
+
+
+def _is_part(tensor: Tensor) -> bool:
+    """Is it a view of a larger tensor?"""
+    return tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
+
+
+def _written(labelling: Labelling, own: Raw, labels: Raw) -> None:
+    # The whole, made up by the forward, will not know what is written into a part of it.
+    for mine, ids in zip(own, labelling.decided(labels), strict=True):
+        if mine is None:
+            labelling.freeze(ids, "channels are written into a part of a new tensor")
 
 
 def _sized(labels: Raw, shape: Sequence[int]) -> Raw:
@@ -102,14 +122,14 @@ def _prelu(labelling: Labelling, call: Call) -> Labels:
 
 @rule("flip")
 def _flip(labelling: Labelling, call: Call) -> Labels:
-    labels = labelling.labels(call.first)
-    dims = {d % len(labels) for d in call["dims"]}
+    dims = {d % call.first.dim() for d in call["dims"]}
+    labels = labelling.labels(call.first, acting_on=tuple(dims))
     return tuple(ids[::-1] if ids is not None and d in dims else ids for d, ids in enumerate(labels))
 
 
 @rule("cumsum")
 def _cumsum(labelling: Labelling, call: Call) -> Labels:
-    labels = labelling.labels(call.first)
+    labels = labelling.labels(call.first, acting_on=(call["dim"],))
     labelling.inexact(labels[call["dim"]], "cumsum over the channels")
     return labels
 
@@ -117,8 +137,9 @@ def _cumsum(labelling: Labelling, call: Call) -> Labels:
 @rule("roll")
 def _roll(labelling: Labelling, call: Call) -> Labels:
     """Rolling moves positions of the given dimensions; channels there can't be followed."""
-    labels = labelling.labels(call.first)
-    for dim in call["dims"] or range(len(labels)):
+    dims = call["dims"] or range(call.first.dim())
+    labels = labelling.labels(call.first, acting_on=dims)
+    for dim in dims:
         labelling.freeze(labels[dim], "channels are rolled")
     return labels
 
@@ -130,8 +151,8 @@ def _softmax(labelling: Labelling, call: Call) -> Labels:
     return labels
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "argmax", "prod",
-      "linalg_vector_norm", "all", "any", "var_mean", "std_mean")  # fmt: skip
+@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod", "aminmax",
+      "nansum", "linalg_vector_norm", "all", "any", "var_mean", "std_mean", "count_nonzero")  # fmt: skip
 def _reduce(labelling: Labelling, call: Call) -> Raw | list[Labels]:
     if any(a.name == "other" for a in call.func._schema.arguments):  # the larger of two tensors
         return _elementwise(labelling, call)
@@ -143,6 +164,18 @@ def _reduce(labelling: Labelling, call: Call) -> Raw | list[Labels]:
         np.zeros(1, np.int64) if d in dims else ids for d, ids in enumerate(labels) if keep or d not in dims
     )
     return out if hasattr(call.out, "dim") else [out] * len(call.out)
+
+
+@rule("argmax", "argmin")
+def _numbers(labelling: Labelling, call: Call) -> Labels:
+    """Numbers of positions: of channels they would change."""
+    dims, keep = _reduced(call, call.first.dim())
+    labels = labelling.labels(call.first, acting_on=tuple(dims))
+    for dim in dims:
+        labelling.freeze(labels[dim], "the number of the largest or smallest channel is taken")
+    return tuple(
+        np.zeros(1, np.int64) if d in dims else ids for d, ids in enumerate(labels) if keep or d not in dims
+    )
 
 
 def _reduced(call: Call, rank: int) -> tuple[set[int], bool]:

@@ -151,7 +151,7 @@ HELD = {
     "unbind": (lambda x: sum(x.unbind(1))[:, None] * x, "channels are taken apart one by one"),
     "pad": (lambda x: F.pad(x, (0, 0, 0, 0, 2, 1))[:, 2:-1], "channels are padded by a fixed number"),
     "roll": (lambda x: x.roll(1, 1), "channels are rolled"),
-    "index": (lambda x: x[:, torch.arange(16)], "operation aten.index.Tensor has no rule"),
+    "index": (lambda x: x[:, torch.arange(16)], "channels are picked by the numbers in a tensor"),
     "merged": (
         lambda x: (x.flatten(2) @ x.flatten(2).mT).flatten(1).mean(1).view(-1, 1, 1, 1) + x,
         "two channel dimensions are merged into one",
