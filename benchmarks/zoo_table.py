@@ -14,6 +14,7 @@ __all__ = ["document", "verdict"]
 Found = Mapping[str, Any]
 Networks = Mapping[str, Found]
 
+_LONGEST = 60
 _HEAD = """\
 # The zoo: networks of torchvision and timm
 
@@ -140,7 +141,11 @@ def _checks(networks: Networks) -> str:
 
 
 def _frozen(_: str, found: Found) -> str:
-    return f"{found['frozen_inside']} ({found['reasons'][0][0]})" if found["frozen_inside"] else "0"
+    if not found["frozen_inside"]:
+        return "0"
+    reason = str(found["reasons"][0][0])
+    short = reason if len(reason) <= _LONGEST else reason[: _LONGEST - 3] + "..."
+    return f"{found['frozen_inside']} ({short})"
 
 
 def _passed(found: Found, stage: str) -> str:
