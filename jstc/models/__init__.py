@@ -6,8 +6,30 @@ Importing this package does not load torch; building a network does.
 from __future__ import annotations
 
 from jstc.models.building import build
-from jstc.models.catalogue import ModelEntry, check, names, runs_user_code
+from jstc.models.catalogue import (
+    ModelEntry,
+    check,
+    image_side,
+    names,
+    part,
+    require_classifier,
+    runs_user_code,
+    task,
+)
 from jstc.models.spec import ModelSpec, spec
 from jstc.models.weights import load_weights
 
-__all__ = ["ModelEntry", "ModelSpec", "build", "check", "load_weights", "names", "runs_user_code", "spec"]
+__all__ = [
+    "ModelEntry",
+    "ModelSpec",
+    "build",
+    "check",
+    "image_side",
+    "load_weights",
+    "names",
+    "part",
+    "require_classifier",
+    "runs_user_code",
+    "spec",
+    "task",
+]

@@ -10,9 +10,22 @@ from pathlib import Path
 from typing import Literal
 
 from jstc.errors import ModelError, UnknownNameError
-from jstc.models.torchvision_names import torchvision_names
+from jstc.models.torchvision_names import Task, torchvision_names
 
-__all__ = ["ModelEntry", "Source", "check", "names", "runs_user_code", "source_of", "split_user_name"]
+__all__ = [
+    "ModelEntry",
+    "Source",
+    "Task",
+    "check",
+    "image_side",
+    "names",
+    "part",
+    "require_classifier",
+    "runs_user_code",
+    "source_of",
+    "split_user_name",
+    "task",
+]
 
 Source = Literal["built-in", "torchvision", "timm", "user"]
 
@@ -23,6 +36,12 @@ _BUILT_IN = {
     "resnet110": "CIFAR ResNet-110, 1.7 M parameters (He et al. 2015)",
     "vgg16_bn": "VGG-16 with batch norm: CIFAR form for small images (14.7 M), else torchvision's",
 }
+_TASKS: dict[Task, str] = {
+    "classification": "classification network",
+    "segmentation": "segmentation network (inspect only)",
+    "detection": "detection network (inspect only: its backbone)",
+}
+_SIDES = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
 _OTHERS = "Others: 'timm:NAME', 'path/to/file.py:factory', 'package.module:factory'; 'jstc models' lists all"
 
 
@@ -40,11 +59,42 @@ def names() -> tuple[ModelEntry, ...]:
     """Every network that can be named alone: the built-in ones, then torchvision's, each by name."""
     built_in = [ModelEntry(name, "built-in", text) for name, text in _BUILT_IN.items()]
     others = [
-        ModelEntry(name, "torchvision", "torchvision's classification network")
-        for name in torchvision_names()
+        ModelEntry(name, "torchvision", f"torchvision's {text}")
+        for task, text in _TASKS.items()
+        for name in torchvision_names(task)
         if name not in _BUILT_IN
     ]
     return (*built_in, *others)
+
+
+def task(name: str) -> Task:
+    """What a network of this name does; everybody's own networks are taken for classifiers."""
+    if source_of(name) != "torchvision":
+        return "classification"
+    return next((task for task in _TASKS if name in torchvision_names(task)), "classification")
+
+
+def part(name: str) -> str | None:
+    """The submodule that alone can be analysed, on images of its own, or None for the whole network.
+
+    A detector picks boxes by their values, which no trace can follow; its backbone comes before that.
+    """
+    return "backbone" if task(name) == "detection" else None
+
+
+def image_side(name: str) -> int:
+    """Side of the images, in pixels, that a network of this name is looked at with, unless told otherwise."""
+    return _SIDES.get(name, 224)
+
+
+def require_classifier(name: str) -> None:
+    """Raise `ModelError` for a network that can be inspected and cut, but not trained on labelled images."""
+    found = task(name)
+    if found != "classification":
+        raise ModelError(
+            f"model '{name}' is a {found} network, and data sets here are for classification; "
+            f"'jstc inspect {name}' shows what can be cut, and jstc.analyse cuts it in your own training"
+        )
 
 
 def source_of(name: str) -> Source:
@@ -71,7 +121,7 @@ def check(name: str) -> None:
         _check_timm(name)
     elif source == "user":
         _check_user(name)
-    elif source == "torchvision" and name not in torchvision_names():
+    elif source == "torchvision" and not any(name in torchvision_names(task) for task in _TASKS):
         known = [entry.name for entry in names()]
         raise UnknownNameError("model", name, known, _OTHERS)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jstc.errors import ModelError
+from jstc.models.catalogue import task
 from jstc.models.spec import ModelSpec
 from jstc.torchvision_import import import_torchvision
 
@@ -17,7 +18,7 @@ __all__ = ["constructor"]
 
 # Auxiliary classifiers serve training schemes that are not ours. And without a word on init_weights
 # these two warn, and spend a minute on truncated normal numbers.
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False},
     "inception_v3": {"aux_logits": False, "init_weights": False},
 }
@@ -31,4 +32,6 @@ def constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
         )
     models = import_torchvision("torchvision.models")
     options = _OPTIONS.get(spec.name, {})
+    if task(spec.name) != "classification":
+        options = {"weights_backbone": None}  # else they download those of ImageNet
     return partial(models.get_model, spec.name, weights=None, num_classes=spec.num_classes, **options)

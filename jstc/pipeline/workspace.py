@@ -32,6 +32,7 @@ class Workspace:
         from jstc import models
 
         models.check(self.recipe.model)
+        models.require_classifier(self.recipe.model)
         weights = self.recipe.weights
         if weights is not None and not weights.is_file():
             raise ModelError(f"no weights file at {weights}")

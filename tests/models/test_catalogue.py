@@ -9,20 +9,47 @@ import pytest
 import jstc.models
 from jstc.errors import ModelError, UnknownNameError
 from jstc.models.catalogue import runs_user_code
-from jstc.models.torchvision_names import torchvision_names
+from jstc.models.torchvision_names import Task, torchvision_names
 from jstc.torchvision_import import import_torchvision
+
+TASKS: list[Task] = ["classification", "segmentation", "detection"]
 
 
 def test_built_in_networks_come_first_and_no_name_comes_twice() -> None:
     names = [entry.name for entry in jstc.models.names()]
     assert names[:5] == ["resnet20", "resnet32", "resnet56", "resnet110", "vgg16_bn"]
-    assert len(names) == len(set(names)) == 4 + len(torchvision_names())
+    everything = [name for task in TASKS for name in torchvision_names(task)]
+    assert len(names) == len(set(names)) == 4 + len(everything)
     assert all(entry.description for entry in jstc.models.names())
 
 
-def test_names_read_from_the_source_are_those_that_torchvision_gives() -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_names_read_from_the_source_are_those_that_torchvision_gives(task: Task) -> None:
     models = import_torchvision("torchvision.models")
-    assert set(torchvision_names()) == set(models.list_models(module=models))
+    package = models if task == "classification" else import_torchvision(f"torchvision.models.{task}")
+    assert set(torchvision_names(task)) == set(models.list_models(module=package))
+
+
+def test_networks_of_other_tasks_are_known_and_are_no_classifiers() -> None:
+    for name, task in (("fcn_resnet50", "segmentation"), ("fasterrcnn_resnet50_fpn", "detection")):
+        jstc.models.check(name)
+        assert jstc.models.task(name) == task
+        with pytest.raises(ModelError, match=f"'{name}' is a {task} network, .* 'jstc inspect {name}' shows"):
+            jstc.models.require_classifier(name)
+        (entry,) = (e for e in jstc.models.names() if e.name == name)
+        assert f"{task} network (inspect only" in entry.description
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet50", "timm:resnet50", "mine.py:make"])
+def test_all_others_are_taken_for_classifiers(name: str) -> None:
+    jstc.models.require_classifier(name)
+    assert (jstc.models.task(name), jstc.models.part(name)) == ("classification", None)
+
+
+def test_of_a_detector_the_backbone_is_analysed() -> None:
+    assert jstc.models.part("ssd300_vgg16") == "backbone"
+    assert jstc.models.part("fcn_resnet50") is None
+    assert [jstc.models.image_side(n) for n in ("ssd300_vgg16", "resnet50")] == [300, 224]
 
 
 @pytest.mark.parametrize(
