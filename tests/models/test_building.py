@@ -29,7 +29,7 @@ def _devices(model: nn.Module) -> set[str]:
 def test_every_network_is_built_for_its_shapes(entry: jstc.models.ModelEntry) -> None:
     model = jstc.models.build(_spec(entry.name), device="meta")
     assert _devices(model) == {"meta"}
-    assert any(shape[0] == 7 for shape in _form(model).values() if shape)
+    assert any(shape[0] % 7 == 0 for shape in _form(model).values() if shape)
 
 
 @pytest.mark.parametrize(
