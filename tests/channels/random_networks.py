@@ -213,7 +213,7 @@ def _space(shape: Shape, a: int, b: int) -> tuple[nn.Module, Shape]:
         lambda x: F.max_pool2d(x, 3, 1, 1),
         lambda x: F.avg_pool2d(F.interpolate(x, scale_factor=2, mode=("nearest", "bilinear")[b % 2]), 2),
         lambda x: F.interpolate(F.avg_pool2d(x, 2), size=(h, w)),
-        lambda x: F.pad(x, (1, 1, 1, 1), mode=("constant", "reflect", "replicate")[b % 3])[:, :, 1:-1, 2:],
+        lambda x: F.pad(x, (1, 1, 1, 1), mode=("constant", "reflect", "replicate")[b % 3])[:, :, 1:-1, 3:],
         lambda x: F.pad(x, (1, 0, 0, 0))[..., :-1],
         lambda x: torch.roll(x, (1, 1), (2, 3)),
         lambda x: x.flip(3),
@@ -330,7 +330,9 @@ def _residual(shape: Shape, a: int, b: int, body: Sequence[Step]) -> tuple[nn.Mo
         lambda x, y: torch.maximum(x, y),
         lambda x, y: torch.stack([x, y], 1).mean(1),
     )[a % 6]
-    return Fn(f"residual {a % 6}", lambda net, x: join(x, net.match(net.body(x))), body=inside, match=match), shape
+    return Fn(
+        f"residual {a % 6}", lambda net, x: join(x, net.match(net.body(x))), body=inside, match=match
+    ), shape
 
 
 def _to_shape(found: Shape, wanted: Shape) -> nn.Module:
@@ -375,11 +377,11 @@ def _split(shape: Shape, a: int, b: int, body: Sequence[Step]) -> tuple[nn.Modul
 
     def joined(net, x):
         left, right = take(x)
-        return torch.cat([net.match(net.body(right)), left], 1)
+        return torch.cat([net.match(net.body(right.clone())), left], 1)
 
     def gated(net, x):
         left, right = take(x)
-        return left * net.match(net.body(right)).sigmoid()
+        return left * net.match(net.body(right.clone())).sigmoid()
 
     if a % 2 and sizes[0] == sizes[1]:
         return Fn(f"gated {b // 2 % 3}", gated, **layers), (c // 2, h, w)

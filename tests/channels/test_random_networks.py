@@ -37,7 +37,11 @@ Step, Description = networks.Step, networks.Description
 SMALL = st.integers(0, 15)
 LEAVES = st.builds(Step, st.sampled_from(sorted(networks.LEAVES)), SMALL, SMALL, st.just(()))
 BLOCKS = st.builds(
-    Step, st.sampled_from(sorted(networks.BLOCKS)), SMALL, SMALL, st.lists(LEAVES, min_size=1, max_size=4).map(tuple)
+    Step,
+    st.sampled_from(sorted(networks.BLOCKS)),
+    SMALL,
+    SMALL,
+    st.lists(LEAVES, min_size=1, max_size=4).map(tuple),
 )
 STEPS = st.lists(st.one_of(LEAVES, LEAVES, BLOCKS), min_size=1, max_size=6).map(tuple)
 DESCRIPTIONS = st.builds(
