@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from jstc.cli.numbers import figure, plain
 if TYPE_CHECKING:
     from jstc.progress import Progress
 
-__all__ = ["bench", "document", "inspection", "note", "plain", "progress", "run_stage", "stage", "summary"]
+__all__ = ["bench", "document", "note", "plain", "progress", "run_stage", "stage", "summary"]
 __all__ += ["figure", "table", "text"]
 
 
@@ -43,8 +42,19 @@ def note(content: str) -> None:
     print(content, file=sys.stderr)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int | None = None) -> None:
-    """A table; columns from number `numbers_from` on are aligned to the right. Plain when not a terminal."""
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers_from: int | None = None,
+    numbers_to: int | None = None,
+    whole_names: bool = False,
+) -> None:
+    """A table; columns from number `numbers_from` on, up to `numbers_to`, are aligned to the right.
+
+    Plain when not a terminal; on one, texts are folded, those of the first column not with `whole_names`.
+    """
+    numbers = range(len(header))[numbers_from:numbers_to] if numbers_from is not None else ()
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -52,8 +62,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from:
 
     shown = Table(box=box.SIMPLE_HEAD, show_header=any(header), pad_edge=False)
     for index, name in enumerate(header):
-        right = numbers_from is not None and index >= numbers_from
-        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+        right = index in numbers
+        whole = right or (whole_names and index == 0)
+        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         shown.add_row(*map(escape, row))
     console = Console(file=sys.stdout, highlight=False)
@@ -136,36 +147,3 @@ def _bench_row(row: dict[str, Any]) -> list[str]:
     timings = [f"{row[key]:.3f}" for key in ("median_ms", "p95_ms")]
     speedup = f"{row['speedup_vs_target']:.2f}x"
     return [row["file"], row["provider"], str(row["batch"]), *timings, speedup, row.get("verdict", "")]
-
-
-def inspection(found: dict[str, Any], *, as_json: bool) -> None:
-    """Groups, frozen channels, totals and the smallest budget of a network."""
-    if as_json:
-        document(found)
-        return
-    rows = [
-        [g["name"], str(g["width"]), figure("share", g["flops_share"]), figure("params", g["params"]),
-         str(len(g["layers"]))]
-        for g in found["groups"]
-    ]  # fmt: skip
-    table(["group", "width", "FLOPs", "params", "layers"], rows, numbers_from=1)
-    if found["frozen"]:
-        frozen = [[f["layer"], str(f["channels"]), f["reason"]] for f in found["frozen"]]
-        table(["frozen", "channels", "reason"], frozen)
-    totals = [[key, figure(name, found[name])] for name, key in _TOTALS.items()]
-    # Rounded up: what is shown must be reachable.
-    totals += [[key, f"{math.ceil(1e4 * found[name]) / 1e4:.4f}"] for name, key in _SMALLEST.items()]
-    table(["", ""], totals)
-
-
-_TOTALS = {
-    "model": "network",
-    "input": "input",
-    "flops": "FLOPs (one multiply-add is one)",
-    "params": "parameters",
-    "flops_share_cuttable": "FLOPs that some group can lower",
-}
-_SMALLEST = {
-    "smallest_flops_share": "smallest reachable --flops",
-    "smallest_params_share": "smallest reachable --params",
-}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,129 +11,119 @@ from jstc.errors import InputError
 from jstc.recipe import ChannelSettings, InputSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from jstc.channels import ChannelMap
     from jstc.models import ModelSpec
 
-__all__ = ["inspect"]
+__all__ = ["Images", "inspect"]
 
 _IMAGENET_CLASSES = 1000
-_IMAGENET_SIDE = 224
 _CIFAR_CLASSES = 10
 _CIFAR_SIDE = 32
+_COLOURS = 3
 
 
-def inspect(
-    model: str,
-    *,
-    dataset: str | None = None,
-    data: Path | None = None,
-    num_classes: int | None = None,
-    image_size: int | None = None,
-    cifar: bool = False,
-) -> dict[str, Any]:
-    """Groups, frozen channels, totals and the smallest reachable budget, as JSON.
+@dataclass(frozen=True)
+class Images:
+    """What a network is to be built for: a dataset's images and classes, or plain numbers.
 
-    Classes and image size are those of `dataset` if one is given, otherwise CIFAR-10's for networks in CIFAR
-    form and ImageNet's for others. Raises an `InputError` for anything that the user can put right.
+    What is not given is CIFAR-10's for networks in CIFAR form and ImageNet's for others.
+    """
+
+    dataset: str | None = None
+    data: Path | None = None
+    num_classes: int | None = None
+    in_channels: int | None = None
+    image_size: int | None = None
+    cifar: bool = False
+
+
+def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[str, Any]:
+    """Groups, layers, frozen channels, totals and the smallest reachable budget, as JSON.
+
+    Raises an `InputError` for anything that the user can put right.
     """
     from jstc import models
+    from jstc.pipeline import structure
 
-    _refuse_idle(dataset, data=data, num_classes=num_classes)
+    _refuse_idle(images)
     models.check(model)
-    spec = _from_dataset(model, dataset, data, image_size, cifar) if dataset else None
-    spec = spec or _spec(model, num_classes, image_size, cifar)
-    return _document(spec, _channels(spec))
+    spec = _from_dataset(model, images.dataset, images) if images.dataset else _spec(model, images)
+    network = models.build(spec, device="meta")
+    channels = _channels(spec, network, settings)
+    return {
+        "model": spec.name,
+        "input": list(spec.input_shape),
+        "num_classes": _num_classes(spec, network),
+        "ignore": list(settings.ignore),
+        **structure.document(network, channels, settings),
+    }
 
 
-def _refuse_idle(dataset: str | None, *, data: Path | None, num_classes: int | None) -> None:
+def _refuse_idle(images: Images) -> None:
     """What would have no effect was meant otherwise."""
-    if dataset is None and data is not None:
-        raise InputError("--data is the folder of a dataset: give --dataset NAME as well")
-    if dataset is not None and num_classes is not None:
-        raise InputError(f"give either --num-classes or --dataset, whose classes are taken ('{dataset}')")
+    if images.dataset is None:
+        if images.data is not None:
+            raise InputError("--data is the folder of a dataset: give --dataset NAME as well")
+        return
+    for flag, value, what in (
+        ("--num-classes", images.num_classes, "classes"),
+        ("--in-channels", images.in_channels, "channels"),
+    ):
+        if value is not None:
+            raise InputError(f"give either {flag} or --dataset, whose {what} are taken ('{images.dataset}')")
 
 
-def _from_dataset(model: str, name: str, root: Path | None, side: int | None, cifar: bool) -> ModelSpec:
+def _from_dataset(model: str, name: str, images: Images) -> ModelSpec:
     from jstc import data, models
 
-    info = data.check(name, root=root, settings=InputSettings(image_size=side))
+    info = data.check(name, root=images.data, settings=InputSettings(image_size=images.image_size))
     return models.spec(
         model,
         num_classes=info.num_classes,
         in_channels=info.channels,
         height=info.height,
         width=info.width,
-        cifar=cifar,
+        cifar=images.cifar,
     )
 
 
-def _spec(model: str, num_classes: int | None, image_size: int | None, cifar: bool) -> ModelSpec:
+def _spec(model: str, images: Images) -> ModelSpec:
     from jstc import models
     from jstc.models.spec import CIFAR_FORMS
 
-    small = cifar or CIFAR_FORMS.get(model, False)
-    side = image_size or (_CIFAR_SIDE if small else _IMAGENET_SIDE)
-    classes = num_classes or (_CIFAR_CLASSES if small else _IMAGENET_CLASSES)
-    return models.spec(model, num_classes=classes, in_channels=3, height=side, width=side, cifar=cifar)
+    small = images.cifar or CIFAR_FORMS.get(model, False)
+    side = images.image_size or (_CIFAR_SIDE if small else models.image_side(model))
+    return models.spec(
+        model,
+        num_classes=images.num_classes or (_CIFAR_CLASSES if small else _IMAGENET_CLASSES),
+        in_channels=images.in_channels or _COLOURS,
+        height=side,
+        width=side,
+        cifar=images.cifar,
+    )
 
 
-def _channels(spec: ModelSpec) -> ChannelMap:
+def _channels(spec: ModelSpec, network: nn.Module, settings: ChannelSettings) -> ChannelMap:
     import torch
 
     from jstc import channels, models
     from jstc.errors import ChannelError, ModelError
 
-    skeleton = models.build(spec, device="meta")
+    example = torch.zeros(1, *spec.input_shape, device="meta")
     try:
-        return channels.analyse(skeleton, torch.zeros(1, *spec.input_shape, device="meta"))
+        return channels.analyse(network, example, ignore=settings.ignore, part=models.part(spec.name))
     except ChannelError as error:
         raise ModelError(f"model '{spec.name}': {error}") from error
 
 
-def _document(spec: ModelSpec, channels: ChannelMap) -> dict[str, Any]:
-    cost, least = channels.cost(), _smallest(channels)
-    groups = [
-        {
-            "name": group.name,
-            "width": group.width,
-            "flops_share": channels.flops_share[group.name],
-            "params": cost.params - _without(channels, index),
-            "layers": list(group.layers),
-        }
-        for index, group in enumerate(channels.groups)
-    ]
-    frozen = [{"layer": f.layer, "channels": f.channels, "reason": f.reason} for f in channels.frozen]
-    return {
-        "model": spec.name,
-        "input": list(spec.input_shape),
-        "num_classes": spec.num_classes,
-        "flops": cost.flops,
-        "params": cost.params,
-        "groups": groups,
-        "frozen": frozen,
-        "unknown_operations": dict(channels.unknown_operations),
-        "flops_share_cuttable": channels.coverage,
-        "smallest_flops_share": least[0] / cost.flops if cost.flops else 1.0,
-        "smallest_params_share": least[1] / cost.params if cost.params else 1.0,
-    }
+def _num_classes(spec: ModelSpec, network: nn.Module) -> int:
+    """A factory of the user's need not ask for the number of classes; its network knows."""
+    from jstc.models import runs_user_code
+    from jstc.pipeline.outputs import num_scores
 
-
-def _without(channels: ChannelMap, index: int) -> int:
-    """Parameters of the network if the group had no channels at all."""
-    counts = channels.full_counts.copy()
-    counts[index] = 0
-    return channels.cost_of_counts(counts).params
-
-
-def _smallest(channels: ChannelMap) -> tuple[int, int]:
-    from jstc.channels.budget import Limits, smallest
-
-    default = ChannelSettings()
-    limits = Limits.of(
-        channels.groups,
-        round_to=default.round_to,
-        min_share=default.min_share,
-        min_width=default.min_width,
-    )
-    cost = smallest(channels, limits)
-    return cost.flops, cost.params
+    if runs_user_code(spec.name):
+        with contextlib.suppress(Exception):  # inspecting a network that is no classifier is fine
+            return num_scores(network, spec.input_shape)
+    return spec.num_classes

@@ -26,7 +26,8 @@ FLAGS = {
     "bench": WORK | {"--provider", "--batch", "--seconds"},
     "eval": {"--dataset", "--data", "--provider", "--json", "--debug"},
     "report": {"--json", "--markdown", "--debug"},
-    "inspect": {"--dataset", "--data", "--num-classes", "--image-size", "--cifar", "--json", "--debug"},
+    "inspect": {"--dataset", "--data", "--num-classes", "--in-channels", "--image-size", "--cifar"}
+    | {"--ignore", "--set", "--svg", "--all", "--verbose", "-v", "--json", "--debug"},
     "models": {"--json", "--debug"},
     "datasets": {"--json", "--debug"},
     "doctor": {"--json", "--debug"},
@@ -129,7 +130,7 @@ def test_inspect_names_groups_frozen_channels_and_the_smallest_budget(jstc_comma
     called = jstc_command("inspect", "resnet20")
     assert "layer1.0.conv1" in called.out
     assert "network input" in called.out
-    assert re.search(r"smallest reachable --flops +0\.0\d\d\d\n", called.out)
+    assert re.search(r"smallest reachable --flops +0\.0\d\d\d +\d+ k\n", called.out)
     assert "40.9 M" in called.out
 
 
