@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jstc.channels.components import components
 from jstc.channels.labels import FIRST_FREE, FIXED, INPUT, KERNEL, Ids, Labels, Recorder
 from jstc.channels.patterns import layer_of, matches
 
-__all__ = ["Frozen", "Group", "Structure", "build", "components"]
+__all__ = ["Connected", "Frozen", "Group", "Structure", "build"]
 
 
 @dataclass(frozen=True)
@@ -60,28 +63,11 @@ class Structure:
 
     def number(self, ids: Ids) -> Ids:
         """Channel numbers of trace ids; -1 for those that always stay."""
-        return self.number_of_atom[self.atoms[ids]]
+        return self._number_of_id[ids]
 
-
-def components(size: int, ties: Sequence[tuple[Ids, Ids]]) -> Ids:
-    """Connected components of `size` ids under `ties`: for each id the smallest id it is connected to.
-
-    Minimum-label hooking with pointer jumping; scipy has the same, but takes longer to import than a whole
-    analysis.
-    """
-    labels = np.arange(size)
-    if not ties:
-        return labels
-    a, b = (np.concatenate([tie[side] for tie in ties]) for side in (0, 1))
-    while True:
-        low, high = np.minimum(labels[a], labels[b]), np.maximum(labels[a], labels[b])
-        open_ = low != high
-        if not open_.any():
-            return labels
-        a, b = a[open_], b[open_]
-        np.minimum.at(labels, high[open_], low[open_])
-        while (labels[labels] != labels).any():
-            labels = labels[labels]
+    @cached_property
+    def _number_of_id(self) -> Ids:
+        return self.number_of_atom[self.atoms]
 
 
 def build(
@@ -92,107 +78,167 @@ def build(
     atoms_frozen: Mapping[int, str],
 ) -> Structure:
     """Groups of a trace. `atoms_frozen` gives reasons for atoms that failed a proof."""
-    # Reserved ids join nothing: they would make one channel of all that touch them.
-    free = [(a, b) for a, b in (_free(*tie) for tie in record.ties) if len(a)]
-    atoms = components(record.next_id, free)
-    reasons = _reasons(record, params, atoms, ignore)
-    for atom, reason in atoms_frozen.items():
-        reasons.setdefault(atom, reason)
-    frozen = np.zeros(record.next_id, bool)
-    frozen[list(reasons)] = True
-    frozen[:FIRST_FREE] = True
-    order = [name for name in record.used if name in params]
-    slots = [(n, d, atoms[ids]) for n in order for d, ids in enumerate(params[n]) if ids is not None]
-    counted = [c.dims for c in record.counts]
-    groups, number = _number(slots, counted, atoms, frozen)
-    lone = _lone(groups, number)
-    if lone:  # a group of one channel can't lose any
-        reasons.update(dict.fromkeys(lone, "tied into one channel that occurs in many places"))
-        frozen[lone] = True
-        groups, number = _number(slots, counted, atoms, frozen)
-    numbers = {n: tuple(_numbers(ids, atoms, number) for ids in labels) for n, labels in params.items()}
-    return Structure(groups, _frozen_list(slots, reasons, frozen), numbers, atoms, number)
+    return Connected(record, params, ignore=ignore).structure(atoms_frozen)
 
 
-def _free(a: Ids, b: Ids) -> tuple[Ids, Ids]:
-    keep = (a >= FIRST_FREE) & (b >= FIRST_FREE)
-    return a[keep], b[keep]
+class Connected:
+    """The atomic channels of a trace, where they occur and why some are frozen: `structure` makes groups.
+
+    Everything is done for all occurrences at once: a network has thousands, most of them of a few ids.
+    """
+
+    def __init__(self, record: Recorder, params: Mapping[str, Labels], *, ignore: Sequence[str] = ()) -> None:
+        self._params = [
+            (n, d, ids) for n, dims in params.items() for d, ids in enumerate(dims) if ids is not None
+        ]
+        self._ranks = {name: len(dims) for name, dims in params.items()}
+        a, b = _joined([tie[0] for tie in record.ties]), _joined([tie[1] for tie in record.ties])
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        # Reserved ids join nothing: they would make one channel of all that touch them.
+        free = low >= FIRST_FREE
+        self._atoms = components(record.next_id, [(low[free], high[free])])
+        self._why = _Why(self._atoms)
+        self._why.met(high[~free], low[~free])
+        self._collect_reasons(record, ignore)
+        self._places = _Places(record, params, self._atoms)
+
+    def _collect_reasons(self, record: Recorder, ignore: Sequence[str]) -> None:
+        for ids, reason in record.frozen:
+            self._why.add(ids, reason)
+        for name, _, ids in self._params:
+            pattern = next((p for p in ignore if matches(layer_of(name), p)), None)
+            if name not in record.used:
+                self._why.add(ids, "not used by the forward")
+            elif pattern is not None:
+                self._why.add(ids, f"ignored by the pattern '{pattern}'")
+
+    def structure(self, atoms_frozen: Mapping[int, str]) -> Structure:
+        """Groups of all that is not frozen; `atoms_frozen` gives reasons for further atoms that are."""
+        why = self._why.copy()
+        for reason in dict.fromkeys(atoms_frozen.values()):
+            why.add(np.array([a for a, r in atoms_frozen.items() if r == reason]), reason)
+        groups, number = self._places.number(why.frozen)
+        lone = [group.start for group in groups if group.width == 1]
+        if lone:  # a group of one channel can't lose any
+            why.add(np.flatnonzero(np.isin(number, lone)), "tied into one channel that occurs in many places")
+            groups, number = self._places.number(why.frozen)
+        return Structure(groups, self._places.frozen(why), self._numbers(number), self._atoms, number)
+
+    def _numbers(self, number: Ids) -> dict[str, tuple[Ids | None, ...]]:
+        found: dict[str, list[Ids | None]] = {name: [None] * rank for name, rank in self._ranks.items()}
+        of_id = number[self._atoms]
+        whole = of_id[_joined([ids for _, _, ids in self._params])]
+        start = 0
+        for name, dim, ids in self._params:
+            own = whole[start : start + len(ids)]
+            start += len(ids)
+            if own.max(initial=-1) >= 0:
+                found[name][dim] = own
+        return {name: tuple(dims) for name, dims in found.items()}
 
 
-def _numbers(ids: Ids | None, atoms: Ids, number: Ids) -> Ids | None:
-    if ids is None:
-        return None
-    found = number[atoms[ids]]
-    return found if (found >= 0).any() else None
+def _joined(arrays: Sequence[Ids]) -> Ids:
+    return np.concatenate([np.zeros(0, np.int64), *arrays])
 
 
-def _reasons(
-    record: Recorder, params: Mapping[str, Labels], atoms: Ids, ignore: Sequence[str]
-) -> dict[int, str]:
-    """Why an atom can't be cut, for each that can't; the first reason found stays."""
-    reasons: dict[int, str] = {}
+class _Why:
+    """Why atoms can't be cut: the first reason that was found for each; those without one can."""
 
-    def add(ids: Ids, reason: str) -> None:
-        for atom in np.unique(atoms[ids[ids >= FIRST_FREE]]).tolist():
-            reasons.setdefault(atom, reason)
+    def __init__(self, atoms: Ids) -> None:
+        self._atoms = atoms
+        # "" is the reason of what is not a channel at all
+        self.texts = {"": 0, "network input": 1, "meets a dimension of fixed size": 2}
+        self.code = np.full(len(atoms), -1)
+        self.code[:FIRST_FREE] = 0
 
-    for a, b in record.ties:
-        for mine, other in ((a, b), (b, a)):
-            add(mine[other == INPUT], "network input")
-            add(mine[other == FIXED], "meets a dimension of fixed size")
-            add(mine[other == KERNEL], "")  # not a channel at all
-    for ids, reason in record.frozen:
-        add(ids, reason)
-    for name, labels in params.items():
-        pattern = next((p for p in ignore if matches(layer_of(name), p)), None)
-        for found in labels:
-            if found is not None and name not in record.used:
-                add(found, "not used by the forward")
-            elif found is not None and pattern is not None:
-                add(found, f"ignored by the pattern '{pattern}'")
-    return reasons
+    def copy(self) -> _Why:
+        other = copy.copy(self)
+        other.texts, other.code = {**self.texts}, self.code.copy()
+        return other
 
+    @property
+    def frozen(self) -> NDArray[np.bool_]:
+        return self.code >= 0
 
-def _lone(groups: Sequence[Group], number: Ids) -> list[int]:
-    starts = [group.start for group in groups if group.width == 1]
-    return np.flatnonzero(np.isin(number, starts)).tolist() if starts else []
+    def met(self, ids: Ids, reserved: Ids) -> None:
+        """The channels `ids` must be equal to `reserved` ones."""
+        code = np.zeros(FIRST_FREE, np.int64)
+        code[[INPUT, FIXED, KERNEL]] = [1, 2, 0]
+        free = ids >= FIRST_FREE
+        self.code[self._atoms[ids[free]][::-1]] = code[reserved[free]][::-1]  # of equals the last write stays
 
-
-Slots = list[tuple[str, int, Ids]]
+    def add(self, ids: Ids, reason: str) -> None:
+        atoms = self._atoms[ids[ids >= FIRST_FREE]]
+        atoms = atoms[self.code[atoms] < 0]
+        if len(atoms):
+            self.code[atoms] = self.texts.setdefault(reason, len(self.texts))
 
 
-def _number(
-    slots: Slots, counted: Sequence[tuple[Ids, ...]], atoms: Ids, frozen: NDArray[np.bool_]
-) -> tuple[tuple[Group, ...], Ids]:
-    """Number the prunable atoms group by group, in the order in which the forward meets them."""
-    places = [a for _, _, a in slots] + [atoms[ids] for dims in counted for ids in dims]
-    signature = _signatures(places, len(atoms))
-    number = np.full(len(atoms), -1)
-    members: dict[int, Ids] = {}
-    layers: dict[int, dict[str, None]] = {}
-    for name, _, place in slots:
-        found = place[~frozen[place]]
-        _, first = np.unique(found, return_index=True)
-        new = found[np.sort(first)]
-        for key in dict.fromkeys(signature[new].tolist()):
-            members.setdefault(key, new[signature[new] == key])
-            layers.setdefault(key, {})[name.rpartition(".")[0] or name] = None
-    groups: list[Group] = []
-    start, names = 0, set[str]()
-    for key, own in members.items():
-        number[own] = np.arange(start, start + len(own))
-        groups.append(Group(_unique(next(iter(layers[key])), names), len(own), start, tuple(layers[key])))
-        start += len(own)
-    return tuple(groups), number
+class _Places:
+    """All places in which atoms occur: dimensions of used parameters (`slots`), and of counted operations."""
+
+    def __init__(self, record: Recorder, params: Mapping[str, Labels], atoms: Ids) -> None:
+        used = [name for name in record.used if name in params]
+        own = [(n, d, ids) for n in used for d, ids in enumerate(params[n]) if ids is not None]
+        places = [ids for _, _, ids in own] + [ids for count in record.counts for ids in count.dims]
+        widths = np.array([len(ids) for ids in places], np.int64)
+        found, place = atoms[_joined(places)], np.repeat(np.arange(len(places)), widths)
+        self._signature = _signatures(found, place, len(atoms))
+        self._slots = [(name, dim) for name, dim, _ in own]
+        inside = int(widths[: len(own)].sum())
+        self._atom, self._slot = found[:inside], place[:inside]
+        self._first = np.full(len(atoms), inside)  # where an atom occurs first
+        self._first[self._atom[::-1]] = np.arange(inside)[::-1]
+
+    def number(self, frozen: NDArray[np.bool_]) -> tuple[tuple[Group, ...], Ids]:
+        """Number the other atoms group by group, in the order in which the forward meets them."""
+        members = np.flatnonzero(~frozen & (self._first < len(self._atom)))
+        members = members[np.argsort(self._first[members])]
+        _, first, key = np.unique(self._signature[members], return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        group_of = np.full(len(frozen), -1)
+        group_of[members] = rank[key]
+        number = np.full(len(frozen), -1)
+        number[members[np.argsort(rank[key], kind="stable")]] = np.arange(len(members))
+        return self._groups(group_of, np.bincount(rank[key], minlength=len(first))), number
+
+    def _groups(self, group_of: Ids, widths: Ids) -> tuple[Group, ...]:
+        layers: list[dict[str, None]] = [{} for _ in widths]
+        for slot, group in self._pairs(group_of[self._atom], len(widths))[0]:
+            layers[group][layer_of(self._slots[slot][0])] = None
+        starts, names = np.cumsum(widths) - widths, set[str]()
+        return tuple(
+            Group(_unique(next(iter(own)), names), width, start, tuple(own))
+            for own, width, start in zip(layers, widths.tolist(), starts.tolist(), strict=True)
+        )
+
+    def _pairs(self, values: Ids, below: int) -> tuple[list[tuple[int, int]], list[int]]:
+        """Which `values` (one per occurrence, -1 for none) each slot has, in order of slots; how often."""
+        inside = values >= 0
+        found, counts = np.unique(self._slot[inside] * below + values[inside], return_counts=True)
+        return list(zip(*(x.tolist() for x in np.divmod(found, max(below, 1))), strict=True)), counts.tolist()
+
+    def frozen(self, why: _Why) -> tuple[Frozen, ...]:
+        """Frozen channels by layer and dimension; positions of space and kernels are none."""
+        code = why.code[self._atom]
+        code[code == 0] = -1
+        texts = list(why.texts)
+        seen: dict[tuple[str, int, str], Frozen] = {}
+        for (slot, reason), channels in zip(*self._pairs(code, len(texts)), strict=True):
+            (name, dim), text = self._slots[slot], texts[reason]
+            layer, _, kind = name.rpartition(".")
+            if kind == "weight" or (layer, dim, text) not in seen:
+                seen[layer, dim, text] = Frozen(layer or name, dim, channels, text)
+        return tuple(seen.values())
 
 
-def _signatures(places: Sequence[Ids], size: int) -> NDArray[np.uint64]:
+def _signatures(atoms: Ids, place: Ids, size: int) -> NDArray[np.uint64]:
     """A hash per atom of the multiset of places it occurs in, so that alike atoms have equal hashes."""
+    most = int(place.max(initial=-1)) + 1
+    random = np.random.default_rng(0).integers(1, 2**63, size=most, dtype=np.uint64)
     signature = np.zeros(size, np.uint64)
-    random = np.random.default_rng(0).integers(1, 2**63, size=len(places), dtype=np.uint64)
-    for place, ids in enumerate(places):
-        unique, counts = np.unique(ids, return_counts=True)
-        signature[unique] += random[place] * counts.astype(np.uint64)
+    np.add.at(signature, atoms, random[place])
     return signature
 
 
@@ -202,19 +248,3 @@ def _unique(name: str, names: set[str]) -> str:
         candidate, n = f"{name}#{n}", n + 1
     names.add(candidate)
     return candidate
-
-
-def _frozen_list(slots: Slots, reasons: Mapping[int, str], frozen: NDArray[np.bool_]) -> tuple[Frozen, ...]:
-    """Frozen channels by layer and dimension; positions of space and kernels are none."""
-    found: dict[tuple[str, int, str], int] = {}
-    for name, dim, ids in slots:
-        for atom in ids[frozen[ids] & (ids >= FIRST_FREE)].tolist():
-            if reasons[atom]:
-                key = (name, dim, reasons[atom])
-                found[key] = found.get(key, 0) + 1
-    seen: dict[tuple[str, int, str], Frozen] = {}
-    for (name, dim, reason), channels in found.items():
-        layer, _, kind = name.rpartition(".")
-        if kind == "weight" or (layer, dim, reason) not in seen:
-            seen[layer, dim, reason] = Frozen(layer or name, dim, channels, reason)
-    return tuple(seen.values())
