@@ -30,6 +30,7 @@ class Block:
     def __init__(self, ids: Ids, favourite: int | None = None) -> None:
         self.ids = ids
         self.labels: list[Ids] | None = None
+        self.parted = False  # its parts, as of queries, keys and values, are decided each on its own
         self._favourite = favourite
 
     def decide(self, labelling: Tying, keep: int | None = None) -> list[Ids]:
@@ -80,11 +81,16 @@ def _varying(ids: Ids) -> int:
     return ids.ndim - 1 - int(np.argmax(ids.shape[::-1]))
 
 
-def moved(raw: Raw, dim: int, index: int) -> Raw:
-    """Labels without dimension `dim`, an undecided one, of which position `index` is taken."""
+def moved(labelling: Tying, raw: Raw, dim: int, index: int) -> Raw:
+    """Labels without dimension `dim`, an undecided one, of which position `index` is taken.
+
+    All positions must stay equally wide for the view that made them, so they are tied to the first.
+    """
     axis = raw[dim]
     assert isinstance(axis, Axis)
+    axis.block.parted = True
     ids = np.take(axis.block.ids, index, axis=axis.index)
+    labelling.tie(np.take(axis.block.ids, 0, axis=axis.index).reshape(-1), ids.reshape(-1))
     part = Block(ids) if ids.ndim > 1 else None
     out: list[Ids | Axis | None] = []
     for d, label in enumerate(raw):

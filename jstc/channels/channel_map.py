@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from jstc.channels import budget, gates, slicing
+from jstc.channels import budget, gates, repair, slicing
+from jstc.channels import part as parts
 from jstc.channels.cost import Cost, CostModel
 from jstc.channels.gates import GatedNetwork
 from jstc.channels.groups import Frozen, Group, Structure, build
@@ -20,7 +22,7 @@ from jstc.channels.labelling import Labelling
 from jstc.channels.labels import Recorder, named_tensors
 from jstc.channels.layout import Placed, layout
 from jstc.channels.patterns import require_matches
-from jstc.channels.proof import prove
+from jstc.channels.proof import Proved, prove
 from jstc.channels.trace import run
 from jstc.errors import ChannelError
 from jstc.plan import Plan
@@ -31,7 +33,11 @@ Counts = NDArray[np.int64]
 
 
 def analyse(
-    model: nn.Module, example_input: Tensor | Sequence[Any], *, ignore: Sequence[str] = ()
+    model: nn.Module,
+    example_input: Tensor | Sequence[Any],
+    *,
+    ignore: Sequence[str] = (),
+    part: str | None = None,
 ) -> ChannelMap:
     """Find and prove the channel groups of a network; the model is left untouched.
 
@@ -39,35 +45,48 @@ def analyse(
     holds patterns of module names (`layer4`: the module and all inside it) whose channels stay whole. FLOPs
     are counted for one example: give a batch of one. Raises `ChannelError` when the forward itself fails,
     `InputError` for a pattern that matches nothing.
+
+    `part` names a submodule (`backbone`) that alone is analysed, with an `example_input` for it: what lies
+    before and behind it stays as it is, so the rest of the forward may do what can't be traced. Everything
+    else is as for the whole network, which is sliced and mapped back; FLOPs are those of the part.
     """
     require_matches(ignore, (name for name, _ in model.named_parameters(remove_duplicate=False)))
     inputs = slicing.example_inputs(example_input)
+    traced = model if part is None else parts.holder(model, part)
+    whole = frozenset() if part is None else parts.shared_outside(model, part)
     try:
-        replica, inputs_there = _replica(model, inputs, "meta")
-        return _analyse(replica, inputs_there, ignore)
+        proved, record = _analyse(*_replica(traced, inputs, "meta"), ignore, whole)
     except ChannelError:
         # Some forwards need values (data-dependent control flow): run those for real.
-        replica, inputs_there = _replica(model, inputs, "cpu")
-        return _analyse(replica, inputs_there, ignore)
+        proved, record = _analyse(*_replica(traced, inputs, "cpu"), ignore, whole)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return ChannelMap(proved if part is None else parts.completed(proved, model), record, shapes)
 
 
-def _analyse(model: nn.Module, inputs: tuple[Any, ...], ignore: Sequence[str]) -> ChannelMap:
+def _analyse(
+    model: nn.Module, inputs: tuple[Any, ...], ignore: Sequence[str], whole: frozenset[str]
+) -> tuple[Proved, Recorder]:
+    """Groups and record of one forward; the tensors called `whole` are not cut."""
     labelling = Labelling(model)
+    for name in sorted(whole):
+        for ids in labelling.params[name]:
+            labelling.freeze(ids, "shared with a layer outside the part")
     device = next((t.device for _, t in named_tensors(model)), torch.device("cpu"))
     try:
         with torch.device(device):
             run(model, inputs, labelling)
     except Exception as error:
         raise ChannelError(f"the network's forward failed at {labelling.last_op}: {error}") from error
+    labelling.settle()
     record = labelling.record
 
     def rebuild(frozen: dict[int, str]) -> Structure:
         return build(record, labelling.params, ignore=ignore, atoms_frozen=frozen)
 
     with torch.device(device):
-        structure = prove(model, inputs, rebuild, labelling)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    return ChannelMap(structure, record, shapes)
+        proved = prove(model, inputs, rebuild, labelling)
+    record.operations.clear()  # they hold every activation
+    return proved, record
 
 
 def _moved(tensor: Tensor, device: str) -> Tensor:
@@ -84,15 +103,16 @@ def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn
         memo[id(tensor)] = (
             nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
         )
-    moved = tuple(_moved(x, device) if isinstance(x, Tensor) else x for x in inputs)
+    moved = tree_map_only(Tensor, lambda x: _moved(x, device), inputs)
     return copy.deepcopy(model, memo).eval(), moved
 
 
 class ChannelMap:
     """Groups, frozen channels with reasons, exact cost model, slicing and gates of one network."""
 
-    def __init__(self, structure: Structure, record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._structure = structure
+    def __init__(self, proved: Proved, record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        structure = proved.structure
+        self._structure, self._following = structure, proved.attributes
         self.groups: tuple[Group, ...] = structure.groups
         self.frozen: tuple[Frozen, ...] = structure.frozen
         self.unknown_operations: dict[str, int] = dict(record.unknown)
@@ -168,7 +188,11 @@ class ChannelMap:
 
     def slice(self, model: nn.Module, plan: Plan) -> nn.Module:
         """The sub-network: a fresh module of the same class, physically small; gates are not applied."""
-        return slicing.cut_module(model, self._indices(plan))
+        return slicing.cut_module(model, self._indices(plan), self.attributes(plan))
+
+    def attributes(self, plan: Plan) -> dict[str, int]:
+        """Attributes that follow a cut (`blocks.0.attn.num_heads`), as they are in the sub-network."""
+        return repair.values(self._following, self._structure, slicing.keep_vector(self._structure, plan))
 
     def map_back(self, small: nn.Module, model: nn.Module, plan: Plan) -> None:
         """Write the tensors of the sub-network back to where `slice` took them from; the rest stays."""

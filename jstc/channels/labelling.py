@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -10,49 +11,42 @@ from torch import Tensor, nn
 from jstc.channels.blocks import Axis, Raw
 from jstc.channels.labels import (
     FIRST_FREE,
+    KERNEL,
     Call,
     Count,
     Ids,
     Labels,
+    Operation,
     Recorder,
     Site,
-    TieFailure,
     named_tensors,
     operation_name,
+    tensors_in,
 )
 
 __all__ = ["Labelling"]
 
 
 class Labelling:
-    """Labels by tensor, and the record of what operations say about them.
+    """The labels of all tensors of one forward, and the record of what its operations say about them."""
 
-    Without `given` labels it records ties; with them (a cut that is being proved, labelled by the ids
-    that the uncut network found) it checks them and raises `TieFailure` at the first difference. `parts`
-    are then what each slice must take: the kept ones of the channels that the uncut network took there.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        given: dict[str, Labels] | None = None,
-        parts: Sequence[tuple[Ids | None, ...]] = (),
-    ) -> None:
+    def __init__(self, model: nn.Module, given: Mapping[str, Labels] | None = None) -> None:
+        """Parameters and buffers have the labels `given`, or new ones."""
         self.record = Recorder()
-        self.checking = given is not None
-        self._parts = iter(parts)
         self.params: dict[str, Labels] = {}
-        self.last_ids: list[Ids] = []  # channels that met at the newest operation, the suspects of a failure
-        self.last_op = "the first operation"
         self.modules: list[str] = [""]  # names of those whose forward is running, outermost first
+        self._call: Call | None = None
         self._labels: dict[int, Raw] = {}
         self._modules = dict(model.named_modules())
         self._heads: dict[str, frozenset[int]] = {}
         self._alive: list[Tensor] = []  # an id() is only good while its tensor lives
         self._names: dict[int, str] = {}
+        convolutions = (m for m in self._modules.values() if isinstance(m, nn.modules.conv._ConvNd))
+        kernels = {id(m.weight) for m in convolutions if isinstance(m.weight, nn.Parameter)}
         for name, tensor in named_tensors(model):
             self._names[id(tensor)] = name
-            self.params[name] = given[name] if given is not None else self._fresh_labels(tensor)
+            fresh = self._fresh_labels(tensor, kernel=id(tensor) in kernels) if given is None else given[name]
+            self.params[name] = fresh
             self.put(tensor, self.params[name])
 
     @property
@@ -68,12 +62,30 @@ class Labelling:
             self._heads[self.module] = frozenset(found)
         return self._heads[self.module]
 
-    def suspect(self, call: Call) -> None:
-        """Should this operation fail, it was the channels that meet here."""
-        tensors = call.tensors()
-        if tensors:
-            self.last_op = f"{operation_name(call.func)} in {self.module or 'the forward'}"
-            self.last_ids = [ids for t in tensors for ids in map(_ids, self.raw(t)) if ids is not None]
+    @property
+    def last_op(self) -> str:
+        """The newest operation and its module, to name it in a message."""
+        if self._call is None:
+            return "the first operation"
+        return f"{operation_name(self._call.func)} in {self.module or 'the forward'}"
+
+    def begin(self, call: Call) -> None:
+        """An operation is going to be executed."""
+        self._call = call
+
+    def follow(self, rule: Callable[[Any, Call], Any], call: Call) -> Any:
+        """The labels of the outputs of an operation that was just executed."""
+        return rule(self, call)
+
+    def finish(self, call: Call, found: list[Raw]) -> None:
+        """It was executed, and its outputs have the labels `found`."""
+        for tensor, labels in zip(tensors_in(call.out), found, strict=True):
+            self.put(tensor, labels)
+        self.record.operations.append(Operation(call, self.module, found))
+
+    def recover(self, call: Call, error: Exception) -> list[Raw]:  # noqa: ARG002 - for a proof to override
+        """It failed: labels of its outputs (`call.out`) to go on with; raises the error if there are none."""
+        raise error
 
     def labels(self, tensor: Tensor, acting_on: Sequence[int] = ()) -> Labels:
         """The labels of a tensor; all `None` for one that the forward made up itself.
@@ -107,9 +119,6 @@ class Labelling:
         """The ids of `a` and `b` must be equal, position by position."""
         if a is None or b is None or a is b:
             return
-        if self.checking:
-            self._require_same(a, b, "meet")
-            return
         different = a != b
         if different.any():
             self.record.ties.append((a[different], b[different]))
@@ -120,31 +129,23 @@ class Labelling:
         Nothing else may tell that a cut moves them: an activation of the first eight channels, say. So a
         proof compares them, slice by slice, with what the uncut network took.
         """
-        if not self.checking:
-            self.record.parts.append(parts)
-            return
-        expected = next(self._parts, ())
-        if len(expected) != len(parts):
-            raise TieFailure("channels are taken in another number of parts")
-        for mine, theirs in zip(parts, expected, strict=True):
-            if mine is not None and theirs is not None:
-                self._require_same(mine, theirs, "are taken by their numbers")
-
-    def _require_same(self, a: Ids, b: Ids, what: str) -> None:
-        low = FIRST_FREE - 1  # what is never cut is all alike
-        if a.shape != b.shape or not np.array_equal(np.maximum(a, low), np.maximum(b, low)):
-            self.last_ids = [a, b]
-            raise TieFailure(f"different channels {what}")
+        self.record.parts.setdefault(len(self.record.operations), []).append(parts)
 
     def freeze(self, ids: Ids | None, reason: str) -> None:
         """The channels `ids` can't be cut, because of `reason`."""
-        if ids is not None and not self.checking and (ids >= FIRST_FREE).any():
+        if ids is not None and (ids >= FIRST_FREE).any():
             self.record.frozen.append((ids, reason))
 
     def inexact(self, ids: Ids | None, reason: str) -> None:
         """Cutting `ids` differs from masking them, because of `reason`."""
-        if ids is not None and not self.checking and (ids >= FIRST_FREE).any():
+        if ids is not None and (ids >= FIRST_FREE).any():
             self.record.inexact.append((ids, reason))
+
+    def settle(self) -> None:
+        """The forward is over: decide what no operation has decided."""
+        for operation in self.record.operations:
+            for raw in operation.found:
+                self.decided(tuple(x for x in raw if isinstance(x, Axis) and not x.block.parted))
 
     def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
         """Record `factor` times the product of `shape`, whose dimensions carry `labels`."""
@@ -174,15 +175,17 @@ class Labelling:
         self._labels[id(tensor)] = labels
         self._alive.append(tensor)
 
-    def _fresh_labels(self, tensor: Tensor) -> Labels:
-        return tuple(self.fresh(size) if size > 1 else np.zeros(size, np.int64) for size in tensor.shape)
+    def _fresh_labels(self, tensor: Tensor, *, kernel: bool) -> Labels:
+        """New ids for each position; those of a kernel `[*, *, kernel...]` are no channels."""
+        return tuple(
+            np.full(size, KERNEL)
+            if kernel and dim > 1
+            else (self.fresh(size) if size > 1 else np.zeros(size, np.int64))
+            for dim, size in enumerate(tensor.shape)
+        )
 
     def fresh(self, size: int) -> Ids:
         """New ids, tied to nothing."""
         start = self.record.next_id
         self.record.next_id += size
         return np.arange(start, start + size)
-
-
-def _ids(label: Ids | Axis | None) -> Ids | None:
-    return label.block.ids.reshape(-1) if isinstance(label, Axis) else label

@@ -26,6 +26,7 @@ __all__ = [
     "Count",
     "Ids",
     "Labels",
+    "Operation",
     "Recorder",
     "Site",
     "TieFailure",
@@ -63,7 +64,7 @@ class Site:
 
 
 class TieFailure(Exception):
-    """Two ids that must be equal are not (only when a cut is being proved)."""
+    """Two arrays of ids that must be equal are not (only when a cut is being proved): a message and both."""
 
 
 @dataclass
@@ -95,6 +96,15 @@ class Call:
         return tensors_in((self.args, self.kwargs))
 
 
+@dataclass(frozen=True)
+class Operation:
+    """An operation of a finished trace: the module that ran it, and the labels of its outputs."""
+
+    call: Call
+    module: str
+    found: list[Any]
+
+
 @dataclass
 class Recorder:
     """What one trace finds out."""
@@ -103,10 +113,11 @@ class Recorder:
     frozen: list[tuple[Ids, str]] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
-    parts: list[tuple[Ids | None, ...]] = field(default_factory=list)
+    parts: dict[int, list[tuple[Ids | None, ...]]] = field(default_factory=dict)  # by number of operation
     inexact: list[tuple[Ids, str]] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+    operations: list[Operation] = field(default_factory=list)
     next_id: int = FIRST_FREE
 
 

@@ -1,31 +1,41 @@
 """Cut everything by some amount and run the forward: what survives may be offered.
 
 Sizes written into a forward (a number of heads, a stored width, a view with a literal) can make a cut
-invalid even where the ids agree. The sliced network is traced once more, its parameters labelled with
-the channels that the uncut network found: a forward that fails, or in which different channels meet,
-names the channels at fault, which are frozen before the next try.
+invalid even where the ids agree. The sliced network is traced once more, its parameters labelled with the
+channels that the uncut network found (`jstc.channels.checking`). Where it fails, attributes that hold the
+size at fault are made to follow the cut; what fails even so is frozen, with the reason, before the next try.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from jstc.channels.checking import Checking, Failure
 from jstc.channels.groups import Structure
 from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIRST_FREE, FIXED, Ids, Labels
+from jstc.channels.labels import FIRST_FREE, Ids
+from jstc.channels.repair import Sized, sized_attributes, values
 from jstc.channels.slicing import cut_module, indices, keep_vector
 from jstc.channels.trace import run
 from jstc.plan import Plan
 
-__all__ = ["prove"]
+__all__ = ["Proved", "prove"]
 
-_TRIES = 24
+_TRIES = 48
+_TRIES_ALONE = 12
+
+
+@dataclass(frozen=True)
+class Proved:
+    """The structure in which any cut is valid, and the attributes that follow a cut."""
+
+    structure: Structure
+    attributes: tuple[Sized, ...]
 
 
 def prove(
@@ -33,47 +43,125 @@ def prove(
     inputs: Sequence[Any],
     rebuild: Callable[[dict[int, str]], Structure],
     traced: Labelling,
-) -> Structure:
-    """The structure in which any cut is valid, as far as one random cut of every group can tell.
+) -> Proved:
+    """What can be cut, as far as one random cut of every group can tell.
 
     `rebuild` makes a structure from frozen atoms with their reasons; `traced` ran the uncut network.
     """
-    guilty: dict[int, str] = {}
-    structure = rebuild(guilty)
-
-    def trial(only: set[str] | None = None) -> Failure | None:
-        return _failure(model, inputs, structure, traced, only)
-
-    for attempt in range(_TRIES):
-        failure = trial()
-        if failure is None:
-            return structure
-        suspects = failure.groups if attempt < _TRIES - 1 else ()
-        for name, reason in _culprits(structure, trial, suspects, failure.reason).items():
-            guilty.update(dict.fromkeys(_atoms(structure, name), reason))
-        structure = rebuild(guilty)
-    return structure if trial() is None else rebuild({**guilty, **_everything(structure)})
+    proof = _Proof(model, inputs, rebuild, traced)
+    for _ in range(_TRIES):
+        failures = proof.trial()
+        if not failures:
+            return proof.result()
+        if not proof.learn(failures):
+            break
+    proof.freeze(dict.fromkeys(proof.names(), "cannot be cut: every cut that was tried failed"))
+    return proof.result()
 
 
-def _culprits(
-    structure: Structure,
-    trial: Callable[[set[str] | None], Failure | None],
-    suspects: Sequence[str],
-    reason: str,
-) -> dict[str, str]:
-    """Groups to freeze, with reasons: the only suspect; else those that fail on their own; else all suspects.
+class _Proof:
+    """What is known so far: frozen atoms with reasons, attributes that follow, attributes given up."""
 
-    Groups that only meet the one at fault are not to suffer for it. Without suspects every group is one.
-    """
-    if len(suspects) == 1:
-        return {suspects[0]: reason}
-    names = [group.name for group in structure.groups]
-    for among in (suspects, [n for n in names if n not in suspects]):
-        failures = {name: trial({name}) for name in among}
-        found = {name: failure.reason for name, failure in failures.items() if failure is not None}
-        if found:
-            return found
-    return dict.fromkeys(suspects or names, reason)
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Any],
+        rebuild: Callable[[dict[int, str]], Structure],
+        traced: Labelling,
+    ) -> None:
+        self._model, self._inputs, self._rebuild, self._traced = model, inputs, rebuild, traced
+        self._modules = dict(model.named_modules())
+        self._guilty: dict[int, str] = {}
+        self._following: dict[str, Sized] = {}
+        self._given_up: set[str] = set()
+        self._alone = 0
+        self._structure = rebuild(self._guilty)
+
+    def result(self) -> Proved:
+        return Proved(self._structure, tuple(self._following.values()))
+
+    def names(self) -> list[str]:
+        return [group.name for group in self._structure.groups]
+
+    def trial(self, only: set[str] | None = None) -> list[Failure]:
+        """What goes wrong when all groups (or those in `only`) are cut."""
+        structure = self._structure
+        plan = trial_plan(structure, only)
+        keep = keep_vector(structure, plan)
+        attributes = values(self._following.values(), structure, keep)
+        small = cut_module(self._model, indices(structure, plan), attributes)
+        checking = Checking(small, structure, keep, self._traced)
+        try:
+            run(small, self._inputs, checking)
+        except Exception as error:
+            checking.crashed(error)
+        return checking.failures
+
+    def learn(self, failures: Sequence[Failure]) -> bool:
+        """Let attributes follow where that may help, and freeze the channels of the other failures.
+
+        Returns whether anything is to be tried anew.
+        """
+        known = (len(self._guilty), set(self._following), set(self._given_up))
+        found: dict[str, str] = {}
+        fresh: dict[str, Sized] = {}
+        for module, own in _by_module(failures).items():
+            new = {s.key: s for failure in own for s in self._attributes(failure)}
+            if new:
+                fresh.update(new)
+                continue
+            self._give_up(module)  # its attributes that follow did not help
+            # What fails later in the same module may have failed for the same reason: the next trial tells.
+            for name, reason in self._culprits(own[0], found).items():
+                found.setdefault(name, reason)
+        self._following.update(fresh)
+        self.freeze(found)
+        return known != (len(self._guilty), set(self._following), set(self._given_up))
+
+    def _attributes(self, failure: Failure) -> list[Sized]:
+        module = self._modules.get(failure.module)
+        if module is None:
+            return []
+        found = sized_attributes(module, failure.module, failure.sizes, failure.results)
+        return [s for s in found if s.key not in self._following and s.key not in self._given_up]
+
+    def _give_up(self, module: str) -> None:
+        for key in [key for key, sized in self._following.items() if sized.module == module]:
+            del self._following[key]
+            self._given_up.add(key)
+
+    def freeze(self, reasons: dict[str, str]) -> None:
+        """Freeze groups given with reasons."""
+        for name, reason in reasons.items():
+            self._guilty.update(dict.fromkeys(_atoms(self._structure, name), reason))
+        self._structure = self._rebuild(self._guilty)
+
+    def _culprits(self, failure: Failure, known: dict[str, str]) -> dict[str, str]:
+        """Groups to freeze: the suspects, without those that only meet the one at fault.
+
+        Groups that meet it are not to suffer for it, so of several each is tried alone while tries are left.
+        """
+        suspects = _groups_of(self._structure, failure.suspects)
+        if any(name in known for name in suspects):
+            return {}  # frozen for an earlier failure, which may have been the cause of this one
+        among = suspects or self._inside(failure.module) or tuple(self.names())
+        if len(among) > 1 and self._alone + len(among) <= _TRIES_ALONE:
+            self._alone += len(among)
+            alone = tuple(name for name in among if self.trial({name}))
+            among = alone or among
+        return dict.fromkeys(among, failure.reason)
+
+    def _inside(self, module: str) -> tuple[str, ...]:
+        """Groups with a layer in a module."""
+        groups = self._structure.groups
+        return tuple(g.name for g in groups if any(f"{x}.".startswith(f"{module}.") for x in g.layers))
+
+
+def _by_module(failures: Sequence[Failure]) -> dict[str, list[Failure]]:
+    found: dict[str, list[Failure]] = {}
+    for failure in failures:
+        found.setdefault(failure.module, []).append(failure)
+    return found
 
 
 def _atoms(structure: Structure, name: str) -> list[int]:
@@ -82,14 +170,10 @@ def _atoms(structure: Structure, name: str) -> list[int]:
     return np.flatnonzero(np.isin(structure.number_of_atom, numbers)).tolist()
 
 
-def _everything(structure: Structure) -> dict[int, str]:
-    atoms = np.flatnonzero(structure.number_of_atom >= 0).tolist()
-    return dict.fromkeys(atoms, "cannot be cut: every cut that was tried failed")
-
-
 def trial_plan(structure: Structure, only: set[str] | None = None) -> Plan:
     """A plan that cuts every group (or those in `only`) at places that no contiguous slice would hit."""
     kept: dict[str, tuple[int, ...]] = {}
+    counts: dict[int, set[int]] = {}
     random = np.random.default_rng(0)
     for group in structure.groups:
         if only is not None and group.name not in only:
@@ -97,59 +181,23 @@ def trial_plan(structure: Structure, only: set[str] | None = None) -> Plan:
             continue
         # An odd number, because sizes written into a forward are mostly even and might divide an even one;
         # not one if possible, because nobody can tell such a dimension from others of size one in a view.
-        count = int(group.width * random.uniform(0.35, 0.85)) // 2 * 2 + 1
-        count = min(max(count, 3), group.width - 1)
+        # And another for each group of one width, because what only fits if both are cut alike must not pass.
+        used = counts.setdefault(group.width, set())
+        draws = [_count(group.width, random.uniform(0.35, 0.85)) for _ in range(4)]
+        count = next((n for n in draws if n not in used), draws[0])
+        used.add(count)
         kept[group.name] = tuple(sorted(random.permutation(group.width)[:count].tolist()))
     return Plan(kept, {group.name: group.width for group in structure.groups})
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Groups whose channels met at the operation at which a trial cut failed, and what it said."""
-
-    groups: tuple[str, ...]
-    reason: str
-
-
-def _failure(
-    model: nn.Module,
-    inputs: Sequence[Any],
-    structure: Structure,
-    traced: Labelling,
-    only: set[str] | None,
-) -> Failure | None:
-    """What goes wrong when all groups (or those in `only`) are cut; None when nothing does."""
-    plan = trial_plan(structure, only)
-    small = cut_module(model, indices(structure, plan))
-    kept = partial(_kept, structure, keep_vector(structure, plan))
-    labels = {name: kept(dims) for name, dims in traced.params.items()}
-    labelling = Labelling(small, labels, [kept(part) for part in traced.record.parts])
-    try:
-        run(small, inputs, labelling)
-    except Exception as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return Failure(
-            _groups_of(structure, labelling.last_ids), f"cannot be cut: {line[:120]} ({labelling.last_op})"
-        )
-    return None
+def _count(width: int, share: float) -> int:
+    return min(max(int(width * share) // 2 * 2 + 1, 3), width - 1)
 
 
 def _groups_of(structure: Structure, suspects: Sequence[Ids]) -> tuple[str, ...]:
     """All groups that the suspects belong to: alike channels fail alike."""
     met = np.unique(np.concatenate([*suspects, np.zeros(0, np.int64)]))
-    numbers = structure.number_of_atom[met[met >= FIRST_FREE]]
+    numbers = structure.number(met[met >= FIRST_FREE])
     return tuple(
         g.name for g in structure.groups if ((numbers >= g.start) & (numbers < g.start + g.width)).any()
     )
-
-
-def _kept(structure: Structure, keep: Ids, labels: Labels) -> Labels:
-    """Labels after a cut: the atom of each kept position, `FIXED` where nothing can be cut."""
-    kept: list[Ids | None] = []
-    for ids in labels:
-        if ids is None:
-            kept.append(None)
-            continue
-        number = structure.number(ids)
-        kept.append(np.where(number >= 0, structure.atoms[ids], FIXED)[keep[number] == 1])
-    return tuple(kept)

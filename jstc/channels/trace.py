@@ -7,6 +7,7 @@ arrive undivided, which is the level at which fvcore counts FLOPs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,15 +42,37 @@ def run(model: nn.Module, inputs: Sequence[Any], labelling: Labelling) -> None:
             module.register_forward_hook(lambda _m, _a, _o: _leave(labelling)),
         )
     ]
+    state = [(module, _own_state(module)) for module in model.modules()]
     try:
         with torch.inference_mode(), _Tracer(labelling):
             out = model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
+        for module, before in state:
+            _restore(module, before)
     for tensor in tensors_in(out):
         for ids in labelling.labels(tensor):
             labelling.freeze(ids, "network output")
+
+
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+
+
+def _own_state(module: nn.Module) -> dict[str, Any]:
+    """Attributes that the module's author made; a forward may keep something there (a cache of a bias)."""
+    return {
+        name: copy.copy(value) if type(value) in (dict, list, set) else value
+        for name, value in vars(module).items()
+        if name not in _TORCHS_OWN
+    }
+
+
+def _restore(module: nn.Module, before: dict[str, Any]) -> None:
+    own = vars(module)
+    for name in [name for name in own if name not in _TORCHS_OWN and name not in before]:
+        del own[name]
+    own.update(before)
 
 
 def _leave(labelling: Labelling) -> None:
@@ -77,13 +100,16 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if out is not NotImplemented:
                 return out
             rule = _unknown
-        self._labelling.suspect(call)
-        out = infer(call)
-        call.out = func(*call.args, **call.kwargs) if out is None else out
-        found = rule(self._labelling, call)
-        found = found if isinstance(found, list) else [found]
-        for tensor, labels in zip(tensors_in(call.out), found, strict=True):
-            self._labelling.put(tensor, labels)
+        labelling = self._labelling
+        labelling.begin(call)
+        try:
+            out = infer(call)
+            call.out = func(*call.args, **call.kwargs) if out is None else out
+            result = labelling.follow(rule, call)
+            found = result if isinstance(result, list) else [result]
+        except Exception as error:
+            found = labelling.recover(call, error)
+        labelling.finish(call, found)
         return call.out
 
 

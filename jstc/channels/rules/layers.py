@@ -68,8 +68,9 @@ def _convolved(labelling: Labelling, x: Ids | None, w: Labels, weight: Tensor, g
         labelling.tie(x, w[1])
         return w[0]
     if _depthwise(weight, w, groups) and x is not None:
-        labelling.tie(np.repeat(x, weight.shape[0] // groups), w[0])
-        return w[0]
+        out = np.repeat(x, weight.shape[0] // groups)
+        labelling.tie(out, w[0])
+        return out if w[0] is None else w[0]
     if x is not None and w[1] is not None:
         labelling.tie(x, np.tile(w[1], groups))
     if w[0] is not None:
@@ -143,6 +144,8 @@ def _attention(labelling: Labelling, call: Call) -> Labels:
         labelling.freeze(ids, "attention between the channels")
     labelling.inexact(query[-1], "attention is scaled by the number of channels")
     batch = _batch(labelling, _batch(labelling, query[:-2], key[:-2]), value[:-2])
+    if call["attn_mask"] is not None:
+        batch = _batch(labelling, batch, labelling.labels(call["attn_mask"])[:-2])
     return (*batch, query[-2], value[-1])
 
 
@@ -167,7 +170,11 @@ def _batch_norm(labelling: Labelling, call: Call) -> Labels:
             labelling.tie(labels[1], labelling.labels(tensor)[0])
     kind = call.func._schema.name.split("::")[1]
     # fvcore asks `weight` for an eval-mode batch norm, and its norm counter for the rest
-    if kind == "batch_norm":
+    batch_statistics = kind == "batch_norm" and call["training"]
+    if batch_statistics:  # weight standardisation is written so
+        for ids in (labels[0], *labels[2:]):
+            labelling.inexact(ids, "batch statistics over the channels")
+    if kind == "batch_norm" and not batch_statistics:
         labelling.count(kind, 2 if affine[0] is not None else 1, call.first.shape, labels)
     else:
         labelling.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)

@@ -54,13 +54,13 @@ def _squeeze(labelling: Labelling, call: Call) -> Raw:
 
 @rule("expand", "expand_as", "broadcast_to")
 def _expand(labelling: Labelling, call: Call) -> Raw:
-    labels, shape = labelling.raw(call.first), call.out.shape
-    padded = (None,) * (len(shape) - len(labels)) + labels
+    """What is expanded from size one fits anything; `expand_as` takes the labels of its example."""
+    raw, shape = labelling.raw(call.first), call.out.shape
+    padded = (None,) * (len(shape) - len(raw)) + raw
+    other = labelling.raw(call["other"]) if _has(call, "other") else (None,) * len(shape)
     return tuple(
-        ids
-        if isinstance(ids, Axis) or (ids is not None and len(ids) == n)
-        else (None if d < len(shape) - len(labels) else np.zeros(n, np.int64))
-        for d, (ids, n) in enumerate(zip(padded, shape, strict=True))
+        label if isinstance(label, Axis) or (label is not None and len(label) == n) else new
+        for label, new, n in zip(padded, other, shape, strict=True)
     )
 
 
@@ -94,7 +94,8 @@ def _cat(labelling: Labelling, call: Call) -> Labels:
 
 @rule("stack")
 def _stack(labelling: Labelling, call: Call) -> Labels:
-    labels = list(broadcast(labelling, [labelling.labels(t) for t in call.args[0]], call.out.dim() - 1))
+    joined = broadcast(labelling, [labelling.labels(t) for t in call.args[0]], call.out.dim() - 1)
+    labels = list(labelling.decided(joined))
     labels.insert(call["dim"] % call.out.dim(), np.full(len(call.args[0]), FIXED))
     return tuple(labels)
 
@@ -154,7 +155,7 @@ def _select(labelling: Labelling, call: Call) -> Raw:
     raw = labelling.raw(call.first)
     dim = call["dim"] % len(raw)
     if _undecided(raw[dim]):  # queries of a view as [3, heads, width], say
-        return _part(labelling, moved(raw, dim, call["index"]))
+        return _part(labelling, moved(labelling, raw, dim, call["index"]))
     labels = labelling.decided(raw)
     labelling.freeze(labels[dim], "one channel is picked by its number")
     return (*labels[:dim], *labels[dim + 1 :])
@@ -175,7 +176,7 @@ def _unbind(labelling: Labelling, call: Call) -> Sequence[Raw]:
     raw = labelling.raw(call.first)
     dim = (call["dim"] if _has(call, "dim") else 0) % len(raw)
     if _undecided(raw[dim]):
-        return [_part(labelling, moved(raw, dim, index)) for index in range(len(call.out))]
+        return [_part(labelling, moved(labelling, raw, dim, index)) for index in range(len(call.out))]
     labels = labelling.decided(raw)
     labelling.freeze(labels[dim], "channels are taken apart one by one")
     return [(*labels[:dim], *labels[dim + 1 :])] * len(call.out)
@@ -183,14 +184,22 @@ def _unbind(labelling: Labelling, call: Call) -> Sequence[Raw]:
 
 @rule("constant_pad_nd", "pad")
 def _pad(labelling: Labelling, call: Call) -> Labels:
-    """Padding of space passes; padded channels have a literal number of zeros, so those stay whole."""
-    labels = list(labelling.labels(call.first))
-    pad = call["pad"]
+    """Padded positions are a literal number, which stays; other modes than a constant repeat channels."""
+    labels, pad = list(labelling.labels(call.first)), call["pad"]
+    constant = not _has(call, "mode") or call["mode"] == "constant"
     for i in range(len(pad) // 2):
         dim, (before, after) = len(labels) - 1 - i, pad[2 * i : 2 * i + 2]
-        if (before or after) and labels[dim] is not None:
-            labelling.freeze(labels[dim], "channels are padded by a fixed number")
+        ids = labels[dim]
+        if ids is None or not (before or after):
+            continue
+        if not constant:
+            labelling.freeze(ids, f"channels are padded by mode {call['mode']}")
             labels[dim] = np.full(call.out.shape[dim], FIXED)
+            continue
+        kept = ids[max(-before, 0) : len(ids) - max(-after, 0)]
+        labelling.part(kept)
+        ends = (np.full(max(before, 0), FIXED), np.full(max(after, 0), FIXED))
+        labels[dim] = np.concatenate([ends[0], kept, ends[1]])
     return tuple(labels)
 
 

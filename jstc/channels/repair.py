@@ -1,0 +1,116 @@
+"""Attributes of modules that repeat a width, and how they follow a cut.
+
+torch's own layers are known. In others an attribute that a view needs (a number of heads, an inner width)
+is found where the cut network fails: it has the size that no longer fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from jstc.channels.groups import Structure
+from jstc.channels.labels import Ids
+from jstc.errors import ChannelError
+
+__all__ = ["Sized", "apply", "repair_layer", "sized_attributes", "values"]
+
+_GEOMETRY = ("kernel", "stride", "pad", "dilation", "window", "patch", "grid", "seq", "depth", "idx", "index")
+
+
+@dataclass(frozen=True)
+class Sized:
+    """An integer attribute (`name`, or `name[index]`) of a module that is the size of a dimension."""
+
+    module: str
+    name: str
+    index: int | None
+    ids: Ids
+
+    @property
+    def key(self) -> str:
+        """Qualified name of the attribute, such as `blocks.0.attn.num_heads`."""
+        path = f"{self.module}.{self.name}" if self.module else self.name
+        return path if self.index is None else f"{path}[{self.index}]"
+
+
+def sized_attributes(
+    module: nn.Module,
+    path: str,
+    sizes: Iterable[tuple[int, Ids]],
+    parts: Sequence[tuple[int, Ids]] = (),
+) -> Iterator[Sized]:
+    """Attributes of `module` that hold one of `sizes`, or the sizes of all `parts` of a split.
+
+    Those named like geometry (a kernel) are none.
+    """
+    by_size = {size: ids for size, ids in sizes if size > 1}
+    for name, value in vars(module).items():
+        if name.startswith("_") or any(word in name for word in _GEOMETRY):
+            continue
+        if type(value) is int and value in by_size:
+            yield Sized(path, name, None, by_size[value])
+        elif isinstance(value, list | tuple) and all(type(part) is int for part in value):
+            aligned = len(parts) > 1 and list(value) == [size for size, _ in parts]
+            ids = [i for _, i in parts] if aligned else [by_size.get(part) for part in value]
+            yield from (Sized(path, name, index, i) for index, i in enumerate(ids) if i is not None)
+
+
+def values(sized: Iterable[Sized], structure: Structure, keep: Ids) -> dict[str, int]:
+    """What the attributes are after a cut (`keep`: see `slicing.keep_vector`), by qualified name."""
+    return {s.key: int((keep[structure.number(s.ids)] == 1).sum()) for s in sized}
+
+
+def apply(model: nn.Module, attributes: Mapping[str, int]) -> None:
+    """Set attributes given by qualified name. Raises `ChannelError` where there is no such whole number."""
+    for key, value in attributes.items():
+        path, _, last = key.rpartition(".")
+        name, _, index = last.removesuffix("]").partition("[")
+        try:
+            owner: Any = model.get_submodule(path)
+            old = vars(owner)[name] if not index else vars(owner)[name][int(index)]
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            raise ChannelError(f"the network has no attribute '{key}'") from None
+        if type(old) is not int or type(value) is not int or not 1 <= value <= old:
+            raise ChannelError(f"the attribute '{key}' is {old!r} and can't become {value!r}")
+        setattr(owner, name, _replaced(vars(owner)[name], int(index), value) if index else value)
+
+
+def _replaced(old: list[int] | tuple[int, ...], index: int, value: int) -> list[int] | tuple[int, ...]:
+    parts = [*old[:index], value, *old[index + 1 :]]
+    return tuple(parts) if isinstance(old, tuple) else parts
+
+
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def repair_layer(module: Any) -> None:
+    """Attributes of torch's own layers that repeat the shape of a parameter."""
+    if isinstance(module, _CONV):
+        _repair_convolution(module)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        tensor = module.weight if module.weight is not None else module.running_mean
+        module.num_features = len(tensor) if tensor is not None else module.num_features
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        module.num_channels = len(module.weight)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _repair_convolution(module: Any) -> None:
+    first, second = module.weight.shape[:2]
+    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    if module.groups > 1 and second == 1 and module.in_channels == module.groups:  # depthwise
+        multiplier = module.out_channels // module.groups
+        module.groups = first // (1 if transposed else multiplier)
+    inside, outside = (first, second * module.groups) if transposed else (second * module.groups, first)
+    module.in_channels, module.out_channels = inside, outside
