@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -61,7 +62,9 @@ def _on_meta(constructor: Callable[[], nn.Module], name: str) -> nn.Module:
     from jstc.models.meta import ShapesOnly
 
     try:
-        with ShapesOnly():
+        # Whoever loads weights in a constructor would be warned that they go nowhere, as they should here.
+        with ShapesOnly(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return constructor()
     except Exception:
         # Some constructor may read numbers that are not there. And what is wrong with any other will be

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,7 +84,22 @@ def _arguments(factory: Callable[..., Any], spec: ModelSpec) -> dict[str, int]:
     taken = {k: v for k, v in offered.items() if k in parameters and parameters[k].kind in by_name}
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         taken["num_classes"] = spec.num_classes
+    _require_no_others(parameters.values(), taken, spec.name)
     return taken
+
+
+def _require_no_others(parameters: Iterable[inspect.Parameter], taken: Mapping[str, int], name: str) -> None:
+    variadic = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    missing = [
+        f"'{p.name}'"
+        for p in parameters
+        if p.default is inspect.Parameter.empty and p.kind not in variadic and p.name not in taken
+    ]
+    if missing:
+        raise ModelError(
+            f"model '{name}': the factory asks for {' and '.join(missing)}; it is given num_classes and "
+            "in_channels by name where it takes them, and nothing else: give the others a default"
+        )
 
 
 def _call(factory: Callable[..., Any], arguments: dict[str, int], name: str) -> nn.Module:

@@ -25,8 +25,9 @@ _SHOWN = 4
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a checkpoint into `model`: safetensors, or a state dict written by `torch.save`.
 
-    Understands `state_dict` and `model` keys and `module.` prefixes. Raises `ModelError`, and leaves the
-    network as it was, when the file cannot be read without unpickling, or does not fit.
+    Understands `state_dict` and `model` keys, or whatever key the only state dict in the file has, and
+    `module.` prefixes. Raises `ModelError`, and leaves the network as it was, when the file cannot be read
+    without unpickling, or does not fit.
     """
     own = model.state_dict()
     tensors = _rename(_unwrap(_read(path), path), own)
@@ -79,12 +80,28 @@ def _unwrap(document: Any, path: Path) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
             document = document[key]
+    if isinstance(document, Mapping) and len(inside := _state_dicts(document)) == 1:
+        document = document[inside[0]]  # under a name of its author's, beside an epoch or an optimiser
     if not isinstance(document, Mapping) or not document:
         raise ModelError(f"weights {path}: expected a state dict, found {type(document).__name__}")
     odd = [str(key) for key, value in document.items() if not isinstance(value, torch.Tensor)]
     if odd:
-        raise ModelError(f"weights {path}: expected a state dict; not tensors: {_some(odd)}")
+        several = _state_dicts(document)
+        more = f"; it has several: {_some(several)}; save one of them alone" if several else ""
+        raise ModelError(f"weights {path}: expected a state dict; not tensors: {_some(odd)}{more}")
     return {str(key): value for key, value in document.items()}
+
+
+def _state_dicts(document: Mapping[str, Any]) -> list[str]:
+    """Keys under which there are tensors by name, and nothing else."""
+    import torch
+
+    return [
+        key
+        for key, value in document.items()
+        if isinstance(key, str) and isinstance(value, Mapping) and value
+        if all(isinstance(tensor, torch.Tensor) for tensor in value.values())
+    ]
 
 
 def _rename(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -46,7 +46,10 @@ def _check_model(workspace: Workspace) -> None:
     try:
         _ = workspace.channels
     except ChannelError as error:
-        raise ModelError(f"model '{workspace.recipe.model}': {error}") from error
+        shape = "x".join(map(str, workspace.spec.input_shape))
+        raise ModelError(
+            f"model '{workspace.recipe.model}', for images of {shape} from '{workspace.info.name}': {error}"
+        ) from error
     if not workspace.channels.groups:
         reasons = sorted({frozen.reason for frozen in workspace.channels.frozen})
         raise ModelError(f"model '{workspace.recipe.model}' has no channels to cut: {'; '.join(reasons)}")
@@ -82,7 +85,8 @@ def _num_scores(workspace: Workspace) -> int:
         except JstcError:
             raise
         except Exception as error:
-            raise ModelError(f"the forward failed for two images of {list(shape)}: {error}") from error
+            size = "x".join(map(str, shape))
+            raise ModelError(f"the forward failed for two images of {size}: {error}") from error
 
 
 def _check_search(workspace: Workspace) -> None:

@@ -118,7 +118,8 @@ def test_a_users_file_may_import_its_neighbour(write: object, tmp_path: Path) ->
         ("make = 1", r"nets\.py has no function 'make'"),
         ("def make(): return 3", r"expected a torch\.nn\.Module, but got int"),
         ("\ndef make():\n    return 1 / 0", r"factory failed: ZeroDivisionError: .* in .*nets\.py, line 5"),
-        ("def make(width): pass", r"factory failed: TypeError: .*'width'"),
+        ("def make(width, num_classes): pass", r"the factory asks for 'width'; it is given num_classes and"),
+        ("def make(num_classes, /): pass", r"the factory asks for 'num_classes'; .* by name where it takes"),
     ],
 )
 def test_what_is_wrong_with_a_users_file_is_said_with_its_line(

@@ -43,8 +43,9 @@ def _old(state: dict[str, Tensor]) -> dict[str, Tensor]:
         lambda s: {"model": _prefixed("module.", s)},
         lambda s: _prefixed("module._orig_mod.", s),
         _old,
+        lambda s: {"net": s, "acc": 93.1, "optimizer": {"state": {0: {}}, "param_groups": []}},
     ],
-    ids=["plain", "state_dict", "module", "compiled", "old"],
+    ids=["plain", "state_dict", "module", "compiled", "old", "a name of its own"],
 )
 def test_checkpoints_of_many_forms_are_understood(tmp_path: Path, wrap: Any) -> None:
     source, target = Net(), Net()
@@ -113,6 +114,13 @@ def test_foreign_files_are_refused(tmp_path: Path, name: str, data: bytes) -> No
 def test_checkpoints_without_a_state_dict_are_refused(tmp_path: Path, document: object) -> None:
     torch.save(document, tmp_path / "w.pt")
     with pytest.raises(ModelError, match="expected a state dict"):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
+def test_several_state_dicts_are_not_guessed_between(tmp_path: Path) -> None:
+    state = dict(Net().state_dict())
+    torch.save({"student": state, "teacher": state, "epoch": 3}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"has several: student, teacher; save one of them alone"):
         load_weights(Net(), tmp_path / "w.pt")
 
 

@@ -69,6 +69,78 @@ def test_weights_that_do_not_fit(tmp_path):
         check(tmp_path / "run", weights=tmp_path / "w.safetensors")
 
 
+FILE = """
+import torch
+from torch import nn
+
+
+def make(num_classes=7, colours=3):
+    body = [nn.Conv2d(colours, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*body, nn.Linear(8, num_classes))
+
+
+def fixed():
+    return make(7)
+
+
+def grey(num_classes):
+    return make(num_classes, 1)
+
+
+def half(num_classes):
+    return make(num_classes).half()
+
+
+class Maps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3)
+
+    def forward(self, x):
+        return self.two(self.one(x))
+
+
+class Branches(nn.Module):
+    def __init__(self, num_classes=7):
+        super().__init__()
+        self.net = make(num_classes)
+
+    def forward(self, x):
+        return self.net(x if x.sum() > 0 else -x)
+
+
+def branches():
+    return Branches()
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (
+            "fixed",
+            "gives 7 scores for an image, dataset 'digits' has 10 classes: give its last layer 10 outputs, "
+            "or let the factory take num_classes",
+        ),
+        ("branches", "gives 7 scores for an image, dataset 'digits' has 10 classes"),
+        ("Maps", "2 images gave [2, 10, 28, 28]; expected class scores [N, classes]"),
+        ("half", "the forward failed for two images of 3x32x32: "),
+        ("grey", "for images of 3x32x32 from 'digits': the network's forward failed at aten.conv2d"),
+    ],
+)
+def test_a_network_of_the_users_that_is_not_for_these_images(tmp_path, factory, message):
+    (tmp_path / "net.py").write_text(FILE)
+    with pytest.raises(ModelError, match=re.escape(message)):
+        check(tmp_path / "run", model=f"{tmp_path / 'net.py'}:{factory}")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["net.py"]
+
+
+@pytest.mark.parametrize("factory", ["make", "Branches"])
+def test_a_network_of_the_users_that_takes_the_number_of_classes(tmp_path, factory):
+    (tmp_path / "net.py").write_text(FILE)
+    check(tmp_path / "run", model=f"{tmp_path / 'net.py'}:{factory}")
+
+
 def test_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 50 * 10**6))
     with pytest.raises(
