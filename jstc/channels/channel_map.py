@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,14 +14,17 @@ from torch.utils._pytree import tree_map_only
 
 from jstc.channels import budget, gates, repair, slicing
 from jstc.channels import part as parts
+from jstc.channels.attention import adapt
+from jstc.channels.copying import copied
 from jstc.channels.cost import Cost, CostModel
 from jstc.channels.gates import GatedNetwork
-from jstc.channels.groups import Frozen, Group, Structure, build
+from jstc.channels.groups import Connected, Frozen, Group
 from jstc.channels.labelling import Labelling
 from jstc.channels.labels import Recorder, named_tensors
 from jstc.channels.layout import Placed, layout
 from jstc.channels.patterns import require_matches
 from jstc.channels.proof import Proved, prove
+from jstc.channels.refusals import require_plain
 from jstc.channels.trace import run
 from jstc.errors import ChannelError
 from jstc.plan import Plan
@@ -50,6 +52,7 @@ def analyse(
     before and behind it stays as it is, so the rest of the forward may do what can't be traced. Everything
     else is as for the whole network, which is sliced and mapped back; FLOPs are those of the part.
     """
+    require_plain(model)
     require_matches(ignore, (name for name, _ in model.named_parameters(remove_duplicate=False)))
     inputs = slicing.example_inputs(example_input)
     traced = model if part is None else parts.holder(model, part)
@@ -79,12 +82,9 @@ def _analyse(
         raise ChannelError(f"the network's forward failed at {labelling.last_op}: {error}") from error
     labelling.settle()
     record = labelling.record
-
-    def rebuild(frozen: dict[int, str]) -> Structure:
-        return build(record, labelling.params, ignore=ignore, atoms_frozen=frozen)
-
+    connected = Connected(record, labelling.params, ignore=ignore)
     with torch.device(device):
-        proved = prove(model, inputs, rebuild, labelling)
+        proved = prove(model, inputs, connected.structure, labelling)
     record.operations.clear()  # they hold every activation
     return proved, record
 
@@ -104,7 +104,9 @@ def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn
             nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
         )
     moved = tree_map_only(Tensor, lambda x: _moved(x, device), inputs)
-    return copy.deepcopy(model, memo).eval(), moved
+    replica: nn.Module = copied(model, memo).eval()
+    adapt(replica)
+    return replica, moved
 
 
 class ChannelMap:

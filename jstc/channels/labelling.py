@@ -39,6 +39,7 @@ class Labelling:
         self._labels: dict[int, Raw] = {}
         self._modules = dict(model.named_modules())
         self._heads: dict[str, frozenset[int]] = {}
+        self._buffers = {id(buffer) for buffer in model.buffers()}
         self._alive: list[Tensor] = []  # an id() is only good while its tensor lives
         self._names: dict[int, str] = {}
         convolutions = (m for m in self._modules.values() if isinstance(m, nn.modules.conv._ConvNd))
@@ -115,6 +116,10 @@ class Labelling:
         """Qualified name when the tensor is a parameter or buffer of the network."""
         return None if tensor is None else self._names.get(id(tensor))
 
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Is the tensor a buffer of the network?"""
+        return id(tensor) in self._buffers
+
     def tie(self, a: Ids | None, b: Ids | None) -> None:
         """The ids of `a` and `b` must be equal, position by position."""
         if a is None or b is None or a is b:
@@ -176,7 +181,9 @@ class Labelling:
         self._alive.append(tensor)
 
     def _fresh_labels(self, tensor: Tensor, *, kernel: bool) -> Labels:
-        """New ids for each position; those of a kernel `[*, *, kernel...]` are no channels."""
+        """New ids for each position; a kernel `[*, *, kernel...]` and a table of indices have no channels."""
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            return tuple(np.zeros(size, np.int64) for size in tensor.shape)
         return tuple(
             np.full(size, KERNEL)
             if kernel and dim > 1

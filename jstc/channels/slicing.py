@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jstc.channels.attention import adapt, repair_heads
+from jstc.channels.copying import copied
 from jstc.channels.groups import Structure
 from jstc.channels.labels import Ids, named_tensors
+from jstc.channels.repair import apply, repair_layer
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
@@ -106,18 +108,21 @@ def mask_tensors(model: nn.Module, structure: Structure, plan: Plan) -> None:
                     parameter.index_fill_(dim, removed.to(parameter.device), 0.0)
 
 
-def cut_module(model: nn.Module, index: Indices) -> nn.Module:
+def cut_module(model: nn.Module, index: Indices, attributes: Mapping[str, int]) -> nn.Module:
     """A fresh module of the same class with sliced parameters and repaired attributes.
 
     The tensors of `model` are not copied whole: the copy is made with the slices in their place.
     """
-    return rebuild(model, take_tensors(dict(named_tensors(model)), index))
+    return rebuild(model, take_tensors(dict(named_tensors(model)), index), attributes)
 
 
-def rebuild(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def rebuild(
+    model: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, int] | None = None
+) -> nn.Module:
     """A fresh module of the same class that holds `tensors` in place of its own, attributes repaired.
 
-    Raises `ChannelError` when the names differ, or a tensor is larger than the one that it replaces.
+    `attributes` are those that torch's own layers do not have (see `jstc.channels.repair`). Raises
+    `ChannelError` when the names differ, or a tensor is larger than the one that it replaces.
     """
     memo: dict[int, Any] = {}
     own = dict(named_tensors(model))
@@ -132,42 +137,13 @@ def rebuild(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         memo[id(tensor)] = (
             nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         )
-    small = copy.deepcopy(model, memo)
+    small: nn.Module = copied(model, memo)
+    adapt(small, [name for name, tensor in own.items() if tensors[name].shape != tensor.shape])
     for module in small.modules():
-        _repair(module)
+        repair_layer(module)
+        repair_heads(module)
+    apply(small, attributes or {})
     return small
-
-
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def _repair(module: Any) -> None:
-    """Attributes that repeat the shape of a parameter."""
-    if isinstance(module, _CONV):
-        _repair_convolution(module)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        tensor = module.weight if module.weight is not None else module.running_mean
-        module.num_features = len(tensor) if tensor is not None else module.num_features
-    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
-        module.num_channels = len(module.weight)
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(module.weight)
-    elif isinstance(module, nn.Embedding):
-        module.num_embeddings, module.embedding_dim = module.weight.shape
-
-
-def _repair_convolution(module: Any) -> None:
-    first, second = module.weight.shape[:2]
-    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-    if module.groups > 1 and second == 1 and module.in_channels == module.groups:  # depthwise
-        multiplier = module.out_channels // module.groups
-        module.groups = first // (1 if transposed else multiplier)
-    inside, outside = (first, second * module.groups) if transposed else (second * module.groups, first)
-    module.in_channels, module.out_channels = inside, outside
 
 
 def example_inputs(example: Tensor | Sequence[Any]) -> tuple[Any, ...]:

@@ -102,6 +102,8 @@ def _linear(labelling: Labelling, call: Call) -> Labels:
     x, weight, bias = call["input"], call["weight"], call["bias"]
     x_ids, w = labelling.labels(x), labelling.labels(weight)
     labelling.tie(x_ids[-1], w[-1])
+    if labelling.is_constant(x):
+        labelling.freeze(x_ids[-1], "given by a constant of the network")
     out = w[0] if weight.dim() == 2 else None
     if bias is not None:
         labelling.tie(out, labelling.labels(bias)[-1])
