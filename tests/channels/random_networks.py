@@ -74,7 +74,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=form % 2 == 0), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, length, width = x.shape
+        n, length, _ = x.shape
         if self.form < 2:
             q, k, v = self.qkv(x).reshape(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         else:
@@ -327,7 +327,7 @@ def _residual(shape: Shape, a: int, b: int, body: Sequence[Step]) -> tuple[nn.Mo
         lambda x, y: F.relu(y.add_(x)),
         lambda x, y: torch.stack([x, y]).sum(0),
         lambda x, y: x * y.sigmoid(),
-        lambda x, y: torch.maximum(x, y),
+        torch.maximum,
         lambda x, y: torch.stack([x, y], 1).mean(1),
     )[a % 6]
     return Fn(
@@ -349,9 +349,8 @@ def _branches(shape: Shape, a: int, b: int, body: Sequence[Step]) -> tuple[nn.Mo
     match = nn.Identity() if r_shape[1:] == l_shape[1:] else nn.Upsample(size=l_shape[1:])
     layers = {"left": left, "right": right, "match": match}
     if a % 2:
-        return Fn("branches", lambda net, x: torch.cat([net.match(net.right(x)), net.left(x)], 1), **layers), (
-            l_shape[0] + r_shape[0], *l_shape[1:],
-        )  # fmt: skip
+        made = Fn("branches", lambda net, x: torch.cat([net.match(net.right(x)), net.left(x)], 1), **layers)
+        return made, (l_shape[0] + r_shape[0], *l_shape[1:])
     out = (l_shape[0] + r_shape[0] + shape[0], *l_shape[1:])
     resize = nn.Identity() if shape[1:] == l_shape[1:] else nn.Upsample(size=l_shape[1:])
 
