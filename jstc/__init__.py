@@ -22,13 +22,13 @@ from jstc.errors import JstcError
 from jstc.plan import Plan
 
 if TYPE_CHECKING:
-    from jstc.channels import ChannelMap, analyse
+    from jstc.channels import ChannelMap, analyse, rule
     from jstc.pipeline.library import search
     from jstc.recipe import Recipe
     from jstc.recipe_file import load as load_recipe
     from jstc.slim import load
 
-__all__ = ["ChannelMap", "JstcError", "Plan", "Recipe", "analyse", "load", "load_recipe", "search"]
+__all__ = ["ChannelMap", "JstcError", "Plan", "Recipe", "analyse", "load", "load_recipe", "rule", "search"]
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ _HOMES = {
     "analyse": ("jstc.channels", "analyse"),
     "load": ("jstc.slim", "load"),
     "load_recipe": ("jstc.recipe_file", "load"),
+    "rule": ("jstc.channels", "rule"),
 }
 
 

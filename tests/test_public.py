@@ -12,7 +12,7 @@ import pytest
 
 import jstc
 
-PUBLIC = ["ChannelMap", "JstcError", "Plan", "Recipe", "analyse", "load", "load_recipe", "search"]
+PUBLIC = ["ChannelMap", "JstcError", "Plan", "Recipe", "analyse", "load", "load_recipe", "rule", "search"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(jstc.__file__).parents[1])}
 
 

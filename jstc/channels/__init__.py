@@ -2,8 +2,20 @@
 
 from jstc.channels.channel_map import ChannelMap, analyse
 from jstc.channels.cost import Cost
+from jstc.channels.custom import Call, Labels, Tracing, rule
 from jstc.channels.gates import GatedNetwork, fold
 from jstc.channels.groups import Frozen, Group
-from jstc.channels.rules import rule
 
-__all__ = ["ChannelMap", "Cost", "Frozen", "GatedNetwork", "Group", "analyse", "fold", "rule"]
+__all__ = [
+    "Call",
+    "ChannelMap",
+    "Cost",
+    "Frozen",
+    "GatedNetwork",
+    "Group",
+    "Labels",
+    "Tracing",
+    "analyse",
+    "fold",
+    "rule",
+]
