@@ -20,7 +20,7 @@ from jstc.models import ModelSpec
 from jstc.plan import Plan
 from jstc.train import subnetwork
 
-__all__ = ["FOLD_TOLERANCE", "emit", "load"]
+__all__ = ["FOLD_TOLERANCE", "emit", "load", "rebuilt"]
 
 FOLD_TOLERANCE = 1e-5
 """Largest difference of any output, in float32, that folding the gates may make."""
@@ -54,7 +54,13 @@ def emit(
     files.write_with(directory / "model.safetensors", lambda path: save_file(tensors, path))
     plan.save(directory / "plan.json")
     files.write_json(
-        directory / "model.json", {"schema": _SCHEMA, "model": spec.to_dict(), "plan_hash": plan.hash}
+        directory / "model.json",
+        {
+            "schema": _SCHEMA,
+            "model": spec.to_dict(),
+            "plan_hash": plan.hash,
+            "attributes": channels.attributes(plan),
+        },
     )
     return {"max_abs_diff_fold": difference}
 
@@ -75,6 +81,12 @@ def _scores(network: nn.Module, images: Tensor) -> Tensor:
     return scores
 
 
+def rebuilt(network: nn.Module, folder: Path) -> nn.Module:
+    """The network in `folder` made from the target network, in eval mode. Raises as `load` does."""
+    _, attributes = _read_spec(folder)
+    return rebuild(network, load_file(folder / "model.safetensors"), attributes).eval()
+
+
 def load(path: Path | str, *, allow_code: bool = False) -> nn.Module:
     """The network that `emit` wrote to `path`, in eval mode: an ordinary module of its own class.
 
@@ -83,14 +95,14 @@ def load(path: Path | str, *, allow_code: bool = False) -> nn.Module:
     `allow_code` must permit. Raises `ModelError` when something is missing, damaged, or does not fit.
     """
     folder = Path(path)
-    spec = _read_spec(folder)
+    spec, _ = _read_spec(folder)
     if models.runs_user_code(spec.name) and not allow_code:
         raise ModelError(
             f"{folder}: the network is built by running '{spec.name}'; pass allow_code=True if you trust it"
         )
     network = models.build(spec, seed=0)
     try:
-        network = rebuild(network, load_file(folder / "model.safetensors")).eval()
+        network = rebuilt(network, folder)
         with torch.inference_mode():  # do the tensors fit each other, too?
             network(torch.zeros(1, *spec.input_shape))
     except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
@@ -98,12 +110,16 @@ def load(path: Path | str, *, allow_code: bool = False) -> nn.Module:
     return network
 
 
-def _read_spec(folder: Path) -> ModelSpec:
+def _read_spec(folder: Path) -> tuple[ModelSpec, dict[str, int]]:
+    """How to build the network, and the attributes that follow its widths."""
     try:
         document = files.read_json(folder / "model.json")
         if document["schema"] != _SCHEMA:
             raise ModelError(f"{folder}: schema {document['schema']!r} is not {_SCHEMA}")
-        return ModelSpec.from_dict(document["model"])
+        attributes = document.get("attributes", {})
+        if not isinstance(attributes, dict):
+            raise TypeError("'attributes' is not a mapping")
+        return ModelSpec.from_dict(document["model"]), attributes
     except FileNotFoundError:
         raise ModelError(
             f"no slim network in {folder}: it has no model.json; run `jstc slim` first"

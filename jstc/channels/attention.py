@@ -124,17 +124,15 @@ def _heads(x: Tensor, width: int) -> Tensor:
 
 def _additive(mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:
     """One mask to add to the scores [batch, heads, positions, positions]; `True` means: not to be seen."""
-    found: Tensor | None = None
-    for given, shape in ((mask, None), (padding, (len(q), 1, 1, -1))):
-        if given is None:
-            continue
-        added = given if given.is_floating_point() else _minus_infinity(given, q.dtype)
-        if shape is not None:
-            added = added.reshape(shape)
-        elif added.dim() == 3:
-            added = added.reshape(len(q), -1, *added.shape[1:])
-        found = added if found is None else found + added
-    return found
+    batch, added = q.shape[0], None  # `len` would make the batch a constant in an export
+    if mask is not None:
+        added = mask if mask.is_floating_point() else _minus_infinity(mask, q.dtype)
+        added = added.reshape(batch, -1, *added.shape[1:]) if added.dim() == 3 else added
+    if padding is not None:
+        hidden = padding if padding.is_floating_point() else _minus_infinity(padding, q.dtype)
+        hidden = hidden.reshape(batch, 1, 1, -1)
+        added = hidden if added is None else added + hidden
+    return added
 
 
 def _minus_infinity(hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -196,7 +194,7 @@ def _window_attention(self: Any, x: Tensor, sides: Any, shift: list[int]) -> Ten
     scores = scores + self.get_relative_position_bias()
     if any(shift):
         mask = _shift_mask(scores, sides, self.window_size, shift)
-        per_image = scores.view(-1, len(mask), *scores.shape[1:])
+        per_image = scores.view(-1, mask.shape[0], *scores.shape[1:])
         scores = (per_image + mask.unsqueeze(1)).view(scores.shape)
     weights = F.dropout(torch.softmax(scores, dim=-1), self.attention_dropout, training=self.training)
     x = (weights @ v).transpose(1, 2).flatten(2)

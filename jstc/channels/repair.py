@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from jstc.channels.groups import Structure
 from jstc.channels.labels import Ids
 from jstc.errors import ChannelError
 
-__all__ = ["Sized", "apply", "repair_layer", "sized_attributes", "values"]
+__all__ = ["Sized", "apply", "forget", "repair_layer", "sized_attributes", "values"]
 
 _GEOMETRY = ("kernel", "stride", "pad", "dilation", "window", "patch", "grid", "seq", "depth", "idx", "index")
 
@@ -48,15 +48,24 @@ def sized_attributes(
     Those named like geometry (a kernel) are none.
     """
     by_size = {size: ids for size, ids in sizes if size > 1}
-    for name, value in vars(module).items():
-        if name.startswith("_") or any(word in name for word in _GEOMETRY):
-            continue
-        if type(value) is int and value in by_size:
+    own = {name: value for name, value in vars(module).items() if _may_follow(name)}
+    # Of a number of heads and a width per head that are equal it is the former.
+    heads = {value for name, value in own.items() if type(value) is int and _counts_heads(name)}
+    for name, value in own.items():
+        if type(value) is int and value in by_size and (value not in heads or _counts_heads(name)):
             yield Sized(path, name, None, by_size[value])
         elif isinstance(value, list | tuple) and all(type(part) is int for part in value):
             aligned = len(parts) > 1 and list(value) == [size for size, _ in parts]
             ids = [i for _, i in parts] if aligned else [by_size.get(part) for part in value]
             yield from (Sized(path, name, index, i) for index, i in enumerate(ids) if i is not None)
+
+
+def _may_follow(name: str) -> bool:
+    return not name.startswith("_") and not any(word in name for word in _GEOMETRY)
+
+
+def _counts_heads(name: str) -> bool:
+    return "head" in name and "dim" not in name
 
 
 def values(sized: Iterable[Sized], structure: Structure, keep: Ids) -> dict[str, int]:
@@ -85,6 +94,17 @@ def _replaced(old: list[int] | tuple[int, ...], index: int, value: int) -> list[
 
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def forget(module: nn.Module) -> None:
+    """Empty what the module's author calls a cache: it holds tensors of the uncut widths."""
+    for name, value in list(vars(module).items()):
+        if "cache" not in name:
+            continue
+        if isinstance(value, dict | list):
+            value.clear()
+        elif isinstance(value, Tensor):
+            setattr(module, name, None)
 
 
 def repair_layer(module: Any) -> None:

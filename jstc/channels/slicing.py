@@ -13,7 +13,7 @@ from jstc.channels.attention import adapt, repair_heads
 from jstc.channels.copying import copied
 from jstc.channels.groups import Structure
 from jstc.channels.labels import Ids, named_tensors
-from jstc.channels.repair import apply, repair_layer
+from jstc.channels.repair import apply, forget, repair_layer
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
@@ -140,6 +140,7 @@ def rebuild(
     small: nn.Module = copied(model, memo)
     adapt(small, [name for name, tensor in own.items() if tensors[name].shape != tensor.shape])
     for module in small.modules():
+        forget(module)
         repair_layer(module)
         repair_heads(module)
     apply(small, attributes or {})

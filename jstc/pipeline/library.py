@@ -110,11 +110,9 @@ class _Given(Workspace):
 
     def load_slim(self, folder: Path) -> nn.Module:
         """The emitted network, made from the given one."""
-        from safetensors.torch import load_file
+        from jstc import slim
 
-        from jstc.channels.slicing import rebuild
-
-        return rebuild(self.new_target(), load_file(folder / "model.safetensors")).eval()
+        return slim.rebuilt(self.new_target(), folder)
 
 
 def _require_labels(dataset: Dataset) -> None:

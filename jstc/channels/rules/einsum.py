@@ -36,6 +36,17 @@ def letters(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[
     return operands, names + once
 
 
+_EXACT = {"abc,abd->acd", "abc,adc->adb"}
+"""fvcore multiplies out the widths of these; of others it reads numpy's count, which is rounded."""
+
+
+def _canonical(operands: Sequence[Sequence[str]], output: Sequence[str]) -> str:
+    """The equation with letters in the order of their first use."""
+    order = list(dict.fromkeys(name for term in [*operands, output] for name in term))
+    terms = ["".join(chr(97 + order.index(name)) for name in term) for term in [*operands, output]]
+    return f"{','.join(terms[:-1])}->{terms[-1]}"
+
+
 @rule("einsum")
 def _einsum(labelling: Labelling, call: Call) -> Labels:
     """Operands with a letter for each dimension; letters that the output lacks are summed over."""
@@ -54,9 +65,8 @@ def _einsum(labelling: Labelling, call: Call) -> Labels:
             sizes[name] = max(sizes.get(name, 1), size)
     _inexact(labelling, operands, output, ids)
     if len(operands) == 2 and set(sizes) - set(output):
-        labelling.count(
-            "einsum", 1, list(sizes.values()), [_sized(ids[n], size) for n, size in sizes.items()]
-        )
+        kind = "exact einsum" if _canonical(operands, output) in _EXACT else "einsum"
+        labelling.count(kind, 1, list(sizes.values()), [_sized(ids[n], size) for n, size in sizes.items()])
     return tuple(_sized(ids[name], size) for name, size in zip(output, call.out.shape, strict=True))
 
 
