@@ -16,12 +16,16 @@ __all__ = ["Placed", "layout"]
 
 @dataclass(frozen=True)
 class Placed:
-    """A parameter that the forward uses; `groups[d]` names the groups that dimension d has channels of."""
+    """A parameter that the forward uses.
+
+    `groups[d]` names the groups that dimension d has channels of, `sizes[d]` says at how many positions each.
+    """
 
     layer: str
     parameter: str
     shape: tuple[int, ...]
     groups: tuple[tuple[str, ...], ...]
+    sizes: tuple[tuple[int, ...], ...]
 
 
 def layout(
@@ -30,14 +34,18 @@ def layout(
     """The parameters in the order in which the forward first uses them."""
     starts = np.array([group.start for group in structure.groups], np.int64)
 
-    def groups_of(numbers: Ids | None) -> tuple[str, ...]:
-        if numbers is None:
-            return ()
-        found = np.searchsorted(starts, np.unique(numbers[numbers >= 0]), side="right") - 1
-        return tuple(structure.groups[i].name for i in np.unique(found).tolist())
+    def placed(name: str) -> Placed:
+        found = [_groups_of(numbers, starts) for numbers in structure.numbers[name]]
+        groups = tuple(tuple(structure.groups[i].name for i in indices) for indices, _ in found)
+        return Placed(layer_of(name), name, shapes[name], groups, tuple(tuple(sizes) for _, sizes in found))
 
-    return tuple(
-        Placed(layer_of(name), name, shapes[name], tuple(map(groups_of, structure.numbers[name])))
-        for name in record.used
-        if name in shapes and name in structure.numbers
-    )
+    return tuple(placed(name) for name in record.used if name in shapes and name in structure.numbers)
+
+
+def _groups_of(numbers: Ids | None, starts: Ids) -> tuple[list[int], list[int]]:
+    """Indices of the groups along one dimension, and the positions of each."""
+    if numbers is None:
+        return [], []
+    found = np.searchsorted(starts, numbers[numbers >= 0], side="right") - 1
+    indices, sizes = np.unique(found, return_counts=True)
+    return indices.tolist(), sizes.tolist()

@@ -50,7 +50,7 @@ def _show_groups(groups: Sequence[Entry], *, every: bool) -> None:
         lines = [Alike(group["name"], (index,)) for index, group in enumerate(groups)]
     else:
         lines = collapse(
-            [group["name"] for group in groups], [group["width"] for group in groups], enough=_MOST_GROUPS
+            [group["name"] for group in groups], [_width(group) for group in groups], enough=_MOST_GROUPS
         )
     rows = [_group_row(line, [groups[index] for index in line.members], every) for line in lines]
     header = ["group", "width", "FLOPs", "params", "layers", ""]
@@ -73,12 +73,16 @@ def _group_row(line: Alike, groups: Sequence[Entry], every: bool) -> list[str]:
     layers = list(dict.fromkeys(name for group in groups for name in group["layers"]))
     return [
         _counted(line),
-        f"{first['width']:,}",
+        _width(first),
         _span("share", [group["flops_share"] for group in groups]),
         _span("params", [group["params"] for group in groups]),
         _span("layers", [len(group["layers"]) for group in groups]),
         ", ".join(layers) if every else _named(layers),
     ]
+
+
+def _width(group: Entry) -> str:
+    return f"{group['width']:,}" + (f" x {group['unit']}" if group["unit"] > 1 else "")
 
 
 def _span(name: str, values: Sequence[float]) -> str:

@@ -42,11 +42,12 @@ def document(network: nn.Module, channels: ChannelMap, settings: ChannelSettings
 
 
 def _groups(channels: ChannelMap, least: list[int], steps: list[int]) -> list[dict[str, Any]]:
-    whole = channels.cost().params
+    whole, units = channels.cost().params, _units(channels)
     return [
         {
             "name": group.name,
             "width": group.width,
+            "unit": units[group.name],
             "least": least[index],
             "step": steps[index],
             "flops_share": channels.flops_share[group.name],
@@ -56,6 +57,17 @@ def _groups(channels: ChannelMap, least: list[int], steps: list[int]) -> list[di
         }
         for index, group in enumerate(channels.groups)
     ]
+
+
+def _units(channels: ChannelMap) -> dict[str, int]:
+    """Positions that one channel of a group takes where it takes fewest: more than one for a head."""
+    found: dict[str, int] = {}
+    for placed in channels.layout:
+        for names, sizes in zip(placed.groups, placed.sizes, strict=True):
+            for name, size in zip(names, sizes, strict=True):
+                unit = size // channels.widths[name]
+                found[name] = min(unit, found.get(name, unit))
+    return found
 
 
 def _without(channels: ChannelMap, index: int) -> int:
@@ -80,17 +92,23 @@ def _frozen(network: nn.Module, channels: ChannelMap) -> list[dict[str, Any]]:
 
 
 def _layers(network: nn.Module, channels: ChannelMap) -> list[dict[str, Any]]:
-    """Modules with parameters, in the order of the forward; `makes` and `reads` are names of groups."""
+    """Modules with parameters, in the order of the forward.
+
+    `makes` and `reads` are names of groups; `made` says how many of the layer's channels each group has.
+    """
     found: dict[str, dict[str, Any]] = {}
     for placed in channels.layout:
         out = _out_dim(network, placed)
         entry = {"name": placed.layer, "kind": _kind(network, placed.layer), "rank": 0, "width": 0}
-        layer = found.setdefault(placed.layer, {**entry, "makes": [], "reads": []})
+        layer = found.setdefault(placed.layer, {**entry, "makes": [], "made": [], "reads": []})
         if len(placed.shape) > layer["rank"]:
             layer |= {"rank": len(placed.shape), "width": placed.shape[out]}
-        for dim, names in enumerate(placed.groups):
+        for dim, (names, sizes) in enumerate(zip(placed.groups, placed.sizes, strict=True)):
             side = layer["makes" if dim == out else "reads"]
-            side += [name for name in names if name not in side]
+            for name, size in zip(names, sizes, strict=True):
+                if name not in side:
+                    side.append(name)
+                    layer["made"] += [size] if dim == out else []
     return list(found.values())
 
 

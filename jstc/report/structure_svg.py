@@ -145,15 +145,13 @@ class _Picture:
     def _width_bar(self, row: Row, y: float) -> Iterator[str]:
         total = row.layer["width"]
         length = self.bar * total / self.widest
-        stays = min(total, sum(entry["channels"] for entry in row.stays_made))
         made = [self.groups[name] for name in row.layer["makes"]]
-        whole = sum(group["width"] for group in made) or 1
         x = self.widths_x
-        for group in made:
-            part = length * (total - stays) / total * group["width"] / whole
+        for group, size in zip(made, row.layer["made"], strict=True):
+            part = length * min(1.0, size / total)
             yield _titled(_told(group), _bar(x, y, part, f"{self.colours[group['name']]} fill"))
             x += part
-        if not made or stays:
+        if not made or row.stays_made:
             told = "\n".join(dict.fromkeys(entry["reason"] for entry in row.stays_made)) or "stay whole"
             yield _titled(told, _bar(x, y, self.widths_x + length - x, "grey fill"))
         yield _text(self.widths_x + length + 6, y + 4, str(total), "number")
@@ -188,9 +186,14 @@ class _Picture:
         return [*told[:_REASONS], f"and {more} more reasons, in the tooltips"] if more > 0 else told
 
 
+def _size(group: Entry) -> str:
+    unit = group["unit"]
+    return f"{group['width']} channels" if unit == 1 else f"{group['width']} units of {unit} channels"
+
+
 def _told(group: Entry) -> str:
     return (
-        f"{group['name']}: {group['width']} channels (at least {group['least']} stay, in steps of "
+        f"{group['name']}: {_size(group)} (at least {group['least']} stay, in steps of "
         f"{group['step']}), {figures.share(group['flops_share'], 1)} of the FLOPs, "
         f"{figures.count(group['params'])} parameters\nin {_few(group['layers'], 12)}"
     )

@@ -50,3 +50,18 @@ def test_the_share_of_the_parameters_that_can_fall():
     # All but last.bias (3) and the layer that the forward does not use (6).
     assert channels.params_coverage == (32 + 8 + 24) / (32 + 8 + 24 + 3 + 6)
     assert channels.coverage == 1.0
+
+
+def test_positions_of_a_group_are_counted():
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 1), nn.Linear(8 * 16, 5)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).flatten(1))
+
+    channels = analyse(Flat(), torch.zeros(1, 3, 4, 4))
+    sizes = {placed.parameter: placed.sizes for placed in channels.layout}
+    assert sizes["conv.weight"] == ((8,), (), (), ())
+    assert sizes["fc.weight"] == ((), (128,))

@@ -130,7 +130,15 @@ def test_on_a_narrow_terminal_names_stay_whole(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     name = "encoder.layers.encoder_layer_11.mlp.0"
-    group = {"name": name, "width": 3072, "flops_share": 0.5, "params": 10**6, "layers": [name, f"{name}.x"]}
+    group = {
+        "name": name,
+        "width": 12,
+        "unit": 64,
+        "flops_share": 0.5,
+        "params": 10**6,
+        "layers": [name, f"{name}.x"],
+    }
     sizes = {f"smallest_{metric}{kind}": 1 for metric in ("flops", "params") for kind in ("", "_share")}
     inspect_view.show(document(groups=[group], **sizes))
-    assert name in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert name in out and "12 x 64" in out

@@ -25,6 +25,18 @@ class Net(nn.Module):
         return self.head((self.norm(self.up(x)) + self.token).mean((2, 3)))
 
 
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 32, 4, stride=4)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
 def grey():
     return Net(1)
 
@@ -127,3 +139,11 @@ def test_nothing_to_cut_is_an_answer_too(found):
 def test_what_the_dataset_says_is_not_said_twice(found, option):
     with pytest.raises(InputError, match="give either --"):
         found(dataset="digits", image_size=None, **option)
+
+
+def test_heads_are_units_of_several_channels(found):
+    document = found("Attends")
+    (heads,) = [group for group in document["groups"] if group["name"] == "attention"]
+    assert (heads["width"], heads["unit"]) == (4, 8)
+    attention = next(layer for layer in document["layers"] if layer["name"] == "attention")
+    assert (attention["width"], attention["made"]) == (96, [96])

@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def group(name, width, share, layers):
     return {
-        "name": name, "width": width, "least": 1, "step": 1, "flops_share": share, "params": 1000,
+        "name": name, "width": width, "unit": 1, "least": 1, "step": 1, "flops_share": share, "params": 1000,
         "layers": layers, "not_like_masking": None,
     }  # fmt: skip
 
@@ -27,6 +27,7 @@ def layer(name, width, makes=(), reads=(), rank=4):
         "rank": rank,
         "width": width,
         "makes": [*makes],
+        "made": [8 if name == "b.1" else width for _ in makes],
         "reads": [*reads],
     }
 
