@@ -95,7 +95,7 @@ def _randomise(model: nn.Module) -> nn.Module:
         norm = isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm)
         if norm and module.weight is not None:
             nn.init.uniform_(module.weight, 0.5, 1.5)
-        if getattr(module, "bias", None) is not None:
+        if isinstance(getattr(module, "bias", None), Tensor):
             nn.init.normal_(module.bias, 0.1, 0.2)
     return model
 

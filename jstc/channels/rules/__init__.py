@@ -16,6 +16,7 @@ from jstc.channels.rules import (  # noqa: F401  registers the rules
     indexing,
     layers,
     normalise,
+    recurrent,
     shapes,
     windows,
 )
