@@ -51,7 +51,8 @@ class Tracing:
     def count(self, labels: Sequence[Ids | None], shape: Sequence[int], *, factor: int = 1) -> None:
         """FLOPs: `factor` times the product of `shape`, whose dimensions have these labels.
 
-        Only for what fvcore counts too: a search refuses a network of which the two counts disagree.
+        For plans made in Python: fvcore counts no operation of yours, and a search refuses a network of
+        which the two counts disagree.
         """
         self._labelling.count("custom", factor, shape, labels)
 
