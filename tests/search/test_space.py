@@ -27,7 +27,7 @@ def test_plans_keep_to_the_limits_of_their_groups(channels: ChannelMap, make_rec
     stem, wide, last = found.T
     assert not (wide % 3).any() and len(set(wide.tolist())) > 1
     assert last.min() >= 13
-    assert stem.min() < 8 * 0.8
+    assert stem.min() < 8
 
 
 def test_limits_out_of_reach_and_groups_that_are_not_there(channels: ChannelMap, make_recipe: Any) -> None:
