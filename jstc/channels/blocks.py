@@ -15,7 +15,7 @@ import numpy as np
 
 from jstc.channels.labels import FIXED, Ids
 
-__all__ = ["Axis", "Block", "Raw", "Tying", "keep_axis", "moved"]
+__all__ = ["Axis", "Block", "Raw", "Tying", "alone", "keep_axis", "moved"]
 
 
 class Tying(Protocol):
@@ -66,19 +66,22 @@ def keep_axis(labelling: Tying, ids: Ids, keep: int | None = None) -> list[Ids]:
     Without `keep` it is the dimension along which alone they vary, else the widest, of equals the last.
     """
     if keep is None:
-        keep = _varying(ids)
+        keep = alone(ids)
+    if keep is None:
+        keep = ids.ndim - 1 - int(np.argmax(ids.shape[::-1]))
     lines = np.moveaxis(ids, keep, -1).reshape(-1, ids.shape[keep])
     if len(lines) > 1 and (lines[1:] != lines[0]).any():
         labelling.tie(np.tile(lines[0], len(lines) - 1), lines[1:].reshape(-1))
     return [lines[0] if d == keep else np.full(n, FIXED) for d, n in enumerate(ids.shape)]
 
 
-def _varying(ids: Ids) -> int:
+def alone(ids: Ids) -> int | None:
+    """The dimension along which alone ids vary; None if there are several."""
     for d in range(ids.ndim):
         line = ids[tuple(slice(None) if o == d else slice(0, 1) for o in range(ids.ndim))]
         if (line != line.flat[0]).any() and (ids == line).all():
             return d
-    return ids.ndim - 1 - int(np.argmax(ids.shape[::-1]))
+    return None
 
 
 def moved(labelling: Tying, raw: Raw, dim: int, index: int) -> Raw:

@@ -136,6 +136,11 @@ class Labelling:
         """
         self.record.parts.setdefault(len(self.record.operations), []).append(parts)
 
+    def border(self, ids: Ids | None) -> None:
+        """Channels of `ids` are taken up to a certain number, which may be a share of their width."""
+        if ids is not None and (ids >= FIRST_FREE).any():
+            self.record.borders.append(ids)
+
     def freeze(self, ids: Ids | None, reason: str) -> None:
         """The channels `ids` can't be cut, because of `reason`."""
         if ids is not None and (ids >= FIRST_FREE).any():

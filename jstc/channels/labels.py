@@ -114,6 +114,7 @@ class Recorder:
     counts: list[Count] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
     parts: dict[int, list[tuple[Ids | None, ...]]] = field(default_factory=dict)  # by number of operation
+    borders: list[Ids] = field(default_factory=list)
     inexact: list[tuple[Ids, str]] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)

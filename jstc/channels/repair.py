@@ -18,7 +18,7 @@ from jstc.errors import ChannelError
 
 __all__ = ["Sized", "apply", "forget", "repair_layer", "sized_attributes", "values"]
 
-_GEOMETRY = ("kernel", "stride", "pad", "dilation", "window", "patch", "grid", "seq", "depth", "idx", "index")
+_GEOMETRY = ("kernel", "stride", "pad", "dilation", "window", "patch", "grid", "seq", "depth")
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,12 @@ def _take(tensor: Tensor, index: Index | None) -> Tensor:
     for dim, kept in enumerate(index or ()):
         if kept is not None:
             taken = taken.index_select(dim, kept.to(tensor.device))
-    return taken.clone() if taken is tensor else taken
+    if taken is tensor:
+        return taken.clone()
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    if last and not tensor.is_contiguous():
+        return taken.contiguous(memory_format=torch.channels_last)
+    return taken
 
 
 def put_tensors(small: Mapping[str, Tensor], tensors: Mapping[str, Tensor], index: Indices) -> None:

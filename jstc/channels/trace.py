@@ -64,7 +64,7 @@ def _own_state(module: nn.Module) -> dict[str, Any]:
     return {
         name: copy.copy(value) if type(value) in (dict, list, set) else value
         for name, value in vars(module).items()
-        if name not in _TORCHS_OWN
+        if name not in _TORCHS_OWN or name == "_buffers"
     }
 
 

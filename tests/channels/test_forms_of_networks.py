@@ -151,7 +151,6 @@ def test_what_a_forward_may_do(toy, form):
     net.require_exact()
 
 
-@pytest.mark.xfail(strict=True, reason="the proof compares the sizes of made-up tensors too")
 def test_tensors_made_by_the_forward_follow_a_cut(toy):
     net = toy(made_up, **layers())
     assert net.widths == {"a": 8, "b": 6}
@@ -322,7 +321,6 @@ def test_any_kind_of_number(kind):
     assert small(torch.randn(2, 3, 8, 8, dtype=kind)).dtype == kind
 
 
-@pytest.mark.xfail(strict=True, reason="index_select makes a weight contiguous")
 def test_channels_last_stays_channels_last():
     model = Plain().eval().to(memory_format=torch.channels_last)
     image = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)

@@ -34,6 +34,8 @@ def _convolution(labelling: Labelling, call: Call) -> Labels:
     for kernel in w[2:]:
         labelling.tie(kernel, None if kernel is None else np.full(len(kernel), KERNEL))
     channel = x.dim() - weight.dim() + 1  # 1, or 0 without a batch dimension
+    if weight.shape[:2] == (1, 1) and x.dim() == 3 and x.shape == call.out.shape and _is_channel(x_ids[-1]):
+        return _over_channels(labelling, call, x_ids)
     for space in x_ids[channel + 1 :]:
         labelling.freeze(space, "a convolution slides over the channels")
     if transposed:
@@ -47,6 +49,13 @@ def _convolution(labelling: Labelling, call: Call) -> Labels:
     if not transposed and not _depthwise(weight, w, groups):
         labelling.site("writer", (weight, bias), out)
     return (*x_ids[:channel], out, *(_fixed(n) for n in call.out.shape[channel + 1 :]))
+
+
+def _over_channels(labelling: Labelling, call: Call, ids: Labels) -> Labels:
+    """One kernel slides over the channels [N, 1, C], as in efficient channel attention: neighbours change."""
+    labelling.inexact(ids[-1], "a convolution slides over the channels")
+    labelling.count("conv", call.first.shape[0] * call["weight"].shape[-1], call.out.shape[-1:], ids[-1:])
+    return ids
 
 
 def _has(call: Call, name: str) -> bool:

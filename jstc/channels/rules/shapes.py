@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from jstc.channels.blocks import Axis, Block, Raw, keep_axis, moved
+from jstc.channels.blocks import Axis, Block, Raw, alone, keep_axis, moved
 from jstc.channels.labelling import Labelling
 from jstc.channels.labels import FIRST_FREE, FIXED, Call, Ids, Labels
 from jstc.channels.rules.arithmetic import broadcast
@@ -112,7 +112,9 @@ def _split(labelling: Labelling, call: Call) -> list[Labels]:
         return [labels] * len(sizes)
     ends = np.cumsum(sizes)
     parts = [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-    if "sizes" not in call.func._schema.name and len(parts) > 1:
+    if "sizes" in call.func._schema.name:
+        labelling.border(ids)
+    elif len(parts) > 1:
         if len(set(sizes)) > 1:
             labelling.freeze(ids, "split into unequal parts")
         for part in parts[1:]:
@@ -145,6 +147,7 @@ def _slice(labelling: Labelling, call: Call) -> Raw:
     else:
         start, step = call["start"] or 0, call["step"]
     start = start + len(ids) if start < 0 else start
+    labelling.border(ids)
     part = ids[start : start + call.out.shape[dim] * step : step][: call.out.shape[dim]]
     labelling.part(part)
     return _replaced(labels, dim, part)
@@ -155,7 +158,7 @@ def _select(labelling: Labelling, call: Call) -> Raw:
     raw = labelling.raw(call.first)
     dim = call["dim"] % len(raw)
     if _undecided(raw[dim]):  # queries of a view as [3, heads, width], say
-        return _part(labelling, moved(labelling, raw, dim, call["index"]))
+        return moved(labelling, raw, dim, call["index"])
     labels = labelling.decided(raw)
     labelling.freeze(labels[dim], "one channel is picked by its number")
     return (*labels[:dim], *labels[dim + 1 :])
@@ -165,18 +168,12 @@ def _undecided(label: object) -> bool:
     return isinstance(label, Axis) and label.block.labels is None
 
 
-def _part(labelling: Labelling, raw: Raw) -> Raw:
-    blocks = [label.block.ids.reshape(-1) for label in raw if isinstance(label, Axis)]
-    labelling.part(*blocks[:1])
-    return raw
-
-
 @rule("unbind")
 def _unbind(labelling: Labelling, call: Call) -> Sequence[Raw]:
     raw = labelling.raw(call.first)
     dim = (call["dim"] if _has(call, "dim") else 0) % len(raw)
     if _undecided(raw[dim]):
-        return [_part(labelling, moved(labelling, raw, dim, index)) for index in range(len(call.out))]
+        return [moved(labelling, raw, dim, index) for index in range(len(call.out))]
     labels = labelling.decided(raw)
     labelling.freeze(labels[dim], "channels are taken apart one by one")
     return [(*labels[:dim], *labels[dim + 1 :])] * len(call.out)
@@ -269,6 +266,8 @@ def _spread(
     if len(real) < 2:
         return list(keep_axis(labelling, ids))
     inner = ids.reshape([shape[d] for d in real])
+    if alone(inner) is not None:  # repeated ids: it is clear which dimension they vary along
+        return list(keep_axis(labelling, ids))
     block = Block(inner, next((i for i, d in enumerate(real) if shape[d] in heads), None))
     axes = {d: Axis(block, i) for i, d in enumerate(real)}
     return [axes.get(d, np.zeros(1, np.int64)) for d in range(len(shape))]
