@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,23 +176,52 @@ def require_accounted(model: nn.Module, channels: ChannelMap) -> None:
             assert frozen.get((layer, dim), 0) >= (whole if len(rows) > 1 else 0), (name, dim)
 
 
-def check(description: Any, seed: int) -> ChannelMap:
-    """All properties of one network and one plan."""
+def check(description: Any, seed: int, say: Callable[[str], None] = print) -> ChannelMap:
+    """All properties of one network and one plan; `say` what they are, to be read when one fails."""
     torch.default_generator.manual_seed(seed)
     model, images = networks.build(description), networks.inputs(description, 2)
-    note(str(model))
+    say(str(model))
     single = tuple(x[:1] for x in images)
     channels = analyse(model, single)
-    note(f"groups {channels.widths}, frozen {channels.frozen}, inexact {channels.inexact}")
+    say(f"groups {channels.widths}, frozen {channels.frozen}, inexact {channels.inexact}")
     assert not channels.unknown_operations
     require_accounted(model, channels)
     plan = random_plan(channels, seed)
-    note(f"kept {dict(plan.kept)}")
+    say(f"kept {dict(plan.kept)}")
     require_counted(model, channels, plan, single)
     require_returned(model, channels, plan)
     require_runs(model, channels, plan, images)
     require_exact(model, channels, random_plan(channels, seed, whole=channels.inexact), images)
     return channels
+
+
+FOUND = {
+    "three parts of one head": (Description((Step("attention", 0, 0),), "pooled"), 0),
+    "windows with one head": (Description((Step("attention", 4, 1),), "pooled"), 0),
+    "a token with one head": (Description((Step("class token", 0, 0),), "pooled"), 0),
+    "a border at half of the width": (
+        Description((Step("split", 0, 4, (Step("conv", 1, 0),)),), "pooled"),
+        3,
+    ),
+    "a border at a quarter of the width": (
+        Description((Step("split", 5, 11, (Step("shuffle", 8, 4), Step("shared", 0, 11))),), "tokens", "add"),
+        40778,
+    ),
+    "the first channel by its number": (
+        Description((Step("split", 14, 13, (Step("transposed", 4, 10),)), Step("response", 9, 8)), "pooled"),
+        0,
+    ),
+    "a norm that counts its channels": (Description((Step("conv", 0, 1), Step("norm", 2, 3)), "pooled"), 0),
+}
+
+
+OPEN = {"a border at a quarter of the width", "the first channel by its number"}
+WAITING = pytest.mark.xfail(strict=True, reason="the trial cuts meet a border by luck")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=WAITING if n in OPEN else ()) for n in FOUND])
+def test_networks_that_once_were_cut_wrongly(name):
+    check(*FOUND[name])
 
 
 SEEDS = st.integers(0, 2**16)
@@ -201,11 +231,11 @@ QUICK = settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @QUICK
 @given(DESCRIPTIONS, SEEDS)
 def test_random_networks(description, seed):
-    check(description, seed)
+    check(description, seed, note)
 
 
 @pytest.mark.slow
 @settings(QUICK, max_examples=500)
 @given(DESCRIPTIONS, SEEDS)
 def test_many_random_networks(description, seed):
-    check(description, seed)
+    check(description, seed, note)
