@@ -40,9 +40,12 @@ def _meet(
         return a if len(a) > len(b) else b
     if len(a) == 1 and a[0] < FIRST_FREE:
         return b
-    if len(a) > 1:
-        labelling.tie(a, b)
-    return a
+    if len(a) == 1:
+        return a
+    labelling.tie(a, b)
+    # What is never cut is no channel any more, so that an operation need not choose between it and others.
+    fixed = (b < FIRST_FREE) & (a >= FIRST_FREE)
+    return np.where(fixed, b, a) if fixed.any() else a
 
 
 def _meet_undecided(labelling: Labelling, a: Ids | Axis, b: Ids | Axis, *, last: bool) -> Axis | None:
