@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jstc.channels.labels import named_modules
+
 __all__ = ["adapt", "repair_heads"]
 
 
@@ -22,12 +24,12 @@ def adapt(model: nn.Module, tensors: Collection[str] | None = None) -> None:
 
     With `tensors` only of those that hold one of these tensors, given by qualified name.
     """
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         kind = type(module)
-        if tensors is not None and not any(name.startswith(f"{path}.") for name in tensors):
-            continue
         forward = _FORWARDS.get(f"{kind.__module__}.{kind.__qualname__}")
-        if forward is not None and _adaptable(module):
+        if forward is None or not _adaptable(module):
+            continue
+        if tensors is None or any(name.startswith(f"{path}.") for name in tensors):
             module.__class__ = _subclass(kind, forward)
             _remember_width(module)
 

@@ -19,6 +19,8 @@ from jstc.channels.labels import (
     Operation,
     Recorder,
     Site,
+    fixed,
+    named_modules,
     named_tensors,
     operation_name,
     tensors_in,
@@ -37,7 +39,7 @@ class Labelling:
         self.modules: list[str] = [""]  # names of those whose forward is running, outermost first
         self._call: Call | None = None
         self._labels: dict[int, Raw] = {}
-        self._modules = dict(model.named_modules())
+        self._modules = dict(named_modules(model))
         self._heads: dict[str, frozenset[int]] = {}
         self._buffers = {id(buffer) for buffer in model.buffers()}
         self._alive: list[Tensor] = []  # an id() is only good while its tensor lives
@@ -47,8 +49,8 @@ class Labelling:
         for name, tensor in named_tensors(model):
             self._names[id(tensor)] = name
             fresh = self._fresh_labels(tensor, kernel=id(tensor) in kernels) if given is None else given[name]
-            self.params[name] = fresh
-            self.put(tensor, self.params[name])
+            self.params[name] = self._labels[id(tensor)] = fresh
+            self._alive.append(tensor)
 
     @property
     def module(self) -> str:
@@ -188,11 +190,9 @@ class Labelling:
     def _fresh_labels(self, tensor: Tensor, *, kernel: bool) -> Labels:
         """New ids for each position; a kernel `[*, *, kernel...]` and a table of indices have no channels."""
         if not tensor.is_floating_point() and not tensor.is_complex():
-            return tuple(np.zeros(size, np.int64) for size in tensor.shape)
+            return tuple(fixed(size) for size in tensor.shape)
         return tuple(
-            np.full(size, KERNEL)
-            if kernel and dim > 1
-            else (self.fresh(size) if size > 1 else np.zeros(size, np.int64))
+            np.full(size, KERNEL) if kernel and dim > 1 else (self.fresh(size) if size > 1 else fixed(size))
             for dim, size in enumerate(tensor.shape)
         )
 

@@ -18,7 +18,7 @@ from torch import nn
 from jstc.channels.checking import Checking, Failure
 from jstc.channels.groups import Structure
 from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIRST_FREE, Ids
+from jstc.channels.labels import FIRST_FREE, Ids, named_modules
 from jstc.channels.repair import Sized, sized_attributes, values
 from jstc.channels.slicing import cut_module, indices, keep_vector
 from jstc.channels.trace import run
@@ -70,7 +70,7 @@ class _Proof:
         traced: Labelling,
     ) -> None:
         self._model, self._inputs, self._rebuild, self._traced = model, inputs, rebuild, traced
-        self._modules = dict(model.named_modules())
+        self._modules = dict(named_modules(model))
         self._guilty: dict[int, str] = {}
         self._following = {s.key: s for s in _sized_norms(traced, self._modules)}
         self._given_up: set[str] = set()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jstc.channels.attention import adapt, repair_heads
 from jstc.channels.copying import copied
 from jstc.channels.groups import Structure
-from jstc.channels.labels import Ids, named_tensors
+from jstc.channels.labels import Ids, named_modules, named_tensors
 from jstc.channels.repair import apply, forget, repair_layer
 from jstc.errors import ChannelError
 from jstc.plan import Plan
@@ -144,7 +144,7 @@ def rebuild(
         )
     small: nn.Module = copied(model, memo)
     adapt(small, [name for name, tensor in own.items() if tensors[name].shape != tensor.shape])
-    for module in small.modules():
+    for _, module in named_modules(small):
         forget(module)
         repair_layer(module)
         repair_heads(module)

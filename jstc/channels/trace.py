@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIXED, INPUT, Call, Labels, operation_name, tensors_in
+from jstc.channels.labels import FIXED, INPUT, Call, Labels, named_modules, operation_name, tensors_in
 from jstc.channels.meta_shapes import infer
 from jstc.channels.rules import find
 
@@ -34,15 +35,13 @@ def run(model: nn.Module, inputs: Sequence[Any], labelling: Labelling) -> None:
         labelling.put(
             tensor, tuple(np.full(n, INPUT if d == 1 else FIXED) for d, n in enumerate(tensor.shape))
         )
-    hooks = [
-        hook
-        for name, module in model.named_modules()
-        for hook in (
-            module.register_forward_pre_hook(lambda _m, _a, name=name: labelling.modules.append(name)),
-            module.register_forward_hook(lambda _m, _a, _o: _leave(labelling)),
-        )
-    ]
-    state = [(module, _own_state(module)) for module in model.modules()]
+    modules = named_modules(model)
+    names = {id(module): name for name, module in modules}
+    hooks = (  # for all modules at once: a hook on each takes as long as the forward
+        register_module_forward_pre_hook(lambda m, _a: labelling.modules.append(names.get(id(m), ""))),
+        register_module_forward_hook(lambda _m, _a, _o: _leave(labelling)),
+    )
+    state = [(module, _own_state(module)) for _, module in modules]
     try:
         with torch.inference_mode(), _Tracer(labelling):
             out = model(*inputs)

@@ -13,15 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIRST_FREE, FIXED, KERNEL, Call, Ids, Labels
+from jstc.channels.labels import FIRST_FREE, KERNEL, Call, Ids, Labels, fixed
 from jstc.channels.rules.arithmetic import broadcast
 from jstc.channels.rules.registry import rule
 
 __all__: list[str] = []
-
-
-def _fixed(size: int) -> Ids:
-    return np.full(size, FIXED)
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d", "conv_transpose2d",
@@ -48,7 +44,7 @@ def _convolution(labelling: Labelling, call: Call) -> Labels:
     labelling.count("conv", prod(positions) * (x.shape[0] if channel else 1), weight.shape, w)
     if not transposed and not _depthwise(weight, w, groups):
         labelling.site("writer", (weight, bias), out)
-    return (*x_ids[:channel], out, *(_fixed(n) for n in call.out.shape[channel + 1 :]))
+    return (*x_ids[:channel], out, *(fixed(n) for n in call.out.shape[channel + 1 :]))
 
 
 def _over_channels(labelling: Labelling, call: Call, ids: Labels) -> Labels:
@@ -126,8 +122,8 @@ def _matmul(labelling: Labelling, call: Call) -> Labels:
     """[*, n, k] x [*, k, m], with the vector forms of torch.matmul."""
     a, b = call.args[0], call.args[1]
     a_ids, b_ids = _matrices(labelling, a), _matrices(labelling, b)
-    left = a_ids if a.dim() > 1 else (_fixed(1), *a_ids)
-    right = b_ids if b.dim() > 1 else (*b_ids, _fixed(1))
+    left = a_ids if a.dim() > 1 else (fixed(1), *a_ids)
+    right = b_ids if b.dim() > 1 else (*b_ids, fixed(1))
     labelling.tie(left[-1], right[-2])
     m = b.shape[-1] if b.dim() > 1 else 1
     kind = call.func._schema.name.split("::")[1]
@@ -243,7 +239,7 @@ def _pool(labelling: Labelling, call: Call) -> Labels | list[Labels]:
     kept = out.dim() - {"1": 1, "3": 3}.get(next((c for c in name if c in "123"), "2"), 2)
     for ids in labels[kept:]:
         labelling.freeze(ids, "neighbouring channels are pooled or resized")
-    found: Labels = (*labels[:kept], *(_fixed(n) for n in out.shape[kept:]))
+    found: Labels = (*labels[:kept], *(fixed(n) for n in out.shape[kept:]))
     if name in space:
         counted = call.first.shape if "pool" in name else out.shape
         labelling.count(name.split("::")[1], space[name], counted, labels if "pool" in name else found)
