@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jstc.channels.attention import adapt, repair_heads
@@ -70,16 +71,34 @@ def take_tensors(tensors: Mapping[str, Tensor], index: Indices) -> dict[str, Ten
 
 
 def _take(tensor: Tensor, index: Index | None) -> Tensor:
+    cut = [(dim, kept) for dim, kept in enumerate(index or ()) if kept is not None]
+    if not cut:
+        return tensor.clone()
+    if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype != torch.bfloat16:
+        return torch.from_numpy(_take_array(tensor.numpy(), cut))
     taken = tensor
-    for dim, kept in enumerate(index or ()):
-        if kept is not None:
-            taken = taken.index_select(dim, kept.to(tensor.device))
-    if taken is tensor:
-        return taken.clone()
+    for dim, kept in cut:
+        taken = taken.index_select(dim, kept.to(tensor.device))
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     if last and not tensor.is_contiguous():
         return taken.contiguous(memory_format=torch.channels_last)
     return taken
+
+
+_MANY = 1 << 22  # positions: their numbers would take as much memory as the tensor
+
+
+def _take_array(array: NDArray[Any], cut: Sequence[tuple[int, Tensor]]) -> NDArray[Any]:
+    """numpy takes two to four times as fast as `index_select`, and both leading dimensions at once."""
+    index = [(dim, kept.numpy()) for dim, kept in cut]
+    if [dim for dim, _ in index] == [0, 1] and len(index[0][1]) * len(index[1][1]) < _MANY:
+        (_, rows), (_, columns) = index
+        positions = (rows[:, None] * array.shape[1] + columns).reshape(-1)
+        taken: NDArray[Any] = array.reshape(-1, *array.shape[2:]).take(positions, axis=0)
+        return taken.reshape(len(rows), len(columns), *array.shape[2:])
+    for dim, kept in index:
+        array = array.take(kept, axis=dim)
+    return array
 
 
 def put_tensors(small: Mapping[str, Tensor], tensors: Mapping[str, Tensor], index: Indices) -> None:
