@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -63,7 +63,11 @@ def analyse(
         # Some forwards need values (data-dependent control flow): run those for real.
         proved, record = _analyse(*_replica(traced, inputs, "cpu"), ignore, whole)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    return ChannelMap(proved if part is None else parts.completed(proved, model), record, shapes)
+    if part is not None:
+        return ChannelMap(parts.completed(proved, model), record, shapes)
+    channels = ChannelMap(proved, record, shapes)
+    channels.frozen += tuple(_unused(record, shapes))
+    return channels
 
 
 def _analyse(
@@ -261,3 +265,14 @@ class ChannelMap:
     def uniform_plan(self, *, flops: float | None = None, params: float | None = None) -> Plan:
         """The plan that keeps the same share of every group, at the budget."""
         return budget.uniform_plan(self, flops=flops, params=params)
+
+
+def _unused(record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Frozen]:
+    """Dimensions of the parameters that the forward never touches."""
+    named: set[tuple[str, int]] = set()
+    for name, shape in shapes.items():
+        layer = name.rpartition(".")[0] or name
+        for dim, channels in enumerate(shape[:2]) if name not in record.used else ():
+            if (layer, dim) not in named:
+                named.add((layer, dim))
+                yield Frozen(layer, dim, channels, "not used by the forward")

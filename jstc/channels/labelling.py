@@ -138,10 +138,10 @@ class Labelling:
         """
         self.record.parts.setdefault(len(self.record.operations), []).append(parts)
 
-    def border(self, ids: Ids | None) -> None:
-        """Channels of `ids` are taken up to a certain number, which may be a share of their width."""
+    def border(self, ids: Ids | None, *parts: Ids) -> None:
+        """Of channels `ids` some are taken up to a certain number, which may be a share of their width."""
         if ids is not None and (ids >= FIRST_FREE).any():
-            self.record.borders.append(ids)
+            self.record.borders.extend((ids, part) for part in parts)
 
     def freeze(self, ids: Ids | None, reason: str) -> None:
         """The channels `ids` can't be cut, because of `reason`."""

@@ -127,7 +127,7 @@ class Recorder:
     counts: list[Count] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
     parts: dict[int, list[tuple[Ids | None, ...]]] = field(default_factory=dict)  # by number of operation
-    borders: list[Ids] = field(default_factory=list)
+    borders: list[tuple[Ids, Ids]] = field(default_factory=list)  # a dimension, and a part taken of it
     inexact: list[tuple[Ids, str]] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)

@@ -49,6 +49,7 @@ def prove(
     `rebuild` makes a structure from frozen atoms with their reasons; `traced` ran the uncut network.
     """
     proof = _Proof(model, inputs, rebuild, traced)
+    proof.freeze(proof.straddling())
     for _ in range(_TRIES):
         failures = proof.trial() or proof.second_trial()
         if not failures:
@@ -83,20 +84,55 @@ class _Proof:
     def names(self) -> list[str]:
         return [group.name for group in self._structure.groups]
 
+    def straddling(self) -> dict[str, str]:
+        """Groups on both sides of a border: which of their channels are taken depends on which are kept."""
+        found: dict[str, str] = {}
+        for inside, outside in self._sides():
+            for name in inside.keys() & outside.keys():
+                if inside[name] != outside[name]:
+                    found[name] = "cannot be cut: some channels of the group are taken by their numbers"
+        return found
+
     def second_trial(self) -> list[Failure]:
-        """What goes wrong in another cut, where one may not tell.
+        """What goes wrong in two extreme cuts, where one ordinary cut may not tell.
 
-        A border at half of the width moves with the cut: it stays between the halves if both lose as many.
+        A border at a share of the width moves with the cut: it may stay where it belongs, by chance.
         """
-        for ids in self._traced.record.borders:
-            if len(_groups_of(self._structure, [ids])) > 1:
-                return self.trial(seed=1)
-        return []
+        first: dict[str, bool] = {}
+        for inside, outside in self._sides():
+            for names, is_first in (
+                (inside.keys() - outside.keys(), True),
+                (outside.keys() - inside.keys(), False),
+            ):
+                for name in names if inside and outside else ():
+                    first.setdefault(name, is_first)
+        if not first:
+            return []
+        widths = {group.name: group.width for group in self._structure.groups}
+        cuts = (
+            {name: widths[name] if first[name] is high else 1 for name in first} for high in (True, False)
+        )
+        return next((failures for cut in cuts if (failures := self.trial(counts=cut))), [])
 
-    def trial(self, only: set[str] | None = None, seed: int = 0) -> list[Failure]:
-        """What goes wrong when all groups (or those in `only`) are cut."""
+    def _sides(self) -> Iterator[tuple[dict[str, frozenset[int]], dict[str, frozenset[int]]]]:
+        """For each border the groups inside and outside of it, with their channels there."""
+        for whole, part in self._traced.record.borders:
+            inside = np.unique(self._structure.number(part))
+            outside = np.unique(self._structure.number(_without(whole, part)))
+            yield self._by_group(inside), self._by_group(outside)
+
+    def _by_group(self, numbers: Ids) -> dict[str, frozenset[int]]:
+        found: dict[str, frozenset[int]] = {}
+        for group in self._structure.groups:
+            own = numbers[(numbers >= group.start) & (numbers < group.start + group.width)]
+            if len(own):
+                found[group.name] = frozenset(own.tolist())
+        return found
+
+    def trial(self, only: set[str] | None = None, counts: Mapping[str, int] | None = None) -> list[Failure]:
+        """What goes wrong when all groups (or those in `only`) are cut, some of them to given widths."""
         structure = self._structure
-        plan = trial_plan(structure, only, seed)
+        plan = trial_plan(structure, only, counts or {})
         keep = keep_vector(structure, plan)
         attributes = values(self._following.values(), structure, keep)
         small = cut_module(self._model, indices(structure, plan), attributes)
@@ -190,14 +226,16 @@ def _atoms(structure: Structure, name: str) -> list[int]:
     return np.flatnonzero(np.isin(structure.number_of_atom, numbers)).tolist()
 
 
-def trial_plan(structure: Structure, only: set[str] | None = None, seed: int = 0) -> Plan:
+def trial_plan(
+    structure: Structure, only: set[str] | None = None, given: Mapping[str, int] | None = None
+) -> Plan:
     """A plan that cuts every group (or those in `only`) at places that no contiguous slice would hit.
 
-    With another `seed` groups of one width, however small, are cut to different widths if they can be.
+    `given` are widths of some groups.
     """
     kept: dict[str, tuple[int, ...]] = {}
-    counts: dict[int, set[int]] = {}
-    random = np.random.default_rng(seed)
+    used: dict[int, set[int]] = {}
+    random = np.random.default_rng(0)
     for group in structure.groups:
         if only is not None and group.name not in only:
             kept[group.name] = tuple(range(group.width))
@@ -205,13 +243,20 @@ def trial_plan(structure: Structure, only: set[str] | None = None, seed: int = 0
         # An odd number, because sizes written into a forward are mostly even and might divide an even one;
         # not one if possible, because nobody can tell such a dimension from others of size one in a view.
         # And another for each group of one width, because what only fits if both are cut alike must not pass.
-        used = counts.setdefault(group.width, set())
         draws = [_count(group.width, random.uniform(0.35, 0.85)) for _ in range(4)]
-        draws += range(1, group.width) if seed else ()
-        count = next((n for n in draws if n not in used), draws[0])
-        used.add(count)
+        count = next((n for n in draws if n not in used.setdefault(group.width, set())), draws[0])
+        used[group.width].add(count)
+        count = (given or {}).get(group.name, count)
         kept[group.name] = tuple(sorted(random.permutation(group.width)[:count].tolist()))
     return Plan(kept, {group.name: group.width for group in structure.groups})
+
+
+def _without(whole: Ids, part: Ids) -> Ids:
+    """The ids of a dimension that a part leaves; equal ids are taken one by one."""
+    left, taken = np.unique(whole, return_counts=True)
+    mine, times = np.unique(part, return_counts=True)
+    taken[np.searchsorted(left, mine)] -= times
+    return left[taken > 0]
 
 
 def _count(width: int, share: float) -> int:

@@ -67,7 +67,7 @@ HELD = {
     ),
     "literal split": (
         lambda net, x: pooled(torch.cat([p.sigmoid() for p in x.split([4, 12], 1)], 1)),
-        "split_with_sizes",
+        "taken by their numbers",
     ),
     "split at a literal distance": (
         lambda net, x: pooled(torch.cat([p.cos() for p in x.split([4, x.shape[1] - 4], 1)[::-1]], 1)),

@@ -113,7 +113,7 @@ def _split(labelling: Labelling, call: Call) -> list[Labels]:
     ends = np.cumsum(sizes)
     parts = [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     if "sizes" in call.func._schema.name:
-        labelling.border(ids)
+        labelling.border(ids, *parts)
     elif len(parts) > 1:
         if len(set(sizes)) > 1:
             labelling.freeze(ids, "split into unequal parts")
@@ -147,8 +147,8 @@ def _slice(labelling: Labelling, call: Call) -> Raw:
     else:
         start, step = call["start"] or 0, call["step"]
     start = start + len(ids) if start < 0 else start
-    labelling.border(ids)
     part = ids[start : start + call.out.shape[dim] * step : step][: call.out.shape[dim]]
+    labelling.border(ids, part)
     labelling.part(part)
     return _replaced(labels, dim, part)
 
