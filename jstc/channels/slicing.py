@@ -53,16 +53,22 @@ def keep_vector(structure: Structure, plan: Plan) -> Ids:
 def indices(structure: Structure, plan: Plan) -> Indices:
     """Kept positions of every tensor that the plan cuts."""
     keep = keep_vector(structure, plan)
+    arrays = [n for numbers in structure.numbers.values() for n in numbers if n is not None]
+    ends = np.cumsum([len(n) for n in arrays])
+    kept = np.flatnonzero(keep[np.concatenate([*arrays, np.zeros(0, np.int64)])])
+    bounds = zip(np.searchsorted(kept, ends).tolist(), ends.tolist(), strict=True)
     found: Indices = {}
+    first = start = 0
     for name, numbers in structure.numbers.items():
-        index = tuple(None if n is None else _kept(keep[n]) for n in numbers)
+        index: list[Tensor | None] = [None] * len(numbers)
+        for dim, n in enumerate(numbers):
+            if n is not None:
+                last, end = next(bounds)
+                index[dim] = torch.from_numpy(kept[first:last] - start) if last - first < len(n) else None
+                first, start = last, end
         if any(i is not None for i in index):
-            found[name] = index
+            found[name] = tuple(index)
     return found
-
-
-def _kept(keep: Ids) -> Tensor | None:
-    return None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
 
 
 def take_tensors(tensors: Mapping[str, Tensor], index: Indices) -> dict[str, Tensor]:
@@ -74,8 +80,13 @@ def _take(tensor: Tensor, index: Index | None) -> Tensor:
     cut = [(dim, kept) for dim, kept in enumerate(index or ()) if kept is not None]
     if not cut:
         return tensor.clone()
+    if tensor.is_meta:
+        shape = list(tensor.shape)
+        for dim, kept in cut:
+            shape[dim] = len(kept)
+        return torch.empty(shape, dtype=tensor.dtype, device="meta")
     if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype != torch.bfloat16:
-        return torch.from_numpy(_take_array(tensor.numpy(), cut))
+        return torch.from_numpy(_take_array(tensor.numpy(), [(dim, kept.numpy()) for dim, kept in cut]))
     taken = tensor
     for dim, kept in cut:
         taken = taken.index_select(dim, kept.to(tensor.device))
@@ -85,18 +96,25 @@ def _take(tensor: Tensor, index: Index | None) -> Tensor:
     return taken
 
 
-_MANY = 1 << 22  # positions: their numbers would take as much memory as the tensor
+_MANY = 1 << 10  # columns from which on a call for each row costs less than the numbers of all positions
 
 
-def _take_array(array: NDArray[Any], cut: Sequence[tuple[int, Tensor]]) -> NDArray[Any]:
-    """numpy takes two to four times as fast as `index_select`, and both leading dimensions at once."""
-    index = [(dim, kept.numpy()) for dim, kept in cut]
-    if [dim for dim, _ in index] == [0, 1] and len(index[0][1]) * len(index[1][1]) < _MANY:
-        (_, rows), (_, columns) = index
-        positions = (rows[:, None] * array.shape[1] + columns).reshape(-1)
-        taken: NDArray[Any] = array.reshape(-1, *array.shape[2:]).take(positions, axis=0)
-        return taken.reshape(len(rows), len(columns), *array.shape[2:])
-    for dim, kept in index:
+def _take_array(array: NDArray[Any], cut: Sequence[tuple[int, Ids]]) -> NDArray[Any]:
+    """Slices by numpy, two to four times as fast as by `index_select`; both leading dimensions at once.
+
+    Nothing as large as the slice is made on the way: fresh memory takes longer than the copy.
+    """
+    if [dim for dim, _ in cut] == [0, 1]:
+        (_, rows), (_, columns) = cut
+        if len(columns) < _MANY:
+            positions = (rows[:, None] * array.shape[1] + columns).reshape(-1)
+            flat: NDArray[Any] = array.reshape(-1, *array.shape[2:]).take(positions, axis=0)
+            return flat.reshape(len(rows), len(columns), *array.shape[2:])
+        taken = np.empty((len(rows), len(columns), *array.shape[2:]), array.dtype)
+        for row, own in zip(rows.tolist(), taken, strict=True):
+            array[row].take(columns, axis=0, out=own, mode="clip")
+        return taken
+    for dim, kept in cut:
         array = array.take(kept, axis=dim)
     return array
 

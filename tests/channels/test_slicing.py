@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from jstc.channels.labels import named_tensors
-from jstc.channels.slicing import rebuild
+from jstc.channels.slicing import rebuild, take_tensors
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
@@ -172,3 +173,22 @@ def test_rebuilding_refuses_other_tensors(toy):
     del tensors["out.bias"]
     with pytest.raises(ChannelError, match=r"not those of this network: out\.bias"):
         rebuild(net.model, tensors)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 3000), (6, 5, 2, 2), (6, 2000, 2), (1, 1500)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_large_and_small_slices(shape, kind):
+    tensor = torch.arange(math.prod(shape)).reshape(shape).to(kind)
+    rows = torch.arange(shape[0])[::2].contiguous()
+    columns = torch.randperm(shape[1])[: -(-shape[1] * 3 // 4)].sort().values
+    for first, second in ((rows, columns), (None, columns), (rows, None), (None, None)):
+        index = (first, second, *[None] * (len(shape) - 2))
+        expected = tensor
+        for dim, kept in enumerate(index):
+            expected = expected if kept is None else expected.index_select(dim, kept)
+        taken = take_tensors({"w": tensor}, {"w": index})["w"]
+        assert taken.equal(expected) and taken.is_contiguous() and taken.dtype == kind
+        taken.zero_()
+        assert tensor.flatten()[-1] == torch.tensor(math.prod(shape) - 1).to(kind)
+        there = take_tensors({"w": tensor.to("meta")}, {"w": index})["w"]
+        assert there.is_meta and (there.shape, there.dtype) == (expected.shape, kind)
