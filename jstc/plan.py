@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,8 +93,8 @@ class Plan:
 
 
 def _check_kept(name: str, kept: tuple[int, ...], width: int) -> None:
-    whole = all(type(index) is int for index in (*kept, width))
-    if not whole or not kept or any(a >= b for a, b in itertools.pairwise(kept)):
+    whole = set(map(type, kept)) == {int} and type(width) is int
+    if not whole or list(kept) != sorted(set(kept)):
         raise ChannelError(f"plan: group '{name}' needs sorted, distinct whole channel indices")
     if kept[0] < 0 or kept[-1] >= width:
         raise ChannelError(f"plan: group '{name}' keeps channels outside its width {width}")

@@ -78,17 +78,14 @@ def _analyse(
     for name in sorted(whole):
         for ids in labelling.params[name]:
             labelling.freeze(ids, "shared with a layer outside the part")
-    device = next((t.device for _, t in named_tensors(model)), torch.device("cpu"))
     try:
-        with torch.device(device):
-            run(model, inputs, labelling)
+        run(model, inputs, labelling)
     except Exception as error:
         raise ChannelError(f"the network's forward failed at {labelling.last_op}: {error}") from error
     labelling.settle()
     record = labelling.record
     connected = Connected(record, labelling.params, ignore=ignore)
-    with torch.device(device):
-        proved = prove(model, inputs, connected.structure, labelling)
+    proved = prove(model, inputs, connected.structure, labelling)
     record.operations.clear()  # they hold every activation
     return proved, record
 

@@ -13,12 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIXED, INPUT, Call, Labels, named_modules, operation_name, tensors_in
+from jstc.channels.labels import (
+    FIXED,
+    INPUT,
+    Call,
+    Labels,
+    named_modules,
+    named_tensors,
+    operation_name,
+    tensors_in,
+)
 from jstc.channels.meta_shapes import infer
 from jstc.channels.rules import find
 
@@ -43,7 +52,7 @@ def run(model: nn.Module, inputs: Sequence[Any], labelling: Labelling) -> None:
     )
     state = [(module, _own_state(module)) for _, module in modules]
     try:
-        with torch.inference_mode(), _Tracer(labelling):
+        with torch.inference_mode(), _Tracer(labelling, _device(model)):
             out = model(*inputs)
     finally:
         for hook in hooks:
@@ -79,9 +88,9 @@ def _leave(labelling: Labelling) -> None:
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, labelling: Labelling) -> None:
+    def __init__(self, labelling: Labelling, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._labelling = labelling
+        self._labelling, self._device = labelling, device
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -92,6 +101,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         call = Call(func, args, kwargs or {})
+        self._keep_device(call)
         rule = find(func)
         if rule is None:
             with self:
@@ -110,6 +120,25 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = labelling.recover(call, error)
         labelling.finish(call, found)
         return call.out
+
+    def _keep_device(self, call: Call) -> None:
+        """Tensors that the forward makes up lie where the network does.
+
+        `with torch.device(...)` does the same, but sees every attribute of every tensor in Python.
+        """
+        if self._device.type == "cpu":
+            return
+        if call.func is _LIFT:
+            call.args = (call.first.to(self._device),)
+        elif call.kwargs.get("device") == _CPU and not (call.args and isinstance(call.args[0], Tensor)):
+            call.kwargs = {**call.kwargs, "device": self._device}
+
+
+_CPU, _LIFT = torch.device("cpu"), torch.ops.aten.lift_fresh.default
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((tensor.device for _, tensor in named_tensors(model)), _CPU)
 
 
 def _unknown(labelling: Labelling, call: Call) -> list[Labels]:
