@@ -234,6 +234,10 @@ class Checking(Labelling):
     def _sizes(self, expected: Operation) -> Iterator[tuple[int, Ids]]:
         """Numbers in the call that were the size of a dimension which the cut changed."""
         numbers = set(_numbers(expected.call))
+        if (
+            "split" in expected.call.func._schema.name
+        ):  # a part may be a share of an attribute, or what is left
+            numbers.add(expected.call.first.shape[expected.call["dim"]])
         for size, ids in self._dims(expected):
             if size in numbers and self._cut(ids):
                 yield size, ids

@@ -122,8 +122,16 @@ def repair_layer(module: Any) -> None:
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.RNNBase):
+        _repair_recurrent(module)
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _repair_recurrent(module: Any) -> None:
+    module.input_size = module.weight_ih_l0.shape[1]
+    module.hidden_size = module.weight_hh_l0.shape[0] // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    module.proj_size = module.weight_hr_l0.shape[0] if module.proj_size else 0
 
 
 def _repair_convolution(module: Any) -> None:

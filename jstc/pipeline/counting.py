@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jstc.errors import StageError
 
@@ -28,10 +28,18 @@ def count(network: nn.Module, example_input: Tensor) -> tuple[int, int]:
         from fvcore.nn import FlopCountAnalysis, parameter_count
 
         analysis = FlopCountAnalysis(network.eval(), (example_input,))
+        analysis.set_op_handle("aten::_convolution_mode", _named_padding)
         # What fvcore does not count (norms excepted), our cost model does not count either.
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         return int(analysis.total()), int(parameter_count(network)[""])
+
+
+def _named_padding(inputs: list[Any], outputs: list[Any]) -> int:
+    """A convolution with padding="same" or "valid": fvcore counts it under its other name only."""
+    from fvcore.nn.jit_handles import conv_flop_count, get_shape
+
+    return int(conv_flop_count(get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0])))
 
 
 def require_equal(name: str, network: nn.Module, example_input: Tensor, cost: Cost) -> None:

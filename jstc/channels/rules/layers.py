@@ -6,7 +6,6 @@ parameters), other norms as five (four), and it leaves point-wise operations out
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,7 @@ def _convolution(labelling: Labelling, call: Call) -> Labels:
     channel = x.dim() - weight.dim() + 1  # 1, or 0 without a batch dimension
     if weight.shape[:2] == (1, 1) and x.dim() == 3 and x.shape == call.out.shape and _is_channel(x_ids[-1]):
         return _over_channels(labelling, call, x_ids)
-    for space in x_ids[channel + 1 :]:
-        labelling.freeze(space, "a convolution slides over the channels")
+    space = _space(labelling, call, x_ids[channel + 1 :])
     if transposed:
         out = _transposed(labelling, x_ids[channel], w, weight, groups)
     else:
@@ -41,10 +39,26 @@ def _convolution(labelling: Labelling, call: Call) -> Labels:
     if bias is not None:
         labelling.tie(out, labelling.labels(bias)[0])
     positions = (x if transposed else call.out).shape[channel + 1 :]
-    labelling.count("conv", prod(positions) * (x.shape[0] if channel else 1), weight.shape, w)
+    around = (*x.shape[:channel], *positions), (*x_ids[:channel], *space)  # heads may be in the batch
+    labelling.count("conv", 1, (*weight.shape, *around[0]), (*w, *around[1]))
     if not transposed and not _depthwise(weight, w, groups):
         labelling.site("writer", (weight, bias), out)
-    return (*x_ids[:channel], out, *(fixed(n) for n in call.out.shape[channel + 1 :]))
+    return (*x_ids[:channel], out, *space)
+
+
+def _space(labelling: Labelling, call: Call, labels: Labels) -> Labels:
+    """Labels of the output's space: where the kernel is a point it does not slide over the positions."""
+    sizes, kernel = call.out.shape[call.out.dim() - len(labels) :], call["weight"].shape[2:]
+    before = call["input"].shape[call["input"].dim() - len(labels) :]
+    strides = call["stride"] if isinstance(call["stride"], list | tuple) else [call["stride"]]
+    out: list[Ids | None] = []
+    for d, ids in enumerate(labels):
+        if kernel[d] == 1 and before[d] == sizes[d] and strides[min(d, len(strides) - 1)] == 1:
+            out.append(ids)
+        else:
+            labelling.freeze(ids, "a convolution slides over the channels")
+            out.append(fixed(sizes[d]))
+    return tuple(out)
 
 
 def _over_channels(labelling: Labelling, call: Call, ids: Labels) -> Labels:
@@ -75,7 +89,7 @@ def _convolved(labelling: Labelling, x: Ids | None, w: Labels, weight: Tensor, g
     if _depthwise(weight, w, groups) and x is not None:
         out = np.repeat(x, weight.shape[0] // groups)
         labelling.tie(out, w[0])
-        return out if w[0] is None else w[0]
+        return w[0] if w[0] is not None and _is_channel(out) else out
     if x is not None and w[1] is not None:
         labelling.tie(x, np.tile(w[1], groups))
     if w[0] is not None:

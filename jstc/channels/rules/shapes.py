@@ -72,24 +72,21 @@ def _repeat(labelling: Labelling, call: Call) -> Labels:
 
 
 @rule("cat", "concat", "concatenate")
-def _cat(labelling: Labelling, call: Call) -> Labels:
+def _cat(labelling: Labelling, call: Call) -> Raw:
     """Ids are joined along `dim` and equal elsewhere."""
     tensors = [t for t in call.args[0] if t.dim() == call.out.dim()]  # legacy: empty 1-d tensors are skipped
     dim = call["dim"] % call.out.dim()
-    out: list[Ids | None] = [None] * call.out.dim()
-    for tensor in tensors:
-        labelling.labels(tensor, acting_on=(dim,))
-    for d in range(call.out.dim()):
-        if d == dim:
-            parts = [(t.shape[d], labelling.labels(t)[d]) for t in tensors]
-            out[d] = np.concatenate([np.full(n, FIXED) if ids is None else ids for n, ids in parts])
-            continue
-        for tensor in tensors:
-            ids = labelling.labels(tensor)[d]
-            if out[d] is not None:
-                labelling.tie(out[d], ids)
-            out[d] = ids if out[d] is None else out[d]
-    return tuple(out)
+    raws = [labelling.raw(t) for t in tensors]
+    raws = [
+        labelling.labels(t, acting_on=(dim,)) if isinstance(raw[dim], Axis) else raw
+        for t, raw in zip(tensors, raws, strict=True)
+    ]
+    parts = [
+        (t.shape[dim], *labelling.decided(raw[dim : dim + 1])) for t, raw in zip(tensors, raws, strict=True)
+    ]
+    joined = np.concatenate([np.full(n, FIXED) if ids is None else ids for n, ids in parts])
+    rest = broadcast(labelling, [(*raw[:dim], None, *raw[dim + 1 :]) for raw in raws], call.out.dim())
+    return (*rest[:dim], joined, *rest[dim + 1 :])
 
 
 @rule("stack")
@@ -137,11 +134,13 @@ def _slice(labelling: Labelling, call: Call) -> Raw:
     if call.out.shape == call.first.shape:
         labelling.part(*(label for label in (labelling.raw(call.first)[dim],) if not isinstance(label, Axis)))
         return labelling.raw(call.first)
-    labels = labelling.labels(call.first, acting_on=(dim,))
-    ids = labels[dim]
+    raw = labelling.raw(call.first)
+    if isinstance(raw[dim], Axis):
+        raw = labelling.labels(call.first, acting_on=(dim,))
+    (ids,) = labelling.decided(raw[dim : dim + 1])
     if ids is None:
         labelling.part(ids)
-        return labels
+        return raw
     if call.func._schema.name == "aten::narrow":
         start, step = call.args[2], 1
     else:
@@ -150,7 +149,9 @@ def _slice(labelling: Labelling, call: Call) -> Raw:
     part = ids[start : start + call.out.shape[dim] * step : step][: call.out.shape[dim]]
     labelling.border(ids, part)
     labelling.part(part)
-    return _replaced(labels, dim, part)
+    if len(part) == 1:
+        labelling.freeze(part, "one channel is picked by its number")
+    return (*raw[:dim], part, *raw[dim + 1 :])
 
 
 @rule("select")

@@ -142,3 +142,11 @@ def test_mixture_of_kernels(toy):
     net = sandwich(toy, forward, route=nn.Linear(16, 4), kernels=nn.Parameter(torch.randn(4, 16 * 16 * 9)))
     assert "kernels" not in net.widths
     net.require_exact() if net.widths else None
+
+
+def test_same_padding(toy):
+    net = sandwich(toy, lambda net, x: net.same(x), same=nn.Conv2d(16, 12, 3, padding="same"), last=12)
+    assert net.widths == {"stem": 16, "same": 12}
+    net.require_exact()
+    small = net.channels.slice(net.model, net.plan(0))
+    assert count(small, net.inputs[0][:1])[0] == net.channels.cost(net.plan(0)).flops

@@ -149,7 +149,10 @@ def test_moved_dimensions(toy, kind):
 HELD = {
     "select": (lambda x: x * x[:, 3:4] * x[:, 2, None], "one channel is picked by its number"),
     "unbind": (lambda x: sum(x.unbind(1))[:, None] * x, "channels are taken apart one by one"),
-    "pad": (lambda x: F.pad(x, (0, 0, 0, 0, 2, 1), "reflect")[:, 2:-1], "channels are padded by mode reflect"),
+    "pad": (
+        lambda x: F.pad(x, (0, 0, 0, 0, 2, 1), "reflect")[:, 2:-1],
+        "channels are padded by mode reflect",
+    ),
     "roll": (lambda x: x.roll(1, 1), "channels are rolled"),
     "index": (lambda x: x[:, torch.arange(16)], "channels are picked by the numbers in a tensor"),
     "merged": (
