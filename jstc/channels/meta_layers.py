@@ -13,9 +13,12 @@ from jstc.channels.labels import Call
 __all__ = ["LAYERS", "empty", "given", "like"]
 
 
+_META = torch.device("meta")
+
+
 def empty(model: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """A tensor without memory, of the type of another."""
-    return torch.empty(shape, dtype=dtype or model.dtype, device="meta")
+    return torch.empty(shape, dtype=dtype or model.dtype, device=_META)
 
 
 def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -32,8 +32,10 @@ def infer(call: Call) -> Tensor | None:
         known = _resolved[call.func] = _resolve(call.func)
     if known is None:
         return None
-    tensors = call.tensors()
-    return known(call) if tensors and tensors[0].is_meta and "out" not in call.kwargs else None
+    first = call.args[0] if call.args else None
+    if not isinstance(first, Tensor):
+        first = next(iter(call.tensors()), None)
+    return known(call) if first is not None and first.is_meta and "out" not in call.kwargs else None
 
 
 def _resolve(func: Any) -> Any:

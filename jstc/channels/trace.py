@@ -64,21 +64,22 @@ def run(model: nn.Module, inputs: Sequence[Any], labelling: Labelling) -> None:
             labelling.freeze(ids, "network output")
 
 
-_TORCHS_OWN = frozenset(vars(nn.Module()))
+_TORCHS_OWN = frozenset(vars(nn.Module())) - {"_buffers"}
 
 
 def _own_state(module: nn.Module) -> dict[str, Any]:
     """Attributes that the module's author made; a forward may keep something there (a cache of a bias)."""
-    return {
-        name: copy.copy(value) if type(value) in (dict, list, set) else value
-        for name, value in vars(module).items()
-        if name not in _TORCHS_OWN or name == "_buffers"
-    }
+    own = vars(module)
+    found = {name: own[name] for name in own.keys() - _TORCHS_OWN}
+    for name, value in found.items():
+        if type(value) in (dict, list, set):
+            found[name] = copy.copy(value)
+    return found
 
 
 def _restore(module: nn.Module, before: dict[str, Any]) -> None:
     own = vars(module)
-    for name in [name for name in own if name not in _TORCHS_OWN and name not in before]:
+    for name in own.keys() - _TORCHS_OWN - before.keys():
         del own[name]
     own.update(before)
 
