@@ -6,7 +6,7 @@ place where a cut fails, not only the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Checking(Labelling):
         self._done = 0
         self._parts: Iterator[tuple[Ids | None, ...]] = iter(())
         self.failures: list[Failure] = []
-        super().__init__(small, {name: self.kept(dims) for name, dims in traced.params.items()})
+        super().__init__(small, lambda name: self.kept(traced.params[name]))
 
     def kept(self, raw: Raw) -> Labels:
         """Labels after the cut: the atom of each kept position, `FIXED` where nothing can be cut."""
@@ -123,17 +123,27 @@ class Checking(Labelling):
         self._done += 1
 
     def follow(self, rule: Callable[[Any, Call], Any], call: Call) -> Any:
-        """A view of the same channels is one of the same dimensions: which keeps them is known.
+        """What an operation does by position needs no rule here: the right shapes are the right channels.
 
-        Of channels that are cut to one it could not be told from the shape.
+        A view of the same channels is one of the same dimensions, too; of channels that are cut to one it
+        could not be told from the shape which dimension keeps them.
         """
         expected = self._expected
-        if expected is None or call.func not in _VIEWS or call.func is not expected.call.func:
+        if expected is None or call.func is not expected.call.func:
             return super().follow(rule, call)
-        theirs = self.kept(self._traced.raw(expected.call.first))
-        for mine, other in zip(self.labels(call.first), theirs, strict=True):
-            self.tie(mine, other)
+        if call.func in _VIEWS:
+            theirs = self.kept(self._traced.raw(expected.call.first))
+            for mine, other in zip(self.labels(call.first), theirs, strict=True):
+                self.tie(mine, other)
+        elif call.func._schema.name not in _BY_POSITION:
+            return super().follow(rule, call)
         return [self.kept(raw) for raw in expected.found]
+
+    def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
+        """Known from the uncut network."""
+
+    def site(self, kind: str, params: Sequence[Tensor | None], ids: Ids | None) -> None:
+        """Known from the uncut network."""
 
     def finish(self, call: Call, found: list[Raw]) -> None:
         """Compare the outputs' shapes."""
@@ -276,6 +286,59 @@ def _alike(expected: Any, found: Any) -> bool:
     return expected is found or {expected, found} <= _TAKING
 
 
+_BY_POSITION = {
+    f"aten::{name}"
+    for name in (
+        *(
+            "conv1d",
+            "conv2d",
+            "conv3d",
+            "linear",
+            "batch_norm",
+            "layer_norm",
+            "matmul",
+            "cat",
+            "softmax",
+            "dropout",
+        ),
+        *(
+            "adaptive_avg_pool2d",
+            "avg_pool2d",
+            "max_pool2d",
+            "mean",
+            "contiguous",
+            "clone",
+            "permute",
+            "transpose",
+        ),
+        *(
+            "relu",
+            "relu_",
+            "relu6",
+            "relu6_",
+            "hardtanh",
+            "hardtanh_",
+            "silu",
+            "silu_",
+            "gelu",
+            "sigmoid",
+            "tanh",
+        ),
+        *(
+            "hardswish",
+            "hardswish_",
+            "hardsigmoid",
+            "hardsigmoid_",
+            "add",
+            "add_",
+            "mul",
+            "mul_",
+            "sub",
+            "div",
+        ),
+    )
+}
+"""The commonest operations that put nothing by a channel's number; of any other the rule is asked."""
 _VIEWS = {torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten._unsafe_view.default}
 _COPIES = {
     torch.ops.aten.clone.default,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ __all__ = ["Labelling"]
 class Labelling:
     """The labels of all tensors of one forward, and the record of what its operations say about them."""
 
-    def __init__(self, model: nn.Module, given: Mapping[str, Labels] | None = None) -> None:
-        """Parameters and buffers have the labels `given`, or new ones."""
+    def __init__(self, model: nn.Module, given: Callable[[str], Labels] | None = None) -> None:
+        """Parameters and buffers have new labels, or those that `given` finds by name when asked for."""
         self.record = Recorder()
         self.params: dict[str, Labels] = {}
         self.modules: list[str] = [""]  # names of those whose forward is running, outermost first
@@ -44,13 +44,15 @@ class Labelling:
         self._buffers = {id(buffer) for buffer in model.buffers()}
         self._alive: list[Tensor] = []  # an id() is only good while its tensor lives
         self._names: dict[int, str] = {}
+        self._given = given
         convolutions = (m for m in self._modules.values() if isinstance(m, nn.modules.conv._ConvNd))
         kernels = {id(m.weight) for m in convolutions if isinstance(m.weight, nn.Parameter)}
         for name, tensor in named_tensors(model):
             self._names[id(tensor)] = name
-            fresh = self._fresh_labels(tensor, kernel=id(tensor) in kernels) if given is None else given[name]
-            self.params[name] = self._labels[id(tensor)] = fresh
             self._alive.append(tensor)
+            if given is None:
+                fresh = self._fresh_labels(tensor, kernel=id(tensor) in kernels)
+                self.params[name] = self._labels[id(tensor)] = fresh
 
     @property
     def module(self) -> str:
@@ -103,6 +105,8 @@ class Labelling:
         name = self._names.get(id(tensor))
         if name is not None:
             self.record.used.setdefault(name, self.module)
+            if self._given is not None and id(tensor) not in self._labels:
+                self._labels[id(tensor)] = self._given(name)
         return self._labels.get(id(tensor), (None,) * tensor.dim())
 
     def decided(self, raw: Raw, acting_on: Sequence[int] = ()) -> Labels:

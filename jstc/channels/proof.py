@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from jstc.plan import Plan
 
 __all__ = ["Proved", "prove"]
 
+_FEW = 4
 _TRIES = 48
 _TRIES_ALONE = 12
 
@@ -94,25 +96,33 @@ class _Proof:
         return found
 
     def second_trial(self) -> list[Failure]:
-        """What goes wrong in two extreme cuts, where one ordinary cut may not tell.
+        """What goes wrong in extreme cuts, where one ordinary cut may not tell."""
+        for counts in (*self._at_borders(), *self._of_few()):
+            failures = self.trial(counts=counts)
+            if failures:
+                return failures
+        return []
 
-        A border at a share of the width moves with the cut: it may stay where it belongs, by chance.
-        """
+    def _at_borders(self) -> Iterator[dict[str, int]]:
+        """Cuts of all on one side of a border: at a share of the width it may stay in place by chance."""
         first: dict[str, bool] = {}
         for inside, outside in self._sides():
-            for names, is_first in (
-                (inside.keys() - outside.keys(), True),
-                (outside.keys() - inside.keys(), False),
-            ):
-                for name in names if inside and outside else ():
-                    first.setdefault(name, is_first)
-        if not first:
-            return []
+            for here, there in ((inside, outside), (outside, inside)):
+                for name in here.keys() - there.keys() if here and there else ():
+                    first.setdefault(name, here is inside)
         widths = {group.name: group.width for group in self._structure.groups}
-        cuts = (
-            {name: widths[name] if first[name] is high else 1 for name in first} for high in (True, False)
-        )
-        return next((failures for cut in cuts if (failures := self.trial(counts=cut))), [])
+        for high in (True, False) if first else ():
+            yield {name: widths[name] if first[name] is high else 1 for name in first}
+
+    def _of_few(self) -> Iterator[dict[str, int]]:
+        """Cuts of some groups of few channels: two heads are cut to one whatever the number of others is."""
+        few: dict[int, list[str]] = {}
+        for group in self._structure.groups:
+            if group.width <= _FEW:
+                few.setdefault(group.width, []).append(group.name)
+        most = max((len(names) for names in few.values()), default=0)
+        for bit in range((most - 1).bit_length() if most > 1 else 0):  # each pair differs in one of these
+            yield {n: w if i >> bit & 1 else w - 1 for w, names in few.items() for i, n in enumerate(names)}
 
     def _sides(self) -> Iterator[tuple[dict[str, frozenset[int]], dict[str, frozenset[int]]]]:
         """For each border the groups inside and outside of it, with their channels there."""
@@ -234,7 +244,7 @@ def trial_plan(
     `given` are widths of some groups.
     """
     kept: dict[str, tuple[int, ...]] = {}
-    used: dict[int, set[int]] = {}
+    last: dict[tuple[int, int], int] = {}
     random = np.random.default_rng(0)
     for group in structure.groups:
         if only is not None and group.name not in only:
@@ -244,11 +254,15 @@ def trial_plan(
         # not one if possible, because nobody can tell such a dimension from others of size one in a view.
         # And another for each group of one width, because what only fits if both are cut alike must not pass.
         draws = [_count(group.width, random.uniform(0.35, 0.85)) for _ in range(4)]
-        count = next((n for n in draws if n not in used.setdefault(group.width, set())), draws[0])
-        used[group.width].add(count)
+        count = min(draws, key=partial(_used, last, group.width))
+        last[group.width, count] = group.start
         count = (given or {}).get(group.name, count)
         kept[group.name] = tuple(sorted(random.permutation(group.width)[:count].tolist()))
     return Plan(kept, {group.name: group.width for group in structure.groups})
+
+
+def _used(last: Mapping[tuple[int, int], int], width: int, count: int) -> int:
+    return last.get((width, count), -1)
 
 
 def _without(whole: Ids, part: Ids) -> Ids:
