@@ -103,9 +103,12 @@ def load(path: Path | str, *, allow_code: bool = False) -> nn.Module:
     network = models.build(spec, seed=0)
     try:
         network = rebuilt(network, folder)
+    except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
+    try:
         with torch.inference_mode():  # do the tensors fit each other, too?
             network(torch.zeros(1, *spec.input_shape))
-    except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+    except Exception as error:  # whatever a forward raises means that
         raise ModelError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
     return network
 

@@ -7,6 +7,7 @@ same from the shapes of its weights: `head_dim` stays, and there are as many hea
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -61,6 +62,15 @@ def _remember_width(module: Any) -> None:
 
 
 _subclasses: dict[type, type] = {}
+
+
+def __getattr__(name: str) -> type:
+    """The adapted class of that name, for pickle, which finds classes by module and name."""
+    for path, forward in _FORWARDS.items():
+        module, _, kind = path.rpartition(".")
+        if name == f"Adapted{kind}":
+            return _subclass(getattr(importlib.import_module(module), kind), forward)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _subclass(kind: type, forward: Callable[..., Any]) -> type:

@@ -232,7 +232,7 @@ class ChannelMap:
         for name in self.widths:  # gates are numbered in the order of the groups
             spans[name] = slice(start, start + len(plan.kept[name]))
             start = spans[name].stop
-        device = next(small.parameters()).device
+        device = next((t.device for _, t in named_tensors(small)), torch.device("cpu"))
         ones = torch.ones(start, device=device)
         network = GatedNetwork(small, ones, gates.site_indices(self._structure, self._sites, plan), spans)
         if alpha is not None:

@@ -27,6 +27,8 @@ _ATOMIC = frozenset(
     }
 )
 _FLAT = (tuple, list, set)
+_OWN = vars(nn.Module()).keys()
+_SETSTATE = nn.Module.__setstate__
 _USUAL: dict[str, Any] = {
     **{name: getattr(object, name) for name in ("__reduce_ex__", "__reduce__", "__new__")},
     **{name: getattr(nn.Module, name) for name in ("__getstate__", "__getattr__")},
@@ -48,9 +50,14 @@ def copied(module: nn.Module, memo: Memo) -> Any:
     new = memo[id(module)] = kind.__new__(kind)  # before its parts, which may refer to it
     state = dict(module.__getstate__())  # type: ignore[no-untyped-call]
     for name, value in state.items():
-        if type(value) not in _ATOMIC:
+        if type(value) is OrderedDict and not value and name in _OWN:  # most often: no hooks
+            state[name] = OrderedDict()
+        elif type(value) not in _ATOMIC:
             state[name] = _value(value, memo)
-    new.__setstate__(state)  # type: ignore[no-untyped-call]
+    if kind.__setstate__ is _SETSTATE and state.keys() >= _OWN:  # nothing that an old pickle might lack
+        vars(new).update(state)
+    else:
+        new.__setstate__(state)  # type: ignore[no-untyped-call]
     return new
 
 
@@ -68,18 +75,11 @@ def _ordinary(kind: type) -> bool:
 
 
 def _value(value: Any, memo: Memo) -> Any:
-    new: Any
     key, kind = id(value), type(value)
     if key in memo:
         return memo[key]
-    if kind is OrderedDict and not value and not vars(value):  # most often: no hooks
-        memo[key] = new = OrderedDict()
-        return new
     if kind is dict:
-        memo[key] = new = {}
-        for name, item in value.items():
-            new[_part(name, memo)] = _part(item, memo)
-        return new
+        return _dict(value, memo)
     if isinstance(value, nn.Module):
         return copied(value, memo)
     if kind in _FLAT and all(type(item) in _ATOMIC for item in value):
@@ -88,5 +88,10 @@ def _value(value: Any, memo: Memo) -> Any:
     return copy.deepcopy(value, memo)
 
 
-def _part(value: Any, memo: Memo) -> Any:
-    return value if type(value) in _ATOMIC else _value(value, memo)
+def _dict(value: dict[Any, Any], memo: Memo) -> dict[Any, Any]:
+    new: dict[Any, Any] = {}
+    memo[id(value)] = new
+    for name, item in value.items():
+        key = name if type(name) in _ATOMIC else _value(name, memo)
+        new[key] = item if type(item) in _ATOMIC else _value(item, memo)
+    return new

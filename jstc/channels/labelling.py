@@ -41,6 +41,7 @@ class Labelling:
         self._labels: dict[int, Raw] = {}
         self._modules = dict(named_modules(model))
         self._heads: dict[str, frozenset[int]] = {}
+        self._numbers: dict[int, tuple[Sequence[Ids | None], str]] = {}
         self._buffers = {id(buffer) for buffer in model.buffers()}
         self._alive: list[Tensor] = []  # an id() is only good while its tensor lives
         self._names: dict[int, str] = {}
@@ -102,12 +103,17 @@ class Labelling:
 
     def raw(self, tensor: Tensor) -> Raw:
         """The labels of a tensor, undecided dimensions left so: for rules that only move dimensions."""
+        channels, reason = self._numbers.get(id(tensor), ((), ""))
+        for ids in channels:
+            self.freeze(ids, reason)
         name = self._names.get(id(tensor))
         if name is not None:
             self.record.used.setdefault(name, self.module)
             if self._given is not None and id(tensor) not in self._labels:
                 self._labels[id(tensor)] = self._given(name)
-        return self._labels.get(id(tensor), (None,) * tensor.dim())
+        found = self._labels.get(id(tensor))
+        # Values that came from outside of the forward's operations (a Python list, an array) are numbered.
+        return tuple(fixed(n) for n in tensor.shape) if found is None else found
 
     def decided(self, raw: Raw, acting_on: Sequence[int] = ()) -> Labels:
         """The same labels with all dimensions decided."""
@@ -121,6 +127,20 @@ class Labelling:
     def name(self, tensor: Tensor | None) -> str | None:
         """Qualified name when the tensor is a parameter or buffer of the network."""
         return None if tensor is None else self._names.get(id(tensor))
+
+    def numbered(self, part: Tensor) -> None:
+        """Values are written into a part of a made-up tensor: its positions differ from now on."""
+        storage = part.untyped_storage()._cdata
+        for tensor in self._alive:
+            if tensor.untyped_storage()._cdata == storage:
+                raw = self._labels[id(tensor)]
+                self._labels[id(tensor)] = tuple(
+                    fixed(n) if label is None else label for n, label in zip(tensor.shape, raw, strict=True)
+                )
+
+    def holds_numbers(self, tensor: Tensor, of: Sequence[Ids | None], reason: str) -> None:
+        """The values of `tensor` are numbers of channels `of`, which stay whole if anything reads them."""
+        self._numbers[id(tensor)] = (list(of), reason)
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Is the tensor a buffer of the network?"""

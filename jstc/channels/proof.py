@@ -30,6 +30,7 @@ __all__ = ["Proved", "prove"]
 _FEW = 4
 _TRIES = 48
 _TRIES_ALONE = 12
+_ONE_BY_ONE = 16
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ class _Proof:
         self._model, self._inputs, self._rebuild, self._traced = model, inputs, rebuild, traced
         self._modules = dict(named_modules(model))
         self._guilty: dict[int, str] = {}
-        self._following = {s.key: s for s in _sized_norms(traced, self._modules)}
+        self._following: dict[str, Sized] = {s.key: s for s in _sized_norms(traced, self._modules)}
         self._given_up: set[str] = set()
         self._alone = 0
+        self._learned = 0
         self._structure = rebuild(self._guilty)
 
     def result(self) -> Proved:
@@ -158,6 +160,7 @@ class _Proof:
 
         Returns whether anything is to be tried anew.
         """
+        self._learned += 1
         known = (len(self._guilty), set(self._following), set(self._given_up))
         found: dict[str, str] = {}
         fresh: dict[str, Sized] = {}
@@ -168,8 +171,9 @@ class _Proof:
                 continue
             self._give_up(module)  # its attributes that follow did not help
             # What fails later in the same module may have failed for the same reason: the next trial tells.
-            for name, reason in self._culprits(own[0], found).items():
-                found.setdefault(name, reason)
+            # After many trials it is rather a long forward in one module, and each is taken for its own.
+            for failure in own[: max(1, 2 ** (self._learned - _ONE_BY_ONE))]:
+                found.update(self._culprits(failure, found))
         self._following.update(fresh)
         self.freeze(found)
         return known != (len(self._guilty), set(self._following), set(self._given_up))
@@ -219,7 +223,7 @@ def _sized_norms(traced: Labelling, modules: Mapping[str, nn.Module]) -> Iterato
         module = modules.get(operation.module)
         if isinstance(module, nn.modules.batchnorm._NormBase) and not module.affine:
             ids = traced.labels(operation.call.first)[1]
-            if module.running_mean is None and ids is not None:
+            if module.running_mean is None and ids is not None and len(ids) == module.num_features:
                 yield Sized(operation.module, "num_features", None, ids)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from jstc.channels.groups import Structure
 from jstc.channels.labels import Ids
@@ -80,7 +81,14 @@ def apply(model: nn.Module, attributes: Mapping[str, int]) -> None:
         name, _, index = last.removesuffix("]").partition("[")
         try:
             owner: Any = model.get_submodule(path)
-            old = vars(owner)[name] if not index else vars(owner)[name][int(index)]
+            whole = vars(owner)[name]
+            if not _may_follow(name) or (
+                name != "num_features" and type(owner).__module__.startswith("torch.")
+            ):
+                raise KeyError(name)  # a file from a stranger could change a stride
+            if index and not (type(whole) in (list, tuple) and index.isdecimal()):
+                raise TypeError
+            old = whole[int(index)] if index else whole
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             raise ChannelError(f"the network has no attribute '{key}'") from None
         if type(old) is not int or type(value) is not int or not 1 <= value <= old:
@@ -99,7 +107,7 @@ _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d
 def forget(module: nn.Module) -> None:
     """Empty what the module's author calls a cache: it holds tensors of the uncut widths."""
     for name, value in list(vars(module).items()):
-        if "cache" not in name:
+        if "cache" not in name or not any(isinstance(x, Tensor) for x in tree_leaves(value)):
             continue
         if isinstance(value, dict | list):
             value.clear()

@@ -15,7 +15,7 @@ from jstc.channels.copying import copied
 from jstc.channels.groups import Structure
 from jstc.channels.labels import Ids, named_modules, named_tensors
 from jstc.channels.repair import apply, forget, repair_layer
-from jstc.errors import ChannelError
+from jstc.errors import ChannelError, InputError
 from jstc.plan import Plan
 
 __all__ = [
@@ -85,7 +85,7 @@ def _take(tensor: Tensor, index: Index | None) -> Tensor:
         for dim, kept in cut:
             shape[dim] = len(kept)
         return torch.empty(shape, dtype=tensor.dtype, device="meta")
-    if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype != torch.bfloat16:
+    if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype in _NUMPY:
         return torch.from_numpy(_take_array(tensor.numpy(), [(dim, kept.numpy()) for dim, kept in cut]))
     taken = tensor
     for dim, kept in cut:
@@ -97,6 +97,9 @@ def _take(tensor: Tensor, index: Index | None) -> Tensor:
 
 
 _MANY = 1 << 10  # columns from which on a call for each row costs less than the numbers of all positions
+
+
+_NUMPY = {torch.float16, torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}
 
 
 def _take_array(array: NDArray[Any], cut: Sequence[tuple[int, Ids]]) -> NDArray[Any]:
@@ -190,5 +193,8 @@ def rebuild(
 
 
 def example_inputs(example: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    """The positional inputs of one forward."""
+    """The positional inputs of one forward. Raises `InputError` for anything but a tensor or a tuple."""
+    if not isinstance(example, Tensor | list | tuple):
+        kind = type(example).__name__
+        raise InputError(f"example_input: expected a tensor or a tuple of positional inputs, not {kind}")
     return (example,) if isinstance(example, Tensor) else tuple(example)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from jstc.channels.blocks import Axis, Raw
 from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIRST_FREE, Call, Ids, Labels
+from jstc.channels.labels import FIRST_FREE, Call, Ids, Labels, fixed
 from jstc.channels.rules.registry import rule
 
 __all__ = ["broadcast"]
@@ -81,7 +82,7 @@ def _elementwise(labelling: Labelling, call: Call) -> Raw:
     labels = broadcast(labelling, [labelling.raw(t) for t in call.tensors()], call.out.dim())
     labels = _sized(labels, call.out.shape)
     if call.func._schema.is_mutable and call.out is call.first and _is_part(call.first):
-        _written(labelling, labelling.raw(call.first), labels)
+        _written(labelling, call.first, labelling.raw(call.first), labels)
     return labels
 
 
@@ -90,11 +91,13 @@ def _is_part(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
 
 
-def _written(labelling: Labelling, own: Raw, labels: Raw) -> None:
+def _written(labelling: Labelling, part: Tensor, own: Raw, labels: Raw) -> None:
     # The whole, made up by the forward, will not know what is written into a part of it.
     for mine, ids in zip(own, labelling.decided(labels), strict=True):
         if mine is None:
             labelling.freeze(ids, "channels are written into a part of a new tensor")
+    if any(label is None for label in own):
+        labelling.numbered(part)
 
 
 def _sized(labels: Raw, shape: Sequence[int]) -> Raw:
@@ -134,7 +137,11 @@ def _flip(labelling: Labelling, call: Call) -> Labels:
 def _cumsum(labelling: Labelling, call: Call) -> Labels:
     labels = labelling.labels(call.first, acting_on=(call["dim"],))
     labelling.inexact(labels[call["dim"]], "cumsum over the channels")
-    return labels
+    dim = call["dim"] % max(len(labels), 1)
+    return tuple(
+        fixed(n) if d == dim and x is None else x
+        for d, (n, x) in enumerate(zip(call.out.shape, labels, strict=True))
+    )
 
 
 @rule("roll")
@@ -166,7 +173,14 @@ def _reduce(labelling: Labelling, call: Call) -> Raw | list[Labels]:
     out: Labels = tuple(
         np.zeros(1, np.int64) if d in dims else ids for d, ids in enumerate(labels) if keep or d not in dims
     )
-    return out if hasattr(call.out, "dim") else [out] * len(call.out)
+    if hasattr(call.out, "dim"):
+        return out
+    for tensor in call.out:
+        if tensor.dtype == torch.int64 and call.first.dtype != torch.int64:  # of `max` and `min`
+            labelling.holds_numbers(
+                tensor, [labels[d] for d in dims], "the number of the largest or smallest channel is taken"
+            )
+    return [out] * len(call.out)
 
 
 @rule("argmax", "argmin")

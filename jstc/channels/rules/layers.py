@@ -164,6 +164,9 @@ def _attention(labelling: Labelling, call: Call) -> Labels:
     for ids in (query[-2], key[-2]):
         labelling.freeze(ids, "attention between the channels")
     labelling.inexact(query[-1], "attention is scaled by the number of channels")
+    if call["enable_gqa"]:  # a head of keys and values serves as many of queries, which stay together
+        for ids in (query[-3], key[-3], value[-3]):
+            labelling.freeze(ids, "heads of queries share heads of keys by their numbers")
     batch = _batch(labelling, _batch(labelling, query[:-2], key[:-2]), value[:-2])
     if call["attn_mask"] is not None:
         batch = _batch(labelling, batch, labelling.labels(call["attn_mask"])[:-2])

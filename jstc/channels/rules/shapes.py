@@ -9,7 +9,7 @@ import numpy as np
 
 from jstc.channels.blocks import Axis, Block, Raw, alone, keep_axis, moved
 from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIRST_FREE, FIXED, Call, Ids, Labels
+from jstc.channels.labels import FIRST_FREE, FIXED, Call, Ids, Labels, fixed
 from jstc.channels.rules.arithmetic import broadcast
 from jstc.channels.rules.registry import rule
 
@@ -49,6 +49,11 @@ def _squeeze(labelling: Labelling, call: Call) -> Raw:
     names = {a.name for a in call.func._schema.arguments}
     dim = call["dim"] if "dim" in names else range(rank)
     dims = {d % rank for d in (dim if isinstance(dim, list | tuple | range) else [dim])}
+    for d in dims:  # cut to one they would go, too
+        label = labels[d]
+        if call.first.shape[d] != 1 and label is not None:
+            (ids,) = labelling.decided((label,))
+            labelling.freeze(ids, "squeeze would drop a dimension of one channel")
     return tuple(ids for d, ids in enumerate(labels) if d not in dims or call.first.shape[d] != 1)
 
 
@@ -230,6 +235,10 @@ def _shuffle(labelling: Labelling, call: Call) -> Labels:
 )
 def _view(labelling: Labelling, call: Call) -> Raw:
     raw = labelling.raw(call.first)
+    if call.out.numel() != call.first.numel():  # bytes seen as another type
+        for ids in labelling.decided(raw):
+            labelling.freeze(ids, "channels are seen as another type")
+        return tuple(fixed(n) for n in call.out.shape)
     return regroup(labelling, raw, call.first.shape, call.out.shape, labelling.heads())
 
 
@@ -275,6 +284,8 @@ def _spread(
 
 
 def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    if 0 in old:  # nothing to follow, and no two products would tell where a run ends
+        return [((0, len(old)), (0, len(new)))]
     runs, i, j = [], 0, 0
     while i < len(old) or j < len(new):
         start = (i, j)
