@@ -220,10 +220,26 @@ FOUND = {
         ),
         12377,
     ),
+    "a border through a group, and one beside it": (
+        Description((Step("transposed", 2, 2), Step("split", 3, 11, (Step("shared", 7, 2),))), "several"),
+        62645,
+    ),
+    "halves with unequal shares of two groups": (
+        Description(
+            (
+                Step("residual", 12, 11, (Step("pixels", 15, 11),)),
+                Step("branches", 10, 2),
+                Step("split", 14, 4),
+            ),
+            "pooled",
+            "cat",
+        ),
+        58064,
+    ),
 }
 
 
-OPEN = {"a border between a group and channels that stay"}
+OPEN = {"a border between a group and channels that stay", "a border through a group, and one beside it"}
 WAITING = pytest.mark.xfail(strict=True, reason="the trial cuts meet a border by luck")
 
 
