@@ -106,7 +106,8 @@ def test_the_files_are_those_three_and_hold_what_they_should(run, emitted):
     assert files.read_json(emitted / "model.json") == {
         "schema": 1,
         "model": run.spec.to_dict(),
-        "attributes": {}, "plan_hash": run.plan.hash,
+        "attributes": {},
+        "plan_hash": run.plan.hash,
     }
     tensors = load_file(emitted / "model.safetensors")
     assert tensors.keys() == {name for name, _ in named_tensors(run.target)}
