@@ -106,15 +106,32 @@ class _Proof:
         return []
 
     def _at_borders(self) -> Iterator[dict[str, int]]:
-        """Cuts of all on one side of a border: at a share of the width it may stay in place by chance."""
+        """Cuts of all on one side of a border: at a share of the width it may stay in place by chance.
+
+        What has the same share on both sides may be wide or narrow meanwhile.
+        """
         first: dict[str, bool] = {}
-        for inside, outside in self._sides():
-            for here, there in ((inside, outside), (outside, inside)):
-                for name in here.keys() - there.keys() if here and there else ():
-                    first.setdefault(name, here is inside)
+        even: set[str] = set()
+        for shares in self._shares():
+            if any(shares.values()):
+                first = {name: share > 0 for name, share in shares.items() if share} | first
+                even |= {name for name, share in shares.items() if not share}
         widths = {group.name: group.width for group in self._structure.groups}
         for high in (True, False) if first else ():
-            yield {name: widths[name] if first[name] is high else 1 for name in first}
+            for wide in (True, False) if even - first.keys() else (True,):
+                counts = {name: widths[name] if wide else 1 for name in even}
+                yield counts | {name: widths[name] if first[name] is high else 1 for name in first}
+
+    def _shares(self) -> Iterator[dict[str, int]]:
+        """For each border and group: is more (above zero) or less of it inside than of all channels?"""
+        for whole, part in self._traced.record.borders:
+            inside, all_ = self._structure.number(part), self._structure.number(whole)
+            found = {}
+            for group in self._structure.groups:
+                own = [((n >= group.start) & (n < group.start + group.width)).sum() for n in (inside, all_)]
+                if own[1]:
+                    found[group.name] = int(own[0]) * len(whole) - int(own[1]) * len(part)
+            yield found
 
     def _of_few(self) -> Iterator[dict[str, int]]:
         """Cuts of some groups of few channels: two heads are cut to one whatever the number of others is."""
