@@ -49,7 +49,7 @@ def _residual(shape: Shape, a: int, b: int, body: Sequence[Step]) -> tuple[nn.Mo
     match = _to_shape(found, shape)
     join = (
         lambda x, y: x + y,
-        lambda x, y: F.relu(y.add_(x)),
+        lambda x, y: F.relu(y.clone().add_(x)),
         lambda x, y: torch.stack([x, y]).sum(0),
         lambda x, y: x * y.sigmoid(),
         torch.maximum,

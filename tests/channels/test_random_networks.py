@@ -212,6 +212,7 @@ FOUND = {
         0,
     ),
     "a norm that counts its channels": (Description((Step("conv", 0, 1), Step("norm", 2, 3)), "pooled"), 0),
+    "a plain layer norm": (Description((Step("norm", 5, 1),), "pooled"), 0),
     "a border between a group and channels that stay": (
         Description(
             (Step("strided", 1, 1), Step("split", 9, 10, (Step("strided", 13, 15), Step("strided", 6, 6)))),
@@ -239,8 +240,8 @@ FOUND = {
 }
 
 
-OPEN: set[str] = set()
-WAITING = pytest.mark.xfail(strict=True, reason="the trial cuts meet a border by luck")
+OPEN: set[str] = {"a plain layer norm"}
+WAITING = pytest.mark.xfail(strict=True, reason="known, not yet mended")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=WAITING if n in OPEN else ()) for n in FOUND])
