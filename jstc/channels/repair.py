@@ -22,6 +22,10 @@ __all__ = ["Sized", "apply", "forget", "repair_layer", "sized_attributes", "valu
 _GEOMETRY = ("kernel", "stride", "pad", "dilation", "window", "patch", "grid", "seq", "depth")
 
 
+_OWN_WIDTHS = ("num_features", "num_channels", "normalized_shape")
+"""Attributes of torch's layers that may follow: those without parameters have nothing else to say it."""
+
+
 @dataclass(frozen=True)
 class Sized:
     """An integer attribute (`name`, or `name[index]`) of a module that is the size of a dimension."""
@@ -82,9 +86,8 @@ def apply(model: nn.Module, attributes: Mapping[str, int]) -> None:
         try:
             owner: Any = model.get_submodule(path)
             whole = vars(owner)[name]
-            if not _may_follow(name) or (
-                name != "num_features" and type(owner).__module__.startswith("torch.")
-            ):
+            torchs = type(owner).__module__.startswith("torch.")
+            if not _may_follow(name) or (torchs and name not in _OWN_WIDTHS):
                 raise KeyError(name)  # a file from a stranger could change a stride
             if index and not (type(whole) in (list, tuple) and index.isdecimal()):
                 raise TypeError

@@ -240,7 +240,7 @@ FOUND = {
 }
 
 
-OPEN: set[str] = {"a plain layer norm"}
+OPEN: set[str] = set()
 WAITING = pytest.mark.xfail(strict=True, reason="known, not yet mended")
 
 
