@@ -208,7 +208,8 @@ class Checking(Labelling):
         ids = (
             [] if call is None else [ids for t in call.tensors() for ids in self.labels(t) if ids is not None]
         )
-        self.failures.append(Failure(self.module, _line(error, self.last_op), tuple(ids)))
+        module = self.module if self.crashed_in is None else self.crashed_in
+        self.failures.append(Failure(module, _line(error, self.last_op), tuple(ids)))
 
     def _shapes(self, operation: Operation) -> list[Any]:
         return [

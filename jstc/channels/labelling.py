@@ -38,6 +38,8 @@ class Labelling:
         self.params: dict[str, Labels] = {}
         self.modules: list[str] = [""]  # names of those whose forward is running, outermost first
         self._call: Call | None = None
+        self._call_module = ""
+        self.crashed_in: str | None = None  # the innermost module that ended without a result since then
         self._labels: dict[int, Raw] = {}
         self._modules = dict(named_modules(model))
         self._heads: dict[str, frozenset[int]] = {}
@@ -73,11 +75,17 @@ class Labelling:
         """The newest operation and its module, to name it in a message."""
         if self._call is None:
             return "the first operation"
-        return f"{operation_name(self._call.func)} in {self.module or 'the forward'}"
+        return f"{operation_name(self._call.func)} in {self._call_module or 'the forward'}"
+
+    def leave(self, result: Any) -> None:
+        """The forward of the running module is over; without a result if it failed."""
+        if result is None and self.crashed_in is None:
+            self.crashed_in = self.module
+        self.modules.pop()
 
     def begin(self, call: Call) -> None:
         """An operation is going to be executed."""
-        self._call = call
+        self._call, self._call_module, self.crashed_in = call, self.module, None
 
     def follow(self, rule: Callable[[Any, Call], Any], call: Call) -> Any:
         """The labels of the outputs of an operation that was just executed."""

@@ -48,7 +48,7 @@ def run(model: nn.Module, inputs: Sequence[Any], labelling: Labelling) -> None:
     names = {id(module): name for name, module in modules}
     hooks = (  # for all modules at once: a hook on each takes as long as the forward
         register_module_forward_pre_hook(lambda m, _a: labelling.modules.append(names.get(id(m), ""))),
-        register_module_forward_hook(lambda _m, _a, _o: _leave(labelling), always_call=True),
+        register_module_forward_hook(lambda _m, _a, out: labelling.leave(out), always_call=True),
     )
     state = [(module, _own_state(module)) for _, module in modules]
     try:
@@ -82,10 +82,6 @@ def _restore(module: nn.Module, before: dict[str, Any]) -> None:
     for name in own.keys() - _TORCHS_OWN - before.keys():
         del own[name]
     own.update(before)
-
-
-def _leave(labelling: Labelling) -> None:
-    labelling.modules.pop()
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
