@@ -111,12 +111,11 @@ class Checking(Labelling):
             if operations[self._done].call.func not in _COPIES:
                 break
             self._done += 1  # of channels cut to one the order in memory is right already
-        if call.func in _COPIES and (
-            self._done >= len(operations) or not _alike(operations[self._done].call.func, call.func)
-        ):
+        alike = self._done < len(operations) and _alike(operations[self._done].call.func, call.func)
+        if call.func in _COPIES and not alike:
             self._expected = None
             return
-        if self._done >= len(operations) or not _alike(operations[self._done].call.func, call.func):
+        if not alike:
             raise Diverged(f"a cut network takes another way at {self.last_op}")
         self._expected = operations[self._done]
         self._parts = iter(self._traced.record.parts.get(self._done, ()))
@@ -161,9 +160,8 @@ class Checking(Labelling):
 
     def _same_numbers(self, call: Call, expected: Operation, found: list[Raw]) -> list[Raw]:
         """Numbers that are no size should not change: an attribute that follows may mean two things."""
-        numbers = zip(_numbers(expected.call), _numbers(call), strict=False)
-        sizes = {(n, len(self._kept_ids(ids))) for n, ids in self._dims(expected)}
-        if all(before == now or (before, now) in sizes for before, now in numbers):
+        changed = _changed(expected.call, call)
+        if not changed or changed <= {(n, len(self._kept_ids(ids))) for n, ids in self._dims(expected)}:
             return found
         return self.recover(call, ValueError("a number that is no width changes with a cut"))
 
@@ -277,8 +275,7 @@ class Checking(Labelling):
 
     def _sources(self, call: Call, expected: Operation) -> Iterator[Ids]:
         """Ids of dimensions from which the forward took a size that does not fit here."""
-        pairs = set(zip(_numbers(expected.call), _numbers(call), strict=False))
-        wrong = {(before, now) for before, now in pairs if before != now}
+        wrong = _changed(expected.call, call)
         inside = f"{self.module}." if self.module else ""
         for operation in self._traced.record.operations if wrong else ():
             if f"{operation.module}.".startswith(inside):
@@ -362,6 +359,11 @@ _TAKING = {torch.ops.aten.slice.Tensor, torch.ops.aten.alias.default}
 
 def _numbers(call: Call) -> list[int]:
     return [n for n in tree_leaves((call.args, call.kwargs)) if type(n) is int]
+
+
+def _changed(before: Call, now: Call) -> set[tuple[int, int]]:
+    """Numbers of a call that are others in the cut network, each with what it is there."""
+    return {(a, b) for a, b in zip(_numbers(before), _numbers(now), strict=False) if a != b}
 
 
 def _line(error: Exception, where: str) -> str:

@@ -102,7 +102,7 @@ class Labelling:
         raise error
 
     def labels(self, tensor: Tensor, acting_on: Sequence[int] = ()) -> Labels:
-        """The labels of a tensor; all `None` for one that the forward made up itself.
+        """The labels of a tensor; `None` for a dimension that the forward made up and that fits anything.
 
         Undecided dimensions (`jstc.channels.blocks`) are decided now; those in `acting_on`, on which the
         operation acts as a whole, are then not the ones that keep the channels, if others can.
