@@ -12,14 +12,6 @@ def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
 
 
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
-
-
 POINTWISE = {
     "in place": lambda net, x: F.relu6(x, inplace=True).add_(1).mul_(2).clamp_(max=9),
     "activations": lambda net, x: F.gelu(F.hardswish(F.elu(F.silu(x)))) + F.leaky_relu(x) * x.tanh(),
@@ -41,7 +33,7 @@ POINTWISE = {
 
 
 @pytest.mark.parametrize("kind", POINTWISE)
-def test_pointwise_operations_pass_channels_on(toy, kind):
+def test_pointwise_operations_pass_channels_on(toy, sandwich, kind):
     net = sandwich(toy, POINTWISE[kind], scale=nn.Linear(16, 1), map=conv(16, 1))
     assert net.widths == {"stem": 16}
     if kind == "cast":  # half of the digits are lost on the way
@@ -63,7 +55,7 @@ BROADCAST = {
 
 
 @pytest.mark.parametrize("kind", BROADCAST)
-def test_parameters_of_channels_go_with_them(toy, kind):
+def test_parameters_of_channels_go_with_them(toy, sandwich, kind):
     net = sandwich(
         toy,
         BROADCAST[kind],
@@ -76,20 +68,20 @@ def test_parameters_of_channels_go_with_them(toy, kind):
     net.require_exact()
 
 
-def test_the_number_of_slopes_is_repaired(toy):
+def test_the_number_of_slopes_is_repaired(toy, sandwich):
     net = sandwich(toy, lambda net, x: net.slopes(x - 1), slopes=nn.PReLU(16))
     small = net.channels.slice(net.model, net.plan(0))
     assert small.slopes.num_parameters == len(small.norm.weight)
 
 
 @pytest.mark.parametrize("which", ["max", "min", "maximum"])
-def test_the_larger_half(toy, which):
+def test_the_larger_half(toy, sandwich, which):
     net = sandwich(toy, lambda net, x: getattr(torch, which)(*net.a(x).chunk(2, 1)), a=conv(16, 32), last=16)
     assert net.widths == {"stem": 16, "a": 16}
     net.require_exact()
 
 
-def test_a_residual_sum_ties_its_branches(toy):
+def test_a_residual_sum_ties_its_branches(toy, sandwich):
     net = sandwich(toy, lambda net, x: x + net.b(F.relu(net.a(x))), a=conv(16, 12), b=conv(12, 16))
     assert net.widths == {"stem": 16, "a": 12}
     assert net.channels.groups[0].layers == ("stem", "norm", "a", "b", "head")
@@ -156,14 +148,14 @@ INEXACT = {
 
 
 @pytest.mark.parametrize("kind", INEXACT)
-def test_reductions_over_channels_are_cut_but_not_exact(toy, kind):
+def test_reductions_over_channels_are_cut_but_not_exact(toy, sandwich, kind):
     net = sandwich(toy, INEXACT[kind], map=conv(2, 1))
     assert net.widths == {"stem": 16}
     assert "over the channels" in net.channels.inexact["stem"]
     assert net(net.channels.slice(net.model, net.plan(0))).shape == (2, 10)
 
 
-def test_softmax_over_channels_holds_them(toy):
+def test_softmax_over_channels_holds_them(toy, sandwich):
     net = sandwich(toy, lambda net, x: x.softmax(1))
     assert net.widths == {}
     assert net.reasons["stem", 0] == "softmax over the channels"

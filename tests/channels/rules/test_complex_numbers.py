@@ -5,19 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 
 def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
-
-
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
 
 
 def filtered(net, x):
@@ -26,7 +17,7 @@ def filtered(net, x):
     return torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho") * weight, s=x.shape[-2:], norm="ortho")
 
 
-def test_a_filter_of_frequencies(toy):
+def test_a_filter_of_frequencies(toy, sandwich):
     net = sandwich(toy, filtered, w=nn.Parameter(torch.randn(16, 8, 5, 2)))
     assert net.widths == {"stem": 16}
     assert not net.channels.unknown_operations
@@ -41,7 +32,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("kind", EXACT)
-def test_complex_numbers_of_channels(toy, kind):
+def test_complex_numbers_of_channels(toy, sandwich, kind):
     net = sandwich(toy, lambda net, x: EXACT[kind](x))
     assert net.widths == {"stem": 16}
     net.require_exact()
@@ -59,7 +50,7 @@ HELD = {
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_transforms_over_channels_hold_them(toy, kind):
+def test_transforms_over_channels_hold_them(toy, sandwich, kind):
     function, reason = HELD[kind]
     net = sandwich(toy, lambda net, x: function(x), last=16 if kind == "transform" else 8)
     if kind == "transform":

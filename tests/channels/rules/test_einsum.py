@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from jstc.channels.rules.einsum import letters
 from jstc.pipeline.counting import count
@@ -13,14 +12,6 @@ from jstc.pipeline.counting import count
 
 def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
-
-
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
 
 
 EQUATIONS = {
@@ -49,7 +40,7 @@ WITH_WEIGHT = {
 
 
 @pytest.mark.parametrize("kind", WITH_WEIGHT)
-def test_weights_go_by_their_letters(toy, kind):
+def test_weights_go_by_their_letters(toy, sandwich, kind):
     equation, shape, last = WITH_WEIGHT[kind]
     net = sandwich(
         toy,
@@ -83,12 +74,12 @@ def test_bilinear_form_of_three_operands(toy):
     net.require_exact()
 
 
-def test_letters_that_are_summed_over_in_one_operand(toy):
+def test_letters_that_are_summed_over_in_one_operand(toy, sandwich):
     net = sandwich(toy, lambda net, x: x * torch.einsum("nchw->nhw", x)[:, None])
     assert net.channels.inexact == {"stem": "sum over the channels"}
 
 
-def test_diagonal(toy):
+def test_diagonal(toy, sandwich):
     net = sandwich(
         toy,
         lambda net, x: x * torch.einsum("ii->i", net.w).view(-1, 1, 1),
@@ -108,7 +99,7 @@ def attention(net, x):
     return torch.einsum("bnhv,dhv->bdn", o, net.out).unflatten(2, (8, 8))
 
 
-def test_attention_of_many_queries(toy):
+def test_attention_of_many_queries(toy, sandwich):
     net = sandwich(
         toy,
         attention,
@@ -122,7 +113,7 @@ def test_attention_of_many_queries(toy):
     net.require_exact()
 
 
-def test_products_are_counted_as_fvcore_does(toy):
+def test_products_are_counted_as_fvcore_does(toy, sandwich):
     net = sandwich(
         toy,
         lambda net, x: torch.einsum("nchw,dc->ndhw", x, net.w),

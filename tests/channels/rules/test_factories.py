@@ -12,14 +12,6 @@ def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
 
 
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
-
-
 def made(name, *args):
     return lambda net, x: getattr(torch, name)(*args, dtype=x.dtype, device=x.device)
 
@@ -52,7 +44,7 @@ class Numbers(nn.Module):
 
 
 @pytest.mark.parametrize("kind", CONSTANT | OF_SPACE)
-def test_what_is_made_up_over_space_or_alike_everywhere(toy, kind):
+def test_what_is_made_up_over_space_or_alike_everywhere(toy, sandwich, kind):
     net = sandwich(toy, (CONSTANT | OF_SPACE)[kind], n=Numbers())
     assert net.widths == {"stem": 16}
     assert not net.channels.unknown_operations
@@ -69,13 +61,13 @@ NUMBERED = {
 
 
 @pytest.mark.parametrize("kind", NUMBERED)
-def test_values_that_depend_on_the_number_of_a_channel_hold_it(toy, kind):
+def test_values_that_depend_on_the_number_of_a_channel_hold_it(toy, sandwich, kind):
     net = sandwich(toy, NUMBERED[kind])
     assert net.widths == {}
     assert net.reasons["stem", 0] == "meets a dimension of fixed size"
 
 
-def test_a_triangle_of_channels_stays(toy):
+def test_a_triangle_of_channels_stays(toy, sandwich):
     net = sandwich(toy, lambda net, x: x.permute(0, 2, 1, 3).tril().permute(0, 2, 1, 3))
     assert net.reasons["stem", 0] == "a triangle of channels is kept by their numbers"
 

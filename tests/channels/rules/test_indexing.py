@@ -12,14 +12,6 @@ def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
 
 
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
-
-
 def buffer(values):
     holder = nn.Module()
     holder.register_buffer("n", torch.as_tensor(values))
@@ -57,7 +49,7 @@ def assign(x, numbers):
 
 
 @pytest.mark.parametrize("kind", OF_SPACE)
-def test_numbers_of_space_leave_channels_alone(toy, kind):
+def test_numbers_of_space_leave_channels_alone(toy, sandwich, kind):
     net = sandwich(toy, OF_SPACE[kind], i=buffer(SPACE), j=buffer([4, 1]))
     assert net.widths == {"stem": 16}
     assert not net.channels.unknown_operations
@@ -73,7 +65,7 @@ OF_CHANNELS = {
 
 
 @pytest.mark.parametrize("kind", OF_CHANNELS)
-def test_channels_that_are_picked_by_numbers_stay(toy, kind):
+def test_channels_that_are_picked_by_numbers_stay(toy, sandwich, kind):
     net = sandwich(toy, OF_CHANNELS[kind], i=buffer(SPACE), last=5)
     assert net.widths == {}
     assert net.reasons["stem", 0] == "channels are picked by the numbers in a tensor"
@@ -87,13 +79,13 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_channels_that_are_written_by_numbers_stay(toy, kind):
+def test_channels_that_are_written_by_numbers_stay(toy, sandwich, kind):
     net = sandwich(toy, WRITTEN[kind], i=buffer(SPACE), zero=buffer([0]))
     assert net.widths == {}
     assert net.reasons["stem", 0] == "channels are written to by the numbers in a tensor"
 
 
-def test_rows_of_a_table_are_no_channels_but_its_columns_are(toy):
+def test_rows_of_a_table_are_no_channels_but_its_columns_are(toy, sandwich):
     net = sandwich(
         toy,
         lambda net, x: x + net.bias[net.i.n].view(2, 4, -1).permute(2, 0, 1).repeat(1, 4, 2),
@@ -124,7 +116,7 @@ def test_embeddings(toy, kind):
     assert net.channels.slice(net.model, net.plan(0)).words.num_embeddings == 20
 
 
-def test_channels_in_a_part_of_a_new_tensor_stay(toy):
+def test_channels_in_a_part_of_a_new_tensor_stay(toy, sandwich):
     def forward(net, x):
         wide = x.new_zeros(len(x), 16, 10, 10)
         wide[:, :, 1:-1, 1:-1] = x
@@ -135,7 +127,7 @@ def test_channels_in_a_part_of_a_new_tensor_stay(toy):
     assert net.reasons["stem", 0] == "channels are written into a part of a new tensor"
 
 
-def test_numbers_written_into_a_new_tensor(toy):
+def test_numbers_written_into_a_new_tensor(toy, sandwich):
     """A mask of windows as Swin makes it: of space only."""
 
     def forward(net, x):
@@ -150,7 +142,7 @@ def test_numbers_written_into_a_new_tensor(toy):
     net.require_exact()
 
 
-def test_a_mask_of_values(toy):
+def test_a_mask_of_values(toy, sandwich):
     """Which forces real values: a meta tensor has none."""
 
     def forward(net, x):

@@ -12,14 +12,6 @@ def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
 
 
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
-
-
 EXACT = {
     "cumulative space": lambda net, x: x.cumprod(2) + x.cummax(3).values + x.logcumsumexp(2),
     "ordered space": lambda net, x: x.sort(2).values + x.topk(8, 3)[0] + x.median(3, keepdim=True).values,
@@ -31,14 +23,14 @@ EXACT = {
 
 
 @pytest.mark.parametrize("kind", EXACT)
-def test_over_space(toy, kind):
+def test_over_space(toy, sandwich, kind):
     net = sandwich(toy, EXACT[kind])
     assert net.widths == {"stem": 16}
     net.require_exact()
 
 
 @pytest.mark.parametrize("dim", [1, -3])
-def test_gated_halves(toy, dim):
+def test_gated_halves(toy, sandwich, dim):
     net = sandwich(toy, lambda net, x: F.glu(net.a(x), dim), a=conv(16, 24), last=12)
     assert net.widths == {"stem": 16, "a": 12}
     net.require_exact()
@@ -59,7 +51,7 @@ HELD = {
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_orders_over_channels_hold_them(toy, kind):
+def test_orders_over_channels_hold_them(toy, sandwich, kind):
     function, reason = HELD[kind]
     net = sandwich(toy, lambda net, x: function(x))
     assert net.widths == {}
@@ -77,14 +69,14 @@ INEXACT = {
 
 
 @pytest.mark.parametrize("kind", INEXACT)
-def test_what_depends_on_all_channels_is_not_exact(toy, kind):
+def test_what_depends_on_all_channels_is_not_exact(toy, sandwich, kind):
     net = sandwich(toy, lambda net, x: INEXACT[kind](x))
     assert net.widths == {"stem": 16}
     assert "over the channels" in net.channels.inexact["stem"]
     assert net(net.channels.slice(net.model, net.plan(0))).shape == (2, 10)
 
 
-def test_weight_norm(toy):
+def test_weight_norm(toy, sandwich):
     normed = nn.utils.parametrizations.weight_norm(conv(16, 12))
     net = sandwich(toy, lambda net, x: net.normed(x), normed=normed, last=12)
     assert sorted(net.widths.values()) == [12, 16]

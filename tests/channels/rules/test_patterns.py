@@ -14,14 +14,6 @@ def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
 
 
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
-
-
 class Blur(nn.Module):
     """A fixed kernel for each channel, or one that is expanded to all."""
 
@@ -37,7 +29,7 @@ class Blur(nn.Module):
 
 
 @pytest.mark.parametrize("channels", [16, None])
-def test_blurring_before_a_stride(toy, channels):
+def test_blurring_before_a_stride(toy, sandwich, channels):
     net = sandwich(toy, lambda net, x: net.blur(x), blur=Blur(channels))
     assert net.widths == {"stem": 16}
     net.require_exact()
@@ -57,7 +49,7 @@ class Standardised(nn.Conv2d):
 
 
 @pytest.mark.parametrize("gain", [False, True])
-def test_standardised_weights(toy, gain):
+def test_standardised_weights(toy, sandwich, gain):
     layer = Standardised(16, 12, 3, padding=1)
     if gain:
         layer.gain = nn.Parameter(torch.rand(12, 1, 1, 1) + 0.5)
@@ -71,7 +63,7 @@ def test_standardised_weights(toy, gain):
     )
 
 
-def test_weights_are_standardised_by_hand(toy):
+def test_weights_are_standardised_by_hand(toy, sandwich):
     def forward(net, x):
         variance, mean = torch.var_mean(net.w, (1, 2, 3), keepdim=True, unbiased=False)
         return F.conv2d(x, (net.w - mean) / (variance + 1e-5).sqrt(), padding=1)
@@ -106,7 +98,7 @@ def neighbours(net, x):
 
 
 @pytest.mark.parametrize("kind", ["selective", "split attention"])
-def test_attention_to_branches(toy, kind):
+def test_attention_to_branches(toy, sandwich, kind):
     net = sandwich(
         toy,
         selective if kind == "selective" else split_attention,
@@ -122,7 +114,7 @@ def test_attention_to_branches(toy, kind):
     net.require_exact()
 
 
-def test_attention_to_neighbouring_channels(toy):
+def test_attention_to_neighbouring_channels(toy, sandwich):
     net = sandwich(toy, neighbours, slide=nn.Conv1d(1, 1, 3, padding=1, bias=False))
     assert net.widths == {"stem": 16}
     assert net.channels.inexact == {"stem": "a convolution slides over the channels"}
@@ -130,7 +122,7 @@ def test_attention_to_neighbouring_channels(toy):
     assert count(small, net.inputs[0][:1])[0] == net.channels.cost(net.plan(0)).flops
 
 
-def test_mixture_of_kernels(toy):
+def test_mixture_of_kernels(toy, sandwich):
     """A convolution whose kernel is a weighted sum: its flattened weights can't be followed."""
 
     def forward(net, x):
@@ -144,7 +136,7 @@ def test_mixture_of_kernels(toy):
     net.require_exact() if net.widths else None
 
 
-def test_same_padding(toy):
+def test_same_padding(toy, sandwich):
     net = sandwich(toy, lambda net, x: net.same(x), same=nn.Conv2d(16, 12, 3, padding="same"), last=12)
     assert net.widths == {"stem": 16, "same": 12}
     net.require_exact()

@@ -12,20 +12,12 @@ def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
 
 
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
-
-
 def shuffle(x, groups):
     n, c, h, w = x.shape
     return x.view(n, groups, c // groups, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
 
 
-def test_concatenation_joins(toy):
+def test_concatenation_joins(toy, sandwich):
     net = sandwich(
         toy,
         lambda net, x: net.b(torch.cat([x, F.relu(net.a(x))], 1)),
@@ -36,20 +28,20 @@ def test_concatenation_joins(toy):
     net.require_exact()
 
 
-def test_concatenation_of_a_tensor_with_itself(toy):
+def test_concatenation_of_a_tensor_with_itself(toy, sandwich):
     net = sandwich(toy, lambda net, x: torch.cat([x, x.flip(1)], 1), last=32)
     assert net.widths == {"stem": 16}
     net.require_exact()
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_equal_parts_stay_equal(toy, parts):
+def test_equal_parts_stay_equal(toy, sandwich, parts):
     net = sandwich(toy, lambda net, x: sum(net.a(x).chunk(parts, 1)).relu(), a=conv(16, 48), last=48 // parts)
     assert net.widths == {"stem": 16, "a": 48 // parts}
     net.require_exact()
 
 
-def test_one_part_through_a_layer_and_one_around_it(toy):
+def test_one_part_through_a_layer_and_one_around_it(toy, sandwich):
     def branch(net, x):
         left, right = x.split(x.shape[1] // 2, 1)
         return torch.cat([left, net.a(right)], 1)
@@ -59,7 +51,7 @@ def test_one_part_through_a_layer_and_one_around_it(toy):
     net.require_exact()
 
 
-def test_unequal_parts_stay_whole(toy):
+def test_unequal_parts_stay_whole(toy, sandwich):
     net = sandwich(toy, lambda net, x: torch.cat([p.sigmoid() for p in x.chunk(3, 1)], 1))
     assert net.widths == {}
     assert net.reasons["stem", 0] == "split into unequal parts"
@@ -67,7 +59,7 @@ def test_unequal_parts_stay_whole(toy):
 
 @pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize("module", [False, True])
-def test_channel_shuffle(toy, groups, module):
+def test_channel_shuffle(toy, sandwich, groups, module):
     net = sandwich(
         toy,
         lambda net, x: net.own(x) if module else shuffle(x, groups),
@@ -77,7 +69,7 @@ def test_channel_shuffle(toy, groups, module):
     net.require_exact()
 
 
-def test_channel_shuffle_between_grouped_convolutions(toy):
+def test_channel_shuffle_between_grouped_convolutions(toy, sandwich):
     net = sandwich(
         toy,
         lambda net, x: net.b(shuffle(net.a(x), 2)),
@@ -105,7 +97,7 @@ def test_flattening_before_a_linear_layer(toy, kind):
     assert net.channels.slice(net.model, plan).out.in_features == 64 * len(plan.kept["a"])
 
 
-def test_pixel_shuffle_and_back(toy):
+def test_pixel_shuffle_and_back(toy, sandwich):
     net = sandwich(toy, lambda net, x: F.pixel_shuffle(x, 2), last=4)
     assert net.widths == {"stem": 4}
     net.require_exact()
@@ -118,7 +110,7 @@ REPEATED = {"repeat": lambda x: x.repeat(1, 2, 1, 1), "interleave": lambda x: x.
 
 
 @pytest.mark.parametrize("kind", REPEATED)
-def test_repeated_channels(toy, kind):
+def test_repeated_channels(toy, sandwich, kind):
     net = sandwich(toy, lambda net, x: REPEATED[kind](x), last=32)
     assert net.widths == {"stem": 16}
     net.require_exact()
@@ -140,7 +132,7 @@ MOVED = {
 
 
 @pytest.mark.parametrize("kind", MOVED)
-def test_moved_dimensions(toy, kind):
+def test_moved_dimensions(toy, sandwich, kind):
     net = sandwich(toy, lambda net, x: MOVED[kind](x))
     assert net.widths == {"stem": 16}
     net.require_exact()
@@ -163,7 +155,7 @@ HELD = {
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_what_can_not_be_followed_stays_whole(toy, kind):
+def test_what_can_not_be_followed_stays_whole(toy, sandwich, kind):
     function, reason = HELD[kind]
     net = sandwich(toy, lambda net, x: function(x))
     assert net.widths == {}
@@ -182,7 +174,7 @@ class Padding(nn.Module):
         return torch.cat([next(sides), x, next(sides)], 1)
 
 
-def test_a_shortcut_that_pads_with_buffers(toy):
+def test_a_shortcut_that_pads_with_buffers(toy, sandwich):
     net = sandwich(toy, lambda net, x: net.pad(x) + net.a(x), pad=Padding(), a=conv(16, 24), last=24)
     # The middle of the wide sum is the stem; its ends hold channels of the second convolution alone.
     assert sorted(net.widths.items()) == [("pad", 3), ("pad#2", 5), ("stem", 16)]

@@ -14,14 +14,6 @@ def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, **options)
 
 
-def sandwich(toy, middle, *, last: int = 16, **layers):
-    """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
-    stem = {"stem": conv(3, 16), "norm": nn.BatchNorm2d(16), "head": conv(last, 10)}
-    return toy(
-        lambda net, x: net.head(middle(net, F.relu(net.norm(net.stem(x))))).mean((2, 3)), **stem, **layers
-    )
-
-
 def windows(x, size, step):
     """Each window's mean, as local attention takes its keys."""
     return x.unfold(2, size, step).unfold(3, size, step).mean((-2, -1))
@@ -61,14 +53,14 @@ SPACE = {
 
 
 @pytest.mark.parametrize("kind", SPACE)
-def test_windows_and_sizes_of_space_leave_channels_alone(toy, kind):
+def test_windows_and_sizes_of_space_leave_channels_alone(toy, sandwich, kind):
     net = sandwich(toy, SPACE[kind], weights=nn.Linear(16, 9))
     assert net.widths == {"stem": 16}
     assert not net.channels.unknown_operations
     net.require_exact()
 
 
-def test_neighbours_as_channels(toy):
+def test_neighbours_as_channels(toy, sandwich):
     """A convolution written as a matrix product: nine columns of its weight for each channel."""
     net = sandwich(
         toy,
@@ -96,14 +88,14 @@ HELD = {
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_windows_over_channels_hold_them(toy, kind):
+def test_windows_over_channels_hold_them(toy, sandwich, kind):
     function, last, reason = HELD[kind]
     net = sandwich(toy, lambda net, x: function(x), last=last)
     assert net.widths == {}
     assert net.reasons["stem", 0] == reason
 
 
-def test_sampling_is_counted_as_fvcore_does(toy):
+def test_sampling_is_counted_as_fvcore_does(toy, sandwich):
     net = sandwich(toy, lambda net, x: warped(x))
     plan = net.plan(0)
     small = net.channels.slice(net.model, plan)
