@@ -5,6 +5,7 @@ Every command-line flag has a key here; every default is written here and nowher
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from pydantic import (
 
 __all__ = [
     "Amount",
+    "Amounts",
     "BenchSettings",
     "ChannelSettings",
     "ExportSettings",
@@ -33,11 +35,14 @@ __all__ = [
     "Recipe",
     "SearchSettings",
     "TrainSettings",
+    "budget_label",
     "parse_amount",
+    "parse_amounts",
 ]
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "%": 0.01}
 _LEAST_ROUNDED = 1000  # a count such as 1.2345k may be meant roughly, one such as 1.5 was meant as a share
+Metric = Literal["flops", "params"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Pair = tuple[NonNegativeFloat, NonNegativeFloat]
 
@@ -65,7 +70,38 @@ def parse_amount(value: object) -> float:
     return amount
 
 
+def parse_amounts(value: object) -> float | tuple[float, ...] | None:
+    """One budget, or several as a list or a text with commas (`0.7,0.5,0.35`), from largest to smallest.
+
+    A list of one is that one. Raises `ValueError` as `parse_amount` does, and for a budget given twice.
+    """
+    if isinstance(value, str) and "," in value:
+        value = value.split(",")
+    if value is None or not isinstance(value, list | tuple):
+        return None if value is None else parse_amount(value)
+    if not value:
+        raise ValueError("an empty list; expected a share such as 0.5 or a count such as 500M, or several")
+    amounts = sorted(map(parse_amount, value), reverse=True)
+    for one, next_one in itertools.pairwise(amounts):
+        if _short(one) == _short(next_one):  # they would share a name, too
+            raise ValueError(f"the budget {_short(one)} is there twice")
+    return tuple(amounts) if len(amounts) > 1 else amounts[0]
+
+
+def budget_label(metric: Metric, amount: float) -> str:
+    """What a budget is called, in names of folders too: `flops0.5`, `flops20M`, `params0.3`."""
+    return f"{metric}{_short(amount)}"
+
+
+def _short(amount: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if amount >= size:
+            return f"{amount / size:g}{unit}".replace("+", "-")
+    return f"{amount:g}"
+
+
 Amount = Annotated[float, BeforeValidator(parse_amount)]
+Amounts = Annotated[float | tuple[float, ...] | None, BeforeValidator(parse_amounts)]
 PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
 
 
@@ -214,8 +250,8 @@ class Recipe(_Strict):
     data: OptionalPath = None
     weights: OptionalPath = None
     cifar: bool = False
-    flops: Amount | None = None
-    params: Amount | None = None
+    flops: Amounts = Field(None, description="a budget, or a list of several that share one search")
+    params: Amounts = Field(None, description="the same in parameters, instead of flops")
     baseline: bool = False
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -240,9 +276,25 @@ class Recipe(_Strict):
         return self
 
     @property
-    def budget(self) -> tuple[Literal["flops", "params"], float]:
-        """The metric and the amount asked for."""
-        if self.flops is not None:
-            return "flops", self.flops
-        assert self.params is not None
-        return "params", self.params
+    def budgets(self) -> tuple[tuple[Metric, float], ...]:
+        """The metric and every amount asked for, from the largest number to the smallest."""
+        metric: Metric = "flops" if self.flops is not None else "params"
+        amounts = self.flops if self.flops is not None else self.params
+        assert amounts is not None
+        return tuple((metric, amount) for amount in (amounts if isinstance(amounts, tuple) else (amounts,)))
+
+    @property
+    def budget(self) -> tuple[Metric, float]:
+        """The metric and the amount asked for, of a recipe with one budget."""
+        [budget] = self.budgets
+        return budget
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the budgets, in the order of `budgets`."""
+        return tuple(itertools.starmap(budget_label, self.budgets))
+
+    def at(self, label: str) -> Recipe:
+        """The same recipe with one of its budgets alone."""
+        metric, amount = dict(zip(self.labels, self.budgets, strict=True))[label]
+        return self.model_copy(update={metric: amount})

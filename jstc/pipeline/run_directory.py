@@ -113,20 +113,14 @@ class RunDirectory:
 
 
 def default_path(recipe: Recipe, root: Path = ROOT) -> Path:
-    """`runs/<model>-<dataset>-<metric><amount>[-seedN]`: the same settings find the same directory."""
-    metric, amount = recipe.budget
-    name = f"{recipe.model}-{recipe.dataset}-{metric}{_short(amount)}"
+    """`runs/<model>-<dataset>-<metric><amounts>[-seedN]`: the same settings find the same directory."""
+    metric, _ = recipe.budgets[0]
+    amounts = "-".join(label.removeprefix(metric) for label in recipe.labels)
+    name = f"{recipe.model}-{recipe.dataset}-{metric}{amounts}"
     if recipe.seed:
         name += f"-seed{recipe.seed}"
     safe = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in name)
     return root / safe.lstrip(".-")[:120]
-
-
-def _short(amount: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if amount >= size:
-            return f"{amount / size:g}{unit}"
-    return f"{amount:g}"
 
 
 def newest_run(root: Path = ROOT) -> Path:
