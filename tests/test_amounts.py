@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jstc.recipe import parse_amount
+from jstc.recipe import budget_label, parse_amount, parse_amounts
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,40 @@ def test_what_is_not_an_amount(text):
 def test_an_amount_between_a_share_and_a_count(text):
     with pytest.raises(ValueError, match=r"neither a share, which goes up to 1, nor a count, .*as 500M$"):
         parse_amount(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "amounts"),
+    [
+        (None, None),
+        ("50%", 0.5),
+        (0.5, 0.5),
+        (["0.5"], 0.5),
+        ("0.35,0.7, 50%", (0.7, 0.5, 0.35)),
+        ([0.7, "20M", 10], (2e7, 10.0, 0.7)),
+        ((0.3, 0.6), (0.6, 0.3)),
+    ],
+)
+def test_one_amount_or_several(value, amounts):
+    assert parse_amounts(value) == amounts
+
+
+@pytest.mark.parametrize("value", ["0.5,", ",", "0.5,x", [0.5, None], [[0.5]], [], {"flops": 1}])
+def test_what_is_no_list_of_amounts(value):
+    with pytest.raises(ValueError, match="share such as"):
+        parse_amounts(value)
+
+
+@pytest.mark.parametrize("value", ["0.5,50%", [2e7, "20M"], [0.12345671, 0.12345672]])
+def test_an_amount_that_is_there_twice(value):
+    with pytest.raises(ValueError, match=r"the budget (0\.5|20M|0\.123457) is there twice"):
+        parse_amounts(value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "amount", "label"),
+    [("flops", 0.5, "flops0.5"), ("flops", 2e7, "flops20M"), ("params", 0.3, "params0.3"),
+     ("params", 1500.0, "params1.5k"), ("flops", 10.0, "flops10"), ("flops", 1e17, "flops1e08G")],
+)  # fmt: skip
+def test_labels(metric, amount, label):
+    assert budget_label(metric, amount) == label

@@ -241,6 +241,38 @@ def test_a_budget_on_the_command_line_replaces_the_files(write):
     assert both == "FILE: give one budget: either flops or params"
 
 
+def test_several_budgets_in_a_file_an_override_and_a_flag(write):
+    path = write("model: m\ndataset: d\nflops: [0.35, 0.7]\n")
+    assert recipe_file.load(path).budgets == (("flops", 0.7), ("flops", 0.35))
+    assert recipe_file.load(path, ["params=1M, 0.5"]).labels == ("params1M", "params0.5")
+    assert recipe_file.load(path, [], {"flops": "0.2,0.4"}).labels == ("flops0.4", "flops0.2")
+    assert refusal(write("model: m\ndataset: d\nflops:\n  - 0.5\n  - 50%\n")) == (
+        "FILE, line 3: flops: the budget 0.5 is there twice"
+    )
+
+
+def test_a_list_of_one_budget_is_that_budget(write):
+    one, listed = (
+        recipe_file.to_yaml(recipe_file.load(write(f"model: m\ndataset: d\nflops: {text}\n")))
+        for text in ("0.5", "[50%]")
+    )
+    assert one == listed
+    assert "\nflops: 0.5\n" in one
+
+
+def test_the_order_in_which_budgets_are_given_is_no_difference(write):
+    one = recipe_file.load(write("model: m\ndataset: d\nflops: [0.5, 0.7]\n"))
+    two = recipe_file.load(write("model: m\ndataset: d\nflops: 0.7, 0.5\n"))
+    assert recipe_file.differences(one, two) == []
+
+
+def test_one_of_several_budgets_alone(write):
+    recipe = recipe_file.load(write("model: m\ndataset: d\nseed: 3\nflops: [0.5, 20M]\n"))
+    alone = recipe.at("flops20M")
+    assert (alone.budget, alone.labels, alone.seed) == (("flops", 2e7), ("flops20M",), 3)
+    assert alone.at("flops20M") == alone
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -301,7 +333,11 @@ names = st.one_of(texts, st.sampled_from(["1e5", "yes", "~", "010", "1:2", "null
 
 
 @given(
-    model=names, amount=amounts, lr=floats, thresholds=st.dictionaries(texts, st.floats(0.01, 1), max_size=3)
+    model=names,
+    amount=amounts
+    | st.lists(st.floats(0.001, 1).map(lambda share: round(share, 3)), min_size=1, unique=True),
+    lr=floats,
+    thresholds=st.dictionaries(texts, st.floats(0.01, 1), max_size=3),
 )
 def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresholds):
     recipe = Recipe.model_validate(

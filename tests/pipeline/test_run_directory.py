@@ -209,6 +209,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         ({}, "resnet20-digits-flops0.5"),
         ({"seed": 2}, "resnet20-digits-flops0.5-seed2"),
         ({"flops": "500M"}, "resnet20-digits-flops500M"),
+        ({"flops": "0.35,0.7,20M"}, "resnet20-digits-flops20M-0.7-0.35"),
         ({"flops": None, "params": "30%"}, "resnet20-digits-params0.3"),
         ({"model": "../my nets/net.py:make"}, "my-nets-net.py-make-digits-flops0.5"),
         ({"model": "timm:a/b"}, "timm-a-b-digits-flops0.5"),
