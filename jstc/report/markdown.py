@@ -11,7 +11,7 @@ from jstc.report import figures
 from jstc.report.headline import headline, title
 from jstc.report.tables import table
 
-__all__ = ["markdown"]
+__all__ = ["environment", "markdown"]
 
 # Longer lists are folded away behind a line that can be opened.
 _LONG = 24
@@ -20,7 +20,7 @@ _FIGURES = ("bar", "bytesize", "count", "duration", "milliseconds", "percent", "
 
 def markdown(summary: dict[str, Any]) -> str:
     """The report of a `summary` as `build` gives it."""
-    template = _environment().get_template("report.md.j2")
+    template = environment().get_template("report.md.j2")
     text = template.render(
         summary=summary, title=title(summary), headline=headline(summary), rows=table(summary), long=_LONG
     )
@@ -28,7 +28,8 @@ def markdown(summary: dict[str, Any]) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates, with the filters that write figures."""
     # Markdown, not HTML: what could break a table is escaped by `cell`, where it stands.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jstc.report"),
