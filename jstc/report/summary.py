@@ -16,7 +16,7 @@ from jstc.errors import ChannelError, RunDirectoryError
 from jstc.plan import Plan
 from jstc.report.notes import notes
 
-__all__ = ["SCHEMA", "build"]
+__all__ = ["SCHEMA", "build", "read"]
 
 SCHEMA = 1
 
@@ -31,10 +31,10 @@ def build(run: Path) -> dict[str, Any]:
     Raises `RunDirectoryError` when it is no run directory, or one of its files is damaged.
     """
     recipe = _recipe(run)
-    manifest = _read(run, "manifest.json")
-    target = _read(run, "target.json")
-    results = {name: _read(run, f"{name}/result.json") for name in ("baseline", *_STAGES)}
-    bench = _read(run, "bench/bench.json")
+    manifest = read(run, "manifest.json")
+    target = read(run, "target.json")
+    results = {name: read(run, f"{name}/result.json") for name in ("baseline", *_STAGES)}
+    bench = read(run, "bench/bench.json")
     plan = _plan(run)
     summary = {
         "schema": SCHEMA,
@@ -55,7 +55,7 @@ def build(run: Path) -> dict[str, Any]:
         "groups": _groups(target.get("groups") or [], plan),
         "frozen": target.get("frozen") or [],
         "unknown_operations": target.get("unknown_operations") or {},
-        "environment": _read(run, "bench/environment.json"),
+        "environment": read(run, "bench/environment.json"),
         "versions": manifest.get("versions") or {},
         "command": manifest.get("command") or None,
     }
@@ -73,7 +73,7 @@ def _recipe(run: Path) -> dict[str, Any]:
     return _mapping(document, path)
 
 
-def _read(run: Path, name: str) -> dict[str, Any]:
+def read(run: Path, name: str) -> dict[str, Any]:
     """A JSON document of the run; empty when its stage has not written it."""
     path = run / name
     try:
