@@ -1,0 +1,149 @@
+"""Accuracy against FLOPs over several budgets, as one picture."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jstc.report import figures
+from jstc.report.pictures import canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
+
+__all__ = ["pareto"]
+
+# Where a label may stand, in points from its mark, best first; and how its text is aligned there.
+_PLACES = (
+    (0, -16, "center"), (6, -14, "left"), (9, -3.5, "left"), (0, 9, "center"), (-6, 6, "right"),
+    (-9, -3.5, "right"), (6, 7, "left"), (-6, -14, "right"), (0, -28, "center"), (0, 21, "center"),
+)  # fmt: skip
+
+_WEIGHT = 8  # a mark is worth more than a piece of a line
+
+
+def pareto(
+    points: Sequence[Mapping[str, Any]], path: Path, *, target: Mapping[str, Any] | None = None
+) -> None:
+    """Draw accuracy against FLOPs to the SVG file `path`.
+
+    Each of `points` is a slim network, {"label": "flops0.5", "flops": int, "params": int, "accuracy": float};
+    `target` is the network they were cut from, with the same keys (`label` may be missing). Points without a
+    finite accuracy or FLOPs are left out. When fewer than two (with the target) are left, there is no
+    picture: nothing is written, and what is at `path` goes.
+    """
+    known = sorted((point for point in points if _known(point)), key=lambda point: point["flops"])
+    reference = target if target is not None and _known(target) else None
+    if not known or len(known) + (reference is not None) < 2:
+        path.unlink(missing_ok=True)
+        return
+    with canvas.figure(3.6) as drawn:
+        axes = drawn.add_subplot()
+        _draw(axes, known, reference)
+        canvas.save(drawn, path, title=_title(known, reference))
+
+
+def _known(point: Mapping[str, Any]) -> bool:
+    values = (point.get("flops"), point.get("accuracy"))
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+
+
+def _title(known: Sequence[Mapping[str, Any]], reference: Mapping[str, Any] | None) -> str:
+    told = [f"{figures.percent(p['accuracy'])} at {figures.count(p['flops'])} FLOPs" for p in known]
+    if reference is not None:
+        told.append(
+            f"target network {figures.percent(reference['accuracy'])} at {figures.count(reference['flops'])}"
+        )
+    return "Accuracy against FLOPs: " + ", ".join(told)
+
+
+def _draw(axes: Axes, known: Sequence[Mapping[str, Any]], reference: Mapping[str, Any] | None) -> None:
+    places = [(point["flops"], 100 * point["accuracy"]) for point in known]
+    axes.plot(*zip(*places, strict=True), color=canvas.BLUE, linewidth=1.6, marker="o", markersize=6)
+    labels = [_label(point) for point in known]
+    if reference is not None:
+        places.append((reference["flops"], 100 * reference["accuracy"]))
+        axes.axhline(places[-1][1], color=canvas.ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.plot(*places[-1], color=canvas.ORANGE, marker="D", markersize=6.5, linestyle="none")
+        labels.append(_label({"label": "target", **reference}))
+    _finish(axes, places)
+    colours = [canvas.INK] * len(known) + [canvas.ORANGE]
+    _place_labels(axes, places, list(zip(labels, colours, strict=False)))
+
+
+def _label(point: Mapping[str, Any]) -> str:
+    return f"{point.get('label') or figures.count(point['flops'])}: {100 * point['accuracy']:.2f} %"
+
+
+def _finish(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    canvas.plain(axes, grid="both")
+    across, up = ([place[side] for place in places] for side in (0, 1))
+    room = (max(up) - min(up)) or 1.0
+    axes.set_xlim(0, 1.12 * max(across))
+    axes.set_ylim(min(up) - 0.35 * room, max(up) + 0.25 * room)
+    axes.set_title("accuracy on the test split (%) against FLOPs")
+    axes.xaxis.set_major_formatter(lambda value, _: canvas.short_count(value))
+    axes.locator_params(axis="x", nbins=6)
+    axes.set_xlabel("FLOPs of the network (one multiply-add is one)")
+
+
+def _place_labels(
+    axes: Axes, places: Sequence[tuple[float, float]], labels: Sequence[tuple[str, str]]
+) -> None:
+    """Each label where it covers neither a mark nor another label, as far as there is such a place."""
+    drawn = axes.figure
+    drawn.draw_without_rendering()  # type: ignore[union-attr]
+    taken = [_around(place) for place in _along(axes)]
+    for (label, colour), place in zip(labels, places, strict=True):
+        tried = []
+        for across, up, side in _PLACES:
+            text = axes.annotate(
+                label, place, (across, up), textcoords="offset points", ha=side, color=colour, fontsize=9.5
+            )
+            box = text.get_window_extent().padded(2)
+            tried.append((_covered(box, taken, axes), text, box))
+            if tried[-1][0] < 1:
+                break
+        best = min(tried, key=lambda found: found[0])
+        for found in tried:
+            if found is not best:
+                found[1].remove()
+        taken.append(best[2])
+
+
+def _along(axes: Axes) -> list[tuple[float, float]]:
+    """Pixels on the marks and the lines."""
+    import numpy as np
+
+    found: list[tuple[float, float]] = []
+    for line in axes.lines:
+        corners = line.get_transform().transform(line.get_xydata())
+        found += [(x, y) for x, y in corners for _ in range(_WEIGHT)]
+        for start, end in itertools.pairwise(corners):
+            steps = max(2, int(np.hypot(*(end - start)) / 4))
+            found += [tuple(place) for place in np.linspace(start, end, steps)]
+    return found
+
+
+def _around(place: tuple[float, float], half: float = 2.0) -> Bbox:
+    from matplotlib.transforms import Bbox
+
+    x, y = place
+    return Bbox.from_extents(x - half, y - half, x + half, y + half)
+
+
+def _covered(box: Bbox, taken: Sequence[Bbox], axes: Axes) -> float:
+    """Pixels that a label at `box` would cover, or that stand outside the axes."""
+    inside = _overlap(box, axes.get_window_extent())
+    return sum(_overlap(box, other) for other in taken) + box.width * box.height - inside
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    from matplotlib.transforms import Bbox
+
+    both = Bbox.intersection(one, other)
+    return 0.0 if both is None else float(both.width * both.height)
