@@ -62,6 +62,9 @@ def _what(path: Path, dataset: str | None, data: Path | None) -> tuple[Path, str
     from jstc.pipeline.run_directory import read_recipe
 
     recipe = read_recipe(path)
+    if len(recipe.labels) > 1:
+        runs = ", ".join(str(path / label) for label in recipe.labels)
+        raise InputError(f"{path} has a network for each of its budgets; name one of {runs}")
     file = path / "export" / "model.onnx"
     if not file.exists():
         raise RunDirectoryError(f"{path} has no exported network yet: run `jstc export {path}`")

@@ -24,7 +24,7 @@ _PACKAGES = (
 
 State = Literal["pending", "running", "done", "failed"]
 # Files are deleted by these names: they must not lead out of the run directory.
-_StageName = Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
+_StageName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.-]*$")]
 _Artifact = Annotated[str, Field(pattern=r"^[^./\\:][^/\\:]*(/[^./\\:][^/\\:]*)*$")]
 
 

@@ -28,12 +28,13 @@ def check(workspace: Workspace, path: Path) -> None:
     _ = workspace.device
     _check_model(workspace)
     _check_search(workspace)
-    check_space(path, num_params=workspace.channels.cost().params)
+    num_params, num_budgets = workspace.channels.cost().params, len(workspace.recipe.budgets)
+    check_space(path, num_params=num_params, num_budgets=num_budgets)
 
 
-def check_space(path: Path, *, num_params: int) -> None:
+def check_space(path: Path, *, num_params: int, num_budgets: int = 1) -> None:
     """Raise `RunDirectoryError` unless the disk of `path` has room for a run's checkpoints."""
-    needed = num_params * _BYTES_PER_PARAM * _COPIES + _MARGIN_BYTES
+    needed = num_params * _BYTES_PER_PARAM * _COPIES * num_budgets + _MARGIN_BYTES
     free = shutil.disk_usage(_nearest(path)).free
     if free < needed:
         raise RunDirectoryError(
@@ -93,8 +94,8 @@ def _check_search(workspace: Workspace) -> None:
     """A budget out of reach, thresholds of groups that are not there."""
     from jstc.search.policy import Proposer
 
-    _ = workspace.budget
-    Proposer(workspace.channels, workspace.recipe)
+    largest = next(iter(workspace.budgets))
+    Proposer(workspace.channels, workspace.recipe.at(largest))
 
 
 def _check_writable(path: Path) -> None:

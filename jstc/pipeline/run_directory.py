@@ -19,7 +19,7 @@ from jstc.pipeline.manifest import Manifest, StageRecord, State
 from jstc.recipe import Recipe
 from jstc.recipe_file import differences, load, to_yaml
 
-__all__ = ["RunDirectory", "default_path", "newest_run", "read_recipe"]
+__all__ = ["RunDirectory", "default_path", "newest_run", "read_recipe", "recorded", "require_same"]
 
 ROOT = Path("runs")
 _MAX_DIFFERENCES = 8
@@ -53,6 +53,7 @@ class RunDirectory:
                 yield cls(path, recipe, manifest)
                 return
             names = {*stages, *(manifest.stages if manifest else ())}
+            _refuse_busy(path, names)
             manifest = Manifest.new(command, recipe.seed, stages)
             manifest.save(path)  # first: from here on the directory is known as ours
             _delete_results(path, names)
@@ -89,11 +90,15 @@ class RunDirectory:
     def reset(self, stage: str) -> None:
         """Forget `stage` and delete what it wrote."""
         artifacts = self.record(stage).artifacts
-        self.manifest.stages[stage] = StageRecord()
-        self.manifest.save(self.path)
+        self.forget(stage)
         for name in artifacts:
             (self.path / name).unlink(missing_ok=True)
         _delete_folder(self.folder(stage))
+
+    def forget(self, stage: str) -> None:
+        """Take `stage` for one that has not begun; what it wrote stays."""
+        self.manifest.stages[stage] = StageRecord()
+        self.manifest.save(self.path)
 
     def is_done(self, stage: str) -> bool:
         """Whether `stage` has finished; its files are not looked at."""
@@ -147,6 +152,20 @@ def read_recipe(path: Path) -> Recipe:
         ) from None
 
 
+def recorded(path: Path) -> list[Path]:
+    """The files that the stages of the run at `path` have left."""
+    manifest = Manifest.load(path)
+    records = manifest.stages.values() if manifest else ()
+    return [path / name for record in records for name in record.artifacts]
+
+
+def require_same(path: Path, recipe: Recipe) -> None:
+    """Raise `RunDirectoryError` unless a run of `recipe` can begin or go on at `path`."""
+    _refuse_foreign(path)
+    if Manifest.load(path) is not None and (path / "recipe.yaml").exists():
+        _refuse_other_recipe(path, recipe)
+
+
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise RunDirectoryError(f"{path} is a file; a run needs a directory: give another --out")
@@ -172,9 +191,23 @@ def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
     )
 
 
+def _refuse_busy(path: Path, stages: set[str]) -> None:
+    """A folder of ours may be a run of its own, which another process is working on."""
+    for stage in stages:
+        if (path / stage / "manifest.json").exists():
+            with locked(path / stage):
+                pass
+
+
 def _delete_leftovers(path: Path) -> None:
-    # Temporary files of a process that was killed while writing. We hold the lock: nobody is writing now.
-    for leftover in [*path.glob(".tmp-*"), *path.glob("*/.tmp-*")]:
+    # Temporary files of a process that was killed while writing. We hold the lock: nobody is writing now,
+    # unless it is in a folder that is a run of its own, with its own lock.
+    folders = [folder for folder in path.iterdir() if folder.is_dir()]
+    ours = [folder for folder in folders if not (folder / "manifest.json").exists()]
+    found = [
+        leftover for folder in ours for depth in ("", "*/") for leftover in folder.glob(depth + ".tmp-*")
+    ]
+    for leftover in [*path.glob(".tmp-*"), *found]:
         leftover.unlink(missing_ok=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +10,22 @@ from jstc.pipeline import emitting, training
 from jstc.pipeline.context import StageContext
 from jstc.recipe import Recipe
 
-__all__ = ["Stage", "table"]
+__all__ = ["Stage", "builds_on", "built_on", "names", "table"]
 
 
 @dataclass(frozen=True)
 class Stage:
     """A stage by name; `inputs` are the stages it builds on, `loose` its files outside its own folder.
 
-    `run` returns figures for the stage's result.json, or None when there is to be none.
+    `run` returns figures for the stage's result.json, or None when there is to be none. The folder of a
+    `nested` stage is a run directory, which keeps a record of its own.
     """
 
     name: str
     run: Callable[[StageContext], dict[str, Any] | None]
     inputs: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
+    nested: bool = False
 
 
 def table(recipe: Recipe) -> list[Stage]:
@@ -39,3 +41,26 @@ def table(recipe: Recipe) -> list[Stage]:
         Stage("report", emitting.report, ("bench", *baseline), ("summary.json", "report.md")),
     ]
     return [stage for stage in stages if stage.name != "baseline" or recipe.baseline]
+
+
+def names(table: Sequence[Stage]) -> list[str]:
+    """The names of the stages."""
+    return [stage.name for stage in table]
+
+
+def built_on(table: Sequence[Stage], name: str) -> list[str]:
+    """Names of the stages that need `name`, directly or by way of others, last first."""
+    found = {name}
+    for stage in table:
+        if found & set(stage.inputs):
+            found.add(stage.name)
+    return [stage.name for stage in reversed(table) if stage.name in found - {name}]
+
+
+def builds_on(table: Sequence[Stage], last: Stage) -> list[Stage]:
+    """The stages that `last` needs, directly or by way of others, first one first."""
+    found = set(last.inputs)
+    for stage in reversed(table):
+        if stage.name in found:
+            found |= set(stage.inputs)
+    return [stage for stage in table if stage.name in found]

@@ -8,6 +8,7 @@ from jstc import files
 from jstc.pipeline import scoring
 from jstc.pipeline.context import StageContext
 from jstc.pipeline.workspace import Workspace
+from jstc.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +32,7 @@ def baseline(context: StageContext) -> dict[str, Any]:
 
 
 def search(context: StageContext) -> dict[str, Any]:
-    """Find a plan at the budget, and train the target network's parts on the way."""
+    """Find a plan at every budget, and train the target network's parts on the way."""
     from jstc.pipeline import counting
     from jstc.search.joint import search as search_jointly
 
@@ -40,7 +41,7 @@ def search(context: StageContext) -> dict[str, Any]:
     target = workspace.new_target()
     # Before the training, not after it: the budget is worth nothing if the two counts differ.
     counting.require_equal("target", target, workspace.example_input(), workspace.channels.cost())
-    plan = search_jointly(
+    plans = search_jointly(
         _placed(target, workspace),
         workspace.channels,
         workspace.dataset,
@@ -48,6 +49,13 @@ def search(context: StageContext) -> dict[str, Any]:
         directory=context.folder,
         progress=context.progress,
     )
+    if isinstance(plans, Plan):
+        plans = {context.recipe.labels[0]: plans}
+    figures = {label: _cost(workspace, plan) for label, plan in plans.items()}
+    return {"budgets": figures} if len(figures) > 1 else next(iter(figures.values()))
+
+
+def _cost(workspace: Workspace, plan: Plan) -> dict[str, int]:
     cost = workspace.channels.cost(plan)
     return {"flops": cost.flops, "params": cost.params}
 
@@ -70,8 +78,8 @@ def finetune(context: StageContext) -> dict[str, Any]:
 
 
 def target_document(workspace: Workspace) -> dict[str, Any]:
-    """The target network, its groups and the budget, as JSON."""
-    channels, budget = workspace.channels, workspace.budget
+    """The target network, its groups and the budget, or the budgets, as JSON."""
+    channels = workspace.channels
     cost = channels.cost()
     groups = [
         {
@@ -87,11 +95,21 @@ def target_document(workspace: Workspace) -> dict[str, Any]:
         "model": workspace.spec.to_dict(),
         "flops": cost.flops,
         "params": cost.params,
-        "budget": {"metric": budget.metric, "limit": budget.limit, "share": budget.share},
+        **_budgets(workspace),
         "groups": groups,
         "frozen": frozen,
         "unknown_operations": channels.unknown_operations,
     }
+
+
+def _budgets(workspace: Workspace) -> dict[str, Any]:
+    found = [
+        {"label": label, "metric": budget.metric, "limit": budget.limit, "share": budget.share}
+        for label, budget in workspace.budgets.items()
+    ]
+    if len(found) > 1:
+        return {"budgets": found}
+    return {"budget": {key: found[0][key] for key in ("metric", "limit", "share")}}
 
 
 def _given_weights(context: StageContext) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jstc.errors import ModelError
+from jstc.errors import BudgetError, ModelError
 from jstc.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -86,11 +88,32 @@ class Workspace:
         return channels.analyse(self.skeleton(), self.example_input(), ignore=self.recipe.channels.ignore)
 
     @cached_property
-    def budget(self) -> Budget:
-        """The budget as a count; raises `BudgetError` when no sub-network can meet it."""
+    def budgets(self) -> dict[str, Budget]:
+        """The budgets as counts by label, largest first.
+
+        Raises `BudgetError` when no sub-network can meet one, or two are the same.
+        """
         from jstc.search import space
 
-        return space.limit(self.channels, self.recipe)
+        found = {label: space.limit(self.channels, self.recipe.at(label)) for label in self.recipe.labels}
+        labels = sorted(found, key=lambda label: -found[label].limit)
+        for one, other in itertools.pairwise(labels):
+            if found[one].limit == found[other].limit:
+                raise BudgetError(f"{one} and {other} are the same budget: leave out one of them")
+        return {label: found[label] for label in labels}
+
+    def at(self, label: str) -> Workspace:
+        """The same for one of the recipe's budgets, with what has been made so far."""
+        alone = copy.copy(self)
+        alone.__dict__.pop("budgets", None)
+        alone.recipe = self.recipe.at(label)
+        return alone
+
+    def take_over(self, other: Workspace) -> None:
+        """Keep what `other`, which is this one at a budget, has made."""
+        for name in ("device", "info", "dataset", "spec", "channels"):
+            if name in other.__dict__:
+                self.__dict__[name] = other.__dict__[name]
 
     def example_input(self, device: str = "cpu") -> Tensor:
         """One image of zeros, [1, C, H, W]."""

@@ -1,0 +1,188 @@
+"""The chain of stages in one run directory: which have to run, and what is kept when one stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jstc import files
+from jstc.errors import Interrupted, RunDirectoryError, StageError
+from jstc.pipeline import preflight
+from jstc.pipeline.context import StageContext
+from jstc.pipeline.interruption import interruptible
+from jstc.pipeline.run_directory import RunDirectory, recorded
+from jstc.pipeline.stages import Stage, builds_on, built_on
+from jstc.pipeline.timing import Stopwatch
+from jstc.pipeline.workspace import Workspace
+from jstc.progress import Progress
+
+__all__ = ["Chain"]
+
+
+class Chain:
+    """Runs stages of `table` in an open run directory.
+
+    `command` continues the run when it is interrupted; `title` tells this run from others of one command.
+    """
+
+    def __init__(
+        self,
+        opened: RunDirectory,
+        workspace: Workspace,
+        table: Sequence[Stage],
+        *,
+        progress: Progress,
+        command: str,
+        title: str = "",
+    ) -> None:
+        self.table = table
+        self._run, self._workspace = opened, workspace
+        self._progress, self._command, self._title = progress, command, title
+        self._announced = not title
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        return next(stage for stage in self.table if stage.name == name)
+
+    def run(self, wanted: Sequence[Stage]) -> None:
+        """Run those of `wanted` that are not done, or whose files are damaged."""
+        for stage in wanted:
+            damaged = self._run.damaged(stage.name)
+            if damaged:
+                if not stage.nested:  # it looks after its files itself, and says so
+                    self._say(f"{stage.name}: {_names(damaged)} missing or changed; running it again")
+                self.reset(stage.name)
+            if not self._run.is_done(stage.name):
+                self._reset_later(stage.name)
+                self._work(stage)
+
+    def run_one(self, name: str, *, fresh: bool = False) -> None:
+        """Run one stage after what it needs and is missing; `fresh` runs it although it is done.
+
+        Raises as `missing_before` does, and an `InputError` for what is wrong, before any work.
+        """
+        stage = self.stage(name)
+        missing = self.missing_before(stage)
+        if fresh:
+            self.reset(name)
+        if missing or not self._run.is_done(name):
+            preflight.check(self._workspace, self._run.path)
+        self.run_first(missing)
+        self.run([stage])
+
+    def run_first(self, missing: Sequence[Stage]) -> None:
+        """Run the stages that another one needs, and say so of each before it starts."""
+        for stage in missing:
+            begun = self._run.record(stage.name).state != "pending"
+            text = "is unfinished: continuing it first" if begun else "has not run yet: running it first"
+            self._say(f"{stage.name} {text}")
+            self.run([stage])
+
+    def missing_before(self, stage: Stage) -> list[Stage]:
+        """The stages that `stage` builds on, directly or not, and that are not done.
+
+        Raises `RunDirectoryError` when the search is among them, which only its own command continues, or
+        when what these stages and `stage` itself read is damaged.
+        """
+        needed = builds_on(self.table, stage)
+        missing = [earlier for earlier in needed if not self._run.is_done(earlier.name)]
+        if any(earlier.name == "search" for earlier in missing):
+            raise RunDirectoryError(
+                f"{stage.name} needs the search first, which is {self._run.record('search').state}: "
+                f"{self._how_to_make('search')}"
+            )
+        for name in dict.fromkeys(name for reader in (*missing, stage) for name in reader.inputs):
+            damaged = self._run.damaged(name)
+            if damaged:
+                text = f"{_names(damaged)} in {self._run.path} is missing or changed"
+                raise RunDirectoryError(f"{text}: {self._how_to_make(name)}")
+        return missing
+
+    def is_intact(self, name: str) -> bool:
+        """Whether a stage is done and its files are as it left them."""
+        return self._run.is_done(name) and not self._run.damaged(name)
+
+    def reset(self, name: str) -> None:
+        """Forget a stage and everything that was built on it."""
+        self._reset_later(name)
+        self._forget(name)
+
+    def _how_to_make(self, name: str) -> str:
+        path, begun_with = self._run.path, self._run.manifest.command
+        # The first two have no command that takes a run directory.
+        if name == "search":
+            return f"continue with `{begun_with}`" if begun_with else "continue as it was begun"
+        if name == "baseline":  # the run may have begun with the search, whose command does not train it
+            return f"run `jstc run {path / 'recipe.yaml'} --out {path}`"
+        return f"run `jstc {name} {path} --fresh`"
+
+    def _reset_later(self, name: str) -> None:
+        for later in built_on(self.table, name):
+            if self._run.record(later).state != "pending":
+                self._forget(later)
+
+    def _forget(self, name: str) -> None:
+        if self.stage(name).nested:  # a run of its own: it finds out itself what can stay
+            self._run.forget(name)
+        else:
+            self._run.reset(name)
+
+    def _say(self, text: str) -> None:
+        self._announce()
+        self._progress.message(text)
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            self._progress.message(f"{self._title}:")
+
+    def _work(self, stage: Stage) -> None:
+        name, folder = stage.name, self._run.folder(stage.name)
+        self._announce()
+        watch = Stopwatch(self._run, name, self._progress)
+        self._run.begin(name)
+        try:
+            with interruptible():
+                result = stage.run(StageContext(self._workspace, self._run.path, folder, watch))
+                watch.save()
+        except BaseException as error:
+            watch.save()
+            self._run.fail(name)
+            translated = _translated(error, self._full_name(name), self._command)
+            if translated is error:
+                raise
+            raise translated from error
+        finally:
+            self._progress.finish()
+        if result is not None:
+            self._save_result(name, folder / "result.json", result)
+        written = recorded(folder) if stage.nested else _written(folder)
+        self._run.finish(name, written + [self._run.path / loose for loose in stage.loose])
+
+    def _full_name(self, stage: str) -> str:
+        return f"{stage} of {self._title}" if self._title else stage
+
+    def _save_result(self, name: str, path: Path, result: Mapping[str, Any]) -> None:
+        known = files.read_json(path) if path.exists() else {}
+        seconds = round(self._run.record(name).seconds, 3)
+        files.write_json(path, {**known, **result, "seconds": seconds})
+
+
+def _translated(error: BaseException, stage: str, command: str) -> BaseException:
+    if isinstance(error, KeyboardInterrupt):
+        text = f"interrupted during {stage}; what was finished is saved"
+        return Interrupted(f"{text}. Continue with:\n  {command}" if command else text)
+    if type(error).__name__ == "OutOfMemoryError":
+        return StageError(
+            f"{stage}: out of GPU memory; lower train.batch_size ({str(error).splitlines()[0]})"
+        )
+    return error
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _written(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]

@@ -1,0 +1,156 @@
+"""Several budgets: one search in the run directory, and in it one ordinary run directory for each budget."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from jstc.errors import RunDirectoryError
+from jstc.pipeline import preflight, stages, sweep_report
+from jstc.pipeline.adoption import SHARED, adopt
+from jstc.pipeline.context import StageContext
+from jstc.pipeline.run_directory import RunDirectory, require_same
+from jstc.pipeline.runner import Chain
+from jstc.pipeline.stages import Stage
+from jstc.pipeline.workspace import Workspace
+from jstc.progress import Progress, Silent
+from jstc.recipe import Recipe
+
+__all__ = ["is_sweep", "run", "run_stage", "write_report"]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Whom to tell, and the command that continues."""
+
+    progress: Progress
+    command: str = ""
+
+
+def is_sweep(recipe: Recipe) -> bool:
+    """Whether there are several budgets."""
+    return len(recipe.budgets) > 1
+
+
+def run(
+    path: Path,
+    workspace: Workspace,
+    *,
+    only: Collection[str] = (),
+    fresh: bool = False,
+    command: str = "",
+    progress: Progress,
+) -> None:
+    """Run the shared stages, then those of every budget; or of all these only the ones named in `only`.
+
+    Every budget has its run directory afterwards, with the search in it. Raises as `chain.run` does.
+    """
+    told = _Told(progress, command)
+    with _opened(path, workspace, told, fresh=fresh) as chain:
+        if not only:
+            chain.run(chain.table)
+            return
+        chain.run([stage for stage in chain.table if stage.name in SHARED and stage.name in only])
+        for label in workspace.recipe.labels:
+            with _child(path, workspace, label, told) as child:
+                child.run([s for s in child.table if s.name in only and s.name not in SHARED])
+
+
+def run_stage(
+    path: Path, name: str, workspace: Workspace, *, fresh: bool = False, command: str, progress: Progress
+) -> None:
+    """Run one stage of every budget, as `chain.run_stage` does for one."""
+    told = _Told(progress, command)
+    with _opened(path, workspace, told) as chain:
+        _run_shared(chain, name, path, workspace)
+        labels = workspace.recipe.labels
+        for label in labels if fresh else ():
+            # All of them first: an interrupted command is repeated without --fresh.
+            with _child(path, workspace, label, told) as child:
+                child.missing_before(child.stage(name))
+                child.reset(name)
+            chain.reset(label)
+        for label in labels:
+            with _child(path, workspace, label, told) as child:
+                child.run_one(name)
+
+
+def write_report(path: Path, workspace: Workspace) -> None:
+    """Write the reports of the budgets whose other stages are done; and the one of all, if all are."""
+    told = _Told(Silent())
+    with _opened(path, workspace, told) as chain:
+        if not all(chain.is_intact(name) for name in SHARED if name in stages.names(chain.table)):
+            return
+        ready = []
+        for label in workspace.recipe.labels:
+            with _child(path, workspace, label, told) as child:
+                ready.append(all(child.is_intact(stage.name) for stage in child.table[:-1]))
+                child.run(child.table[-1:] if ready[-1] else ())
+        if all(ready):
+            chain.run([stage for stage in chain.table if stage.name not in SHARED])
+
+
+def _run_shared(chain: Chain, name: str, path: Path, workspace: Workspace) -> None:
+    """Run what a budget's stage `name` takes over and is missing. Raises as `Chain.missing_before` does."""
+    table = stages.table(workspace.recipe)
+    stage = next(stage for stage in table if stage.name == name)
+    needed = tuple(found.name for found in stages.builds_on(table, stage) if found.name in SHARED)
+    missing = chain.missing_before(Stage(name, stage.run, needed))
+    if missing:
+        preflight.check(workspace, path)
+    chain.run_first(missing)
+
+
+def _table(recipe: Recipe, command: str) -> list[Stage]:
+    shared = [stage for stage in stages.table(recipe) if stage.name in SHARED]
+    inputs = tuple(stages.names(shared))
+    each = [Stage(label, partial(_complete, command=command), inputs, nested=True) for label in recipe.labels]
+    last = Stage("report", sweep_report.report, (*inputs, *recipe.labels), ("summary.json", "report.md"))
+    return [*shared, *each, last]
+
+
+def _complete(context: StageContext, *, command: str) -> None:
+    """All stages of one budget; `context` is that of the whole."""
+    path, label = context.path, context.folder.name
+    with _child(path, context.workspace, label, _Told(context.progress, command)) as child:
+        child.run(child.table)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, workspace: Workspace, told: _Told, *, fresh: bool = False) -> Iterator[Chain]:
+    recipe = workspace.recipe
+    table = _table(recipe, told.command)
+    names = stages.names(table)
+    with RunDirectory.open(path, recipe, stages=names, command=told.command, fresh=fresh) as opened:
+        _require_children(path, recipe)
+        yield Chain(opened, workspace, table, progress=told.progress, command=told.command)
+
+
+@contextlib.contextmanager
+def _child(path: Path, workspace: Workspace, label: str, told: _Told) -> Iterator[Chain]:
+    """The run of one budget, with what the shared stages of the run at `path` give it."""
+    alone, labels = workspace.at(label), workspace.recipe.labels
+    table = stages.table(alone.recipe)
+    title = f"{label} ({labels.index(label) + 1} of {len(labels)})"
+    names = stages.names(table)
+    with RunDirectory.open(path / label, alone.recipe, stages=names, command=told.command) as opened:
+        chain = Chain(opened, alone, table, progress=told.progress, command=told.command, title=title)
+        adopt(path, opened, reset=chain.reset)
+        yield chain
+    workspace.take_over(alone)
+
+
+def _require_children(path: Path, recipe: Recipe) -> None:
+    """Before any work: a folder of a budget that is damaged would stop the run after the search."""
+    for label in recipe.labels:
+        try:
+            require_same(path / label, recipe.at(label))
+        except RunDirectoryError as error:
+            found = str(error).splitlines()[0].rpartition("; ")[0] or str(error).splitlines()[0]
+            raise RunDirectoryError(
+                f"{path / label} cannot go on as the run of a budget: {found.rstrip(':')}. "
+                "Delete it, and the same command makes it again"
+            ) from None
