@@ -15,7 +15,7 @@ def finetune(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train the chosen sub-network of a searched RUN."""
+    """Train the chosen sub-network of a searched RUN, or that of each of its budgets."""
     from jstc.cli import output
 
     output.run_stage("finetune", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)

@@ -14,7 +14,7 @@ from jstc.cli.numbers import figure, plain
 if TYPE_CHECKING:
     from jstc.progress import Progress
 
-__all__ = ["bench", "document", "note", "plain", "progress", "run_stage", "stage", "summary"]
+__all__ = ["bench", "document", "label", "note", "plain", "progress", "run_stage", "stage", "summary"]
 __all__ += ["figure", "table", "text"]
 
 
@@ -80,7 +80,12 @@ def table(
 
 
 def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool = False) -> None:
-    """The closing table of a run: the target network beside the slim one."""
+    """The closing table of a run: the target network beside the slim one, or beside those of all budgets."""
+    if "sweep" in content:
+        from jstc.cli import sweep_output
+
+        sweep_output.summary(content, path, as_json=as_json, quiet=quiet)
+        return
     if as_json:
         document(content)
         return
@@ -113,7 +118,14 @@ def run_stage(name: str, run: Path | None, *, fresh: bool, json: bool, quiet: bo
 def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
     """The result of one stage."""
     from jstc import files
+    from jstc.pipeline.run_directory import read_recipe
 
+    labels = read_recipe(path).labels
+    if len(labels) > 1:
+        from jstc.cli import sweep_output
+
+        sweep_output.stage(path, name, labels, as_json=as_json, quiet=quiet)
+        return
     result = files.read_json(path / name / "result.json")
     if name == "bench":
         result["rows"] = files.read_json(path / name / "bench.json")["rows"]
@@ -124,12 +136,13 @@ def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
         bench(result["rows"], as_json=False)
     else:
         rows = [row for entry in result.pop("files", [{}]) for row in (entry | result).items()]
-        table([f"{name} of {path}", ""], [[_label(name, key), figure(key, value)] for key, value in rows])
+        table([f"{name} of {path}", ""], [[label(name, key), figure(key, value)] for key, value in rows])
     if not quiet:
         note(f"Everything is in {path}")
 
 
-def _label(stage: str, key: str) -> str:
+def label(stage: str, key: str) -> str:
+    """What a figure of a stage is called."""
     # The search is judged on images of its own; every other accuracy is on the test split.
     return "accuracy (search-validation split)" if (stage, key) == ("search", "accuracy") else key
 

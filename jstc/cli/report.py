@@ -18,7 +18,7 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show the results of RUN, as far as it has come."""
+    """Show the results of RUN, as far as it has come; of several budgets, all of them side by side."""
     import contextlib
 
     from jstc import report as reporting
@@ -31,8 +31,9 @@ def report(
     # A run that another process is working on is shown, and left to that process.
     with contextlib.suppress(RunDirectoryError):
         chain.write_report(path)
-    summary = reporting.build(path)
+    several = reporting.is_sweep(path)
+    summary = reporting.build_sweep(path) if several else reporting.build(path)
     if markdown:
-        output.text(reporting.markdown(summary))
+        output.text(reporting.sweep_markdown(summary) if several else reporting.markdown(summary))
     else:
         output.summary(summary, path, as_json=json)

@@ -26,7 +26,10 @@ def run(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run all stages of a recipe, or continue where they stopped."""
+    """Run all stages of a recipe, or continue where they stopped.
+
+    A list of budgets in the recipe (flops: [0.7, 0.5]) shares one search; the other stages run for each.
+    """
     from jstc import files, recipe_file
     from jstc.cli import output
     from jstc.pipeline import chain

@@ -19,10 +19,15 @@ def search(
     ] = None,
     data: options.Data = None,
     flops: Annotated[
-        str | None, typer.Option("--flops", metavar="X", help="Budget: a share (0.5) or a count (500M).")
+        str | None,
+        typer.Option(
+            "--flops",
+            metavar="X[,X...]",
+            help="Budget: a share (0.5) or a count (500M); several (0.7,0.5) share one search.",
+        ),
     ] = None,
     params: Annotated[
-        str | None, typer.Option("--params", metavar="X", help="Budget in parameters instead.")
+        str | None, typer.Option("--params", metavar="X[,X...]", help="Budget in parameters instead.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE", help="Take all other settings from a recipe.")
@@ -39,7 +44,10 @@ def search(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Search the best sub-network of MODEL at a budget."""
+    """Search the best sub-network of MODEL at a budget, or at each of several.
+
+    Several budgets share one search; each has a run directory of its own in the run's.
+    """
     from jstc import recipe_file
     from jstc.cli import output
     from jstc.pipeline import chain

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jstc.errors import DataError
+from jstc.errors import BudgetError, DataError
 from jstc.pipeline.workspace import Workspace
 from jstc.plan import Plan
 from jstc.progress import Progress
@@ -64,6 +64,10 @@ def search(
     kind = f"{type(model).__module__}:{type(model).__qualname__}"
     flags = {"model": kind, "dataset": "given", "flops": flops, "params": params}
     recipe = recipe_file.from_flags(flags, settings)
+    if len(recipe.budgets) > 1:
+        raise BudgetError(
+            "jstc.search takes one budget, for one network; give several to `jstc search` or in a recipe"
+        )
     workspace = _Given(recipe, model, train_data, val_data)
     path = chain.run(recipe, out=Path(out), only=_STAGES, workspace=workspace, fresh=fresh, progress=progress)
     result = files.read_json(path / "slim" / "result.json")
