@@ -1,0 +1,79 @@
+"""Results of several budgets on stdout: one table, a line a budget, or one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jstc.cli import output
+
+__all__ = ["stage", "summary"]
+
+# Of a stage's figures those that fit on a line; --json has them all.
+_SHOWN = {
+    "search": ("flops", "params", "accuracy", "round_of_plan"),
+    "finetune": ("accuracy", "loss", "epochs", "seconds"),
+    "slim": ("flops", "params", "accuracy", "max_abs_diff_fold"),
+    "export": ("file", "accuracy", "max_abs_diff", "bytes"),
+}
+
+
+def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool = False) -> None:
+    """The closing table of a run with several budgets."""
+    if as_json:
+        output.document(content)
+        return
+    from jstc import report
+
+    header, rows = report.sweep_table(content)
+    output.table([f"{content['model']} on {content['dataset']}", *header[1:]], rows, numbers_from=1)
+    if quiet:
+        return
+    for remark in content["notes"]:
+        output.note(f"note: {remark}")
+    output.note(f"Everything is in {path}, each budget's run in {_folders(content)}")
+
+
+def stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet: bool = False) -> None:
+    """The results of one stage, which has run for every budget."""
+    results = [_result(path, label, name) for label in labels]
+    if as_json:
+        output.document({"run": str(path), "stage": name, "budgets": results})
+        return
+    if name == "bench":
+        output.bench([row for result in results for row in result["rows"]], as_json=False)
+    else:
+        header = [output.label(name, key) for key in _SHOWN[name]]
+        rows = [[result["label"], *_cells(result, name)] for result in results]
+        output.table([f"{name} of {path}", *header], rows, numbers_from=1, whole_names=True)
+    if not quiet:
+        output.note(f"Everything is in {path}")
+
+
+def _result(path: Path, label: str, name: str) -> dict[str, Any]:
+    from jstc import files
+
+    result = files.read_json(path / label / name / "result.json")
+    for key, rows in (("files", result.get("files")), ("rows", _timed(path / label, name))):
+        if rows is not None:
+            result[key] = [row | {"file": f"{label}/{row['file']}"} for row in rows]
+    return {"label": label, "run": str(path / label), **result}
+
+
+def _timed(run: Path, name: str) -> list[dict[str, Any]] | None:
+    from jstc import files
+
+    rows: list[dict[str, Any]] | None = None
+    if name == "bench":
+        rows = files.read_json(run / name / "bench.json")["rows"]
+    return rows
+
+
+def _cells(result: dict[str, Any], name: str) -> list[str]:
+    figures = (result["files"][0] if result.get("files") else {}) | result
+    return [output.figure(key, figures.get(key)) for key in _SHOWN[name]]
+
+
+def _folders(content: dict[str, Any]) -> str:
+    return ", ".join(f"{row['run']}/" for row in content["sweep"])
