@@ -1,0 +1,158 @@
+"""The report of several budgets: figures from their own files, dashes and notes for what is missing."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from jstc import report
+from jstc.errors import RunDirectoryError
+
+HEAD = "model: resnet20\ndataset: digits\nseed: 3\nbaseline: true\n"
+BUDGETS = [
+    {"label": "flops0.7", "metric": "flops", "limit": 28_700_000, "share": 0.7},
+    {"label": "flops0.5", "metric": "flops", "limit": 20_500_000, "share": 0.5},
+]
+SMALLER = {
+    "flops": 20_400_000,
+    "params": 100_000,
+    "accuracy": 0.98,
+    "max_abs_diff_fold": 3e-7,
+    "seconds": 1.5,
+}
+
+
+def write(directory, contents, recipe):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "recipe.yaml").write_text(recipe)
+    for name, document in contents.items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(document))
+
+
+@pytest.fixture
+def sweep(tmp_path, contents):
+    """A finished run of two budgets."""
+    shared = {
+        name: contents[name] for name in ("manifest.json", "baseline/result.json", "search/result.json")
+    }
+    target = {key: value for key, value in contents["target.json"].items() if key != "budget"}
+    write(tmp_path, shared | {"target.json": target | {"budgets": BUDGETS}}, HEAD + "flops: [0.7, 0.5]\n")
+    for budget, slim in zip(BUDGETS, ({}, SMALLER), strict=True):
+        own = copy.deepcopy(contents)
+        own["slim/result.json"] |= slim
+        own["target.json"]["budget"] = {key: budget[key] for key in ("metric", "limit", "share")}
+        write(tmp_path / budget["label"], own, HEAD + f"flops: {budget['share']}\n")
+    return tmp_path
+
+
+def test_the_summary_has_the_promised_keys(sweep):
+    summary = report.build_sweep(sweep)
+    assert (summary["schema"], summary["model"], summary["dataset"], summary["seed"]) == (
+        1,
+        "resnet20",
+        "digits",
+        3,
+    )
+    assert summary["budgets"] == BUDGETS
+    assert summary["target"] == {
+        "flops": 41_000_000, "params": 272_474, "accuracy": 0.994, "accuracy_before": None,
+    }  # fmt: skip
+    row = summary["sweep"][1]
+    assert (row["label"], row["run"]) == ("flops0.5", "flops0.5")
+    assert row["budget"] == {"metric": "flops", "limit": 20_500_000, "share": 0.5}
+    assert (row["slim"]["flops"], row["slim"]["params"], row["slim"]["accuracy"]) == (
+        20_400_000,
+        100_000,
+        0.98,
+    )
+    assert row["onnx"][0]["file"] == "flops0.5/model.onnx"
+    assert [one["file"] for one in row["bench"][:2]] == ["flops0.5/target", "flops0.5/model.onnx"]
+
+
+def test_shared_time_is_counted_once(sweep):
+    own = 133.0 + 1.5 + 4.2 + 4.4
+    assert report.build_sweep(sweep)["seconds"] == {
+        "search": 61.4, "baseline": 130.2, "flops0.7": own, "flops0.5": own,
+    }  # fmt: skip
+
+
+def test_the_table_has_a_line_for_the_target_and_for_each_budget(sweep):
+    header, rows = report.sweep_table(report.build_sweep(sweep))
+    assert header == [
+        "budget", "FLOPs", "parameters", "top-1", "change", "ONNX file", "batch 1, cpu", "batch 8, cpu",
+    ]  # fmt: skip
+    assert rows == [
+        ["target", "41.0 M", "272 k", "99.40 %", "", "1.09 MB", "1.24 ms", "10.1 ms"],
+        ["flops0.7", "20.4 M", "132 k", "99.33 %", "-0.07 points", "560 kB", "0.850 ms (1.46x)",
+         "9.90 ms (1.02x, no gain)"],
+        ["flops0.5", "20.4 M", "100 k", "98.00 %", "-1.40 points", "560 kB", "0.850 ms (1.46x)",
+         "9.90 ms (1.02x, no gain)"],
+    ]  # fmt: skip
+
+
+def test_what_all_budgets_note_is_said_once(sweep):
+    environment = sweep / "flops0.5" / "bench" / "environment.json"
+    environment.write_text(environment.read_text().replace("no NVIDIA driver was found", "usable"))
+    no_gain = "No gain in speed: model.onnx at batch 8 on cpu measures 1.02x (0.97 to 1.06)."
+    assert report.build_sweep(sweep)["notes"] == [
+        no_gain,
+        "flops0.7: CUDA was not measured: no NVIDIA driver was found.",
+    ]
+
+
+def test_the_markdown_tells_the_ends_of_the_range(sweep):
+    text = report.sweep_markdown(report.build_sweep(sweep))
+    assert text.startswith("# resnet20 on digits at 2 budgets\n")
+    assert (
+        "**99.33 %** top-1 (-0.07 points) with 20.4 M of 41.0 M FLOPs; **98.00 %** top-1 (-1.40 points)"
+        in text
+    )
+    assert "| flops0.5 | 20.4 M (49.8 %) | 100 k (36.7 %) | 98.00 % | -1.40 points |" in text
+    assert "[flops0.5/report.md](flops0.5/report.md)" in text
+    assert "pareto" not in text
+
+
+def test_the_picture_is_shown_when_there_is_one(sweep):
+    (sweep / "report").mkdir()
+    (sweep / "report" / "pareto.svg").write_text("<svg/>")
+    summary = report.build_sweep(sweep)
+    assert summary["picture"] == "report/pareto.svg"
+    assert "![Accuracy against FLOPs](report/pareto.svg)" in report.sweep_markdown(summary)
+
+
+def test_the_points_of_the_picture(sweep):
+    (sweep / "flops0.7" / "slim" / "result.json").unlink()
+    points, target = report.points(report.build_sweep(sweep))
+    assert points == [{"label": "flops0.5", "flops": 20_400_000, "params": 100_000, "accuracy": 0.98}]
+    assert target == {"flops": 41_000_000, "params": 272_474, "accuracy": 0.994}
+    (sweep / "baseline" / "result.json").unlink()
+    assert report.points(report.build_sweep(sweep))[1] is None
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(HEAD + "flops: [0.7, 20M]\n")
+    summary = report.build_sweep(tmp_path)
+    assert summary["budgets"] == [
+        {"label": "flops20M", "metric": "flops", "limit": 20_000_000, "share": None},
+        {"label": "flops0.7", "metric": "flops", "limit": None, "share": 0.7},
+    ]
+    assert summary["notes"] == ["The search has not finished: there is no plan yet for flops20M, flops0.7."]
+    assert "There is no slim network yet." in report.sweep_markdown(summary)
+    assert report.sweep_table(summary)[1][2] == ["flops0.7", *["-"] * 5]
+
+
+def test_which_run_has_several_budgets(sweep, tmp_path):
+    assert report.is_sweep(sweep)
+    assert not report.is_sweep(sweep / "flops0.5")
+    with pytest.raises(RunDirectoryError, match="not a run directory"):
+        report.is_sweep(tmp_path / "none")
+
+
+def test_a_damaged_file_of_a_budget_is_named(sweep):
+    (sweep / "flops0.7" / "slim" / "result.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"flops0\.7/slim/result\.json is damaged"):
+        report.build_sweep(sweep)
