@@ -1,0 +1,122 @@
+"""Joint search-and-training under the equal-training rule: the real search and finetune, in a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accuracy_ledger import FORWARD
+from accuracy_work import Outcome, Work, fresh
+
+from jstc import files
+from jstc.errors import StageError
+from jstc.finetune import finetune
+from jstc.plan import Plan
+from jstc.progress import Silent
+from jstc.recipe import Recipe
+from jstc.search.joint import search
+from jstc.train import schedule as schedules
+from jstc.train.history import History
+
+__all__ = ["fitted", "jst", "most_searched", "retrain", "spent_by"]
+
+_NEAR_EPOCHS = 8
+
+
+def jst(work: Work) -> Outcome:
+    """Search, then finetune on the inherited weights, over one learning-rate schedule."""
+    recipe = fitted(work)
+    plan, figures = _search(work, recipe)
+    cost = work.channels.cost(plan)
+    source, directory = work.directory / "search", work.directory / "finetune"
+    with work.clock.phase("train"):
+        finetune(
+            work.target(), work.channels, work.dataset,
+            recipe=recipe, source=source, directory=directory, progress=Silent(),
+        )  # fmt: skip
+    result = files.read_json(directory / "result.json")
+    per_image = cost.flops + _teaching(work)
+    work.ledger.pay("finetune", result["images_seen"] * per_image)
+    network = work.channels.slice(work.target().cpu(), plan)
+    extra = {**figures, "counts": plan.counts, "ran_with": recipe.model_dump(mode="json")}
+    val = figures["search"]["accuracy"]
+    return Outcome(result["accuracy"], cost.flops, cost.params, network, val, extra)
+
+
+def retrain(work: Work) -> Outcome:
+    """The same search; then its plan with new weights, over a schedule of its own, with what is left."""
+    recipe = fitted(work)
+    plan, figures = _search(work, recipe)
+    cost = work.channels.cost(plan)
+    network = fresh(work, plan, name="retrain")
+    steps = work.ledger.steps(cost.flops, work.batch)
+    split = work.dataset.train_full
+    work.train(network, split=split, steps=steps, phase="finetune", name="retrain", flops=cost.flops)
+    extra = {**figures, "counts": plan.counts, "ran_with": recipe.model_dump(mode="json")}
+    val = figures["search"]["accuracy"]
+    return Outcome(work.tested(network), cost.flops, cost.params, network, val, extra)
+
+
+def _search(work: Work, recipe: Recipe) -> tuple[Plan, dict[str, Any]]:
+    directory = work.directory / "search"
+    with work.clock.phase("search"):
+        plan = search(
+            work.target(), work.channels, work.dataset,
+            recipe=recipe, directory=directory, progress=Silent(),
+        )  # fmt: skip
+    result = files.read_json(directory / "result.json")
+    work.ledger.pay("search", spent_by(directory, limit=work.limit))
+    return plan, {"search": result, "plan_hash": plan.hash}
+
+
+def spent_by(directory: Path, *, limit: int) -> float:
+    """Images x FLOPs of a finished search, from its history; `limit` FLOPs an image where it has no images.
+
+    A line's `images` are those that its weights and gates learned from, at its `flops`.
+    """
+    lines = History(directory / "history.jsonl", index="round").read()
+    if all("images" in line for line in lines):
+        return float(sum(line["images"] * line["flops"] for line in lines))
+    return float(files.read_json(directory / "result.json")["images_seen"] * limit)
+
+
+def most_searched(work: Work, recipe: Recipe) -> int:
+    """Images that weights and gates see in a search that runs all its rounds."""
+    search, batch = recipe.search, recipe.train.batch_size
+    steps = schedules.steps_per_round(recipe, work.dataset)
+    gates = min(search.alpha_steps, steps) if search.importance == "learned" else 0
+    part, held = (min(batch, split.num_images) for split in (work.dataset.train, work.dataset.search_val))
+    return search.rounds * (steps * part + gates * held)
+
+
+def fitted(work: Work) -> Recipe:
+    """The job's recipe with finetune as long as is left after the search, which is taken at the budget.
+
+    Raises `StageError` when the search alone costs as much as all the training that there is.
+    """
+    recipe, ledger = work.recipe, work.ledger
+    searched = most_searched(work, recipe) * work.limit
+    part = min(work.batch, work.dataset.train_full.num_images)
+    steps = int((ledger.total - searched) / (part * (work.limit + _teaching(work))))
+    if steps < 1:
+        raise StageError(
+            f"{recipe.search.rounds} rounds of search cost {searched / ledger.epoch:.3f} epochs' worth, and "
+            f"{ledger.epochs:g} are all; lower search.rounds or search.epochs_per_round, or raise --epochs"
+        )
+    epochs, per_epoch = _divided(steps, schedules.steps_per_finetune_epoch(recipe, work.dataset))
+    changed = recipe.finetune.model_copy(update={"epochs": epochs, "steps_per_epoch": per_epoch})
+    return recipe.model_copy(update={"finetune": changed})
+
+
+def _divided(steps: int, per_epoch: int) -> tuple[int, int]:
+    """Epochs and steps of each, about `per_epoch`, that come to `steps` or as near below as they can."""
+    about = max(1, round(steps / per_epoch))
+    choices = range(max(1, about - _NEAR_EPOCHS), min(steps, about + _NEAR_EPOCHS) + 1)
+    epochs = max(choices, key=lambda n: (n * (steps // n), -abs(n - about)))
+    return epochs, steps // epochs
+
+
+def _teaching(work: Work) -> float:
+    """What the teacher's forward pass adds to an image of finetune."""
+    teaches = work.recipe.finetune.teacher == "target"
+    return FORWARD * work.channels.cost().flops if teaches else 0.0
