@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 import jstc
 from jstc import recipe_file
-from jstc.errors import DataError, InputError, ModelError
+from jstc.errors import BudgetError, DataError, InputError, ModelError
 from jstc.pipeline.library import _Given
 
 IMAGES = torch.zeros(12, 3, 8, 8)
@@ -53,3 +53,9 @@ def test_what_is_to_be_ignored_stays_whole():
     channels = _Given(recipe, network(), data(), data()).channels
     assert [group.name for group in channels.groups] == ["2"]
     assert "ignored by the pattern '0'" in {frozen.reason for frozen in channels.frozen}
+
+
+def test_several_budgets_are_refused(tmp_path):
+    with pytest.raises(BudgetError, match=r"takes one budget, .*`jstc search` or in a recipe"):
+        jstc.search(network(), data(), data(), flops=[0.5, 0.7], out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()

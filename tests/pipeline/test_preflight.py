@@ -45,6 +45,13 @@ def test_a_good_recipe_passes_and_creates_nothing(tmp_path):
         ({"flops": "0.0001"}, BudgetError, r"no sub-network meets flops .* the smallest reachable has"),
         ({"flops": "100G"}, BudgetError, r"nothing to do: the target network has"),
         ({"flops": None, "params": "10"}, BudgetError, r"no sub-network meets params 10"),
+        (
+            {"flops": "0.5,0.0001,0.7"},
+            BudgetError,
+            r"no sub-network meets flops .* the smallest reachable has",
+        ),
+        ({"flops": "1,41M"}, BudgetError, r"nothing to do: the target network has"),
+        ({"flops": "0.5,20465984"}, BudgetError, r"flops20\.466M and flops0\.5 are the same budget"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -211,3 +218,32 @@ def test_a_threshold_of_an_unknown_group_is_found_before_the_search(tmp_path):
     with pytest.raises(UnknownNameError, match=r"unknown channel group 'wide'.* search.fixed_thresholds"):
         check(tmp_path / "run", "search.thresholds=fixed", "search.fixed_thresholds.wide=0.5")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_budgets_are_ordered_by_what_they_come_to():
+    recipe = recipe_file.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5,0.7,25M"})
+    assert recipe.labels == ("flops25M", "flops0.7", "flops0.5")
+    budgets = Workspace(recipe).budgets
+    assert list(budgets) == ["flops0.7", "flops25M", "flops0.5"]
+    limits = [budget.limit for budget in budgets.values()]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[1] == 25_000_000
+
+
+def test_several_budgets_need_more_space(tmp_path, monkeypatch):
+    free = 100_000_000 + 20 * 4 * 10**6
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free))
+    preflight.check_space(tmp_path, num_params=10**6)
+    with pytest.raises(RunDirectoryError, match="a run needs about 260 MB"):
+        preflight.check_space(tmp_path, num_params=10**6, num_budgets=2)
+
+
+def test_one_budget_shares_what_has_been_made():
+    recipe = recipe_file.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5,0.7"})
+    workspace = Workspace(recipe)
+    alone = workspace.at("flops0.5")
+    limit = alone.budgets["flops0.5"].limit
+    workspace.take_over(alone)
+    assert workspace.channels is alone.channels is workspace.at("flops0.7").channels
+    assert workspace.budgets["flops0.5"].limit == limit
+    assert list(workspace.at("flops0.7").budgets) == ["flops0.7"]
