@@ -14,7 +14,9 @@ from jstc.finetune import finetune
 from jstc.plan import Plan
 from jstc.progress import Silent
 from jstc.recipe import Recipe
+from jstc.search.anneal import phase
 from jstc.search.joint import search
+from jstc.search.space import Space
 from jstc.train import schedule as schedules
 from jstc.train.history import History
 
@@ -60,10 +62,11 @@ def retrain(work: Work) -> Outcome:
 def _search(work: Work, recipe: Recipe) -> tuple[Plan, dict[str, Any]]:
     directory = work.directory / "search"
     with work.clock.phase("search"):
-        plan = search(
+        search(
             work.target(), work.channels, work.dataset,
             recipe=recipe, directory=directory, progress=Silent(),
         )  # fmt: skip
+    plan = Plan.load(directory / "plan.json")
     result = files.read_json(directory / "result.json")
     work.ledger.pay("search", spent_by(directory, limit=work.limit))
     return plan, {"search": result, "plan_hash": plan.hash}
@@ -81,21 +84,23 @@ def spent_by(directory: Path, *, limit: int) -> float:
 
 
 def most_searched(work: Work, recipe: Recipe) -> int:
-    """Images that weights and gates see in a search that runs all its rounds."""
+    """The most that a search can cost which runs all its rounds, each at the budget of its phase."""
     search, batch = recipe.search, recipe.train.batch_size
     steps = schedules.steps_per_round(recipe, work.dataset)
     gates = min(search.alpha_steps, steps) if search.importance == "learned" else 0
     part, held = (min(batch, split.num_images) for split in (work.dataset.train, work.dataset.search_val))
-    return search.rounds * (steps * part + gates * held)
+    space = Space.of(work.channels, recipe)
+    limits = (space.at(phase(search, round_).budget).budget.limit for round_ in range(search.rounds))
+    return (steps * part + gates * held) * sum(limits)
 
 
 def fitted(work: Work) -> Recipe:
-    """The job's recipe with finetune as long as is left after the search, which is taken at the budget.
+    """The job's recipe with finetune as long as is left after the search, at the budget.
 
     Raises `StageError` when the search alone costs as much as all the training that there is.
     """
     recipe, ledger = work.recipe, work.ledger
-    searched = most_searched(work, recipe) * work.limit
+    searched = most_searched(work, recipe)
     part = min(work.batch, work.dataset.train_full.num_images)
     steps = int((ledger.total - searched) / (part * (work.limit + _teaching(work))))
     if steps < 1:

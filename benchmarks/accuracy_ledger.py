@@ -1,4 +1,4 @@
-"""The equal-training rule as arithmetic: images x FLOPs, paid phase by phase; and a clock for the phases."""
+"""The equal-training rule as arithmetic: images x FLOPs, paid phase by phase; counting and timing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from jstc.data import Split
+from jstc.data.info import Batch
 from jstc.errors import StageError
 
-__all__ = ["FORWARD", "Clock", "Ledger"]
+__all__ = ["FORWARD", "Clock", "CountedSplit", "Ledger"]
 
 FORWARD = 1 / 3
 """A forward pass alone, as a part of a training step: the backward pass costs two of it."""
@@ -102,6 +104,35 @@ class Clock:
             name: {**{k: round(v, 3) for k, v in each.items()}, "all": round(sum(each.values()), 3)}
             for name, each in (("wall", self.wall), ("cpu", self.cpu))
         }
+
+
+class CountedSplit:
+    """A `Split` that counts the images which are judged on it, not those that are trained on."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self.judged = 0
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return self._split.num_images
+
+    def steps(self, batch_size: int) -> int:
+        """Batches in one shuffled epoch."""
+        return self._split.steps(batch_size)
+
+    def shuffled(
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, augment: bool = True
+    ) -> Iterator[Batch]:
+        """One epoch for training, from batch `start` on."""
+        return self._split.shuffled(batch_size, seed=seed, epoch=epoch, start=start, augment=augment)
+
+    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
+        """All images in order, or `limit` spread over them; counted as they are taken."""
+        for images, labels in self._split.ordered(batch_size, limit=limit):
+            self.judged += len(labels)
+            yield images, labels
 
 
 def _wait() -> None:

@@ -76,7 +76,7 @@ def run(job: Job, *, root: Path | None, out: Path) -> dict[str, Any]:
         "method": job.method,
         "seed": job.seed,
         **_figures(outcome, work),
-        "spent": work.ledger.to_dict(),
+        "spent": {**work.ledger.to_dict(), "judging": work.judging(_judged_at(job, work))},
         "seconds": work.clock.to_dict(),
         "settings": {"hash": job.hash, **job.identity, "overrides": list(job.overrides)},
         "data": _described(dataset),
@@ -101,6 +101,11 @@ def _figures(outcome: Outcome, work: Work) -> dict[str, Any]:
         "target_params": whole.params,
         "widths": {n: m.out_channels for n, m in outcome.network.named_modules() if isinstance(m, nn.Conv2d)},
     }
+
+
+def _judged_at(job: Job, work: Work) -> int:
+    """FLOPs of the networks that are judged, at most: FastNAS cuts the target network one layer at a time."""
+    return work.channels.cost().flops if METHODS[job.method].kind == "fastnas" else work.limit
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:

@@ -16,15 +16,16 @@ Results = Sequence[Result]
 _REFERENCE = "jst"
 _HEAD = (
     "method", "what", "accuracy, %", "{reference} - method, points", "MFLOPs", "of target", "k params",
-    "epochs' worth", "seconds, wall", "of it search", "seconds, processor",
+    "epochs' worth", "judging, epochs' worth", "seconds, wall", "of it search", "seconds, processor",
 )  # fmt: skip
 _NOTE = """\
 Accuracy on the test split, read once per job: mean +- standard deviation over the seeds (n). The margin is
 paired: the mean +- standard deviation of the differences between runs of the same seed, in percentage points
 (n pairs). One multiply-add is one FLOP. One epoch's worth is an epoch of the target network over the training
-images used; a method may spend at most {epochs:g}. Seconds are those of a job without its evaluation on the
-test split; `search` holds what is spent on finding the plan: search, candidates, pruning, but not
-pretraining."""
+images used; a method may spend at most {epochs:g}. Judging is what forward passes of candidates cost beside
+that, on search-validation images and to estimate batch-norm statistics, in the same unit, a forward pass taken
+as a third of a training step. Seconds are those of a job without its evaluation on the test split; `search`
+holds what is spent on finding the plan: search, candidates, pruning, but not pretraining."""
 
 
 def verdict(result: Result) -> str:
@@ -94,6 +95,7 @@ def _row(name: str, mine: Results, results: Results) -> list[str]:
         mean(lambda r: r["flops_share"], ".4f"),
         mean(lambda r: r["params"] / 1e3, ".1f"),
         mean(lambda r: r["spent"]["epochs"]["spent"], ".2f"),
+        mean(lambda r: r["spent"]["judging"]["epochs"], ".2f"),
         mean(lambda r: _seconds(r, "wall"), ".0f"),
         mean(lambda r: r["seconds"]["wall"].get("search", 0.0), ".0f"),
         mean(lambda r: _seconds(r, "cpu"), ".0f"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_ledger import Clock, Ledger
+from accuracy_ledger import FORWARD, Clock, CountedSplit, Ledger
 from accuracy_settings import Job
 from torch import nn
 
@@ -57,6 +57,9 @@ class Work:
     @classmethod
     def of(cls, job: Job, dataset: Dataset, *, where: torch.device, directory: Path, cache: Path) -> Work:
         """The start of a job: nothing spent."""
+        # Recalibration of batch norms reads the training part in order, judging the search-validation part.
+        counted = {name: CountedSplit(getattr(dataset, name)) for name in ("train", "search_val")}
+        dataset = replace(dataset, **counted)
         work = cls(job, job.recipe, dataset, Ledger(1, job.settings.epochs), Clock(), where, directory, cache)
         work.ledger.epoch = dataset.train_full.num_images * work.channels.cost().flops
         return work
@@ -89,6 +92,14 @@ class Work:
     def batch(self) -> int:
         """Images per training step."""
         return self.recipe.train.batch_size
+
+    def judging(self, flops: int) -> dict[str, float]:
+        """Images that choices were made by, and what that cost in epochs' worth at `flops` an image.
+
+        Not part of the training that the rule is about; written down beside it.
+        """
+        images = sum(getattr(self.dataset, name).judged for name in ("train", "search_val"))
+        return {"images": images, "epochs": images * flops * FORWARD / self.ledger.epoch}
 
     def example(self) -> torch.Tensor:
         """One image of zeros, on the CPU."""
