@@ -1,4 +1,4 @@
-"""A run whose stages only leave traces."""
+"""A network that is quickly trained; and a run whose stages only leave traces."""
 
 from __future__ import annotations
 
@@ -16,6 +16,40 @@ INPUTS = {
     "bench": ("export", "baseline"), "report": ("bench",),
 }  # fmt: skip
 RECIPE = recipe_file.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5"}, ["baseline=true"])
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.conv3 = nn.Conv2d(16, 32, 3, padding=1, stride=2, bias=False)
+        self.bn3 = nn.BatchNorm2d(32)
+        self.fc = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(x + self.bn2(self.conv2(x)))
+        x = torch.relu(self.bn3(self.conv3(x)))
+        return self.fc(x.mean((2, 3)))
+
+def make(num_classes):
+    return Small(num_classes)
+"""
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory):
+    """The name of a small network of the user's own."""
+    path = tmp_path_factory.mktemp("network") / "small.py"
+    path.write_text(NETWORK)
+    return f"{path}:make"
 
 
 class Messages(Silent):

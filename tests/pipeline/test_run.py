@@ -16,30 +16,6 @@ import jstc
 from jstc import recipe_file
 from jstc.pipeline import chain
 
-NETWORK = """
-import torch
-from torch import nn
-
-class Small(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.conv2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(16)
-        self.conv3 = nn.Conv2d(16, 32, 3, padding=1, stride=2, bias=False)
-        self.bn3 = nn.BatchNorm2d(32)
-        self.fc = nn.Linear(32, num_classes)
-
-    def forward(self, x):
-        x = torch.relu(self.bn1(self.conv1(x)))
-        x = torch.relu(x + self.bn2(self.conv2(x)))
-        x = torch.relu(self.bn3(self.conv3(x)))
-        return self.fc(x.mean((2, 3)))
-
-def make(num_classes):
-    return Small(num_classes)
-"""
 SETTINGS = [
     "baseline=true", "device=cpu", "threads=1", "input.image_size=8", "train.batch_size=64", "train.lr=0.05",
     "search.rounds=3", "search.steps_per_round=6", "search.reward_images=200", "search.alpha_steps=1",
@@ -47,13 +23,6 @@ SETTINGS = [
     "bench.provider=cpu", "export.parity_images=8",
 ]  # fmt: skip
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(jstc.__file__).parents[1])}
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    path = tmp_path_factory.mktemp("network") / "small.py"
-    path.write_text(NETWORK)
-    return f"{path}:make"
 
 
 def recipe_for(network, *overrides):
@@ -153,12 +122,12 @@ def _wait_for(path, process):
         time.sleep(0.01)
 
 
-def test_the_same_from_python(tmp_path):
+def test_the_same_from_python(network, tmp_path):
     import torch
     from torch.utils.data import TensorDataset
 
     namespace = {}
-    exec(NETWORK, namespace)  # the class, as a user's notebook has it
+    exec(Path(network.removesuffix(":make")).read_text(), namespace)  # the class, as a user's notebook has it
     torch.manual_seed(0)
     model = namespace["Small"](4)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
