@@ -27,7 +27,7 @@ def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool =
     from jstc import report
 
     header, rows = report.sweep_table(content)
-    output.table([f"{content['model']} on {content['dataset']}", *header[1:]], rows, numbers_from=1)
+    output.table(header, rows, numbers_from=1, whole_names=True)
     if quiet:
         return
     for remark in content["notes"]:

@@ -13,7 +13,7 @@ __all__ = ["sweep_markdown"]
 
 def sweep_markdown(summary: dict[str, Any]) -> str:
     """The report of a `summary` as `build_sweep` gives it."""
-    header, rows = sweep_table(summary, shares=True)
+    header, rows = sweep_table(summary, wide=True)
     template = environment().get_template("sweep.md.j2")
     text = template.render(summary=summary, headline=_headline(summary), header=header, rows=rows)
     return text.strip() + "\n"
