@@ -1,0 +1,205 @@
+"""Accuracy at equal training: what is spent, which results belong together, and the real thing in small."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import accuracy
+import accuracy_data
+import accuracy_fixed
+import accuracy_jst
+import pytest
+import torch
+from accuracy_ledger import CountedSplit, Ledger
+from accuracy_settings import CASES, METHODS, Job, Settings
+from accuracy_work import Work, initialise
+
+from jstc.errors import InputError, RecipeError, StageError
+
+SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")
+SEARCH = (
+    "search.rounds=3",
+    "search.steps_per_round=2",
+    "search.alpha_steps=2",
+    "search.recalibration_images=32",
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("accuracy")
+
+
+@pytest.fixture
+def work(out, tmp_path):
+    def make(method, settings=SMALL, overrides=SEARCH):
+        job = Job("digits-50", method, 0, settings, overrides)
+        dataset = accuracy_data.load(job, root=None, out=out, where=torch.device("cpu"))
+        return Work.of(job, dataset, where=torch.device("cpu"), directory=tmp_path / method, cache=tmp_path)
+
+    return make
+
+
+# -- the rule ------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_pays_up_to_the_total_and_not_above():
+    ledger = Ledger(epoch=1000, epochs=2.0)
+    ledger.pay("search", 1500)
+    assert ledger.left == 500 and ledger.steps(flops=10, batch=8) == 6
+    with pytest.raises(StageError, match=r"train costs 0\.600 epochs' worth; of 2 there are 0\.500 left"):
+        ledger.pay("train", 600)
+    assert ledger.to_dict()["epochs"] == {"allowed": 2.0, "spent": 1.5, "search": 1.5}
+
+
+def test_a_share_of_all_is_not_a_share_of_what_is_left():
+    ledger = Ledger(epoch=1000, epochs=2.0)
+    ledger.pay("search", 1000)
+    assert ledger.steps(flops=10, batch=10, share=0.25) == 5
+    with pytest.raises(StageError, match="less than one step"):
+        ledger.steps(flops=10, batch=10, share=0.01)
+
+
+@pytest.mark.parametrize("method", ["uniform", "target"])
+def test_a_fixed_network_spends_all_but_less_than_a_step(work, method):
+    job = work(method, dataclasses.replace(SMALL, epochs=0.5))
+    outcome = getattr(accuracy_fixed, method)(job)
+    step = job.batch * outcome.flops
+    assert job.ledger.total - step < sum(job.ledger.spent.values()) <= job.ledger.total
+    assert 0 <= outcome.accuracy <= 1 and outcome.search_val_accuracy is None
+    if method == "uniform":
+        assert 0.9 * job.limit < outcome.flops <= job.limit
+
+
+def test_joint_training_spends_what_its_history_says_and_no_more_than_all(work):
+    job = work("jst")
+    seen = _trained_images(job)
+    outcome = accuracy_jst.jst(job)
+    spent = job.ledger.spent
+    assert set(spent) == {"search", "finetune"} and 0.9 < sum(spent.values()) / job.ledger.total <= 1
+    assert spent["search"] <= accuracy_jst.most_searched(job, job.recipe)
+    # Every image that any training took: 3 rounds of 2 steps on weights and 2 on gates, then finetune.
+    assert sum(seen.values()) == 3 * 4 * 32 + spent["finetune"] / outcome.flops
+    assert outcome.flops <= job.limit and job.judging(job.limit)["images"] > 0
+
+
+def _trained_images(job):
+    seen = {}
+    for name in ("train", "search_val", "train_full"):
+        split = getattr(job.dataset, name)
+        seen[name] = 0
+        object.__setattr__(job.dataset, name, _Watched(split, seen, name))
+    return seen
+
+
+class _Watched(CountedSplit):
+    def __init__(self, split, seen, name):
+        super().__init__(split)
+        self.seen, self.name = seen, name
+
+    def shuffled(self, batch_size, **options):
+        for images, labels in self._split.shuffled(batch_size, **options):
+            self.seen[self.name] += len(labels)
+            yield images, labels
+
+
+def test_a_teacher_shortens_finetune(work):
+    plain, taught = (accuracy_jst.fitted(work(method)) for method in ("jst", "jst-teacher"))
+    steps = [r.finetune.epochs * r.finetune.steps_per_epoch for r in (plain, taught)]
+    # At half of the target's FLOPs, a third of the target on top: 5/3 of the cost.
+    assert steps[1] / steps[0] == pytest.approx(3 / 5, abs=0.08)
+
+
+def test_a_search_that_costs_all_the_training_is_refused(work):
+    with pytest.raises(StageError, match=r"3 rounds of search cost .* lower search\.rounds"):
+        accuracy_jst.fitted(work("jst", dataclasses.replace(SMALL, epochs=0.3)))
+
+
+def test_candidates_are_judged_on_the_search_validation_split(work):
+    settings = dataclasses.replace(SMALL, candidates=2, candidates_share=0.5)
+    job = work("random", settings)
+    outcome = accuracy_fixed.random(job)
+    assert len(outcome.extra["candidates"]) == 2
+    assert outcome.search_val_accuracy == max(outcome.extra["candidates"])
+    assert job.ledger.spent["search"] <= 0.5 * job.ledger.total
+    assert job.dataset.search_val.judged == 2 * job.dataset.search_val.num_images
+
+
+# -- the data and the networks -------------------------------------------------------------------------------
+
+
+def test_all_methods_and_seeds_have_the_same_images(out):
+    def load(method, seed):
+        job = Job("digits-50", method, seed, SMALL)
+        return accuracy_data.load(job, root=None, out=out, where=torch.device("cpu"))
+
+    one, other = load("jst", 0), load("uniform", 3)
+    assert one.train_full.num_images == 200 and one.search_val.num_images == 40 and one.test.num_images == 60
+    for name in ("train", "search_val", "test"):
+        batches = (torch.cat([b for b, _ in getattr(each, name).ordered(64)]) for each in (one, other))
+        assert torch.equal(*batches)
+    assert torch.bincount(one.train_full.labels, minlength=10).min() >= 19  # stratified
+
+
+def test_new_weights_are_drawn_like_those_of_the_models(work):
+    job = work("uniform")
+    built, again = job.target(), job.target()
+    initialise(again, seed=1)
+    for (name, one), (_, other) in zip(built.named_parameters(), again.named_parameters(), strict=True):
+        if one.dim() > 1:
+            assert not torch.equal(one, other), name
+            assert other.std().item() == pytest.approx(one.std().item(), rel=0.25), name
+        else:
+            assert torch.equal(one, other), name
+
+
+# -- jobs and their results ----------------------------------------------------------------------------------
+
+
+def test_results_of_other_settings_have_other_names():
+    def name(method, settings=SMALL, overrides=()):
+        return Job("digits-50", method, 0, settings, overrides).name
+
+    assert name("jst") == name("jst")
+    assert name("jst") != name("jst", dataclasses.replace(SMALL, epochs=2.0))
+    assert name("jst") != name("jst", overrides=("search.rounds=5",))
+    assert name("uniform") == name("uniform", overrides=("search.rounds=5",))
+    assert name("uniform") != name("uniform", overrides=("train.momentum=0.8",))
+    assert name("uniform") == name("uniform", dataclasses.replace(SMALL, pretrain=0.3))
+    assert name("tp-l2") != name("tp-l2", dataclasses.replace(SMALL, pretrain=0.3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_overrides_of_every_method_are_recipe_keys(method):
+    job = Job("resnet20-50", method, 1, overrides=("train.lr=0.2", "search.rounds=7"))
+    assert job.recipe.train.lr == 0.2 and job.recipe.seed == 1
+    assert (job.recipe.search.rounds == 7) == job.searches
+    assert Job.from_dict(job.to_dict()) == job
+
+
+def test_a_mistake_is_said_before_any_training():
+    with pytest.raises(InputError, match="'jts' is not one of"):
+        Job("resnet20-50", "jts", 0)
+    with pytest.raises(RecipeError, match="did you mean"):
+        _ = Job("resnet20-50", "jst", 0, overrides=("search.round=7",)).recipe
+
+
+def test_the_first_seed_of_all_methods_comes_first():
+    jobs = accuracy.jobs_of(["resnet20-50"], ["ablations"], [0, 1], Settings(), ())
+    assert [job.seed for job in jobs] == [0] * (len(jobs) // 2) + [1] * (len(jobs) // 2)
+    assert jobs[0].method == "jst" and set(CASES) >= {job.case for job in jobs}
+
+
+def test_results_are_kept_and_failures_are_told(tmp_path: Path, capfd):
+    options = ["--case", "digits-50", "--out", str(tmp_path), "--seeds", "0", "--images", "100"]
+    options += ["--test-images", "20", "--batch", "32", "--epochs", "0.5", "--device", "cpu"]
+    table = tmp_path / "table.md"
+    assert accuracy.main([*options, "--methods", "uniform,jst", "--table", str(table)]) == 1
+    said = capfd.readouterr().out
+    assert "uniform-s0" in said and "FAILED: jstc.errors.StageError: 12 rounds of search cost" in said
+    assert "| uniform |" in table.read_text() and "| jst |" not in table.read_text()
+    (result,) = (tmp_path / "results").rglob("*.json")
+    written = result.stat().st_mtime_ns
+    assert accuracy.main([*options, "--methods", "uniform"]) == 0
+    assert result.stat().st_mtime_ns == written and "FAILED" not in capfd.readouterr().out
