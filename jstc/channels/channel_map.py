@@ -172,6 +172,10 @@ class ChannelMap:
         """Share of the network's FLOPs in operations that a group takes part in."""
         return dict(zip(self.widths, self._cost.share(self.full_counts).tolist(), strict=True))
 
+    def flops_share_of(self, plan: Plan) -> dict[str, float]:
+        """The same of a sub-network: shares of its own FLOPs. Raises `ChannelError` for a foreign plan."""
+        return dict(zip(self.widths, self._cost.share(self.counts(plan)).tolist(), strict=True))
+
     @cached_property
     def coverage(self) -> float:
         """Share of the network's FLOPs that some group can lower."""

@@ -41,7 +41,9 @@ def slim(context: StageContext) -> dict[str, Any]:
     counting.require_equal("target", target, workspace.example_input(), channels.cost())
     counting.require_equal("slim", network, workspace.example_input(), channels.cost(plan))
     cost = channels.cost(plan)
-    return {**result, "flops": cost.flops, "params": cost.params, "accuracy": accuracy(context, network)}
+    shares = channels.flops_share_of(plan)
+    figures = {"flops": cost.flops, "params": cost.params, "flops_share": shares}
+    return {**result, **figures, "accuracy": accuracy(context, network)}
 
 
 def export(context: StageContext) -> dict[str, Any]:
@@ -107,9 +109,11 @@ def bench(context: StageContext) -> dict[str, Any]:
 
 
 def report(context: StageContext) -> None:
-    """Write summary.json and report.md from what the other stages left."""
+    """Write summary.json, report.md and its pictures from what the other stages left."""
     from jstc import report as reporting
+    from jstc.report import pictures
 
+    pictures.draw(context.path)  # first: the summary lists them
     summary = reporting.build(context.path)
     files.write_json(context.path / "summary.json", summary)
     files.write_text(context.path / "report.md", reporting.markdown(summary))

@@ -39,6 +39,7 @@ def environment() -> jinja2.Environment:
         autoescape=False,
     )
     environment.filters["cell"] = _cell
+    environment.filters["alt"] = _alt
     for name in _FIGURES:
         environment.filters[name] = getattr(figures, name)
     return environment
@@ -47,3 +48,8 @@ def environment() -> jinja2.Environment:
 def _cell(value: object) -> str:
     text = " ".join(str(value).split())
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def _alt(value: object) -> str:
+    # Group names may hold any character; a bracket would end the text.
+    return _cell(value).replace("[", "(").replace("]", ")")

@@ -52,7 +52,8 @@ def build(run: Path) -> dict[str, Any]:
         "finetune": _pick(results["finetune"], "epochs", "accuracy"),
         "baseline": _pick(results["baseline"], "epochs"),
         "plan_hash": plan.hash if plan else None,
-        "groups": _groups(target.get("groups") or [], plan),
+        "groups": _groups(target.get("groups") or [], plan, results["slim"].get("flops_share") or {}),
+        "pictures": read(run, "report/pictures.json").get("pictures") or [],
         "frozen": target.get("frozen") or [],
         "unknown_operations": target.get("unknown_operations") or {},
         "environment": read(run, "bench/environment.json"),
@@ -119,10 +120,13 @@ def _seconds(results: dict[str, dict[str, Any]], bench: dict[str, Any]) -> dict[
     return seconds
 
 
-def _groups(groups: list[dict[str, Any]], plan: Plan | None) -> list[dict[str, Any]]:
+def _groups(groups: list[dict[str, Any]], plan: Plan | None, slim: dict[str, float]) -> list[dict[str, Any]]:
     kept = plan.counts if plan else {}
     return [
-        _pick(group, "name", "width") | {"kept": kept.get(group["name"])} | _pick(group, "flops_share")
+        _pick(group, "name", "width")
+        | {"kept": kept.get(group["name"])}
+        | _pick(group, "flops_share")
+        | {"flops_share_slim": slim.get(group["name"])}
         for group in groups
     ]
 

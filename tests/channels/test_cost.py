@@ -66,6 +66,11 @@ def test_shares_of_the_groups(toy):
     a, b, c = 12, 20, 50
     assert net.channels.flops_share == pytest.approx({"a": (a + b) / (a + b + c), "b": (b + c) / (a + b + c)})
     assert net.channels.coverage == 1
+    half = Plan({"a": (0, 3), "b": (0, 1, 2, 3, 4)}, {"a": 4, "b": 5})
+    a, b, c = 6, 10, 50
+    assert net.channels.flops_share_of(half) == pytest.approx(
+        {"a": (a + b) / (a + b + c), "b": (b + c) / (a + b + c)}
+    )
 
 
 def test_coverage_leaves_out_what_no_group_reaches(toy):

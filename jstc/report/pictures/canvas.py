@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "BLUE", "GREEN", "GREY", "INK", "ORANGE", "PALE", "PURPLE", "SHADE", "WIDTH",
-    "figure", "plain", "save", "short_count", "spread",
+    "BLUE", "GREEN", "GREY", "INK", "ORANGE", "PALE", "PHASE_PAD", "PURPLE", "SHADE", "WIDTH",
+    "figure", "name_phases", "plain", "save", "short_count", "spread",
 ]  # fmt: skip
 
 WIDTH = 6.0  # inches; 576 px as a browser shows it, so that the text survives on a phone
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#00795a", "#a8497f"
 INK, GREY, PALE, SHADE, CARD = "#1f2328", "#59636e", "#d5dae0", "#e9edf2", "#fbfcfd"
+
+PHASE_PAD = 20  # points between the axes and their title
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text can be searched, read aloud, and scales with the page
@@ -89,6 +91,23 @@ def plain(axes: Axes, *, grid: str = "y") -> None:
         axes.spines[side].set_visible(False)
     axes.tick_params(length=3)
     axes.grid(axis=grid, color=PALE, linewidth=0.6)  # type: ignore[arg-type]
+
+
+def name_phases(axes: Axes, names: Sequence[str], split: float) -> None:
+    """Names of two phases above the axes: up to `split`, a fraction of their width, and from there on.
+
+    Room for one line must be there: give the title a `pad` of `PHASE_PAD`.
+    """
+    for name, left, right in zip(names, (0.0, split), (split, 1.0), strict=True):
+        fits = right - left > 0.016 * len(name)
+        place, side = (
+            ((left + right) / 2, "center") if fits else (0.0, "left") if not left else (1.0, "right")
+        )
+        if name and right > left:
+            axes.annotate(
+                name, (place, 1), (0, 4), xycoords="axes fraction", textcoords="offset points",
+                ha=side, color=GREY, fontsize=9.5,
+            )  # fmt: skip
 
 
 def short_count(value: float) -> str:

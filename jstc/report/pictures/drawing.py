@@ -1,0 +1,25 @@
+"""All pictures of a run, and what the report says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jstc import files
+from jstc.report.pictures import searching, training, widths
+from jstc.report.pictures.story import Picture, read_story
+
+__all__ = ["LIST", "draw"]
+
+LIST = "report/pictures.json"
+
+
+def draw(run: Path) -> list[Picture]:
+    """Draw what the run at `run` has given into its folder `report`, with the list of it in pictures.json.
+
+    What a run does not have is not drawn. Raises `RunDirectoryError` for damaged documents.
+    """
+    story = read_story(run)
+    drawn = (module.draw(story, run) for module in (training, widths, searching))
+    found = [picture for picture in drawn if picture is not None]
+    files.write_json(run / LIST, {"pictures": [picture.to_dict() for picture in found]})
+    return found
