@@ -74,7 +74,10 @@ Weights = Annotated[
 Cifar = Annotated[bool, typer.Option("--cifar", help="The network's CIFAR form, whatever the image size.")]
 Provider = Annotated[ProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
 Run = Annotated[
-    Path | None, typer.Argument(metavar="RUN", help="Run directory; the newest under runs/ if left out.")
+    Path | None,
+    typer.Argument(
+        metavar="RUN", help="Run directory, or one budget's in it; the newest under runs/ if left out."
+    ),
 ]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jstc.cli import output
+from jstc.cli import printing
+from jstc.cli.numbers import figure
 
 __all__ = ["stage", "summary"]
 
@@ -22,33 +23,33 @@ _SHOWN = {
 def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool = False) -> None:
     """The closing table of a run with several budgets."""
     if as_json:
-        output.document(content)
+        printing.document(content)
         return
     from jstc import report
 
     header, rows = report.sweep_table(content)
-    output.table(header, rows, numbers_from=1, whole_names=True)
+    printing.table(header, rows, numbers_from=1, whole_names=True)
     if quiet:
         return
     for remark in content["notes"]:
-        output.note(f"note: {remark}")
-    output.note(f"Everything is in {path}, each budget's run in {_folders(content)}")
+        printing.note(f"note: {remark}")
+    printing.note(f"Everything is in {path}, each budget's run in {_folders(content)}")
 
 
 def stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet: bool = False) -> None:
     """The results of one stage, which has run for every budget."""
     results = [_result(path, label, name) for label in labels]
     if as_json:
-        output.document({"run": str(path), "stage": name, "budgets": results})
+        printing.document({"run": str(path), "stage": name, "budgets": results})
         return
     if name == "bench":
-        output.bench([row for result in results for row in result["rows"]], as_json=False)
+        printing.bench([row for result in results for row in result["rows"]], as_json=False)
     else:
-        header = [output.label(name, key) for key in _SHOWN[name]]
+        header = [printing.label(name, key) for key in _SHOWN[name]]
         rows = [[result["label"], *_cells(result, name)] for result in results]
-        output.table([f"{name} of {path}", *header], rows, numbers_from=1, whole_names=True)
+        printing.table([f"{name} of {path}", *header], rows, numbers_from=1, whole_names=True)
     if not quiet:
-        output.note(f"Everything is in {path}")
+        printing.note(f"Everything is in {path}")
 
 
 def _result(path: Path, label: str, name: str) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def _timed(run: Path, name: str) -> list[dict[str, Any]] | None:
 
 def _cells(result: dict[str, Any], name: str) -> list[str]:
     figures = (result["files"][0] if result.get("files") else {}) | result
-    return [output.figure(key, figures.get(key)) for key in _SHOWN[name]]
+    return [figure(key, figures.get(key)) for key in _SHOWN[name]]
 
 
 def _folders(content: dict[str, Any]) -> str:

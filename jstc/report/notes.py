@@ -72,10 +72,17 @@ def _budget(summary: dict[str, Any]) -> list[str]:
 
 
 def _search(summary: dict[str, Any]) -> list[str]:
-    if summary["search"]["settled"] is not False:
-        return []
-    rounds = summary["search"]["rounds"]
-    return [f"The plan was still changing when the {rounds} rounds of the search were spent (search.rounds)."]
+    found = []
+    rounds, sharing = summary["search"]["rounds"], summary["search"]["shared_by"]
+    if sharing:
+        found.append(
+            f"The search, its {rounds} rounds and its time, was one for all of {', '.join(sharing)}."
+        )
+    if summary["search"]["settled"] is False:
+        found.append(
+            f"The plan was still changing when the {rounds} rounds of the search were spent (search.rounds)."
+        )
+    return found
 
 
 def _files(summary: dict[str, Any]) -> list[str]:

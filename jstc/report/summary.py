@@ -48,7 +48,8 @@ def build(run: Path) -> dict[str, Any]:
         "onnx": _rows(results["export"].get("files"), _ONNX_KEYS),
         "bench": _rows(bench.get("rows"), _BENCH_KEYS),
         "seconds": _seconds(results, bench),
-        "search": _pick(results["search"], "rounds", "settled", "accuracy", "images_seen"),
+        "search": _pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
+        | {"shared_by": results["search"].get("shared_by") or []},
         "finetune": _pick(results["finetune"], "epochs", "accuracy"),
         "baseline": _pick(results["baseline"], "epochs"),
         "plan_hash": plan.hash if plan else None,

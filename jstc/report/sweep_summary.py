@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from jstc import recipe_file
 from jstc.errors import RecipeError, RunDirectoryError
 from jstc.recipe import Recipe
@@ -28,8 +30,12 @@ _OWN = ("finetune", "slim", "export", "bench")
 
 
 def is_sweep(run: Path) -> bool:
-    """Whether the run at `run` is one of several budgets. Raises `RunDirectoryError` when it is no run."""
-    return len(_recipe(run).labels) > 1
+    """Whether the run at `run` has several budgets, whatever version of jstc it is of."""
+    try:
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False  # what is wrong there is found by whoever reads more of it
+    return isinstance(recipe, dict) and any(isinstance(recipe.get(key), list) for key in ("flops", "params"))
 
 
 def build_sweep(run: Path) -> dict[str, Any]:

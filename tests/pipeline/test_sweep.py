@@ -298,6 +298,16 @@ def test_nobody_deletes_a_budget_that_another_process_is_working_on(house):
     assert house.run() == []
 
 
+def test_the_files_that_another_process_is_writing_for_a_budget_stay(house):
+    house.run()
+    writing = [house.path / "flops0.5" / name for name in (".tmp-1.json", "bench/.tmp-2.json")]
+    left = [house.path / name for name in (".tmp-3.json", "search/.tmp-4", "search/flops0.5/.tmp-5")]
+    for path in (*writing, *left):
+        path.write_text("")
+    assert house.run() == []
+    assert [path.exists() for path in (*writing, *left)] == [True, True, False, False, False]
+
+
 def test_one_stage_of_all_budgets(house):
     house.run(only=["search"])
     assert house.stage("finetune") == [f"{label} finetune" for label in LABELS]

@@ -155,8 +155,9 @@ def test_a_run_that_has_just_begun(tmp_path):
 def test_which_run_has_several_budgets(sweep, tmp_path):
     assert report.is_sweep(sweep)
     assert not report.is_sweep(sweep / "flops0.5")
+    assert not report.is_sweep(tmp_path / "none")
     with pytest.raises(RunDirectoryError, match="not a run directory"):
-        report.is_sweep(tmp_path / "none")
+        report.build_sweep(tmp_path / "none")
 
 
 def test_a_damaged_file_of_a_budget_is_named(sweep):

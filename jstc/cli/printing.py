@@ -1,0 +1,83 @@
+"""Tables, texts and JSON on stdout, remarks on stderr: how the results of every command are printed."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["bench", "document", "label", "note", "table", "text"]
+
+
+def document(content: Any) -> None:
+    """One JSON document."""
+    text(json_module.dumps(content, indent=2, ensure_ascii=False))
+
+
+def text(content: str) -> None:
+    """Text as it is."""
+    sys.stdout.write(content if content.endswith("\n") else content + "\n")
+
+
+def note(content: str) -> None:
+    """A remark for the reader, on stderr."""
+    print(content, file=sys.stderr)
+
+
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers_from: int | None = None,
+    numbers_to: int | None = None,
+    whole_names: bool = False,
+) -> None:
+    """A table; columns from number `numbers_from` on, up to `numbers_to`, are aligned to the right.
+
+    Plain when not a terminal; on one, texts are folded, those of the first column not with `whole_names`.
+    """
+    numbers = range(len(header))[numbers_from:numbers_to] if numbers_from is not None else ()
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, show_header=any(header), pad_edge=False)
+    for index, name in enumerate(header):
+        right = index in numbers
+        whole = right or (whole_names and index == 0)
+        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=whole)
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console = Console(file=sys.stdout, highlight=False)
+    if console.is_terminal:
+        console.print(shown)
+        return
+    # A pipe has no width: nothing may be wrapped or cut there, nor padded.
+    console = Console(file=sys.stdout, highlight=False, width=1000)
+    with console.capture() as captured:
+        console.print(shown)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    text("\n".join(line for line in lines if line))
+
+
+def label(stage: str, key: str) -> str:
+    """What a figure of a stage is called."""
+    # The search is judged on images of its own; every other accuracy is on the test split.
+    return "accuracy (search-validation split)" if (stage, key) == ("search", "accuracy") else key
+
+
+def bench(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Latencies beside those of the first file."""
+    if as_json:
+        document(rows)
+        return
+    header = ["file", "provider", "batch", "median ms", "p95 ms", "speed-up", ""]
+    table(header, [_bench_row(row) for row in rows], numbers_from=2)
+
+
+def _bench_row(row: dict[str, Any]) -> list[str]:
+    timings = [f"{row[key]:.3f}" for key in ("median_ms", "p95_ms")]
+    speedup = f"{row['speedup_vs_target']:.2f}x"
+    return [row["file"], row["provider"], str(row["batch"]), *timings, speedup, row.get("verdict", "")]
