@@ -69,7 +69,7 @@ def run(job: Job, *, root: Path | None, out: Path) -> dict[str, Any]:
     shutil.rmtree(directory, ignore_errors=True)
     dataset = accuracy_data.load(job, root=root, out=out, where=where)
     work = Work.of(job, dataset, where=where, directory=directory, cache=out / "cache")
-    started = time.time()
+    started, machine = time.time(), _machine(where)  # the code as it was loaded: it may change meanwhile
     outcome = KINDS[METHODS[job.method].kind](work)
     document = {
         "case": job.case,
@@ -81,7 +81,7 @@ def run(job: Job, *, root: Path | None, out: Path) -> dict[str, Any]:
         "settings": {"hash": job.hash, **job.identity, "overrides": list(job.overrides)},
         "data": _described(dataset),
         "extra": outcome.extra,
-        "machine": _machine(where),
+        "machine": machine,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
     }
     _tidy(directory)
