@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +105,49 @@ def contents() -> dict[str, Any]:
 @pytest.fixture
 def finished(tmp_path: Path, contents: dict[str, Any]) -> Path:
     return write_run(tmp_path / "r", contents)
+
+
+def search_lines(rounds: int, *, coarse: int = 2) -> list[dict[str, Any]]:
+    """What a search writes: accuracy rises from 30 % to 90 %."""
+    step = 0.6 / max(1, rounds - 1)
+    return [
+        {
+            "round": index, "phase": "coarse" if index < coarse else "fine", "lr": 0.1,
+            "train_accuracy": 0.25 + step * index, "accuracy": 0.3 + step * index,
+            "overlap": None if index == 0 else 0.5 + 0.4 * index / rounds, "alpha_spread": 0.01 * index,
+        }
+        for index in range(rounds)
+    ]  # fmt: skip
+
+
+def finetune_lines(epochs: int) -> list[dict[str, Any]]:
+    """What finetune writes."""
+    return [
+        {"epoch": index, "lr": 0.1 / (index + 1), "loss": 0.4, "accuracy": 0.9 + 0.09 * index / epochs}
+        for index in range(epochs)
+    ]
+
+
+def write_histories(run: Path, rounds: int | None = 12, epochs: int | None = 20, **settings: int) -> Path:
+    """Give the run histories of so many rounds and epochs; None takes the file away."""
+    for stage, count, lines in (
+        ("search", rounds, search_lines(rounds or 0, **settings)),
+        ("finetune", epochs, finetune_lines(epochs or 0)),
+    ):
+        path = run / stage / "history.jsonl"
+        path.unlink(missing_ok=True)
+        if count is not None:
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+@pytest.fixture
+def write_lines(finished: Path) -> Callable[..., Path]:
+    """`write_histories` of the finished run."""
+    return functools.partial(write_histories, finished)
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[[Path], Path]:
+    """Write a finished run with histories into a directory."""
+    return lambda directory: write_histories(write_run(directory, documents()))

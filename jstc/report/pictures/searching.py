@@ -37,8 +37,8 @@ class _Panel:
 
 def draw(story: Story, run: Path) -> Picture | None:
     """Draw the search into `run`; nothing for a search of fewer than two rounds."""
-    rounds = [number for number, record in enumerate(story.search, 1) if story.own(record)]
-    records = [record for record in story.search if story.own(record)]
+    rounds = [number for number, _ in story.own_rounds]
+    records = [record for _, record in story.own_rounds]
     panels = [
         _Panel("search-validation accuracy (%)", _times_100(column(records, "accuracy")), canvas.BLUE),
         _Panel("overlap of successive plans", column(records, "overlap"), canvas.GREEN),

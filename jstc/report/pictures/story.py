@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,15 @@ class Story:
     results: dict[str, dict[str, Any]]
     label: str = ""
 
-    def own(self, record: dict[str, Any]) -> bool:
-        """Whether a round of the search was for this run's budget; all are, unless there are several."""
-        labels = {str(other.get("budget")) for other in self.search}
-        return self.label not in labels or record.get("budget") == self.label
+    @cached_property
+    def own_rounds(self) -> list[tuple[int, dict[str, Any]]]:
+        """The rounds of the search for this run's budget, which are all unless there are several budgets.
+
+        Each with its number among all rounds, from 1.
+        """
+        numbered = list(enumerate(self.search, 1))
+        own = [(number, record) for number, record in numbered if record.get("budget") == self.label]
+        return own or numbered
 
 
 def read_story(run: Path) -> Story:

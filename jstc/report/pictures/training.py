@@ -71,10 +71,9 @@ def draw(story: Story, run: Path) -> Picture | None:
 def _curves(story: Story) -> _Curves:
     per_round, per_epoch, unit = _lengths(story)
     split = per_round * len(story.search)
-    own = [(per_round * number, record) for number, record in enumerate(story.search, 1) if story.own(record)]
-    records = [record for _, record in own]
+    records = [record for _, record in story.own_rounds]
     return _Curves(
-        [place for place, _ in own],
+        [per_round * number for number, _ in story.own_rounds],
         [split + per_epoch * number for number in range(1, len(story.finetune) + 1)],
         {key: column(records, key) for key in ("train_accuracy", "accuracy", "lr")},
         {key: column(story.finetune, key) for key in ("accuracy", "lr")},

@@ -1,0 +1,70 @@
+"""Accuracy against FLOPs over several budgets."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jstc.report.pareto import pareto
+
+TARGET = {"flops": 10_000_000, "params": 270_000, "accuracy": 0.99}
+
+
+def point(share: float, accuracy: Any) -> dict[str, Any]:
+    return {"label": f"flops{share}", "flops": int(10e6 * share), "params": 1, "accuracy": accuracy}
+
+
+POINTS = [point(0.7, 0.9883), point(0.35, 0.9716), point(0.5, 0.9866)]
+
+
+def test_every_budget_and_the_target_have_their_number(tmp_path: Path) -> None:
+    pareto(POINTS, tmp_path / "p.svg", target=TARGET)
+    text = (tmp_path / "p.svg").read_text()
+    for label in ("flops0.7: 98.83 %", "flops0.5: 98.66 %", "flops0.35: 97.16 %", "target: 99.00 %"):
+        assert f">{label}<" in text
+    assert "<title>Accuracy against FLOPs: 97.16 % at 3.50 M FLOPs, 98.66 % at" in text
+
+
+def test_the_order_of_the_points_does_not_matter(tmp_path: Path) -> None:
+    pareto(POINTS, tmp_path / "a.svg", target=None)
+    pareto(POINTS[::-1], tmp_path / "b.svg", target=None)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert "target" not in (tmp_path / "a.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("points", "target"),
+    [
+        ([], TARGET),
+        (POINTS[:1], None),
+        (POINTS[:1], {**TARGET, "accuracy": None}),
+        ([point(0.5, None), point(0.3, math.nan)], TARGET),
+    ],
+)
+def test_fewer_than_two_are_no_picture(tmp_path: Path, points: list[Any], target: Any) -> None:
+    path = tmp_path / "p.svg"
+    path.write_text("of an earlier time")
+    pareto(points, path, target=target)
+    assert not path.exists()
+
+
+def test_equal_accuracies_are_drawn_too(tmp_path: Path) -> None:
+    pareto([point(0.5, 0.9), point(0.3, 0.9)], tmp_path / "p.svg", target={**TARGET, "accuracy": 0.9})
+    assert "flops0.3: 90.00 %" in (tmp_path / "p.svg").read_text()
+
+
+def test_labels_stand_apart(tmp_path: Path) -> None:
+    shares = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    accuracies = (0.7611, 0.7615, 0.7608, 0.759, 0.754, 0.741, 0.715)
+    pareto([point(*pair) for pair in zip(shares, accuracies, strict=True)], tmp_path / "p.svg", target=TARGET)
+    text = (tmp_path / "p.svg").read_text()
+    found = re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>(flops[^<]+)<', text)
+    places = {label: (float(x), float(y)) for x, y, label in found}
+    assert len(places) == 7
+    for one, (x, y) in places.items():
+        for other, (other_x, other_y) in places.items():
+            assert one == other or abs(y - other_y) > 8 or abs(x - other_x) > 20, (one, other)
