@@ -1,10 +1,11 @@
 """What a search round spends on anything but training, and how fast a sub-network trains beside its target.
 
-    python benchmarks/round.py [--model resnet20] [--flops 0.5] [--steps 20] [--batch 128]
+    python benchmarks/round.py [--model resnet20] [--flops 0.5] [--steps 20] [--batch 128] [--threads 0]
 
 One process, random images of 32x32, interleaved: training steps of the target network, the cut of a
-sub-network, training steps of the sub-network, and the way back. Prints images per second of both, their
-ratio, and the share of cutting and mapping back in a round of that many steps.
+sub-network as the search draws it (a fine round's plan, at the budget, in the recipe's quanta), training
+steps of the sub-network, and the way back. Prints images per second of both, their ratio, and the share of
+cutting and mapping back in a round of that many steps.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from collections.abc import Callable
 
 import torch
 
-from jstc import models
+from jstc import models, recipe_file
 from jstc.channels import analyse
-from jstc.recipe import TrainSettings
+from jstc.search.anneal import Phase
+from jstc.search.policy import Proposer
 from jstc.search.updater import Target, cut, put_back
 from jstc.train import device, optim
 from jstc.train.loop import step_options, train_steps
@@ -41,13 +43,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0, help="torch's CPU threads; 0: its own choice")
     options = parser.parse_args()
 
-    where, settings = device.device("auto"), TrainSettings(lr=0.01)
+    flags = {"model": options.model, "dataset": "cifar10", "flops": options.flops}
+    recipe = recipe_file.from_flags(flags, ["train.lr=0.01"])
+    device.set_threads(options.threads)
+    where, settings = device.device("auto"), recipe.train
     spec = models.spec(options.model, num_classes=10, in_channels=3, height=32, width=32)
     network = device.place(models.build(spec), settings, where)
     channels = analyse(network, torch.zeros(1, 3, 32, 32))
-    target = Target.new(network, channels, settings)
+    target, proposer = Target.new(network, channels, settings), Proposer(channels, recipe)
+    fine = Phase(sigma=1.0, tau=1.0, coarse=False)
     whole = optim.make(dict(network.named_parameters()), settings)
     images, labels = (
         torch.randn(options.batch, 3, 32, 32, device=where),
@@ -63,7 +70,7 @@ def main() -> None:
 
     rows = []
     for number in range(options.rounds + 1):
-        plan = channels.random_plan(flops=options.flops, seed=number)
+        plan = proposer.propose(target, fine, number).plan
         full, _ = timed(lambda: train(network, whole))
         cutting, trial = timed(lambda plan=plan: cut(target, plan, settings))
         small, _ = timed(lambda trial=trial: train(trial.gated, trial.weights))

@@ -125,7 +125,7 @@ class TrainSettings(_Strict):
 class SearchSettings(_Strict):
     """Joint search-and-training."""
 
-    rounds: PositiveInt = 12
+    rounds: PositiveInt = 40
     epochs_per_round: PositiveFloat = 1.0
     steps_per_round: PositiveInt | None = Field(None, description="overrides epochs_per_round")
     # the four parts, each switchable
@@ -137,18 +137,30 @@ class SearchSettings(_Strict):
     importance: Literal["learned", "magnitude", "random"] = "learned"
     coarse_to_fine: bool = True
     # sampler
-    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.3, description="share of coarse rounds")
+    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="share of coarse rounds")
+    coarse_budget: Share = Field(
+        0.4, description="share of the budget that sub-networks of coarse rounds have; 1: all of it"
+    )
     sigma: Range = Field((1.0, 0.1), description="scale of the Gumbel perturbation, first to last round")
+    noise_period: PositiveInt = Field(
+        40, description="rounds that a channel's perturbation lasts; 1: drawn anew every round"
+    )
+    inertia: NonNegativeFloat = Field(
+        2.5,
+        description="what having been trained adds to a channel's weight; 0: untrained ones are its equals",
+    )
     tau: PositiveRange = Field(
         (1.0, 0.5), description="temperature of the probabilities, first to last round"
     )
     threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(_as_tuple), Field(min_length=2)] = (
-        0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
+        0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
     )  # fmt: skip
     # learning rates of what is searched
     alpha_lr: PositiveFloat = 0.02
-    alpha_steps: PositiveInt = Field(4, description="steps on search-validation batches per round")
-    threshnet_lr: PositiveFloat = 0.01
+    alpha_steps: PositiveInt = Field(1, description="steps on search-validation batches per round")
+    candidates: PositiveInt = Field(3, description="plans of a fine round, judged before the best is trained")
+    candidate_images: PositiveInt = Field(512, description="search-validation images that judge a candidate")
+    threshnet_lr: PositiveFloat = 0.05
     entropy_bonus: NonNegativeFloat = 0.01
     # judging
     archive_size: PositiveInt = 4

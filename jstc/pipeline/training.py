@@ -49,8 +49,6 @@ def search(context: StageContext) -> dict[str, Any]:
         directory=context.folder,
         progress=context.progress,
     )
-    if isinstance(plans, Plan):
-        plans = {context.recipe.labels[0]: plans}
     figures = {label: _cost(workspace, plan) for label, plan in plans.items()}
     return {"budgets": figures} if len(figures) > 1 else next(iter(figures.values()))
 

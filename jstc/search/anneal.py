@@ -12,18 +12,21 @@ __all__ = ["Phase", "phase"]
 
 @dataclass(frozen=True)
 class Phase:
-    """Settings of one round: scale of the perturbation, temperature, and whether it is a coarse one."""
+    """Settings of one round: scale of the perturbation, temperature, whether it is a coarse one, and which
+    share of the budget its sub-network may cost."""
 
     sigma: float
     tau: float
     coarse: bool
+    budget: float = 1.0
 
 
 def phase(settings: SearchSettings, round_: int) -> Phase:
     """The phase of round `round_` (from 0).
 
     Coarse rounds stay at the first sigma and tau; then both fall to their last values, sigma linearly and tau
-    geometrically. Without coarse to fine, every round is fine, at the mean of first and last.
+    geometrically. Coarse sub-networks have `coarse_budget` of the budget. Without coarse to fine, every round
+    is fine, at the mean of first and last.
     """
     if not settings.coarse_to_fine:
         sigma = sum(settings.sigma) / 2 if settings.perturbation else 0.0
@@ -32,4 +35,6 @@ def phase(settings: SearchSettings, round_: int) -> Phase:
     t = max(0, round_ - coarse_rounds + 1) / max(1, settings.rounds - coarse_rounds)
     sigma = settings.sigma[0] + t * (settings.sigma[1] - settings.sigma[0])
     tau = settings.tau[0] ** (1 - t) * settings.tau[1] ** t
-    return Phase(sigma if settings.perturbation else 0.0, tau, coarse=round_ < coarse_rounds)
+    coarse = round_ < coarse_rounds
+    budget = settings.coarse_budget if coarse else 1.0
+    return Phase(sigma if settings.perturbation else 0.0, tau, coarse=coarse, budget=budget)

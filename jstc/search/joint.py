@@ -5,6 +5,7 @@ Lu, Huang, Dong, Li, Shi, Beyond Network Pruning: a Joint Search-and-Training Ap
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,16 @@ def search(
     recipe: Recipe,
     directory: Path,
     progress: Progress,
-) -> Plan:
-    """Search a plan at the recipe's budget while training the target network's parts; `target` is changed.
+) -> dict[str, Plan]:
+    """Search a plan at each of the recipe's budgets while training the target network's parts.
 
-    Writes `plan.json`, `subnetwork.safetensors` (what finetune goes on with), `target.safetensors` (the
-    teacher, where one is asked for), `history.jsonl` (a line a round), `result.json`, and after every round
-    `checkpoint.safetensors`, from which the same call continues. Raises `BudgetError` for a budget out of
-    reach, `RunDirectoryError` when the checkpoint belongs to another search, `StageError` when training
-    diverges.
+    The budgets take turns, round by round; all of them train the one `target`, which is changed. Writes
+    `history.jsonl` (a line a round), `result.json`, after every round `checkpoint.safetensors`, from which
+    the same call continues, and `plan.json`, `subnetwork.safetensors` (what finetune goes on with) and
+    `target.safetensors` (the teacher, where one is asked for); these last in a folder for each budget, named
+    by its label, with a `result.json` of its own, where there are several. Returns the plans by label. Raises
+    `BudgetError` for a budget out of reach, `RunDirectoryError` when the checkpoint belongs to another
+    search, `StageError` when training diverges.
     """
     where = next(target.parameters()).device
     proposer = Proposer(channels, recipe)
@@ -62,26 +65,57 @@ def search(
         history.append(record)
         state.save(directory / "checkpoint.safetensors", _identity(recipe, channels))
         progress.update(state.round, **_shown(record))
-    best = choose_best(state, proposer, work, directory, progress)
-    files.write_json(directory / "result.json", _result(state, channels, best, work))
+    plans = _verdicts(state, proposer, work, directory, progress)
     progress.finish()
-    return best.plan
+    return plans
+
+
+def _verdicts(
+    state: State, proposer: Proposer, work: Work, directory: Path, progress: Progress
+) -> dict[str, Plan]:
+    """The best plan of every budget, written with its figures."""
+    plans, shared = {}, _shared_result(state, work)
+    labels = work.recipe.labels
+    for number, label in enumerate(labels):
+        folder = directory / label if len(labels) > 1 else directory
+        folder.mkdir(exist_ok=True)
+        best = choose_best(state, proposer, work, folder, progress, budget=number)
+        files.write_json(folder / "result.json", shared | _result(state, best))
+        plans[label] = best.plan
+    if len(labels) > 1:
+        files.write_json(directory / "result.json", shared)
+    return plans
 
 
 def _round(state: State, proposer: Proposer, work: Work) -> dict[str, Any]:
     """Sample, train, judge, update; returns the line of the history."""
     started = time.perf_counter()
-    now = phase(work.recipe.search, state.round)
-    proposal = proposer.propose(state.target, now, state.round)
+    proposal, advantage = _choose(state, proposer, work)
     sub = cut(state.target, proposal.plan, work.recipe.train)
     figures = train_round(sub, work, state.round)
-    reward = judge(sub, work, limit=work.recipe.search.reward_images)
+    reward = judge(sub, work, limit=work.recipe.search.reward_images).accuracy
     put_back(sub, state.target)
-    advantage = proposer.learn(proposal, reward)
-    overlap = state.plan.overlap(proposal.plan) if state.plan is not None else None
-    state.advance(proposal.plan, reward, overlap, figures.images, time.perf_counter() - started)
+    if advantage is None:
+        advantage = proposer.learn([proposal], [reward], state.round)
+    seconds = time.perf_counter() - started
+    overlap = state.advance(proposal.plan, reward, images=figures.images, seconds=seconds)
     record = _record(state, proposal, figures, work)
     return {**record, "accuracy": reward, "advantage": advantage, "overlap": overlap}
+
+
+def _choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, float | None]:
+    """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
+    search = work.recipe.search
+    proposals = proposer.candidates(state.target, phase(search, state.round), state.round)
+    if len(proposals) == 1:
+        return proposals[0], None
+    # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.
+    subs = [cut(state.target, proposal.plan, work.recipe.train) for proposal in proposals]
+    rewards = [-judge(sub, work, limit=search.candidate_images).loss for sub in subs]
+    if not all(map(math.isfinite, rewards)):  # nothing to learn from; training will say what is wrong
+        return proposals[0], None
+    best = max(range(len(rewards)), key=rewards.__getitem__)
+    return proposals[best], proposer.learn(proposals, rewards, state.round)
 
 
 def _record(state: State, proposal: Proposal, figures: RoundFigures, work: Work) -> dict[str, Any]:
@@ -89,9 +123,11 @@ def _record(state: State, proposal: Proposal, figures: RoundFigures, work: Work)
     alpha = state.target.alpha
     return {
         "round": state.round - 1,
+        "budget": work.recipe.labels[(state.round - 1) % len(state.courses)],
         "phase": "coarse" if proposal.phase.coarse else "fine",
         "loss": figures.loss,
         "train_accuracy": figures.accuracy,
+        "images": figures.images,
         "flops": cost.flops,
         "params": cost.params,
         "sigma": proposal.phase.sigma,
@@ -140,16 +176,21 @@ def _check_same(theirs: Any, ours: dict[str, Any], path: Path) -> None:
         )
 
 
-def _result(state: State, channels: ChannelMap, best: Entry, work: Work) -> dict[str, Any]:
-    cost = channels.cost(best.plan)
+def _shared_result(state: State, work: Work) -> dict[str, Any]:
     return {
         "rounds": state.round,
         "settled": state.settled,
+        "images_seen": state.images,
+        "steps": state.round * work.steps,
+        "seconds": round(state.seconds, 3),
+    }
+
+
+def _result(state: State, best: Entry) -> dict[str, Any]:
+    cost = state.target.channels.cost(best.plan)
+    return {
         "accuracy": best.accuracy,
         "round_of_plan": best.round,
         "flops": cost.flops,
         "params": cost.params,
-        "images_seen": state.images,
-        "steps": state.round * work.steps,
-        "seconds": round(state.seconds, 3),
     }

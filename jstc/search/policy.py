@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from jstc.channels import ChannelMap
 from jstc.errors import UnknownNameError
@@ -47,7 +48,7 @@ class Proposer:
 
     def __init__(self, channels: ChannelMap, recipe: Recipe) -> None:
         self.channels, self.recipe = channels, recipe
-        self.space = Space.of(channels, recipe)
+        self.spaces = Space.each(channels, recipe)
         _check_names(channels, recipe)
         self.threshnet = ThreshNet(
             len(channels.groups),
@@ -57,47 +58,78 @@ class Proposer:
             seed=seeds.derive(recipe.seed, "search", "threshnet"),
         )
 
-    def propose(self, target: Target, now: Phase, round_: int) -> Proposal:
-        """The plan of round `round_`."""
-        seed = self.recipe.seed
-        random = np.random.default_rng(seeds.derive(seed, "search", "noise", round_))
-        noise = self.space.split(sampler.gumbel(len(target.alpha), random))
-        generator = seeds.generator(seed, "search", "thresholds", round_)
-        return self._draw(target, now, noise, generator)
+    def budget(self, round_: int) -> int:
+        """Number of the budget whose turn round `round_` is."""
+        return round_ % len(self.spaces)
 
-    def final(self, target: Target) -> Proposal:
+    def propose(self, target: Target, now: Phase, round_: int, candidate: int = 0) -> Proposal:
+        """A plan for round `round_`; the policy draws other thresholds for other numbers of `candidate`."""
+        seed, period = self.recipe.seed, self.recipe.search.noise_period
+        noise = sampler.lasting_gumbel(len(target.alpha), seed=seed, round_=round_, period=period)
+        generator = seeds.generator(seed, "search", "thresholds", round_, candidate)
+        return self._draw(self.budget(round_), target, now, self._split(noise), generator)
+
+    def candidates(self, target: Target, now: Phase, round_: int) -> list[Proposal]:
+        """The plans among which round `round_` chooses: one in a coarse round, where all are as good."""
+        number = 1 if now.coarse else self.recipe.search.candidates
+        proposals = [self.propose(target, now, round_, candidate) for candidate in range(number)]
+        different: dict[str, Proposal] = {}
+        for proposal in proposals:
+            different.setdefault(proposal.plan.hash, proposal)
+        return list(different.values())
+
+    def final(self, target: Target, budget: int = 0) -> Proposal:
         """The plan without perturbation and with the likeliest thresholds, at the last temperature."""
         now = Phase(sigma=0.0, tau=self.recipe.search.tau[1], coarse=False)
-        noise = self.space.split(np.zeros(len(target.alpha)))
-        return self._draw(target, now, noise, None)
+        return self._draw(budget, target, now, self._split(np.zeros(len(target.alpha))), None)
 
-    def learn(self, proposal: Proposal, reward: float) -> float | None:
-        """Teach the policy what its choice earned; returns the advantage, None where it did not choose."""
-        return None if proposal.choice is None else self.threshnet.learn(proposal.choice, reward)
+    def learn(self, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int) -> float | None:
+        """Teach the policy what its choices earned; returns the largest advantage, None without a choice."""
+        choices = [proposal.choice for proposal in proposals if proposal.choice is not None]
+        return self.threshnet.learn(choices, rewards, self.budget(round_)) if choices else None
+
+    def _split(self, vector: Vector) -> list[Vector]:
+        return self.spaces[0].split(vector)
 
     def _draw(
-        self, target: Target, now: Phase, noise: Sequence[Vector], generator: torch.Generator | None
+        self,
+        budget: int,
+        target: Target,
+        now: Phase,
+        noise: Sequence[Vector],
+        generator: torch.Generator | None,
     ) -> Proposal:
+        space = self.spaces[budget].at(now.budget)
         weights = sampler.standardised(self._importance(target))
         p = [
             sampler.probabilities(w, o, sigma=now.sigma, tau=now.tau)
             for w, o in zip(weights, noise, strict=True)
         ]
-        thresholds, choice = self._thresholds(now, weights, p, generator)
-        return Proposal(sampler.sample(self.space, p, thresholds), now, thresholds, choice)
+        states = threshnet.describe(self.channels, weights, p, share=space.budget.share)
+        thresholds, choice = self._thresholds(now, states, generator)
+        # What has been trained ranks higher; how much probability a group keeps does not depend on it.
+        known = self._split(self.recipe.search.inertia * self._experience(target))
+        ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, known, strict=True)]
+        return Proposal(sampler.sample(space, p, thresholds, ranks), now, thresholds, choice)
+
+    def _experience(self, target: Target) -> Vector:
+        """How long each channel has been trained, as a share of the longest in the network."""
+        steps = target.trained.double().cpu().numpy()
+        share: Vector = steps / max(1.0, float(steps.max(initial=0.0)))
+        return share
 
     def _importance(self, target: Target) -> list[Vector]:
         kind = self.recipe.search.importance
         if kind == "learned":
-            return self.space.split(target.alpha.double().cpu().numpy())
+            return self._split(target.alpha.double().cpu().numpy())
         if kind == "magnitude":
             norms = self.channels.magnitude(target.network)
             return [norms[g.name].double().numpy() for g in self.channels.groups]
         random = np.random.default_rng(seeds.derive(self.recipe.seed, "search", "importance"))
-        return self.space.split(random.normal(size=len(target.alpha)))
+        return self._split(random.normal(size=len(target.alpha)))
 
     def _thresholds(
-        self, now: Phase, weights: Sequence[Vector], p: Sequence[Vector], generator: torch.Generator | None
+        self, now: Phase, states: Tensor, generator: torch.Generator | None
     ) -> tuple[list[float], Choice | None]:
         search = self.recipe.search
         if search.thresholds == "fixed":
@@ -105,7 +137,6 @@ class Proposer:
             return [given.get(g.name, COMMON_THRESHOLD) for g in self.channels.groups], None
         if search.thresholds == "common" or now.coarse:
             return [COMMON_THRESHOLD] * len(self.channels.groups), None
-        states = threshnet.describe(self.channels, weights, p)
         choice = self.threshnet.choose(states, generator)
         return self.threshnet.thresholds(choice), choice
 

@@ -18,7 +18,7 @@ from jstc.train import batchnorm, seeds
 from jstc.train import schedule as schedules
 from jstc.train.batches import stream
 from jstc.train.device import as_input, autocast
-from jstc.train.loop import StepOptions, evaluate, logits, step_options, train_steps
+from jstc.train.loop import Figures, StepOptions, evaluate, logits, step_options, train_steps
 
 __all__ = ["RoundFigures", "Work", "judge", "train_round"]
 
@@ -144,8 +144,8 @@ def _check_finite(sub: Trial, work: Work, step: int) -> None:
         )
 
 
-def judge(sub: Trial, work: Work, *, limit: int | None) -> float:
-    """Accuracy on the search-validation split (`limit` images of it, or all), statistics recalibrated first.
+def judge(sub: Trial, work: Work, *, limit: int | None) -> Figures:
+    """Figures on the search-validation split (`limit` images of it, or all), statistics recalibrated first.
 
     Raises `StageError` when there is no search-validation image.
     """
@@ -157,4 +157,4 @@ def judge(sub: Trial, work: Work, *, limit: int | None) -> float:
     if not work.dataset.search_val.num_images:
         raise StageError("the search-validation split is empty; raise input.val_fraction")
     split = work.dataset.search_val.ordered(batch_size, limit=limit)
-    return evaluate(sub.gated, split, **options).accuracy  # type: ignore[arg-type]
+    return evaluate(sub.gated, split, **options)  # type: ignore[arg-type]

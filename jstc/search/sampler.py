@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from jstc.plan import Plan
 from jstc.search.space import Space
+from jstc.train import seeds
 
-__all__ = ["gumbel", "joining_levels", "probabilities", "sample", "standardised"]
+__all__ = ["gumbel", "joining_levels", "lasting_gumbel", "probabilities", "sample", "standardised"]
 
 Vector = NDArray[np.float64]
 
@@ -37,6 +38,23 @@ def gumbel(size: int, random: np.random.Generator) -> Vector:
     return noise
 
 
+def lasting_gumbel(size: int, *, seed: int, round_: int, period: int) -> Vector:
+    """Gumbel noise of which each element is drawn anew once in `period` rounds, a few of them every round.
+
+    A pure function of its arguments. With a period of 1 every round has noise of its own, as in the paper;
+    with a longer one successive plans share most of their channels, so what a round has trained is still
+    there in the next.
+    """
+    turns = np.random.default_rng(seeds.derive(seed, "search", "turns")).integers(period, size=size)
+    draw = (round_ + turns) // period  # the number of each element's present draw: one of two in a row
+    first, second = round_ // period, round_ // period + 1
+    both = [
+        gumbel(size, np.random.default_rng(seeds.derive(seed, "search", "noise", number)))
+        for number in (first, second)
+    ]
+    return np.where(draw == first, *both)
+
+
 def probabilities(weights: Vector, noise: Vector, *, sigma: float, tau: float) -> Vector:
     """softmax((alpha + sigma * o) / tau) over the channels of one group (Lu et al. 2020)."""
     scores = (weights + sigma * noise) / tau
@@ -46,7 +64,7 @@ def probabilities(weights: Vector, noise: Vector, *, sigma: float, tau: float) -
 
 
 def joining_levels(p_sorted: Vector, threshold: float) -> Vector:
-    """When each channel, in falling order of probability, joins as one scalar s moves all thresholds.
+    """When each channel, in the order given, joins as one scalar s moves all thresholds.
 
     The keep set of a threshold r is the smallest whose probability adds up to r, so the k-th channel is in it
     when the k - 1 before it add up to less than r. With r moved to sigmoid(logit(r) + s), that is when
@@ -63,8 +81,13 @@ def _logit(p: Vector) -> Vector:
     return value
 
 
-def sample(space: Space, p: Sequence[Vector], thresholds: Sequence[float]) -> Plan:
-    """The plan of channel probabilities and thresholds per group, projected onto the budget."""
-    order = [np.argsort(-each, kind="stable") for each in p]
+def sample(
+    space: Space, p: Sequence[Vector], thresholds: Sequence[float], ranks: Sequence[Vector] | None = None
+) -> Plan:
+    """The plan of channel probabilities and thresholds per group, projected onto the budget.
+
+    Channels join in falling order of `ranks`, which are the probabilities themselves where none are given.
+    """
+    order = [np.argsort(-each, kind="stable") for each in ranks or p]
     levels = [joining_levels(each[o], r) for each, o, r in zip(p, order, thresholds, strict=True)]
     return space.plan(order, levels)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels import ChannelMap
-from jstc.channels.budget import Budget, Limits, project, resolve
+from jstc.channels.budget import Budget, Limits, project, resolve, smallest
 from jstc.plan import Plan
 from jstc.recipe import Recipe
 
-__all__ = ["Budget", "Space", "limit"]
+__all__ = ["Budget", "Space", "limit", "limits"]
 
 Vector = NDArray[np.float64]
 
@@ -22,13 +22,21 @@ def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
     return Limits.from_settings(channels.groups, recipe.channels)
 
 
-def limit(channels: ChannelMap, recipe: Recipe) -> Budget:
-    """The recipe's budget as a count.
+def limits(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
+    """The recipe's budgets as counts, by label.
 
-    Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet it, and
+    Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet one, and
     `RecipeError` for settings of groups that are not there.
     """
-    return resolve(channels, *recipe.budget, _limits(channels, recipe))
+    bounds = _limits(channels, recipe)
+    pairs = zip(recipe.labels, recipe.budgets, strict=True)
+    return {label: resolve(channels, *budget, bounds) for label, budget in pairs}
+
+
+def limit(channels: ChannelMap, recipe: Recipe) -> Budget:
+    """The one budget of a recipe as a count. Raises as `limits` does."""
+    [budget] = limits(channels, recipe).values()
+    return budget
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,23 @@ class Space:
 
     @classmethod
     def of(cls, channels: ChannelMap, recipe: Recipe) -> Space:
-        """The space of a recipe. Raises `BudgetError` as `limit` does."""
+        """The space of a recipe with one budget. Raises `BudgetError` as `limit` does."""
         return cls(channels, limit(channels, recipe), _limits(channels, recipe))
+
+    @classmethod
+    def each(cls, channels: ChannelMap, recipe: Recipe) -> list[Space]:
+        """One space for each budget of a recipe. Raises `BudgetError` as `limits` does."""
+        bounds = _limits(channels, recipe)
+        return [cls(channels, budget, bounds) for budget in limits(channels, recipe).values()]
+
+    def at(self, share: float) -> Space:
+        """The same space at a share of its budget, or at the smallest that the limits allow."""
+        if share >= 1:
+            return self
+        least = self.budget.of(smallest(self.channels, self.limits))
+        bound = max(least, int(share * self.budget.limit))
+        budget = Budget(self.budget.metric, bound, self.budget.share * bound / self.budget.limit)
+        return Space(self.channels, budget, self.limits)
 
     def plan(self, order: Sequence[NDArray[np.int64]], levels: Sequence[Vector]) -> Plan:
         """The plan that keeps, of every group, the first channels in `order`, as many as the budget allows.

@@ -19,20 +19,51 @@ from jstc.search.threshnet import ThreshNet
 from jstc.search.updater import Target
 from jstc.train import checkpoint
 
-__all__ = ["State"]
+__all__ = ["Course", "State"]
+
+
+@dataclass
+class Course:
+    """What a search knows of one budget: the best plans, the latest one, overlaps of successive plans."""
+
+    archive: Archive
+    plan: Plan | None = None
+    overlaps: list[float] = field(default_factory=list)
+
+    def advance(self, plan: Plan, accuracy: float, round_: int, *, at_budget: bool) -> float | None:
+        """A round with `plan` is over; returns its overlap with the plan before.
+
+        Plans below the budget, as coarse rounds have them, are no candidates for the verdict.
+        """
+        overlap = self.plan.overlap(plan) if self.plan is not None else None
+        if at_budget:
+            self.archive.add(plan, accuracy, round_)
+        self.plan = plan
+        if overlap is not None:
+            self.overlaps.append(overlap)
+        return overlap
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON document."""
+        plan = None if self.plan is None else self.plan.to_dict()
+        return {"plan": plan, "overlaps": self.overlaps, "archive": self.archive.to_list()}
+
+    def restore(self, document: Mapping[str, Any], groups: Mapping[str, int]) -> None:
+        """The inverse of `to_dict`."""
+        self.plan = None if document["plan"] is None else read_plan(document["plan"], groups)
+        self.overlaps = document["overlaps"]
+        self.archive.restore(document["archive"], groups)
 
 
 @dataclass
 class State:
-    """The target network and its channel weights, the policy, the archive, and how far the search is."""
+    """The target network and its channel weights, the policy, each budget's course, how far the search is."""
 
     target: Target
     threshnet: ThreshNet
-    archive: Archive
+    courses: list[Course]
     settings: SearchSettings
     round: int = 0
-    plan: Plan | None = None
-    overlaps: list[float] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
     last_seconds: float = 0.0
@@ -40,47 +71,46 @@ class State:
     @classmethod
     def new(cls, network: nn.Module, channels: ChannelMap, threshnet: ThreshNet, recipe: Recipe) -> State:
         """The state before the first round."""
-        archive = Archive(recipe.search.archive_size)
-        return cls(Target.new(network, channels, recipe.train), threshnet, archive, recipe.search)
+        courses = [Course(Archive(recipe.search.archive_size)) for _ in recipe.budgets]
+        return cls(Target.new(network, channels, recipe.train), threshnet, courses, recipe.search)
 
     @property
     def settled(self) -> bool:
-        """Whether the plans of the last rounds, all of them fine ones, hardly differ any more."""
+        """Whether the plans of every budget's last rounds, all of them fine ones, hardly differ any more."""
         window = self.settings.settle_window
-        fine = self.round > 0 and not phase(self.settings, max(0, self.round - window - 1)).coarse
-        recent = self.overlaps[-window:]
-        return fine and len(recent) == window and sum(recent) / window >= self.settings.settle_overlap
+        first = max(0, self.round - (window + 1) * len(self.courses))
+        if not self.round or phase(self.settings, first).coarse:
+            return False
+        recent = [course.overlaps[-window:] for course in self.courses]
+        return all(len(r) == window and sum(r) / window >= self.settings.settle_overlap for r in recent)
 
-    def advance(
-        self, plan: Plan, accuracy: float, overlap: float | None, images: int, seconds: float
-    ) -> None:
-        """A round with `plan` is over."""
-        self.archive.add(plan, accuracy, self.round)
-        self.plan = plan
-        if overlap is not None:
-            self.overlaps.append(overlap)
+    def advance(self, plan: Plan, accuracy: float, *, images: int, seconds: float) -> float | None:
+        """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""
+        course = self.courses[self.round % len(self.courses)]
+        at_budget = phase(self.settings, self.round).budget >= 1
+        overlap = course.advance(plan, accuracy, self.round, at_budget=at_budget)
         self.round += 1
         self.images += images
         self.seconds += seconds
         self.last_seconds = seconds
+        return overlap
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Write everything to one file; `identity` says what search it belongs to."""
         policy, figures = self.threshnet.state()
         target = self.target
         gates = {"alpha": target.alpha, "moments": target.moments, "steps": target.steps}
+        gates["trained"] = target.trained
         tensors = checkpoint.join(
             network=target.network.state_dict(), momentum=target.momentum, gates=gates, policy=policy
         )
         meta = {
             "identity": identity,
             "round": self.round,
-            "plan": None if self.plan is None else self.plan.to_dict(),
-            "overlaps": self.overlaps,
             "images": self.images,
             "seconds": self.seconds,
             "policy": figures,
-            "archive": self.archive.to_list(),
+            "courses": [course.to_dict() for course in self.courses],
         }
         checkpoint.save(path, tensors, meta)
 
@@ -94,8 +124,6 @@ class State:
             for name, value in checkpoint.part(tensors, "gates").items():
                 getattr(target, name).copy_(value)
         self.threshnet.restore(checkpoint.part(tensors, "policy"), meta["policy"])
-        groups = target.channels.widths
-        self.archive.restore(meta["archive"], groups)
-        self.round, self.overlaps = meta["round"], meta["overlaps"]
-        self.plan = None if meta["plan"] is None else read_plan(meta["plan"], groups)
-        self.images, self.seconds = meta["images"], meta["seconds"]
+        for course, document in zip(self.courses, meta["courses"], strict=True):
+            course.restore(document, target.channels.widths)
+        self.round, self.images, self.seconds = meta["round"], meta["images"], meta["seconds"]

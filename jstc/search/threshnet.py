@@ -20,21 +20,22 @@ Vector = NDArray[np.float64]
 FEATURES = 8
 _HIDDEN = 32
 _BASELINE_DECAY = 0.8
+_LARGEST = 3.0
 
 
-def describe(channels: ChannelMap, weights: Sequence[Vector], p: Sequence[Vector]) -> Tensor:
+def describe(channels: ChannelMap, weights: Sequence[Vector], p: Sequence[Vector], *, share: float) -> Tensor:
     """One state vector per group, [groups, FEATURES].
 
-    Mean, spread and largest of the channel weights, entropy of the probabilities relative to a uniform one,
-    log width, share of the FLOPs, relative depth, and one.
+    Spread and largest of the channel weights, entropy of the probabilities relative to a uniform one, log
+    width, share of the FLOPs, relative depth, the `share` of the target network that the budget allows, and
+    one.
     """
     rows = []
     last = max(1, len(channels.groups) - 1)
     for index, (group, a, q) in enumerate(zip(channels.groups, weights, p, strict=True)):
         entropy = -(q * np.log(np.maximum(q, 1e-12))).sum() / np.log(max(group.width, 2))
-        share = channels.flops_share[group.name]
-        row = [a.mean(), a.std(), a.max(), entropy, np.log2(group.width) / 10, share, index / last, 1.0]
-        rows.append(row)
+        depth, cost = index / last, channels.flops_share[group.name]
+        rows.append([a.std(), a.max(), entropy, np.log2(group.width) / 10, cost, depth, share, 1.0])
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -50,9 +51,10 @@ class ThreshNet:
     """Policy over a grid of thresholds, one softmax per group, with its optimiser and moving baseline.
 
     A two-layer network shared by all groups, plus one free row of logits per group, so that it can tell
-    groups of the same statistics apart. The advantage is the reward minus a moving average of the rewards
-    before it, over their moving spread; the entropy bonus keeps the policy from closing early
-    (Williams 1992).
+    groups of the same statistics apart. The baseline of several choices made at the same weights is the mean
+    of what they earned; that of a single one a moving average of the rewards before it, one for each budget.
+    The advantage is the reward minus that, over the spread; the entropy bonus keeps the policy from closing
+    early (Williams 1992).
     """
 
     def __init__(
@@ -66,8 +68,7 @@ class ThreshNet:
         self.own = nn.Parameter(torch.zeros(groups, len(grid)))
         self.parameters = {"hidden": self.hidden, "head": self.head, "own": self.own}
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr)
-        self.mean: float | None = None
-        self.spread = 0.0
+        self.moving: dict[str, list[float]] = {}  # by number of the budget: mean of the rewards, spread
 
     def _logits(self, states: Tensor) -> Tensor:
         return torch.tanh(states @ self.hidden) @ self.head + self.own
@@ -85,25 +86,35 @@ class ThreshNet:
         chosen: list[float] = self.grid[choice.index].tolist()
         return chosen
 
-    def learn(self, choice: Choice, reward: float) -> float:
-        """One REINFORCE step; returns the advantage that it used.
+    def learn(self, choices: Sequence[Choice], rewards: Sequence[float], budget: int = 0) -> float:
+        """One REINFORCE step on what `choices` earned; returns the largest advantage that it used.
 
-        The first reward only sets the baseline: there is nothing yet to compare it with.
+        A single first reward of a budget only sets the baseline: there is nothing yet to compare it with.
         """
-        if self.mean is None:
-            self.mean = reward
+        if len(choices) == 1 and str(budget) not in self.moving:
+            self.moving[str(budget)] = [rewards[0], 0.0]
             return 0.0
-        difference = reward - self.mean
-        self.spread = max(_BASELINE_DECAY * self.spread + (1 - _BASELINE_DECAY) * abs(difference), 1e-6)
-        advantage = max(-3.0, min(3.0, difference / self.spread))
-        self.mean = _BASELINE_DECAY * self.mean + (1 - _BASELINE_DECAY) * reward
-        log_p = self._logits(choice.states).log_softmax(-1)
-        chosen = log_p.gather(-1, choice.index.unsqueeze(-1)).sum()
-        entropy = -(log_p.exp() * log_p).sum()
+        single = len(choices) == 1
+        advantages = (
+            [self._against_the_past(rewards[0], str(budget))] if single else _against_each_other(rewards)
+        )
+        loss = torch.zeros(())
+        for choice, advantage in zip(choices, advantages, strict=True):
+            log_p = self._logits(choice.states).log_softmax(-1)
+            chosen = log_p.gather(-1, choice.index.unsqueeze(-1)).sum()
+            entropy = -(log_p.exp() * log_p).sum()
+            loss = loss - (advantage * chosen + self.entropy_bonus * entropy) / len(choices)
         self.optimizer.zero_grad()
-        (-advantage * chosen - self.entropy_bonus * entropy).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return advantage
+        return max(advantages)
+
+    def _against_the_past(self, reward: float, budget: str) -> float:
+        mean, spread = self.moving[budget]
+        difference = reward - mean
+        spread = max(_BASELINE_DECAY * spread + (1 - _BASELINE_DECAY) * abs(difference), 1e-6)
+        self.moving[budget] = [_BASELINE_DECAY * mean + (1 - _BASELINE_DECAY) * reward, spread]
+        return max(-_LARGEST, min(_LARGEST, difference / spread))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and figures from which `restore` continues exactly."""
@@ -111,7 +122,7 @@ class ThreshNet:
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{key}.{name}"] = value
-        return tensors, {"mean": self.mean, "spread": self.spread}
+        return tensors, {"moving": {budget: list(figures) for budget, figures in self.moving.items()}}
 
     def restore(self, tensors: dict[str, Tensor], figures: dict[str, Any]) -> None:
         """Take over what `state` gave."""
@@ -120,8 +131,14 @@ class ThreshNet:
                 parameter.copy_(tensors[name])
                 keys = [k for k in tensors if k.startswith("adam.") and k.endswith(f".{name}")]
                 self.optimizer.state[parameter] = {k.split(".")[1]: tensors[k].clone() for k in keys}
-        self.mean, self.spread = figures["mean"], figures["spread"]
+        self.moving = {budget: list(pair) for budget, pair in figures["moving"].items()}
 
 
 def _layer(inputs: int, outputs: int, generator: torch.Generator) -> nn.Parameter:
     return nn.Parameter(torch.randn(inputs, outputs, generator=generator) / inputs**0.5)
+
+
+def _against_each_other(rewards: Sequence[float]) -> list[float]:
+    values = np.array(rewards)
+    spread = float(values.std())
+    return ((values - values.mean()) / max(spread, 1e-6)).tolist() if spread else [0.0] * len(values)

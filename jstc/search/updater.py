@@ -23,8 +23,8 @@ class Target:
     """The target network with everything that belongs to its channels; all changed in place.
 
     `alpha` [prunable channels] holds the channel weights, `moments` [2, prunable channels] Adam's averages
-    of their gradients, `steps` [prunable channels] how often each was updated; `momentum` is SGD's, by
-    parameter.
+    of their gradients, `steps` [prunable channels] how often each was updated, `trained` [prunable channels]
+    in how many rounds each was trained; `momentum` is SGD's, by parameter.
     """
 
     network: nn.Module
@@ -32,6 +32,7 @@ class Target:
     alpha: Tensor
     moments: Tensor
     steps: Tensor
+    trained: Tensor
     momentum: dict[str, Tensor]
 
     @classmethod
@@ -45,6 +46,7 @@ class Target:
             channels,
             torch.ones(total, device=where),
             torch.zeros(2, total, device=where),
+            torch.zeros(total, device=where),
             torch.zeros(total, device=where),
             {name: torch.zeros_like(p, requires_grad=False) for name, p in trained.items()},
         )
@@ -107,3 +109,4 @@ def put_back(sub: Trial, target: Target) -> None:
     target.alpha[index] = sub.gated.alpha.detach()
     target.moments[:, index] = sub.moments
     target.steps[index] = sub.steps
+    target.trained[index] += 1

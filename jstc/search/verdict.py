@@ -17,21 +17,24 @@ from jstc.train import checkpoint, optim, subnetwork
 __all__ = ["choose_best"]
 
 
-def choose_best(state: State, proposer: Proposer, work: Work, directory: Path, progress: Progress) -> Entry:
-    """The best candidate on the whole search-validation split, written to `directory`.
+def choose_best(
+    state: State, proposer: Proposer, work: Work, directory: Path, progress: Progress, *, budget: int = 0
+) -> Entry:
+    """The best candidate for a budget on the whole search-validation split, written to `directory`.
 
     Candidates are the archive's plans and the one without perturbation. They are cut from the final target
     network and their batch-norm statistics recalibrated; of equal ones the unperturbed plan wins, then the
-    newer.
+    newer. `budget` is its number in the recipe.
     """
-    settled = Entry(proposer.final(state.target).plan, 0.0, state.round)
-    others = [e for e in state.archive.entries if e.plan.hash != settled.plan.hash]
+    settled = Entry(proposer.final(state.target, budget).plan, 0.0, state.round)
+    entries = state.courses[budget].archive.entries
+    others = [e for e in entries if e.plan.hash != settled.plan.hash]
     best: tuple[Entry, Trial] | None = None
     candidates = [settled, *sorted(others, key=lambda e: -e.round)]
     progress.start("search", len(candidates), "candidate")
     for number, entry in enumerate(candidates, start=1):
         sub = cut(state.target, entry.plan, work.recipe.train)
-        accuracy = judge(sub, work, limit=None)
+        accuracy = judge(sub, work, limit=None).accuracy
         progress.update(number, accuracy=accuracy)
         if best is None or accuracy > best[0].accuracy:
             best = (Entry(entry.plan, accuracy, entry.round), sub)

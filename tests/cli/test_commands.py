@@ -79,7 +79,8 @@ def run_without(heavy: str, *words: str) -> None:
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]], ids=" ".join)
 def test_help_loads_nothing_heavy(words):
-    run_without("torch torchvision numpy onnx onnxruntime yaml safetensors sklearn scipy jinja2 matplotlib", *words)
+    heavy = "torch torchvision numpy onnx onnxruntime yaml safetensors sklearn scipy jinja2 matplotlib"
+    run_without(heavy, *words)
 
 
 @pytest.mark.parametrize("word", ["models", "datasets"])

@@ -33,11 +33,21 @@ SETTINGS: dict[str, Any] = {
     "train.batch_size": 16,
     "train.lr": 0.1,
     "search.rounds": 6,
+    "search.threshold_grid": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
     "search.steps_per_round": 4,
     "search.alpha_steps": 2,
     "search.recalibration_images": 48,
     "search.reward_images": 36,
     "search.coarse_share": 0.34,
+    "search.coarse_budget": 0.7,
+    "search.inertia": 1.0,
+    "search.sigma": [1.0, 0.1],
+    "search.noise_period": 3,
+    "search.tau": [1.0, 0.5],
+    "search.candidates": 3,
+    "search.candidate_images": 36,
+    "search.threshnet_lr": 0.02,
+    "search.entropy_bonus": 0.01,
     "finetune.epochs": 2,
     "finetune.steps_per_epoch": 4,
 }
@@ -101,9 +111,19 @@ class Run:
     """A search that came to its end."""
 
     directory: Path
-    plan: Plan
+    plans: dict[str, Plan]
     target: nn.Module
     recipe: Recipe
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of a search at one budget."""
+        [plan] = self.plans.values()
+        return plan
+
+    def at(self, label: str) -> Run:
+        """The part of a search at several budgets that belongs to one of them."""
+        return Run(self.directory / label, {label: self.plans[label]}, self.target, self.recipe.at(label))
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -133,7 +153,7 @@ def tiny_search(directory: Path, changes: dict[str, Any] | None = None, **others
     target = others.get("network") or tiny_network()
     dataset = others.get("dataset") or tiny_dataset()
     recipe = tiny_recipe(changes or {})
-    plan = search(
+    plans = search(
         target,
         analyse(target, torch.zeros(1, 2, 8, 8)),
         dataset,
@@ -141,7 +161,7 @@ def tiny_search(directory: Path, changes: dict[str, Any] | None = None, **others
         directory=directory,
         progress=others.get("progress") or Silent(),
     )
-    return Run(directory, plan, target, recipe)
+    return Run(directory, plans, target, recipe)
 
 
 @dataclass
@@ -254,7 +274,7 @@ def snapshot() -> Callable[[Target], dict[str, Tensor]]:
     def take(target: Target) -> dict[str, Tensor]:
         tensors = {f"network.{name}": t for name, t in target.network.state_dict().items()}
         tensors |= {f"momentum.{name}": t for name, t in target.momentum.items()}
-        gates = {"alpha": target.alpha, "moments": target.moments, "steps": target.steps}
+        gates = {name: getattr(target, name) for name in ("alpha", "moments", "steps", "trained")}
         return copy.deepcopy(tensors | gates)
 
     return take

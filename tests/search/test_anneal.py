@@ -10,6 +10,7 @@ from jstc.search.anneal import Phase, phase
 SETTINGS = {
     "search.rounds": 10,
     "search.coarse_share": 0.25,
+    "search.coarse_budget": 0.4,
     "search.sigma": [0.8, 0.2],
     "search.tau": [2.0, 0.5],
 }
@@ -22,7 +23,7 @@ def phases(make_recipe: Any, **changes: Any) -> list[Phase]:
 
 def test_coarse_rounds_come_first_at_the_first_values(make_recipe: Any) -> None:
     found = phases(make_recipe)
-    assert found[:3] == [Phase(0.8, 2.0, coarse=True)] * 3
+    assert [(each.sigma, each.tau, each.coarse) for each in found[:3]] == [(0.8, 2.0, True)] * 3
     assert not any(each.coarse for each in found[3:])
 
 
@@ -50,3 +51,16 @@ def test_without_perturbation_sigma_is_zero_and_tau_the_same(make_recipe: Any, c
 @pytest.mark.parametrize(("share", "coarse"), [(0.0, 0), (1.0, 10)])
 def test_all_rounds_may_be_fine_or_coarse(make_recipe: Any, share: float, coarse: int) -> None:
     assert [each.coarse for each in phases(make_recipe, coarse_share=share)].count(True) == coarse
+
+
+def test_coarse_rounds_have_a_share_of_the_budget_and_fine_ones_all_of_it(make_recipe: Any) -> None:
+    assert [each.budget for each in phases(make_recipe)] == [0.4] * 3 + [1.0] * 7
+
+
+@pytest.mark.parametrize(
+    "changes", [{"coarse_budget": 1.0}, {"coarse_to_fine": False}, {"coarse_share": 0.0}], ids=str
+)
+def test_without_smaller_coarse_rounds_every_round_has_the_whole_budget(
+    make_recipe: Any, changes: dict[str, Any]
+) -> None:
+    assert {each.budget for each in phases(make_recipe, **changes)} == {1.0}

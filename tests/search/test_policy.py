@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,9 @@ def test_without_noise_the_largest_gates_are_kept(propose: Any, target: Target) 
 def test_noise_lets_small_gates_in(propose: Any, target: Target) -> None:
     favour(target, [0, 1, 2, 3, *range(8, 14), *range(20, 28)])
     still = {propose(STILL, round_, thresholds="common").plan.hash for round_ in range(8)}
-    noisy = [propose(NOISY, round_, thresholds="common").plan.kept["stem"] for round_ in range(60)]
+    noisy = [
+        propose(NOISY, round_, thresholds="common", noise_period=1).plan.kept["stem"] for round_ in range(60)
+    ]
     assert len(still) == 1
     assert {channel for kept in noisy for channel in kept} == set(range(8))
     often = [sum(channel in kept for kept in noisy) for channel in range(8)]
@@ -123,11 +127,11 @@ def test_only_the_policy_learns_and_only_from_its_own_choice(
 ) -> None:
     proposer = Proposer(channels, make_recipe())
     coarse = proposer.propose(target, COARSE, 0)
-    assert proposer.learn(coarse, 0.5) is None
+    assert proposer.learn([coarse], [0.5], 0) is None
     fine = proposer.propose(target, FINE, 1)
-    assert proposer.learn(fine, 0.5) == 0.0
+    assert proposer.learn([fine], [0.5], 1) == 0.0
     before = proposer.threshnet.own.detach().clone()
-    assert proposer.learn(fine, 0.7) > 0  # type: ignore[operator]
+    assert proposer.learn([fine], [0.7], 2) > 0  # type: ignore[operator]
     assert not torch.equal(proposer.threshnet.own, before)
 
 
@@ -143,3 +147,69 @@ def test_the_final_plan_has_no_noise_and_the_likeliest_thresholds(
     assert (final.phase.sigma, final.phase.tau) == (0.0, 0.5)
     assert {1, 6} <= set(final.plan.kept["stem"])
     assert final.plan == proposer.final(target).plan
+
+
+@pytest.mark.parametrize("thresholds", ["common", "threshnet"])
+def test_lasting_noise_makes_successive_plans_overlap_more(propose: Any, thresholds: str) -> None:
+    def overlap(period: int) -> float:
+        settings = {"thresholds": thresholds, "noise_period": period}
+        plans = [propose(NOISY, round_, **settings).plan for round_ in range(30)]
+        return float(np.mean([one.overlap(next_one) for one, next_one in itertools.pairwise(plans)]))
+
+    assert overlap(1) + 0.1 < overlap(10)
+    assert overlap(3) < overlap(10) < 1
+
+
+def test_lasting_noise_lets_every_channel_in_sooner_or_later(propose: Any, target: Target) -> None:
+    target.alpha.fill_(1.0)
+    plans = [propose(NOISY, round_, noise_period=5).plan for round_ in range(40)]
+    for name, width in plans[0].widths.items():
+        assert {channel for plan in plans for channel in plan.kept[name]} == set(range(width))
+
+
+def test_a_phase_below_the_budget_gives_a_smaller_plan(propose: Any, channels: ChannelMap) -> None:
+    whole = channels.cost().flops
+    for share in (0.4, 0.7, 1.0):
+        used = channels.cost(propose(dataclasses.replace(COARSE, budget=share)).plan).flops / whole
+        assert 0.9 * 0.5 * share < used <= 0.5 * share
+
+
+def test_budgets_take_turns(channels: ChannelMap, target: Target, make_recipe: Any) -> None:
+    proposer = Proposer(channels, make_recipe({"flops": [0.4, 0.6, 0.8]}))
+    whole = channels.cost().flops
+    for round_ in range(6):
+        number = round_ % 3
+        amount = (0.8, 0.6, 0.4)[number]
+        assert proposer.budget(round_) == number
+        plans = [proposer.propose(target, FINE, round_).plan, proposer.final(target, number).plan]
+        for plan in plans:
+            assert 0.9 * amount < channels.cost(plan).flops / whole <= amount
+
+
+def test_the_policy_sees_which_budget_it_chooses_for(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    proposer = Proposer(channels, make_recipe({"flops": [0.4, 0.6]}))
+    large, small = (proposer.propose(target, STILL, round_).choice.states for round_ in (0, 1))  # type: ignore[union-attr]
+    different = (large != small).any(0)
+    assert different.tolist().count(True) == 1
+    assert (large[:, different] > small[:, different]).all()
+
+
+def test_inertia_keeps_the_channels_that_were_trained(propose: Any, target: Target) -> None:
+    """As if their weights were larger; the most trained count most."""
+    favour(target, [])
+    target.trained[[2, 5, 9, 10, 30]] = 4.0
+    without, some = (propose(STILL, thresholds="common", inertia=each).plan for each in (0.0, 2.0))
+    for group, trained in (("stem", {2, 5}), ("wide", {1, 2}), ("last", {10})):
+        assert trained <= set(some.kept[group])
+    assert some != without
+
+
+def test_inertia_looks_at_shares_of_the_longest_training(propose: Any, target: Target) -> None:
+    target.trained.copy_(torch.arange(36) % 5)
+    few = propose(STILL, inertia=1.0).plan
+    target.trained.mul_(10)
+    assert propose(STILL, inertia=1.0).plan == few
+    target.trained.zero_()
+    assert propose(STILL, inertia=1.0).plan == propose(STILL, inertia=0.0).plan

@@ -181,8 +181,9 @@ def test_judging_reads_the_whole_split_with_statistics_estimated_anew(
     for name, buffer in spoilt.gated.named_buffers():
         buffer.fill_(1 if name.endswith("tracked") else float("nan"))
     weights, alpha = copies(sub)
-    accuracy = judge(sub, work, limit=None)
-    assert accuracy == judge(spoilt, work, limit=None) == correct(sub, dataset.search_val.ordered(16))
+    figures = judge(sub, work, limit=None)
+    assert figures == judge(spoilt, work, limit=None)
+    assert figures.accuracy == correct(sub, dataset.search_val.ordered(16))
     later, gates = copies(sub)
     assert all(torch.equal(later[name], tensor) for name, tensor in weights.items())
     assert torch.equal(gates, alpha)

@@ -81,6 +81,53 @@ def test_gumbel_noise_is_finite_even_for_a_zero() -> None:
     assert np.isfinite(sampler.gumbel(3, Zeros())).all()  # type: ignore[arg-type]
 
 
+def lasting(round_: int, period: int, size: int = 50, **changes: int) -> np.ndarray:
+    options = {"seed": 0} | changes
+    return sampler.lasting_gumbel(size, round_=round_, period=period, **options)
+
+
+@given(period=st.integers(1, 12), first=st.integers(0, 60), seed=st.integers(0, 99))
+def test_lasting_noise_changes_once_in_a_period_in_each_element(period: int, first: int, seed: int) -> None:
+    rounds = np.array([lasting(first + n, period, seed=seed) for n in range(2 * period + 1)])
+    changes = (np.diff(rounds, axis=0) != 0).astype(int)
+    assert (changes[:period].sum(0) == 1).all()
+    assert (changes[:period] == changes[period:]).all()
+
+
+def test_lasting_noise_changes_a_few_elements_in_every_round() -> None:
+    rounds = np.array([lasting(n, 10, size=5000) for n in range(12)])
+    assert (np.diff(rounds, axis=0) != 0).mean(1) == pytest.approx(0.1, abs=0.02)
+
+
+def test_noise_with_a_period_of_one_is_new_in_every_round() -> None:
+    rounds = np.array([lasting(n, 1, size=200) for n in range(20)])
+    assert len(np.unique(rounds)) == rounds.size
+    correlation = np.corrcoef(rounds) - np.eye(20)
+    assert np.abs(correlation).max() < 0.3
+
+
+@pytest.mark.parametrize("period", [1, 4])
+def test_lasting_noise_is_gumbel_in_every_round(period: int) -> None:
+    for round_ in (0, 3, 9):
+        noise = lasting(round_, period, size=100_000)
+        assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.02)
+        assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.03)
+
+
+def test_lasting_noise_depends_on_its_arguments_only() -> None:
+    first = lasting(7, 4)
+    np.random.seed(3)
+    lasting(2, 9)
+    assert (lasting(7, 4) == first).all()
+    assert (lasting(7, 4, seed=1) != first).mean() == 1
+
+
+def test_elements_change_at_different_rounds_for_another_seed() -> None:
+    """Which channels change together is itself drawn."""
+    first, second = ([lasting(n, 4, seed=seed) for n in (0, 1)] for seed in (0, 1))
+    assert ((first[0] != first[1]) != (second[0] != second[1])).any()
+
+
 def test_perturbed_channels_come_first_as_often_as_their_softmax_says() -> None:
     """The Gumbel-max theorem; it holds for noise that is Gumbel and independent from channel to channel."""
     weights, source = np.array([1.0, 0.0, -1.0, 0.5]), random(3)

@@ -36,3 +36,48 @@ def test_limits_out_of_reach_and_groups_that_are_not_there(channels: ChannelMap,
         space.limit(channels, make_recipe({"channels.groups": whole}))
     with pytest.raises(RecipeError, match=r"channels.groups: 'wise' .* such as 'wide'"):
         space.limit(channels, make_recipe({"channels.groups": {"wise": {"min_width": 2}}}))
+
+
+def some_plan(own: Space) -> Any:
+    random = np.random.default_rng(1)
+    levels = [np.sort(random.random(g.width)) for g in own.channels.groups]
+    return own.plan([np.arange(g.width) for g in own.channels.groups], levels)
+
+
+@pytest.mark.parametrize("budget", [{"flops": 0.6}, {"flops": None, "params": 0.6}])
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_a_share_of_the_budget_is_met(
+    channels: ChannelMap, make_recipe: Any, budget: dict[str, Any], share: float
+) -> None:
+    whole = Space.of(channels, make_recipe(budget))
+    part = whole.at(share)
+    assert part.budget.metric == whole.budget.metric
+    assert part.budget.limit == int(share * whole.budget.limit)
+    assert part.budget.share == pytest.approx(share * whole.budget.share, rel=1e-3)
+    assert 0.9 * part.budget.limit < whole.budget.of(channels.cost(some_plan(part))) <= part.budget.limit
+
+
+def test_the_whole_share_is_the_space_itself(channels: ChannelMap, make_recipe: Any) -> None:
+    whole = Space.of(channels, make_recipe())
+    assert whole.at(1.0) is whole
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_a_share_out_of_reach_is_the_smallest_within_reach(
+    channels: ChannelMap, make_recipe: Any, share: float
+) -> None:
+    recipe = make_recipe({"flops": 0.5, "channels.min_share": 0.6})
+    part = Space.of(channels, recipe).at(share)
+    assert list(some_plan(part).counts.values()) == part.limits.least.tolist()
+    least = channels.cost_of_counts(part.limits.least).flops
+    assert part.budget.limit == least
+    assert part.budget.share == pytest.approx(least / channels.cost().flops, rel=1e-3)
+
+
+def test_there_is_a_space_for_each_budget(channels: ChannelMap, make_recipe: Any) -> None:
+    recipe = make_recipe({"flops": [0.4, 0.6]})
+    each = Space.each(channels, recipe)
+    assert [s.budget for s in each] == list(space.limits(channels, recipe).values())
+    assert [s.budget.share for s in each] == pytest.approx([0.6, 0.4], rel=1e-3)
+    with pytest.raises(BudgetError, match="smallest reachable"):
+        Space.each(channels, make_recipe({"flops": [0.4, 0.001]}))

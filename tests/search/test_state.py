@@ -9,7 +9,7 @@ import torch
 from jstc.channels import ChannelMap
 from jstc.plan import Plan
 from jstc.search.policy import Proposer
-from jstc.search.state import State
+from jstc.search.state import Course, State
 from jstc.search.updater import Target
 from jstc.train import checkpoint
 
@@ -30,7 +30,9 @@ def advance(state: State, plan: Plan, overlaps: list[float | None]) -> list[bool
     """Whether the state was settled after each round."""
     settled = []
     for overlap in overlaps:
-        state.advance(plan, 0.5, overlap, 10, 0.1)
+        course = state.courses[state.round % len(state.courses)]
+        state.advance(plan, 0.5, images=10, seconds=0.1)
+        course.overlaps[-1:] = [] if overlap is None else [overlap]
         settled.append(state.settled)
     return settled
 
@@ -55,8 +57,13 @@ def test_a_search_has_not_settled_before_its_window_is_full(make_state: Any, pla
 def test_rounds_images_and_seconds_add_up(make_state: Any, plan: Plan) -> None:
     state = make_state()
     advance(state, plan, [None, 0.5])
-    assert (state.round, state.images, state.overlaps, state.plan) == (2, 20, [0.5], plan)
+    assert (state.round, state.images) == (2, 20)
+    assert (state.courses[0].overlaps, state.courses[0].plan) == ([0.5], plan)
     assert state.seconds == pytest.approx(0.2)
+
+
+def facts(course: Course) -> tuple[Any, ...]:
+    return course.plan, course.overlaps, course.archive.entries
 
 
 def test_everything_is_restored(
@@ -66,7 +73,7 @@ def test_everything_is_restored(
     state.target = target
     seen = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     for reward in (0.5, 0.7, 0.6):
-        state.threshnet.learn(state.threshnet.choose(seen, None), reward)
+        state.threshnet.learn([state.threshnet.choose(seen, None)], [reward])
     advance(state, plan, [None, 0.25])
     state.save(tmp_path / "checkpoint.safetensors", {"seed": 0})
     expected, policy = snapshot(target), state.threshnet.state()
@@ -77,8 +84,9 @@ def test_everything_is_restored(
     other.restore(tensors, meta)
     restored = snapshot(other.target)
     assert all(torch.equal(restored[name], tensor) for name, tensor in expected.items())
-    assert (other.round, other.overlaps, other.images, other.seconds) == (2, [0.25], 20, state.seconds)
-    assert other.archive.entries == state.archive.entries
+    assert (other.round, other.images, other.seconds) == (2, 20, state.seconds)
+    assert [facts(course) for course in other.courses] == [facts(course) for course in state.courses]
+    assert other.courses[0].overlaps == [0.25]
     assert other.threshnet.state()[1] == policy[1]
     assert all(torch.equal(other.threshnet.state()[0][name], tensor) for name, tensor in policy[0].items())
     assert meta["identity"] == {"seed": 0}
@@ -88,9 +96,52 @@ def test_restored_plans_have_their_groups_in_the_order_of_the_network(
     make_state: Any, plan: Plan, tmp_path: Path
 ) -> None:
     """The order decides the bytes of plan.json, and in which order overlaps are summed."""
-    state, other = make_state(), make_state()
+    state, other = make_state({"search.coarse_budget": 1}), make_state()
     advance(state, plan, [None])
     state.save(tmp_path / "checkpoint.safetensors", {})
     other.restore(*checkpoint.load(tmp_path / "checkpoint.safetensors"))
-    for restored in (other.plan, other.archive.entries[0].plan):
+    for restored in (other.courses[0].plan, other.courses[0].archive.entries[0].plan):
         assert list(restored.kept) == list(restored.widths) == ["stem", "wide", "last"]
+
+
+TWO = {"flops": [0.4, 0.6]}
+
+
+def test_each_budget_has_its_own_course(make_state: Any, channels: ChannelMap) -> None:
+    """Rounds take turns; overlaps and archives are those of the same budget."""
+    state = make_state(TWO | {"search.coarse_budget": 1})
+    plans = [channels.random_plan(flops=0.4 + 0.2 * (n % 2), seed=n) for n in range(5)]
+    overlaps = [state.advance(plan, 0.1 * n, images=1, seconds=0.0) for n, plan in enumerate(plans)]
+    assert overlaps[:2] == [None, None]
+    assert overlaps[2:] == [plans[n - 2].overlap(plans[n]) for n in (2, 3, 4)]
+    assert [course.overlaps for course in state.courses] == [[overlaps[2], overlaps[4]], [overlaps[3]]]
+    assert [course.plan for course in state.courses] == [plans[4], plans[3]]
+    rounds = [{entry.round for entry in course.archive.entries} for course in state.courses]
+    assert rounds == [{0, 2, 4}, {1, 3}]
+
+
+def test_several_budgets_settle_when_each_of_them_has(make_state: Any, plan: Plan) -> None:
+    """Rounds 0 and 1 are coarse; a window of two takes three fine rounds of each of two budgets."""
+    settings = TWO | {"search.rounds": 20, "search.coarse_share": 0.1, "search.settle_window": 2}
+    alike = [None, None, *[1.0] * 10]
+    assert advance(make_state(settings), plan, alike) == [False] * 7 + [True] * 5
+    unrest = [None, None, *[1.0, 0.5] * 3, 1.0, 1.0, 1.0, 1.0]
+    assert advance(make_state(settings), plan, unrest) == [False] * 11 + [True]
+
+
+def test_all_courses_are_restored(make_state: Any, channels: ChannelMap, tmp_path: Path) -> None:
+    state, other = make_state(TWO), make_state(TWO)
+    for n in range(3):
+        state.advance(channels.random_plan(flops=0.4, seed=n), 0.5, images=1, seconds=0.0)
+        state.save(tmp_path / "checkpoint.safetensors", {})
+        other.restore(*checkpoint.load(tmp_path / "checkpoint.safetensors"))
+        assert [facts(course) for course in other.courses] == [facts(course) for course in state.courses]
+    assert other.courses[0].plan != other.courses[1].plan
+
+
+def test_plans_below_the_budget_are_no_candidates(make_state: Any, plan: Plan) -> None:
+    """Three coarse rounds at half of the budget, then fine ones; the coarse ones have the best scores."""
+    state = make_state(SETTLING | {"search.coarse_budget": 0.5})
+    for round_ in range(5):
+        state.advance(plan, 0.9 - 0.1 * round_, images=1, seconds=0.0)
+        assert [entry.round for entry in state.courses[0].archive.entries] == [[], [], [], [3], [4]][round_]

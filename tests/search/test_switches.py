@@ -22,22 +22,28 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     # their settings
     ({"search.thresholds": "fixed"}, {"search.fixed_thresholds": {"wide": 0.3}}),
     ({}, {"search.coarse_share": 0.6}),
+    ({}, {"search.coarse_budget": 1.0}),
     ({}, {"search.sigma": [0.5, 0.1]}),
     ({}, {"search.sigma": [1.0, 5.0]}),
+    ({}, {"search.noise_period": 1}),
+    ({}, {"search.inertia": 0.0}),
     ({}, {"search.tau": [3.0, 0.5]}),
     ({}, {"search.tau": [1.0, 0.05]}),
     ({}, {"search.threshold_grid": [0.2, 0.95]}),
     ({}, {"search.alpha_lr": 0.2}),
     ({}, {"search.alpha_steps": 1}),
+    ({}, {"search.candidates": 1}),
+    ({}, {"search.candidate_images": 5}),
     ({}, {"search.reward_images": 18}),
     ({}, {"search.recalibration_images": 16}),
     ({}, {"search.steps_per_round": 5}),
     # the network's limits, and training
     ({}, {"flops": 0.4}),
+    ({}, {"flops": [0.5, 0.4]}),
     ({}, {"flops": None, "params": 0.5}),
     ({}, {"channels.round_to": 4}),
     ({}, {"channels.min_share": 0.6}),
-    ({}, {"channels.min_width": 5}),
+    ({}, {"channels.min_width": 6}),
     ({}, {"input.augment": False}),
     ({}, {"finetune.epochs": 5}),
     ({}, {"train.lr": 0.05}),
@@ -61,7 +67,7 @@ def test_the_settings_of_the_policy_change_what_it_learns(searched: Any, change:
 
 def trace(run: Any) -> list[dict[str, Any]]:
     """The history as it was measured, without what only repeats the settings."""
-    settings = ("seconds", "sigma", "tau", "thresholds", "phase", "lr")
+    settings = ("seconds", "sigma", "tau", "thresholds", "phase", "lr", "budget")
     return [{key: value for key, value in record.items() if key not in settings} for record in run.history]
 
 

@@ -30,7 +30,7 @@ STARTS = {"stem": 0, "wide": 8, "last": 20}
 
 def kept_mask(name: str, tensor: Tensor, plan: Plan) -> Tensor:
     """True where a tensor of the target belongs to the sub-network of `plan`."""
-    if name in ("alpha", "moments", "steps"):
+    if name in ("alpha", "moments", "steps", "trained"):
         kept = [STARTS[group] + i for group, channels in plan.kept.items() for i in channels]
         mask = torch.zeros(36, dtype=torch.bool)
         mask[kept] = True

@@ -27,7 +27,7 @@ def ended(channels: ChannelMap, network: Any, make_work: Any, dataset: Dataset) 
     """A search after four rounds, with plans in its archive whose scores there are all wrong."""
 
     def make(data: Dataset = dataset, changes: dict[str, Any] | None = None) -> SimpleNamespace:
-        work = make_work({"search.archive_size": 4} | (changes or {}), data)
+        work = make_work({"search.archive_size": 4, "search.coarse_budget": 1} | (changes or {}), data)
         proposer = Proposer(channels, work.recipe)
         state = State.new(network, channels, proposer.threshnet, work.recipe)
         for round_ in range(4):
@@ -35,7 +35,7 @@ def ended(channels: ChannelMap, network: Any, make_work: Any, dataset: Dataset) 
             sub = cut(state.target, plan, work.recipe.train)
             train_round(sub, work, round_)
             put_back(sub, state.target)
-            state.advance(plan, 1.0 - 0.1 * round_, None, 0, 0.0)
+            state.advance(plan, 1.0 - 0.1 * round_, images=0, seconds=0.0)
         return SimpleNamespace(state=state, proposer=proposer, work=work)
 
     return make
@@ -44,8 +44,8 @@ def ended(channels: ChannelMap, network: Any, make_work: Any, dataset: Dataset) 
 def scores(ended: Any) -> dict[str, float]:
     """Accuracy of every candidate on the whole search-validation split, by plan."""
     state, work = ended.state, ended.work
-    plans = [ended.proposer.final(state.target).plan, *(e.plan for e in state.archive.entries)]
-    return {p.hash: judge(cut(state.target, p, work.recipe.train), work, limit=None) for p in plans}
+    plans = [ended.proposer.final(state.target).plan, *(e.plan for e in state.courses[0].archive.entries)]
+    return {p.hash: judge(cut(state.target, p, work.recipe.train), work, limit=None).accuracy for p in plans}
 
 
 def test_the_best_of_all_candidates_wins_by_its_accuracy_now(ended: Any, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_best_of_all_candidates_wins_by_its_accuracy_now(ended: Any, tmp_pat
 def test_an_archived_plan_can_win(ended: Any, tmp_path: Path) -> None:
     """All channels outside one archived plan are spoilt, so that no other candidate works."""
     now = ended()
-    chosen = now.state.archive.entries[2].plan
+    chosen = now.state.courses[0].archive.entries[2].plan
     removed = torch.ones(36, dtype=torch.bool)
     removed[now.state.target.index(chosen)] = False
     target = now.state.target
@@ -70,7 +70,7 @@ def test_an_archived_plan_can_win(ended: Any, tmp_path: Path) -> None:
             norm.bias[removed[group : group + norm.num_features]] = 50.0
     best = choose_best(now.state, now.proposer, now.work, tmp_path, Silent())
     assert best.plan == chosen
-    assert best.round == now.state.archive.entries[2].round
+    assert best.round == now.state.courses[0].archive.entries[2].round
     assert Plan.load(tmp_path / "plan.json") == chosen
 
 
