@@ -137,7 +137,7 @@ class SearchSettings(_Strict):
     importance: Literal["learned", "magnitude", "random"] = "learned"
     coarse_to_fine: bool = True
     # sampler
-    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="share of coarse rounds")
+    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.85, description="share of coarse rounds")
     coarse_budget: Share = Field(
         0.4, description="share of the budget that sub-networks of coarse rounds have; 1: all of it"
     )
@@ -146,11 +146,11 @@ class SearchSettings(_Strict):
         40, description="rounds that a channel's perturbation lasts; 1: drawn anew every round"
     )
     inertia: NonNegativeFloat = Field(
-        2.5,
+        4.0,
         description="what having been trained adds to a channel's weight; 0: untrained ones are its equals",
     )
     tau: PositiveRange = Field(
-        (1.0, 0.5), description="temperature of the probabilities, first to last round"
+        (8.0, 4.0), description="temperature of the probabilities, first to last round"
     )
     threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(_as_tuple), Field(min_length=2)] = (
         0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
