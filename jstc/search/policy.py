@@ -53,6 +53,7 @@ class Proposer:
         self.threshnet = ThreshNet(
             len(channels.groups),
             recipe.search.threshold_grid,
+            start=COMMON_THRESHOLD,
             lr=recipe.search.threshnet_lr,
             entropy_bonus=recipe.search.entropy_bonus,
             seed=seeds.derive(recipe.seed, "search", "threshnet"),
@@ -63,10 +64,14 @@ class Proposer:
         return round_ % len(self.spaces)
 
     def propose(self, target: Target, now: Phase, round_: int, candidate: int = 0) -> Proposal:
-        """A plan for round `round_`; the policy draws other thresholds for other numbers of `candidate`."""
+        """A plan for round `round_`; the policy draws other thresholds for other numbers of `candidate`.
+
+        Of several candidates the first has the likeliest thresholds: what the others are compared with.
+        """
         seed, period = self.recipe.seed, self.recipe.search.noise_period
         noise = sampler.lasting_gumbel(len(target.alpha), seed=seed, round_=round_, period=period)
-        generator = seeds.generator(seed, "search", "thresholds", round_, candidate)
+        likeliest = candidate == 0 and self.recipe.search.candidates > 1
+        generator = None if likeliest else seeds.generator(seed, "search", "thresholds", round_, candidate)
         return self._draw(self.budget(round_), target, now, self._split(noise), generator)
 
     def candidates(self, target: Target, now: Phase, round_: int) -> list[Proposal]:

@@ -21,6 +21,8 @@ FEATURES = 8
 _HIDDEN = 32
 _BASELINE_DECAY = 0.8
 _LARGEST = 3.0
+_STEEPNESS = 1.5
+"""Logits fall by this with every step of the grid from the start, which so has two thirds of the chances."""
 
 
 def describe(channels: ChannelMap, weights: Sequence[Vector], p: Sequence[Vector], *, share: float) -> Tensor:
@@ -54,18 +56,20 @@ class ThreshNet:
     groups of the same statistics apart. The baseline of several choices made at the same weights is the mean
     of what they earned; that of a single one a moving average of the rewards before it, one for each budget.
     The advantage is the reward minus that, over the spread; the entropy bonus keeps the policy from closing
-    early (Williams 1992).
+    early (Williams 1992). At first the thresholds next to `start`, the common one of the coarse rounds, are
+    the likely ones, so that plans change in a few groups at a time.
     """
 
     def __init__(
-        self, groups: int, grid: Sequence[float], *, lr: float, entropy_bonus: float, seed: int
+        self, groups: int, grid: Sequence[float], *, start: float, lr: float, entropy_bonus: float, seed: int
     ) -> None:
         self.grid = torch.tensor(grid)
         self.entropy_bonus = entropy_bonus
         generator = torch.Generator().manual_seed(seed)
         self.hidden = _layer(FEATURES, _HIDDEN, generator)
-        self.head = nn.Parameter(torch.zeros(_HIDDEN, len(grid)))  # zero: a uniform policy at first
-        self.own = nn.Parameter(torch.zeros(groups, len(grid)))
+        self.head = nn.Parameter(torch.zeros(_HIDDEN, len(grid)))  # zero: at first all groups are alike
+        steps = (self.grid - start).abs() * (len(grid) - 1) / (max(grid) - min(grid))
+        self.own = nn.Parameter((-_STEEPNESS * steps).repeat(groups, 1))
         self.parameters = {"hidden": self.hidden, "head": self.head, "own": self.own}
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr)
         self.moving: dict[str, list[float]] = {}  # by number of the budget: mean of the rewards, spread

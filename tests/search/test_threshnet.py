@@ -16,7 +16,7 @@ GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def make(groups: int = 3, **changes: Any) -> ThreshNet:
-    return ThreshNet(groups, GRID, **{"lr": 0.01, "entropy_bonus": 0.3, "seed": 0} | changes)
+    return ThreshNet(groups, GRID, **{"start": 0.6, "lr": 0.01, "entropy_bonus": 0.3, "seed": 0} | changes)
 
 
 def states(groups: int = 3, seed: int = 0) -> Tensor:
