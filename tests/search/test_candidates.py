@@ -12,7 +12,7 @@ from jstc.channels import ChannelMap
 from jstc.data import Dataset
 from jstc.search import joint
 from jstc.search.anneal import Phase
-from jstc.search.policy import Proposal, Proposer
+from jstc.search.policy import COMMON_THRESHOLD, Proposal, Proposer
 from jstc.search.round import judge
 from jstc.search.state import State
 from jstc.search.updater import Target, cut
@@ -25,13 +25,17 @@ COARSE = Phase(sigma=0.5, tau=1.0, coarse=True)
 def test_candidates_are_different_plans_and_the_first_is_the_one_without_others(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
-    proposer = Proposer(channels, make_recipe({"search.candidates": 4}))
+    proposer, numbers = Proposer(channels, make_recipe({"search.candidates": 8})), []
     for round_ in range(5):
         candidates = proposer.candidates(target, FINE, round_)
         hashes = [candidate.plan.hash for candidate in candidates]
-        assert len(set(hashes)) == len(hashes) > 1
+        assert len(set(hashes)) == len(hashes)
+        numbers.append(len(hashes))
         assert candidates[0].plan == proposer.propose(target, FINE, round_).plan
+        likeliest = [COMMON_THRESHOLD] * len(channels.groups)
+        assert candidates[0].thresholds == pytest.approx(likeliest)
         assert all(candidate.choice is not None for candidate in candidates)
+    assert max(numbers) > 2
 
 
 def test_candidates_depend_on_seed_and_round_only(
@@ -94,7 +98,7 @@ def log_chance(proposer: Proposer, proposal: Proposal) -> float:
     return float(logits.detach().log_softmax(-1).gather(1, choice.index[:, None]).sum())
 
 
-ALL_FINE = {"search.coarse_share": 0.0, "search.candidates": 4, "search.rounds": 3}
+ALL_FINE = {"search.coarse_share": 0.0, "search.candidates": 8, "search.rounds": 3}
 
 
 @pytest.fixture
@@ -113,7 +117,7 @@ def choosing(channels: ChannelMap, target: Target, make_work: Any) -> Any:
 
 @pytest.mark.parametrize("round_", [0, 1])
 def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int) -> None:
-    state, proposer, work = choosing(**{"search.candidates": 6})
+    state, proposer, work = choosing()
     state.round = round_
     now = joint.phase(work.recipe.search, round_)
     losses = {
@@ -143,7 +147,7 @@ def test_a_single_candidate_is_not_judged_before_its_training(choosing: Any) -> 
     assert chosen.plan == proposer.propose(state.target, chosen.phase, 0).plan
 
 
-@pytest.mark.parametrize(("candidates", "compared"), [(1, False), (4, True)])
+@pytest.mark.parametrize(("candidates", "compared"), [(1, False), (8, True)])
 def test_only_single_candidates_wait_for_a_past_to_compare_with(
     searched: Any, candidates: int, compared: bool
 ) -> None:

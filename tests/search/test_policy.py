@@ -26,7 +26,8 @@ def propose(channels: ChannelMap, target: Target, make_recipe: Any) -> Any:
 
     def make(now: Phase, round_: int = 0, **changes: Any) -> Proposal:
         settings = {f"search.{key}" if key != "seed" else key: value for key, value in changes.items()}
-        return Proposer(channels, make_recipe(settings)).propose(target, now, round_)
+        recipe = make_recipe({"search.candidates": 1} | settings)
+        return Proposer(channels, recipe).propose(target, now, round_)
 
     return make
 
@@ -43,8 +44,8 @@ def test_a_proposal_depends_on_seed_and_round_only(propose: Any) -> None:
     np.random.seed(1)
     again = propose(FINE, 3)
     assert (first.plan, first.thresholds) == (again.plan, again.thresholds)
-    assert propose(FINE, 4).plan != first.plan
-    assert propose(FINE, 3, seed=1).plan != first.plan
+    assert any(propose(FINE, other).plan != first.plan for other in (4, 5, 6))
+    assert any(propose(FINE, 3, seed=other).plan != first.plan for other in (1, 2))
 
 
 def test_without_noise_the_largest_gates_are_kept(propose: Any, target: Target) -> None:

@@ -91,8 +91,12 @@ def test_groups_that_look_the_same_are_told_apart() -> None:
     assert net.choose(seen, None).index.tolist() == [0, 6]
 
 
-def test_at_first_every_threshold_is_as_likely() -> None:
-    assert torch.allclose(chances(make(), states(), 3000), torch.full((3, 7), 1 / 7).double(), atol=0.03)
+@pytest.mark.parametrize("start", [0.3, 0.6, 0.85])
+def test_at_first_the_thresholds_next_to_the_start_are_likely_in_every_group(start: float) -> None:
+    found = chances(make(start=start), states(), 3000)
+    away = (torch.tensor(GRID) - start).abs() / 0.1
+    expected = (-1.5 * away.double()).softmax(0)
+    assert torch.allclose(found, expected.expand(3, 7), atol=0.03)
 
 
 def test_the_advantage_is_what_a_reward_is_above_those_before() -> None:
