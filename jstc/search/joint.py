@@ -92,6 +92,7 @@ def _round(state: State, proposer: Proposer, work: Work) -> dict[str, Any]:
     started = time.perf_counter()
     proposal, advantage = _choose(state, proposer, work)
     sub = cut(state.target, proposal.plan, work.recipe.train)
+    state.course.thresholds = None if proposal.choice is None else proposal.choice.index.tolist()
     figures = train_round(sub, work, state.round)
     reward = judge(sub, work, limit=work.recipe.search.reward_images).accuracy
     put_back(sub, state.target)
@@ -106,7 +107,8 @@ def _round(state: State, proposer: Proposer, work: Work) -> dict[str, Any]:
 def _choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, float | None]:
     """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
     search = work.recipe.search
-    proposals = proposer.candidates(state.target, phase(search, state.round), state.round)
+    now, incumbent = phase(search, state.round), state.course.thresholds
+    proposals = proposer.candidates(state.target, now, state.round, incumbent)
     if len(proposals) == 1:
         return proposals[0], None
     # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.

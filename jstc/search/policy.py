@@ -39,6 +39,14 @@ class Proposal:
     choice: Choice | None
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How thresholds are drawn: without a generator those of `before`, or the likeliest without these."""
+
+    generator: torch.Generator | None
+    before: Tensor | None
+
+
 class Proposer:
     """Draws plans for a recipe; a pure function of the seed, the round and the target's state.
 
@@ -63,30 +71,44 @@ class Proposer:
         """Number of the budget whose turn round `round_` is."""
         return round_ % len(self.spaces)
 
-    def propose(self, target: Target, now: Phase, round_: int, candidate: int = 0) -> Proposal:
+    def propose(
+        self,
+        target: Target,
+        now: Phase,
+        round_: int,
+        *,
+        candidate: int = 0,
+        incumbent: Sequence[int] | None = None,
+    ) -> Proposal:
         """A plan for round `round_`; the policy draws other thresholds for other numbers of `candidate`.
 
-        Of several candidates the first has the likeliest thresholds: what the others are compared with.
+        With an `incumbent`, the numbers of the thresholds that won the round before, a few groups draw anew
+        and the others keep theirs. Of several candidates the first is the incumbent itself, or the likeliest.
         """
         seed, period = self.recipe.seed, self.recipe.search.noise_period
         noise = sampler.lasting_gumbel(len(target.alpha), seed=seed, round_=round_, period=period)
-        likeliest = candidate == 0 and self.recipe.search.candidates > 1
-        generator = None if likeliest else seeds.generator(seed, "search", "thresholds", round_, candidate)
-        return self._draw(self.budget(round_), target, now, self._split(noise), generator)
+        first = candidate == 0 and self.recipe.search.candidates > 1
+        generator = None if first else seeds.generator(seed, "search", "thresholds", round_, candidate)
+        before = None if incumbent is None else torch.tensor(incumbent)
+        return self._draw(self.budget(round_), target, now, self._split(noise), draw=Draw(generator, before))
 
-    def candidates(self, target: Target, now: Phase, round_: int) -> list[Proposal]:
+    def candidates(
+        self, target: Target, now: Phase, round_: int, incumbent: Sequence[int] | None = None
+    ) -> list[Proposal]:
         """The plans among which round `round_` chooses: one in a coarse round, where all are as good."""
         number = 1 if now.coarse else self.recipe.search.candidates
-        proposals = [self.propose(target, now, round_, candidate) for candidate in range(number)]
         different: dict[str, Proposal] = {}
-        for proposal in proposals:
+        for candidate in range(number):
+            kept = incumbent if number > 1 else None
+            proposal = self.propose(target, now, round_, candidate=candidate, incumbent=kept)
             different.setdefault(proposal.plan.hash, proposal)
         return list(different.values())
 
     def final(self, target: Target, budget: int = 0) -> Proposal:
         """The plan without perturbation and with the likeliest thresholds, at the last temperature."""
         now = Phase(sigma=0.0, tau=self.recipe.search.tau[1], coarse=False)
-        return self._draw(budget, target, now, self._split(np.zeros(len(target.alpha))), None)
+        noise = self._split(np.zeros(len(target.alpha)))
+        return self._draw(budget, target, now, noise, draw=Draw(None, None))
 
     def learn(self, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int) -> float | None:
         """Teach the policy what its choices earned; returns the largest advantage, None without a choice."""
@@ -97,12 +119,7 @@ class Proposer:
         return self.spaces[0].split(vector)
 
     def _draw(
-        self,
-        budget: int,
-        target: Target,
-        now: Phase,
-        noise: Sequence[Vector],
-        generator: torch.Generator | None,
+        self, budget: int, target: Target, now: Phase, noise: Sequence[Vector], *, draw: Draw
     ) -> Proposal:
         space = self.spaces[budget].at(now.budget)
         weights = sampler.standardised(self._importance(target))
@@ -111,17 +128,11 @@ class Proposer:
             for w, o in zip(weights, noise, strict=True)
         ]
         states = threshnet.describe(self.channels, weights, p, share=space.budget.share)
-        thresholds, choice = self._thresholds(now, states, generator)
+        thresholds, choice = self._thresholds(now, states, draw)
         # What has been trained ranks higher; how much probability a group keeps does not depend on it.
-        known = self._split(self.recipe.search.inertia * self._experience(target))
+        known = self._split(self.recipe.search.inertia * target.trained.double().cpu().numpy())
         ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, known, strict=True)]
         return Proposal(sampler.sample(space, p, thresholds, ranks), now, thresholds, choice)
-
-    def _experience(self, target: Target) -> Vector:
-        """How long each channel has been trained, as a share of the longest in the network."""
-        steps = target.trained.double().cpu().numpy()
-        share: Vector = steps / max(1.0, float(steps.max(initial=0.0)))
-        return share
 
     def _importance(self, target: Target) -> list[Vector]:
         kind = self.recipe.search.importance
@@ -133,16 +144,14 @@ class Proposer:
         random = np.random.default_rng(seeds.derive(self.recipe.seed, "search", "importance"))
         return self._split(random.normal(size=len(target.alpha)))
 
-    def _thresholds(
-        self, now: Phase, states: Tensor, generator: torch.Generator | None
-    ) -> tuple[list[float], Choice | None]:
+    def _thresholds(self, now: Phase, states: Tensor, draw: Draw) -> tuple[list[float], Choice | None]:
         search = self.recipe.search
         if search.thresholds == "fixed":
             given = search.fixed_thresholds
             return [given.get(g.name, COMMON_THRESHOLD) for g in self.channels.groups], None
         if search.thresholds == "common" or now.coarse:
             return [COMMON_THRESHOLD] * len(self.channels.groups), None
-        choice = self.threshnet.choose(states, generator)
+        choice = self.threshnet.choose(states, draw.generator, before=draw.before)
         return self.threshnet.thresholds(choice), choice
 
 

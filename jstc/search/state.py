@@ -29,6 +29,7 @@ class Course:
     archive: Archive
     plan: Plan | None = None
     overlaps: list[float] = field(default_factory=list)
+    thresholds: list[int] | None = None  # the policy's choice in the latest fine round, by number in the grid
 
     def advance(self, plan: Plan, accuracy: float, round_: int, *, at_budget: bool) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before.
@@ -46,12 +47,13 @@ class Course:
     def to_dict(self) -> dict[str, Any]:
         """A JSON document."""
         plan = None if self.plan is None else self.plan.to_dict()
-        return {"plan": plan, "overlaps": self.overlaps, "archive": self.archive.to_list()}
+        latest = {"plan": plan, "thresholds": self.thresholds}
+        return {**latest, "overlaps": self.overlaps, "archive": self.archive.to_list()}
 
     def restore(self, document: Mapping[str, Any], groups: Mapping[str, int]) -> None:
         """The inverse of `to_dict`."""
         self.plan = None if document["plan"] is None else read_plan(document["plan"], groups)
-        self.overlaps = document["overlaps"]
+        self.overlaps, self.thresholds = document["overlaps"], document["thresholds"]
         self.archive.restore(document["archive"], groups)
 
 
@@ -75,6 +77,11 @@ class State:
         return cls(Target.new(network, channels, recipe.train), threshnet, courses, recipe.search)
 
     @property
+    def course(self) -> Course:
+        """That of the budget whose turn the next round is."""
+        return self.courses[self.round % len(self.courses)]
+
+    @property
     def settled(self) -> bool:
         """Whether the plans of every budget's last rounds, all of them fine ones, hardly differ any more."""
         window = self.settings.settle_window
@@ -86,9 +93,8 @@ class State:
 
     def advance(self, plan: Plan, accuracy: float, *, images: int, seconds: float) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""
-        course = self.courses[self.round % len(self.courses)]
         at_budget = phase(self.settings, self.round).budget >= 1
-        overlap = course.advance(plan, accuracy, self.round, at_budget=at_budget)
+        overlap = self.course.advance(plan, accuracy, self.round, at_budget=at_budget)
         self.round += 1
         self.images += images
         self.seconds += seconds

@@ -21,6 +21,7 @@ FEATURES = 8
 _HIDDEN = 32
 _BASELINE_DECAY = 0.8
 _LARGEST = 3.0
+_ANEW = 0.3
 _STEEPNESS = 1.5
 """Logits fall by this with every step of the grid from the start, which so has two thirds of the chances."""
 
@@ -77,12 +78,22 @@ class ThreshNet:
     def _logits(self, states: Tensor) -> Tensor:
         return torch.tanh(states @ self.hidden) @ self.head + self.own
 
-    def choose(self, states: Tensor, generator: torch.Generator | None) -> Choice:
-        """Draw a threshold for every group; without a generator take the likeliest."""
+    def choose(
+        self, states: Tensor, generator: torch.Generator | None, *, before: Tensor | None = None
+    ) -> Choice:
+        """Draw a threshold for every group; without a generator take the likeliest.
+
+        With the choice `before` [groups], each group draws anew by chance, and keeps its threshold otherwise;
+        all do without a generator.
+        """
         with torch.no_grad():
             p = self._logits(states).softmax(-1)
-            likeliest = generator is None
-            index = p.argmax(-1) if likeliest else torch.multinomial(p, 1, generator=generator).squeeze(-1)
+        if generator is None:
+            return Choice(states, p.argmax(-1) if before is None else before)
+        index = torch.multinomial(p, 1, generator=generator).squeeze(-1)
+        if before is not None:
+            anew = torch.rand(len(before), generator=generator) < _ANEW
+            index = torch.where(anew, index, before)
         return Choice(states, index)
 
     def thresholds(self, choice: Choice) -> list[float]:

@@ -16,6 +16,7 @@ from jstc.train.device import place
 __all__ = ["Target", "Trial", "cut", "put_back"]
 
 _BETAS = (0.9, 0.99)
+_FORGETTING = 0.5
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Target:
 
     `alpha` [prunable channels] holds the channel weights, `moments` [2, prunable channels] Adam's averages
     of their gradients, `steps` [prunable channels] how often each was updated, `trained` [prunable channels]
-    in how many rounds each was trained; `momentum` is SGD's, by parameter.
+    how much of the last rounds trained each, 1 for all of them; `momentum` is SGD's, by parameter.
     """
 
     network: nn.Module
@@ -109,4 +110,5 @@ def put_back(sub: Trial, target: Target) -> None:
     target.alpha[index] = sub.gated.alpha.detach()
     target.moments[:, index] = sub.moments
     target.steps[index] = sub.steps
-    target.trained[index] += 1
+    target.trained *= _FORGETTING
+    target.trained[index] += 1 - _FORGETTING
