@@ -90,7 +90,9 @@ def most_searched(work: Work, recipe: Recipe) -> int:
     gates = min(search.alpha_steps, steps) if search.importance == "learned" else 0
     part, held = (min(batch, split.num_images) for split in (work.dataset.train, work.dataset.search_val))
     space = Space.of(work.channels, recipe)
-    limits = (space.at(phase(search, round_).budget).budget.limit for round_ in range(search.rounds))
+    limits = (
+        space.at(phase(search, round_, budgets=1).budget).budget.limit for round_ in range(search.rounds)
+    )
     return (steps * part + gates * held) * sum(limits)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from jstc import models, recipe_file
 from jstc.channels import analyse
-from jstc.search.anneal import Phase
+from jstc.search.anneal import phase
 from jstc.search.policy import Proposer
 from jstc.search.updater import Target, cut, put_back
 from jstc.train import device, optim
@@ -54,7 +54,7 @@ def main() -> None:
     network = device.place(models.build(spec), settings, where)
     channels = analyse(network, torch.zeros(1, 3, 32, 32))
     target, proposer = Target.new(network, channels, settings), Proposer(channels, recipe)
-    fine = Phase(sigma=1.0, tau=1.0, coarse=False)
+    fine = phase(recipe.search, recipe.search.rounds - 1)
     whole = optim.make(dict(network.named_parameters()), settings)
     images, labels = (
         torch.randn(options.batch, 3, 32, 32, device=where),

@@ -139,7 +139,8 @@ class SearchSettings(_Strict):
     # sampler
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.85, description="share of coarse rounds")
     coarse_budget: Share = Field(
-        0.4, description="share of the budget that sub-networks of coarse rounds have; 1: all of it"
+        0.4,
+        description="share of the budget that sub-networks of coarse rounds have; 1 where weights are given",
     )
     sigma: Range = Field((1.0, 0.1), description="scale of the Gumbel perturbation, first to last round")
     noise_period: PositiveInt = Field(
@@ -147,7 +148,7 @@ class SearchSettings(_Strict):
     )
     inertia: NonNegativeFloat = Field(
         4.0,
-        description="what having been trained adds to a channel's weight; 0: untrained ones are its equals",
+        description="what having just been trained adds to a channel's score; 0 where weights are given",
     )
     tau: PositiveRange = Field(
         (8.0, 4.0), description="temperature of the probabilities, first to last round"
@@ -218,6 +219,18 @@ class Recipe(_Strict):
     finetune: FinetuneSettings = FinetuneSettings()
     export: ExportSettings = ExportSettings()
     bench: BenchSettings = BenchSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_given_weights(cls, document: Any) -> Any:
+        # Channels of a trained network are not each other's equals: none is favoured for coming first, and
+        # none is left out of most of the rounds.
+        if not isinstance(document, dict) or document.get("weights") is None:
+            return document
+        search = document.get("search")
+        if search is not None and not isinstance(search, dict):
+            return document
+        return document | {"search": {"coarse_budget": 1.0, "inertia": 0.0} | (search or {})}
 
     @model_validator(mode="after")
     def _one_budget(self) -> Recipe:

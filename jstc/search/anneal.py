@@ -21,17 +21,20 @@ class Phase:
     budget: float = 1.0
 
 
-def phase(settings: SearchSettings, round_: int) -> Phase:
-    """The phase of round `round_` (from 0).
+def phase(settings: SearchSettings, round_: int, *, budgets: int = 1) -> Phase:
+    """The phase of round `round_` (from 0) of a search for so many `budgets`.
 
     Coarse rounds stay at the first sigma and tau; then both fall to their last values, sigma linearly and tau
-    geometrically. Coarse sub-networks have `coarse_budget` of the budget. Without coarse to fine, every round
-    is fine, at the mean of first and last.
+    geometrically. Coarse sub-networks have `coarse_budget` of the budget. Each budget has a fine round,
+    however few rounds there are, unless all are to be coarse. Without coarse to fine, every round is fine, at
+    the mean of first and last.
     """
     if not settings.coarse_to_fine:
         sigma = sum(settings.sigma) / 2 if settings.perturbation else 0.0
         return Phase(sigma, math.sqrt(settings.tau[0] * settings.tau[1]), coarse=False)
     coarse_rounds = math.ceil(settings.coarse_share * settings.rounds)
+    if settings.coarse_share < 1:
+        coarse_rounds = min(coarse_rounds, max(0, settings.rounds - budgets))
     t = max(0, round_ - coarse_rounds + 1) / max(1, settings.rounds - coarse_rounds)
     sigma = settings.sigma[0] + t * (settings.sigma[1] - settings.sigma[0])
     tau = settings.tau[0] ** (1 - t) * settings.tau[1] ** t

@@ -107,7 +107,8 @@ def _round(state: State, proposer: Proposer, work: Work) -> dict[str, Any]:
 def _choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, float | None]:
     """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
     search = work.recipe.search
-    now, incumbent = phase(search, state.round), state.course.thresholds
+    now = phase(search, state.round, budgets=len(state.courses))
+    incumbent = state.course.thresholds
     proposals = proposer.candidates(state.target, now, state.round, incumbent)
     if len(proposals) == 1:
         return proposals[0], None
@@ -181,7 +182,7 @@ def _check_same(theirs: Any, ours: dict[str, Any], path: Path) -> None:
 def _shared_result(state: State, work: Work) -> dict[str, Any]:
     return {
         "rounds": state.round,
-        "settled": state.settled,
+        "settled": state.settled if state.could_settle else None,
         "images_seen": state.images,
         "steps": state.round * work.steps,
         "seconds": round(state.seconds, 3),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jstc.channels import ChannelMap
 from jstc.plan import Plan
 from jstc.recipe import Recipe, SearchSettings
-from jstc.search.anneal import phase
+from jstc.search.anneal import Phase, phase
 from jstc.search.archive import Archive, read_plan
 from jstc.search.threshnet import ThreshNet
 from jstc.search.updater import Target
@@ -81,19 +81,28 @@ class State:
         """That of the budget whose turn the next round is."""
         return self.courses[self.round % len(self.courses)]
 
+    def _phase(self, round_: int) -> Phase:
+        return phase(self.settings, round_, budgets=len(self.courses))
+
+    @property
+    def could_settle(self) -> bool:
+        """Whether the search has had as many fine rounds as it takes to tell."""
+        first = self.round - (self.settings.settle_window + 1) * len(self.courses)
+        return first >= 0 and not self._phase(first).coarse
+
     @property
     def settled(self) -> bool:
         """Whether the plans of every budget's last rounds, all of them fine ones, hardly differ any more."""
         window = self.settings.settle_window
         first = max(0, self.round - (window + 1) * len(self.courses))
-        if not self.round or phase(self.settings, first).coarse:
+        if not self.round or self._phase(first).coarse:
             return False
         recent = [course.overlaps[-window:] for course in self.courses]
         return all(len(r) == window and sum(r) / window >= self.settings.settle_overlap for r in recent)
 
     def advance(self, plan: Plan, accuracy: float, *, images: int, seconds: float) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""
-        at_budget = phase(self.settings, self.round).budget >= 1
+        at_budget = self._phase(self.round).budget >= 1
         overlap = self.course.advance(plan, accuracy, self.round, at_budget=at_budget)
         self.round += 1
         self.images += images

@@ -20,6 +20,7 @@ from jstc.errors import InputError, RecipeError, StageError
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")
 SEARCH = (
     "search.rounds=3",
+    "search.coarse_share=0.34",
     "search.steps_per_round=2",
     "search.alpha_steps=2",
     "search.recalibration_images=32",

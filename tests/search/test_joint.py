@@ -76,7 +76,7 @@ def test_the_result_counts_rounds_steps_and_images(searched: Any) -> None:
     """Six rounds of four training batches and two batches for the gates, 16 images each."""
     result = searched().result
     assert (result["rounds"], result["steps"], result["images_seen"]) == (6, 24, 6 * (4 + 2) * 16)
-    assert result["settled"] is False
+    assert result["settled"] is None  # too few rounds to tell
     assert 0 <= result["round_of_plan"] <= 6
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jstc.channels import ChannelMap
 from jstc.plan import Plan
-from jstc.recipe import SearchSettings
+from jstc.recipe import SearchSettings, TrainSettings
 from jstc.search.round import judge, train_round
 from jstc.search.updater import Target, Trial, cut, put_back
 
@@ -26,6 +26,18 @@ PLACES: dict[str, tuple[str | None, ...]] = {
     },
 }
 STARTS = {"stem": 0, "wide": 8, "last": 20}
+
+
+def test_what_was_trained_is_forgotten_by_half_a_round(target: Target, plan: Plan) -> None:
+    settings = TrainSettings()
+    target.trained.zero_()
+    other = Plan({n: tuple(range(w)) for n, w in plan.widths.items()}, plan.widths)
+    for each in (plan, plan, other):
+        put_back(cut(target, each, settings), target)
+    kept = torch.zeros(36, dtype=torch.bool)
+    kept[target.index(plan)] = True
+    assert target.trained[kept].tolist() == [0.875] * int(kept.sum())
+    assert target.trained[~kept].tolist() == [0.5] * int((~kept).sum())
 
 
 def kept_mask(name: str, tensor: Tensor, plan: Plan) -> Tensor:
