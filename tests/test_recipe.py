@@ -101,8 +101,9 @@ WRONG = {
     "nothing near": (
         "search:\n  wheel: 3\n",
         "FILE, line 5: unknown key search.wheel; known here: rounds, epochs_per_round, steps_per_round, "
-        "perturbation, thresholds, fixed_thresholds, importance, coarse_to_fine, coarse_share, sigma, tau, "
-        "threshold_grid, alpha_lr, alpha_steps, threshnet_lr, entropy_bonus, archive_size, "
+        "perturbation, thresholds, fixed_thresholds, importance, coarse_to_fine, coarse_share, "
+        "coarse_budget, sigma, noise_period, inertia, tau, threshold_grid, alpha_lr, alpha_steps, candidates, "
+        "candidate_images, threshnet_lr, entropy_bonus, archive_size, "
         "recalibration_images, reward_images, settle_overlap, settle_window",
     ),
     "a key of a group": (
@@ -348,3 +349,13 @@ def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresho
     path = tmp_path_factory.mktemp("round-trip") / "r.yaml"
     path.write_text(recipe_file.to_yaml(recipe), encoding="utf-8")
     assert recipe_file.load(path) == recipe
+
+
+def test_given_weights_have_defaults_of_their_own(write):
+    search = recipe_file.load(write(BASE + "weights: w.safetensors\n")).search
+    assert (search.coarse_budget, search.inertia) == (1.0, 0.0)
+    text = "weights: w.safetensors\nsearch:\n  inertia: 2.0\n"
+    search = recipe_file.load(write(BASE + text)).search
+    assert (search.coarse_budget, search.inertia) == (1.0, 2.0)
+    scratch = recipe_file.load(write(BASE)).search
+    assert scratch.coarse_budget < 1 and scratch.inertia > 0

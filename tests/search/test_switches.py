@@ -33,7 +33,7 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"search.alpha_lr": 0.2}),
     ({}, {"search.alpha_steps": 1}),
     ({}, {"search.candidates": 1}),
-    ({}, {"search.candidate_images": 5}),
+    ({"search.candidates": 8}, {"search.candidate_images": 3}),
     ({}, {"search.reward_images": 18}),
     ({}, {"search.recalibration_images": 16}),
     ({}, {"search.steps_per_round": 5}),
