@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "lines.solid_capstyle": "round",
 }
+_HASHED = re.compile(r"\b[a-z][0-9a-f]{10}\b")
+_HASHED_ID = re.compile(r'id="([a-z][0-9a-f]{10})"')
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
@@ -82,7 +85,19 @@ def save(drawn: Figure, path: Path, *, title: str) -> None:
     text = io.StringIO()
     drawn.savefig(text, format="svg", metadata={**_NO_METADATA, "Title": title})
     body = text.getvalue()
-    files.write_text(path, body[body.index("<svg") :])  # no document type that a strict viewer would fetch
+    # Without a document type, which a strict viewer would fetch.
+    files.write_text(path, _numbered(body[body.index("<svg") :]))
+
+
+def _numbered(svg: str) -> str:
+    """The same picture with the ids of clip paths and markers numbered in the order of their appearance.
+
+    matplotlib makes them from positions in full precision, of which the last digits differ from one process
+    to another: two drawings of one run would differ in nothing else.
+    """
+    names = dict.fromkeys(_HASHED_ID.findall(svg))
+    numbers = {name: f"{name[0]}{number}" for number, name in enumerate(names)}
+    return _HASHED.sub(lambda found: numbers.get(found[0], found[0]), svg)
 
 
 def plain(axes: Axes, *, grid: str = "y") -> None:
