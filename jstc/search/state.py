@@ -94,11 +94,8 @@ class State:
     def settled(self) -> bool:
         """Whether the plans of every budget's last rounds, all of them fine ones, hardly differ any more."""
         window = self.settings.settle_window
-        first = max(0, self.round - (window + 1) * len(self.courses))
-        if not self.round or self._phase(first).coarse:
-            return False
         recent = [course.overlaps[-window:] for course in self.courses]
-        return all(len(r) == window and sum(r) / window >= self.settings.settle_overlap for r in recent)
+        return self.could_settle and all(sum(r) / window >= self.settings.settle_overlap for r in recent)
 
     def advance(self, plan: Plan, accuracy: float, *, images: int, seconds: float) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""

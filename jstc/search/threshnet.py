@@ -106,13 +106,13 @@ class ThreshNet:
 
         A single first reward of a budget only sets the baseline: there is nothing yet to compare it with.
         """
-        if len(choices) == 1 and str(budget) not in self.moving:
+        if len(choices) > 1:
+            advantages = _against_each_other(rewards)
+        elif str(budget) in self.moving:
+            advantages = [self._against_the_past(rewards[0], str(budget))]
+        else:
             self.moving[str(budget)] = [rewards[0], 0.0]
             return 0.0
-        single = len(choices) == 1
-        advantages = (
-            [self._against_the_past(rewards[0], str(budget))] if single else _against_each_other(rewards)
-        )
         loss = torch.zeros(())
         for choice, advantage in zip(choices, advantages, strict=True):
             log_p = self._logits(choice.states).log_softmax(-1)
