@@ -101,7 +101,7 @@ def fitted(work: Work) -> Recipe:
 
     Raises `StageError` when the search alone costs as much as all the training that there is.
     """
-    recipe, ledger = work.recipe, work.ledger
+    recipe, ledger = _as_long_as_jst(work), work.ledger
     searched = most_searched(work, recipe)
     part = min(work.batch, work.dataset.train_full.num_images)
     steps = int((ledger.total - searched) / (part * (work.limit + _teaching(work))))
@@ -113,6 +113,15 @@ def fitted(work: Work) -> Recipe:
     epochs, per_epoch = _divided(steps, schedules.steps_per_finetune_epoch(recipe, work.dataset))
     changed = recipe.finetune.model_copy(update={"epochs": epochs, "steps_per_epoch": per_epoch})
     return recipe.model_copy(update={"finetune": changed})
+
+
+def _as_long_as_jst(work: Work) -> Recipe:
+    """The job's recipe; of an ablation whose rounds cost more, so few of them that it searches no more."""
+    allowed, recipe = most_searched(work, work.job.plain.recipe), work.recipe
+    while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:
+        fewer = recipe.search.model_copy(update={"rounds": recipe.search.rounds - 1})
+        recipe = recipe.model_copy(update={"search": fewer})
+    return recipe
 
 
 def _divided(steps: int, per_epoch: int) -> tuple[int, int]:

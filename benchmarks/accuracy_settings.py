@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from jstc import recipe_file
@@ -70,6 +70,11 @@ METHODS: Mapping[str, Method] = {
     "jst-random": _ablation("random channel weights", "search.importance=random"),
     "jst-magnitude": _ablation("magnitudes for channel weights", "search.importance=magnitude"),
     "jst-fine": _ablation("not from coarse to fine", "search.coarse_to_fine=false"),
+    "jst-narrow": _ablation("no coarse rounds below the budget", "search.coarse_budget=1"),
+    "jst-grown": _ablation(
+        "coarse rounds only: random channel weights, no perturbation, one threshold",
+        "search.importance=random", "search.perturbation=false", "search.thresholds=common",
+    ),
     "jst-retrain": _ablation("the found plan, trained from scratch", kind="retrain"),
     "jst-teacher": _ablation("target network as teacher, paid for", "finetune.teacher=target"),
 }
@@ -143,6 +148,11 @@ class Job:
         )  # fmt: skip
         given = [o for o in self.overrides if self.searches or o.startswith(_OF_ALL)]
         return recipe_file.from_flags({}, [*base, *case.overrides, *given, *METHODS[self.method].overrides])
+
+    @property
+    def plain(self) -> Job:
+        """The same job without an ablation."""
+        return replace(self, method="jst") if METHODS[self.method].ablation else self
 
     @property
     def identity(self) -> dict[str, Any]:

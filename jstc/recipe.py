@@ -167,6 +167,9 @@ class SearchSettings(_Strict):
     archive_size: PositiveInt = 4
     recalibration_images: PositiveInt = 1024
     reward_images: PositiveInt = 5000
+    judge_every: PositiveInt = Field(
+        4, description="rounds below the budget are judged once in so many; those at the budget always"
+    )
     settle_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
     settle_window: PositiveInt = 5
 

@@ -24,7 +24,7 @@ from jstc.search.archive import Entry
 from jstc.search.policy import Proposal, Proposer
 from jstc.search.round import RoundFigures, Work, judge, train_round
 from jstc.search.state import State
-from jstc.search.updater import cut, put_back
+from jstc.search.updater import Trial, cut, put_back
 from jstc.search.verdict import choose_best
 from jstc.train import checkpoint
 from jstc.train.history import History
@@ -94,14 +94,25 @@ def _round(state: State, proposer: Proposer, work: Work) -> dict[str, Any]:
     sub = cut(state.target, proposal.plan, work.recipe.train)
     state.course.thresholds = None if proposal.choice is None else proposal.choice.index.tolist()
     figures = train_round(sub, work, state.round)
-    reward = judge(sub, work, limit=work.recipe.search.reward_images).accuracy
+    reward = _reward(sub, proposal, state, work)
     put_back(sub, state.target)
-    if advantage is None:
+    if advantage is None and reward is not None:
         advantage = proposer.learn([proposal], [reward], state.round)
     seconds = time.perf_counter() - started
     overlap = state.advance(proposal.plan, reward, images=figures.images, seconds=seconds)
     record = _record(state, proposal, figures, work)
     return {**record, "accuracy": reward, "advantage": advantage, "overlap": overlap}
+
+
+def _reward(sub: Trial, proposal: Proposal, state: State, work: Work) -> float | None:
+    """Accuracy after the round's training; None for most rounds whose plan can neither win nor teach.
+
+    Judging costs about as much as a third of a round. Below the budget it is for the eye alone.
+    """
+    search, turn = work.recipe.search, state.round // len(state.courses)
+    if proposal.phase.budget < 1 and turn % search.judge_every:
+        return None
+    return judge(sub, work, limit=search.reward_images).accuracy
 
 
 def _choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, float | None]:
@@ -145,7 +156,7 @@ def _record(state: State, proposal: Proposal, figures: RoundFigures, work: Work)
 
 
 def _shown(record: dict[str, Any]) -> dict[str, float]:
-    return {key: record[key] for key in ("accuracy", "loss", "flops")}
+    return {key: record[key] for key in ("accuracy", "loss", "flops") if record[key] is not None}
 
 
 def _identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:

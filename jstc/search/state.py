@@ -31,13 +31,13 @@ class Course:
     overlaps: list[float] = field(default_factory=list)
     thresholds: list[int] | None = None  # the policy's choice in the latest fine round, by number in the grid
 
-    def advance(self, plan: Plan, accuracy: float, round_: int, *, at_budget: bool) -> float | None:
+    def advance(self, plan: Plan, accuracy: float | None, round_: int, *, at_budget: bool) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before.
 
-        Plans below the budget, as coarse rounds have them, are no candidates for the verdict.
+        Plans not judged, and those below the budget, are no candidates for the verdict.
         """
         overlap = self.plan.overlap(plan) if self.plan is not None else None
-        if at_budget:
+        if at_budget and accuracy is not None:
             self.archive.add(plan, accuracy, round_)
         self.plan = plan
         if overlap is not None:
@@ -97,7 +97,7 @@ class State:
         recent = [course.overlaps[-window:] for course in self.courses]
         return self.could_settle and all(sum(r) / window >= self.settings.settle_overlap for r in recent)
 
-    def advance(self, plan: Plan, accuracy: float, *, images: int, seconds: float) -> float | None:
+    def advance(self, plan: Plan, accuracy: float | None, *, images: int, seconds: float) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""
         at_budget = self._phase(self.round).budget >= 1
         overlap = self.course.advance(plan, accuracy, self.round, at_budget=at_budget)

@@ -112,6 +112,15 @@ def test_a_teacher_shortens_finetune(work):
     assert steps[1] / steps[0] == pytest.approx(3 / 5, abs=0.08)
 
 
+@pytest.mark.parametrize(("method", "rounds"), [("jst-narrow", 1), ("jst-fine", 1), ("jst-grown", 3)])
+def test_an_ablation_whose_rounds_cost_more_has_fewer_of_them(work, method, rounds):
+    """Of jst's three rounds, two at 0.4 of the budget: 1.8 rounds' worth at the budget."""
+    plain, other = work("jst"), work(method)
+    recipe = accuracy_jst.fitted(other)
+    assert recipe.search.rounds == rounds
+    assert accuracy_jst.most_searched(other, recipe) <= accuracy_jst.most_searched(plain, plain.recipe)
+
+
 def test_a_search_that_costs_all_the_training_is_refused(work):
     with pytest.raises(StageError, match=r"3 rounds of search cost .* lower search\.rounds"):
         accuracy_jst.fitted(work("jst", dataclasses.replace(SMALL, epochs=0.3)))

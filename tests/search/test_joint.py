@@ -23,6 +23,25 @@ class Untouchable:
         raise AssertionError(f"the test split was asked for {name}")
 
 
+class Told:
+    """A progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.calls.append((stage, total, unit))
+
+    def update(self, done: int, **figures: float) -> None:
+        self.calls.append((done, figures.get("accuracy")))
+
+    def message(self, text: str) -> None:
+        self.calls.append((text,))
+
+    def finish(self) -> None:
+        self.calls.append(("finish",))
+
+
 def test_a_search_learns(searched: Any) -> None:
     """To tell three classes apart, far better than by chance, and at half the FLOPs."""
     run = searched({"search.rounds": 10})
@@ -50,7 +69,6 @@ def test_the_history_has_a_line_for_each_round(searched: Any) -> None:
     run = searched()
     assert [record["round"] for record in run.history] == list(range(6))
     for record in run.history:
-        assert 0 <= record["accuracy"] <= 1
         assert record["seconds"] > 0
         assert len(record["thresholds"]) == len(record["counts"]) == 3
     overlaps = [record["overlap"] for record in run.history]
@@ -59,6 +77,21 @@ def test_the_history_has_a_line_for_each_round(searched: Any) -> None:
     assert {record["images"] for record in run.history} == {(4 + 2) * 16}
     assert all(0 < overlap < 1 for overlap in overlaps[1:])
     assert run.history[-1]["lr"] < run.history[2]["lr"]
+
+
+def test_rounds_below_the_budget_are_judged_now_and_then_and_those_at_the_budget_always(
+    searched: Any, run_search: Any, tmp_path: Path
+) -> None:
+    """Rounds 0 and 2 of four coarse ones at 0.7 of the budget, and both fine ones."""
+    changed = {"search.coarse_share": 0.6, "search.judge_every": 2}
+    told = Told()
+    run = run_search(tmp_path, changed, progress=told)
+    judged = [record["accuracy"] is not None for record in run.history]
+    assert judged == [True, False, True, False, True, True]
+    assert all(0 <= record["accuracy"] <= 1 for record in run.history if record["accuracy"] is not None)
+    assert [call[1] for call in told.calls[2:8]] == [record["accuracy"] for record in run.history]
+    at_budget = searched(changed | {"search.coarse_budget": 1.0}).history
+    assert all(record["accuracy"] is not None for record in at_budget)
 
 
 def test_coarse_rounds_share_a_threshold_and_fine_ones_draw_their_own(searched: Any) -> None:
@@ -101,25 +134,6 @@ def test_the_same_seed_gives_the_same_files_whatever_the_surroundings(
     again = run_search(tmp_path)
     assert again.files == searched().files
     assert torch.equal(torch.get_rng_state(), before)
-
-
-class Told:
-    """A progress that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def start(self, stage: str, total: int, unit: str) -> None:
-        self.calls.append((stage, total, unit))
-
-    def update(self, done: int, **figures: float) -> None:
-        self.calls.append((done, figures.get("accuracy")))
-
-    def message(self, text: str) -> None:
-        self.calls.append((text,))
-
-    def finish(self) -> None:
-        self.calls.append(("finish",))
 
 
 def test_progress_is_told_of_every_round_and_candidate(run_search: Any, tmp_path: Path) -> None:
