@@ -60,14 +60,20 @@ class Messages(Silent):
         self.texts.append(text)
 
 
+@pytest.fixture
+def messages():
+    """A progress that keeps the messages it was told, as `texts`."""
+    return Messages()
+
+
 class House:
     """A run directory whose stages write one file each, and go wrong on demand."""
 
-    def __init__(self, path):
+    def __init__(self, path, messages):
         self.path = path
         self.ran = []
         self.faults = {}
-        self.messages = Messages()
+        self.messages = messages
 
     def table(self, recipe):
         return [
@@ -107,9 +113,9 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch):
+def house(tmp_path, monkeypatch, messages):
     """A `House` without a preflight."""
-    house = House(tmp_path / "run")
+    house = House(tmp_path / "run", messages)
     monkeypatch.setattr(stages, "table", house.table)
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
     return house

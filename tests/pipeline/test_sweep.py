@@ -13,7 +13,6 @@ from jstc.errors import Interrupted, RunDirectoryError, StageError
 from jstc.pipeline import adoption, chain, preflight, stages, sweep_report
 from jstc.pipeline.lock import locked
 from jstc.pipeline.stages import Stage
-from jstc.progress import Silent
 
 SHARED = {"baseline": (), "search": ()}
 OWN = {
@@ -30,22 +29,14 @@ ALL = [
 ]  # fmt: skip
 
 
-class Messages(Silent):
-    def __init__(self):
-        self.texts = []
-
-    def message(self, text):
-        self.texts.append(text)
-
-
 class House:
     """A run of two budgets whose stages write one file each, and go wrong on demand."""
 
-    def __init__(self, path):
+    def __init__(self, path, messages):
         self.path = path
         self.ran = []
         self.faults = {}
-        self.messages = Messages()
+        self.messages = messages
         self.found = 0  # what the search finds: another plan each time
 
     def table(self, recipe):
@@ -115,8 +106,8 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch):
-    house = House(tmp_path / "run")
+def house(tmp_path, monkeypatch, messages):
+    house = House(tmp_path / "run", messages)
     monkeypatch.setattr(stages, "table", house.table)
     monkeypatch.setattr(sweep_report, "report", house.report)
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
