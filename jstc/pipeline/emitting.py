@@ -1,4 +1,4 @@
-"""The stages after the training: slim, export, bench, report."""
+"""The stages after the training: slim, export, bench."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from jstc.export import Parity
 
-__all__ = ["bench", "export", "report", "slim"]
+__all__ = ["bench", "export", "slim"]
 
 _FOLD_IMAGES = 64
 
@@ -106,17 +106,6 @@ def bench(context: StageContext) -> dict[str, Any]:
     files.write_json(context.folder / "bench.json", {"rows": [row.to_dict() for row in rows]})
     files.write_json(context.folder / "environment.json", timing.environment())
     return {}
-
-
-def report(context: StageContext) -> None:
-    """Write summary.json, report.md and its pictures from what the other stages left."""
-    from jstc import report as reporting
-    from jstc.report import pictures
-
-    pictures.draw(context.path)  # first: the summary lists them
-    summary = reporting.build(context.path)
-    files.write_json(context.path / "summary.json", summary)
-    files.write_text(context.path / "report.md", reporting.markdown(summary))
 
 
 def _trained_target(context: StageContext) -> nn.Module:

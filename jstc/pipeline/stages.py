@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jstc.pipeline import emitting, training
+from jstc.pipeline import emitting, reporting, training
 from jstc.pipeline.context import StageContext
 from jstc.recipe import Recipe
 
@@ -38,7 +38,7 @@ def table(recipe: Recipe) -> list[Stage]:
         Stage("slim", emitting.slim, ("finetune",)),
         Stage("export", emitting.export, ("slim",)),
         Stage("bench", emitting.bench, ("export", *baseline)),
-        Stage("report", emitting.report, ("bench", *baseline), ("summary.json", "report.md")),
+        Stage("report", reporting.report, ("bench", *baseline), reporting.FILES),
     ]
     return [stage for stage in stages if stage.name != "baseline" or recipe.baseline]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc.report import figures
@@ -27,24 +26,26 @@ _WEIGHT = 8  # a mark is worth more than a piece of a line
 
 
 def pareto(
-    points: Sequence[Mapping[str, Any]], path: Path, *, target: Mapping[str, Any] | None = None
-) -> None:
-    """Draw accuracy against FLOPs to the SVG file `path`.
+    points: Sequence[Mapping[str, Any]],
+    *,
+    target: Mapping[str, Any] | None = None,
+    width: float = canvas.WIDTH,
+) -> str | None:
+    """Draw accuracy against FLOPs, `width` inches wide: the text of an SVG file.
 
     Each of `points` is a slim network, {"label": "flops0.5", "flops": int, "params": int, "accuracy": float};
     `target` is the network they were cut from, with the same keys (`label` may be missing). Points without a
     finite accuracy or FLOPs are left out. When fewer than two (with the target) are left, there is no
-    picture: nothing is written, and what is at `path` goes.
+    picture.
     """
     known = sorted((point for point in points if _known(point)), key=lambda point: point["flops"])
     reference = target if target is not None and _known(target) else None
     if not known or len(known) + (reference is not None) < 2:
-        path.unlink(missing_ok=True)
-        return
-    with canvas.figure(3.6) as drawn:
+        return None
+    with canvas.figure(3.6, width=width) as drawn:
         axes = drawn.add_subplot()
         _draw(axes, known, reference)
-        canvas.save(drawn, path, title=_title(known, reference))
+        return canvas.svg(drawn, title=_title(known, reference))
 
 
 def _known(point: Mapping[str, Any]) -> bool:

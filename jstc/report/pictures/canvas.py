@@ -1,4 +1,4 @@
-"""How every picture of the report looks, and how it becomes an SVG file: the same bytes for the same data.
+"""How every picture of the report looks, and how it becomes SVG: the same bytes for the same data.
 
 Colours are for an opaque, nearly white card, so that a picture reads the same on a white page and a dark one;
 the palette is Okabe and Ito's, which people with any kind of colour vision can tell apart. Text stays text.
@@ -11,10 +11,8 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jstc import files
 from jstc.report import figures
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "INK", "ORANGE", "PALE", "PHASE_PAD", "PURPLE", "SHADE", "WIDTH",
-    "figure", "name_phases", "plain", "save", "short_count", "spread",
+    "figure", "name_phases", "plain", "short_count", "spread", "svg",
 ]  # fmt: skip
 
 WIDTH = 6.0  # inches; 576 px as a browser shows it, so that the text survives on a phone
@@ -80,13 +78,13 @@ def figure(height: float, *, width: float = WIDTH) -> Iterator[Figure]:
         yield found
 
 
-def save(drawn: Figure, path: Path, *, title: str) -> None:
-    """Write `drawn` to `path` as SVG, whole or not at all; `title` is read aloud and shown as a tooltip."""
+def svg(drawn: Figure, *, title: str) -> str:
+    """`drawn` as the text of an SVG file; `title` is read aloud and shown as a tooltip."""
     text = io.StringIO()
     drawn.savefig(text, format="svg", metadata={**_NO_METADATA, "Title": title})
     body = text.getvalue()
     # Without a document type, which a strict viewer would fetch.
-    files.write_text(path, _numbered(body[body.index("<svg") :]))
+    return _numbered(body[body.index("<svg") :])
 
 
 def _numbered(svg: str) -> str:

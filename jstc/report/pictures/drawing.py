@@ -19,7 +19,9 @@ def draw(run: Path) -> list[Picture]:
     What a run does not have is not drawn. Raises `RunDirectoryError` for damaged documents.
     """
     story = read_story(run)
-    drawn = (module.draw(story, run) for module in (training, widths, searching))
-    found = [picture for picture in drawn if picture is not None]
-    files.write_json(run / LIST, {"pictures": [picture.to_dict() for picture in found]})
-    return found
+    found = [drawn for module in (training, widths, searching) if (drawn := module.draw(story))]
+    for drawing in found:
+        files.write_text(run / drawing.picture.file, drawing.svg)
+    pictures = [drawing.picture for drawing in found]
+    files.write_json(run / LIST, {"pictures": [picture.to_dict() for picture in pictures]})
+    return pictures

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jstc.report.figures import percent
 from jstc.report.histories import column, known
 from jstc.report.pictures import canvas
-from jstc.report.pictures.story import Picture, Story
+from jstc.report.pictures.story import Drawing, Picture, Story
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +34,8 @@ class _Panel:
     colour: str
 
 
-def draw(story: Story, run: Path) -> Picture | None:
-    """Draw the search into `run`; nothing for a search of fewer than two rounds."""
+def draw(story: Story, *, width: float = canvas.WIDTH) -> Drawing | None:
+    """Draw the search, `width` inches wide; nothing for a search of fewer than two rounds."""
     rounds = [number for number, _ in story.own_rounds]
     records = [record for _, record in story.own_rounds]
     panels = [
@@ -51,7 +50,7 @@ def draw(story: Story, run: Path) -> Picture | None:
         number for number, record in zip(rounds, records, strict=True) if record.get("phase") == "coarse"
     ]
     alt = _told(panels, len(rounds))
-    with canvas.figure(0.7 + 1.55 + 1.05 * (len(panels) - 1)) as drawn:
+    with canvas.figure(0.7 + 1.55 + 1.05 * (len(panels) - 1), width=width) as drawn:
         heights = [1.7, 1.0, 1.0][: len(panels)]
         grid = drawn.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)
         for axes, panel in zip(grid[:, 0], panels, strict=True):
@@ -59,8 +58,8 @@ def draw(story: Story, run: Path) -> Picture | None:
         _shade(list(grid[:, 0]), rounds, coarse)
         _mark_chosen(grid[0, 0], story, rounds, panels[0].values)
         _finish(grid[-1, 0], rounds)
-        canvas.save(drawn, run / FILE, title=alt)
-    return Picture(FILE, alt, _caption(panels))
+        text = canvas.svg(drawn, title=alt)
+    return Drawing(Picture(FILE, alt, _caption(panels)), text)
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 from jstc.report.histories import read_history
 from jstc.report.summary import build, read
 
-__all__ = ["Picture", "Story", "read_story"]
+__all__ = ["Drawing", "Picture", "Story", "read_story"]
 
 Records = list[dict[str, Any]]
 
@@ -26,6 +26,14 @@ class Picture:
     def to_dict(self) -> dict[str, str]:
         """A JSON document."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture and the text of its SVG file."""
+
+    picture: Picture
+    svg: str
 
 
 @dataclass(frozen=True)

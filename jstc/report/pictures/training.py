@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc.report.figures import percent
 from jstc.report.histories import column, known
 from jstc.report.pictures import canvas
-from jstc.report.pictures.story import Picture, Story
+from jstc.report.pictures.story import Drawing, Picture, Story
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,15 +43,15 @@ class _Curves:
         return max((*self.search_x, *self.finetune_x), default=0.0)
 
 
-def draw(story: Story, run: Path) -> Picture | None:
-    """Draw the training into `run`; nothing when fewer than two rounds and epochs are on record."""
+def draw(story: Story, *, width: float = canvas.WIDTH) -> Drawing | None:
+    """Draw the training, `width` inches wide; nothing when fewer than two rounds and epochs are known."""
     curves = _curves(story)
     trained = known(curves.search["train_accuracy"]) + known(curves.finetune["accuracy"])
     if len(trained) < _FEWEST:
         return None
     alt = _told(story, curves)
     rates = known(curves.search["lr"]) + known(curves.finetune["lr"])
-    with canvas.figure(4.3 if rates else 3.5) as drawn:
+    with canvas.figure(4.3 if rates else 3.5, width=width) as drawn:
         grid = drawn.subplots(
             2 if rates else 1, sharex=True, squeeze=False, height_ratios=[3.6, 1] if rates else [1]
         )
@@ -60,9 +59,9 @@ def draw(story: Story, run: Path) -> Picture | None:
         if rates:
             _rates(grid[1, 0], curves)
         _finish(drawn, list(grid[:, 0]), story, curves)
-        canvas.save(drawn, run / FILE, title=alt)
+        text = canvas.svg(drawn, title=alt)
     stages = "search and finetune" if story.search and story.finetune else "the training"
-    return Picture(FILE, alt, _CAPTION.format(stages=stages))
+    return Drawing(Picture(FILE, alt, _CAPTION.format(stages=stages)), text)
 
 
 # --- places -----------------------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc.report.collapse import collapse
 from jstc.report.figures import share
 from jstc.report.pictures import canvas
-from jstc.report.pictures.story import Picture, Story
+from jstc.report.pictures.story import Drawing, Picture, Story
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,8 +53,8 @@ class Row:
         return sum(self.shares) / len(self.shares)
 
 
-def draw(story: Story, run: Path) -> Picture | None:
-    """Draw the widths into `run`; nothing without groups or without a plan."""
+def draw(story: Story) -> Drawing | None:
+    """Draw the widths; nothing without groups or without a plan."""
     groups = [group for group in story.summary["groups"] if group["kept"] is not None and group["width"]]
     if not groups:
         return None
@@ -66,10 +65,10 @@ def draw(story: Story, run: Path) -> Picture | None:
         left, right = drawn.subplots(1, 2, sharey=True, width_ratios=[bar + wide for wide in numbers])
         _widths(left, rows, 1 + numbers[0] / bar)
         _flops(right, rows, 1 + numbers[1] / bar)
-        canvas.save(drawn, run / FILE, title=alt)
+        text = canvas.svg(drawn, title=alt)
     after = _AFTER if any(row.after is not None for row in rows) else ", before the cut"
     alike = _ALIKE if any(len(row.widths) > 1 for row in rows) else ""
-    return Picture(FILE, alt, _CAPTION.format(after=after, alike=alike))
+    return Drawing(Picture(FILE, alt, _CAPTION.format(after=after, alike=alike)), text)
 
 
 # --- rows -------------------------------------------------------------------------------------------------
