@@ -17,14 +17,14 @@ LAYERS = {
     "recipe": 1, "recipe_amount": 1, "recipe_yaml": 1, "recipe_check": 1, "recipe_file": 1, "plan": 1,
     "channels": 2, "models": 2, "data": 2, "ort": 2,
     "train": 3,
-    "search": 4, "finetune": 4, "slim": 4, "export": 4, "bench": 4, "report": 4,
+    "search": 4, "finetune": 4, "slim": 4, "export": 4, "bench": 4, "report": 4, "compare": 4,
     "pipeline": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 # The loader of recipes is one room with several doors.
 SAME_ROOM = {"recipe", "recipe_amount", "recipe_yaml", "recipe_check", "recipe_file"}
 NO_TORCH = ("errors", "files", "progress", "plan", "recipe", "recipe_amount", "recipe_yaml", "recipe_check",
-            "recipe_file", "ort", "bench", "report", "cli")  # fmt: skip
+            "recipe_file", "ort", "bench", "report", "compare", "cli")  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 

@@ -9,6 +9,7 @@ import typer
 
 from jstc.cli import (
     bench,
+    compare,
     datasets,
     doctor,
     evaluate,
@@ -58,6 +59,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench.bench,
     "eval": evaluate.evaluate,
     "report": report.report,
+    "compare": compare.compare,
     "inspect": inspect.inspect,
     "models": models.models,
     "datasets": datasets.datasets,

@@ -1,0 +1,64 @@
+"""Where the outcome of `jstc compare` goes: the terminal, files, and GitHub Actions when it runs us."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jstc.cli import printing
+from jstc.errors import InputError
+
+if TYPE_CHECKING:
+    from jstc.compare import Comparison
+
+__all__ = ["failure", "show", "write"]
+
+
+def show(found: Comparison, *, as_json: bool, quiet: bool) -> None:
+    """The gates on stdout, as a table or as JSON; remarks on stderr."""
+    from jstc import compare
+
+    if as_json:
+        printing.document(found.to_dict())
+    else:
+        printing.table(compare.HEADER, compare.rows(found.gates), numbers_from=1, numbers_to=5)
+    if quiet or as_json:
+        return
+    for remark in compare.remarks(found):
+        printing.note(remark)
+    if not found.failures:
+        printing.note(compare.headline(found))
+
+
+def write(found: Comparison, *, markdown: Path | None, junit: Path | None) -> None:
+    """The files that were asked for; in GitHub Actions the job's summary and the annotations."""
+    from jstc import compare, files
+
+    if markdown is not None:
+        files.write_text(markdown, compare.markdown(found))
+    if junit is not None:
+        files.write_bytes(junit, compare.junit(found))
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        _append(Path(summary), compare.markdown(found))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        # The runner reads both streams; stdout is for results.
+        for line in compare.annotations(found):
+            print(line, file=sys.stderr)
+
+
+def failure(found: Comparison) -> str:
+    """The message of the gates that say no."""
+    from jstc import compare
+
+    return "\n".join([compare.headline(found), *(f"  {compare.line(gate)}" for gate in found.failures)])
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"GITHUB_STEP_SUMMARY: cannot write {path}: {error.strerror}") from None

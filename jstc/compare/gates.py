@@ -1,0 +1,118 @@
+"""The gates on figures that are counted or computed, and so are the same wherever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from jstc.compare.limits import DIFFERENCE_FLOOR, DROPS, Kind, Limit
+from jstc.compare.summaries import Network, OnnxFile
+
+__all__ = ["Gate", "Verdict", "file_gates", "gone", "network_gates"]
+
+Verdict = Literal["ok", "fails", "unclear", "not comparable", "new", "off"]
+
+_EPSILON = 1e-9  # a drop from 0.985 to 0.98 is 0.005, and not a little more
+_FILE_KINDS: tuple[Kind, ...] = ("accuracy", "max_abs_diff", "top1_agreement", "bytes")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One figure of both runs, and what is said of it.
+
+    `change` and `limit` are shares of `base`, for accuracies and agreements fractions; `low` to `high` is
+    the 99 % interval of a measured change. `of` is what the figure belongs to: `slim`, `fp32`, ...
+    `kind` is `file` or `budget` for a thing that is in one of the runs only.
+    """
+
+    kind: Kind | Literal["file", "budget"]
+    of: str
+    verdict: Verdict
+    base: float | None = None
+    new: float | None = None
+    change: float | None = None
+    limit: float | None = None
+    reason: str = ""
+    low: float | None = None
+    high: float | None = None
+    budget: str = ""
+    unit: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON document."""
+        return asdict(self)
+
+
+def network_gates(base: Network, new: Network, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+    """The gates on the slim network in torch."""
+    for kind in ("flops", "params", "accuracy"):
+        before, after = getattr(base.slim, kind), getattr(new.slim, kind)
+        gate = _figure(kind, "slim", before, after, limits[kind])
+        if gate is not None:
+            yield _within_budget(gate, base, new, limits[kind])
+
+
+def file_gates(base: Network, new: Network, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+    """The gates on the exported files; a file that is gone is one failure, not one for each figure."""
+    for of, entry in base.files.items():
+        if of in new.files:
+            yield from _one_file(of, entry, new.files[of], limits)
+        else:
+            yield gone("file", of, f"the base has {entry.file}")
+    for of, entry in new.files.items():
+        if of not in base.files:
+            yield Gate("file", of, "new", reason=f"{entry.file} is not in the base")
+
+
+def gone(kind: Kind | Literal["file", "budget"], of: str, what: str) -> Gate:
+    """The gate on something that only the base has."""
+    return Gate(kind, of, "fails", reason=f"gone: {what}, the new run does not")
+
+
+def _one_file(of: str, base: OnnxFile, new: OnnxFile, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+    for kind in _FILE_KINDS:
+        gate = _figure(kind, of, getattr(base, kind), getattr(new, kind), limits[kind])
+        if gate is not None:
+            yield gate
+
+
+def _figure(kind: Kind, of: str, base: float | None, new: float | None, limit: Limit) -> Gate | None:
+    if base is None and new is None:
+        return None
+    if limit.amount is None:
+        return Gate(kind, of, "off", base, new, _change(kind, base, new))
+    if base is None:
+        return Gate(kind, of, "new", None, new, reason="the base does not have it")
+    if new is None:
+        return Gate(kind, of, "fails", base, limit=limit.amount, reason="gone: the new run does not have it")
+    change = _change(kind, base, new)
+    verdict: Verdict = "fails" if _worse(kind, base, new) > limit.amount + _EPSILON else "ok"
+    if kind == "max_abs_diff" and new <= DIFFERENCE_FLOOR:
+        verdict = "ok"
+    return Gate(kind, of, verdict, base, new, change, limit.amount)
+
+
+def _change(kind: Kind, base: float | None, new: float | None) -> float | None:
+    if base is None or new is None:
+        return None
+    if kind in DROPS:
+        return new - base
+    return new / base - 1 if base else (0.0 if not new else None)
+
+
+def _worse(kind: Kind, base: float, new: float) -> float:
+    change = _change(kind, base, new)
+    if change is None:  # from nothing to something is more than any share
+        return float("inf")
+    return -change if kind in DROPS else change
+
+
+def _within_budget(gate: Gate, base: Network, new: Network, limit: Limit) -> Gate:
+    budget = base.budget
+    if not limit.or_budget or gate.verdict != "fails" or gate.new is None or budget != new.budget:
+        return gate
+    if budget.metric != gate.kind or budget.limit is None or gate.new > budget.limit:
+        return gate
+    reason = "within the budget of both runs"
+    return Gate(gate.kind, gate.of, "ok", gate.base, gate.new, gate.change, gate.limit, reason)

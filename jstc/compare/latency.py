@@ -1,0 +1,166 @@
+"""The gate on latency: ratios only, and no failure without confidence.
+
+Both files timed here, interleaved in one process, is the ratio proper. Where the files are not at hand, the
+speed-ups against the same target network that both runs recorded stand in; these differ by several percent
+from process to process even for the same file, so that only large slowdowns can be told from them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jstc.compare.gates import Gate, Verdict, gone
+from jstc.compare.intervals import Change, of_recorded, of_repeats
+from jstc.compare.limits import Limit
+from jstc.compare.summaries import Network, Place, Summary, Timing
+
+__all__ = ["Measure", "Measuring", "Timed", "machine_differs", "measured_gates", "recorded_gates"]
+
+_MACHINE = ("cpu", "cores", "gpus")
+
+
+class Timed(NamedTuple):
+    """Medians of two files, timed in turns in one process; `ratio`: median of second / first."""
+
+    first_ms: float
+    second_ms: float
+    ratio: float
+
+
+class Measure(Protocol):
+    """Opens two files anew, and times them in turns."""
+
+    def __call__(self, first: Path, second: Path, place: Place) -> Timed:
+        """Raises `InputError` when a file cannot be run."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How files are timed here.
+
+    `unusable`: why a provider does not work on this machine, or None. A repeat times the two files twice,
+    with either first; `least` are made, and more, up to `most`, while the verdict is unclear. `done` is told
+    of every gate.
+    """
+
+    measure: Measure
+    unusable: Callable[[str], str | None]
+    done: Callable[[Gate], None]
+    least: int = 4
+    most: int = 12
+
+
+def recorded_gates(base: Network, new: Network, limit: Limit, *, differs: str) -> Iterator[Gate]:
+    """From the speed-ups that both runs recorded; `differs`: why these cannot be compared, if so."""
+    for (of, place), before in base.timings.items():
+        name = _name(of, place)
+        if of in base.files and of not in new.files:
+            continue  # the file is gone, and said to be
+        after = new.timings.get((of, place))
+        if before.speedup_vs_target is None:
+            continue
+        if limit.amount is None:
+            yield Gate("latency", name, "off")
+        elif after is None or after.speedup_vs_target is None:
+            yield gone("latency", name, "the base was timed there")
+        elif differs:
+            speeds = (before.speedup_vs_target, after.speedup_vs_target)
+            yield Gate("latency", name, "not comparable", *speeds, reason=differs, unit="x")
+        else:
+            yield _recorded(name, before, after, limit.amount)
+    for (of, place), row in new.timings.items():
+        if (of, place) not in base.timings and row.speedup_vs_target is not None and of in base.files:
+            yield Gate("latency", _name(of, place), "new", new=row.speedup_vs_target, unit="x")
+
+
+def measured_gates(
+    files: Mapping[tuple[str, Place], tuple[Path, Path]], limit: Limit, how: Measuring
+) -> Iterator[Gate]:
+    """Time each pair (base, new) here."""
+    for (of, place), (before, after) in files.items():
+        gate = Gate("latency", _name(of, place), "off")
+        if limit.amount is not None:
+            reason = how.unusable(place.provider)
+            if reason is None:
+                gate = replace(_measured(before, after, place, limit.amount, how), of=gate.of)
+            else:
+                gate = replace(gate, verdict="not comparable", reason=f"not measured: {reason}")
+        how.done(gate)
+        yield gate
+
+
+def machine_differs(base: Summary, new: Summary) -> str:
+    """Why speed-ups of the two runs say nothing about each other; empty when they do."""
+    if not base.environment or not new.environment:
+        return ""
+    for key in _MACHINE:
+        before, after = base.environment.get(key), new.environment.get(key)
+        if before != after:
+            return f"measured on other machines ({key}: {_short(before)}; {_short(after)})"
+    before, after = _runtime(base.environment), _runtime(new.environment)
+    return f"measured with other versions of onnxruntime ({before}; {after})" if before != after else ""
+
+
+def _measured(base: Path, new: Path, place: Place, limit: float, how: Measuring) -> Gate:
+    ratios: list[float] = []
+    times: list[tuple[float, float]] = []
+    gate = Gate("latency", "", "unclear")
+    while len(ratios) < how.least or (len(ratios) < how.most and gate.verdict == "unclear"):
+        # Whoever runs second finds other things in the caches: with both orders that cancels.
+        one, other = how.measure(base, new, place), how.measure(new, base, place)
+        ratios.append((one.ratio / other.ratio) ** 0.5)
+        times += [(one.first_ms, one.second_ms), (other.second_ms, other.first_ms)]
+        if len(ratios) >= how.least:
+            before, after = (statistics.median(column) for column in zip(*times, strict=True))
+            told = f"{len(ratios)} repeats, in turns, here"
+            gate = _gate(of_repeats(ratios), limit, before, after, how=told, unit="ms")
+    return gate
+
+
+def _recorded(name: str, base: Timing, new: Timing, limit: float) -> Gate:
+    before, after = _with_interval(base), _with_interval(new)
+    gate = _gate(
+        of_recorded(before, after), limit, before[0], after[0], how="from recorded speed-ups", unit="x"
+    )
+    return replace(gate, of=name)
+
+
+def _with_interval(row: Timing) -> tuple[float, float, float]:
+    value = row.speedup_vs_target
+    assert value is not None
+    return value, min(row.ratio_low or value, value), max(row.ratio_high or value, value)
+
+
+def _gate(found: Change, limit: float, base: float, new: float, *, how: str, unit: str) -> Gate:
+    reason = f"99 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f} %, {how}"
+    verdict = _verdict(found, limit)
+    return Gate(
+        "latency", "", verdict, base, new, found.change, limit, reason, found.low, found.high, unit=unit
+    )
+
+
+def _verdict(found: Change, limit: float) -> Verdict:
+    if found.low > limit:
+        return "fails"
+    return "ok" if found.high <= limit else "unclear"
+
+
+def _name(of: str, place: Place) -> str:
+    threads = f", {place.threads} threads" if place.threads else ""
+    return f"{of}, {place.provider}, batch {place.batch}{threads}"
+
+
+def _runtime(environment: Mapping[str, Any]) -> str | None:
+    packages = environment.get("packages") or {}
+    return packages.get("onnxruntime-gpu") or packages.get("onnxruntime")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        names = [str(item.get("name", item) if isinstance(item, dict) else item) for item in value]
+        return ", ".join(names) or "none"
+    return str(value)

@@ -1,0 +1,117 @@
+"""The gates as people read them: on a terminal, in a pull request, in one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jstc.compare.comparison import Comparison
+from jstc.compare.gates import Gate
+from jstc.compare.limits import DROPS
+
+__all__ = ["HEADER", "headline", "line", "markdown", "remarks", "rows", "title"]
+
+HEADER = ("gate", "base", "new", "change", "limit", "verdict")
+
+_NAMES = {
+    "flops": "FLOPs",
+    "params": "parameters",
+    "max_abs_diff": "largest difference",
+    "top1_agreement": "top-1 agreement",
+}
+_FACTOR_FROM = 10.0  # a change of +41,846 % is easier read as 419x
+
+
+def title(gate: Gate, *, with_budget: bool = True) -> str:
+    """What the gate is called: `accuracy, int8`."""
+    text = f"{_NAMES.get(gate.kind, gate.kind)}, {gate.of}"
+    return f"{gate.budget}: {text}" if gate.budget and with_budget else text
+
+
+def rows(gates: Sequence[Gate]) -> list[list[str]]:
+    """A row of texts for every gate, under `HEADER`."""
+    return [[title(gate), *_figures(gate), _change(gate), _limit(gate), gate.verdict] for gate in gates]
+
+
+def headline(comparison: Comparison) -> str:
+    """What came out, in one line."""
+    counted = sum(gate.verdict in ("ok", "fails", "unclear") for gate in comparison.gates)
+    if comparison.failures:
+        return f"{len(comparison.failures)} of {counted} gates say no"
+    unclear = sum(gate.verdict == "unclear" for gate in comparison.gates)
+    return f"all {counted} gates passed" + (f", {unclear} of them unclear" if unclear else "")
+
+
+def line(gate: Gate) -> str:
+    """The gate with its figures and its reason: `accuracy, int8: 98.00 % -> 96.00 %, -2.00 points (...)`."""
+    parts = []
+    if gate.base is not None and gate.new is not None:
+        parts.append(f"{figure(gate, gate.base)} -> {figure(gate, gate.new)}")
+    if gate.change is not None:
+        limit = f" (limit {_limit(gate)})" if gate.limit is not None else ""
+        parts.append(_change(gate) + limit)
+    if gate.reason:
+        parts.append(gate.reason)
+    return f"{title(gate)}: {', '.join(parts) or gate.verdict}"
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the table alone does not tell: why a gate was unclear, not comparable, or passed all the same."""
+    told = [gate for gate in comparison.gates if gate.reason and gate.verdict != "fails"]
+    # The interval of what is fast enough for certain is in the JSON, for those who want it.
+    told = [gate for gate in told if (gate.kind, gate.verdict) != ("latency", "ok")]
+    return [f"{gate.verdict}: {line(gate)}" for gate in told] + list(comparison.notes)
+
+
+def markdown(comparison: Comparison) -> str:
+    """A section for a pull request or a job summary."""
+    lines = [f"### jstc compare: {headline(comparison)}", ""]
+    lines += [f"Base: `{comparison.base}`  ", f"New: `{comparison.new}`", ""]
+    lines += ["| " + " | ".join(HEADER) + " |", "|---|---:|---:|---:|---:|---|"]
+    for cells in rows(comparison.gates):
+        if cells[-1] == "fails":
+            cells[0], cells[-1] = f"**{cells[0]}**", "**fails**"
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    told = [f"fails: {line(gate)}" for gate in comparison.failures] + remarks(comparison)
+    if told:
+        lines += ["", *(f"- {text}" for text in told)]
+    return "\n".join(lines) + "\n"
+
+
+def figure(gate: Gate, value: float | None) -> str:
+    """A figure of the gate, in the unit that people use for it."""
+    if value is None:
+        return "-"
+    if gate.kind in DROPS:
+        return f"{100 * value:.2f} %"
+    if gate.kind == "latency":
+        return f"{value:.2f}x" if gate.unit == "x" else f"{value:.3g} ms"
+    if gate.kind == "max_abs_diff":
+        return f"{value:.1e}"
+    return _with_unit(value) + ("B" if gate.kind == "bytes" else "")
+
+
+def _figures(gate: Gate) -> tuple[str, str]:
+    return figure(gate, gate.base), figure(gate, gate.new)
+
+
+def _with_unit(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.4g} {unit}"
+    return f"{value:.0f} "
+
+
+def _change(gate: Gate) -> str:
+    if gate.change is None:
+        return "-"
+    if gate.kind in DROPS:
+        return f"{100 * gate.change:+.2f}"
+    if gate.change >= _FACTOR_FROM:
+        return f"{1 + gate.change:,.0f}x"
+    return f"{100 * gate.change:+.1f} %"
+
+
+def _limit(gate: Gate) -> str:
+    if gate.limit is None:
+        return "-"
+    return f"{-100 * gate.limit:g}" if gate.kind in DROPS else f"+{100 * gate.limit:g} %"
