@@ -39,8 +39,13 @@ def run(
         sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
         return path
     table = stages.table(recipe)
-    with RunDirectory.open(path, recipe, stages=stages.names(table), command=command, fresh=fresh) as opened:
+    names = stages.names(table)
+    with RunDirectory.open(
+        path, recipe, stages=names, command=command, fresh=fresh, about=only or names
+    ) as opened:
+        workspace.recipe = opened.recipe
         chain = Chain(opened, workspace, table, progress=progress, command=command)
+        chain.renew()
         chain.run([stage for stage in table if not only or stage.name in only])
     return path
 
@@ -56,7 +61,8 @@ def run_stage(
 ) -> None:
     """Run one stage of the run at `path`, whose recipe is `recipe`, after what it needs and is missing.
 
-    Nothing happens when it is done. `fresh` runs it again, and makes the stages that build on it pending.
+    Nothing happens when it is done. `fresh` runs it again, and makes the stages that build on it pending; so
+    do settings of the stage's own in `recipe` that the run does not have yet (see `late_settings`).
     Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
     """
     workspace, progress = Workspace(recipe), progress or Silent()
@@ -64,7 +70,9 @@ def run_stage(
         sweep.run_stage(path, name, workspace, fresh=fresh, command=command, progress=progress)
         return
     table = stages.table(recipe)
-    with RunDirectory.open(path, recipe, stages=stages.names(table), command=command) as opened:
+    names = stages.names(table)
+    with RunDirectory.open(path, recipe, stages=names, command=command, about=(name,)) as opened:
+        workspace.recipe = opened.recipe
         Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from jstc import files
 from jstc.errors import RecipeError, RunDirectoryError
+from jstc.pipeline import late_settings
 from jstc.pipeline.lock import locked
 from jstc.pipeline.manifest import Manifest, StageRecord, State
 from jstc.recipe import Recipe
-from jstc.recipe_file import differences, load, to_yaml
+from jstc.recipe_file import load, to_yaml
 
 __all__ = ["RunDirectory", "default_path", "newest_run", "read_recipe", "recorded", "require_same"]
 
@@ -33,16 +34,27 @@ class RunDirectory:
         self.path = path
         self.recipe = recipe
         self.manifest = manifest
+        self.changed: dict[str, list[str]] = {}
 
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, path: Path, recipe: Recipe, *, stages: Sequence[str], command: str, fresh: bool = False
+        cls,
+        path: Path,
+        recipe: Recipe,
+        *,
+        stages: Sequence[str],
+        command: str,
+        fresh: bool = False,
+        about: Collection[str] = (),
     ) -> Iterator[RunDirectory]:
         """Create the directory, or continue the run in it, and hold its lock.
 
-        `fresh` deletes what the run has made before. Raises `RunDirectoryError` when another process
-        holds the directory, when it is not a run of jstc, or when it belongs to another recipe.
+        `fresh` deletes what the run has made before. A run that exists keeps its settings of the late stages
+        (see `late_settings`), except for those stages that the command is `about`: `recipe` is then what to
+        go by, `changed` says what is new in it, and `adopt_recipe` puts it on file. Raises
+        `RunDirectoryError` when another process holds the directory, when it is not a run of jstc, or when
+        it belongs to another recipe.
         """
         _refuse_foreign(path)
         with locked(path):
@@ -50,7 +62,7 @@ class RunDirectory:
             if manifest is not None and not fresh and (path / "recipe.yaml").exists():
                 _refuse_other_recipe(path, recipe)
                 _delete_leftovers(path)
-                yield cls(path, recipe, manifest)
+                yield cls._continued(path, recipe, manifest, about)
                 return
             names = {*stages, *(manifest.stages if manifest else ())}
             _refuse_busy(path, names)
@@ -59,6 +71,21 @@ class RunDirectory:
             _delete_results(path, names)
             files.write_text(path / "recipe.yaml", to_yaml(recipe))
             yield cls(path, recipe, manifest)
+
+    @classmethod
+    def _continued(
+        cls, path: Path, recipe: Recipe, manifest: Manifest, about: Collection[str]
+    ) -> RunDirectory:
+        stored = read_recipe(path)
+        found = cls(path, late_settings.merged(recipe, stored, about=about), manifest)
+        found.changed = late_settings.changed(stored, found.recipe)
+        return found
+
+    def adopt_recipe(self) -> None:
+        """Put `recipe` on file, once nothing is left that was made with other settings."""
+        if self.changed:
+            files.write_text(self.path / "recipe.yaml", to_yaml(self.recipe))
+            self.changed = {}
 
     def folder(self, stage: str) -> Path:
         """Where `stage` writes."""
@@ -180,7 +207,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
-    found = differences(read_recipe(path), recipe)
+    found = late_settings.other_settings(read_recipe(path), recipe)
     if not found:
         return
     if len(found) > _MAX_DIFFERENCES:

@@ -64,6 +64,7 @@ class Chain:
         """
         stage = self.stage(name)
         missing = self.missing_before(stage)
+        self.renew()
         if fresh:
             self.reset(name)
         if missing or not self._run.is_done(name):
@@ -102,6 +103,16 @@ class Chain:
     def is_intact(self, name: str) -> bool:
         """Whether a stage is done and its files are as it left them."""
         return self._run.is_done(name) and not self._run.damaged(name)
+
+    def renew(self) -> None:
+        """Forget the stages whose own settings are others now, and put the recipe with these on file."""
+        nested = [stage.name for stage in self.table if stage.nested]
+        for section, found in self._run.changed.items():
+            if not nested and self._run.record(section).state != "pending":
+                self._say(f"{'; '.join(found)}: running {section} again")
+            for name in nested or [section]:  # the runs of several budgets find out themselves
+                self.reset(name)
+        self._run.adopt_recipe()
 
     def reset(self, name: str) -> None:
         """Forget a stage and everything that was built on it."""

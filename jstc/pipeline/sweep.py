@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from jstc.errors import RunDirectoryError
-from jstc.pipeline import preflight, stages, sweep_report
+from jstc.pipeline import preflight, reporting, stages, sweep_report
 from jstc.pipeline.adoption import SHARED, adopt
 from jstc.pipeline.context import StageContext
 from jstc.pipeline.run_directory import RunDirectory, require_same
@@ -24,10 +24,11 @@ __all__ = ["is_sweep", "run", "run_stage", "write_report"]
 
 @dataclass(frozen=True)
 class _Told:
-    """Whom to tell, and the command that continues."""
+    """Whom to tell, the command that continues, and the stages that it is about."""
 
     progress: Progress
-    command: str = ""
+    command: str
+    about: Collection[str]
 
 
 def is_sweep(recipe: Recipe) -> bool:
@@ -48,7 +49,7 @@ def run(
 
     Every budget has its run directory afterwards, with the search in it. Raises as `chain.run` does.
     """
-    told = _Told(progress, command)
+    told = _Told(progress, command, only or stages.names(stages.table(workspace.recipe)))
     with _opened(path, workspace, told, fresh=fresh) as chain:
         if not only:
             chain.run(chain.table)
@@ -63,7 +64,7 @@ def run_stage(
     path: Path, name: str, workspace: Workspace, *, fresh: bool = False, command: str, progress: Progress
 ) -> None:
     """Run one stage of every budget, as `chain.run_stage` does for one."""
-    told = _Told(progress, command)
+    told = _Told(progress, command, (name,))
     with _opened(path, workspace, told) as chain:
         _run_shared(chain, name, path, workspace)
         labels = workspace.recipe.labels
@@ -80,7 +81,7 @@ def run_stage(
 
 def write_report(path: Path, workspace: Workspace) -> None:
     """Write the reports of the budgets whose other stages are done; and the one of all, if all are."""
-    told = _Told(Silent())
+    told = _Told(Silent(), "", ("report",))
     with _opened(path, workspace, told) as chain:
         if not all(chain.is_intact(name) for name in SHARED if name in stages.names(chain.table)):
             return
@@ -108,14 +109,15 @@ def _table(recipe: Recipe, command: str) -> list[Stage]:
     shared = [stage for stage in stages.table(recipe) if stage.name in SHARED]
     inputs = tuple(stages.names(shared))
     each = [Stage(label, partial(_complete, command=command), inputs, nested=True) for label in recipe.labels]
-    last = Stage("report", sweep_report.report, (*inputs, *recipe.labels), ("summary.json", "report.md"))
+    last = Stage("report", sweep_report.report, (*inputs, *recipe.labels), reporting.FILES)
     return [*shared, *each, last]
 
 
 def _complete(context: StageContext, *, command: str) -> None:
     """All stages of one budget; `context` is that of the whole."""
     path, label = context.path, context.folder.name
-    with _child(path, context.workspace, label, _Told(context.progress, command)) as child:
+    told = _Told(context.progress, command, stages.names(stages.table(context.recipe)))
+    with _child(path, context.workspace, label, told) as child:
         child.run(child.table)
 
 
@@ -124,9 +126,14 @@ def _opened(path: Path, workspace: Workspace, told: _Told, *, fresh: bool = Fals
     recipe = workspace.recipe
     table = _table(recipe, told.command)
     names = stages.names(table)
-    with RunDirectory.open(path, recipe, stages=names, command=told.command, fresh=fresh) as opened:
+    with RunDirectory.open(
+        path, recipe, stages=names, command=told.command, fresh=fresh, about=told.about
+    ) as opened:
+        workspace.recipe = opened.recipe
         _require_children(path, recipe)
-        yield Chain(opened, workspace, table, progress=told.progress, command=told.command)
+        chain = Chain(opened, workspace, table, progress=told.progress, command=told.command)
+        chain.renew()
+        yield chain
 
 
 @contextlib.contextmanager
@@ -136,9 +143,13 @@ def _child(path: Path, workspace: Workspace, label: str, told: _Told) -> Iterato
     table = stages.table(alone.recipe)
     title = f"{label} ({labels.index(label) + 1} of {len(labels)})"
     names = stages.names(table)
-    with RunDirectory.open(path / label, alone.recipe, stages=names, command=told.command) as opened:
+    with RunDirectory.open(
+        path / label, alone.recipe, stages=names, command=told.command, about=told.about
+    ) as opened:
+        alone.recipe = opened.recipe
         chain = Chain(opened, alone, table, progress=told.progress, command=told.command, title=title)
         adopt(path, opened, reset=chain.reset)
+        chain.renew()
         yield chain
     workspace.take_over(alone)
 
