@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 __all__ = ["bar", "bytesize", "count", "duration", "milliseconds", "percent", "points", "ratio", "share"]
+__all__ += ["tiny"]
 
 UNKNOWN = "-"
 
@@ -51,6 +52,11 @@ def ratio(value: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     """1.2412 -> `1.24 ms`."""
     return UNKNOWN if value is None else f"{_three_digits(value)} ms"
+
+
+def tiny(value: float | None) -> str:
+    """A difference of logits: 4.2e-6 -> `4.2e-06`."""
+    return UNKNOWN if value is None else f"{value:.1e}"
 
 
 def duration(seconds: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jstc.report.figures import count, percent, points, ratio, share
-from jstc.report.tables import slim_rows
+from jstc.report.tables import ideal_speedup, slim_rows
 
 __all__ = ["headline", "title"]
 
@@ -55,11 +55,15 @@ def _speed(summary: dict[str, Any]) -> str:
     rows = slim_rows(summary)
     if not rows:
         return ""
-    measured = " and ".join(_measured(row) for row in rows)
-    text = f"Run beside the target in onnxruntime ({rows[0]['provider']}), its speed-up is {measured}"
-    slim, target = summary["slim"]["flops"], summary["target"]["flops"]
-    expected = f"; the FLOPs alone would suggest {ratio(target / slim)}" if slim and target else ""
-    return f"{text}{expected}."
+    providers = list(dict.fromkeys(row["provider"] for row in rows))
+    measured = [" and ".join(_measured(row) for row in rows if row["provider"] == name) for name in providers]
+    if len(providers) == 1:
+        text = f"Run beside the target in onnxruntime ({providers[0]}), its speed-up is {measured[0]}"
+    else:
+        each = [f"{told} on {name}" for name, told in zip(providers, measured, strict=True)]
+        text = f"Run beside the target in onnxruntime, its speed-up is {', '.join(each)}"
+    ideal = ideal_speedup(summary)
+    return f"{text}; the FLOPs alone would suggest {ratio(ideal)}." if ideal else f"{text}."
 
 
 def _measured(row: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from jstc.errors import ChannelError, RunDirectoryError
 from jstc.plan import Plan
 from jstc.report.notes import notes
 
-__all__ = ["SCHEMA", "build", "read"]
+__all__ = ["SCHEMA", "build", "read", "read_recipe"]
 
 SCHEMA = 1
 
@@ -30,7 +30,7 @@ def build(run: Path) -> dict[str, Any]:
 
     Raises `RunDirectoryError` when it is no run directory, or one of its files is damaged.
     """
-    recipe = _recipe(run)
+    recipe = read_recipe(run)
     manifest = read(run, "manifest.json")
     target = read(run, "target.json")
     results = {name: read(run, f"{name}/result.json") for name in ("baseline", *_STAGES)}
@@ -64,7 +64,7 @@ def build(run: Path) -> dict[str, Any]:
     return summary | {"notes": notes(summary, recipe=recipe, states=_states(manifest))}
 
 
-def _recipe(run: Path) -> dict[str, Any]:
+def read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.yaml"
     if not path.is_file():
         raise RunDirectoryError(f"{run} is not a run directory: it has no recipe.yaml")

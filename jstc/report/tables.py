@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from jstc.report.figures import bytesize, count, milliseconds, percent, points, ratio, share
 
-__all__ = ["TableRow", "slim_rows", "table", "target_row"]
+__all__ = ["TableRow", "file_rows", "ideal_speedup", "is_target", "network_files", "slim_rows", "table"]
+__all__ += ["target_row"]
 
 
 class TableRow(NamedTuple):
@@ -33,17 +34,48 @@ def table(summary: dict[str, Any]) -> list[TableRow]:
     return rows + [_latency(summary, row) for row in slim_rows(summary)]
 
 
+def network_files(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of the ONNX files that hold the network alone; not their companions with preprocessing."""
+    return [file for file in summary["onnx"] if not file.get("preprocess")]
+
+
 def slim_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measured rows of the run's first ONNX file, one per batch size."""
+    """The measured rows of the run's first ONNX file, one per provider and batch size."""
     others = [row for row in summary["bench"] if row["file"] != _target_label(summary)]
-    return [row for row in others if row["file"] == others[0]["file"]]
+    names = [file["file"] for file in network_files(summary)]
+    first = min(others, key=lambda row: _place(names, row["file"]), default={})
+    return [row for row in others if row["file"] == first["file"]]
 
 
-def target_row(summary: dict[str, Any], batch: int) -> dict[str, Any]:
-    """The target network's measured row at a batch size; empty when there is none."""
-    label = _target_label(summary)
-    rows = [row for row in summary["bench"] if (row["file"], row["batch"]) == (label, batch)]
+def file_rows(summary: dict[str, Any], file: str) -> list[dict[str, Any]]:
+    """The measured rows of one ONNX file, by its place in the run directory."""
+    return [row for row in summary["bench"] if row["file"] == file]
+
+
+def is_target(summary: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a measured row is the target network's."""
+    return bool(row["file"] == _target_label(summary))
+
+
+def target_row(summary: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The target network's row that was measured with `row`; empty when there is none."""
+    place = _measured_with(row)
+    rows = [one for one in summary["bench"] if is_target(summary, one) and _measured_with(one) == place]
     return rows[0] if rows else {}
+
+
+def ideal_speedup(summary: dict[str, Any]) -> float | None:
+    """What the FLOPs alone would suggest."""
+    slim, target = summary["slim"]["flops"], summary["target"]["flops"]
+    return target / slim if slim and target else None
+
+
+def _measured_with(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["provider"], row["batch"], row.get("threads")
+
+
+def _place(names: list[str], file: str) -> int:
+    return names.index(file) if file in names else len(names)
 
 
 def _target_label(summary: dict[str, Any]) -> str | None:
@@ -51,15 +83,15 @@ def _target_label(summary: dict[str, Any]) -> str | None:
 
 
 def _size(summary: dict[str, Any]) -> list[TableRow]:
-    if not summary["onnx"]:
+    if not network_files(summary):
         return []
-    slim = summary["onnx"][0]["bytes"]
+    slim = network_files(summary)[0]["bytes"]
     target = summary["bench"][0].get("bytes") if summary["bench"] else None
     return [TableRow("ONNX file", bytesize(target), bytesize(slim), share(slim, target))]
 
 
 def _latency(summary: dict[str, Any], row: dict[str, Any]) -> TableRow:
-    before = target_row(summary, row["batch"]).get("median_ms")
+    before = target_row(summary, row).get("median_ms")
     label = f"Latency, batch {row['batch']}, {row['provider']}"
     change = f"{ratio(row['speedup_vs_target'])} the speed"
     return TableRow(label, milliseconds(before), milliseconds(row["median_ms"]), change)

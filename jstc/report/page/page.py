@@ -1,20 +1,96 @@
-"""The whole page."""
+"""The whole page of a run, of one budget or of several."""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jstc.report.headline import headline, title
-from jstc.report.summary import build
+from jstc.report.page import facts
+from jstc.report.page.cuts import cuts
+from jstc.report.page.inline import inline
+from jstc.report.page.speed import panels
+from jstc.report.page.templates import environment
+from jstc.report.page.verdicts import verdicts
+from jstc.report.pictures import searching, training
+from jstc.report.pictures.story import Drawing, Story, read_story
+from jstc.report.summary import read, read_recipe
 from jstc.report.sweep_summary import is_sweep
+from jstc.report.tables import table
 
-__all__ = ["html"]
+__all__ = ["Section", "html"]
+
+_WIDTH = 4.3  # inches: two pictures stand side by side on a wide screen, and their text can be read on a phone
+_PICTURES = ((training, "training", "Accuracy over the training"), (searching, "search", "The search"))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading; `name` is its anchor and its template."""
+
+    name: str
+    heading: str
 
 
 def html(run: Path) -> str:
-    """The report of the run at `run`, of one budget or of several."""
+    """The report of the run at `run` as one HTML document: the same bytes for the same files.
+
+    Raises `RunDirectoryError` when it is no run directory, or one of its files is damaged.
+    """
     if is_sweep(run):
-        return "<!doctype html>\n"
-    summary = build(run)
-    return f"<!doctype html>\n<h1>{escape(title(summary))}</h1><p>{escape(headline(summary))}</p>\n"
+        from jstc.report.page.sweep import sweep_html
+
+        return sweep_html(run)
+    story = read_story(run)
+    summary = story.summary
+    recipe, manifest = read_recipe(run), read(run, "manifest.json")
+    content = {
+        "summary": summary,
+        "title": title(summary),
+        "headline": headline(summary),
+        "verdicts": verdicts(summary, recipe),
+        "rows": table(summary),
+        "cuts": cuts(summary),
+        "panels": panels(summary),
+        "pictures": _pictures(story),
+        "machine": facts.environment(summary["environment"]),
+        "seconds": facts.seconds(summary["seconds"]),
+        "artifacts": facts.artifacts(manifest),
+        "recipe_text": (run / "recipe.yaml").read_text(encoding="utf-8"),
+    }
+    return render("run.html.j2", content, sections=_sections(content))
+
+
+def render(template: str, content: dict[str, Any], *, sections: Sequence[Section]) -> str:
+    """A page of these sections."""
+    return environment().get_template(f"page/{template}").render(**content, sections=sections).strip() + "\n"
+
+
+def _sections(content: dict[str, Any]) -> list[Section]:
+    summary = content["summary"]
+    wanted = (
+        ("notes", "What to know", summary["notes"]),
+        ("result", "Target and slim network", True),
+        ("cut", "What was cut where", summary["groups"]),
+        ("files", "Accuracy of each file", summary["onnx"]),
+        ("speed", "Speed", summary["bench"]),
+        ("training", "How the training went", content["pictures"]),
+        ("stayed", "Channels that had to stay", summary["frozen"]),
+        ("machine", "Environment", content["machine"]),
+        ("reproduce", "How to reproduce", True),
+    )
+    return [Section(name, heading) for name, heading, there in wanted if there]
+
+
+def _pictures(story: Story) -> list[dict[str, Any]]:
+    drawn = [(module.draw(story, width=_WIDTH), name, heading) for module, name, heading in _PICTURES]
+    return [shown(drawing, name, heading) for drawing, name, heading in drawn if drawing is not None]
+
+
+def shown(drawing: Drawing, name: str, heading: str) -> dict[str, Any]:
+    """A picture for the templates."""
+    picture = drawing.picture
+    element = inline(drawing.svg, name=name, title=heading, told=picture.alt)
+    return {"svg": element, "heading": heading, "caption": picture.caption}

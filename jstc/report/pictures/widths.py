@@ -14,7 +14,7 @@ from jstc.report.pictures.story import Drawing, Picture, Story
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FILE", "Row", "draw", "table_rows"]
+__all__ = ["FILE", "Row", "costs", "draw", "flops_scale", "planned", "stays", "table_rows"]
 
 FILE = "report/widths.svg"
 MOST_ROWS = 24
@@ -55,10 +55,10 @@ class Row:
 
 def draw(story: Story) -> Drawing | None:
     """Draw the widths; nothing without groups or without a plan."""
-    groups = [group for group in story.summary["groups"] if group["kept"] is not None and group["width"]]
+    groups = planned(story.summary)
     if not groups:
         return None
-    rows = table_rows(groups, _scale(story.summary))
+    rows = table_rows(groups, flops_scale(story.summary))
     alt = _told(groups)
     bar, numbers = _columns(rows)
     with canvas.figure(0.5 + 0.235 * len(rows)) as drawn:
@@ -109,7 +109,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(there) / len(there) if there and len(there) == len(values) else None
 
 
-def _scale(summary: Mapping[str, Any]) -> float | None:
+def planned(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The groups that a plan says something of."""
+    return [group for group in summary["groups"] if group["kept"] is not None and group["width"]]
+
+
+def flops_scale(summary: Mapping[str, Any]) -> float | None:
+    """Turns shares of the slim network's FLOPs into shares of the target network's."""
     slim, target = summary["slim"]["flops"], summary["target"]["flops"]
     return slim / target if slim and target else None
 
@@ -119,13 +125,13 @@ def _scale(summary: Mapping[str, Any]) -> float | None:
 
 def _columns(rows: Sequence[Row]) -> tuple[float, list[float]]:
     """Points for the bars of a column, and for the numbers behind those of either column."""
-    numbers = [_LETTER * max(len(text(row)) for row in rows) + 6 for text in (_stays, _costs)]
+    numbers = [_LETTER * max(len(text(row)) for row in rows) + 6 for text in (stays, costs)]
     names = _LETTER * max(len(row.name) for row in rows)
     return max(_SHORTEST, (72 * canvas.WIDTH - names - sum(numbers) - 24) / 2), numbers
 
 
 def _widths(axes: Axes, rows: Sequence[Row], room: float) -> None:
-    _prepare(axes, rows, "channels kept", 1.0, _stays)
+    _prepare(axes, rows, "channels kept", 1.0, stays)
     axes.set_xlim(0, room)
     places = range(len(rows))
     axes.barh(places, [1.0] * len(rows), height=0.66, color=canvas.PALE)
@@ -139,7 +145,7 @@ def _widths(axes: Axes, rows: Sequence[Row], room: float) -> None:
 
 def _flops(axes: Axes, rows: Sequence[Row], room: float) -> None:
     largest = max(max(row.before, row.after or 0.0) for row in rows) or 1.0
-    _prepare(axes, rows, "share of FLOPs", largest, _costs)
+    _prepare(axes, rows, "share of FLOPs", largest, costs)
     axes.set_xlim(0, room * largest)
     places = range(len(rows))
     before = canvas.PALE if any(row.after is not None for row in rows) else canvas.ORANGE
@@ -160,11 +166,13 @@ def _prepare(axes: Axes, rows: Sequence[Row], title: str, longest: float, text: 
         )
 
 
-def _stays(row: Row) -> str:
+def stays(row: Row) -> str:
+    """`8 of 16`, with the range of several groups."""
     return f"{_range(row.kept)} of {_range(row.widths)}"
 
 
-def _costs(row: Row) -> str:
+def costs(row: Row) -> str:
+    """`31.0 → 20.0 %` of the target network's FLOPs, as far as it is known."""
     before = share(row.before, 1)
     return before if row.after is None else f"{100 * row.before:.1f} → {share(row.after, 1)}"
 

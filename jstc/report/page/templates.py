@@ -1,0 +1,51 @@
+"""The templates of the page, in which every text is escaped."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import jinja2
+from markupsafe import Markup, escape
+
+from jstc.report import figures
+from jstc.report.page import speed
+from jstc.report.pictures import widths
+
+__all__ = ["environment"]
+
+_FIGURES = ("bytesize", "count", "duration", "milliseconds", "percent", "points", "ratio", "share", "tiny")
+_STRONG = re.compile(r"\*\*(.+?)\*\*")
+_MINUS = re.compile(r"(?<![\w.])-(?=\d)")
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The templates, with the filters that write figures."""
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("jstc.report"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
+    found.filters |= {name: getattr(figures, name) for name in _FIGURES}
+    found.filters |= {"strong": _strong, "minus": _minus, "percents": _percents}
+    found.filters |= {"stays": widths.stays, "costs": widths.costs}
+    found.globals |= {"ideal_share": speed.ideal_share, "columns": speed.columns}
+    return found
+
+
+def _strong(text: str) -> Markup:
+    """`**so**` in bold."""
+    return Markup(_STRONG.sub(r"<strong>\1</strong>", str(escape(_minus(text)))))
+
+
+def _minus(text: str) -> str:
+    """A minus before a number is one, not a hyphen."""
+    return _MINUS.sub("\N{MINUS SIGN}", text)
+
+
+def _percents(value: float) -> str:
+    """A place in a picture, in percent of its width: 0.499 -> `49.90%`."""
+    return f"{100 * min(max(value, 0.0), 1.0):.2f}%"

@@ -1,0 +1,118 @@
+"""The HTML report in a real browser, where there is one: nothing fails to load, nothing sticks out."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+SECONDS = 120.0  # until the browser answers; machines that run tests are busy
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+    "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe",
+)  # fmt: skip
+
+
+class Browser:
+    """A tab that is told what to do over a pipe; `events` are what it has said of itself."""
+
+    def __init__(self, to: int, back: int) -> None:
+        self.to, self.back, self.buffer = to, back, b""
+        self.numbers = itertools.count(1)
+        self.events: list[dict[str, Any]] = []
+        self.session = None
+        page = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = next(self.numbers)
+        message = {"id": number, "method": method, "params": params}
+        message |= {"sessionId": self.session} if self.session else {}
+        os.write(self.to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self.read()
+            if answer.get("id") == number:
+                assert "error" not in answer, (method, answer)
+                result: dict[str, Any] = answer["result"]
+                return result
+            self.events.append(answer)
+
+    def read(self) -> dict[str, Any]:
+        end = time.monotonic() + SECONDS
+        while b"\0" not in self.buffer:
+            assert select.select([self.back], [], [], max(0.0, end - time.monotonic()))[0], "no answer"
+            piece = os.read(self.back, 1 << 16)
+            assert piece, "the browser has ended"
+            self.buffer += piece
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        found: dict[str, Any] = json.loads(message)
+        return found
+
+    def open(self, path: Path, *, width: int, scheme: str = "light", media: str = "screen") -> None:
+        self.events.clear()
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=900, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=media, features=features)
+        self.call("Page.navigate", url=path.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self.read())
+
+    def evaluate(self, expression: str) -> Any:
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def screenshot(self, path: Path) -> None:
+        found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(found["data"]))
+
+    def pdf(self, path: Path) -> None:
+        found = self.call("Page.printToPDF", preferCSSPageSize=False, paperWidth=8.27, paperHeight=11.69)
+        path.write_bytes(base64.b64decode(found["data"]))
+
+
+@contextlib.contextmanager
+def started(profile: Path) -> Iterator[Browser]:
+    """A headless browser; a test that needs one is skipped where there is none."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser here (tried {', '.join(NAMES)})")
+    (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
+    # The browser reads commands from descriptor 3 and answers on 4.
+    shell = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
+    process = subprocess.Popen(
+        ["bash", "-c", shell, program, *FLAGS, f"--user-data-dir={profile}"],
+        pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(theirs_in)
+    os.close(theirs_out)
+    try:
+        browser = Browser(ours_out, ours_in)
+        yield browser
+        browser.session = None
+        browser.call("Browser.close")
+        process.wait(timeout=SECONDS)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours_out)
+        os.close(ours_in)
