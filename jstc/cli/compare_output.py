@@ -45,7 +45,7 @@ def write(found: Comparison, *, markdown: Path | None, junit: Path | None) -> No
         _append(Path(summary), compare.markdown(found))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         # The runner reads both streams; stdout is for results.
-        for line in compare.annotations(found):
+        for line in compare.workflow_commands(found):
             print(line, file=sys.stderr)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jstc.compare.annotations import annotations
+from jstc.compare.actions import workflow_commands
 from jstc.compare.comparison import Comparison, Settings, compare, timed_pairs
 from jstc.compare.gates import Gate
 from jstc.compare.junit import junit
@@ -12,5 +12,5 @@ from jstc.compare.summaries import Place, Summary, load, parse, read
 from jstc.compare.tables import HEADER, headline, line, markdown, remarks, rows, title
 
 __all__ = ["HEADER", "Comparison", "Gate", "Kind", "Limit", "Measuring", "Place", "Settings", "Summary"]
-__all__ += ["Timed", "annotations", "compare", "headline", "junit", "limits", "line", "load", "markdown"]
-__all__ += ["parse", "read", "remarks", "rows", "timed_pairs", "title"]
+__all__ += ["Timed", "compare", "headline", "junit", "limits", "line", "load", "markdown"]
+__all__ += ["parse", "read", "remarks", "rows", "timed_pairs", "title", "workflow_commands"]

@@ -22,7 +22,7 @@ class Gate:
     """One figure of both runs, and what is said of it.
 
     `change` and `limit` are shares of `base`, for accuracies and agreements fractions; `low` to `high` is
-    the 99 % interval of a measured change. `of` is what the figure belongs to: `slim`, `fp32`, ...
+    the interval of a measured change, 99 % or more. `of` is what the figure belongs to: `slim`, `fp32`, ...
     `kind` is `file` or `budget` for a thing that is in one of the runs only.
     """
 

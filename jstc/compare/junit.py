@@ -30,7 +30,7 @@ def junit(comparison: Comparison) -> bytes:
     output = ElementTree.SubElement(suite, "system-out")
     output.text = f"base: {comparison.base}\nnew: {comparison.new}\n{headline(comparison)}\n"
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def _case(gate: Gate) -> ElementTree.Element:

@@ -139,7 +139,7 @@ def _require_unchanged(path: Path, size: float | None, sha: str | None) -> None:
 
 
 def _hashes(root: Path, labels: Any) -> dict[Path, str]:
-    found = {}
+    found: dict[Path, str] = {}
     for folder in {root, *(root / label for label in labels)}:
         manifest = Manifest.load(folder)
         for record in manifest.stages.values() if manifest else ():

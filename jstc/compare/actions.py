@@ -5,12 +5,12 @@ from __future__ import annotations
 from jstc.compare.comparison import Comparison
 from jstc.compare.tables import line
 
-__all__ = ["annotations"]
+__all__ = ["workflow_commands"]
 
 _LEVELS = {"fails": "error", "unclear": "warning", "not comparable": "warning"}
 
 
-def annotations(comparison: Comparison) -> list[str]:
+def workflow_commands(comparison: Comparison) -> list[str]:
     """A workflow command for every gate that fails, is unclear, or could not be compared."""
     found = [(_LEVELS.get(gate.verdict), gate) for gate in comparison.gates]
     return [f"::{level} title=jstc compare::{_escaped(line(gate))}" for level, gate in found if level]

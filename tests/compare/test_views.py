@@ -1,0 +1,103 @@
+"""What people and machines get to see of a comparison."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from jstc.compare import (
+    Comparison,
+    Settings,
+    compare,
+    headline,
+    junit,
+    line,
+    markdown,
+    parse,
+    remarks,
+    rows,
+    workflow_commands,
+)  # fmt: skip
+
+
+@pytest.fixture
+def found(document: dict[str, Any]) -> Comparison:
+    """Accuracy of int8 fails, fp32 is slower for all that is known, a file is new."""
+    new = copy.deepcopy(document)
+    new["onnx"][1]["accuracy"] = 0.96
+    new["onnx"].append({"file": "export/model.fp16.onnx", "precision": "fp16"})
+    return compare(parse(document, name="a/summary.json"), parse(new, name="b"), settings=Settings())
+
+
+def test_rows_say_which_gate_and_by_how_much(found: Comparison) -> None:
+    table = rows(found.gates)
+    assert ["accuracy, int8", "98.00 %", "96.00 %", "-2.00", "-0.5", "fails"] in table
+    assert ["FLOPs, slim", "5.088 M", "5.088 M", "+0.0 %", "+0 %", "ok"] in table
+    assert ["bytes, fp32", "611.2 kB", "611.2 kB", "+0.0 %", "+5 %", "ok"] in table
+    assert ["file, fp16", "-", "-", "-", "-", "new"] in table
+    assert ["latency, fp32, cpu, batch 1", "1.80x", "1.80x", "+0.0 %", "+5 %", "unclear"] in table
+
+
+def test_headline_counts_the_gates(found: Comparison, document: dict[str, Any]) -> None:
+    assert headline(found) == "1 of 15 gates say no"
+    same = parse(document, name="a")
+    assert headline(compare(same, same, settings=Settings())) == "all 15 gates passed, 4 of them unclear"
+
+
+def test_a_line_has_figures_and_limit(found: Comparison) -> None:
+    [failure] = found.failures
+    assert line(failure) == "accuracy, int8: 98.00 % -> 96.00 %, -2.00 (limit -0.5)"
+
+
+def test_remarks_explain_what_is_neither_good_nor_bad(found: Comparison) -> None:
+    told = remarks(found)
+    assert any(text.startswith("unclear: latency, fp32, cpu, batch 1: 1.80x -> 1.80x") for text in told)
+    assert "new: file, fp16: export/model.fp16.onnx is not in the base" in told
+
+
+def test_markdown_is_a_table_with_the_failures_told(found: Comparison) -> None:
+    lines = markdown(found).splitlines()
+    assert lines[0] == "### jstc compare: 1 of 15 gates say no"
+    table = [text for text in lines if text.startswith("|")]
+    assert {text.count("|") for text in table} == {7}
+    assert len(table) == 2 + len(found.gates)
+    assert "| **accuracy, int8** | 98.00 % | 96.00 % | -2.00 | -0.5 | **fails** |" in table
+    assert "- fails: accuracy, int8: 98.00 % -> 96.00 %, -2.00 (limit -0.5)" in lines
+
+
+def test_junit_has_a_test_for_every_gate(found: Comparison) -> None:
+    root = ElementTree.fromstring(junit(found))
+    [suite] = root.findall("testsuite")
+    cases = suite.findall("testcase")
+    assert suite.attrib == {
+        "name": "jstc compare",
+        "tests": "16",
+        "failures": "1",
+        "errors": "0",
+        "skipped": "1",
+    }
+    assert len(cases) == len({case.attrib["name"] for case in cases}) == 16
+    [failed] = [case for case in cases if case.find("failure") is not None]
+    assert failed.attrib["name"] == "accuracy, int8"
+    assert "limit -0.5" in failed.find("failure").attrib["message"]  # type: ignore[union-attr]
+    assert [case.attrib["name"] for case in cases if case.find("skipped") is not None] == ["file, fp16"]
+
+
+def test_junit_of_several_budgets_keeps_them_apart(sweep: dict[str, Any]) -> None:
+    same = parse(sweep, name="x")
+    cases = ElementTree.fromstring(junit(compare(same, same, settings=Settings()))).iter("testcase")
+    names = [(case.attrib["classname"], case.attrib["name"]) for case in cases]
+    assert len(names) == len(set(names)) == 30
+    assert names[0] == ("jstc.compare.flops0.5", "FLOPs, slim")
+
+
+def test_annotations_are_escaped(found: Comparison) -> None:
+    lines = workflow_commands(found)
+    assert lines[0] == (
+        "::error title=jstc compare::accuracy, int8: 98.00 %25 -> 96.00 %25, -2.00 (limit -0.5)"
+    )
+    assert [text.split(" ")[0] for text in lines[1:]] == ["::warning"] * 4
+    assert not any("\n" in text for text in lines)
