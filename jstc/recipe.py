@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -32,6 +32,7 @@ __all__ = [
     "FinetuneSettings",
     "GroupSettings",
     "InputSettings",
+    "Precision",
     "Recipe",
     "SearchSettings",
     "TrainSettings",
@@ -184,12 +185,38 @@ class FinetuneSettings(_Strict):
     temperature: PositiveFloat = 4.0
 
 
-class ExportSettings(_Strict):
-    """The ONNX file and the gate it must pass."""
+Precision = Literal["fp32", "fp16", "int8"]
 
+
+def _as_precisions(value: Any) -> Any:
+    value = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    known = get_args(Precision)
+    if not isinstance(value, list | tuple) or not set(value) <= set(known):
+        return _as_tuple(value)
+    return tuple(name for name in known if name in value)  # in one order, each once
+
+
+Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_as_precisions), Field(min_length=1)]
+
+
+class ExportSettings(_Strict):
+    """The ONNX files and the gates they must pass."""
+
+    precisions: Precisions = ("fp32",)
     opset: Annotated[int, Field(ge=18, le=23)] = 18
+    batch: PositiveInt | None = Field(None, description="the batch size that the files are for; null: any")
+    with_preprocess: bool = Field(False, description="also files that take uint8 images and give classes")
     parity_images: PositiveInt = 64
-    max_abs_diff: PositiveFloat = 1e-4
+    max_abs_diff: PositiveFloat = Field(1e-4, description="of fp32 to torch, in the logits")
+    max_accuracy_drop: NonNegativeFloat = Field(
+        1.0, description="percentage points that a precision may lose against torch on the test split"
+    )
+    fp16_io: Literal["float32", "float16"] = Field("float32", description="inputs and outputs of fp16")
+    calibration_images: PositiveInt = Field(256, description="training images that set the ranges of int8")
+    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    reduce_range: bool = Field(
+        True, description="int8 weights of 7 bits: 8 overflow on x86 processors without VNNI"
+    )
 
 
 class BenchSettings(_Strict):
