@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jstc.data.images import open_file
-from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset
+from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
 from jstc.errors import DataError
 from jstc.recipe import InputSettings
 from jstc.torchvision_import import import_torchvision
@@ -44,7 +44,8 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
     for folder in (train, test):
         _check_images(name, folder, classes)
     side = settings.image_size or _SIDE
-    return DataInfo(name, tuple(classes), 3, side, side, IMAGENET_MEAN, IMAGENET_STD)
+    crop_of = resize_side(side, side)
+    return DataInfo(name, tuple(classes), 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
 
 
 def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:

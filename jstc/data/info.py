@@ -9,20 +9,29 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Batch", "DataInfo", "Dataset", "Split"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Batch", "DataInfo", "Dataset", "Split", "resize_side"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_MARGIN = 256 / 224  # evaluation looks at the central part of a photograph, as is the field's habit
+
 # images float32 [N, C, H, W], normalised; labels int64 [N]
 Batch = tuple["Tensor", "Tensor"]
+
+
+def resize_side(height: int, width: int) -> int:
+    """The shorter side of photographs before the middle, height x width, is cut out of them."""
+    return round(max(height, width) * _MARGIN)
 
 
 @dataclass(frozen=True)
 class DataInfo:
     """A dataset's form: class names in label order, the shape of an image, and its normalisation.
 
-    A pixel x in [0, 1] of channel c reaches the network as (x - mean[c]) / std[c].
+    A pixel x in [0, 1] of channel c reaches the network as (x - mean[c]) / std[c]. For evaluation, the
+    shorter side of an image is brought to `resize_side` pixels and the middle is cut out; None: it is
+    stretched.
     """
 
     name: str
@@ -32,6 +41,7 @@ class DataInfo:
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize_side: int | None = None
 
     @property
     def num_classes(self) -> int:

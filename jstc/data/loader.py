@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from jstc.data.decoding import Images, in_workers
-from jstc.data.info import Batch, DataInfo, Dataset
+from jstc.data.info import Batch, DataInfo, Dataset, resize_side
 from jstc.data.memory import normalise
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
 from jstc.recipe import InputSettings
@@ -19,7 +19,6 @@ from jstc.torchvision_import import import_torchvision
 __all__ = ["LoaderSplit", "dataset_from_images"]
 
 _NO_SEED = -1
-_MARGIN = 256 / 224  # evaluation looks at the central part of an image, as is the field's habit
 _Key = tuple[int, int]  # an image's index, and the seed of its augmentation or _NO_SEED
 
 
@@ -87,9 +86,8 @@ class _Items(TorchDataset[tuple[Tensor, int]]):
         self.for_training = v2.Compose(
             [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()]
         )
-        self.for_evaluation = v2.Compose(
-            [v2.Resize(round(max(size) * _MARGIN)), v2.CenterCrop(size), v2.PILToTensor()]
-        )
+        side = info.resize_side or resize_side(*size)
+        self.for_evaluation = v2.Compose([v2.Resize(side), v2.CenterCrop(size), v2.PILToTensor()])
 
     def __getitem__(self, key: _Key) -> tuple[Tensor, int]:
         index, seed = key

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from jstc.data.images import open_bytes
-from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset
+from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
 from jstc.data.parquet_files import (
     WHERE,
     find,
@@ -48,10 +48,12 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     labels = label_names(root, train)
     for files in (train, test):
         read_labels(files, labels)
-    height, width = _own_size(train) or (_SIDE, _SIDE)
+    own = _own_size(train)
+    height, width = own or (_SIDE, _SIDE)
     if settings.image_size:
         height = width = settings.image_size
-    return DataInfo("parquet", labels, 3, height, width, IMAGENET_MEAN, IMAGENET_STD)
+    crop_of = None if _in_memory(root, labels, own) else resize_side(height, width)
+    return DataInfo("parquet", labels, 3, height, width, IMAGENET_MEAN, IMAGENET_STD, crop_of)
 
 
 def load(root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
@@ -61,7 +63,7 @@ def load(root: Path, settings: InputSettings, *, seed: int, device: torch.device
 
     info = check(root, settings)
     size = _own_size(find(root, "train"))
-    if size is None or _decoded_bytes(root, info.labels, size) > _DECODED_BYTES:
+    if size is None or not _in_memory(root, info.labels, size):
         train, test = (_encoded(root, part, info.labels) for part in ("train", "test"))
         return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
     train_arrays, test_arrays = (
@@ -96,9 +98,11 @@ def _own_size(train: list[Path]) -> tuple[int, int] | None:
     return (height, width) if max(height, width) <= _SMALL_SIDE else None
 
 
-def _decoded_bytes(root: Path, labels: tuple[str, ...], size: tuple[int, int]) -> int:
+def _in_memory(root: Path, labels: tuple[str, ...], size: tuple[int, int] | None) -> bool:
+    if size is None:
+        return False
     count = sum(len(read_labels(find(root, part), labels)) for part in ("train", "test"))
-    return count * 3 * size[0] * size[1]
+    return count * 3 * size[0] * size[1] <= _DECODED_BYTES
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jstc.errors import InputError
 __all__ = ["encode_metadata", "read_metadata"]
 
 # Anything else is plain text, also when it looks like a number.
-_JSON_KEYS = frozenset({"labels", "input_size", "mean", "std", "flops", "params", "accuracy"})
+_JSON_KEYS = frozenset({"labels", "input_size", "mean", "std", "resize_side", "flops", "params", "accuracy"})
 
 
 def encode_metadata(values: Mapping[str, Any]) -> dict[str, str]:
