@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from jstc.compare.comparison import Comparison
+from jstc.compare.gates import Gate
 from jstc.compare.tables import line
 
 __all__ = ["workflow_commands"]
 
-_LEVELS = {"fails": "error", "unclear": "warning", "not comparable": "warning"}
-
 
 def workflow_commands(comparison: Comparison) -> list[str]:
-    """A workflow command for every gate that fails, is unclear, or could not be compared."""
-    found = [(_LEVELS.get(gate.verdict), gate) for gate in comparison.gates]
+    """An error for every gate that fails, a warning for one that looks like it and is not certain."""
+    found = [(_level(gate), gate) for gate in comparison.gates]
     return [f"::{level} title=jstc compare::{_escaped(line(gate))}" for level, gate in found if level]
+
+
+def _level(gate: Gate) -> str | None:
+    if gate.verdict == "fails":
+        return "error"
+    looks_slow = gate.verdict == "unclear" and (gate.change or 0.0) > (gate.limit or 0.0)
+    return "warning" if looks_slow else None
 
 
 def _escaped(text: str) -> str:

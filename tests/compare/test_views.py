@@ -94,10 +94,18 @@ def test_junit_of_several_budgets_keeps_them_apart(sweep: dict[str, Any]) -> Non
     assert names[0] == ("jstc.compare.flops0.5", "FLOPs, slim")
 
 
-def test_annotations_are_escaped(found: Comparison) -> None:
-    lines = workflow_commands(found)
-    assert lines[0] == (
+def test_annotations_are_errors_and_escaped(found: Comparison) -> None:
+    [command] = workflow_commands(found)
+    assert command == (
         "::error title=jstc compare::accuracy, int8: 98.00 %25 -> 96.00 %25, -2.00 (limit -0.5)"
     )
-    assert [text.split(" ")[0] for text in lines[1:]] == ["::warning"] * 4
-    assert not any("\n" in text for text in lines)
+
+
+def test_what_looks_slower_and_is_not_certain_is_a_warning(document: dict[str, Any]) -> None:
+    new = copy.deepcopy(document)
+    new["bench"][1] |= {"speedup_vs_target": 1.6, "ratio_low": 1.59, "ratio_high": 1.61}
+    same_or_slower = compare(parse(document, name="a"), parse(new, name="b"), settings=Settings())
+    [command] = workflow_commands(same_or_slower)
+    assert command.startswith(
+        "::warning title=jstc compare::latency, fp32, cpu, batch 1: 1.80x -> 1.60x, +12.5 %25"
+    )
