@@ -191,7 +191,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 def _as_precisions(value: Any) -> Any:
     value = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     known = get_args(Precision)
-    if not isinstance(value, list | tuple) or not set(value) <= set(known):
+    if not value or not isinstance(value, list | tuple) or any(name not in known for name in value):
         return _as_tuple(value)
     return tuple(name for name in known if name in value)  # in one order, each once
 
@@ -219,13 +219,36 @@ class ExportSettings(_Strict):
     )
 
 
+ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+
+
+def _as_providers(value: Any) -> Any:
+    """One name, or several: as a list, or in one word with commas."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return value
+    stripped = tuple(dict.fromkeys(name.strip() for name in names))
+    return stripped[0] if len(stripped) == 1 else stripped
+
+
 class BenchSettings(_Strict):
     """onnxruntime timing."""
 
-    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    provider: Annotated[
+        ProviderName | Annotated[tuple[ProviderName, ...], Field(min_length=1)],
+        BeforeValidator(_as_providers),
+    ] = Field("auto", description="auto (CUDA where it works, else the CPU), cpu, cuda, tensorrt; or a list")
     batch_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (1, 8)
     threads: NonNegativeInt = Field(0, description="0: onnxruntime's own choice")
     seconds: PositiveFloat = Field(2.0, description="measuring time per batch size, shared by the files")
+    memory: bool = Field(True, description="measure peak memory, in a process of its own for each file")
+    profile: bool = Field(False, description="measure where the time goes, by operator and by node")
+    trace: bool = Field(False, description="with profile: keep onnxruntime's own traces")
+
+    @property
+    def providers(self) -> tuple[ProviderName, ...]:
+        """The providers asked for, in order."""
+        return (self.provider,) if isinstance(self.provider, str) else self.provider
 
 
 class Recipe(_Strict):

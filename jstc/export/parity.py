@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jstc import ort
 from jstc.errors import ParityError, StageError
 from jstc.export.network import reference, run_reference
+from jstc.export.running import Runner
 
 __all__ = ["Parity", "parity", "require"]
 
@@ -41,17 +40,16 @@ class Parity:
 
 
 def parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
-    """Compare the ONNX file with `network` on `images` [N, C, H, W], both in float32 on the CPU.
+    """Compare the ONNX file with `network` in float32 on `images` [N, C, H, W], both on the CPU.
 
-    The first image goes alone and the rest in batches, so that a fixed batch size cannot pass.
     Raises `StageError` when the file cannot run them.
     """
     if not len(images):
         raise StageError(f"{path.name}: parity needs at least one image")
     images = images.to("cpu", torch.float32)
     torch_network, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
-    ours = torch.cat([run_reference(torch_network, chunk) for chunk in _chunks(images)])
-    theirs = torch.cat(list(_onnx_logits(path, images)))
+    ours = torch.cat([run_reference(torch_network, chunk) for chunk in torch.split(images, _CHUNK)])
+    theirs = Runner(path).all_logits(images)
     if ours.shape != theirs.shape:
         shapes = f"{tuple(theirs.shape)} and {tuple(ours.shape)}"
         raise ParityError(f"{path.name}: logits of ONNX and torch differ in shape, {shapes}")
@@ -85,19 +83,3 @@ def _advice(result: Parity) -> str:
         "that is more than rounding: try another export.opset, and look for randomness or state "
         "in the network's forward in evaluation mode"
     )
-
-
-def _chunks(images: Tensor) -> Iterator[Tensor]:
-    yield images[:1]
-    if len(images) > 1:
-        yield from torch.split(images[1:], _CHUNK)
-
-
-def _onnx_logits(path: Path, images: Tensor) -> Iterator[Tensor]:
-    session = ort.open_session(path)
-    name = ort.signature(session, path).input_name
-    try:
-        for chunk in _chunks(images):
-            yield torch.from_numpy(session.run(None, {name: chunk.contiguous().numpy()})[0])
-    except ort.ORT_ERRORS as error:
-        raise StageError(f"onnxruntime cannot run {path.name} on these images: {error}") from error
