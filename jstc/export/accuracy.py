@@ -1,26 +1,74 @@
-"""Top-1 accuracy of an ONNX file on a whole split, through onnxruntime."""
+"""The accuracy of an ONNX file on the images of a split, through onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from jstc import ort
 from jstc.errors import InputError
+from jstc.export.classifier import Classifier, Normalisation, open_classifier, require_fit
 from jstc.ort import Provider
 
-__all__ = ["accuracy", "check_fits"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    Batches = Iterable[tuple[Tensor, Tensor]]
+
+__all__ = ["Score", "accuracy", "check_fits", "score", "wilson"]
+
+_Z95 = 1.959963984540054  # 97.5 % of the normal distribution lies below
+_BEST = 5
+_LEAST_CLASSES = 10  # with fewer, five guesses are most of the classes
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers among `images` images, first guesses and first five (None where that says little).
+
+    `undefined` images, whose scores were infinite or no numbers, count as wrong.
+    """
+
+    images: int
+    right: int
+    right_of_five: int | None
+    undefined: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, a fraction."""
+        return self.right / self.images
+
+    @property
+    def top5_accuracy(self) -> float | None:
+        """Top-5 accuracy, a fraction."""
+        return None if self.right_of_five is None else self.right_of_five / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the top-1 accuracy, for images drawn at random."""
+        return wilson(self.right, self.images)
+
+
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    share, square = right / images, _Z95 * _Z95
+    middle = (share + square / (2 * images)) / (1 + square / images)
+    spread = share * (1 - share) / images + square / (4 * images * images)
+    half = _Z95 * math.sqrt(spread) / (1 + square / images)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def accuracy(
     path: Path,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Batches,
     *,
     num_classes: int | None = None,
     provider: Provider = "cpu",
@@ -28,20 +76,43 @@ def accuracy(
 ) -> float:
     """Fraction of all images in `batches` (images [N, C, H, W], labels [N]) whose top-1 class is right.
 
+    The images are normalised as the file's metadata say; a file with preprocessing inside gets their pixels.
     Raises `InputError` when the file is no classifier for such images, or has not `num_classes` classes.
     """
-    session = ort.open_session(path, provider=provider, threads=threads)
-    name = ort.signature(session, path).input_name
-    right = total = 0
-    for images, labels in batches:
-        if not total:
-            _require_fit(session, path, tuple(images.shape[1:]), num_classes)
-        logits = session.run(None, {name: _as_numpy(session, images)})[0]
-        right += int((np.argmax(logits, axis=1) == labels.cpu().numpy()).sum())
-        total += len(labels)
-    if not total:
-        raise InputError(f"{path.name}: there are no images to compute the accuracy on")
-    return right / total
+    opened = open_classifier(path, provider=provider, threads=threads, num_classes=num_classes)
+    return score(opened, batches, num_classes=num_classes).accuracy
+
+
+def score(
+    classifier: Classifier,
+    batches: Batches,
+    *,
+    normalised: Normalisation | None = None,
+    class_of: Sequence[int] | None = None,
+    num_classes: int | None = None,
+) -> Score:
+    """Compare the answers to the images of `batches` with their labels.
+
+    `normalised` is how the images come (None: as the file wants them); `class_of[i]` is the class of the data
+    set that the file's class i stands for (None: the same number). Raises `InputError` when nothing fits.
+    """
+    began = time.monotonic()
+    images = right = right_of_five = undefined = five = 0
+    for batch, labels in batches:
+        if not images:
+            require_fit(classifier, shape=tuple(batch.shape[1:]), num_classes=num_classes)
+        answers = classifier.answer(_as_taken(classifier, batch.detach().cpu().numpy(), normalised))
+        classes = answers.classes if class_of is None else np.asarray(class_of)[answers.classes]
+        hits = (classes == labels.cpu().numpy()[:, None]) & answers.defined[:, None]
+        right += int(hits[:, 0].sum())
+        right_of_five += int(hits[:, :_BEST].any(axis=1).sum())
+        undefined += int((~answers.defined).sum())
+        images, five = images + len(labels), classes.shape[1]
+    if not images:
+        raise InputError(f"{classifier.path.name}: there are no images to compute the accuracy on")
+    enough = five >= _BEST and (num_classes or classifier.num_classes or 0) >= _LEAST_CLASSES
+    seconds = time.monotonic() - began
+    return Score(images, right, right_of_five if enough else None, undefined, seconds)
 
 
 def check_fits(path: Path, *, shape: tuple[int, int, int], num_classes: int) -> None:
@@ -49,29 +120,18 @@ def check_fits(path: Path, *, shape: tuple[int, int, int], num_classes: int) -> 
 
     Raises `InputError` that says what differs; cheap, so that it can be asked before data is loaded.
     """
-    _require_fit(ort.open_session(path), path, shape, num_classes)
+    require_fit(open_classifier(path, num_classes=num_classes), shape=shape, num_classes=num_classes)
 
 
-def _require_fit(session: object, path: Path, shape: tuple[int, ...], num_classes: int | None) -> None:
-    found = ort.signature(session, path)
-    if found.input_type not in _FLOAT_TYPES:
-        raise InputError(f"{path}: takes {found.input_type} input; expected float images")
-    batch, *expected = found.input_shape
-    if batch is not None:
-        raise InputError(f"{path}: has a fixed batch size of {batch}; export it with a dynamic one")
-    if any(want is not None and want != have for want, have in zip(expected, shape, strict=True)):
-        raise InputError(f"{path}: takes images of {_size(expected)}, but the data set has {_size(shape)}")
-    if None not in (num_classes, found.num_classes) and found.num_classes != num_classes:
-        raise InputError(
-            f"{path}: gives {found.num_classes} classes, but the data set has {num_classes}; "
-            "evaluate it on the data set that it was trained on"
-        )
-
-
-def _size(shape: Iterable[int | None]) -> str:
-    return " x ".join("any" if size is None else str(size) for size in shape)
-
-
-def _as_numpy(session: object, images: Tensor) -> npt.NDArray[np.floating]:
-    dtype = _FLOAT_TYPES[session.get_inputs()[0].type]  # type: ignore[attr-defined]
-    return images.detach().cpu().contiguous().numpy().astype(dtype, copy=False)
+def _as_taken(
+    classifier: Classifier, images: npt.NDArray[np.float32], normalised: Normalisation | None
+) -> npt.NDArray[Any]:
+    own = classifier.normalisation
+    come = normalised or own
+    if classifier.takes_pixels:
+        if come is None:
+            raise InputError(
+                f"{classifier.path}: takes pixels, and how these images were normalised is unknown"
+            )
+        return come.pixels(images)
+    return own.instead_of(come, images) if own is not None and come is not None else images

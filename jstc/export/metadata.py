@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 
 from jstc.errors import InputError
 
-__all__ = ["encode_metadata", "read_metadata"]
+__all__ = ["decode_metadata", "encode_metadata", "read_metadata"]
 
 # Anything else is plain text, also when it looks like a number.
 _JSON_KEYS = frozenset({"labels", "input_size", "mean", "std", "resize_side", "flops", "params", "accuracy"})
@@ -42,7 +42,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not an ONNX file") from None
     if not model.HasField("graph"):
         raise InputError(f"{path} is not an ONNX file")
-    return {item.key: _decode(item.key, item.value) for item in model.metadata_props}
+    return decode_metadata({item.key: item.value for item in model.metadata_props})
+
+
+def decode_metadata(strings: Mapping[str, str]) -> dict[str, Any]:
+    """The values of metadata as ONNX stores them; another tool's stay text."""
+    return {key: _decode(key, value) for key, value in strings.items()}
 
 
 def _decode(key: str, text: str) -> Any:
