@@ -111,8 +111,17 @@ def _speed(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{said}: {row['file']} at batch {row['batch']} on {row['provider']} measures {measured}."
         )
+    found += [_left_out(entry) for entry in summary["skipped"]]
     problem = (summary["environment"].get("providers") or {}).get("cuda", "usable")
-    automatic = (recipe.get("bench") or {}).get("provider", "auto") == "auto"
+    provider = (recipe.get("bench") or {}).get("provider", "auto")
+    automatic = "auto" in (provider if isinstance(provider, list) else [provider])
     if summary["bench"] and automatic and problem != "usable":
         found.append(f"CUDA was not measured: {problem}.")
     return found
+
+
+def _left_out(entry: Mapping[str, Any]) -> str:
+    """A file, provider or batch size that was asked for and not measured."""
+    what = entry.get("file") or "all files"
+    batch = f" at batch {entry['batch']}" if entry.get("batch") is not None else ""
+    return f"Not measured: {what}{batch} on {entry.get('provider')}: {entry.get('reason')}."

@@ -47,6 +47,7 @@ def build(run: Path) -> dict[str, Any]:
         "slim": _pick(results["slim"], "flops", "params", "accuracy", "max_abs_diff_fold"),
         "onnx": _rows(results["export"].get("files"), _ONNX_KEYS),
         "bench": _rows(bench.get("rows"), _BENCH_KEYS),
+        "skipped": bench.get("skipped") or [],
         "seconds": _seconds(results, bench),
         "search": _pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
         | {"shared_by": results["search"].get("shared_by") or []},

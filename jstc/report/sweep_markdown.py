@@ -8,18 +8,18 @@ from jstc.report.figures import count, percent, points
 from jstc.report.markdown import environment
 from jstc.report.sweep_table import sweep_table
 
-__all__ = ["sweep_markdown"]
+__all__ = ["sweep_headline", "sweep_markdown"]
 
 
 def sweep_markdown(summary: dict[str, Any]) -> str:
     """The report of a `summary` as `build_sweep` gives it."""
     header, rows = sweep_table(summary, wide=True)
     template = environment().get_template("sweep.md.j2")
-    text = template.render(summary=summary, headline=_headline(summary), header=header, rows=rows)
+    text = template.render(summary=summary, headline=sweep_headline(summary), header=header, rows=rows)
     return text.strip() + "\n"
 
 
-def _headline(summary: dict[str, Any]) -> str:
+def sweep_headline(summary: dict[str, Any]) -> str:
     """What the largest and the smallest of the networks that are there reach."""
     found = [row for row in summary["sweep"] if row["slim"]["accuracy"] is not None]
     if not found:

@@ -17,7 +17,7 @@ __all__ = ["PICTURE", "build_sweep", "is_sweep", "points"]
 
 PICTURE = "report/pareto.svg"
 
-_KEYS = ("slim", "onnx", "bench", "search", "finetune", "plan_hash")
+_KEYS = ("slim", "onnx", "bench", "search", "finetune", "plan_hash", "groups")
 _EMPTY: dict[str, Any] = {
     "slim": {"flops": None, "params": None, "accuracy": None, "max_abs_diff_fold": None},
     "onnx": [],
@@ -25,6 +25,7 @@ _EMPTY: dict[str, Any] = {
     "search": {},
     "finetune": {},
     "plan_hash": None,
+    "groups": [],
 }
 _OWN = ("finetune", "slim", "export", "bench")
 

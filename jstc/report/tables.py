@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from jstc.report.figures import bytesize, count, milliseconds, percent, points, ratio, share
 
-__all__ = ["TableRow", "file_rows", "ideal_speedup", "is_target", "network_files", "slim_rows", "table"]
-__all__ += ["target_row"]
+__all__ = ["TableRow", "file_rows", "ideal_speedup", "is_compared", "is_target", "network_files", "slim_rows"]
+__all__ += ["table", "target_row"]
 
 
 class TableRow(NamedTuple):
@@ -41,10 +41,10 @@ def network_files(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def slim_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """The measured rows of the run's first ONNX file, one per provider and batch size."""
-    others = [row for row in summary["bench"] if row["file"] != _target_label(summary)]
+    others = [row for row in summary["bench"] if is_compared(summary, row)]
     names = [file["file"] for file in network_files(summary)]
-    first = min(others, key=lambda row: _place(names, row["file"]), default={})
-    return [row for row in others if row["file"] == first["file"]]
+    first = min((row["file"] for row in others), key=lambda file: _place(names, file), default=None)
+    return [row for row in others if row["file"] == first]
 
 
 def file_rows(summary: dict[str, Any], file: str) -> list[dict[str, Any]]:
@@ -55,6 +55,11 @@ def file_rows(summary: dict[str, Any], file: str) -> list[dict[str, Any]]:
 def is_target(summary: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether a measured row is the target network's."""
     return bool(row["file"] == _target_label(summary))
+
+
+def is_compared(summary: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a measured row is of another network, timed beside the target."""
+    return not is_target(summary, row) and row.get("verdict") != "no target"
 
 
 def target_row(summary: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +84,8 @@ def _place(names: list[str], file: str) -> int:
 
 
 def _target_label(summary: dict[str, Any]) -> str | None:
-    return summary["bench"][0]["file"] if summary["bench"] else None  # bench measures it first
+    named = (row["file"] for row in summary["bench"] if row.get("verdict") == "target")
+    return next(named, summary["bench"][0]["file"] if summary["bench"] else None)  # it is measured first
 
 
 def _size(summary: dict[str, Any]) -> list[TableRow]:

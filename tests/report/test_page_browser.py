@@ -7,12 +7,11 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import select
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

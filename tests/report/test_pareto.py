@@ -18,7 +18,6 @@ def point(share: float, accuracy: Any) -> dict[str, Any]:
     return {"label": f"flops{share}", "flops": int(10e6 * share), "params": 1, "accuracy": accuracy}
 
 
-
 def pareto(points: list[Any], path: Path, *, target: Any) -> None:
     text = draw(points, target=target)
     if text is not None:

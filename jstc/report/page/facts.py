@@ -31,8 +31,8 @@ def seconds(found: Mapping[str, float | None]) -> list[tuple[str, str]]:
 
 def _text(key: str, value: object) -> str:
     if isinstance(value, Mapping):
-        inner = ((str(name), _text(str(name), one)) for name, one in value.items())
-        return ", ".join(f"{name}: {text}" if key == "providers" else f"{name} {text}" for name, text in inner)
+        between = ": " if key == "providers" else " "
+        return ", ".join(f"{name}{between}{_text(str(name), one)}" for name, one in value.items())
     if isinstance(value, list | tuple):
         return "; ".join(_text(key, one) for one in value) or ("none found" if key == "gpus" else "")
     if value is None:

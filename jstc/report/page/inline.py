@@ -1,4 +1,4 @@
-"""matplotlib's pictures inside the page: colours that follow its theme, ids of their own, nothing to fetch."""
+"""matplotlib's pictures inside the page: colours of its theme, ids of their own, nothing to fetch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ COLOURS = {
 """The colours of a picture, and the variables of the page's style that stand in their place."""
 
 _HEAD = re.compile(r"\A<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>")
-_DROPPED = re.compile(r"<metadata>.*?</metadata>|<title>.*?</title>|<style[^>]*>.*?</style>|<defs>\s*</defs>", re.S)
+_DROPPED = re.compile(r"<(metadata|title|style)\b.*?</\1>", re.DOTALL)
+_EMPTY = re.compile(r"<defs>\s*</defs>")
 _ID = re.compile(r'\s*\bid="([^"]*)"')
 _USED = re.compile(r'(?:xlink:href="#|url\(#)([^")]+)')
 _DIGITS = re.compile(r"(\.\d\d)\d+")
@@ -39,7 +40,7 @@ def inline(svg: str, *, name: str, title: str, told: str) -> Markup:
     """
     head = _HEAD.match(svg)
     assert head, "matplotlib's SVG has a view box"
-    body = _DROPPED.sub("", _DROPPED.sub("", svg[head.end() :]))
+    body = _EMPTY.sub("", _DROPPED.sub("", svg[head.end() :]))
     opening = (
         f'<svg class="plot" viewBox="{head[1]}" role="img" aria-labelledby="{name}-title {name}-told">'
         f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-told">{escape(told)}</desc>'

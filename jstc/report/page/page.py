@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,22 @@ from jstc.report.headline import headline, title
 from jstc.report.page import facts
 from jstc.report.page.cuts import cuts
 from jstc.report.page.inline import inline
+from jstc.report.page.profiles import profiles
+from jstc.report.page.rendering import WIDTH, Section, render
 from jstc.report.page.speed import panels
-from jstc.report.page.templates import environment
+from jstc.report.page.sweep import sweep_html
+from jstc.report.page.tiles import tiles
 from jstc.report.page.verdicts import verdicts
-from jstc.report.pictures import searching, training
+from jstc.report.pictures import searching, tradeoff, training
 from jstc.report.pictures.story import Drawing, Story, read_story
 from jstc.report.summary import read, read_recipe
 from jstc.report.sweep_summary import is_sweep
 from jstc.report.tables import table
 
-__all__ = ["Section", "html"]
+__all__ = ["html"]
 
-_WIDTH = 4.3  # inches: two pictures stand side by side on a wide screen, and their text can be read on a phone
-_PICTURES = ((training, "training", "Accuracy over the training"), (searching, "search", "The search"))
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page under a heading; `name` is its anchor and its template."""
-
-    name: str
-    heading: str
+_HISTORY = ((training, "training", "Accuracy over the training"), (searching, "search", "The search"))
+_TRADEOFF = ((tradeoff, "tradeoff", "Accuracy against latency"),)
 
 
 def html(run: Path) -> str:
@@ -40,8 +34,6 @@ def html(run: Path) -> str:
     Raises `RunDirectoryError` when it is no run directory, or one of its files is damaged.
     """
     if is_sweep(run):
-        from jstc.report.page.sweep import sweep_html
-
         return sweep_html(run)
     story = read_story(run)
     summary = story.summary
@@ -51,21 +43,19 @@ def html(run: Path) -> str:
         "title": title(summary),
         "headline": headline(summary),
         "verdicts": verdicts(summary, recipe),
+        "tiles": tiles(summary),
         "rows": table(summary),
         "cuts": cuts(summary),
         "panels": panels(summary),
-        "pictures": _pictures(story),
+        "history": _pictures(story, _HISTORY),
+        "tradeoff": _pictures(story, _TRADEOFF),
+        "profiles": profiles(run),
         "machine": facts.environment(summary["environment"]),
         "seconds": facts.seconds(summary["seconds"]),
         "artifacts": facts.artifacts(manifest),
         "recipe_text": (run / "recipe.yaml").read_text(encoding="utf-8"),
     }
     return render("run.html.j2", content, sections=_sections(content))
-
-
-def render(template: str, content: dict[str, Any], *, sections: Sequence[Section]) -> str:
-    """A page of these sections."""
-    return environment().get_template(f"page/{template}").render(**content, sections=sections).strip() + "\n"
 
 
 def _sections(content: dict[str, Any]) -> list[Section]:
@@ -76,7 +66,8 @@ def _sections(content: dict[str, Any]) -> list[Section]:
         ("cut", "What was cut where", summary["groups"]),
         ("files", "Accuracy of each file", summary["onnx"]),
         ("speed", "Speed", summary["bench"]),
-        ("training", "How the training went", content["pictures"]),
+        ("time", "Where the time goes", content["profiles"]),
+        ("training", "How the training went", content["history"]),
         ("stayed", "Channels that had to stay", summary["frozen"]),
         ("machine", "Environment", content["machine"]),
         ("reproduce", "How to reproduce", True),
@@ -84,8 +75,8 @@ def _sections(content: dict[str, Any]) -> list[Section]:
     return [Section(name, heading) for name, heading, there in wanted if there]
 
 
-def _pictures(story: Story) -> list[dict[str, Any]]:
-    drawn = [(module.draw(story, width=_WIDTH), name, heading) for module, name, heading in _PICTURES]
+def _pictures(story: Story, wanted: Sequence[tuple[Any, str, str]]) -> list[dict[str, Any]]:
+    drawn = [(module.draw(story, width=WIDTH), name, heading) for module, name, heading in wanted]
     return [shown(drawing, name, heading) for drawing, name, heading in drawn if drawing is not None]
 
 

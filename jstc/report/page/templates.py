@@ -17,6 +17,10 @@ __all__ = ["environment"]
 _FIGURES = ("bytesize", "count", "duration", "milliseconds", "percent", "points", "ratio", "share", "tiny")
 _STRONG = re.compile(r"\*\*(.+?)\*\*")
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
+_POWER = re.compile(r"\b(\d(?:\.\d)?)e([+-]\d\d)\b")
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]|[kMG]B|bytes|ms|s|min|h|points)(?![\w]))")
+_TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @functools.cache
@@ -30,7 +34,7 @@ def environment() -> jinja2.Environment:
         autoescape=True,
     )
     found.filters |= {name: getattr(figures, name) for name in _FIGURES}
-    found.filters |= {"strong": _strong, "minus": _minus, "percents": _percents}
+    found.filters |= {"strong": _strong, "typed": _typed, "percents": _percents, "place": _place}
     found.filters |= {"stays": widths.stays, "costs": widths.costs}
     found.globals |= {"ideal_share": speed.ideal_share, "columns": speed.columns}
     return found
@@ -38,14 +42,24 @@ def environment() -> jinja2.Environment:
 
 def _strong(text: str) -> Markup:
     """`**so**` in bold."""
-    return Markup(_STRONG.sub(r"<strong>\1</strong>", str(escape(_minus(text)))))
+    return Markup(_STRONG.sub(r"<strong>\1</strong>", str(escape(_typed(text)))))
 
 
-def _minus(text: str) -> str:
-    """A minus before a number is one, not a hyphen."""
-    return _MINUS.sub("\N{MINUS SIGN}", text)
+def _typed(text: str) -> str:
+    """Figures as they are printed: a minus is no hyphen, a unit stays with its number, 4.2e-06 is a power."""
+    text = _POWER.sub(lambda found: f"{found[1]}{_TIMES}10{_raised(found[2])}", text)
+    return _UNIT.sub("\N{NO-BREAK SPACE}", _MINUS.sub("\N{MINUS SIGN}", text))
+
+
+def _raised(exponent: str) -> str:
+    return str(int(exponent)).translate(_RAISED)
 
 
 def _percents(value: float) -> str:
     """A place in a picture, in percent of its width: 0.499 -> `49.90%`."""
     return f"{100 * min(max(value, 0.0), 1.0):.2f}%"
+
+
+def _place(value: float) -> str:
+    """What is in percent already."""
+    return _percents(value / 100)

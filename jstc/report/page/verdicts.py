@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jstc.report import figures
-from jstc.report.tables import file_rows, network_files
+from jstc.report.tables import file_rows, is_compared, network_files
 
-__all__ = ["Verdict", "verdicts"]
+__all__ = ["State", "Verdict", "verdicts"]
 
 State = Literal["good", "doubt", "bad", "open"]
 
@@ -74,7 +74,7 @@ def _accuracy(summary: dict[str, Any]) -> Iterator[Verdict]:
         text = "the target network was not trained alone, so there is nothing to compare with"
         yield Verdict("open", "Accuracy", figures.percent(slim), text)
     else:
-        text = f"{figures.percent(slim)}, where the target network trained alone has {figures.percent(target)}"
+        text = f"{figures.percent(slim)}; the target network trained alone has {figures.percent(target)}"
         state: State = "good" if slim >= target else "doubt"
         yield Verdict(state, "Accuracy", figures.points(slim, target), text)
 
@@ -106,7 +106,7 @@ def _precisions(summary: dict[str, Any], recipe: Mapping[str, Any]) -> Iterator[
 
 def _speed(summary: dict[str, Any]) -> Iterator[Verdict]:
     for file in network_files(summary):
-        rows = file_rows(summary, file["file"])
+        rows = [row for row in file_rows(summary, file["file"]) if is_compared(summary, row)]
         if rows:
             yield _speed_of(file["precision"], rows)
 

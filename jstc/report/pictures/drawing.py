@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jstc import files
-from jstc.report.pictures import searching, training, widths
+from jstc.report.pictures import searching, tradeoff, training, widths
 from jstc.report.pictures.story import Picture, read_story
 
 __all__ = ["LIST", "draw"]
@@ -19,7 +19,7 @@ def draw(run: Path) -> list[Picture]:
     What a run does not have is not drawn. Raises `RunDirectoryError` for damaged documents.
     """
     story = read_story(run)
-    found = [drawn for module in (training, widths, searching) if (drawn := module.draw(story))]
+    found = [drawn for module in (training, widths, searching, tradeoff) if (drawn := module.draw(story))]
     for drawing in found:
         files.write_text(run / drawing.picture.file, drawing.svg)
     pictures = [drawing.picture for drawing in found]

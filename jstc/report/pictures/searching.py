@@ -80,9 +80,12 @@ def _draw(axes: Axes, rounds: Sequence[int], panel: _Panel) -> None:
     axes.margins(y=0.12)
     many = len(rounds) > _MANY
     if panel.colour == canvas.BLUE:
-        axes.plot(rounds, panel.values, "o", color=panel.colour, markersize=2.6 if many else 4, alpha=0.55)
-        window = 2 * (max(3, len(rounds) // 10) // 2) + 1 if len(rounds) > _FEW else 1
-        axes.plot(rounds, moving_mean(panel.values, window), color=panel.colour, linewidth=1.8)
+        # Rounds below the budget are not all judged: the mean is of those that were.
+        judged = [place for place in zip(rounds, panel.values, strict=True) if math.isfinite(place[1])]
+        places, values = [place for place, _ in judged], [value for _, value in judged]
+        axes.plot(places, values, "o", color=panel.colour, markersize=2.6 if many else 4, alpha=0.55)
+        window = 2 * (max(3, len(values) // 10) // 2) + 1 if len(values) > _FEW else 1
+        axes.plot(places, moving_mean(values, window), color=panel.colour, linewidth=1.8)
     else:
         style = "" if many else "o"
         axes.plot(rounds, panel.values, marker=style, color=panel.colour, markersize=3, linewidth=1.4)

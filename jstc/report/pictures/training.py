@@ -51,7 +51,7 @@ def draw(story: Story, *, width: float = canvas.WIDTH) -> Drawing | None:
         return None
     alt = _told(story, curves)
     rates = known(curves.search["lr"]) + known(curves.finetune["lr"])
-    with canvas.figure(4.3 if rates else 3.5, width=width) as drawn:
+    with canvas.figure((4.3 if rates else 3.5) + 0.3 * (width < canvas.WIDTH), width=width) as drawn:
         grid = drawn.subplots(
             2 if rates else 1, sharex=True, squeeze=False, height_ratios=[3.6, 1] if rates else [1]
         )
@@ -171,7 +171,8 @@ def _finish(drawn: Figure, panels: Sequence[Axes], story: Story, curves: _Curves
     panels[-1].xaxis.set_major_formatter(lambda value, _: canvas.short_count(value))
     panels[-1].locator_params(axis="x", nbins=6)
     panels[-1].set_xlabel(curves.unit)
-    drawn.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9.5, columnspacing=1.4)
+    columns = 2 if drawn.get_figwidth() >= canvas.WIDTH else 1
+    drawn.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=9.5, columnspacing=1.4)
 
 
 def _phases(story: Story) -> list[str]:

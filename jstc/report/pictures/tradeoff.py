@@ -1,0 +1,114 @@
+"""Accuracy of every ONNX file against its latency: what a precision costs, and what it gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jstc.report import figures
+from jstc.report.pictures import canvas
+from jstc.report.pictures.labels import place_labels
+from jstc.report.pictures.story import Drawing, Picture, Story
+from jstc.report.tables import is_target, network_files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["FILE", "draw"]
+
+FILE = "report/tradeoff.svg"
+_CAPTION = (
+    "Accuracy on the test split against the median latency in onnxruntime, {batch}. Up and to the left is "
+    "better."
+)
+_FEWEST, _MOST_PANELS = 2, 3  # files of the slim network; providers
+_STYLES = {"fp32": ("o", canvas.BLUE), "fp16": ("s", canvas.GREEN), "int8": ("^", canvas.PURPLE)}
+
+
+@dataclass(frozen=True)
+class _Mark:
+    label: str
+    milliseconds: float
+    accuracy: float
+
+
+def draw(story: Story, *, width: float = canvas.WIDTH) -> Drawing | None:
+    """Draw a panel a provider, `width` inches wide; nothing unless several files were scored and timed."""
+    panels = _panels(story.summary)
+    if not panels:
+        return None
+    batch = f"batch {_smallest(story.summary)}"
+    alt = "Accuracy against latency: " + "; ".join(_told(name, marks) for name, marks in panels.items())
+    with canvas.figure(0.3 + 2.5 * len(panels), width=width) as drawn:
+        grid = drawn.subplots(len(panels), squeeze=False)
+        for axes, (name, marks) in zip(grid[:, 0], panels.items(), strict=True):
+            _draw(axes, marks, title=f"accuracy (%), {name}, {batch}")
+        grid[-1, 0].set_xlabel("median latency (ms)")
+        for axes, marks in zip(grid[:, 0], panels.values(), strict=True):
+            _label(axes, marks)
+        text = canvas.svg(drawn, title=alt)
+    return Drawing(Picture(FILE, alt, _CAPTION.format(batch=batch)), text)
+
+
+def _panels(summary: dict[str, Any]) -> dict[str, list[_Mark]]:
+    batch = _smallest(summary)
+    rows = [row for row in summary["bench"] if row["batch"] == batch]
+    providers = list(dict.fromkeys(row["provider"] for row in rows))[:_MOST_PANELS]
+    found = {name: _marks(summary, [row for row in rows if row["provider"] == name]) for name in providers}
+    return {name: marks for name, marks in found.items() if _slim(marks) >= _FEWEST}
+
+
+def _smallest(summary: dict[str, Any]) -> int:
+    return min((row["batch"] for row in summary["bench"]), default=1)
+
+
+def _slim(marks: Sequence[_Mark]) -> int:
+    return sum(mark.label != "target" for mark in marks)
+
+
+def _marks(summary: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[_Mark]:
+    known = {file["file"]: (file["precision"], file["accuracy"]) for file in network_files(summary)}
+    marks: dict[str, _Mark] = {}
+    for row in rows:
+        target = ("target", summary["target"]["accuracy"]) if is_target(summary, dict(row)) else None
+        label, accuracy = target or known.get(row["file"], ("", None))
+        if accuracy is not None:
+            marks.setdefault(label, _Mark(label, row["median_ms"], accuracy))
+    return list(marks.values())
+
+
+def _draw(axes: Axes, marks: Sequence[_Mark], *, title: str) -> None:
+    canvas.plain(axes, grid="both")
+    axes.set_title(title)
+    for mark in marks:
+        shape, colour = _style(mark)
+        axes.plot(mark.milliseconds, 100 * mark.accuracy, shape, color=colour, markersize=7)
+    across, up = [mark.milliseconds for mark in marks], [100 * mark.accuracy for mark in marks]
+    room = max(max(up) - min(up), 0.2)
+    axes.set_xlim(0, 1.25 * max(across))
+    axes.set_ylim(min(up) - 0.4 * room, max(up) + 0.4 * room)
+    axes.locator_params(axis="y", nbins=5)
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def _label(axes: Axes, marks: Sequence[_Mark]) -> None:
+    places = [(mark.milliseconds, 100 * mark.accuracy) for mark in marks]
+    labels = [
+        (f"{mark.label}: {figures.percent(mark.accuracy)}, {figures.milliseconds(mark.milliseconds)}",
+         _style(mark)[1])
+        for mark in marks
+    ]  # fmt: skip
+    place_labels(axes, places, labels)
+
+
+def _style(mark: _Mark) -> tuple[str, str]:
+    return ("D", canvas.ORANGE) if mark.label == "target" else _STYLES.get(mark.label, ("v", canvas.INK))
+
+
+def _told(name: str, marks: Sequence[_Mark]) -> str:
+    told = (
+        f"{mark.label} {figures.percent(mark.accuracy)} in {figures.milliseconds(mark.milliseconds)}"
+        for mark in marks
+    )
+    return f"on {name} " + ", ".join(told)
