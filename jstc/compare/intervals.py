@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 __all__ = ["BETWEEN_RUNS", "Change", "of_recorded", "of_repeats"]
 
@@ -36,8 +35,11 @@ class Change:
     confidence: float
 
 
-def of_repeats(ratios: Sequence[float], *, confidence: Literal[0.99, 0.999]) -> Change:
-    """From independent measurements of new / base, two at least: geometric mean and Student's interval."""
+def of_repeats(ratios: Sequence[float], *, confidence: float) -> Change:
+    """From independent measurements of new / base, two at least: geometric mean and Student's interval.
+
+    `confidence`: 0.99 or 0.999.
+    """
     logs = [math.log(ratio) for ratio in ratios]
     table = _T[confidence]
     quantile = table[min(len(logs) - 1, len(table)) - 1]
@@ -55,4 +57,4 @@ def of_recorded(base: tuple[float, float, float], new: tuple[float, float, float
 
 
 def _change(mean: float, half_width: float, confidence: float) -> Change:
-    return Change(*(math.expm1(log) for log in (mean, mean - half_width, mean + half_width)), confidence)
+    return Change(math.expm1(mean), math.expm1(mean - half_width), math.expm1(mean + half_width), confidence)

@@ -58,24 +58,13 @@ class Measuring:
 def recorded_gates(base: Network, new: Network, limit: Limit, *, differs: str) -> Iterator[Gate]:
     """From the speed-ups that both runs recorded; `differs`: why these cannot be compared, if so."""
     for (of, place), before in base.timings.items():
-        name = _name(of, place)
         if of in base.files and of not in new.files:
             continue  # the file is gone, and said to be
         after = new.timings.get((of, place))
-        if before.speedup_vs_target is None:
-            continue
-        if limit.amount is None:
-            yield Gate("latency", name, "off")
-        elif after is None or after.speedup_vs_target is None:
-            yield gone("latency", name, "the base was timed there")
-        elif differs:
-            speeds = (before.speedup_vs_target, after.speedup_vs_target)
-            yield Gate("latency", name, "not comparable", *speeds, reason=differs, unit="x")
-        else:
-            yield _recorded(name, before, after, limit.amount)
+        yield replace(_recorded(before, after, limit.amount, differs), of=_name(of, place))
     for (of, place), row in new.timings.items():
-        if (of, place) not in base.timings and row.speedup_vs_target is not None and of in base.files:
-            yield Gate("latency", _name(of, place), "new", new=row.speedup_vs_target, unit="x")
+        if (of, place) not in base.timings and of in base.files:
+            yield Gate("latency", _name(of, place), "new", new=row.speedup, unit="x")
 
 
 def measured_gates(
@@ -131,14 +120,22 @@ def _found(ratios: Sequence[float], limit: float, to_fail: int) -> Change:
     return found if len(ratios) >= to_fail else replace(found, low=min(found.low, limit))
 
 
-def _recorded(name: str, base: Timing, new: Timing, limit: float) -> Gate:
+def _recorded(base: Timing, new: Timing | None, limit: float | None, differs: str) -> Gate:
+    if limit is None:
+        return Gate("latency", "", "off")
+    if new is None:
+        return gone("latency", "", "the base was timed there")
+    if base.speedup is None or new.speedup is None:
+        differs = "timed without the target network"
+    if differs:
+        return Gate("latency", "", "not comparable", base.speedup, new.speedup, reason=differs, unit="x")
     before, after = _with_interval(base), _with_interval(new)
     gate = _gate(of_recorded(before, after), limit, before[0], after[0], unit="x")
-    return replace(gate, of=name, reason=f"{gate.reason}, from recorded speed-ups")
+    return replace(gate, reason=f"{gate.reason}, from recorded speed-ups")
 
 
 def _with_interval(row: Timing) -> tuple[float, float, float]:
-    value = row.speedup_vs_target
+    value = row.speedup
     assert value is not None
     return value, min(row.ratio_low or value, value), max(row.ratio_high or value, value)
 
@@ -167,7 +164,7 @@ def _verdict(found: Change, limit: float) -> Verdict:
 
 def _name(of: str, place: Place) -> str:
     threads = f", {place.threads} threads" if place.threads else ""
-    return f"{of}, {place.provider}, batch {place.batch}{threads}"
+    return f"{of}, {place.provider} batch {place.batch}{threads}"
 
 
 def _runtime(environment: Mapping[str, Any]) -> str | None:

@@ -65,6 +65,11 @@ class Timing(_Part):
     ratio_high: PositiveFloat | None = None
     verdict: str | None = None
 
+    @property
+    def speedup(self) -> float | None:
+        """Against the target network; None where that was not timed beside it."""
+        return None if self.verdict == "no target" else self.speedup_vs_target
+
 
 class _Row(_Part):
     label: str = ""
@@ -179,6 +184,6 @@ def _by_kind(entries: list[OnnxFile]) -> dict[str, OnnxFile]:
         name = PurePosixPath(entry.file).name
         kind = entry.precision or name
         if entry.preprocess:
-            kind += " with preprocessing"
+            kind += "+preprocess"
         found[kind if kind not in found else f"{kind} {name}"] = entry
     return found

@@ -15,7 +15,7 @@ HEADER = ("gate", "base", "new", "change", "limit", "verdict")
 _NAMES = {
     "flops": "FLOPs",
     "params": "parameters",
-    "max_abs_diff": "largest difference",
+    "max_abs_diff": "max difference",
     "top1_agreement": "top-1 agreement",
 }
 _FACTOR_FROM = 10.0  # a change of +41,846 % is easier read as 419x

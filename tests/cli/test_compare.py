@@ -25,10 +25,10 @@ REGRESSIONS = {
     "parameters, slim": ("slim", "params", 170_000),
     "accuracy, slim": ("slim", "accuracy", 0.97),
     "accuracy, fp32": ("onnx", "accuracy", 0.97),
-    "largest difference, fp32": ("onnx", "max_abs_diff", 0.01),
+    "max difference, fp32": ("onnx", "max_abs_diff", 0.01),
     "top-1 agreement, fp32": ("onnx", "top1_agreement", 0.99),
     "bytes, fp32": ("onnx", "bytes", 700_000),
-    "latency, fp32, cpu, batch 1": ("bench", "speedup_vs_target", 1.0),
+    "latency, fp32, cpu batch 1": ("bench", "speedup_vs_target", 1.0),
     "file, int8": ("onnx", None, None),
 }
 
@@ -87,10 +87,10 @@ OFF = {
     "FLOPs, slim": "--max-flops-increase",
     "parameters, slim": "--max-params-increase",
     "accuracy, slim": "--max-accuracy-drop",
-    "largest difference, fp32": "--max-diff-increase",
+    "max difference, fp32": "--max-diff-increase",
     "top-1 agreement, fp32": "--max-agreement-drop",
     "bytes, fp32": "--max-bytes-increase",
-    "latency, fp32, cpu, batch 1": "--max-slowdown",
+    "latency, fp32, cpu batch 1": "--max-slowdown",
 }
 
 

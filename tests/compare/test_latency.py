@@ -100,13 +100,13 @@ def test_files_are_timed_where_the_runs_were(document: dict[str, Any]) -> None:
     document["onnx"].append({"file": "export/p.onnx", "precision": "fp32", "preprocess": True})
     found = timed(document, clock, places=())
     assert {gate.of for gate in found.gates if gate.kind == "latency"} == {
-        "fp32, cpu, batch 1, 3 threads", "fp32, cpu, batch 8", "int8, cpu, batch 1", "int8, cpu, batch 8",
+        "fp32, cpu batch 1, 3 threads", "fp32, cpu batch 8", "int8, cpu batch 1", "int8, cpu batch 8",
     }  # fmt: skip
     assert clock.calls[0] == (BASE / "export/model.onnx", NEW / "export/model.onnx", Place("cpu", 1, 3))
 
 
 def test_files_that_no_run_timed_are_timed_at_batch_1(one_file: dict[str, Any]) -> None:
-    assert gate_of(timed(one_file, Clock(0.0), places=())).of == "fp32, cpu, batch 1"
+    assert gate_of(timed(one_file, Clock(0.0), places=())).of == "fp32, cpu batch 1"
 
 
 def test_a_provider_that_is_not_here_is_not_comparable(one_file: dict[str, Any]) -> None:
@@ -130,6 +130,13 @@ def test_recorded_speed_ups_fail_only_beyond_what_processes_differ_by(
     found = compare(side(before), side(after), settings=Settings())
     assert gate_of(found).verdict == verdict
     assert gate_of(found).change == pytest.approx(before / after - 1)
+
+
+def test_speed_ups_without_a_target_are_none(one_file: dict[str, Any]) -> None:
+    row = {"file": "export/model.onnx", "provider": "cpu", "batch": 1, "speedup_vs_target": 1.0}
+    side = parse({**one_file, "bench": [{**row, "verdict": "no target"}]}, name="x")
+    gate = gate_of(compare(side, side, settings=Settings()))
+    assert (gate.verdict, gate.reason) == ("not comparable", "timed without the target network")
 
 
 def test_intervals_are_students() -> None:

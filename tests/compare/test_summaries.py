@@ -33,7 +33,7 @@ def test_the_file_with_preprocessing_is_a_file_of_its_own(document: dict[str, An
         {**document["onnx"][0], "file": "export/again.onnx"},
     ]
     [network] = parse(document, name="x").networks.values()
-    assert list(network.files) == ["fp32", "int8", "fp32 with preprocessing", "fp32 again.onnx"]
+    assert list(network.files) == ["fp32", "int8", "fp32+preprocess", "fp32 again.onnx"]
 
 
 def test_a_summary_with_nothing_but_the_promised_keys(document: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def test_rows_say_which_gate_and_by_how_much(found: Comparison) -> None:
     assert ["FLOPs, slim", "5.088 M", "5.088 M", "+0.0 %", "+0 %", "ok"] in table
     assert ["bytes, fp32", "611.2 kB", "611.2 kB", "+0.0 %", "+5 %", "ok"] in table
     assert ["file, fp16", "-", "-", "-", "-", "new"] in table
-    assert ["latency, fp32, cpu, batch 1", "1.80x", "1.80x", "+0.0 %", "+5 %", "unclear"] in table
+    assert ["latency, fp32, cpu batch 1", "1.80x", "1.80x", "+0.0 %", "+5 %", "unclear"] in table
 
 
 def test_headline_counts_the_gates(found: Comparison, document: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ def test_a_line_has_figures_and_limit(found: Comparison) -> None:
 
 def test_remarks_explain_what_is_neither_good_nor_bad(found: Comparison) -> None:
     told = remarks(found)
-    assert any(text.startswith("unclear: latency, fp32, cpu, batch 1: 1.80x -> 1.80x") for text in told)
+    assert any(text.startswith("unclear: latency, fp32, cpu batch 1: 1.80x -> 1.80x") for text in told)
     assert "new: file, fp16: export/model.fp16.onnx is not in the base" in told
 
 
@@ -107,5 +107,5 @@ def test_what_looks_slower_and_is_not_certain_is_a_warning(document: dict[str, A
     same_or_slower = compare(parse(document, name="a"), parse(new, name="b"), settings=Settings())
     [command] = workflow_commands(same_or_slower)
     assert command.startswith(
-        "::warning title=jstc compare::latency, fp32, cpu, batch 1: 1.80x -> 1.60x, +12.5 %25"
+        "::warning title=jstc compare::latency, fp32, cpu batch 1: 1.80x -> 1.60x, +12.5 %25"
     )

@@ -83,15 +83,15 @@ def latencies(found: Comparison) -> dict[str, Any]:
 
 def test_two_run_directories_have_their_files_timed(base: Path, tmp_path: Path) -> None:
     found = latencies(compared(base, run(tmp_path / "new")))
-    assert set(found) == {"fp32, cpu, batch 1", "int8, cpu, batch 1"}
+    assert set(found) == {"fp32, cpu batch 1", "int8, cpu batch 1"}
     assert all("in turns, here" in gate.reason and gate.base > 0 for gate in found.values())
 
 
 def test_a_network_that_does_more_work_is_found_slower(base: Path, tmp_path: Path) -> None:
     found = compared(base, run(tmp_path / "new", layers=40), settings=Settings(places=(Place("cpu", 4),)))
     assert [gate.of for gate in found.failures if gate.kind == "latency"] == [
-        "fp32, cpu, batch 4",
-        "int8, cpu, batch 4",
+        "fp32, cpu batch 4",
+        "int8, cpu batch 4",
     ]
 
 
