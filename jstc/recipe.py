@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from jstc.recipe_amount import Metric, budget_label, parse_amount, parse_amounts
+from jstc.recipe_amount import Amount, Metric, budget_label, parse_amount, parse_amounts, parse_latencies
 
 __all__ = [
     "Amounts",
@@ -32,6 +32,7 @@ __all__ = [
     "FinetuneSettings",
     "GroupSettings",
     "InputSettings",
+    "LatencySettings",
     "Precision",
     "Recipe",
     "SearchSettings",
@@ -46,6 +47,7 @@ Pair = tuple[NonNegativeFloat, NonNegativeFloat]
 
 
 Amounts = Annotated[float | tuple[float, ...] | None, BeforeValidator(parse_amounts)]
+Latencies = Annotated[float | str | tuple[float | str, ...] | None, BeforeValidator(parse_latencies)]
 PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
 
 
@@ -106,6 +108,14 @@ class ChannelSettings(_Strict):
         default_factory=dict,
         description="limits by a pattern of group or module names; the later of two that match wins",
     )
+
+
+class LatencySettings(_Strict):
+    """Where and how a budget of latency is meant: onnxruntime on this machine."""
+
+    provider: Literal["auto", "cpu", "cuda"] = "cpu"
+    batch: PositiveInt = 1
+    threads: NonNegativeInt = Field(0, description="0: onnxruntime's own choice")
 
 
 class TrainSettings(_Strict):
@@ -206,6 +216,9 @@ class ExportSettings(_Strict):
     opset: Annotated[int, Field(ge=18, le=23)] = 18
     batch: PositiveInt | None = Field(None, description="the batch size that the files are for; null: any")
     with_preprocess: bool = Field(False, description="also files that take uint8 images and give classes")
+    license: Annotated[str, Field(min_length=1)] = Field(
+        "unknown", description="of the exported files, for their model card: mit, apache-2.0, your own ..."
+    )
     parity_images: PositiveInt = 64
     max_abs_diff: PositiveFloat = Field(1e-4, description="of fp32 to torch, in the logits")
     max_accuracy_drop: NonNegativeFloat = Field(
@@ -261,6 +274,10 @@ class Recipe(_Strict):
     cifar: bool = False
     flops: Amounts = Field(None, description="a budget, or a list of several that share one search")
     params: Amounts = Field(None, description="the same in parameters, instead of flops")
+    latency: Latencies = Field(
+        None, description="the same in onnxruntime's time for a batch, such as 2ms, or a share of the target's"
+    )
+    latency_on: LatencySettings = LatencySettings()
     baseline: bool = False
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -287,25 +304,29 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Recipe:
-        if self.flops is None and self.params is None:
+        given = self._given_budgets
+        if not given:
             raise ValueError(
-                "no budget: a recipe needs the key flops or params, "
-                "`jstc search` the option --flops or --params"
+                "no budget: a recipe needs the key flops, params or latency, "
+                "`jstc search` the option --flops, --params or --latency"
             )
-        if self.flops is not None and self.params is not None:
-            raise ValueError("give one budget: either flops or params")
+        if len(given) > 1:
+            raise ValueError("give one budget: either flops or params or latency")
         return self
 
     @property
-    def budgets(self) -> tuple[tuple[Metric, float], ...]:
+    def _given_budgets(self) -> dict[Metric, Any]:
+        found: dict[Metric, Any] = {"flops": self.flops, "params": self.params, "latency": self.latency}
+        return {metric: amounts for metric, amounts in found.items() if amounts is not None}
+
+    @property
+    def budgets(self) -> tuple[tuple[Metric, Amount], ...]:
         """The metric and every amount asked for, from the largest number to the smallest."""
-        metric: Metric = "flops" if self.flops is not None else "params"
-        amounts = self.flops if self.flops is not None else self.params
-        assert amounts is not None
+        [(metric, amounts)] = self._given_budgets.items()
         return tuple((metric, amount) for amount in (amounts if isinstance(amounts, tuple) else (amounts,)))
 
     @property
-    def budget(self) -> tuple[Metric, float]:
+    def budget(self) -> tuple[Metric, Amount]:
         """The metric and the amount asked for, of a recipe with one budget."""
         [budget] = self.budgets
         return budget

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc import files
+from jstc.pipeline import model_card
 from jstc.pipeline.context import StageContext
-from jstc.pipeline.model_card import model_card
 from jstc.pipeline.scoring import accuracy, batches, images
 from jstc.plan import Plan
 
@@ -50,14 +50,10 @@ def export(context: StageContext) -> dict[str, Any]:
     """Write the slim network as ONNX, verify it, and describe it."""
     from jstc import export as exporting
 
-    recipe, workspace = context.recipe, context.workspace
+    workspace = context.workspace
     path, metadata = context.folder / "model.onnx", _metadata(context)
     found = _verified_file(context, path, exporting.encode_metadata(metadata))
     labels = workspace.info.labels
-    files.write_text(context.folder / "labels.txt", "".join(f"{label}\n" for label in labels))
-    files.write_text(
-        context.folder / "MODEL_CARD.md", model_card(metadata, recipe, parity=found.max_abs_diff)
-    )
     entry = {
         "file": "export/model.onnx",
         "precision": "fp32",
@@ -66,6 +62,7 @@ def export(context: StageContext) -> dict[str, Any]:
         "top1_agreement": found.top1_agreement,
         "bytes": path.stat().st_size,
     }
+    model_card.describe(context, metadata=metadata, entries=[entry])
     return {"files": [entry]}
 
 
@@ -130,6 +127,7 @@ def _metadata(context: StageContext) -> dict[str, Any]:
         "input_size": list(context.workspace.spec.input_shape),
         "mean": list(info.mean),
         "std": list(info.std),
+        "resize_side": info.resize_side,
         "flops": slim["flops"],
         "params": slim["params"],
         "accuracy": slim["accuracy"],

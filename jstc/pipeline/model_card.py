@@ -1,65 +1,85 @@
-"""MODEL_CARD.md: what somebody who is handed only the ONNX file has to know."""
+"""What lies beside exported files, so that their folder is enough: MODEL_CARD.md, labels.txt, run.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from jstc.recipe import Recipe
+from jstc import files
+from jstc.pipeline.context import StageContext
+from jstc.pipeline.manifest import Manifest
 
-__all__ = ["model_card"]
+if TYPE_CHECKING:
+    from jstc.export.card import CardFacts
 
-_MAX_LABELS = 20
+__all__ = ["describe"]
 
-
-def model_card(metadata: Mapping[str, Any], recipe: Recipe, *, parity: float) -> str:
-    """The card as Markdown; `metadata` is what the file itself carries, decoded."""
-    channels, height, width = metadata["input_size"]
-    metric, amount = recipe.budget
-    rows = {
-        "Task": f"image classification, {len(metadata['labels'])} classes",
-        "Network": f"{recipe.model}, channels removed by joint search-and-training",
-        "Data": recipe.dataset,
-        "Budget asked for": f"{metric} {amount:g}",
-        "FLOPs": f"{metadata['flops']:,} (one multiply-add is one FLOP)",
-        "Parameters": f"{metadata['params']:,}",
-        "Top-1 accuracy": f"{metadata['accuracy']:.4f} on the test split of {recipe.dataset}",
-        "Largest difference to torch": f"{parity:.2g} in the logits",
-        "Seed": str(recipe.seed),
-        "Made with": f"jstc {metadata['jstc_version']}",
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"""# {recipe.model} for {recipe.dataset}
-
-| | |
-|---|---|
-{table}
-
-## Input
-
-`images`: float32 [batch, {channels}, {height}, {width}], RGB where there are three channels. A pixel value x
-in [0, 1] of channel c goes in as `(x - mean[c]) / std[c]`, with
-
-- mean {_numbers(metadata["mean"])}
-- std {_numbers(metadata["std"])}
-
-## Output
-
-`logits`: float32 [batch, {len(metadata["labels"])}]; the largest one is the answer. The classes, in order,
-are in `labels.txt`: {_labels(metadata["labels"])}.
-
-## Limits
-
-The accuracy is that of one run on the data named above. On other images, above all on classes that were not
-among the training data, the network still answers with one of its classes. The licence of the training data
-applies.
-"""
+_METRICS = {"flops": "FLOPs", "params": "parameters"}
 
 
-def _numbers(values: list[float]) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)
+def describe(
+    context: StageContext, *, metadata: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write MODEL_CARD.md, labels.txt and run.py into the folder of the stage.
+
+    `metadata` is what every exported file carries, decoded; `entries` are those of the stage's result, the
+    plain files first.
+    """
+    from jstc.export import card
+
+    facts = _facts(context, metadata, entries)
+    files.write_text(context.folder / "labels.txt", card.labels_text(metadata["labels"]))
+    files.write_text(context.folder / "run.py", card.run_script(facts))
+    files.write_text(context.folder / "MODEL_CARD.md", card.model_card(facts))
 
 
-def _labels(labels: list[str]) -> str:
-    shown = ", ".join(labels[:_MAX_LABELS])
-    return shown if len(labels) <= _MAX_LABELS else f"{shown} and {len(labels) - _MAX_LABELS} more"
+def _facts(
+    context: StageContext, metadata: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> CardFacts:
+    from jstc.export.card import CardFacts
+
+    settings, target = context.recipe.export, _read(context.path / "target.json")
+    manifest = Manifest.load(context.path)
+    baseline = _read(context.path / "baseline" / "result.json") if context.recipe.baseline else {}
+    return CardFacts(
+        metadata=metadata,
+        files=entries,
+        images=context.workspace.dataset.test.num_images,
+        budget=_budget(target.get("budget", {})),
+        target={
+            "flops": target.get("flops"),
+            "params": target.get("params"),
+            "accuracy": baseline.get("accuracy"),
+        },
+        batch=settings.batch,
+        half=settings.fp16_io == "float16" and any(entry["precision"] == "fp16" for entry in entries),
+        made=_made(context, metadata, manifest),
+        command=manifest.command if manifest else "",
+        licence=settings.license,
+    )
+
+
+def _budget(budget: Mapping[str, Any]) -> str:
+    if not budget:
+        return "unrecorded size"
+    metric = _METRICS.get(budget["metric"], str(budget["metric"]))
+    text = f"{budget['limit']:,.10g} {metric}"
+    share = budget.get("share")
+    return text if share is None else f"{text}, {share:.1%} of the target network's"
+
+
+def _made(context: StageContext, metadata: Mapping[str, Any], manifest: Manifest | None) -> list[str]:
+    recipe = context.recipe
+    lines = [f"jstc {metadata['jstc_version']}, seed {recipe.seed}, plan {metadata['plan_hash']}"]
+    searched, tuned = (_read(context.path / stage / "result.json") for stage in ("search", "finetune"))
+    if "rounds" in searched and "epochs" in tuned:
+        lines.append(f"{searched['rounds']} rounds of search, then {tuned['epochs']} epochs of fine-tuning")
+    if manifest is not None:
+        versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+        lines += [f"run begun {manifest.created}", f"with {versions}"]
+    return lines
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return files.read_json(path) if path.exists() else {}
