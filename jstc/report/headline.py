@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jstc.report.figures import count, percent, points, ratio, share
 from jstc.report.tables import ideal_speedup, slim_rows
 
-__all__ = ["headline", "title"]
+__all__ = ["headline", "speeds", "title"]
 
+_FEW = 2
 _METRICS = {"flops": "FLOPs", "params": "parameters"}
 
 
@@ -55,20 +57,39 @@ def _speed(summary: dict[str, Any]) -> str:
     rows = slim_rows(summary)
     if not rows:
         return ""
-    providers = list(dict.fromkeys(row["provider"] for row in rows))
-    measured = [" and ".join(_measured(row) for row in rows if row["provider"] == name) for name in providers]
-    if len(providers) == 1:
-        text = f"Run beside the target in onnxruntime ({providers[0]}), its speed-up is {measured[0]}"
-    else:
-        each = [f"{told} on {name}" for name, told in zip(providers, measured, strict=True)]
-        text = f"Run beside the target in onnxruntime, its speed-up is {', '.join(each)}"
+    told = ", ".join(speeds(rows))
+    where = f" ({rows[0]['provider']})" if len({row["provider"] for row in rows}) == 1 else ""
+    text = f"Run beside the target in onnxruntime{where}, its speed-up is {told}"
     ideal = ideal_speedup(summary)
     return f"{text}; the FLOPs alone would suggest {ratio(ideal)}." if ideal else f"{text}."
 
 
+def speeds(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A phrase for each provider; a range where it was timed at more than two batch sizes."""
+    providers = list(dict.fromkeys(row["provider"] for row in rows))
+    of = {name: [row for row in rows if row["provider"] == name] for name in providers}
+    told = [
+        _range(own) if len(own) > _FEW else " and ".join(_measured(row) for row in own) for own in of.values()
+    ]
+    if len(providers) == 1:
+        return told
+    return [f"{phrase} on {name}" for phrase, name in zip(told, providers, strict=True)]
+
+
+def _range(rows: Sequence[dict[str, Any]]) -> str:
+    speedups, batches = [row["speedup_vs_target"] for row in rows], [row["batch"] for row in rows]
+    doubtful = sum(bool(_doubt(row)) for row in rows)
+    doubt = f" (no gain, or none beyond the noise, at {doubtful} of {len(rows)})" if doubtful else ""
+    span = f"**{min(speedups):.2f}x to {max(speedups):.2f}x**"
+    return f"{span} at batch {min(batches)} to {max(batches)}{doubt}"
+
+
 def _measured(row: dict[str, Any]) -> str:
-    doubt = {"no gain": " (no gain)", "unclear": " (within the noise)"}.get(row.get("verdict", ""), "")
-    return f"**{ratio(row['speedup_vs_target'])}** at batch {row['batch']}{doubt}"
+    return f"**{ratio(row['speedup_vs_target'])}** at batch {row['batch']}{_doubt(row)}"
+
+
+def _doubt(row: dict[str, Any]) -> str:
+    return {"no gain": " (no gain)", "unclear": " (within the noise)"}.get(row.get("verdict", ""), "")
 
 
 def _budget(summary: dict[str, Any]) -> str:

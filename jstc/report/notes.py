@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jstc.report import figures
+from jstc.report.tables import network_files
 
 __all__ = ["notes"]
 
@@ -91,7 +92,7 @@ def _files(summary: dict[str, Any]) -> list[str]:
     if fold is not None and fold > _FOLD_LIMIT:
         found.append(f"Folding the gates changed the logits by up to {fold:.1g}.")
     slim = summary["slim"]["accuracy"]
-    for file in summary["onnx"]:
+    for file in network_files(summary):
         if None in (slim, file["accuracy"]) or abs(file["accuracy"] - slim) <= _ACCURACY_LIMIT:
             continue
         moved = figures.points(file["accuracy"], slim)
@@ -111,7 +112,7 @@ def _speed(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{said}: {row['file']} at batch {row['batch']} on {row['provider']} measures {measured}."
         )
-    found += [_left_out(entry) for entry in summary["skipped"]]
+    found += _left_out(summary["skipped"])
     problem = (summary["environment"].get("providers") or {}).get("cuda", "usable")
     provider = (recipe.get("bench") or {}).get("provider", "auto")
     automatic = "auto" in (provider if isinstance(provider, list) else [provider])
@@ -120,8 +121,16 @@ def _speed(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _left_out(entry: Mapping[str, Any]) -> str:
-    """A file, provider or batch size that was asked for and not measured."""
-    what = entry.get("file") or "all files"
-    batch = f" at batch {entry['batch']}" if entry.get("batch") is not None else ""
-    return f"Not measured: {what}{batch} on {entry.get('provider')}: {entry.get('reason')}."
+def _left_out(skipped: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Files, providers and batch sizes that were asked for and not measured, those of one reason together."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for entry in skipped:
+        key = tuple(entry.get(name) for name in ("provider", "batch", "reason"))
+        found.setdefault(key, []).append(entry.get("file") or "all files")
+    return [
+        f"Not measured: {', '.join(names)}"
+        + (f" at batch {batch}" if batch is not None else "")
+        + (f" on {provider}" if provider else "")
+        + f": {reason}."
+        for (provider, batch, reason), names in found.items()
+    ]

@@ -151,3 +151,80 @@ def write_lines(finished: Path) -> Callable[..., Path]:
 def make_run() -> Callable[[Path], Path]:
     """Write a finished run with histories into a directory."""
     return lambda directory: write_histories(write_run(directory, documents()))
+
+
+def _timed(file: str, provider: str, batch: int, speedup: float, **more: Any) -> dict[str, Any]:
+    base = {"cpu": 1.2, "cuda": 0.31}[provider] * batch**0.9
+    verdict = "gain" if speedup > 1.05 else "no gain"
+    figures = {
+        "provider": provider, "median_ms": base / speedup, "p95_ms": 1.2 * base / speedup, "threads": 0,
+        "images_per_second": 1000 * batch * speedup / base, "speedup_vs_target": speedup,
+        "ratio_low": 0.95 * speedup, "ratio_high": 1.07 * speedup, "verdict": verdict,
+        "ideal_share": speedup / 2.0, "peak_memory_mb": 40.0 + batch / speedup, "io": "host",
+    }  # fmt: skip
+    return bench_row(file, batch, **(figures | more))
+
+
+def _profiled(file: str, scale: float) -> dict[str, Any]:
+    operators = [
+        {"operator": name, "nodes": nodes, "ms": scale * ms, "share": ms}
+        for name, nodes, ms in (("Conv", 21, 0.7), ("Relu", 19, 0.2), ("Gemm", 1, 0.06), ("Add", 9, 0.04))
+    ]
+    found = {"file": file, "provider": "cpu", "batch": 1, "runs": 10, "run_ms": 1.1 * scale}
+    return found | {"nodes_ms": scale, "remark": None, "operators": operators, "nodes": []}
+
+
+def rich_documents() -> dict[str, Any]:
+    """A finished run with every precision, two providers, a companion with preprocessing, and a profile."""
+    found = documents()
+    names = {"fp32": "export/model.onnx", "fp16": "export/model.fp16.onnx", "int8": "export/model.int8.onnx"}
+    entry = found["export/result.json"]["files"][0]
+    files = [
+        entry | {"file": file, "precision": precision, "accuracy": accuracy, "max_abs_diff": difference,
+                 "top1_agreement": agreement, "bytes": size}
+        for (precision, file), accuracy, difference, agreement, size in zip(
+            names.items(), (0.9933, 0.9931, 0.9869), (4.2e-6, 3.1e-3, 0.61), (1.0, 0.9997, 0.991),
+            (560_000, 288_000, 171_000), strict=True,
+        )
+    ]  # fmt: skip
+    companions = [
+        file | {"file": file["file"].replace(".onnx", ".preprocess.onnx"), "preprocess": True}
+        for file in files
+    ]
+    speeds = {"cpu": (1.46, 0.82, 2.31), "cuda": (1.31, 1.9, 1.02)}
+    rows = []
+    for provider, ratios in speeds.items():
+        for batch in (1, 8, 32):
+            target = {"verdict": "target", "ratio_low": 1.0, "ratio_high": 1.0, "ideal_share": None}
+            rows.append(_timed("bench/target.onnx", provider, batch, 1.0, **target))
+            for file, ratio in zip(names.values(), ratios, strict=True):
+                rows.append(_timed(file, provider, batch, ratio * (1 + batch / 100)))
+    rows[1] |= {"verdict": "unclear", "ratio_low": 0.97}
+    skipped = [
+        {"provider": "tensorrt", "reason": "the provider is not installed", "file": None, "batch": None}
+    ]
+    found["export/result.json"]["files"] = [*files, *companions]
+    found["bench/bench.json"] = {"rows": rows, "skipped": skipped, "seconds": 40.0}
+    profiles = [_profiled("bench/target.onnx", 1.2), _profiled("export/model.onnx", 0.82)]
+    found["bench/profile.json"] = {"profiles": profiles}
+    found["bench/environment.json"]["gpus"] = [{"name": "Example GPU 1", "driver": "600.1"}]
+    found["bench/environment.json"]["providers"]["cuda"] = "usable"
+    found["slim/result.json"]["flops_share"] = {"stem": 0.4, "layer1.0.conv1": 0.1, "head": 0.2}
+    return found
+
+
+RICH_RECIPE = (
+    RECIPE + "export: {precisions: [fp32, fp16, int8], max_abs_diff: 1.0e-4, max_accuracy_drop: 0.5}\n"
+)
+
+
+@pytest.fixture(scope="session")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `rich_documents`, with histories; not to be changed."""
+    run = write_histories(write_run(tmp_path_factory.mktemp("runs") / "rich", rich_documents()))
+    (run / "recipe.yaml").write_text(RICH_RECIPE)
+    for stage, figures in (("search", {"images_seen": 12 * 700, "round_of_plan": 10}),
+                           ("finetune", {"images_seen": 20 * 1400})):  # fmt: skip
+        path = run / stage / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | figures))
+    return run

@@ -31,6 +31,11 @@ def seconds(found: Mapping[str, float | None]) -> list[tuple[str, str]]:
 
 def _text(key: str, value: object) -> str:
     if isinstance(value, Mapping):
+        if "name" in value:
+            rest = ", ".join(
+                f"{key} {one}" for key, one in value.items() if key != "name" and one is not None
+            )
+            return f"{value['name']} ({rest})" if rest else str(value["name"])
         between = ": " if key == "providers" else " "
         return ", ".join(f"{name}{between}{_text(str(name), one)}" for name, one in value.items())
     if isinstance(value, list | tuple):

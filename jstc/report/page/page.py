@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from jstc.report.tables import table
 __all__ = ["html"]
 
 _HISTORY = ((training, "training", "Accuracy over the training"), (searching, "search", "The search"))
-_TRADEOFF = ((tradeoff, "tradeoff", "Accuracy against latency"),)
 
 
 def html(run: Path) -> str:
@@ -47,8 +45,8 @@ def html(run: Path) -> str:
         "rows": table(summary),
         "cuts": cuts(summary),
         "panels": panels(summary),
-        "history": _pictures(story, _HISTORY),
-        "tradeoff": _pictures(story, _TRADEOFF),
+        "history": _history(story),
+        "tradeoff": _tradeoff(story),
         "profiles": profiles(run),
         "machine": facts.environment(summary["environment"]),
         "seconds": facts.seconds(summary["seconds"]),
@@ -75,9 +73,14 @@ def _sections(content: dict[str, Any]) -> list[Section]:
     return [Section(name, heading) for name, heading, there in wanted if there]
 
 
-def _pictures(story: Story, wanted: Sequence[tuple[Any, str, str]]) -> list[dict[str, Any]]:
-    drawn = [(module.draw(story, width=WIDTH), name, heading) for module, name, heading in wanted]
+def _history(story: Story) -> list[dict[str, Any]]:
+    drawn = [(module.draw(story, width=WIDTH), name, heading) for module, name, heading in _HISTORY]
     return [shown(drawing, name, heading) for drawing, name, heading in drawn if drawing is not None]
+
+
+def _tradeoff(story: Story) -> list[dict[str, Any]]:
+    drawn = enumerate(tradeoff.draw(story, width=WIDTH))
+    return [shown(drawing, f"tradeoff{number}", "Accuracy against latency") for number, drawing in drawn]
 
 
 def shown(drawing: Drawing, name: str, heading: str) -> dict[str, Any]:

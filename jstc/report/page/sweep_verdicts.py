@@ -25,7 +25,8 @@ def _verdict(row: dict[str, Any], target: dict[str, Any]) -> Verdict:
     gains = [one for one in slim_rows(row) if one.get("verdict", "gain") == "gain"]
     state: State = "good" if met and (gains or not row["bench"]) else "doubt" if met else "bad"
     told = [f"{figures.share(used, budget['limit'])} of the budget", *_accuracy(slim, target), *_speed(row)]
-    return Verdict(state, row["label"], "met" if met else "exceeded", "; ".join(told))
+    word = {"good": "met", "doubt": "met, not faster", "bad": "exceeded"}[state]
+    return Verdict(state, row["label"], word, "; ".join(told))
 
 
 def _accuracy(slim: dict[str, Any], target: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jstc.report import figures
+from jstc.report.headline import speeds
 from jstc.report.tables import file_rows, is_compared, network_files
 
 __all__ = ["State", "Verdict", "verdicts"]
@@ -75,7 +76,8 @@ def _accuracy(summary: dict[str, Any]) -> Iterator[Verdict]:
         yield Verdict("open", "Accuracy", figures.percent(slim), text)
     else:
         text = f"{figures.percent(slim)}; the target network trained alone has {figures.percent(target)}"
-        state: State = "good" if slim >= target else "doubt"
+        # A loss is a fact, not a fault: how much is too much is for the reader to say.
+        state: State = "good" if slim >= target else "open"
         yield Verdict(state, "Accuracy", figures.points(slim, target), text)
 
 
@@ -111,21 +113,15 @@ def _speed(summary: dict[str, Any]) -> Iterator[Verdict]:
             yield _speed_of(file["precision"], rows)
 
 
-def _speed_of(precision: str, rows: Sequence[Mapping[str, Any]]) -> Verdict:
-    real = [row for row in rows if row.get("verdict", "gain") == "gain"]
-    state: State = "good" if len(real) == len(rows) else "doubt" if real else "bad"
-    word = {"good": "faster", "doubt": "sometimes", "bad": "not faster"}[state]
-    if state == "bad" and any(row.get("verdict") == "unclear" for row in rows):
-        state, word = "doubt", "unclear"
-    told = [f"{figures.ratio(row['speedup_vs_target'])} {where(row)}{_doubt(row)}" for row in rows]
-    return Verdict(state, f"Speed, {precision}", word, "; ".join(told))
-
-
-def where(row: Mapping[str, Any]) -> str:
-    """The place of a measurement: `cpu, batch 8`."""
-    return f"{row['provider']}, batch {row['batch']}"
-
-
-def _doubt(row: Mapping[str, Any]) -> str:
-    verdict = row.get("verdict", "gain")
-    return "" if verdict == "gain" else " (within the noise)" if verdict == "unclear" else f" ({verdict})"
+def _speed_of(precision: str, rows: Sequence[dict[str, Any]]) -> Verdict:
+    real = sum(row.get("verdict", "gain") == "gain" for row in rows)
+    text = "; ".join(speeds(rows)).replace("**", "")
+    if len({row["provider"] for row in rows}) == 1:
+        text += f" on {rows[0]['provider']}"
+    if real == len(rows):
+        return Verdict("good", f"Speed, {precision}", "faster", text)
+    if real:
+        return Verdict("doubt", f"Speed, {precision}", f"faster in {real} of {len(rows)}", text)
+    unclear = any(row.get("verdict") == "unclear" for row in rows)
+    state: State = "doubt" if unclear else "bad"
+    return Verdict(state, f"Speed, {precision}", "unclear" if unclear else "not faster", text)

@@ -19,7 +19,8 @@ def draw(run: Path) -> list[Picture]:
     What a run does not have is not drawn. Raises `RunDirectoryError` for damaged documents.
     """
     story = read_story(run)
-    found = [drawn for module in (training, widths, searching, tradeoff) if (drawn := module.draw(story))]
+    found = [drawn for module in (training, widths, searching) if (drawn := module.draw(story))]
+    found += tradeoff.draw(story)
     for drawing in found:
         files.write_text(run / drawing.picture.file, drawing.svg)
     pictures = [drawing.picture for drawing in found]

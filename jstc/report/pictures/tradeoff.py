@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FILE", "draw"]
 
-FILE = "report/tradeoff.svg"
+FILE = "report/tradeoff-{provider}.svg"
 _CAPTION = (
     "Accuracy on the test split against the median latency in onnxruntime, {batch}. Up and to the left is "
     "better."
 )
-_FEWEST, _MOST_PANELS = 2, 3  # files of the slim network; providers
+_FEWEST, _MOST = 2, 4  # files of the slim network; providers
 _STYLES = {"fp32": ("o", canvas.BLUE), "fp16": ("s", canvas.GREEN), "int8": ("^", canvas.PURPLE)}
 
 
@@ -33,28 +34,29 @@ class _Mark:
     accuracy: float
 
 
-def draw(story: Story, *, width: float = canvas.WIDTH) -> Drawing | None:
-    """Draw a panel a provider, `width` inches wide; nothing unless several files were scored and timed."""
-    panels = _panels(story.summary)
-    if not panels:
-        return None
+def draw(story: Story, *, width: float = canvas.WIDTH) -> list[Drawing]:
+    """A picture for each provider, `width` inches wide; none unless several files were scored and timed."""
     batch = f"batch {_smallest(story.summary)}"
-    alt = "Accuracy against latency: " + "; ".join(_told(name, marks) for name, marks in panels.items())
-    with canvas.figure(0.3 + 2.5 * len(panels), width=width) as drawn:
-        grid = drawn.subplots(len(panels), squeeze=False)
-        for axes, (name, marks) in zip(grid[:, 0], panels.items(), strict=True):
-            _draw(axes, marks, title=f"accuracy (%), {name}, {batch}")
-        grid[-1, 0].set_xlabel("median latency (ms)")
-        for axes, marks in zip(grid[:, 0], panels.values(), strict=True):
-            _label(axes, marks)
+    panels = _panels(story.summary)
+    return [_picture(name, marks, batch=batch, width=width) for name, marks in panels.items()]
+
+
+def _picture(provider: str, marks: Sequence[_Mark], *, batch: str, width: float) -> Drawing:
+    alt = f"Accuracy against latency {_told(provider, marks)}"
+    with canvas.figure(3.0, width=width) as drawn:
+        axes = drawn.add_subplot()
+        _draw(axes, marks, title=f"accuracy (%) on {provider}, {batch}")
+        axes.set_xlabel("median latency (ms)")
+        _label(axes, marks)
         text = canvas.svg(drawn, title=alt)
-    return Drawing(Picture(FILE, alt, _CAPTION.format(batch=batch)), text)
+    file = FILE.format(provider=re.sub(r"\W", "_", provider))
+    return Drawing(Picture(file, alt, _CAPTION.format(batch=batch)), text)
 
 
 def _panels(summary: dict[str, Any]) -> dict[str, list[_Mark]]:
     batch = _smallest(summary)
     rows = [row for row in summary["bench"] if row["batch"] == batch]
-    providers = list(dict.fromkeys(row["provider"] for row in rows))[:_MOST_PANELS]
+    providers = list(dict.fromkeys(row["provider"] for row in rows))[:_MOST]
     found = {name: _marks(summary, [row for row in rows if row["provider"] == name]) for name in providers}
     return {name: marks for name, marks in found.items() if _slim(marks) >= _FEWEST}
 
