@@ -58,6 +58,10 @@ def compare(
         options.ProviderName | None, typer.Option("--provider", help="Time there; default: as the runs were.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Likewise; repeatable.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=0, help="Likewise; 1 is steadiest on a busy machine."),
+    ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.01, help="Of one timing; each is repeated.")
     ] = 0.25,
@@ -102,6 +106,7 @@ def compare(
         allow_missing=allow_missing,
         allow_different=allow_different,
         fail_unclear=fail_unclear,
+        threads=threads,
         places=places(provider.value if provider else None, batch),
     )
     with output.progress(quiet=quiet, verbose=False) as shown:

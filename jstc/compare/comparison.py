@@ -22,7 +22,7 @@ class Settings:
 
     `allow_missing`: what only the base has is shown, and no failure. `allow_different`: other models, data
     sets and target networks are compared all the same. `fail_unclear`: nor may a slowdown be possible.
-    `places`: where files are timed; empty: where the runs were.
+    `places`: where files are timed; empty: where the runs were. `threads`: with how many; None: likewise.
     """
 
     limits: Mapping[Kind, Limit] = field(default_factory=lambda: dict(DEFAULTS))
@@ -30,6 +30,11 @@ class Settings:
     allow_different: bool = False
     fail_unclear: bool = False
     places: tuple[Place, ...] = ()
+    threads: int | None = None
+
+    def placed(self, place: Place) -> Place:
+        """The place, with as many threads as were asked for."""
+        return place if self.threads is None else replace(place, threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,14 @@ def _gates(
     if measuring is None:
         yield from recorded_gates(before, after, limits["latency"], differs=_not_paired(base, new))
     else:
-        pairs = timed_pairs(base, new, label, settings.places)
+        pairs = timed_pairs(base, new, label, settings)
         yield from measured_gates(pairs, limits["latency"], measuring)
 
 
 def timed_pairs(
-    base: Summary, new: Summary, label: str, places: tuple[Place, ...]
+    base: Summary, new: Summary, label: str, settings: Settings
 ) -> dict[tuple[str, Place], tuple[Path, Path]]:
-    """What both have, and where to time it: at `places`, or where either run was timed, or at batch 1."""
+    """What both have, and where to time it: as the settings say, or where either run was, or at batch 1."""
     before, after = base.networks[label], new.networks[label]
     assert base.root is not None
     assert new.root is not None
@@ -119,8 +124,8 @@ def timed_pairs(
         timed = [place for name, place in recorded if name == of]
         if entry.preprocess and not timed:
             continue  # it takes other inputs, and can be timed only where a run has done so
-        for place in places or timed or fallback:
-            found[of, place] = (base.root / entry.file, new.root / after.files[of].file)
+        for place in settings.places or timed or fallback:
+            found[of, settings.placed(place)] = (base.root / entry.file, new.root / after.files[of].file)
     return found
 
 

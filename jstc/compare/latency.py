@@ -34,8 +34,8 @@ class Timed(NamedTuple):
 class Measure(Protocol):
     """Opens two files anew, and times them in turns."""
 
-    def __call__(self, first: Path, second: Path, place: Place) -> Timed:
-        """Raises `InputError` when a file cannot be run."""
+    def __call__(self, first: Path, second: Path, place: Place, *, effort: int) -> Timed:
+        """Takes `effort` times as long as it must. Raises `InputError` when a file cannot be run."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Measuring:
     """How files are timed here.
 
     `unusable`: why a provider does not work on this machine, or None. A repeat times the two files twice,
-    with either first; `least` are made, more, up to `most`, while the verdict is unclear, and no fewer than
-    `to_fail` before it is a failure. `done` is told of every gate.
+    with either first; `least` are made, more and longer ones, up to `most`, while the verdict is unclear, and
+    no fewer than `to_fail` before it is a failure. `done` is told of every gate.
     """
 
     measure: Measure
@@ -101,7 +101,8 @@ def _measured(base: Path, new: Path, place: Place, limit: float, how: Measuring)
     gate = Gate("latency", "", "unclear")
     while len(ratios) < how.least or (len(ratios) < how.most and gate.verdict == "unclear"):
         # Whoever runs second finds other things in the caches: with both orders that cancels.
-        one, other = how.measure(base, new, place), how.measure(new, base, place)
+        effort = 1 if len(ratios) < how.least else 2 if len(ratios) < how.to_fail else 4
+        one, other = (how.measure(*pair, place, effort=effort) for pair in ((base, new), (new, base)))
         ratios.append((one.ratio / other.ratio) ** 0.5)
         times += [(one.first_ms, one.second_ms), (other.second_ms, other.first_ms)]
         if len(ratios) >= how.least:

@@ -41,7 +41,7 @@ def compare_runs(
         return comparing.compare(before, after, settings=settings)
     progress = progress or Silent()
     labels = [label for label in before.networks if label in after.networks]
-    pairs = [comparing.timed_pairs(before, after, label, settings.places) for label in labels]
+    pairs = [comparing.timed_pairs(before, after, label, settings) for label in labels]
     progress.start("compare", sum(map(len, pairs)), "timing")
     how = Measuring(partial(measure, seconds=seconds), unusable, _counted(progress))
     result = comparing.compare(before, after, settings=settings, measuring=how)
@@ -57,7 +57,7 @@ def places(provider: str | None, batches: Sequence[int] | None) -> tuple[Place, 
     return tuple(Place(chosen, batch) for batch in batches or (1,))
 
 
-def measure(first: Path, second: Path, place: Place, *, seconds: float) -> Timed:
+def measure(first: Path, second: Path, place: Place, *, seconds: float, effort: int = 1) -> Timed:
     """Time two files in turns in sessions of their own. Raises `InputError` for one that cannot be run."""
     from jstc import bench
 
@@ -65,7 +65,7 @@ def measure(first: Path, second: Path, place: Place, *, seconds: float) -> Timed
         provider=place.provider,  # type: ignore[arg-type]  # `unusable` has checked it
         batch_sizes=(place.batch,),
         threads=place.threads,
-        seconds=seconds,
+        seconds=seconds * effort,
     )
     one, other = bench.compare({"first": first, "second": second}, settings=settings)
     return Timed(one.median_ms, other.median_ms, 1 / other.speedup_vs_target)

@@ -28,8 +28,9 @@ FLAGS = {
     "report": {"--json", "--markdown", "--debug"},
     "compare": {f"--max-{what}" for what in ("slowdown", "accuracy-drop", "agreement-drop")}
     | {f"--max-{what}-increase" for what in ("flops", "params", "bytes", "diff")}
-    | {"--measure", "--no-measure", "--provider", "--batch", "--seconds", "--allow-missing"}
-    | {"--allow-different", "--fail-unclear", "--markdown", "--junit", "--json", "--quiet", "-q", "--debug"},
+    | {"--measure", "--no-measure", "--provider", "--batch", "--threads", "--seconds"}
+    | {"--allow-missing", "--allow-different", "--fail-unclear", "--markdown", "--junit"}
+    | {"--json", "--quiet", "-q", "--debug"},
     "inspect": {"--dataset", "--data", "--num-classes", "--in-channels", "--image-size", "--cifar"}
     | {"--ignore", "--set", "--svg", "--all", "--verbose", "-v", "--json", "--debug"},
     "models": {"--json", "--debug"},

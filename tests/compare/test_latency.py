@@ -22,9 +22,11 @@ class Clock:
         self.slowdown, self.noise, self.bias = slowdown, noise, bias
         self.generator = np.random.default_rng(seed)
         self.calls: list[tuple[Path, Path, Place]] = []
+        self.efforts: list[int] = []
 
-    def __call__(self, first: Path, second: Path, place: Place) -> Timed:
+    def __call__(self, first: Path, second: Path, place: Place, *, effort: int) -> Timed:
         self.calls.append((first, second, place))
+        self.efforts.append(effort)
         ratio = 1 + self.slowdown if second.is_relative_to(NEW) else 1 / (1 + self.slowdown)
         ratio *= (1 + self.bias) * float(np.exp(self.noise * self.generator.standard_normal()))
         return Timed(1.0, ratio, ratio)
@@ -76,7 +78,7 @@ def test_what_is_unclear_is_repeated_up_to_a_limit_and_passes(one_file: dict[str
     clock = Clock(0.05, noise=0.05)
     found = timed(one_file, clock)
     assert (gate_of(found).verdict, found.verdict) == ("unclear", "ok")
-    assert len(clock.calls) == 2 * Measuring.most
+    assert clock.efforts == [1] * 8 + [2] * 8 + [4] * 12
     assert "99.9 % interval" in gate_of(found).reason
     assert timed(one_file, Clock(0.05, noise=0.05), fail_unclear=True).verdict == "fails"
 
@@ -103,6 +105,10 @@ def test_files_are_timed_where_the_runs_were(document: dict[str, Any]) -> None:
         "fp32, cpu batch 1, 3 threads", "fp32, cpu batch 8", "int8, cpu batch 1", "int8, cpu batch 8",
     }  # fmt: skip
     assert clock.calls[0] == (BASE / "export/model.onnx", NEW / "export/model.onnx", Place("cpu", 1, 3))
+
+
+def test_threads_can_be_chosen_for_all(one_file: dict[str, Any]) -> None:
+    assert gate_of(timed(one_file, Clock(0.0), threads=1)).of == "fp32, cpu batch 1, 1 threads"
 
 
 def test_files_that_no_run_timed_are_timed_at_batch_1(one_file: dict[str, Any]) -> None:
