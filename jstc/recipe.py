@@ -275,7 +275,8 @@ class Recipe(_Strict):
     flops: Amounts = Field(None, description="a budget, or a list of several that share one search")
     params: Amounts = Field(None, description="the same in parameters, instead of flops")
     latency: Latencies = Field(
-        None, description="the same in onnxruntime's time for a batch, such as 2ms, or a share of the target's"
+        None,
+        description="the same in onnxruntime's time for a batch, such as 2ms, or a share of the target's",
     )
     latency_on: LatencySettings = LatencySettings()
     baseline: bool = False

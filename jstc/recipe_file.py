@@ -19,7 +19,7 @@ from jstc.recipe_yaml import KeyPath, Source, parse, scalar
 __all__ = ["differences", "from_flags", "load", "to_yaml"]
 
 _MAX_BYTES = 1_000_000
-_BUDGETS = ("flops", "params")
+_BUDGETS = ("flops", "params", "latency")
 
 
 def load(path: Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> Recipe:

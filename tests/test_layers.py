@@ -16,7 +16,7 @@ LAYERS = {
     # L1: plain data
     "recipe": 1, "recipe_amount": 1, "recipe_yaml": 1, "recipe_check": 1, "recipe_file": 1, "plan": 1,
     "channels": 2, "models": 2, "data": 2, "ort": 2,
-    "train": 3,
+    "train": 3, "latency": 3,
     "search": 4, "finetune": 4, "slim": 4, "export": 4, "bench": 4, "report": 4, "compare": 4,
     "pipeline": 5,
     "cli": 6, "__main__": 7,

@@ -1,4 +1,4 @@
-"""Meet a budget: how many channels of each group fit under a bound on FLOPs or parameters.
+"""Meet a budget: how many channels of each group fit under a bound on FLOPs, parameters or latency.
 
 Every way to choose widths is written as *levels*: for each group a non-decreasing array with the value of
 one common scalar at which its k-th channel joins. Raising the scalar moves all groups together, so the
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,18 @@ from jstc.channels.groups import Group
 from jstc.channels.limits import Limits, quantum_for
 from jstc.errors import BudgetError
 from jstc.plan import Plan
+from jstc.recipe_amount import Amount, Metric, milliseconds
 
-__all__ = ["Budget", "Limits", "project", "quantum_for", "random_plan", "resolve", "smallest", "uniform_plan"]
+__all__ = ["Budget", "Limits", "project", "quantum_for", "random_plan", "resolve", "smallest"]
+__all__ += ["uniform_counts", "uniform_plan"]
 
 Counts = NDArray[np.int64]
 Levels = Sequence[NDArray[np.float64]]
-Metric = Literal["flops", "params"]
-
 _FULL_ENOUGH = 0.995
 """Filling stops here: above it, only the cheapest channels would still fit, whatever their worth."""
+
+_AHEAD = 4
+"""So many steps a stair of the latency may be wide."""
 
 
 class Costed(Protocol):
@@ -42,7 +45,10 @@ class Costed(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper bound: `limit` FLOPs (one multiply-add is one) or parameters; and as a share of the target."""
+    """An upper bound: `limit` FLOPs (one multiply-add is one), parameters or nanoseconds of latency.
+
+    `share` is the same relative to the target network.
+    """
 
     metric: Metric
     limit: int
@@ -50,7 +56,12 @@ class Budget:
 
     def of(self, cost: Cost) -> int:
         """The bounded figure of a cost."""
-        return cost.flops if self.metric == "flops" else cost.params
+        return _figure(cost, self.metric)
+
+    @property
+    def shown_limit(self) -> int | float:
+        """The limit as files have it: a latency in milliseconds."""
+        return self.limit / _NANO if self.metric == "latency" else self.limit
 
 
 def smallest(channels: Costed, limits: Limits) -> Cost:
@@ -58,11 +69,13 @@ def smallest(channels: Costed, limits: Limits) -> Cost:
     return channels.cost_of_counts(limits.least)
 
 
-def resolve(channels: Costed, metric: Metric, amount: float, limits: Limits) -> Budget:
-    """A budget from a share (at most 1) or an absolute amount.
+def resolve(channels: Costed, metric: Metric, amount: Amount, limits: Limits) -> Budget:
+    """A budget from a share (at most 1) or an absolute amount; of latency this is a text such as `2ms`.
 
     Raises `BudgetError` when no sub-network meets it, or when the target network already does.
     """
+    if isinstance(amount, str):  # above 1, which is a share
+        amount = max(milliseconds(amount) * _NANO, 1 + 1e-9)
     if not 0 < amount < math.inf:
         raise BudgetError(f"a budget is a share or an absolute number above zero, not {metric} {amount}")
     full = np.array([g.width for g in channels.groups], np.int64)
@@ -70,22 +83,38 @@ def resolve(channels: Costed, metric: Metric, amount: float, limits: Limits) -> 
     # A share such as 0.29 of 100 must not become 28 because of the last binary digit.
     limit = int(amount * whole * (1 + 1e-12)) if amount <= 1 else int(amount)
     least = _figure(smallest(channels, limits), metric)
-    unit = "FLOPs (one multiply-add is one FLOP)" if metric == "flops" else "parameters"
+    has, shown = _HAS[metric], _shown_time if metric == "latency" else _shown
     if limit < least:
         raise BudgetError(
-            f"no sub-network meets {metric} {_shown(limit)}: the smallest reachable has "
-            f"{_shown(least, up=True)} {unit}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}; "
+            f"no sub-network meets {metric} {shown(limit)}: the smallest reachable "
+            f"{has.format(shown(least, up=True))}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}; "
             "ask for that or more, or lower channels.min_share, channels.round_to or channels.groups"
         )
     if limit >= whole and amount != 1:
         raise BudgetError(
-            f"nothing to do: the target network has {_shown(whole)} {unit}, within the budget {_shown(limit)}"
+            f"nothing to do: the target network {has.format(shown(whole))}, within the budget {shown(limit)}"
         )
     return Budget(metric, limit, limit / whole)
 
 
+_NANO = 1_000_000  # nanoseconds in a millisecond
+_HAS = {
+    "flops": "has {} FLOPs (one multiply-add is one FLOP)",
+    "params": "has {} parameters",
+    "latency": "takes {}, as predicted",
+}
+
+
 def _figure(cost: Cost, metric: Metric) -> int:
+    if metric == "latency":
+        assert cost.latency_ns is not None, "a budget of latency needs a channel map that is timed"
+        return cost.latency_ns
     return cost.flops if metric == "flops" else cost.params
+
+
+def _shown_time(nanoseconds: int, *, up: bool = False) -> str:
+    step = 10 ** max(0, len(str(nanoseconds)) - 4)
+    return f"{(-(-nanoseconds // step) * step if up else nanoseconds) / _NANO:.4g} ms"
 
 
 def _shown(count: int, *, up: bool = False) -> str:
@@ -110,6 +139,8 @@ def project(channels: Costed, levels: Levels, budget: Budget, limits: Limits) ->
         low, high = (middle, high) if cost_of(middle) <= budget.limit else (low, middle - 1)
     counts = _after(limits.least, groups[:low], sizes[:low])
     _fill(channels, counts, budget, zip(groups[low:].tolist(), sizes[low:].tolist(), strict=True))
+    if budget.metric == "latency":
+        _take_free(channels, counts, budget, limits)
     return counts
 
 
@@ -145,6 +176,23 @@ def _fill(channels: Costed, counts: Counts, budget: Budget, rest: zip[tuple[int,
             closed.add(group)
         elif cost >= _FULL_ENOUGH * budget.limit:
             return
+
+
+def _take_free(channels: Costed, counts: Counts, budget: Budget, limits: Limits) -> None:
+    """Widen groups by up to `_AHEAD` steps where that costs no time: latency has stairs, and these are them."""
+    for group, width in enumerate([g.width for g in channels.groups]):
+        now = budget.of(channels.cost_of_counts(counts))
+        for steps in range(_AHEAD, 0, -1):
+            before = int(counts[group])
+            counts[group] = min(before + steps * int(limits.quantum[group]), width)
+            if budget.of(channels.cost_of_counts(counts)) <= now:
+                break
+            counts[group] = before
+
+
+def uniform_counts(channels: Costed, budget: Budget, limits: Limits) -> Counts:
+    """Kept counts at the budget, the same share of every group."""
+    return project(channels, [np.arange(1, g.width + 1) / g.width for g in channels.groups], budget, limits)
 
 
 def _amount(flops: float | None, params: float | None) -> tuple[Metric, float]:

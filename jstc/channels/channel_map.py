@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,12 +17,13 @@ from jstc.channels import budget, gates, repair, slicing
 from jstc.channels import part as parts
 from jstc.channels.attention import adapt
 from jstc.channels.copying import copied
-from jstc.channels.cost import Cost, CostModel
+from jstc.channels.cost import Cost, CostModel, Latency
 from jstc.channels.gates import GatedNetwork
 from jstc.channels.groups import Connected, Frozen, Group
 from jstc.channels.labelling import Labelling
 from jstc.channels.labels import Recorder, named_tensors
 from jstc.channels.layout import Placed, layout
+from jstc.channels.operations import Executions, executed
 from jstc.channels.patterns import require_matches
 from jstc.channels.proof import Proved, prove
 from jstc.channels.refusals import require_plain
@@ -86,6 +88,7 @@ def _analyse(
     record = labelling.record
     connected = Connected(record, labelling.params, ignore=ignore)
     proved = prove(model, inputs, connected.structure, labelling)
+    record.executed = executed(record.operations, labelling)
     record.operations.clear()  # they hold every activation
     return proved, record
 
@@ -122,6 +125,7 @@ class ChannelMap:
         self._cost = CostModel(structure, record.counts, shapes)
         self._sites = gates.gate_sites(structure, record.sites)
         self._record, self._shapes = record, shapes
+        self.latency: Latency | None = None
 
     # -- plans -------------------------------------------------------------------------------------
 
@@ -155,12 +159,20 @@ class ChannelMap:
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """FLOPs (one multiply-add is one FLOP) and parameters of a plan; of the whole network without one."""
-        counts = self.full_counts if plan is None else self.counts(plan)
-        return self._cost(counts)
+        return self.cost_of_counts(self.full_counts if plan is None else self.counts(plan))
 
     def cost_of_counts(self, counts: Counts) -> Cost:
         """The same from kept counts per group [number of groups]."""
-        return self._cost(counts)
+        cost = self._cost(counts)
+        if self.latency is None:
+            return cost
+        return Cost(cost.flops, cost.params, round(1e6 * self.latency(counts)))
+
+    def timed(self, latency: Latency) -> ChannelMap:
+        """The same map, whose costs have a latency as well."""
+        other = copy.copy(self)
+        other.latency = latency
+        return other
 
     def counts(self, plan: Plan) -> Counts:
         """Kept counts of a plan, in the order of the groups. Raises `ChannelError` for a foreign plan."""
@@ -190,6 +202,11 @@ class ChannelMap:
     def layout(self) -> tuple[Placed, ...]:
         """The parameters in the order of the forward, and the groups on each of their dimensions."""
         return layout(self._structure, self._record, self._shapes)
+
+    @cached_property
+    def executions(self) -> Executions:
+        """The operations in the order of the forward, with the sizes of their tensors for any plan."""
+        return Executions(self._structure, self._record.executed)
 
     # -- cutting -----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,28 @@ from numpy.typing import NDArray
 from jstc.channels.groups import Structure
 from jstc.channels.labels import Count, Ids
 
-__all__ = ["Cost", "CostModel"]
+__all__ = ["Cost", "CostModel", "Latency"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one sub-network: `flops` for one image (one multiply-add is one FLOP) and `params`."""
+    """Cost of one sub-network: `flops` for one image (one multiply-add is one FLOP) and `params`.
+
+    `latency_ns` is the predicted time of a batch in nanoseconds, where there is something that predicts it.
+    """
 
     flops: int
     params: int
+    latency_ns: int | None = None
+
+
+class Latency(Protocol):
+    """Predicts milliseconds for kept counts per group; `block` channels are computed at once."""
+
+    @property
+    def block(self) -> int: ...
+
+    def __call__(self, counts: NDArray[np.int64]) -> float: ...
 
 
 class CostModel:

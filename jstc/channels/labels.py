@@ -132,6 +132,7 @@ class Recorder:
     used: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
+    executed: list[Any] = field(default_factory=list)  # the same without tensors (`jstc.channels.operations`)
     next_id: int = FIRST_FREE
 
 

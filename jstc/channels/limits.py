@@ -35,28 +35,42 @@ class Limits:
         return cls._each(groups, [(round_to, min_share, min_width)] * len(groups))
 
     @classmethod
-    def from_settings(cls, groups: Sequence[Group], settings: ChannelSettings) -> Limits:
-        """The limits of a recipe, with its settings for single groups.
+    def from_settings(
+        cls, groups: Sequence[Group], settings: ChannelSettings, *, block: int | None = None
+    ) -> Limits:
+        """The limits of a recipe, with its settings for single groups; `block` as for `quantum_for`.
 
         Raises `RecipeError`, with near names, for a pattern in `channels.groups` that matches no group.
         """
         _require_matches(groups, settings)
-        return cls._each(groups, [_rule(group, settings) for group in groups])
+        return cls._each(groups, [_rule(group, settings) for group in groups], block)
 
     @classmethod
-    def _each(cls, groups: Sequence[Group], rules: Sequence[tuple[Step, float, int]]) -> Limits:
+    def _each(
+        cls, groups: Sequence[Group], rules: Sequence[tuple[Step, float, int]], block: int | None = None
+    ) -> Limits:
         widths = np.array([g.width for g in groups], np.int64)
-        quantum = np.array([quantum_for(g.width, r[0]) for g, r in zip(groups, rules, strict=True)], np.int64)
+        steps = [quantum_for(g.width, r[0], block=block) for g, r in zip(groups, rules, strict=True)]
+        quantum = np.array(steps, np.int64)
         shares = np.array([r[1] for r in rules], np.float64)
         wanted = np.maximum(np.ceil(widths * shares).astype(np.int64), np.array([r[2] for r in rules], int))
         return cls(np.minimum(-(-wanted // quantum) * quantum, widths), quantum)
 
 
-def quantum_for(width: int, round_to: Step) -> int:
-    """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 that is at most an eighth of it."""
-    if round_to == "auto":
-        return max(q for q in (1, 2, 4, 8) if q == 1 or q <= width // 8)
-    return min(round_to, width)
+def quantum_for(width: int, round_to: Step, *, block: int | None = None) -> int:
+    """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 that is at most an eighth of it.
+
+    Where it is known that the provider computes `block` channels at once, `auto` is the largest power of two
+    up to that and up to a quarter of the group.
+    """
+    if round_to != "auto":
+        return min(round_to, width)
+    most = 8 if block is None else block
+    part = width // (8 if block is None else 4)
+    step = 1
+    while 2 * step <= min(most, part):
+        step *= 2
+    return step
 
 
 def _rule(group: Group, settings: ChannelSettings) -> tuple[Step, float, int]:

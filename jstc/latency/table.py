@@ -1,0 +1,168 @@
+"""The table of measured times: kept in a file per machine and setting, measured where something is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from jstc import files
+from jstc.latency.grid import Widths
+from jstc.latency.layers import Kernel
+from jstc.latency.machine import Setting, cache_folder
+from jstc.latency.timing import measure
+from jstc.progress import Progress, Silent
+
+__all__ = ["Setting", "Table", "Timer"]
+
+Times = dict[Kernel, dict[Widths, float]]
+Timer = Callable[[Kernel, Sequence[Widths]], list[float]]
+
+_FORMAT = 1
+_LOCK_SECONDS = 60
+_BLOCKS = (8, 16, 32, 64)
+_WORTH = 1.1
+"""Widths that are no multiple of a block cost at least this much more per channel, or the block is no block."""
+_PASSES = 4
+_SLOWER, _DEARER = 1.03, 1.1
+_PROBE = Kernel("conv", (3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 28, 28))
+_PROBED = tuple((64, n) for n in range(8, 129, 8))
+
+
+class Table:
+    """Milliseconds by kernel and widths, for one setting.
+
+    `timer` measures; it is given for tests. A file that is damaged or of another format is measured anew.
+    """
+
+    def __init__(self, setting: Setting, *, timer: Timer | None = None, path: Path | None = None) -> None:
+        self.setting, self._timer = setting, timer or self._measure
+        self.path = path or cache_folder() / "latency" / f"{_digest(setting)}.json"
+        self.times: Times = _read(self.path, setting)
+
+    def _measure(self, kernel: Kernel, points: Sequence[Widths]) -> list[float]:
+        setting = self.setting
+        return measure(
+            kernel, points, provider=setting.provider, batch=setting.batch, threads=setting.threads
+        )
+
+    def require(self, wanted: Mapping[Kernel, Iterable[Widths]], progress: Progress | None = None) -> None:
+        """Measure what is missing of `wanted`; what is doubtful, up to three times more."""
+        progress = progress or Silent()
+        missing = {
+            kernel: sorted(set(points) - self.times.get(kernel, {}).keys())
+            for kernel, points in wanted.items()
+        }
+        missing = {kernel: points for kernel, points in missing.items() if points}
+        if not missing:
+            return
+        for number in range(_PASSES):
+            self._measure_all(missing, progress, "latency" if number == 0 else "latency, once more")
+            missing = self._doubtful(missing)
+
+    def _measure_all(self, wanted: Mapping[Kernel, Sequence[Widths]], progress: Progress, title: str) -> None:
+        done = 0
+        progress.start(title, sum(map(len, wanted.values())), "kernel")
+        for kernel, points in wanted.items():
+            known = self.times.setdefault(kernel, {})
+            for widths, ms in zip(points, self._timer(kernel, points), strict=True):
+                known[widths] = min(ms, known.get(widths, ms))
+            done += len(points)
+            progress.update(done)
+        progress.finish()
+        if wanted:
+            self._save(progress)
+
+    def _doubtful(self, measured: Mapping[Kernel, Sequence[Widths]]) -> dict[Kernel, list[Widths]]:
+        found = {kernel: doubtful(self.times[kernel], points) for kernel, points in measured.items()}
+        return {kernel: points for kernel, points in found.items() if points}
+
+    @property
+    def block(self) -> int:
+        """How many channels the provider computes at once: the least step of widths that wastes nothing."""
+        self.require({_PROBE: _PROBED})
+        each = {out: self.times[_PROBE][inside, out] / out for inside, out in _PROBED}
+        whole = each[max(each)]
+        for block in _BLOCKS[:-1]:
+            inner = [each[n] for n in each if n % block == 0 and n >= 2 * _BLOCKS[1]]
+            if max(inner) <= _WORTH * whole:
+                return block
+        return _BLOCKS[-2]
+
+    def _save(self, progress: Progress) -> None:
+        """Together with what another process has measured meanwhile."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
+                for kernel, times in _read(self.path, self.setting).items():
+                    self.times[kernel] = times | self.times.get(kernel, {})
+                files.write_json(self.path, to_document(self.setting, self.times))
+        except (OSError, filelock.Timeout) as error:
+            progress.message(f"latency: the table cannot be kept in {self.path.parent}: {error}")
+
+
+def doubtful(times: Mapping[Widths, float], points: Sequence[Widths]) -> list[Widths]:
+    """Those of `points` that are slower than wider ones, or dearer per channel than narrower ones.
+
+    Where the machine was disturbed that is so, and where there is a step. Measuring them again tells which.
+    """
+    at = np.array(list(times), float)
+    ms = np.array(list(times.values()))
+    unit = ms / at.prod(1)
+    found = []
+    for widths in points:
+        wider, narrower = (at >= widths).all(1), (at <= widths).all(1)
+        own = times[widths]
+        if own > _SLOWER * ms[wider].min() or own / float(np.prod(widths)) > _DEARER * unit[narrower].min():
+            found.append(widths)
+    return found
+
+
+def to_document(setting: Setting, times: Mapping[Kernel, Mapping[Widths, float]]) -> dict[str, Any]:
+    """The table as JSON: milliseconds by kernel and widths."""
+    shown = {
+        kernel.key: {",".join(map(str, widths)): round(ms, 6) for widths, ms in sorted(found.items())}
+        for kernel, found in times.items()
+    }
+    return {"format": _FORMAT, "setting": setting.to_dict(), "times": shown}
+
+
+def from_document(document: Mapping[str, Any]) -> Times:
+    """The inverse of `to_document`; raises `ValueError` or `KeyError` for what is none."""
+    if document["format"] != _FORMAT:
+        raise ValueError("another format")
+    return {
+        Kernel.from_key(key): {tuple(map(int, widths.split(","))): float(ms) for widths, ms in found.items()}
+        for key, found in document["times"].items()
+    }
+
+
+def _read(path: Path, setting: Setting) -> Times:
+    try:
+        document = files.read_json(path)
+        if document["setting"] != setting.to_dict():
+            return {}
+        times = from_document(document)
+    except (
+        OSError,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):
+        return {}
+    whole = all(ms > 0 for ms in itertools.chain.from_iterable(t.values() for t in times.values()))
+    return times if whole else {}
+
+
+def _digest(setting: Setting) -> str:
+    text = json.dumps(setting.to_dict(), sort_keys=True)
+    return f"{setting.provider}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
