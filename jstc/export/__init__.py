@@ -1,19 +1,41 @@
-"""ONNX files of trained networks: written, checked against torch, scored. See `onnx_file`, `parity`."""
+"""ONNX files of trained networks: written, converted, checked against torch, scored.
+
+See `onnx_file`, `precisions`, `parity`, `accuracy`, `preprocess`.
+"""
 
 from __future__ import annotations
 
-from jstc.export.accuracy import accuracy, check_fits
+from jstc.export.accuracy import Score, accuracy, check_fits, score
+from jstc.export.checking import require_runs, save
+from jstc.export.classifier import open_classifier
 from jstc.export.metadata import encode_metadata, read_metadata
+from jstc.export.network import run_reference
 from jstc.export.onnx_file import write_onnx
 from jstc.export.parity import Parity, parity, require
+from jstc.export.precisions import PRECISIONS, accuracy_problem, converted, file_name
+from jstc.export.preprocess import preprocess_path, write_with_preprocess
+from jstc.export.whole_parity import parity_of_answers
 
 __all__ = [
+    "PRECISIONS",
     "Parity",
+    "Score",
     "accuracy",
+    "accuracy_problem",
     "check_fits",
+    "converted",
     "encode_metadata",
+    "file_name",
+    "open_classifier",
     "parity",
+    "parity_of_answers",
+    "preprocess_path",
     "read_metadata",
     "require",
+    "require_runs",
+    "run_reference",
+    "save",
+    "score",
     "write_onnx",
+    "write_with_preprocess",
 ]

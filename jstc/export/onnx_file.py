@@ -51,7 +51,7 @@ def write_onnx(
 def _exported(
     network: nn.Module, shape: tuple[int, int, int], opset: int, batch: int | None
 ) -> onnx.ModelProto:
-    dynamic = {"dynamic_shapes": ({0: torch.export.Dim(_BATCH)},)} if batch is None else {}
+    dynamic = ({0: torch.export.Dim(_BATCH)},) if batch is None else None
     with quiet() as said, torch.autocast("cpu", enabled=False):
         try:
             program = torch.onnx.export(
@@ -61,8 +61,8 @@ def _exported(
                 opset_version=opset,
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
+                dynamic_shapes=dynamic,
                 verbose=False,
-                **dynamic,
             )
         except Exception as error:
             raise StageError(_refusal(error, said.getvalue())) from error

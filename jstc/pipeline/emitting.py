@@ -1,22 +1,18 @@
-"""The stages after the training: slim, export, bench."""
+"""The stages that emit the slim network and time what was exported."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc import files
-from jstc.pipeline import model_card
 from jstc.pipeline.context import StageContext
-from jstc.pipeline.scoring import accuracy, batches, images
+from jstc.pipeline.scoring import accuracy, images
 from jstc.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from jstc.export import Parity
-
-__all__ = ["bench", "export", "slim"]
+__all__ = ["bench", "slim"]
 
 _FOLD_IMAGES = 64
 
@@ -44,42 +40,6 @@ def slim(context: StageContext) -> dict[str, Any]:
     shares = channels.flops_share_of(plan)
     figures = {"flops": cost.flops, "params": cost.params, "flops_share": shares}
     return {**result, **figures, "accuracy": accuracy(context, network)}
-
-
-def export(context: StageContext) -> dict[str, Any]:
-    """Write the slim network as ONNX, verify it, and describe it."""
-    from jstc import export as exporting
-
-    workspace = context.workspace
-    path, metadata = context.folder / "model.onnx", _metadata(context)
-    found = _verified_file(context, path, exporting.encode_metadata(metadata))
-    labels = workspace.info.labels
-    entry = {
-        "file": "export/model.onnx",
-        "precision": "fp32",
-        "accuracy": exporting.accuracy(path, batches(context), num_classes=len(labels)),
-        "max_abs_diff": found.max_abs_diff,
-        "top1_agreement": found.top1_agreement,
-        "bytes": path.stat().st_size,
-    }
-    model_card.describe(context, metadata=metadata, entries=[entry])
-    return {"files": [entry]}
-
-
-def _verified_file(context: StageContext, path: Path, metadata: dict[str, str]) -> Parity:
-    from jstc import export as exporting
-
-    settings, workspace = context.recipe.export, context.workspace
-    network = workspace.load_slim(context.path / "slim")
-    shape = workspace.spec.input_shape
-    exporting.write_onnx(network, path, shape=shape, opset=settings.opset, metadata=metadata)
-    try:
-        found = exporting.parity(network, path, images(context, settings.parity_images))
-        exporting.require(found, max_abs_diff=settings.max_abs_diff, file=path.name)
-    except BaseException:
-        path.unlink(missing_ok=True)  # a file that failed must not be taken for one that passed
-        raise
-    return found
 
 
 def bench(context: StageContext) -> dict[str, Any]:
@@ -114,25 +74,3 @@ def _trained_target(context: StageContext) -> nn.Module:
     if context.recipe.baseline and weights.exists():
         models.load_weights(network, weights)
     return network
-
-
-def _metadata(context: StageContext) -> dict[str, Any]:
-    """What the exported file tells about itself; see `jstc.export.encode_metadata`."""
-    import jstc
-
-    slim = files.read_json(context.path / "slim" / "result.json")
-    info = context.workspace.info
-    return {
-        "labels": list(info.labels),
-        "input_size": list(context.workspace.spec.input_shape),
-        "mean": list(info.mean),
-        "std": list(info.std),
-        "resize_side": info.resize_side,
-        "flops": slim["flops"],
-        "params": slim["params"],
-        "accuracy": slim["accuracy"],
-        "plan_hash": Plan.load(context.path / "slim" / "plan.json").hash,
-        "model": context.recipe.model,
-        "dataset": context.recipe.dataset,
-        "jstc_version": jstc.__version__,
-    }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jstc.pipeline import emitting, reporting, training
+from jstc.pipeline import emitting, exporting, reporting, training
 from jstc.pipeline.context import StageContext
 from jstc.recipe import Recipe
 
@@ -36,7 +36,7 @@ def table(recipe: Recipe) -> list[Stage]:
         Stage("search", training.search, (), ("target.json",)),
         Stage("finetune", training.finetune, ("search",)),
         Stage("slim", emitting.slim, ("finetune",)),
-        Stage("export", emitting.export, ("slim",)),
+        Stage("export", exporting.export, ("slim",)),
         Stage("bench", emitting.bench, ("export", *baseline)),
         Stage("report", reporting.report, ("bench", *baseline), reporting.FILES),
     ]

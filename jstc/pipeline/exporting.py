@@ -1,0 +1,190 @@
+"""The export stage: the slim network as ONNX in every precision asked for, each held to its gate."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jstc import files
+from jstc.errors import GateError
+from jstc.pipeline import model_card
+from jstc.pipeline.context import StageContext
+from jstc.pipeline.export_figures import Reference, figures, problem
+from jstc.pipeline.scoring import images
+from jstc.plan import Plan
+from jstc.recipe import Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["export"]
+
+_CALIBRATION_BATCH = 64
+_ADVICE = {
+    "fp32": "",
+    "fp16": "",
+    "int8": "calibrate with more images (export.calibration_images) or in another way (export.calibration)",
+}
+
+
+def export(context: StageContext) -> dict[str, Any]:
+    """Write the slim network in every precision, verify each file, and describe them.
+
+    A file gets its place when it has passed; the others are tried all the same. Raises `ParityError` when the
+    float32 graph disagrees with torch, `GateError` for the precisions that lost too much.
+    """
+    _delete_old(context.folder)
+    with tempfile.TemporaryDirectory(prefix="jstc-export-") as scratch:
+        source = _source(context, Path(scratch))
+        tried = [found for name in context.recipe.export.precisions for found in _tried(source, name)]
+    _require_passed(tried)
+    accuracy = source.reference.accuracy
+    entries = sorted((found.entry for found in tried), key=lambda entry: entry.get("preprocess", False))
+    model_card.describe(context, metadata=source.metadata | {"accuracy": accuracy}, entries=entries)
+    return {"files": entries, "torch_accuracy": accuracy}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The float32 graph that all files are made from, and what they are compared with."""
+
+    context: StageContext
+    path: Path
+    metadata: dict[str, Any]
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A file with its figures, and what is wrong with it."""
+
+    precision: Precision
+    entry: dict[str, Any]
+    problem: str | None
+
+
+def _source(context: StageContext, scratch: Path) -> _Source:
+    from jstc import export as exporting
+
+    settings, workspace = context.recipe.export, context.workspace
+    network = workspace.load_slim(context.path / "slim")
+    path, metadata = scratch / "source.onnx", _metadata(context)
+    exporting.write_onnx(
+        network,
+        path,
+        shape=workspace.spec.input_shape,
+        opset=settings.opset,
+        batch=settings.batch,
+        metadata={},
+    )
+    reference = Reference(network, images(context, settings.parity_images), metadata.pop("accuracy"))
+    found = exporting.parity(network, path, reference.images)
+    exporting.require(found, max_abs_diff=settings.max_abs_diff, file=exporting.file_name("fp32"))
+    return _Source(context, path, metadata, reference)
+
+
+def _tried(source: _Source, precision: Precision) -> list[_Tried]:
+    """The files of `precision`; those that passed are in their place."""
+    import onnx
+
+    from jstc import export as exporting
+
+    context, tried = source.context, []
+    for candidate in _candidates(source, precision):
+        found = figures(context, candidate, precision, source.reference)
+        wrong = problem(found, source.reference, max_drop=context.recipe.export.max_accuracy_drop)
+        if wrong is None:
+            metadata = {**source.metadata, "precision": precision, "accuracy": found["accuracy"]}
+            exporting.save(
+                onnx.load(str(candidate)),
+                context.folder / candidate.name,
+                metadata=exporting.encode_metadata(metadata),
+            )
+            found["bytes"] = (context.folder / candidate.name).stat().st_size
+        tried.append(_Tried(precision, found | {"params": source.metadata["params"]}, wrong))
+    return tried
+
+
+def _candidates(source: _Source, precision: Precision) -> Iterator[Path]:
+    """Files that have run, but not passed: the network's, and the one with its preprocessing inside."""
+    import onnx
+
+    from jstc import export as exporting
+
+    context, path = source.context, source.path.with_name(exporting.file_name(precision))
+    settings, info = context.recipe.export, context.workspace.info
+    model = exporting.converted(
+        onnx.load(str(source.path)),
+        precision,
+        settings=settings,
+        images=lambda: _calibration_images(context),
+    )
+    exporting.save(model, path, metadata=exporting.encode_metadata(source.metadata))
+    exporting.require_runs(path, source.reference.images)
+    yield path
+    if settings.with_preprocess:
+        companion = exporting.preprocess_path(path)
+        exporting.write_with_preprocess(
+            path,
+            companion,
+            mean=info.mean,
+            std=info.std,
+            size=(info.height, info.width),
+            resize_side=info.resize_side,
+        )
+        yield companion
+
+
+def _calibration_images(context: StageContext) -> Tensor:
+    """Training images as evaluation shows them, not augmented, spread over the split; on the CPU."""
+    import torch
+
+    count = context.recipe.export.calibration_images
+    found = context.workspace.dataset.train.ordered(_CALIBRATION_BATCH, limit=count)
+    return torch.cat([batch.cpu() for batch, _ in found])
+
+
+def _delete_old(folder: Path) -> None:
+    # Of an attempt that failed: a file there must not be taken for one that passed.
+    for old in folder.glob("*.onnx"):
+        old.unlink()
+
+
+def _require_passed(tried: list[_Tried]) -> None:
+    failed = [found for found in tried if found.problem]
+    if not failed:
+        return
+    names = list(dict.fromkeys(found.precision for found in failed))
+    ways = [_ADVICE[name] for name in names if _ADVICE[name]]
+    ways += ["allow more (--max-accuracy-drop)", f"leave out {' and '.join(names)} (--precision)"]
+    kept = ", ".join(Path(found.entry["file"]).name for found in tried if not found.problem)
+    raise GateError(
+        "\n".join(str(found.problem) for found in failed)
+        + f"\nNot kept. Ways out: {'; '.join(ways)}."
+        + (f" Passed: {kept}" if kept else "")
+    )
+
+
+def _metadata(context: StageContext) -> dict[str, Any]:
+    """What the exported files tell about themselves; see `jstc.export.encode_metadata`."""
+    import jstc
+
+    slim = files.read_json(context.path / "slim" / "result.json")
+    info = context.workspace.info
+    return {
+        "labels": list(info.labels),
+        "input_size": list(context.workspace.spec.input_shape),
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "resize_side": info.resize_side,
+        "flops": slim["flops"],
+        "params": slim["params"],
+        "accuracy": slim["accuracy"],
+        "plan_hash": Plan.load(context.path / "slim" / "plan.json").hash,
+        "model": context.recipe.model,
+        "dataset": context.recipe.dataset,
+        "jstc_version": jstc.__version__,
+    }
