@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,14 @@ def evaluate(
     ] = None,
     data: options.Data = None,
     provider: options.Provider = None,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, help="CPU threads; 0: onnxruntime's own choice.")
+    ] = 0,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only so many images, spread over the split.")
+    ] = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Accuracy of an ONNX file on a dataset's test split."""
@@ -31,8 +38,35 @@ def evaluate(
 
     path = options.run_or_newest(target)
     chosen = provider or options.ProviderName.auto
-    result = evaluation.evaluate(path, dataset=dataset, data=data, provider=chosen.value)
+    with output.progress(quiet=quiet or json, verbose=False) as shown:
+        result = evaluation.evaluate(
+            path,
+            dataset=dataset,
+            data=data,
+            provider=chosen.value,
+            threads=threads,
+            limit=limit,
+            progress=shown,
+        )
     if json:
         output.document(result)
-        return
-    output.table(["", ""], [[key, output.figure(key, value)] for key, value in result.items()])
+    else:
+        output.table(["", ""], _rows(result))
+
+
+def _rows(result: dict[str, Any]) -> list[list[str]]:
+    images, split = result["images"], result["images_in_split"]
+    low, high = result["accuracy_interval"]
+    rows = {
+        "file": result["file"],
+        "dataset": f"{result['dataset']}, {result['split']} split",
+        "images": f"{images:,}" if images == split else f"{images:,} of {split:,}",
+        "accuracy": f"{100 * result['accuracy']:.2f} %",
+        "95 % interval": f"{100 * low:.2f} to {100 * high:.2f} %",
+        "top-5": None if result["top5_accuracy"] is None else f"{100 * result['top5_accuracy']:.2f} %",
+        "provider": result["provider"] + (f", {result['threads']} threads" if result["threads"] else ""),
+        "batch": None if result["batch"] is None else f"{result['batch']}, fixed by the file",
+        "seconds": f"{result['seconds']:.1f}",
+    }
+    notes = [["note", note] for note in result["notes"]]
+    return [[key, value] for key, value in rows.items() if value is not None] + notes

@@ -1,19 +1,36 @@
-"""The accuracy of an exported network on a data set."""
+"""The accuracy of an ONNX file on a data set, through onnxruntime."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jstc import files
 from jstc.errors import InputError, RunDirectoryError
+from jstc.progress import Progress, Silent
 from jstc.recipe import InputSettings
 
 if TYPE_CHECKING:
-    from jstc.data import DataInfo
+    from jstc.data import DataInfo, Split
+    from jstc.data.info import Batch
+    from jstc.export.classifier import Classifier
+    from jstc.ort import Provider
 
 __all__ = ["evaluate"]
 
 _BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The file, and the data set with its folder and settings; `image_size` None is still to be found."""
+
+    file: Path
+    dataset: str
+    data: Path | None
+    settings: InputSettings
 
 
 def evaluate(
@@ -21,68 +38,127 @@ def evaluate(
     *,
     dataset: str | None = None,
     data: Path | None = None,
-    provider: Literal["auto", "cpu", "cuda"] = "auto",
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
+    threads: int = 0,
+    limit: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Top-1 accuracy of a run's exported network, or of any ONNX classifier, on a test split.
+    """Accuracy of a run's exported network, or of any ONNX classifier, on (`limit` images of) a test split.
 
-    A run is evaluated on its own data set unless another is named. Raises an `InputError` when the file is
-    no classifier for that data set.
+    A run, and a file in a run's export folder, is evaluated on the run's own data set unless another is
+    named. `notes` in the result say what had to be assumed. Raises an `InputError` when the file is no
+    classifier for that data set.
     """
-    file, name, root, settings = _what(path, dataset, data)
-    import torch
-
-    from jstc import data as datasets
-    from jstc import export, ort
+    task = _task(path, dataset, data)
+    from jstc import ort
+    from jstc.export.accuracy import score
+    from jstc.export.classifier import Normalisation
+    from jstc.pipeline import evaluation_notes
 
     chosen = ort.resolve(provider)
-    info = datasets.check(name, root=root, settings=settings)
-    _fits(file, info)
-    loaded = datasets.load(name, root=root, settings=settings, seed=0, device=torch.device("cpu"))
-    score = export.accuracy(
-        file, loaded.test.ordered(_BATCH_SIZE), num_classes=info.num_classes, provider=chosen
+    classifier, info, split = _opened(task, chosen, threads)
+    class_of, notes = evaluation_notes.assumptions(classifier, info)
+    found = score(
+        classifier,
+        _batches(split, limit, progress or Silent()),
+        normalised=Normalisation(info.mean, info.std),
+        class_of=class_of,
+        num_classes=info.num_classes,
     )
     return {
-        "file": str(file),
-        "dataset": name,
+        "file": str(task.file),
+        "dataset": task.dataset,
         "split": "test",
-        "images": loaded.test.num_images,
+        "images": found.images,
+        "images_in_split": split.num_images,
         "provider": chosen,
-        "accuracy": score,
+        "threads": threads,
+        "batch": classifier.batch,
+        "accuracy": found.accuracy,
+        "accuracy_interval": list(found.interval),
+        "top5_accuracy": found.top5_accuracy,
+        "undefined": found.undefined,
+        "seconds": round(found.seconds, 3),
+        "notes": [*notes, *evaluation_notes.afterthoughts(found, split.num_images)],
     }
 
 
-def _what(path: Path, dataset: str | None, data: Path | None) -> tuple[Path, str, Path | None, InputSettings]:
-    """The file, and the data set with its root and settings."""
+def _opened(task: _Task, provider: Provider, threads: int) -> tuple[Classifier, DataInfo, Split]:
+    """The file and the test split, at the size that the file takes; they fit each other."""
+    import torch
+
+    from jstc import data
+    from jstc.export.classifier import open_classifier, require_fit
+
+    classifier = open_classifier(task.file, provider=provider, threads=threads)
+    side = task.settings.image_size or _side(classifier)
+    settings = task.settings.model_copy(update={"image_size": side})
+    info = data.check(task.dataset, root=task.data, settings=settings)
+    if classifier.outputs > 1:  # another one may have the scores
+        classifier = open_classifier(
+            task.file, provider=provider, threads=threads, num_classes=info.num_classes
+        )
+    require_fit(classifier, shape=info.input_shape, num_classes=info.num_classes)
+    device = torch.device("cpu")
+    return (
+        classifier,
+        info,
+        data.load(task.dataset, root=task.data, settings=settings, seed=0, device=device).test,
+    )
+
+
+def _batches(split: Split, limit: int | None, progress: Progress) -> Iterator[Batch]:
+    images = split.num_images if limit is None else min(limit, split.num_images)
+    progress.start("eval", -(-images // _BATCH_SIZE), "batch")
+    for done, batch in enumerate(split.ordered(_BATCH_SIZE, limit=limit), start=1):
+        yield batch
+        progress.update(done)
+    progress.finish()
+
+
+def _task(path: Path, dataset: str | None, data: Path | None) -> _Task:
+    """What is to be evaluated, on what. Raises an `InputError` when the file or the run is not there."""
+    from jstc.pipeline.run_directory import read_recipe
+
     if path.suffix == ".onnx":
         if not path.is_file():
             raise InputError(f"no file at {path}")
-        if dataset is None:
-            raise InputError(f"on which dataset? Give --dataset NAME to evaluate {path}")
-        return path, dataset, data, InputSettings(image_size=_side(path))
-    from jstc.pipeline.run_directory import read_recipe
-
-    recipe = read_recipe(path)
+        run = path.absolute().parents[1]
+        if path.absolute().parent.name != "export" or not (run / "recipe.yaml").exists():
+            return _foreign(path, dataset, data)
+        file = path
+    else:
+        run, file = path, None
+    recipe = read_recipe(run)
     if len(recipe.labels) > 1:
-        runs = ", ".join(str(path / label) for label in recipe.labels)
-        raise InputError(f"{path} has a network for each of its budgets; name one of {runs}")
-    file = path / "export" / "model.onnx"
-    if not file.exists():
-        raise RunDirectoryError(f"{path} has no exported network yet: run `jstc export {path}`")
+        runs = ", ".join(str(run / label) for label in recipe.labels)
+        raise InputError(f"{run} has a network for each of its budgets; name one of {runs}")
+    file = file or _exported(run)
     name = dataset or recipe.dataset
     root = data or (recipe.data if name == recipe.dataset else None)
-    side = recipe.input.image_size or _side(file)
-    return file, name, root, recipe.input.model_copy(update={"image_size": side})
+    return _Task(file, name, root, recipe.input)
 
 
-def _side(file: Path) -> int | None:
-    """The side in pixels that the network takes, where the file says so."""
-    from jstc import ort
-
-    shape = ort.signature(ort.open_session(file), file).input_shape
-    return shape[-1] if shape[-1] == shape[-2] else None
+def _foreign(path: Path, dataset: str | None, data: Path | None) -> _Task:
+    if dataset is None:
+        raise InputError(f"on which dataset? Give --dataset NAME to evaluate {path}")
+    return _Task(path, dataset, data, InputSettings())
 
 
-def _fits(file: Path, info: DataInfo) -> None:
-    from jstc import export
+def _exported(run: Path) -> Path:
+    """The first file of the export: float32, unless the run has none."""
+    plain, result = run / "export" / "model.onnx", run / "export" / "result.json"
+    if not plain.exists() and result.exists():
+        plain = run / files.read_json(result)["files"][0]["file"]
+    if not plain.exists():
+        raise RunDirectoryError(f"{run} has no exported network yet: run `jstc export {run}`")
+    return plain
 
-    export.check_fits(file, shape=info.input_shape, num_classes=info.num_classes)
+
+def _side(classifier: Classifier) -> int | None:
+    """The side in pixels that the network takes, where the graph or its metadata says so."""
+    _, height, width = classifier.shape
+    own = classifier.metadata.get("input_size")
+    if height is None and isinstance(own, list) and len(own) == 3:
+        _, height, width = own
+    return height if isinstance(height, int) and height == width else None

@@ -24,7 +24,8 @@ FLAGS = {
     "slim": WORK,
     "export": WORK,
     "bench": WORK | {"--provider", "--batch", "--seconds"},
-    "eval": {"--dataset", "--data", "--provider", "--json", "--debug"},
+    "eval": {"--dataset", "--data", "--provider", "--threads", "--limit"}
+    | {"--quiet", "-q", "--json", "--debug"},
     "report": {"--json", "--markdown", "--debug"},
     "compare": {f"--max-{what}" for what in ("slowdown", "accuracy-drop", "agreement-drop")}
     | {f"--max-{what}-increase" for what in ("flops", "params", "bytes", "diff")}
