@@ -1,13 +1,14 @@
 """onnxruntime sessions: one place that chooses providers and keeps onnxruntime quiet. No torch here.
 
-onnxruntime lists the CUDA provider wherever it was built with it, even on a machine without a GPU, and
-falls back to the CPU with a warning. Here a provider is offered only after it ran a model.
+onnxruntime lists the CUDA and TensorRT providers wherever it was built with them, even on a machine without
+a GPU, and falls back to the CPU with a warning. Here a provider is offered only after it ran a model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import io
 import re
 import sys
@@ -22,11 +23,18 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from jstc.errors import InputError
 
-__all__ = ["ORT_ERRORS", "Provider", "Signature", "cuda_problem", "open_session", "resolve", "signature"]
+__all__ = ["ORT_ERRORS", "PROVIDER_NAMES", "Provider", "Signature", "cuda_problem", "first_line"]
+__all__ += ["open_session", "problem", "resolve", "signature", "tensorrt_problem"]
 
-Provider = Literal["cpu", "cuda"]
+Provider = Literal["cpu", "cuda", "tensorrt"]
 
-_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDER_NAMES: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+"""What onnxruntime calls them."""
+
 _FATAL = 4
 _TINY_OPSET = 17
 
@@ -49,55 +57,83 @@ class Signature:
     num_classes: int | None
 
 
-def resolve(provider: Literal["auto", "cpu", "cuda"]) -> Provider:
-    """The provider to use: `auto` is CUDA where it works, else the CPU.
+def resolve(provider: Literal["auto", "cpu", "cuda", "tensorrt"]) -> Provider:
+    """The provider to use: `auto` is CUDA where it works, else the CPU; not TensorRT, slow to build.
 
-    Raises `InputError` when CUDA is asked for and does not work here, with the reason.
+    Raises `InputError` when one is asked for that does not work here, with the reason.
     """
-    if provider == "cpu":
-        return "cpu"
-    problem = cuda_problem()
-    if problem is None:
-        return "cuda"
     if provider == "auto":
-        return "cpu"
-    raise InputError(f"provider 'cuda' cannot be used here: {problem}; use 'cpu' or 'auto'")
+        return "cpu" if cuda_problem() else "cuda"
+    found = problem(provider)
+    if found is None:
+        return provider
+    raise InputError(f"provider '{provider}' cannot be used here: {found}; use 'cpu' or 'auto'")
+
+
+def problem(provider: Provider) -> str | None:
+    """Why onnxruntime cannot use the provider on this machine, or None when it can."""
+    if provider == "cpu":
+        return None
+    return cuda_problem() if provider == "cuda" else tensorrt_problem()
 
 
 @cache
 def cuda_problem() -> str | None:
     """Why onnxruntime cannot use CUDA on this machine, or None when it ran a model there."""
-    if _NAMES["cuda"] not in onnxruntime.get_available_providers():
+    if PROVIDER_NAMES["cuda"] not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} was built without CUDA"
     if not _driver_present():
         return "no NVIDIA driver was found"
     complaint = _preload()
+    return _tried("cuda", "CUDA", complaint)
+
+
+@cache
+def tensorrt_problem() -> str | None:
+    """Why onnxruntime cannot use TensorRT on this machine, or None when it ran a model there."""
+    if PROVIDER_NAMES["tensorrt"] not in onnxruntime.get_available_providers():
+        return f"onnxruntime {onnxruntime.__version__} was built without TensorRT"
+    without_cuda = cuda_problem()
+    if without_cuda is not None:
+        return without_cuda
+    try:  # NVIDIA's package for pip; it loads its libraries when it is imported
+        importlib.import_module("tensorrt_libs")
+        complaint = ""
+    except (ImportError, OSError):
+        complaint = "is TensorRT installed?"
+    return _tried("tensorrt", "TensorRT", complaint)
+
+
+def _tried(provider: Provider, name: str, complaint: str) -> str | None:
     try:
-        session = _create(_tiny_model(), "cuda", threads=1)
-        if _NAMES["cuda"] in session.get_providers():
+        session = _create(_tiny_model(), provider, threads=1)
+        if PROVIDER_NAMES[provider] in session.get_providers():
             session.run(None, {"x": [0.0]})
             return None
     except ORT_ERRORS as error:
-        complaint = complaint or _first_line(error)
-    return f"onnxruntime could not load its CUDA provider ({complaint or 'it gives no reason'})"
+        complaint = complaint or first_line(error)
+    return f"onnxruntime could not load its {name} provider ({complaint or 'it gives no reason'})"
 
 
-def open_session(path: Path, *, provider: Provider = "cpu", threads: int = 0) -> Any:
+def open_session(
+    path: Path, *, provider: Provider = "cpu", threads: int = 0, profile: Path | None = None
+) -> Any:
     """An `onnxruntime.InferenceSession` for the file; `threads` 0 is onnxruntime's own choice.
 
-    Raises `InputError` when the file is missing or is not a model that onnxruntime can run there.
+    With `profile`, the beginning of a file's name, onnxruntime records what every node takes, until
+    `end_profiling` of the session, which gives the file. Raises `InputError` when the file is missing or is
+    not a model that onnxruntime can run there.
     """
     if not path.is_file():
         raise InputError(f"no such ONNX file: {path}")
-    if provider == "cuda":
-        resolve("cuda")
+    resolve(provider)
     try:
-        session = _create(str(path), provider, threads=threads)
+        session = _create(str(path), provider, threads=threads, profile=profile)
     except ORT_ERRORS as error:
         raise InputError(
-            f"{path} is not an ONNX model that onnxruntime can run: {_first_line(error)}"
+            f"{path} is not an ONNX model that onnxruntime can run: {first_line(error)}"
         ) from None
-    if _NAMES[provider] not in session.get_providers():
+    if PROVIDER_NAMES[provider] not in session.get_providers():
         raise InputError(f"onnxruntime did not take '{provider}' for {path}, only {session.get_providers()}")
     return session
 
@@ -118,7 +154,7 @@ def signature(session: Any, path: Path) -> Signature:
     return Signature(inputs[0].name, inputs[0].type, shape, classes if isinstance(classes, int) else None)
 
 
-def _create(model: str | bytes, provider: str, *, threads: int) -> Any:
+def _create(model: str | bytes, provider: Provider, *, threads: int, profile: Path | None = None) -> Any:
     # Providers that fail to load complain in the default logger, not in the session's.
     onnxruntime.set_default_logger_severity(_FATAL)
     options = onnxruntime.SessionOptions()
@@ -126,8 +162,26 @@ def _create(model: str | bytes, provider: str, *, threads: int) -> Any:
     options.intra_op_num_threads = threads
     # Idle threads of one session would spin through the runs of the next: measured 2x slower without this.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    providers = list(dict.fromkeys((_NAMES[provider], _NAMES["cpu"])))
-    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    return onnxruntime.InferenceSession(model, options, providers=_chain(model, provider), enable_fallback=0)
+
+
+def _chain(model: str | bytes, provider: Provider) -> list[Any]:
+    """The provider, with its options, and those that take what it cannot run."""
+    if provider == "tensorrt":
+        first = (PROVIDER_NAMES["tensorrt"], _tensorrt_options(model))
+        return [first, PROVIDER_NAMES["cuda"], PROVIDER_NAMES["cpu"]]
+    return list(dict.fromkeys((PROVIDER_NAMES[provider], PROVIDER_NAMES["cpu"])))
+
+
+def _tensorrt_options(model: str | bytes) -> dict[str, str]:
+    # TensorRT refuses float16 and quantised graphs unless it is told to use these.
+    loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+    half = any(item.data_type == onnx.TensorProto.FLOAT16 for item in loaded.graph.initializer)
+    quantised = any(node.op_type == "DequantizeLinear" for node in loaded.graph.node)
+    return {"trt_fp16_enable": str(half), "trt_int8_enable": str(quantised)}
 
 
 def _driver_present() -> bool:
@@ -161,7 +215,8 @@ def _tiny_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of onnxruntime says, without its codes."""
     # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from a.onnx failed:Protobuf parsing failed."
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .* failed:)?", "", lines[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from jstc.bench.compare import BenchRow, compare
+from jstc.bench.compare import compare, measure
 from jstc.bench.environment import environment
+from jstc.bench.rows import BenchRow, Comparison, Skipped
+from jstc.bench.session import Facts
 
-__all__ = ["BenchRow", "compare", "environment"]
+__all__ = ["BenchRow", "Comparison", "Facts", "Skipped", "compare", "environment", "measure"]

@@ -2,90 +2,192 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from jstc import ort
-from jstc.bench.statistics import Ratio, paired_ratio
-from jstc.bench.timing import interleaved_seconds, warm_up
+from jstc.bench import memory
+from jstc.bench.profiling import profile
+from jstc.bench.rows import BenchRow, Comparison, Skipped, against, timed_row, with_memory
+from jstc.bench.session import Facts, Opened, open_file, prepare
+from jstc.bench.statistics import paired_ratio
+from jstc.bench.timing import WarmUp, interleaved_seconds, warm_up
 from jstc.errors import InputError
 from jstc.ort import Provider
 from jstc.progress import Progress, Silent
 from jstc.recipe import BenchSettings
 
-__all__ = ["NO_GAIN", "BenchRow", "compare"]
+__all__ = ["compare", "measure"]
 
-NO_GAIN = 1.05
-"""A speed-up up to here is called none: less than users notice, and than machines vary."""
-
-_SEED = 0
-_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-
-Verdict = Literal["target", "gain", "no gain", "unclear"]
-
-
-@dataclass(frozen=True)
-class BenchRow:
-    """One file at one batch size. Latencies are of whole calls from host memory to host memory.
-
-    `speedup_vs_target` is the median of the ratios target / file of the same round, `ratio_low` to
-    `ratio_high` its 95 % interval; all 1 for the target itself.
-    `verdict`: `no gain` up to 1.05, `unclear` where the interval reaches down to 1, else `gain`.
-    """
-
-    file: str
-    bytes: int
-    provider: Provider
-    batch: int
-    median_ms: float
-    p95_ms: float
-    images_per_second: float
-    speedup_vs_target: float
-    ratio_low: float
-    ratio_high: float
-    runs: int
-    verdict: Verdict
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON document."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    session: Any
-    signature: ort.Signature
-    path: Path
-    provider: Provider
+_WARM_UP_SHARE = 0.5  # of the measuring time, at most
 
 
 def compare(
     files: Mapping[str, Path], *, settings: BenchSettings, progress: Progress | None = None
 ) -> list[BenchRow]:
-    """Time every file (label -> path) at every batch size; the first one is the target.
+    """Time every file (label -> path) at every batch size, and nothing else; the first one is the target.
 
-    Raises `InputError` for a provider that does not work here, or a file that cannot be run.
+    Raises `InputError` for whatever cannot be measured.
+    """
+    bare = settings.model_copy(update={"memory": False, "profile": False})
+    found = measure(files, settings=bare, progress=progress)
+    if found.skipped:
+        raise InputError(found.skipped[0].reason)
+    return found.rows
+
+
+def measure(
+    files: Mapping[str, Path],
+    *,
+    settings: BenchSettings,
+    facts: Mapping[str, Facts] | None = None,
+    traces: Path | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Time every file (label -> path) on every provider at every batch size; the first one is the target.
+
+    `facts` of files by label come before what their metadata say. What cannot be measured is told and left
+    out. With `settings.profile` the operators are profiled, too; onnxruntime's traces are put into `traces`.
+    Raises `InputError` when a file is missing, or nothing can be measured at all.
     """
     if not files:
         raise InputError("nothing to measure: give at least one ONNX file")
-    progress = progress or Silent()
-    provider = ort.resolve(settings.provider)
-    if settings.provider == "auto":
-        progress.message(_chosen(provider))
-    loaded = {label: _load(path, provider, settings) for label, path in files.items()}
-    progress.start("bench", len(settings.batch_sizes), "batch size")
-    rows: list[BenchRow] = []
-    for done, batch in enumerate(settings.batch_sizes, start=1):
-        rows += _at_batch(loaded, batch, settings.seconds)
-        progress.update(done, batch=batch, median_ms=rows[-1].median_ms, speedup=rows[-1].speedup_vs_target)
-    progress.finish()
-    return rows
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"no such ONNX file: {path}")
+    work = _Work(files, settings, facts or {}, progress or Silent())
+    rows = [row for provider in work.providers() for row in work.on(provider)]
+    if not rows:
+        raise InputError("nothing could be measured: " + "; ".join(s.reason for s in work.skipped))
+    work.progress.finish()
+    rows = work.memory(rows) if settings.memory else rows
+    profiles = list(work.profiles(rows, traces)) if settings.profile else []
+    return Comparison(rows, work.skipped, profiles)
+
+
+class _Work:
+    """One comparison under way: what is asked for, whom to tell, and what had to be left out."""
+
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        settings: BenchSettings,
+        facts: Mapping[str, Facts],
+        progress: Progress,
+    ) -> None:
+        self.files, self.settings, self.facts, self.progress = files, settings, facts, progress
+        self.skipped: list[Skipped] = []
+
+    def skip(self, provider: str, reason: str, file: str | None = None, batch: int | None = None) -> None:
+        """Leave something out, and say so."""
+        self.skipped.append(Skipped(provider, reason, file, batch))
+        self.progress.message(f"bench: not measured on {provider}: {reason}")
+
+    def providers(self) -> list[Provider]:
+        """Those asked for that work here."""
+        found: list[Provider] = []
+        for name in self.settings.providers:
+            if name == "auto":
+                found.append(ort.resolve("auto"))
+                self.progress.message(_chosen(found[-1]))
+            elif reason := ort.problem(name):
+                self.skip(name, reason)
+            else:
+                found.append(name)
+        return list(dict.fromkeys(found))
+
+    def on(self, provider: Provider) -> Iterator[BenchRow]:
+        """The rows of one provider; its sessions last as long as its measuring."""
+        opened = [item for label in self.files if (item := self._open(label, provider))]
+        if not opened:
+            return
+        batches = _batches(opened, self.settings.batch_sizes)
+        self.progress.start("bench", len(batches), "batch size")
+        for done, batch in enumerate(batches, start=1):
+            rows = self._at_batch(opened, batch)
+            yield from rows
+            if rows:
+                last = rows[-1]
+                self.progress.update(
+                    done, batch=batch, median_ms=last.median_ms, speedup=last.speedup_vs_target
+                )
+
+    def _open(self, label: str, provider: Provider) -> Opened | None:
+        try:
+            found = open_file(
+                label,
+                self.files[label],
+                provider=provider,
+                threads=self.settings.threads,
+                facts=self.facts.get(label),
+            )
+        except InputError as error:
+            self.skip(provider, str(error), label)
+            return None
+        if found.elsewhere:
+            counts = ", ".join(f"{count} on {other}" for other, count in found.elsewhere.items())
+            self.progress.message(f"bench: {label} on {provider}: nodes that run elsewhere: {counts}")
+        return found
+
+    def _at_batch(self, opened: Sequence[Opened], batch: int) -> list[BenchRow]:
+        items = [item for item in opened if self._fits(item, batch)]
+        runs = {item.label: run for item in items if (run := self._first_run(item, batch))}
+        items = [item for item in items if item.label in runs]
+        if not items:
+            return []
+        calls = list(runs.values())
+        seconds = self.settings.seconds
+        warm = warm_up(calls, seconds=seconds * _WARM_UP_SHARE)
+        if not all(warm.steady):
+            restless = [i.label for i, steady in zip(items, warm.steady, strict=True) if not steady]
+            self.progress.message(
+                f"bench: still not steady after {warm.rounds} rounds at batch {batch}: {', '.join(restless)}"
+            )
+        latencies = interleaved_seconds(calls, seconds=seconds)
+        target = next((item for item in items if item.label == next(iter(self.files))), None)
+        return list(_rows(items, target, latencies, warm, batch))
+
+    def _fits(self, item: Opened, batch: int) -> bool:
+        if item.fixed_batch in (None, batch):
+            return True
+        if batch in self.settings.batch_sizes:
+            reason = f"{item.path} has a fixed batch size of {item.fixed_batch} and is timed at that only"
+            self.skip(item.provider, reason, item.label, batch)
+        return False
+
+    def _first_run(self, item: Opened, batch: int) -> Callable[[], object] | None:
+        try:
+            run = prepare(item, batch)
+            run()
+        except ort.ORT_ERRORS as error:
+            reason = f"{item.path}: onnxruntime cannot run it at batch {batch}: {ort.first_line(error)}"
+            self.skip(item.provider, reason, item.label, batch)
+            return None
+        return run
+
+    def memory(self, rows: Sequence[BenchRow]) -> list[BenchRow]:
+        """The rows with what each file takes, measured in processes of their own."""
+        threads = self.settings.threads
+        tasks = [memory.Task(str(self.files[r.file]), r.provider, r.batch, threads) for r in rows]
+        answers = memory.peak_memory(tasks)
+        return [with_memory(row, answer) for row, answer in zip(rows, answers, strict=True)]
+
+    def profiles(self, rows: Sequence[BenchRow], traces: Path | None) -> Iterator[dict[str, object]]:
+        """Where the time goes, for every row."""
+        for index, row in enumerate(rows):
+            name = f"trace-{index:02d}-{Path(row.file).stem}-{row.provider}-batch{row.batch}.json"
+            yield profile(
+                row.file,
+                self.files[row.file],
+                provider=row.provider,
+                batch=row.batch,
+                threads=self.settings.threads,
+                trace_to=traces / name if traces else None,
+            )
 
 
 def _chosen(provider: Provider) -> str:
@@ -93,66 +195,27 @@ def _chosen(provider: Provider) -> str:
     return f"bench: provider auto is {provider} here{reason}"
 
 
-def _load(path: Path, provider: Provider, settings: BenchSettings) -> _Loaded:
-    session = ort.open_session(path, provider=provider, threads=settings.threads)
-    found = ort.signature(session, path)
-    batch, *size = found.input_shape
-    if found.input_type not in _INPUT_TYPES or None in size:
-        raise InputError(f"{path}: can time float images of a fixed size only, found {found}")
-    if batch is not None and set(settings.batch_sizes) != {batch}:
-        raise InputError(f"{path}: has a fixed batch size of {batch}; set bench.batch_sizes to [{batch}]")
-    return _Loaded(session, found, path, provider)
+def _batches(opened: Sequence[Opened], wanted: Sequence[int]) -> list[int]:
+    """The batch sizes asked for, then those that a file insists on."""
+    fixed = [item.fixed_batch for item in opened if item.fixed_batch is not None]
+    free = len(fixed) < len(opened)
+    return list(dict.fromkeys([*(b for b in wanted if free or b in fixed), *fixed]))
 
 
-def _at_batch(loaded: Mapping[str, _Loaded], batch: int, seconds: float) -> list[BenchRow]:
-    runs = [_prepare(item, batch) for item in loaded.values()]
-    for item, run in zip(loaded.values(), runs, strict=True):
-        _warm_up(item, run, seconds / len(runs))
-    latencies = interleaved_seconds(runs, seconds=seconds)
-    rows = []
-    for index, (label, item) in enumerate(loaded.items()):
-        ratio = paired_ratio(latencies[:, 0], latencies[:, index]) if index else None
-        rows.append(_row(label, item, batch, latencies[:, index], ratio))
-    return rows
-
-
-def _prepare(item: _Loaded, batch: int) -> Callable[[], object]:
-    # The same images for every file, made before the clock starts.
-    shape = (batch, *(size or 0 for size in item.signature.input_shape[1:]))
-    images = np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32)
-    feed = {item.signature.input_name: images.astype(_INPUT_TYPES[item.signature.input_type])}
-    return partial(item.session.run, None, feed)
-
-
-def _warm_up(item: _Loaded, run: Callable[[], object], seconds: float) -> None:
-    try:
-        warm_up(run, seconds=seconds)
-    except ort.ORT_ERRORS as error:
-        raise InputError(f"{item.path}: onnxruntime cannot run it: {error}") from error
-
-
-def _row(
-    label: str, item: _Loaded, batch: int, latencies: npt.NDArray[np.float64], ratio: Ratio | None
-) -> BenchRow:
-    median, p95 = np.percentile(latencies, [50, 95]).tolist()
-    shown = ratio or Ratio(1.0, 1.0, 1.0)
-    return BenchRow(
-        file=label,
-        bytes=item.path.stat().st_size,
-        provider=item.provider,
-        batch=batch,
-        median_ms=median * 1e3,
-        p95_ms=p95 * 1e3,
-        images_per_second=batch / median,
-        speedup_vs_target=shown.median,
-        ratio_low=shown.low,
-        ratio_high=shown.high,
-        runs=len(latencies),
-        verdict="target" if ratio is None else _verdict(ratio),
-    )
-
-
-def _verdict(ratio: Ratio) -> Verdict:
-    if ratio.median <= NO_GAIN:
-        return "no gain"
-    return "unclear" if ratio.low <= 1 else "gain"
+def _rows(
+    items: Sequence[Opened],
+    target: Opened | None,
+    latencies: npt.NDArray[np.float64],
+    warm: WarmUp,
+    batch: int,
+) -> Iterator[BenchRow]:
+    columns = {item.label: latencies[:, index] for index, item in enumerate(items)}
+    for item, steady in zip(items, warm.steady, strict=True):
+        row = timed_row(item, batch, columns[item.label])
+        row = replace(row, warm_up_rounds=warm.rounds, steady=steady)
+        if target is None:
+            yield replace(row, verdict="no target")
+        elif target is not item:
+            yield against(row, target.facts, paired_ratio(columns[target.label], columns[item.label]))
+        else:
+            yield row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -10,29 +11,41 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jstc
 from jstc import ort
+from jstc.bench import machine
 
 __all__ = ["environment"]
 
-_PACKAGES = ("jstc", "torch", "torchvision", "onnx", "onnxscript", "fvcore", "numpy", "timm")
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "fvcore", "numpy", "timm")
 _RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
+_GPU_KEYS = {"name": "name", "driver": "driver_version", "memory": "memory.total"}
+_CUDA_PACKAGES = ("nvidia-cuda-runtime", "nvidia-cudnn", "tensorrt")
 _TIMEOUT_SECONDS = 20
 
 
 def environment() -> dict[str, Any]:
     """A JSON document of CPU, memory, GPUs, versions, and the onnxruntime providers that work.
 
-    `providers` maps `cpu` and `cuda` to "usable", or to the reason why not. What cannot be found out is None.
+    `cores` are those that this process may use, `cpu_limit` the container's share of their time;
+    `load_average` is that of the minute before. `providers` maps `cpu`, `cuda` and
+    `tensorrt` to "usable", or to the reason why not. What cannot be found out is None.
     """
     return {
         "cpu": _cpu_name(),
         "cores": _usable_cores(),
+        "cpu_flags": machine.flags(),
+        "cpu_limit": machine.cpu_limit(),
+        "frequency": machine.frequency(),
+        "load_average": machine.load_average(),
         "memory_gb": _memory_gb(),
+        "memory_limit_gb": machine.memory_limit_gb(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "packages": _versions(),
         "gpus": _gpus(),
-        "providers": {"cpu": "usable", "cuda": ort.cuda_problem() or "usable"},
+        "cuda": _cuda(),
+        "providers": {name: ort.problem(name) or "usable" for name in ort.PROVIDER_NAMES},
     }
 
 
@@ -62,7 +75,7 @@ def _memory_gb() -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"jstc": jstc.__version__}
     for name in (*_PACKAGES, *_RUNTIMES):
         try:
             found[name] = metadata.version(name)
@@ -72,9 +85,22 @@ def _versions() -> dict[str, str]:
 
 
 def _gpus() -> list[dict[str, str]]:
-    text = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""
-    rows = [line.rpartition(",") for line in text.splitlines() if "," in line]
-    return [{"name": name.strip(), "driver": driver.strip()} for name, _, driver in rows]
+    text = _output("nvidia-smi", f"--query-gpu={','.join(_GPU_KEYS.values())}", "--format=csv,noheader") or ""
+    # From the right: names may have commas in them.
+    rows = [line.rsplit(",", len(_GPU_KEYS) - 1) for line in text.splitlines()]
+    return [
+        dict(zip(_GPU_KEYS, map(str.strip, row), strict=True)) for row in rows if len(row) == len(_GPU_KEYS)
+    ]
+
+
+def _cuda() -> dict[str, str]:
+    """Versions of the libraries from NVIDIA's packages for pip that onnxruntime loads."""
+    found = {}
+    for name in _CUDA_PACKAGES:
+        for suffix in ("", "-cu13", "-cu12"):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[name] = metadata.version(name + suffix)
+    return found
 
 
 def _output(program: str, *arguments: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,17 +11,44 @@ from jstc.cli import options
 from jstc.errors import InputError
 from jstc.progress import Progress
 
+if TYPE_CHECKING:
+    from jstc.recipe import Recipe
+
 __all__ = ["bench"]
+
+Batches = Annotated[
+    list[str] | None, typer.Option("--batch", metavar="N,...", help="Batch sizes: 1,8,32; or repeat it.")
+]
+Providers = Annotated[
+    str | None,
+    typer.Option("--provider", metavar="NAME,...", help="auto, cpu, cuda, tensorrt; several with commas."),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=0, help="onnxruntime's CPU threads; 0: its own choice.")
+]
+Profile = Annotated[
+    bool | None, typer.Option("--profile/--no-profile", help="Show where the time goes, by operator.")
+]
+Trace = Annotated[
+    bool | None,
+    typer.Option("--trace/--no-trace", help="Profile, and keep onnxruntime's traces as files."),
+]
 
 
 def bench(
     targets: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN | MODEL.onnx", help="A run (default: the newest), or ONNX files."),
+        typer.Argument(
+            metavar="RUN | MODEL.onnx",
+            help="A run (default: the newest), or ONNX files; the others are compared with the first.",
+        ),
     ] = None,
-    provider: options.Provider = None,
-    batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Batch size; repeatable.")] = None,
+    provider: Providers = None,
+    batch: Batches = None,
+    threads: Threads = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Measuring time per batch size.")] = None,
+    profile: Profile = None,
+    trace: Trace = None,
     fresh: options.Fresh = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -30,33 +57,57 @@ def bench(
 ) -> None:
     """Time the networks of RUN, or ONNX files, in onnxruntime.
 
-    Stages of RUN that it needs and that are missing run first.
+    Stages of RUN that it needs and that are missing run first; options replace those of its recipe.
     """
     from jstc.cli import output
 
+    settings = _settings(
+        provider=provider, batch=batch, threads=threads, seconds=seconds, profile=profile, trace=trace
+    )
     onnx_files = [path for path in targets or () if path.suffix == ".onnx"]
-    given = {"provider": provider.value if provider else None, "batch_sizes": batch, "seconds": seconds}
-    settings = {key: value for key, value in given.items() if value is not None}
     if onnx_files:
         if len(onnx_files) != len(targets or ()):
             raise InputError("give either one run directory or ONNX files, not both")
         with output.progress(quiet=quiet, verbose=verbose) as shown:
-            rows = _compare(onnx_files, settings, shown)
-        output.bench(rows, as_json=json)
+            found = _measured(onnx_files, settings, shown)
+        output.bench(found, as_json=json, quiet=quiet)
         return
     if len(targets or ()) > 1:
         raise InputError("give one run directory, or several ONNX files")
-    if settings:
-        raise InputError("a run is timed as its recipe says (bench: ...); the options are for ONNX files")
     run = targets[0] if targets else None
-    output.run_stage("bench", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)
+    output.run_stage("bench", run, changes=settings, fresh=fresh, json=json, quiet=quiet, verbose=verbose)
 
 
-def _compare(paths: list[Path], settings: dict[str, Any], progress: Progress) -> list[dict[str, Any]]:
+def _settings(*, batch: list[str] | None, trace: bool | None, **given: Any) -> dict[str, Any]:
+    """The recipe's keys that the options set."""
+    if batch is not None:
+        given["batch_sizes"] = [_batch(word) for words in batch for word in words.split(",")]
+    if trace is not None:
+        given |= {"trace": trace} | ({"profile": True} if trace else {})
+    return {f"bench.{key}": value for key, value in given.items() if value is not None}
+
+
+def _batch(word: str) -> int:
+    if not word.strip().isdecimal() or int(word) < 1:
+        raise InputError(f"--batch {word}: expected batch sizes from 1 on, such as --batch 1,8,32")
+    return int(word)
+
+
+def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from jstc import bench as timing
+
+    recipe = _recipe(settings)
+    machine = timing.environment()  # first: its load is that before our own work
+    found = timing.measure(
+        {str(path): path for path in paths},
+        settings=recipe.bench,
+        traces=Path() if recipe.bench.trace else None,
+        progress=progress,
+    )
+    return {**found.to_dict(), "profiles": found.profiles, "environment": machine}
+
+
+def _recipe(settings: dict[str, Any]) -> Recipe:
     from jstc import recipe_file
 
-    keys = [f"bench.{key}={value}" for key, value in settings.items()]
-    recipe = recipe_file.from_flags({"model": "-", "dataset": "-", "flops": "1"}, keys)
-    rows = timing.compare({str(path): path for path in paths}, settings=recipe.bench, progress=progress)
-    return [row.to_dict() for row in rows]
+    return recipe_file.from_flags({"model": "-", "dataset": "-", "flops": "1", **settings})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jstc.cli import bench_view, export_view
+from jstc.cli.bench_view import show as bench
 from jstc.cli.numbers import figure, plain
-from jstc.cli.printing import bench, document, label, note, table, text
+from jstc.cli.printing import document, label, note, table, text
 
 if TYPE_CHECKING:
     from jstc.progress import Progress
@@ -47,14 +49,26 @@ def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool =
     note(f"Everything is in {path}")
 
 
-def run_stage(name: str, run: Path | None, *, fresh: bool, json: bool, quiet: bool, verbose: bool) -> None:
-    """Run one stage of a run directory and show its result."""
+def run_stage(
+    name: str,
+    run: Path | None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    fresh: bool,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Run one stage of a run directory and show its result; `changes` are keys of its recipe, with values."""
+    from jstc import recipe_file
     from jstc.cli import options
     from jstc.pipeline import chain
     from jstc.pipeline.run_directory import read_recipe
 
     path = options.run_or_newest(run)
     recipe = read_recipe(path)
+    if changes:
+        recipe = recipe_file.load(path / "recipe.yaml", flags=changes)
     with progress(quiet=quiet, verbose=verbose) as shown:
         chain.run_stage(
             path, name, recipe=recipe, fresh=fresh, command=options.command_line(), progress=shown
@@ -75,12 +89,14 @@ def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
         return
     result = files.read_json(path / name / "result.json")
     if name == "bench":
-        result["rows"] = files.read_json(path / name / "bench.json")["rows"]
+        result |= bench_view.read(path / name)
     if as_json:
         document({"run": str(path), "stage": name, **result})
         return
     if name == "bench":
-        bench(result["rows"], as_json=False)
+        bench(result, as_json=False, quiet=quiet)
+    elif name == "export":
+        export_view.show(result, title=f"export of {path}")
     else:
         rows = [row for entry in result.pop("files", [{}]) for row in (entry | result).items()]
         table([f"{name} of {path}", ""], [[label(name, key), figure(key, value)] for key, value in rows])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jstc.cli import printing
+from jstc.cli import bench_view, printing
 from jstc.cli.numbers import figure
 
 __all__ = ["stage", "summary"]
@@ -43,7 +43,8 @@ def stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet:
         printing.document({"run": str(path), "stage": name, "budgets": results})
         return
     if name == "bench":
-        printing.bench([row for result in results for row in result["rows"]], as_json=False)
+        for label in labels:
+            bench_view.show(bench_view.read(path / label / name), as_json=False, quiet=quiet, title=label)
     else:
         header = [printing.label(name, key) for key in _SHOWN[name]]
         rows = [[result["label"], *_cells(result, name)] for result in results]
@@ -56,19 +57,12 @@ def _result(path: Path, label: str, name: str) -> dict[str, Any]:
     from jstc import files
 
     result = files.read_json(path / label / name / "result.json")
-    for key, rows in (("files", result.get("files")), ("rows", _timed(path / label, name))):
-        if rows is not None:
-            result[key] = [row | {"file": f"{label}/{row['file']}"} for row in rows]
-    return {"label": label, "run": str(path / label), **result}
-
-
-def _timed(run: Path, name: str) -> list[dict[str, Any]] | None:
-    from jstc import files
-
-    rows: list[dict[str, Any]] | None = None
     if name == "bench":
-        rows = files.read_json(run / name / "bench.json")["rows"]
-    return rows
+        result |= bench_view.read(path / label / name)
+    for key in ("files", "rows", "skipped", "profiles"):
+        if key in result:
+            result[key] = [row | {"file": f"{label}/{row['file'] or '*'}"} for row in result[key]]
+    return {"label": label, "run": str(path / label), **result}
 
 
 def _cells(result: dict[str, Any], name: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jstc.pipeline import emitting, exporting, reporting, training
+from jstc.pipeline import benching, emitting, exporting, reporting, training
 from jstc.pipeline.context import StageContext
 from jstc.recipe import Recipe
 
@@ -37,7 +37,7 @@ def table(recipe: Recipe) -> list[Stage]:
         Stage("finetune", training.finetune, ("search",)),
         Stage("slim", emitting.slim, ("finetune",)),
         Stage("export", exporting.export, ("slim",)),
-        Stage("bench", emitting.bench, ("export", *baseline)),
+        Stage("bench", benching.bench, ("export", *baseline)),
         Stage("report", reporting.report, ("bench", *baseline), reporting.FILES),
     ]
     return [stage for stage in stages if stage.name != "baseline" or recipe.baseline]

@@ -13,9 +13,16 @@ import pytest
 Size = int | str
 
 
-def classifier(path: Path, *, shape: tuple[Size, ...] = ("batch", 3, 8, 8), layers: int = 1) -> Path:
+def classifier(
+    path: Path,
+    *,
+    shape: tuple[Size, ...] = ("batch", 3, 8, 8),
+    layers: int = 1,
+    half: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> Path:
     """`layers` convolutions 3 -> 3, global average, flatten: logits [batch, 3]."""
-    weight = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
+    weight = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float16 if half else np.float32)
     names = ["images", *(f"conv{index}" for index in range(layers))]
     make = onnx.helper.make_node
     nodes = [
@@ -23,16 +30,19 @@ def classifier(path: Path, *, shape: tuple[Size, ...] = ("batch", 3, 8, 8), laye
         for before, after in itertools.pairwise(names)
     ]
     nodes += [make("GlobalAveragePool", [names[-1]], ["pooled"]), make("Flatten", ["pooled"], ["logits"])]
+    kind = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
     info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         nodes,
         "classifier",
-        [info("images", onnx.TensorProto.FLOAT, shape)],
-        [info("logits", onnx.TensorProto.FLOAT, [shape[0], 3])],
+        [info("images", kind, shape)],
+        [info("logits", kind, [shape[0], 3])],
         [onnx.numpy_helper.from_array(weight, "weight")],
     )
     opsets = [onnx.helper.make_opsetid("", 18)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), str(path))
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    onnx.helper.set_model_props(model, metadata or {})
+    onnx.save(model, str(path))
     return path
 
 

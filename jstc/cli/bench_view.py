@@ -1,0 +1,163 @@
+"""Latencies, what they mean, and where the time goes: tables within 100 columns, or one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from jstc.cli import printing
+
+__all__ = ["profiles", "read", "rows", "show"]
+
+_HEADER = ["batch", "ms", "p95", "images/s", "MB", "speed-up (95 %)", "ideal", ""]
+_TOP_OPERATORS = 8
+_TOP_NODES = 5
+_WIDEST = 44
+
+Row = dict[str, Any]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What the bench stage left in its folder: `rows`, and `skipped` and `profiles` if there are any."""
+    from jstc import files
+
+    found: dict[str, Any] = files.read_json(folder / "bench.json")
+    profile = folder / "profile.json"
+    return found | (files.read_json(profile) if profile.exists() else {})
+
+
+def show(document: dict[str, Any], *, as_json: bool, quiet: bool = False, title: str = "") -> None:
+    """What a comparison found: `rows`, `skipped` and `profiles` of a document, each if it is there."""
+    if as_json:
+        printing.document(document)
+        return
+    rows(document["rows"], quiet=quiet, title=title)
+    profiles(document.get("profiles") or ())
+    for one in () if quiet else document.get("skipped") or ():
+        what = " on ".join(str(one[key]) for key in ("file", "provider") if one.get(key))
+        batch = f" at batch {one['batch']}" if one.get("batch") else ""
+        printing.note(f"not measured: {what}{batch}: {one['reason']}")
+
+
+def rows(found: Sequence[Row], *, quiet: bool = False, title: str = "") -> None:
+    """A table for each provider, and a sentence for each file about its gain."""
+    for provider in dict.fromkeys(row["provider"] for row in found):
+        own = [row for row in found if row["provider"] == provider]
+        heading, names = f"{title} on {provider}".strip(), _names(found)
+        cells = [[names[row["file"]], *_cells(row)] for row in own]
+        printing.table([heading, *_HEADER], cells, numbers_from=1, numbers_to=8)
+    if not quiet:
+        for line in _meaning(found):
+            printing.note(line)
+
+
+def profiles(found: Sequence[Row]) -> None:
+    """For each provider and batch size: operators of all files side by side, and their slowest nodes."""
+    for place in dict.fromkeys((one["provider"], one["batch"]) for one in found):
+        own = [one for one in found if (one["provider"], one["batch"]) == place]
+        _operators(own, *place)
+        _nodes(own)
+        for remark in dict.fromkeys(one["remark"] for one in own if one.get("remark")):
+            printing.note(f"note: {remark}")
+
+
+def _operators(found: Sequence[Row], provider: str, batch: int) -> None:
+    by_file = [{one["operator"]: one for one in file["operators"]} for file in found]
+    total = {name: sum(of.get(name, {}).get("ms", 0.0) for of in by_file) for of in by_file for name in of}
+    slowest = sorted(total, key=lambda name: -total[name])[:_TOP_OPERATORS]
+    names = _names(found)
+    header = [f"ms, {provider}, batch {batch}", *(names[file["file"]] for file in found)]
+    lines = [[name, *(_time(of.get(name)) for of in by_file)] for name in slowest]
+    sums = [_milliseconds(file["nodes_ms"]) for file in found]
+    printing.table(header, [*lines, ["all nodes", *sums]], numbers_from=1, whole_names=True)
+
+
+def _nodes(found: Sequence[Row]) -> None:
+    names = _names(found)
+    lines = [[names[f["file"]], _node(node), _time(node)] for f in found for node in f["nodes"][:_TOP_NODES]]
+    printing.table(["slowest nodes", "", "ms"], lines, numbers_from=2)
+
+
+def _time(row: Row | None) -> str:
+    return "-" if row is None else f"{_milliseconds(row['ms'])} {row['share']:4.0%}"
+
+
+def _milliseconds(value: float) -> str:
+    digits = 3 if value < 10 else 2 if value < 100 else 1
+    return f"{value:.{digits}f}"
+
+
+def _node(node: dict[str, Any]) -> str:
+    name = node["node"] if len(node["node"]) <= _WIDEST else f"...{node['node'][3 - _WIDEST :]}"
+    shape = "x".join(map(str, node["outputs"][0])) if node.get("outputs") else "?"
+    return f"{node['operator']} {name} -> {shape}"
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        str(row["batch"]),
+        _milliseconds(row["median_ms"]),
+        _milliseconds(row["p95_ms"]),
+        _rate(row["images_per_second"]),
+        _or_dash(row.get("peak_memory_mb"), "{:.0f}"),
+        _speed_up(row),
+        "" if _is_target(row) else _or_dash(row.get("ideal_share"), "{:.0%}"),
+        row["verdict"],
+    ]
+
+
+def _speed_up(row: Row) -> str:
+    if _is_target(row):
+        return ""
+    return f"{row['speedup_vs_target']:.2f}x ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
+
+
+def _is_target(row: Row) -> bool:
+    return row["verdict"] in ("target", "no target")
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _names(found: Sequence[Row]) -> dict[str, str]:
+    """Short names: the files' own, without folders where these tell them apart as well."""
+    files = list(dict.fromkeys(row["file"] for row in found))
+    short = {file: PurePath(file).name for file in files}
+    return short if len(set(short.values())) == len(files) else {file: file for file in files}
+
+
+def _meaning(found: Sequence[Row]) -> list[str]:
+    """Gain or not, against the FLOPs: a sentence for each file on each provider."""
+    slim = [row for row in found if not _is_target(row)]
+    pairs = dict.fromkeys((row["file"], row["provider"]) for row in slim)
+    names = _names(found)
+    return [
+        _sentence(names[file], [row for row in slim if (row["file"], row["provider"]) == (file, provider)])
+        for file, provider in pairs
+    ]
+
+
+def _sentence(name: str, found: Sequence[Row]) -> str:
+    first, kinds = found[0], {row["verdict"] for row in found}
+    said = {
+        frozenset({"gain"}): "a gain",
+        frozenset({"no gain"}): "no gain",
+        frozenset({"unclear"}): "within the noise",
+    }.get(frozenset(kinds), "a gain at some batch sizes only")
+    speeds = _list([f"{row['speedup_vs_target']:.2f}x" for row in found])
+    batches = _list([str(row["batch"]) for row in found])
+    text = f"{name} on {first['provider']}: {said}, {speeds} at batch {batches}"
+    if first.get("ideal_share") is None:
+        return f"{text}."
+    shares = _list([f"{row['ideal_share']:.0%}" for row in found])
+    return f"{text}; {first['flops_ratio']:.2f}x fewer FLOPs: {shares} of the ideal."
+
+
+def _list(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
