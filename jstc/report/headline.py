@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jstc.report.budgets import amount, used, within
 from jstc.report.figures import count, percent, points, ratio, share
 from jstc.report.tables import ideal_speedup, slim_rows
 
 __all__ = ["headline", "speeds", "title"]
 
 _FEW = 2
-_METRICS = {"flops": "FLOPs", "params": "parameters"}
 
 
 def title(summary: dict[str, Any]) -> str:
@@ -93,9 +93,11 @@ def _doubt(row: dict[str, Any]) -> str:
 
 
 def _budget(summary: dict[str, Any]) -> str:
-    metric, limit = summary["budget"]["metric"], summary["budget"]["limit"]
-    used = summary["slim"].get(metric)
-    if used is None or not limit:
+    metric, limit, value = summary["budget"]["metric"], summary["budget"]["limit"], used(summary)
+    if value is None or not limit:
         return ""
-    verdict = "used" if used <= limit else "used, which is too much"
-    return f"The budget was {count(limit)} {_METRICS[metric]}: {share(used, limit)} of it is {verdict}."
+    verdict = "used" if within(metric, value, limit) else "used, which is too much"
+    if metric == "latency":
+        how = "measured" if (summary["latency"] or {}).get("measured_ms") is not None else "predicted"
+        verdict = verdict.replace("used", f"used as {how}", 1)
+    return f"The budget was {amount(metric, limit)}: {share(value, limit)} of it is {verdict}."

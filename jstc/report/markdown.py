@@ -8,21 +8,30 @@ from typing import Any
 import jinja2
 
 from jstc.report import figures
+from jstc.report.budgets import amount
 from jstc.report.headline import headline, title
-from jstc.report.tables import table
+from jstc.report.tables import ideal_share, table
 
 __all__ = ["environment", "markdown"]
 
 # Longer lists are folded away behind a line that can be opened.
 _LONG = 24
-_FIGURES = ("bar", "bytesize", "count", "duration", "milliseconds", "percent", "ratio", "share")
+_TRADEOFFS = "report/tradeoff-"
+_FIGURES = (
+    "bar", "bytesize", "count", "duration", "milliseconds", "percent", "points", "ratio", "share", "tiny",
+)  # fmt: skip
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """The report of a `summary` as `build` gives it."""
     template = environment().get_template("report.md.j2")
     text = template.render(
-        summary=summary, title=title(summary), headline=headline(summary), rows=table(summary), long=_LONG
+        summary=summary,
+        title=title(summary),
+        headline=headline(summary),
+        rows=table(summary),
+        tradeoffs=[one["file"] for one in summary["pictures"] if one["file"].startswith(_TRADEOFFS)],
+        long=_LONG,
     )
     return text.strip() + "\n"
 
@@ -39,7 +48,9 @@ def environment() -> jinja2.Environment:
         autoescape=False,
     )
     environment.filters["cell"] = _cell
+    environment.filters["amount"] = amount
     environment.filters["alt"] = _alt
+    environment.globals["ideal_share"] = ideal_share
     for name in _FIGURES:
         environment.filters[name] = getattr(figures, name)
     return environment

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jstc.report import figures
+from jstc.report.budgets import used, within
 from jstc.report.tables import network_files
 
 __all__ = ["notes"]
@@ -66,10 +67,13 @@ def _target(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
 
 def _budget(summary: dict[str, Any]) -> list[str]:
     metric, limit = summary["budget"]["metric"], summary["budget"]["limit"]
-    used = summary["slim"].get(metric)
-    if used is None or limit is None or used <= limit:
+    value = used(summary)
+    if value is None or limit is None or within(metric, value, limit):
         return []
-    return [f"The slim network is over its budget: {used:,.0f} {metric}, where {limit:,.0f} are allowed."]
+    if metric == "latency":
+        taken, allowed = figures.milliseconds(value), figures.milliseconds(limit)
+        return [f"The slim network is over its budget: it takes {taken}, where {allowed} are allowed."]
+    return [f"The slim network is over its budget: {value:,.0f} {metric}, where {limit:,.0f} are allowed."]
 
 
 def _search(summary: dict[str, Any]) -> list[str]:

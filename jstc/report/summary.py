@@ -47,6 +47,7 @@ def build(run: Path) -> dict[str, Any]:
         "slim": _pick(results["slim"], "flops", "params", "accuracy", "max_abs_diff_fold"),
         "onnx": _rows(results["export"].get("files"), _ONNX_KEYS),
         "bench": _rows(bench.get("rows"), _BENCH_KEYS),
+        "latency": _latency(run, results, target),
         "skipped": bench.get("skipped") or [],
         "seconds": _seconds(results, bench),
         "search": _pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
@@ -120,6 +121,13 @@ def _seconds(results: dict[str, dict[str, Any]], bench: dict[str, Any]) -> dict[
     if results["baseline"]:
         seconds["baseline"] = results["baseline"].get("seconds")
     return seconds
+
+
+def _latency(run: Path, results: dict[str, dict[str, Any]], target: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a budget of latency: how and where it is meant, what was predicted, what was measured."""
+    parts = (target, results["search"], results["slim"], read(run, "bench/bench.json"))
+    found = [part["latency"] for part in parts if isinstance(part.get("latency"), dict)]
+    return {key: value for part in found for key, value in part.items()} or None
 
 
 def _groups(groups: list[dict[str, Any]], plan: Plan | None, slim: dict[str, float]) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ import yaml
 from jstc import recipe_file
 from jstc.errors import RecipeError, RunDirectoryError
 from jstc.recipe import Recipe
+from jstc.recipe_amount import milliseconds
+from jstc.report.budgets import BUDGETS
 from jstc.report.summary import SCHEMA, read
 from jstc.report.summary import build as build_one
 
@@ -17,7 +19,7 @@ __all__ = ["PICTURE", "build_sweep", "is_sweep", "points"]
 
 PICTURE = "report/pareto.svg"
 
-_KEYS = ("slim", "onnx", "bench", "search", "finetune", "plan_hash", "groups")
+_KEYS = ("slim", "onnx", "bench", "search", "finetune", "plan_hash", "groups", "latency")
 _EMPTY: dict[str, Any] = {
     "slim": {"flops": None, "params": None, "accuracy": None, "max_abs_diff_fold": None},
     "onnx": [],
@@ -26,6 +28,7 @@ _EMPTY: dict[str, Any] = {
     "finetune": {},
     "plan_hash": None,
     "groups": [],
+    "latency": None,
 }
 _OWN = ("finetune", "slim", "export", "bench")
 
@@ -36,7 +39,7 @@ def is_sweep(run: Path) -> bool:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return False  # what is wrong there is found by whoever reads more of it
-    return isinstance(recipe, dict) and any(isinstance(recipe.get(key), list) for key in ("flops", "params"))
+    return isinstance(recipe, dict) and any(isinstance(recipe.get(key), list) for key in BUDGETS)
 
 
 def build_sweep(run: Path) -> dict[str, Any]:
@@ -92,6 +95,8 @@ def _recipe(run: Path) -> Recipe:
 
 def _unresolved(label: str, recipe: Recipe) -> dict[str, Any]:
     metric, amount = recipe.at(label).budget
+    if isinstance(amount, str):
+        return {"label": label, "metric": metric, "limit": milliseconds(amount), "share": None}
     count, share = (None, amount) if amount <= 1 else (int(amount), None)
     return {"label": label, "metric": metric, "limit": count, "share": share}
 

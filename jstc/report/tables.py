@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jstc.report.figures import bytesize, count, milliseconds, percent, points, ratio, share
 
-__all__ = ["TableRow", "file_rows", "ideal_speedup", "is_compared", "is_target", "network_files", "slim_rows"]
-__all__ += ["table", "target_row"]
+__all__ = ["TableRow", "file_rows", "ideal_share", "ideal_speedup", "is_compared", "is_target"]
+__all__ += ["network_files", "share_of_ideal", "slim_rows", "table", "target_row"]
 
 
 class TableRow(NamedTuple):
@@ -73,6 +74,17 @@ def ideal_speedup(summary: dict[str, Any]) -> float | None:
     """What the FLOPs alone would suggest."""
     slim, target = summary["slim"]["flops"], summary["target"]["flops"]
     return target / slim if slim and target else None
+
+
+def ideal_share(summary: dict[str, Any], row: dict[str, Any]) -> float | None:
+    """The part of the ideal speed-up that was reached; None for the target itself."""
+    return share_of_ideal(row, ideal_speedup(summary)) if is_compared(summary, row) else None
+
+
+def share_of_ideal(row: Mapping[str, Any], ideal: float | None) -> float | None:
+    """As the measurement says, or by the ratio of the FLOPs `ideal`."""
+    given: float | None = row.get("ideal_share")
+    return given if given is not None else row["speedup_vs_target"] / ideal if ideal else None
 
 
 def _measured_with(row: dict[str, Any]) -> tuple[Any, ...]:

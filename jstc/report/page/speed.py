@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jstc.report import figures
-from jstc.report.tables import ideal_speedup, is_compared, is_target, network_files, slim_rows
+from jstc.report.tables import ideal_speedup, is_compared, is_target, network_files, share_of_ideal, slim_rows
 
-__all__ = ["Bar", "Panel", "columns", "ideal_share", "panels", "sweep_panels"]
+__all__ = ["Bar", "Panel", "columns", "panels", "sweep_panels"]
 
 _ROOM = 1.04  # of the longest bar
 
@@ -45,7 +45,7 @@ class Bar:
     @property
     def ideal_share(self) -> float | None:
         """The part of the ideal that was reached."""
-        return _share(self.row, self.ideal_ratio)
+        return share_of_ideal(self.row, self.ideal_ratio)
 
     @property
     def told(self) -> str:
@@ -85,20 +85,10 @@ def sweep_panels(summary: dict[str, Any]) -> list[Panel]:
     return _arranged(found, targets)
 
 
-def ideal_share(summary: dict[str, Any], row: Row) -> float | None:
-    """How much of the speed-up that the FLOPs alone suggest was reached; None for the target itself."""
-    return _share(row, ideal_speedup(summary)) if is_compared(summary, dict(row)) else None
-
-
 def columns(rows: Iterable[Row], *names: str) -> list[str]:
     """Those of `names` that some row has a figure for."""
     rows = list(rows)
     return [name for name in names if any(row.get(name) is not None for row in rows)]
-
-
-def _share(row: Row, ideal: float | None) -> float | None:
-    given: float | None = row.get("ideal_share")
-    return given if given is not None else row["speedup_vs_target"] / ideal if ideal else None
 
 
 def _arranged(found: Sequence[tuple[str, Row, float | None]], targets: Sequence[Row]) -> list[Panel]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jstc.report import figures
+from jstc.report.budgets import used, within
 from jstc.report.page.verdicts import State, Verdict
 from jstc.report.tables import slim_rows
 
@@ -18,13 +19,13 @@ def sweep_verdicts(summary: dict[str, Any]) -> list[Verdict]:
 
 def _verdict(row: dict[str, Any], target: dict[str, Any]) -> Verdict:
     budget, slim = row["budget"], row["slim"]
-    used = slim.get(budget["metric"])
-    if used is None or not budget["limit"]:
+    value = used(row)
+    if value is None or not budget["limit"]:
         return Verdict("open", row["label"], "not known", "there is no slim network yet")
-    met = used <= budget["limit"]
+    met = within(budget["metric"], value, budget["limit"])
     gains = [one for one in slim_rows(row) if one.get("verdict", "gain") == "gain"]
     state: State = "good" if met and (gains or not row["bench"]) else "doubt" if met else "bad"
-    told = [f"{figures.share(used, budget['limit'])} of the budget", *_accuracy(slim, target), *_speed(row)]
+    told = [f"{figures.share(value, budget['limit'])} of the budget", *_accuracy(slim, target), *_speed(row)]
     word = {"good": "met", "doubt": "met, not faster", "bad": "exceeded"}[state]
     return Verdict(state, row["label"], word, "; ".join(told))
 

@@ -8,7 +8,8 @@ import re
 import jinja2
 from markupsafe import Markup, escape
 
-from jstc.report import figures
+from jstc.report import figures, tables
+from jstc.report.budgets import amount
 from jstc.report.page import speed
 from jstc.report.pictures import widths
 
@@ -35,8 +36,8 @@ def environment() -> jinja2.Environment:
     )
     found.filters |= {name: getattr(figures, name) for name in _FIGURES}
     found.filters |= {"strong": _strong, "typed": _typed, "percents": _percents, "place": _place}
-    found.filters |= {"stays": widths.stays, "costs": widths.costs}
-    found.globals |= {"ideal_share": speed.ideal_share, "columns": speed.columns}
+    found.filters |= {"stays": widths.stays, "costs": widths.costs, "amount": amount}
+    found.globals |= {"ideal_share": tables.ideal_share, "columns": speed.columns}
     return found
 
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jstc.report import figures
+from jstc.report.budgets import amount, used, within
 from jstc.report.headline import speeds
 from jstc.report.tables import file_rows, is_compared, network_files
 
 __all__ = ["State", "Verdict", "verdicts"]
 
 State = Literal["good", "doubt", "bad", "open"]
-
-_UNITS = {"flops": "FLOPs", "params": "parameters"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ def verdicts(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[Verdict
     """All that can be answered of a run; what cannot is said to be open."""
     return [
         *_budget(summary),
-        *_latency(summary),
         *_accuracy(summary),
         *_parity(summary, recipe),
         *_precisions(summary, recipe),
@@ -40,31 +38,27 @@ def verdicts(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[Verdict
 
 
 def _budget(summary: dict[str, Any]) -> Iterator[Verdict]:
-    metric, limit = summary["budget"]["metric"], summary["budget"]["limit"]
-    if metric not in _UNITS or not limit:
+    metric, limit, value = summary["budget"]["metric"], summary["budget"]["limit"], used(summary)
+    label = "Latency budget" if metric == "latency" else "Budget"
+    if metric is None or not limit:
         return
-    used = summary["slim"].get(metric)
-    if used is None:
-        yield Verdict("open", "Budget", "not known", "there is no slim network yet")
+    if value is None:
+        yield Verdict("open", label, "not known", f"{amount(metric, limit)} allowed, nothing known yet")
         return
-    text = f"{figures.count(used)} of {figures.count(limit)} {_UNITS[metric]}, {figures.share(used, limit)}"
-    met = used <= limit
-    yield Verdict("good" if met else "bad", "Budget", "met" if met else "exceeded", text)
+    met = within(metric, value, limit)
+    text = f"{figures.share(value, limit)} of {amount(metric, limit)} used"
+    state: State = "good" if met else "bad"
+    if metric == "latency":
+        text = _latency(summary, limit)
+        state = "doubt" if met and summary["latency"].get("measured_ms") is None else state
+    yield Verdict(state, label, "met" if met else "exceeded", text)
 
 
-def _latency(summary: dict[str, Any]) -> Iterator[Verdict]:
-    found = summary.get("latency") or {}
-    limit, measured, predicted = (found.get(key) for key in ("limit_ms", "measured_ms", "predicted_ms"))
-    if limit is None:
-        return
-    known = measured if measured is not None else predicted
-    how = "measured" if measured is not None else "predicted"
-    if known is None:
-        yield Verdict("open", "Latency budget", "not known", f"{figures.milliseconds(limit)} allowed")
-        return
-    text = f"{figures.milliseconds(known)} {how} of {figures.milliseconds(limit)} allowed"
-    state: State = "bad" if known > limit else "good" if measured is not None else "doubt"
-    yield Verdict(state, "Latency budget", "exceeded" if known > limit else "met", text)
+def _latency(summary: dict[str, Any], limit: float) -> str:
+    """Predicted and measured, beside what is allowed."""
+    known = [(how, summary["latency"].get(f"{how}_ms")) for how in ("predicted", "measured")]
+    told = [f"{figures.milliseconds(value)} {how}" for how, value in known if value is not None]
+    return f"{', '.join(told)}; {figures.milliseconds(limit)} allowed"
 
 
 def _accuracy(summary: dict[str, Any]) -> Iterator[Verdict]:
