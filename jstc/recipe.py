@@ -206,6 +206,10 @@ def _as_precisions(value: Any) -> Any:
     return tuple(name for name in known if name in value)  # in one order, each once
 
 
+def _as_batch(value: Any) -> Any:
+    return None if value == "dynamic" else value
+
+
 Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_as_precisions), Field(min_length=1)]
 
 
@@ -214,7 +218,9 @@ class ExportSettings(_Strict):
 
     precisions: Precisions = ("fp32",)
     opset: Annotated[int, Field(ge=18, le=23)] = 18
-    batch: PositiveInt | None = Field(None, description="the batch size that the files are for; null: any")
+    batch: Annotated[PositiveInt | None, BeforeValidator(_as_batch)] = Field(
+        None, description="the batch size that the files are for; null or dynamic: any"
+    )
     with_preprocess: bool = Field(False, description="also files that take uint8 images and give classes")
     license: Annotated[str, Field(min_length=1)] = Field(
         "unknown", description="of the exported files, for their model card: mit, apache-2.0, your own ..."

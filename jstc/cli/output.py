@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc.cli import bench_view, export_view
 from jstc.cli.bench_view import show as bench
 from jstc.cli.numbers import figure, plain
-from jstc.cli.printing import document, label, note, table, text
+from jstc.cli.printing import document, label, note, page, table, text
 
 if TYPE_CHECKING:
     from jstc.progress import Progress
@@ -47,6 +47,7 @@ def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool =
     for remark in content.get("notes", ()):
         note(f"note: {remark}")
     note(f"Everything is in {path}")
+    page(path)
 
 
 def run_stage(
@@ -54,12 +55,13 @@ def run_stage(
     run: Path | None,
     *,
     changes: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
     fresh: bool,
     json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Run one stage of a run directory and show its result; `changes` are keys of its recipe, with values."""
+    """Run one stage of a run directory and show its result; `changes` and `overrides` go to its recipe."""
     from jstc import recipe_file
     from jstc.cli import options
     from jstc.pipeline import chain
@@ -67,8 +69,8 @@ def run_stage(
 
     path = options.run_or_newest(run)
     recipe = read_recipe(path)
-    if changes:
-        recipe = recipe_file.load(path / "recipe.yaml", flags=changes)
+    if changes or overrides:
+        recipe = recipe_file.load(path / "recipe.yaml", overrides, flags=changes)
     with progress(quiet=quiet, verbose=verbose) as shown:
         chain.run_stage(
             path, name, recipe=recipe, fresh=fresh, command=options.command_line(), progress=shown

@@ -15,7 +15,7 @@ from jstc.pipeline.context import StageContext
 from jstc.pipeline.export_figures import Reference, figures, problem
 from jstc.pipeline.scoring import images
 from jstc.plan import Plan
-from jstc.recipe import Precision
+from jstc.recipe import ExportSettings, Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["export"]
 
 _CALIBRATION_BATCH = 64
-_ADVICE = {
-    "fp32": "",
-    "fp16": "",
-    "int8": "calibrate with more images (export.calibration_images) or in another way (export.calibration)",
-}
 
 
 def export(context: StageContext) -> dict[str, Any]:
@@ -40,7 +35,7 @@ def export(context: StageContext) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="jstc-export-") as scratch:
         source = _source(context, Path(scratch))
         tried = [found for name in context.recipe.export.precisions for found in _tried(source, name)]
-    _require_passed(tried)
+    _require_passed(tried, context.recipe.export)
     accuracy = source.reference.accuracy
     entries = sorted((found.entry for found in tried), key=lambda entry: entry.get("preprocess", False))
     model_card.describe(context, metadata=source.metadata | {"accuracy": accuracy}, entries=entries)
@@ -153,19 +148,26 @@ def _delete_old(folder: Path) -> None:
         old.unlink()
 
 
-def _require_passed(tried: list[_Tried]) -> None:
+def _require_passed(tried: list[_Tried], settings: ExportSettings) -> None:
     failed = [found for found in tried if found.problem]
     if not failed:
         return
     names = list(dict.fromkeys(found.precision for found in failed))
-    ways = [_ADVICE[name] for name in names if _ADVICE[name]]
-    ways += ["allow more (--max-accuracy-drop)", f"leave out {' and '.join(names)} (--precision)"]
-    kept = ", ".join(Path(found.entry["file"]).name for found in tried if not found.problem)
+    passed = ", ".join(Path(found.entry["file"]).name for found in tried if not found.problem)
     raise GateError(
         "\n".join(str(found.problem) for found in failed)
-        + f"\nNot kept. Ways out: {'; '.join(ways)}."
-        + (f" Passed: {kept}" if kept else "")
+        + f"\nNot kept. Ways out: {'; '.join(_ways_out(names, settings))}."
+        + (f" Passed: {passed}" if passed else "")
     )
+
+
+def _ways_out(names: list[Precision], settings: ExportSettings) -> Iterator[str]:
+    if "int8" in names and not settings.reduce_range:
+        yield "weights of 7 bits (--set export.reduce_range=true)"
+    if "int8" in names:
+        yield "more images or another method for its calibration (export.calibration_images, .calibration)"
+    yield "allow more (--max-accuracy-drop)"
+    yield f"leave out {' and '.join(names)} (--precision)"
 
 
 def _metadata(context: StageContext) -> dict[str, Any]:
