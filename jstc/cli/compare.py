@@ -55,9 +55,12 @@ def compare(
         ),
     ] = None,
     provider: Annotated[
-        options.ProviderName | None, typer.Option("--provider", help="Time there; default: as the runs were.")
+        str | None,
+        typer.Option("--provider", metavar="NAME,...", help="Time there. Default: as the runs were timed."),
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Likewise; repeatable.")] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option("--batch", metavar="N,...", help="Likewise; 1,8,32, or repeat it.")
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=0, help="Likewise; 1 is steadiest on a busy machine."),
@@ -107,7 +110,7 @@ def compare(
         allow_different=allow_different,
         fail_unclear=fail_unclear,
         threads=threads,
-        places=places(provider.value if provider else None, batch),
+        places=places(provider, batch),
     )
     with output.progress(quiet=quiet, verbose=False) as shown:
         found = compare_runs(base, new, settings=settings, measured=measure, seconds=seconds, progress=shown)

@@ -20,7 +20,7 @@ from jstc.compare.summaries import Network, Place, Summary, Timing
 
 __all__ = ["Measure", "Measuring", "Timed", "machine_differs", "measured_gates", "recorded_gates"]
 
-_MACHINE = ("cpu", "cores", "gpus")
+_MACHINE = ("cpu", "cores", "cpu_limit", "gpus")
 
 
 class Timed(NamedTuple):
@@ -85,14 +85,15 @@ def measured_gates(
 
 def machine_differs(base: Summary, new: Summary) -> str:
     """Why speed-ups of the two runs say nothing about each other; empty when they do."""
-    if not base.environment or not new.environment:
-        return ""
     for key in _MACHINE:
-        before, after = base.environment.get(key), new.environment.get(key)
-        if before != after:
-            return f"measured on other machines ({key}: {_short(before)}; {_short(after)})"
+        if key in base.environment and key in new.environment:
+            before, after = _short(base.environment[key]), _short(new.environment[key])
+            if before != after:
+                return f"measured on other machines ({key}: {before}; {after})"
     before, after = _runtime(base.environment), _runtime(new.environment)
-    return f"measured with other versions of onnxruntime ({before}; {after})" if before != after else ""
+    if before and after and before != after:
+        return f"measured with other versions of onnxruntime ({before}; {after})"
+    return ""
 
 
 def _measured(base: Path, new: Path, place: Place, limit: float, how: Measuring) -> Gate:
@@ -169,7 +170,9 @@ def _name(of: str, place: Place) -> str:
 
 
 def _runtime(environment: Mapping[str, Any]) -> str | None:
-    packages = environment.get("packages") or {}
+    packages = environment.get("packages")
+    if not isinstance(packages, Mapping):
+        return None
     return packages.get("onnxruntime-gpu") or packages.get("onnxruntime")
 
 

@@ -49,12 +49,26 @@ def compare_runs(
     return result
 
 
-def places(provider: str | None, batches: Sequence[int] | None) -> tuple[Place, ...]:
-    """Where to time, from the options of a command; empty: where the runs were timed. Raises `InputError`."""
+def places(provider: str | None, batches: Sequence[str] | None) -> tuple[Place, ...]:
+    """Where to time, from what a user wrote (`cpu,cuda`; `1,8`, also one by one); nothing: nothing special.
+
+    Raises `InputError` for what is no provider, or one that does not work here, and no batch size.
+    """
     if provider is None and not batches:
         return ()
-    chosen = ort.resolve(provider or "cpu")  # type: ignore[arg-type]
-    return tuple(Place(chosen, batch) for batch in batches or (1,))
+    try:
+        names = BenchSettings.model_validate({"provider": provider or "cpu"}).providers
+    except ValidationError:
+        known = ", ".join(("auto", *ort.PROVIDER_NAMES))
+        raise InputError(f"--provider {provider}: expected one or more of {known}, with commas") from None
+    sizes = [_batch(word) for words in batches or ("1",) for word in words.split(",")]
+    return tuple(Place(ort.resolve(name), size) for name in names for size in sizes)
+
+
+def _batch(word: str) -> int:
+    if not word.strip().isdecimal() or int(word) < 1:
+        raise InputError(f"--batch {word}: expected batch sizes from 1 on, such as --batch 1,8,32")
+    return int(word)
 
 
 def measure(first: Path, second: Path, place: Place, *, seconds: float, effort: int = 1) -> Timed:
@@ -73,13 +87,10 @@ def measure(first: Path, second: Path, place: Place, *, seconds: float, effort: 
 
 def unusable(provider: str) -> str | None:
     """Why the provider cannot be used on this machine, or None."""
-    try:
-        ort.resolve(BenchSettings(provider=provider).provider)  # type: ignore[arg-type]
-    except ValidationError:
-        return f"this version of jstc knows no provider '{provider}'"
-    except InputError as error:
-        return str(error)
-    return None
+    for known in ort.PROVIDER_NAMES:
+        if known == provider:
+            return ort.problem(known)
+    return f"this version of jstc knows no provider '{provider}'"
 
 
 def _side(path: Path, *, needs_files: bool) -> Summary:

@@ -168,7 +168,17 @@ def test_what_is_no_run_is_refused(base: Path, tmp_path: Path, make: Any, said: 
 def test_places_come_from_options() -> None:
     assert comparing.places(None, None) == ()
     assert comparing.places("cpu", None) == (Place("cpu", 1),)
-    assert comparing.places(None, [1, 8]) == (Place("cpu", 1), Place("cpu", 8))
+    assert comparing.places(None, ["1,8", "2"]) == (Place("cpu", 1), Place("cpu", 8), Place("cpu", 2))
+
+
+@pytest.mark.parametrize(
+    ("provider", "batch", "said"),
+    [("abacus", None, "--provider abacus: expected one or more of auto, cpu, cuda, tensorrt"),
+     ("cpu", ["0"], "--batch 0: expected batch sizes from 1 on"), (None, ["1,x"], "--batch x: expected")],
+)  # fmt: skip
+def test_other_words_are_no_places(provider: str | None, batch: list[str] | None, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        comparing.places(provider, batch)
 
 
 def test_an_unknown_provider_is_no_fault_of_the_run() -> None:
