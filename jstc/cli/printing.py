@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json as json_module
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["bench", "document", "label", "note", "table", "text"]
+from jstc import files
+from jstc.errors import InputError
+
+__all__ = ["bench", "document", "label", "note", "page", "redirected", "table", "text"]
 
 
 def document(content: Any) -> None:
@@ -18,6 +24,29 @@ def document(content: Any) -> None:
 def text(content: str) -> None:
     """Text as it is."""
     sys.stdout.write(content if content.endswith("\n") else content + "\n")
+
+
+@contextlib.contextmanager
+def redirected(path: Path | None) -> Iterator[None]:
+    """What is written to stdout meanwhile goes to the file `path`, whole or not at all; None: it stays.
+
+    Raises `InputError` when the file cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as written:
+        yield
+    try:
+        files.write_text(path, written.getvalue())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def page(run: Path) -> None:
+    """Where the report of a run is, on stderr; nothing when it has not been written."""
+    if (run / "report.html").is_file():
+        note(f"The report is {run / 'report.html'}")
 
 
 def note(content: str) -> None:

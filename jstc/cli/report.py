@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,24 +17,36 @@ def report(
     run: options.Run = None,
     json: options.Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Print the report as one HTML page.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it there instead of printing.")
+    ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Show the results of RUN, as far as it has come; of several budgets, all of them side by side."""
+    """Show the results of RUN, as far as it has come; of several budgets, all of them side by side.
+
+    RUN itself has them as summary.json, report.md and report.html once its stages are done.
+    """
     import contextlib
 
     from jstc import report as reporting
-    from jstc.cli import output
+    from jstc.cli import output, printing
     from jstc.pipeline import chain
 
-    if json and markdown:
-        raise InputError("give either --json or --markdown")
+    if json + markdown + html > 1:
+        raise InputError("give either --json or --markdown or --html")
+    if out is not None and not json + markdown + html:
+        raise InputError("--out needs to know what to write: --json, --markdown or --html")
     path = options.run_or_newest(run)
     # A run that another process is working on is shown, and left to that process.
     with contextlib.suppress(RunDirectoryError):
         chain.write_report(path)
     several = reporting.is_sweep(path)
     summary = reporting.build_sweep(path) if several else reporting.build(path)
-    if markdown:
-        output.text(reporting.sweep_markdown(summary) if several else reporting.markdown(summary))
-    else:
-        output.summary(summary, path, as_json=json)
+    with printing.redirected(out):
+        if markdown:
+            output.text(reporting.sweep_markdown(summary) if several else reporting.markdown(summary))
+        elif html:
+            output.text(reporting.html(path))
+        else:
+            output.summary(summary, path, as_json=json)

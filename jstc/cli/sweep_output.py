@@ -34,6 +34,7 @@ def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool =
     for remark in content["notes"]:
         printing.note(f"note: {remark}")
     printing.note(f"Everything is in {path}, each budget's run in {_folders(content)}")
+    printing.page(path)
 
 
 def stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet: bool = False) -> None:

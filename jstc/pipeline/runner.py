@@ -48,7 +48,7 @@ class Chain:
     def run(self, wanted: Sequence[Stage]) -> None:
         """Run those of `wanted` that are not done, or whose files are damaged."""
         for stage in wanted:
-            damaged = self._run.damaged(stage.name)
+            damaged = self._damaged(stage)
             if damaged:
                 if not stage.nested:  # it looks after its files itself, and says so
                     self._say(f"{stage.name}: {_names(damaged)} missing or changed; running it again")
@@ -56,6 +56,15 @@ class Chain:
             if not self._run.is_done(stage.name):
                 self._reset_later(stage.name)
                 self._work(stage)
+
+    def _damaged(self, stage: Stage) -> list[str]:
+        """Files that a done stage left, or would leave today, and that are not as they were."""
+        damaged = list(self._run.damaged(stage.name))
+        if not self._run.is_done(stage.name):
+            return damaged
+        return damaged + [
+            name for name in stage.loose if name not in damaged and not (self._run.path / name).is_file()
+        ]
 
     def run_one(self, name: str, *, fresh: bool = False) -> None:
         """Run one stage after what it needs and is missing; `fresh` runs it although it is done.
