@@ -179,7 +179,7 @@ def _fill(channels: Costed, counts: Counts, budget: Budget, rest: zip[tuple[int,
 
 
 def _take_free(channels: Costed, counts: Counts, budget: Budget, limits: Limits) -> None:
-    """Widen groups by up to `_AHEAD` steps where that costs no time: latency has stairs, and these are them."""
+    """Widen groups by up to `_AHEAD` steps where that costs no time: latency has stairs."""
     for group, width in enumerate([g.width for g in channels.groups]):
         now = budget.of(channels.cost_of_counts(counts))
         for steps in range(_AHEAD, 0, -1):

@@ -1,4 +1,4 @@
-"""What a network executes, and how wide each tensor is for any plan: what a model of latency needs to know."""
+"""What a network executes, and how wide each tensor is for any plan: for models of latency."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _settings(call: Call) -> dict[str, Any]:
 
 
 class Executions:
-    """The operations of a network in their order, and the sizes of their tensors for kept counts per group."""
+    """The operations of a network in order, and the sizes of their tensors for kept counts per group."""
 
     def __init__(self, structure: Structure, traced: Sequence[Traced]) -> None:
         self._structure = structure

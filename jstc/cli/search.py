@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,21 @@ def search(
     ] = None,
     params: Annotated[
         str | None, typer.Option("--params", metavar="X[,X...]", help="Budget in parameters instead.")
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            "--latency",
+            metavar="X[,X...]",
+            help="Budget in onnxruntime's time instead: 2ms, or a share (0.5).",
+        ),
+    ] = None,
+    provider: options.Provider = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Images at once, of a budget of latency.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=0, help="onnxruntime's threads, of a budget of latency.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE", help="Take all other settings from a recipe.")
@@ -58,11 +74,16 @@ def search(
         "data": data,
         "flops": flops,
         "params": params,
+        "latency": latency,
+        "latency_on.provider": provider.value if provider else None,
+        "latency_on.batch": batch,
+        "latency_on.threads": threads,
         "weights": weights,
         "cifar": cifar or None,
         "seed": seed,
         "device": device.value if device else None,
     }
+    _refuse_idle(flags, given=latency is not None or recipe is not None)
     overrides = settings or ()
     loaded = (
         recipe_file.load(recipe, overrides, flags) if recipe else recipe_file.from_flags(flags, overrides)
@@ -72,3 +93,12 @@ def search(
             loaded, out=out, only=["search"], fresh=fresh, command=options.command_line(), progress=shown
         )
     output.stage(path, "search", as_json=json, quiet=quiet)
+
+
+def _refuse_idle(flags: Mapping[str, object], *, given: bool) -> None:
+    """What would have no effect was meant otherwise."""
+    from jstc.errors import RecipeError
+
+    for name in ("provider", "batch", "threads"):
+        if flags[f"latency_on.{name}"] is not None and not given:
+            raise RecipeError(f"--{name} says where a latency is meant: give --latency as well, such as 2ms")

@@ -1,4 +1,4 @@
-"""What onnxruntime will spend time on: the operations of a network as kernels, with the widths they depend on.
+"""What onnxruntime will spend time on: the operations of a network as kernels, and their widths.
 
 Batch norms after a convolution are folded into it, and what onnxruntime fuses into a convolution (an
 activation, the sum of a residual block) costs nothing of its own.
@@ -33,8 +33,8 @@ _READS_MORE = frozenset({"adaptive_avg_pool2d", "adaptive_avg_pool1d", "mean", "
 class Kernel:
     """One kind of work, all but its widths: an entry of the table.
 
-    `conv`, `grouped` (widths in, out) and `depthwise` (width out) have the settings kernel, stride, pads (four),
-    dilation, groups or the multiplier, and size of the input; `pool` (width) the same with 0 for the largest
+    `conv`, `grouped` (widths in, out) and `depthwise` (width out) have the settings kernel, stride, pads
+    (four), dilation, groups or the multiplier, and size of the input; `pool` (width) the same with 0 for the largest
     and 1 for the mean; `gemm` (widths in, out) has the number of rows, `move` (elements) none.
     """
 

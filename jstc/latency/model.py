@@ -1,4 +1,4 @@
-"""Latency as a function of kept counts: the sum of the layers, corrected by whole networks that were measured."""
+"""Latency as a function of kept counts: the sum of the layers, corrected by whole networks as measured."""
 
 from __future__ import annotations
 

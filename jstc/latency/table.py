@@ -1,4 +1,4 @@
-"""The table of measured times: kept in a file per machine and setting, measured where something is missing."""
+"""The table of measured times: a file per machine and setting, measured where something is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FORMAT = 1
 _LOCK_SECONDS = 60
 _BLOCKS = (8, 16, 32, 64)
 _WORTH = 1.1
-"""Widths that are no multiple of a block cost at least this much more per channel, or the block is no block."""
+"""Widths that are no multiple of a block cost at least this much more per channel, or it is none."""
 _PASSES = 4
 _SLOWER, _DEARER = 1.03, 1.1
 _PROBE = Kernel("conv", (3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 28, 28))

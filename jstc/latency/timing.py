@@ -32,8 +32,8 @@ def measure(
 
     Many points are in one model and take turns: so whatever disturbs the machine disturbs all of them, and
     the weights of one have left the cache when it is its turn again, as in a network. The least of the runs
-    counts. On the CPU the times are those of the nodes themselves, without what a call costs; elsewhere, where
-    onnxruntime's profiler sees only the launch of a kernel, they are differences of whole calls.
+    counts. On the CPU the times are those of the nodes themselves, without what a call costs; elsewhere,
+    where onnxruntime's profiler sees only the launch of a kernel, they are differences of whole calls.
     """
     times: list[float] = []
     size = _MAX_POINTS if provider == "cpu" else 1

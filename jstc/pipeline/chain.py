@@ -33,8 +33,9 @@ def run(
     """
     path = out or default_path(recipe)
     workspace = workspace or Workspace(recipe)
-    preflight.check(workspace, path)
     progress = progress or Silent()
+    workspace.belongs_to(path, progress)
+    preflight.check(workspace, path)
     if sweep.is_sweep(recipe):
         sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
         return path

@@ -25,6 +25,8 @@ def check(workspace: Workspace, path: Path) -> None:
     """
     workspace.check_names()
     _check_writable(path)
+    _check_provider(workspace)
+    workspace.belongs_to(path)
     _ = workspace.device
     _check_model(workspace)
     _check_search(workspace)
@@ -95,7 +97,14 @@ def _check_search(workspace: Workspace) -> None:
     from jstc.search.policy import Proposer
 
     largest = next(iter(workspace.budgets))
-    Proposer(workspace.channels, workspace.recipe.at(largest))
+    Proposer(workspace.costed, workspace.recipe.at(largest))
+
+
+def _check_provider(workspace: Workspace) -> None:
+    if workspace.recipe.latency is not None:
+        from jstc.pipeline.latency import setting_of
+
+        setting_of(workspace.recipe.latency_on)
 
 
 def _check_writable(path: Path) -> None:

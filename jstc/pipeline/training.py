@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jstc import files
 from jstc.pipeline import scoring
 from jstc.pipeline.context import StageContext
+from jstc.pipeline.latency import Fitting
 from jstc.pipeline.workspace import Workspace
 from jstc.plan import Plan
 
@@ -41,19 +42,22 @@ def search(context: StageContext) -> dict[str, Any]:
     target = workspace.new_target()
     # Before the training, not after it: the budget is worth nothing if the two counts differ.
     counting.require_equal("target", target, workspace.example_input(), workspace.channels.cost())
+    fitting = Fitting.of(context)
     plans = search_jointly(
         _placed(target, workspace),
-        workspace.channels,
+        workspace.costed,
         workspace.dataset,
         recipe=context.recipe,
         directory=context.folder,
         progress=context.progress,
+        adjust=fitting,
     )
-    figures = {label: _cost(workspace, plan) for label, plan in plans.items()}
+    found = {} if fitting is None else fitting.results()
+    figures = {label: _cost(workspace, plan) | found.get(label, {}) for label, plan in plans.items()}
     return {"budgets": figures} if len(figures) > 1 else next(iter(figures.values()))
 
 
-def _cost(workspace: Workspace, plan: Plan) -> dict[str, int]:
+def _cost(workspace: Workspace, plan: Plan) -> dict[str, Any]:
     cost = workspace.channels.cost(plan)
     return {"flops": cost.flops, "params": cost.params}
 
@@ -94,6 +98,7 @@ def target_document(workspace: Workspace) -> dict[str, Any]:
         "flops": cost.flops,
         "params": cost.params,
         **_budgets(workspace),
+        **_latency(workspace),
         "groups": groups,
         "frozen": frozen,
         "unknown_operations": channels.unknown_operations,
@@ -102,12 +107,19 @@ def target_document(workspace: Workspace) -> dict[str, Any]:
 
 def _budgets(workspace: Workspace) -> dict[str, Any]:
     found = [
-        {"label": label, "metric": budget.metric, "limit": budget.limit, "share": budget.share}
+        {"label": label, "metric": budget.metric, "limit": budget.shown_limit, "share": budget.share}
         for label, budget in workspace.budgets.items()
     ]
     if len(found) > 1:
         return {"budgets": found}
     return {"budget": {key: found[0][key] for key in ("metric", "limit", "share")}}
+
+
+def _latency(workspace: Workspace) -> dict[str, Any]:
+    """The target network's latency as measured, where the budget is one."""
+    if workspace.latency is None:
+        return {}
+    return {"latency_ms": workspace.latency.model(workspace.channels.full_counts)}
 
 
 def _given_weights(context: StageContext) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jstc.errors import BudgetError, ModelError
+from jstc.progress import Progress, Silent
 from jstc.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jstc.channels import ChannelMap
     from jstc.data import DataInfo, Dataset
     from jstc.models import ModelSpec
+    from jstc.pipeline.latency import LatencyBudgets
     from jstc.search.space import Budget
 
 __all__ = ["Workspace"]
@@ -28,6 +30,13 @@ class Workspace:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self.path: Path | None = None
+        self.progress: Progress = Silent()
+
+    def belongs_to(self, path: Path, progress: Progress | None = None) -> None:
+        """Say which run directory it is for, and whom to tell what takes long."""
+        self.path = path
+        self.progress = progress or self.progress
 
     def check_names(self) -> None:
         """Look at names, files and folders, without torch. Raises an `InputError` for what is not there."""
@@ -88,6 +97,29 @@ class Workspace:
         return channels.analyse(self.skeleton(), self.example_input(), ignore=self.recipe.channels.ignore)
 
     @cached_property
+    def latency(self) -> LatencyBudgets | None:
+        """What predicts and measures latencies, where the budget is one: as the run had it, or measured now.
+
+        Raises `InputError` for a provider that does not work here, `BudgetError` for a budget out of reach.
+        """
+        if self.recipe.latency is None:
+            return None
+        from jstc.pipeline.latency import FILE, LatencyBudgets, setting_of
+        from jstc.pipeline.network_timer import NetworkTimer
+
+        setting, shape = setting_of(self.recipe.latency_on), self.spec.input_shape
+        timer = NetworkTimer(self.new_target, self.channels, setting, shape)
+        known = None if self.path is None else self.path / FILE
+        if known is not None and known.is_file():
+            return LatencyBudgets.restored(known, self.channels, timer)
+        return LatencyBudgets.measured(self.channels, timer, self.recipe, progress=self.progress)
+
+    @property
+    def costed(self) -> ChannelMap:
+        """The channels with all costs that a budget may be of: with a latency, where the budget is one."""
+        return self.channels if self.latency is None else self.latency.channels
+
+    @cached_property
     def budgets(self) -> dict[str, Budget]:
         """The budgets as counts by label, largest first.
 
@@ -95,7 +127,7 @@ class Workspace:
         """
         from jstc.search import space
 
-        found = {label: space.limit(self.channels, self.recipe.at(label)) for label in self.recipe.labels}
+        found = {label: space.limit(self.costed, self.recipe.at(label)) for label in self.recipe.labels}
         labels = sorted(found, key=lambda label: -found[label].limit)
         for one, other in itertools.pairwise(labels):
             if found[one].limit == found[other].limit:
@@ -111,7 +143,7 @@ class Workspace:
 
     def take_over(self, other: Workspace) -> None:
         """Keep what `other`, which is this one at a budget, has made."""
-        for name in ("device", "info", "dataset", "spec", "channels"):
+        for name in ("device", "info", "dataset", "spec", "channels", "latency"):
             if name in other.__dict__:
                 self.__dict__[name] = other.__dict__[name]
 

@@ -25,7 +25,7 @@ from jstc.search.policy import Proposal, Proposer
 from jstc.search.round import RoundFigures, Work, judge, train_round
 from jstc.search.state import State
 from jstc.search.updater import Trial, cut, put_back
-from jstc.search.verdict import choose_best
+from jstc.search.verdict import Adjust, choose_best
 from jstc.train import checkpoint
 from jstc.train.history import History
 
@@ -40,6 +40,7 @@ def search(
     recipe: Recipe,
     directory: Path,
     progress: Progress,
+    adjust: Adjust | None = None,
 ) -> dict[str, Plan]:
     """Search a plan at each of the recipe's budgets while training the target network's parts.
 
@@ -47,7 +48,8 @@ def search(
     `history.jsonl` (a line a round), `result.json`, after every round `checkpoint.safetensors`, from which
     the same call continues, and `plan.json`, `subnetwork.safetensors` (what finetune goes on with) and
     `target.safetensors` (the teacher, where one is asked for); these last in a folder for each budget, named
-    by its label, with a `result.json` of its own, where there are several. Returns the plans by label. Raises
+    by its label, with a `result.json` of its own, where there are several. `adjust` may change the best plan
+    of a budget before it is written. Returns the plans by label. Raises
     `BudgetError` for a budget out of reach, `RunDirectoryError` when the checkpoint belongs to another
     search, `StageError` when training diverges.
     """
@@ -65,13 +67,19 @@ def search(
         history.append(record)
         state.save(directory / "checkpoint.safetensors", _identity(recipe, channels))
         progress.update(state.round, **_shown(record))
-    plans = _verdicts(state, proposer, work, directory, progress)
+    plans = _verdicts(state, proposer, work, directory, progress, adjust=adjust)
     progress.finish()
     return plans
 
 
 def _verdicts(
-    state: State, proposer: Proposer, work: Work, directory: Path, progress: Progress
+    state: State,
+    proposer: Proposer,
+    work: Work,
+    directory: Path,
+    progress: Progress,
+    *,
+    adjust: Adjust | None,
 ) -> dict[str, Plan]:
     """The best plan of every budget, written with its figures."""
     plans, shared = {}, _shared_result(state, work)
@@ -79,7 +87,7 @@ def _verdicts(
     for number, label in enumerate(labels):
         folder = directory / label if len(labels) > 1 else directory
         folder.mkdir(exist_ok=True)
-        best = choose_best(state, proposer, work, folder, progress, budget=number)
+        best = choose_best(state, proposer, work, folder, progress, budget=number, adjust=adjust)
         files.write_json(folder / "result.json", shared | _result(state, best))
         plans[label] = best.plan
     if len(labels) > 1:
@@ -162,6 +170,8 @@ def _shown(record: dict[str, Any]) -> dict[str, float]:
 def _identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
     """What decides the numbers of a search; a checkpoint of another one is refused."""
     keys = {"model", "cifar", "weights", "dataset", "seed", "flops", "params"}
+    if recipe.latency is not None:  # a checkpoint of an earlier version knows nothing of it
+        keys |= {"latency", "latency_on"}
     settings = recipe.model_dump(mode="json", include=keys)
     parts = {
         name: getattr(recipe, name).model_dump(mode="json")

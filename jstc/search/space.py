@@ -19,11 +19,12 @@ Vector = NDArray[np.float64]
 
 
 def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
-    return Limits.from_settings(channels.groups, recipe.channels)
+    block = None if channels.latency is None else channels.latency.block
+    return Limits.from_settings(channels.groups, recipe.channels, block=block)
 
 
 def limits(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
-    """The recipe's budgets as counts, by label.
+    """The recipe's budgets as counts, by label. For latencies `channels` must be timed.
 
     Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet one, and
     `RecipeError` for settings of groups that are not there.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jstc.channels import fold
 from jstc.plan import Plan
@@ -14,17 +18,27 @@ from jstc.search.state import State
 from jstc.search.updater import Target, Trial, cut
 from jstc.train import checkpoint, optim, subnetwork
 
-__all__ = ["choose_best"]
+__all__ = ["Adjust", "choose_best"]
+
+Adjust = Callable[[Plan, Sequence[NDArray[np.int64]], int], Plan]
+"""From a plan, the channels of every group, best first, and the number of the budget: the plan to take."""
 
 
 def choose_best(
-    state: State, proposer: Proposer, work: Work, directory: Path, progress: Progress, *, budget: int = 0
+    state: State,
+    proposer: Proposer,
+    work: Work,
+    directory: Path,
+    progress: Progress,
+    *,
+    budget: int = 0,
+    adjust: Adjust | None = None,
 ) -> Entry:
     """The best candidate for a budget on the whole search-validation split, written to `directory`.
 
     Candidates are the archive's plans and the one without perturbation. They are cut from the final target
     network and their batch-norm statistics recalibrated; of equal ones the unperturbed plan wins, then the
-    newer. `budget` is its number in the recipe.
+    newer. `budget` is its number in the recipe. What `adjust` makes of the winner is written instead of it.
     """
     settled = Entry(proposer.final(state.target, budget).plan, 0.0, state.round)
     entries = state.courses[budget].archive.entries
@@ -39,8 +53,28 @@ def choose_best(
         if best is None or accuracy > best[0].accuracy:
             best = (Entry(entry.plan, accuracy, entry.round), sub)
     assert best is not None
+    if adjust is not None:
+        best = _adjusted(*best, adjust(best[0].plan, _ranked(best[0].plan, state), budget), state, work)
     _write(*best, state, work, directory)
     return best[0]
+
+
+def _ranked(plan: Plan, state: State) -> list[NDArray[np.int64]]:
+    """The channels of every group: the kept ones before the others, each by falling channel weight."""
+    alpha, groups = state.target.alpha.double().cpu().numpy(), state.target.channels.groups
+    found = []
+    for group in groups:
+        kept = np.isin(np.arange(group.width), plan.kept[group.name])
+        own = alpha[group.start : group.start + group.width]
+        found.append(np.lexsort((-own, ~kept)))
+    return found
+
+
+def _adjusted(entry: Entry, sub: Trial, plan: Plan, state: State, work: Work) -> tuple[Entry, Trial]:
+    if plan.hash == entry.plan.hash:
+        return entry, sub
+    sub = cut(state.target, plan, work.recipe.train)
+    return Entry(plan, judge(sub, work, limit=None).accuracy, entry.round), sub
 
 
 def _write(entry: Entry, sub: Trial, state: State, work: Work, directory: Path) -> None:

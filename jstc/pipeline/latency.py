@@ -1,0 +1,225 @@
+"""Budgets of latency: the table, calibrated on whole networks before a search, and the winner measured after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jstc import files
+from jstc.errors import RunDirectoryError
+from jstc.plan import Plan
+from jstc.progress import Progress
+from jstc.recipe import LatencySettings, Recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from jstc.channels import ChannelMap
+    from jstc.channels.budget import Budget, Limits
+    from jstc.latency import LatencyModel, Setting
+    from jstc.pipeline.context import StageContext
+    from jstc.pipeline.network_timer import NetworkTimer
+
+__all__ = ["FILE", "Fitted", "Fitting", "LatencyBudgets", "setting_of"]
+
+FILE = "search/latency.json"
+"""What a run's predictions depend on, so that the same search goes on with the same."""
+
+_ROUNDS = 3
+_CLOSE = 0.02
+_OVER, _UNDER, _AIM = 1.01, 0.96, 0.985
+_MISSED = 0.05
+_NANO = 1_000_000
+
+
+def setting_of(settings: LatencySettings) -> Setting:
+    """Where the times are to be measured. Raises `InputError` for a provider that does not work here."""
+    from jstc import ort
+    from jstc.latency import Setting
+
+    provider = ort.resolve(settings.provider)
+    return Setting.here(provider, batch=settings.batch, threads=settings.threads)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A plan after it was measured: predicted and measured milliseconds, and how often it was changed."""
+
+    plan: Plan
+    predicted_ms: float
+    measured_ms: float
+    target_ms: float
+    corrections: int
+
+    def to_dict(self, setting: Setting) -> dict[str, Any]:
+        """For the results of the search."""
+        found = {name: round(getattr(self, name), 6) for name in ("predicted_ms", "measured_ms", "target_ms")}
+        where = {"provider": setting.provider, "batch": setting.batch, "threads": setting.threads}
+        return {**found, **where, "corrections": self.corrections}
+
+
+class LatencyBudgets:
+    """The latency of one target network's sub-networks: predicted before, measured after a search."""
+
+    def __init__(self, channels: ChannelMap, model: LatencyModel, timer: NetworkTimer) -> None:
+        self.channels, self.model, self.timer = channels.timed(model), model, timer
+
+    @classmethod
+    def measured(
+        cls, channels: ChannelMap, timer: NetworkTimer, recipe: Recipe, *, progress: Progress
+    ) -> LatencyBudgets:
+        """From the table of this machine, completed where something is missing, and a few whole networks."""
+        from jstc.latency import LatencyModel, Table
+
+        table = Table(timer.setting)
+        model = LatencyModel.measured(
+            channels.executions, table, full=channels.full_counts, progress=progress
+        )
+        found = cls(channels, model, timer)
+        found._calibrate(recipe, progress)
+        return found
+
+    @classmethod
+    def restored(cls, path: Path, channels: ChannelMap, timer: NetworkTimer) -> LatencyBudgets:
+        """As a search that has begun had it. Raises `RunDirectoryError` for a file that is damaged."""
+        from jstc.latency import LatencyModel
+
+        try:
+            document = files.read_json(path)
+            model = LatencyModel.from_dict(document, channels.executions, full=channels.full_counts)
+        except (OSError, json.JSONDecodeError, KeyError, ValueError, TypeError) as error:
+            text = f"{path} is damaged or of another network ({error!r}); use --fresh, or another --out"
+            raise RunDirectoryError(text) from None
+        return cls(channels, model, timer)
+
+    def save(self, path: Path) -> None:
+        """For `restored`."""
+        files.write_json(path, self.model.to_dict())
+
+    def _calibrate(self, recipe: Recipe, progress: Progress) -> None:
+        """Measure the target network, the smallest, and one at each budget until it is as predicted."""
+        from jstc.latency import Calibration
+
+        limits, full = self.limits(recipe), self.channels.full_counts
+        progress.start("latency", _ROUNDS + 1, "network")
+        [least_ms] = self.timer.milliseconds([self._plan(limits.least)])
+        ends = Calibration().with_point(self.model.total(full), self.timer.target_ms)
+        self.model.calibration = ends = ends.with_point(self.model.total(limits.least), least_ms)
+        for done in range(1, _ROUNDS + 1):
+            progress.update(done)
+            counts = self._at_budgets(recipe, limits)
+            predicted = np.array([self.model(c) for c in counts])
+            found = self.timer.milliseconds([self._plan(c) for c in counts])
+            self.model.calibration = ends
+            for each, ms in zip(counts, found, strict=True):
+                self.model.calibration = self.model.calibration.with_point(self.model.total(each), ms)
+            if (np.abs(np.array(found) / predicted - 1) < _CLOSE).all():
+                break
+        progress.finish()
+
+    def limits(self, recipe: Recipe) -> Limits:
+        """How far each group may be cut: `auto` steps are the provider's."""
+        from jstc.channels.limits import Limits
+
+        return Limits.from_settings(self.channels.groups, recipe.channels, block=self.model.block)
+
+    def _at_budgets(self, recipe: Recipe, limits: Limits) -> list[NDArray[np.int64]]:
+        """Counts of uniform plans at the budgets. Raises `BudgetError` for one that none can meet."""
+        from jstc.channels.budget import resolve, uniform_counts
+
+        budgets = [resolve(self.channels, *budget, limits) for budget in recipe.budgets]
+        return [uniform_counts(self.channels, budget, limits) for budget in budgets]
+
+    def _plan(self, counts: NDArray[np.int64]) -> Plan:
+        """The first channels of every group."""
+        kept = {g.name: tuple(range(n)) for g, n in zip(self.channels.groups, counts.tolist(), strict=True)}
+        return Plan(kept, self.channels.widths)
+
+    def fit(self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, limits: Limits) -> Fitted:
+        """Measure a plan; where it misses its budget as measured, widen or narrow all its groups alike.
+
+        `order` has the channels of every group, the first to keep first.
+        """
+        tried: list[Fitted] = []
+        for corrections in range(_ROUNDS + 1):
+            predicted = self.model(self.channels.counts(plan))
+            [measured] = self.timer.milliseconds([plan])
+            tried.append(Fitted(plan, predicted, measured, self.timer.target_ms, corrections))
+            if _UNDER <= measured * _NANO / budget.limit <= _OVER:
+                break
+            aim = _AIM * budget.limit * predicted / measured
+            following = self._scaled(plan, order, _bounded(budget, aim, self.channels, limits), limits)
+            if following.hash in {each.plan.hash for each in tried}:
+                break
+            plan = following
+        return min(tried, key=lambda each: _miss(each.measured_ms * _NANO / budget.limit))
+
+    def _scaled(self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, limits: Limits) -> Plan:
+        from jstc.channels.budget import project
+
+        groups = self.channels.groups
+        levels = [np.arange(1, g.width + 1) / len(plan.kept[g.name]) for g in groups]
+        counts = project(self.channels, levels, budget, limits).tolist()
+        chosen = zip(groups, order, counts, strict=True)
+        kept = {group.name: tuple(sorted(first[:count].tolist())) for group, first, count in chosen}
+        return Plan(kept, self.channels.widths)
+
+
+class Fitting:
+    """What a search asks for its best plans: each is measured, and changed where it misses its budget."""
+
+    def __init__(
+        self, latency: LatencyBudgets, budgets: Mapping[str, Budget], recipe: Recipe, tell: Progress
+    ) -> None:
+        self._latency, self._budgets, self._recipe, self._tell = latency, budgets, recipe, tell
+        self._found: dict[str, Fitted] = {}
+
+    @classmethod
+    def of(cls, context: StageContext) -> Fitting | None:
+        """For a run whose budget is one of latency; what the predictions depend on is kept in the run."""
+        workspace = context.workspace
+        if workspace.latency is None:
+            return None
+        workspace.latency.save(context.path / FILE)
+        return cls(workspace.latency, workspace.budgets, context.recipe, context.progress)
+
+    def __call__(self, plan: Plan, order: Sequence[NDArray[np.int64]], number: int) -> Plan:
+        label = self._recipe.labels[number]
+        budget = self._budgets[label]
+        found = self._latency.fit(plan, order, budget, self._latency.limits(self._recipe))
+        self._found[label] = found
+        self._tell.message(_told(found, budget))
+        return found.plan
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Figures of the search by label."""
+        setting = self._latency.model.setting
+        return {label: {"latency": found.to_dict(setting)} for label, found in self._found.items()}
+
+
+def _told(found: Fitted, budget: Budget) -> str:
+    limit = budget.limit / _NANO
+    figures = f"{found.measured_ms:.4g} ms measured, {found.predicted_ms:.4g} ms predicted"
+    text = f"latency: {figures}, of {limit:.4g} ms"
+    if found.corrections:
+        text += f", after the widths were corrected {found.corrections} times"
+    over = found.measured_ms / limit - 1
+    return text + (f"; that is {100 * over:.0f} % too much" if over > _MISSED else "")
+
+
+def _bounded(budget: Budget, aim: float, channels: ChannelMap, limits: Limits) -> Budget:
+    from jstc.channels.budget import Budget, smallest
+
+    least = budget.of(smallest(channels, limits))
+    limit = max(least, int(aim))
+    return Budget(budget.metric, limit, budget.share * limit / budget.limit)
+
+
+def _miss(ratio: float) -> float:
+    """How bad it is to be at this share of the budget: above is worse than as far below."""
+    return 4 * (ratio - 1) if ratio > 1 else 1 - ratio
