@@ -134,7 +134,7 @@ def _reachable(graph: dict[str, set[str]], module: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("part", ["channels", "train", "search", "export", "pipeline", "cli"])
+@pytest.mark.parametrize("part", ["channels", "train", "search", "export", "compare", "pipeline", "cli"])
 def test_modules_do_not_import_each_other_in_a_circle(part):
     inside = f"jstc.{part}"
     modules = {

@@ -90,9 +90,9 @@ def machine_differs(base: Summary, new: Summary) -> str:
             before, after = _short(base.environment[key]), _short(new.environment[key])
             if before != after:
                 return f"measured on other machines ({key}: {before}; {after})"
-    before, after = _runtime(base.environment), _runtime(new.environment)
-    if before and after and before != after:
-        return f"measured with other versions of onnxruntime ({before}; {after})"
+    ours, theirs = _runtime(base.environment), _runtime(new.environment)
+    if ours and theirs and ours != theirs:
+        return f"measured with other versions of onnxruntime ({ours}; {theirs})"
     return ""
 
 
