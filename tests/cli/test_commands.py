@@ -23,10 +23,12 @@ FLAGS = {
     "finetune": WORK,
     "slim": WORK,
     "export": WORK,
-    "bench": WORK | {"--provider", "--batch", "--seconds"},
+    "bench": WORK
+    | {"--provider", "--batch", "--threads", "--seconds"}
+    | {f"--{no}{what}" for no in ("", "no-") for what in ("memory", "profile", "trace")},
     "eval": {"--dataset", "--data", "--provider", "--threads", "--limit"}
     | {"--quiet", "-q", "--json", "--debug"},
-    "report": {"--json", "--markdown", "--debug"},
+    "report": {"--json", "--markdown", "--html", "--out", "-o", "--debug"},
     "compare": {f"--max-{what}" for what in ("slowdown", "accuracy-drop", "agreement-drop")}
     | {f"--max-{what}-increase" for what in ("flops", "params", "bytes", "diff")}
     | {"--measure", "--no-measure", "--provider", "--batch", "--threads", "--seconds"}
