@@ -239,7 +239,7 @@ def test_a_budget_on_the_command_line_replaces_the_files(write):
     assert recipe_file.load(write(BASE), ["params=1M"]).budget == ("params", 1e6)
     assert recipe_file.load(write(BASE), [], {"params": "30%"}).budget == ("params", 0.3)
     both = refusal(write(BASE), [], {"params": "1M", "flops": "0.5"})
-    assert both == "FILE: give one budget: either flops or params"
+    assert both == "FILE: give one budget: either flops or params or latency"
 
 
 def test_several_budgets_in_a_file_an_override_and_a_flag(write):
@@ -286,7 +286,8 @@ def test_one_of_several_budgets_alone(write):
         ),
         (
             "bench.cores=1",
-            "--set bench.cores: unknown key bench.cores; known here: provider, batch_sizes, threads, seconds",
+            "--set bench.cores: unknown key bench.cores; known here: "
+            "provider, batch_sizes, threads, seconds, memory, profile, trace",
         ),
         ("train.rl=1", "--set train.rl: unknown key train.rl; did you mean train.lr?"),
         ("tarin.lr=1", "--set tarin.lr: unknown key tarin; did you mean train?"),

@@ -26,6 +26,10 @@ Providers = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", min=0, help="onnxruntime's CPU threads; 0: its own choice.")
 ]
+Memory = Annotated[
+    bool | None,
+    typer.Option("--memory/--no-memory", help="Measure peak memory, in a process for each file."),
+]
 Profile = Annotated[
     bool | None, typer.Option("--profile/--no-profile", help="Show where the time goes, by operator.")
 ]
@@ -47,6 +51,7 @@ def bench(
     batch: Batches = None,
     threads: Threads = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Measuring time per batch size.")] = None,
+    memory: Memory = None,
     profile: Profile = None,
     trace: Trace = None,
     fresh: options.Fresh = False,
@@ -61,9 +66,8 @@ def bench(
     """
     from jstc.cli import output
 
-    settings = _settings(
-        provider=provider, batch=batch, threads=threads, seconds=seconds, profile=profile, trace=trace
-    )
+    given = {"provider": provider, "threads": threads, "seconds": seconds, "memory": memory}
+    settings = _settings(given | {"profile": profile}, batch=batch, trace=trace)
     onnx_files = [path for path in targets or () if path.suffix == ".onnx"]
     if onnx_files:
         if len(onnx_files) != len(targets or ()):
@@ -78,8 +82,8 @@ def bench(
     output.run_stage("bench", run, changes=settings, fresh=fresh, json=json, quiet=quiet, verbose=verbose)
 
 
-def _settings(*, batch: list[str] | None, trace: bool | None, **given: Any) -> dict[str, Any]:
-    """The recipe's keys that the options set."""
+def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | None) -> dict[str, Any]:
+    """The recipe's keys that the options set; `trace` profiles, too."""
     if batch is not None:
         given["batch_sizes"] = [_batch(word) for words in batch for word in words.split(",")]
     if trace is not None:

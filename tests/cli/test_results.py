@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -95,7 +96,10 @@ def test_the_accuracy_of_a_search_says_which_split_it_is_on(jstc_command, run, m
 
 
 def test_bench_for_people(jstc_command, run):
-    assert re.search(r"slim +cpu +1 +1\.250 +2\.500 +1\.60x +gain", jstc_command("bench").out)
+    called = jstc_command("bench")
+    assert re.search(r"on cpu +batch +ms +p95", called.out)
+    assert re.search(r"slim +1 +1\.250 +2\.500 +1\.0 +- +1\.60x \(1\.00-2\.00\) +- +gain", called.out)
+    assert "slim on cpu: a gain, 1.60x at batch 1." in called.err
 
 
 def test_a_stage_whose_search_is_missing(jstc_command, run):
@@ -171,7 +175,17 @@ def test_eval_of_any_onnx_file(jstc_command, classifier):
 
 
 def test_bench_of_onnx_files(jstc_command, classifier):
-    options = ["--provider", "cpu", "--batch", 2, "--seconds", 0.02, "--quiet"]
-    rows = json.loads(jstc_command("bench", classifier, classifier, *options, "--json").out)
-    assert [row["batch"] for row in rows] == [2]
+    options = ["--provider", "cpu", "--batch", "2,3", "--seconds", 0.02, "--no-memory", "--quiet"]
+    document = json.loads(jstc_command("bench", classifier, *options, "--threads", 1, "--json").out)
+    assert [(row["batch"], row["threads"]) for row in document["rows"]] == [(2, 1), (3, 1)]
+    assert document["skipped"] == document["profiles"] == []
+    assert document["environment"]["providers"]["cpu"] == "usable"
     assert "zero.onnx" in jstc_command("bench", classifier, *options).out
+
+
+def test_bench_shows_where_the_time_goes(jstc_command, classifier):
+    options = ["--provider", "cpu", "--batch", 2, "--batch", 4, "--seconds", 0.02, "--no-memory", "--quiet"]
+    called = jstc_command("bench", classifier, *options, "--trace")
+    assert re.search(r"^ *ms, cpu, batch 4 +zero\.onnx$", called.out, re.M)
+    assert re.search(r"^ *Gemm +\d\.\d{3} +\d+%$", called.out, re.M)
+    assert len(list(Path().glob("trace-*.json"))) == 2
