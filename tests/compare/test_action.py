@@ -70,6 +70,16 @@ def test_the_options_it_passes_on_exist(action: dict[str, Any]) -> None:
     assert limits <= set(action["inputs"])
 
 
+def test_the_manual_names_every_option_and_no_other() -> None:
+    text = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    command = typer.main.get_command(app).commands["compare"]  # type: ignore[attr-defined]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    told = set(re.findall(r"(?<![a-z-])--[a-z][a-z-]+", text))
+    elsewhere = {"--workflow", "--branch", "--status", "--limit", "--jq", "--name", "--dir", "--body-file"}
+    assert told - elsewhere <= known
+    assert {name for name in known if name.startswith("--")} - told == {"--quiet", "--debug"}
+
+
 def test_it_installs_what_the_project_itself_asks_for(action: dict[str, Any]) -> None:
     wanted = re.findall(r'"([A-Za-z][^"$]*[<>][^"]*)"', action["runs"]["steps"][0]["run"])
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
