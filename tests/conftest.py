@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # Set before torch is imported: the tests' tensors are tiny, and threads only get in each other's way.
@@ -12,3 +13,50 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples every time, however slow the machine: a failure must mean a fault.
 settings.register_profile("jstc", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("jstc")
+
+
+_NETWORK = """<ir_version: 9, opset_import: ["": {opset}]>
+net ({type}[{batch}, {channels}, {height}, {width}] {images}) =>
+  ({type}[{batch}, {classes}] logits{second}) {{
+  seen = Conv<pads=[1, 1, 1, 1]>({images}, kernel)
+  bent = Relu(seen)
+  pooled = AveragePool<kernel_shape=[4, 4], strides=[4, 4]>(bent)
+  features = Flatten(pooled)
+  logits = MatMul(features, weight)
+}}
+"""
+
+
+@pytest.fixture
+def onnx_classifier(tmp_path):
+    """Writes small classifiers with random weights, without torch: `write(name, classes=5, batch=4, ...)`."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper, parser
+
+    def write(name="net.onnx", *, classes=5, shape=(3, 16, 16), batch="batch", half=False, opset=18,
+              features=False, order=None, metadata=None):  # fmt: skip
+        channels, height, width = shape
+        size = 6 * (height // 4) * (width // 4)
+        model = parser.parse_model(
+            _NETWORK.format(
+                opset=opset, type="float16" if half else "float", batch=batch, channels=channels,
+                height=height, width=width, classes=classes, images="pictures",
+                second=f", {'float16' if half else 'float'}[{batch}, {size}] features" if features else "",
+            )
+        )  # fmt: skip
+        random = np.random.default_rng(3)
+        kernel = random.normal(size=(6, channels, 3, 3)) / 3
+        weight = random.normal(size=(6, size // 6, classes))
+        weight = (weight - weight.mean(1, keepdims=True)).reshape(
+            size, classes
+        )  # shapes count, not brightness
+        weight = weight[:, list(order)] if order is not None else weight
+        for tensor, values in (("kernel", kernel), ("weight", weight)):
+            typed = values.astype(np.float16 if half else np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(typed, tensor))
+        onnx.helper.set_model_props(model, metadata or {})
+        onnx.save(model, str(tmp_path / name))
+        return tmp_path / name
+
+    return write
