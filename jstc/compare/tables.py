@@ -47,8 +47,9 @@ def line(gate: Gate) -> str:
     if gate.base is not None and gate.new is not None:
         parts.append(f"{figure(gate, gate.base)} -> {figure(gate, gate.new)}")
     if gate.change is not None:
+        points = " points" if gate.kind in DROPS else ""
         limit = f" (limit {_limit(gate)})" if gate.limit is not None else ""
-        parts.append(_change(gate) + limit)
+        parts.append(_change(gate) + points + limit)
     if gate.reason:
         parts.append(gate.reason)
     return f"{title(gate)}: {', '.join(parts) or gate.verdict}"

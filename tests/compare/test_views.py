@@ -49,7 +49,7 @@ def test_headline_counts_the_gates(found: Comparison, document: dict[str, Any]) 
 
 def test_a_line_has_figures_and_limit(found: Comparison) -> None:
     [failure] = found.failures
-    assert line(failure) == "accuracy, int8: 98.00 % -> 96.00 %, -2.00 (limit -0.5)"
+    assert line(failure) == "accuracy, int8: 98.00 % -> 96.00 %, -2.00 points (limit -0.5)"
 
 
 def test_remarks_explain_what_is_neither_good_nor_bad(found: Comparison) -> None:
@@ -65,7 +65,7 @@ def test_markdown_is_a_table_with_the_failures_told(found: Comparison) -> None:
     assert {text.count("|") for text in table} == {7}
     assert len(table) == 2 + len(found.gates)
     assert "| **accuracy, int8** | 98.00 % | 96.00 % | -2.00 | -0.5 | **fails** |" in table
-    assert "- fails: accuracy, int8: 98.00 % -> 96.00 %, -2.00 (limit -0.5)" in lines
+    assert "- fails: accuracy, int8: 98.00 % -> 96.00 %, -2.00 points (limit -0.5)" in lines
 
 
 def test_junit_has_a_test_for_every_gate(found: Comparison) -> None:
@@ -97,7 +97,7 @@ def test_junit_of_several_budgets_keeps_them_apart(sweep: dict[str, Any]) -> Non
 def test_annotations_are_errors_and_escaped(found: Comparison) -> None:
     [command] = workflow_commands(found)
     assert command == (
-        "::error title=jstc compare::accuracy, int8: 98.00 %25 -> 96.00 %25, -2.00 (limit -0.5)"
+        "::error title=jstc compare::accuracy, int8: 98.00 %25 -> 96.00 %25, -2.00 points (limit -0.5)"
     )
 
 
