@@ -34,9 +34,9 @@ def test_the_headline_says_what_came_out(text: str) -> None:
         "| ONNX file | 1.09 MB | 560 kB | 51.4 % |",
         "| Latency, batch 1, cpu | 1.24 ms | 0.850 ms | 1.46x the speed |",
         "One multiply-add is one FLOP (fvcore's count).",
-        "| `model.onnx` | fp32 | 99.33 % | 4.2e-06 | 100.00 % | 560 kB |",
-        "| `target` | cpu | 1 | 1.24 ms | 1.90 ms | 806 | 1.00x | - | 420 |",
-        "| `model.onnx` | cpu | 8 | 9.90 ms | 1.90 ms | 806 | 1.02x (no gain) | 0.97 to 1.06 | 420 |",
+        "| `model.onnx` | fp32 | 99.33 % | ±0.00 points | 4.2e-06 | 100.00 % | 560 kB |",
+        "| `target` | cpu | 1 | 1.24 ms | 1.90 ms | 806 | 1.00x | - | - | 420 |",
+        "| `model.onnx` | cpu | 8 | 9.90 ms | 1.90 ms | 806 | 1.02x (no gain) | 0.97 to 1.06 | 50.9 % | 420 |",  # noqa: E501
         "Measured on Example CPU 9000, 2 cores, 25.3 GB; Linux-6.",
         "| `stem` | 16 | 8 | `████████········` 50.0 % | 31.0 % |",
         "| `fc\\|out` | 10 | the network's outputs, as &lt;lambda> \\| told |",
@@ -82,7 +82,7 @@ def test_long_lists_are_folded(finished: Path) -> None:
     summary["groups"] = summary["groups"] * 10
     text = report.markdown(summary)
     assert "<details><summary>30 groups</summary>\n\n| group |" in text
-    assert text.count("<details>") == text.count("\n</details>\n") == 1
+    assert text.count("<details>") == text.count("\n\n</details>\n") == 2
 
 
 def test_the_terminal_table_has_the_same_figures(finished: Path) -> None:
@@ -95,3 +95,19 @@ def test_the_terminal_table_has_the_same_figures(finished: Path) -> None:
 def test_reporting_does_not_load_torch() -> None:
     code = "import sys, jstc.report, jstc.bench; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_rich_run_has_every_precision_provider_and_what_is_missing(rich: Path) -> None:
+    text = report.markdown(report.build(rich))
+    assert "| `export/model.int8.onnx` | int8 | 98.69 % | -0.64 points | 6.1e-01 | 99.10 % | 171 kB |" in text
+    assert "| `export/model.int8.preprocess.onnx` | int8, with preprocessing |" in text
+    assert "is **1.47x to 1.93x** at batch 1 to 32 (no gain, or none beyond" in text
+    assert "- Not measured: all files on tensorrt: the provider is not installed." in text
+    rows = [line for line in text.splitlines() if line.startswith("| `export/model.fp16.onnx` | cuda ")]
+    assert [row.split(" | ")[6] for row in rows] == ["1.92x", "2.05x", "2.51x"]
+
+
+def test_tables_come_before_what_is_folded(rich: Path) -> None:
+    text = report.markdown(report.build(rich))
+    folded = text.index("<details>")
+    assert text.index("## ONNX files") < text.index("## Latency") < folded < text.index("## How to reproduce")

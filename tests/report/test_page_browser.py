@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from jstc import report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS = 120.0  # until the browser answers; machines that run tests are busy
@@ -115,3 +118,85 @@ def started(profile: Path) -> Iterator[Browser]:
             process.wait()
         os.close(ours_out)
         os.close(ours_in)
+
+
+# --- the pages --------------------------------------------------------------------------------------------
+
+SECTIONS = ["notes", "result", "cut", "files", "speed", "time", "training", "stayed", "machine", "reproduce"]
+# Whatever ends to the right of the window, but for what scrolls inside its own frame.
+STICKING_OUT = """
+[...document.querySelectorAll("body *")]
+  .filter(one => !one.closest(".scroll, pre, .unseen, svg.plot"))
+  .filter(one => one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+  .map(one => one.tagName + "." + one.getAttribute("class"))
+"""
+# Letters of the pictures as they are on the screen, in pixels.
+SMALLEST_LETTER = """
+Math.min(...[...document.querySelectorAll("svg.plot text")].map(one =>
+  parseFloat(getComputedStyle(one).fontSize) * one.getScreenCTM().a))
+"""
+BACK = "getComputedStyle(document.body).backgroundColor"
+FAILURES = ("Network.loadingFailed", "Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with started(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(rich: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pages") / "report.html"
+    path.write_text(report.html(rich), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_everything_is_shown_and_nothing_fails_to_load(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width)
+    shown = browser.evaluate(
+        "[...document.querySelectorAll('section')].filter(one => one.offsetHeight > 40).map(one => one.id)"
+    )
+    assert shown == SECTIONS
+    assert [event for event in browser.events if event.get("method") in FAILURES] == []
+    requests = [e["params"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    assert {one["request"]["url"].partition(":")[0] for one in requests} <= {"file", "data"}
+    assert len([one for one in requests if one["request"]["url"].startswith("file:")]) == 1
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_sticks_out_to_the_side(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate(STICKING_OUT) == []
+
+
+def test_letters_of_the_pictures_can_be_read_on_a_phone(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390)
+    assert browser.evaluate("document.querySelectorAll('svg.plot text').length") > 40
+    assert browser.evaluate(SMALLEST_LETTER) > 9
+
+
+def test_two_pictures_stand_side_by_side_on_a_wide_screen(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    tops = "[...document.querySelectorAll('#training figure')].map(one => one.getBoundingClientRect().top)"
+    assert len(set(browser.evaluate(tops))) == 1
+
+
+def test_light_dark_and_paper(browser: Browser, page: Path) -> None:
+    found = []
+    for scheme, media in (("light", "screen"), ("dark", "screen"), ("dark", "print")):
+        browser.open(page, width=800, scheme=scheme, media=media)
+        found.append(browser.evaluate(BACK))
+    light, dark, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in found)
+    assert light > 700 and dark < 100 and paper == 3 * 255
+
+
+def test_on_paper_what_is_folded_is_open(browser: Browser, page: Path) -> None:
+    tall = "document.querySelector('#reproduce details').offsetHeight"
+    browser.open(page, width=800)
+    folded = browser.evaluate(tall)
+    browser.open(page, width=800, media="print")
+    assert folded < 60 and browser.evaluate(tall) > 60
+    assert browser.evaluate("document.querySelector('nav').offsetHeight") == 0

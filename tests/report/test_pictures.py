@@ -126,7 +126,7 @@ def test_the_report_shows_them(shown: Path) -> None:
     assert "ends at 99.33 % on the test split, the target network trained alone at 99.40 %" in alts[0]
     assert "accuracy from 30.00 % to 90.00 %" in alts[1]
     assert "43 of 64 channels stay (67.2 %) in 3 groups: least in layer1.0.conv1 (3 of 16)" in alts[2]
-    assert "## How the training went\n\n![" in text
+    assert "## How the training went\n\n<details><summary>Pictures</summary>\n\n![" in text
     assert "\n\n\n" not in text
 
 

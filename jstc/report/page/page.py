@@ -61,6 +61,7 @@ def _sections(content: dict[str, Any]) -> list[Section]:
     wanted = (
         ("notes", "What to know", summary["notes"]),
         ("result", "Target and slim network", True),
+        ("latency", "Latency budget", summary["latency"]),
         ("cut", "What was cut where", summary["groups"]),
         ("files", "Accuracy of each file", summary["onnx"]),
         ("speed", "Speed", summary["bench"]),

@@ -1,0 +1,300 @@
+"""The HTML report as text: whole, harmless, the same every time, and complete."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jstc import report
+from jstc.report import figures
+from jstc.report.page.inline import COLOURS
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
+SECTIONS = ["notes", "result", "cut", "files", "speed", "time", "training", "stayed", "machine", "reproduce"]
+ODD = "a<b>\"c\" | 'd' & {{ e }}</script><script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """What is in a page: elements in order, text, and whether every element that opens is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        assert len(attrs) == len(dict(attrs)), f"an attribute twice: {tag} {attrs}"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> where {self.open[-3:]} are open"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def source(rich: Path) -> str:
+    return report.html(rich)
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    return Page(source)
+
+
+def plainly(text: str) -> str:
+    """Typography undone."""
+    return (
+        text.replace("\N{MINUS SIGN}", "-")
+        .replace("\N{NO-BREAK SPACE}", " ")
+        .replace("\N{MULTIPLICATION SIGN}", "x")
+    )
+
+
+# --- the document -----------------------------------------------------------------------------------------
+
+
+def test_every_section_is_there_in_order_and_in_the_list(page: Page) -> None:
+    assert [one["id"] for one in page.all("section")] == SECTIONS
+    links = [one["href"] for one in page.all("a")]
+    assert links[: len(SECTIONS)] == [f"#{name}" for name in SECTIONS]
+
+
+def test_headings_go_down_one_by_one(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_ids_are_unique_and_references_find_theirs(page: Page, source: str) -> None:
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    named = {name for _, a in page.elements for name in (a.get("aria-labelledby") or "").split()}
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', source))
+    assert named | {one or other for one, other in used} <= set(ids)
+
+
+def test_table_headers_have_a_scope_and_pictures_have_words(page: Page) -> None:
+    assert page.all("table") and all(one.get("scope") in ("col", "row") for one in page.all("th"))
+    for one in page.all("svg"):
+        told = {"aria-hidden", "aria-label", "aria-labelledby"} & set(one)
+        assert told or one.get("viewBox") == "0 0 16 16" or "viewbox" in one or not one, one
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: Page, source: str) -> None:
+    assert not {"script", "img", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
+    for tag, attributes in page.elements:
+        for name in ("href", "src", "xlink:href"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:,")), (tag, value)
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "url(http" not in source and "@import" not in source and "http://" not in source
+
+
+def test_pictures_take_the_colours_of_the_theme(source: str) -> None:
+    pictures = re.findall(r'<svg class="plot".*?</svg>', source, re.DOTALL)
+    assert len(pictures) == 4
+    for picture in pictures:
+        assert not re.findall(r"#[0-9a-fA-F]{6}\b", picture)
+        assert set(re.findall(r"var\(--([a-z]+)\)", picture)) <= set(COLOURS.values())
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _themes(source: str) -> Iterator[dict[str, str]]:
+    light, dark = re.findall(r":root \{(.*?)\}", source, re.DOTALL)[:2]
+    yield dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
+    yield dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", dark))
+
+
+def test_text_has_the_contrast_of_aa_in_both_themes(source: str) -> None:
+    for theme in _themes(source):
+        texts = ("ink", "soft", "link", "good", "doubt", "bad", "open", "orange", "blue", "green", "purple")
+        pairs = [(text, back) for text in texts for back in ("page", "card")]
+        pairs += [(name, f"{name}-back") for name in ("good", "doubt", "bad", "open")]
+        for text, back in pairs:
+            low, high = sorted((_luminance(theme[text]), _luminance(theme[back])))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (text, back)
+
+
+def test_the_same_run_gives_the_same_bytes_in_every_process(rich: Path, source: str) -> None:
+    code = "import sys; from pathlib import Path; from jstc import report;"
+    code += f"sys.stdout.write(report.html(Path({str(rich)!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == source
+
+
+# --- the figures ------------------------------------------------------------------------------------------
+
+
+def test_every_figure_of_the_summary_is_on_the_page(rich: Path, page: Page) -> None:
+    summary, text = report.build(rich), plainly(page.text)
+    told = [figures.count(summary[name][key]) for name in ("target", "slim") for key in ("flops", "params")]
+    told += [figures.percent(summary[name]["accuracy"]) for name in ("target", "slim")]
+    for file in summary["onnx"]:
+        told += [file["file"], figures.percent(file["accuracy"]), figures.bytesize(file["bytes"])]
+        told += [figures.percent(file["top1_agreement"])]
+    for row in summary["bench"]:
+        told += [figures.milliseconds(row["median_ms"]), figures.milliseconds(row["p95_ms"])]
+        told += [figures.ratio(row["speedup_vs_target"])] if row["verdict"] != "target" else []
+    told += [f"{group['kept']} of {group['width']}" for group in summary["groups"]]
+    told += [item["layer"] for item in summary["frozen"]] + summary["notes"][:1]
+    told += [summary["plan_hash"], summary["command"], *summary["versions"].values()]
+    told += [figures.duration(value) for value in summary["seconds"].values() if value is not None]
+    assert [one for one in told if plainly(one) not in text] == []
+
+
+def test_the_recipe_is_there_in_full(rich: Path, page: Page) -> None:
+    assert (rich / "recipe.yaml").read_text() in "".join(page.texts)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        "Budget: met 99.8 % of 20.5 M FLOPs used",
+        "Accuracy: -0.07 points 99.33 %; the target network trained alone has 99.40 %",
+        "Parity: same logits within 4.2 x 10⁻⁶ of torch's (1.0 x 10⁻⁴ allowed)",
+        "fp32 file: 99.33 % ±0.00 points to torch",
+        "int8 file: 98.69 % -0.64 points to torch on the test split (0.5 allowed)",
+        "Speed, fp32: faster in 5 of 6",
+        "Speed, fp16: faster in 4 of 6",
+    ],
+)
+def test_the_verdicts(page: Page, verdict: str) -> None:
+    assert verdict in plainly(page.text)
+
+
+def test_a_loss_beyond_the_gate_is_bad(source: str) -> None:
+    [found] = re.findall(
+        r'<span class="mark (\w+)"(?:(?!<span class="mark).)*?<strong>int8 file', source, re.DOTALL
+    )
+    assert found == "bad"
+
+
+def test_the_share_of_the_ideal_and_the_memory_are_in_the_table(page: Page) -> None:
+    assert "export/model.onnx cuda 32 " in page.text
+    assert "86.5 % gain 420" in plainly(page.text)
+    assert "41.0 MB" in page.text
+
+
+def test_the_time_goes_to_operators(page: Page) -> None:
+    assert "bench/target.onnx, cpu, batch 1 1.20 ms in all Conv 21 0.840 ms 70.0 %" in plainly(page.text)
+
+
+# --- what is not there ------------------------------------------------------------------------------------
+
+
+def test_a_run_that_has_only_begun_reads_well(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: resnet20\ndataset: digits\nseed: 0\n")
+    page = Page(report.html(tmp_path))
+    assert [one["id"] for one in page.all("section")] == ["notes", "result", "reproduce"]
+    assert "There is no slim network yet." in page.text
+    assert "None" not in page.text
+
+
+FILES = ["bench/bench.json", "bench/environment.json", "export/result.json", "slim/plan.json"]
+FILES += ["slim/result.json", "target.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("gone", FILES)
+def test_a_run_without_one_of_its_files_is_a_page_too(finished: Path, gone: str) -> None:
+    (finished / gone).unlink()
+    assert "None" not in Page(report.html(finished)).text
+
+
+def test_an_old_run_has_fewer_keys(finished: Path, contents: dict[str, Any]) -> None:
+    keys = ("file", "provider", "batch", "median_ms", "p95_ms", "speedup_vs_target")
+    old = [{key: row[key] for key in keys} for row in contents["bench/bench.json"]["rows"]]
+    (finished / "bench/bench.json").write_text(json.dumps({"rows": old}))
+    text = Page(report.html(finished)).text
+    assert "None" not in text and "1.46x" in text
+
+
+def test_odd_names_are_text(finished: Path, contents: dict[str, Any]) -> None:
+    target = contents["target.json"]
+    target["groups"][2]["name"] = target["frozen"][0]["layer"] = target["frozen"][0]["reason"] = ODD
+    (finished / "target.json").write_text(json.dumps(target))
+    export = contents["export/result.json"]
+    export["files"][0] |= {"file": ODD, "precision": ODD}
+    (finished / "export/result.json").write_text(json.dumps(export))
+    bench = contents["bench/bench.json"]
+    for row in bench["rows"]:
+        row.update(provider=ODD, file=row["file"].replace("model.onnx", ODD))
+    (finished / "bench/bench.json").write_text(json.dumps(bench))
+    manifest = contents["manifest.json"] | {"command": ODD, "versions": {ODD: ODD}}
+    (finished / "manifest.json").write_text(json.dumps(manifest))
+    (finished / "recipe.yaml").write_text(json.dumps({"model": ODD, "dataset": ODD, "seed": 0}))
+    page = Page(report.html(finished))
+    assert not page.all("script") and not page.all("b")
+    assert page.text.count(ODD) > 10
+
+
+# --- a budget of latency ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def timed(finished: Path, contents: dict[str, Any]) -> Path:
+    budget = {"metric": "latency", "limit": 2.0, "share": 0.5}
+    (finished / "target.json").write_text(json.dumps(contents["target.json"] | {"budget": budget}))
+    return finished
+
+
+@pytest.mark.parametrize(
+    ("measured", "word", "over"), [(1.98, "met", False), (2.05, "met", False), (2.2, "exceeded", True)]
+)
+def test_a_budget_of_latency_is_met_within_the_noise(
+    timed: Path, contents: dict[str, Any], measured: float, word: str, over: bool
+) -> None:
+    latency = {
+        "predicted_ms": 1.95,
+        "measured_ms": measured,
+        "target_ms": 4.0,
+        "provider": "cpu",
+        "batch": 1,
+        "threads": 0,
+    }
+    (timed / "search/result.json").write_text(
+        json.dumps(contents["search/result.json"] | {"latency": latency})
+    )
+    summary = report.build(timed)
+    assert summary["latency"] == latency
+    assert ("it takes" in " ".join(summary["notes"])) is over
+    text = plainly(Page(report.html(timed)).text)
+    assert f"Latency budget: {word} 1.95 ms predicted, {measured:.2f} ms measured; 2.00 ms allowed" in text
+    assert "used as measured" in report.markdown(summary)
+
+
+def test_a_budget_of_latency_that_is_not_known_yet(timed: Path) -> None:
+    assert "Latency budget: not known 2.00 ms allowed" in plainly(Page(report.html(timed)).text)
