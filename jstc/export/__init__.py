@@ -6,17 +6,19 @@ See `onnx_file`, `precisions`, `parity`, `accuracy`, `preprocess`.
 from __future__ import annotations
 
 from jstc.export.accuracy import Score, accuracy, check_fits, score
+from jstc.export.calibration import largest_activation
 from jstc.export.checking import require_runs, save
 from jstc.export.classifier import open_classifier
 from jstc.export.metadata import encode_metadata, read_metadata
 from jstc.export.network import run_reference
 from jstc.export.onnx_file import write_onnx
 from jstc.export.parity import Parity, parity, require
-from jstc.export.precisions import PRECISIONS, accuracy_problem, converted, file_name
+from jstc.export.precisions import LARGEST_HALF, PRECISIONS, accuracy_problem, converted, file_name
 from jstc.export.preprocess import preprocess_path, write_with_preprocess
 from jstc.export.whole_parity import parity_of_answers
 
 __all__ = [
+    "LARGEST_HALF",
     "PRECISIONS",
     "Parity",
     "Score",
@@ -26,6 +28,7 @@ __all__ = [
     "converted",
     "encode_metadata",
     "file_name",
+    "largest_activation",
     "open_classifier",
     "parity",
     "parity_of_answers",

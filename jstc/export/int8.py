@@ -8,27 +8,17 @@ Without VNNI these kernels add two products of 8 by 8 bits in 16, which overflow
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-import torch
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from jstc.errors import StageError
+from jstc.export.calibration import Reader
 from jstc.export.quiet import quiet
-from jstc.export.running import padded
 
 __all__ = ["Calibration", "to_int8"]
 
@@ -39,7 +29,6 @@ _METHODS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
-_CHUNK = 32
 
 
 def to_int8(
@@ -54,6 +43,8 @@ def to_int8(
     `images` [N, C, H, W], normalised, set the ranges of the activations by the method of `calibration`.
     Raises `StageError` when onnxruntime cannot quantise the graph.
     """
+    if not len(images):
+        raise StageError("int8 needs at least one image to calibrate with")
     with tempfile.TemporaryDirectory(prefix="jstc-int8-") as folder:
         source, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("a", "b", "c"))
         onnx.save(model, str(source))
@@ -63,7 +54,7 @@ def to_int8(
                 quantize_static(
                     prepared,
                     quantised,
-                    _Reader(model, images),
+                    Reader(model, images),
                     quant_format=QuantFormat.QDQ,
                     per_channel=True,
                     reduce_range=reduce_range,
@@ -76,30 +67,6 @@ def to_int8(
         except Exception as error:  # onnxruntime's tools raise whatever comes
             raise StageError(f"onnxruntime could not quantise the graph: {error}") from error
         return _tidied(onnx.load(str(quantised)))
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc,unused-ignore]
-    """The images in batches that the model takes."""
-
-    def __init__(self, model: onnx.ModelProto, images: Tensor) -> None:
-        self._name = model.graph.input[0].name
-        self._batches = _batches(images, model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
-        self.set_range(0, len(self))
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self._waiting = iter(self._batches[start_index:end_index])
-
-    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
-        batch = next(self._waiting, None)
-        return None if batch is None else {self._name: batch.numpy()}
-
-
-def _batches(images: Tensor, fixed: int) -> Sequence[Tensor]:
-    chunks = torch.split(images.to("cpu").contiguous(), fixed or _CHUNK)
-    return [padded(chunk, fixed) if fixed else chunk for chunk in chunks]
 
 
 def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:

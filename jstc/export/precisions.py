@@ -12,9 +12,12 @@ from jstc.export.half import to_fp16
 from jstc.export.int8 import to_int8
 from jstc.recipe import ExportSettings, Precision
 
-__all__ = ["PRECISIONS", "accuracy_problem", "converted", "file_name"]
+__all__ = ["LARGEST_HALF", "PRECISIONS", "accuracy_problem", "converted", "file_name"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+LARGEST_HALF = 65504.0
+"""The largest number in float16."""
 
 _ROUNDING = 1e-9  # of fractions of whole numbers of images, in percentage points
 

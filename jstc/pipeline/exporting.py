@@ -44,10 +44,9 @@ def export(context: StageContext) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Source:
-    """The float32 graph that all files are made from, and what they are compared with."""
+    """What all files are made from, compared with, and tell of themselves."""
 
     context: StageContext
-    path: Path
     metadata: dict[str, Any]
     reference: Reference
 
@@ -75,10 +74,11 @@ def _source(context: StageContext, scratch: Path) -> _Source:
         batch=settings.batch,
         metadata={},
     )
-    reference = Reference(network, images(context, settings.parity_images), metadata.pop("accuracy"))
+    chosen = images(context, settings.parity_images)
+    reference = Reference(network, path, chosen, accuracy=metadata.pop("accuracy"))
     found = exporting.parity(network, path, reference.images)
     exporting.require(found, max_abs_diff=settings.max_abs_diff, file=exporting.file_name("fp32"))
-    return _Source(context, path, metadata, reference)
+    return _Source(context, metadata, reference)
 
 
 def _tried(source: _Source, precision: Precision) -> list[_Tried]:
@@ -109,10 +109,10 @@ def _candidates(source: _Source, precision: Precision) -> Iterator[Path]:
 
     from jstc import export as exporting
 
-    context, path = source.context, source.path.with_name(exporting.file_name(precision))
+    context, path = source.context, source.reference.source.with_name(exporting.file_name(precision))
     settings, info = context.recipe.export, context.workspace.info
     model = exporting.converted(
-        onnx.load(str(source.path)),
+        onnx.load(str(source.reference.source)),
         precision,
         settings=settings,
         images=lambda: _calibration_images(context),
