@@ -120,7 +120,7 @@ WRONG = {
         "channels: {groups: {layer4: 8}}\n",
         "FILE, line 4: channels.groups.layer4: expected a section with keys of its own, got 8",
     ),
-    "two budgets": ("params: 1M\n", "FILE: give one budget: either flops or params"),
+    "two budgets": ("params: 1M\n", "FILE: give one budget: either flops or params or latency"),
     "a tag": (
         "x: !!python/object:os.system 1\n",
         "FILE, line 4: the tag tag:yaml.org,2002:python/object:os.system is not allowed in a recipe",
@@ -200,7 +200,8 @@ def test_quoted_scalars_stay_text():
 
 def test_a_recipe_without_a_budget(write):
     message = (
-        "no budget: a recipe needs the key flops or params, `jstc search` the option --flops or --params"
+        "no budget: a recipe needs the key flops, params or latency, "
+        "`jstc search` the option --flops, --params or --latency"
     )
     assert refusal(write("model: m\ndataset: d\n")) == f"FILE: {message}"
 

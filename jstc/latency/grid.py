@@ -44,7 +44,8 @@ def _fine(full: int, multiple: int) -> tuple[int, ...]:
         found |= set(range(-(-start // step) * step, min(end, full) + 1, step))
         start = end
     found |= set(range(2048, full, 512))
-    return _of(multiple, {n for n in found if n >= _LEAST * full - small} | {full})
+    lowest = max((n for n in found if n <= _LEAST * full), default=small)
+    return _of(multiple, {n for n in found if n >= lowest} | {full})
 
 
 def _coarse(full: int, multiple: int) -> tuple[int, ...]:

@@ -47,12 +47,12 @@ WRONG = {
     ),
     "two budgets": (
         search(**{"--params": "0.5"}),
-        "error: recipe: give one budget: either flops or params",
+        "error: recipe: give one budget: either flops or params or latency",
     ),
     "no budget": (
         search(**{"--flops": None}),
-        "error: recipe: no budget: a recipe needs the key flops or params, "
-        "`jstc search` the option --flops or --params",
+        "error: recipe: no budget: a recipe needs the key flops, params or latency, "
+        "`jstc search` the option --flops, --params or --latency",
     ),
     "no dataset": (search(**{"--dataset": None}), "error: recipe: dataset is missing"),
     "not a budget": (

@@ -1,0 +1,112 @@
+"""Predictions: sums of the table's times, corrected by whole networks; and budgets on them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from jstc.channels.budget import Limits, project, resolve, smallest, uniform_counts
+from jstc.errors import BudgetError
+from jstc.latency import Calibration, LatencyModel
+from jstc.recipe import ChannelSettings
+
+
+def all_steps(channels, model):
+    return Limits.from_settings(channels.groups, ChannelSettings(), block=model.block)
+
+
+def test_the_sum_of_the_layers(model, channels, timer):
+    parts = [
+        layer.passes * timer.time(layer.kernel, layer.widths(channels.executions.sizes(channels.full_counts)))
+        for layer in model._layers
+    ]
+    assert model(channels.full_counts) == pytest.approx(sum(parts))
+    assert [ms for _, ms in model.by_layer(channels.full_counts)] == pytest.approx(parts)
+
+
+def test_whole_networks_correct_the_sum():
+    found = Calibration().with_point(10.0, 14.0).with_point(5.0, 9.0)
+    assert [found(total) for total in (10, 5, 7.5, 20, 2.5)] == pytest.approx([14, 9, 11.5, 28, 4.5])
+    assert Calibration()(3.0) == 3.0
+
+
+def test_a_narrower_network_never_counts_as_slower():
+    found = Calibration().with_point(10.0, 14.0).with_point(5.0, 15.0)
+    assert found(5.0) == found(10.0) == 14.0
+
+
+def test_the_same_predictions_after_a_round_trip(model, channels):
+    model.calibration = Calibration().with_point(2.0, 3.0)
+    document = json.loads(json.dumps(model.to_dict()))
+    again = LatencyModel.from_dict(document, channels.executions, full=channels.full_counts)
+    plan = channels.random_plan(flops=0.5, seed=1)
+    assert again.block == model.block
+    assert again(channels.counts(plan)) == pytest.approx(model(channels.counts(plan)), rel=1e-5)
+
+
+def test_a_table_of_another_network_is_no_model(model, channels):
+    document = model.to_dict()
+    document["times"].popitem()
+    with pytest.raises(KeyError):
+        LatencyModel.from_dict(document, channels.executions, full=channels.full_counts)
+
+
+def test_steps_are_the_providers(model, channels):
+    assert model.block == 16
+    assert all_steps(channels, model).quantum.tolist() == [8, 16, 16]  # up to a quarter of 32, 64 and 64
+
+
+def test_a_projection_takes_the_widths_that_are_fast(model, channels):
+    timed = channels.timed(model)
+    limits = Limits.of(channels.groups, round_to=4)  # finer than the stairs: 36 costs as much as 48
+    budget = resolve(timed, "latency", 0.6, limits)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        levels = [np.arange(1, g.width + 1) / random.uniform(0.3, 1.0) for g in channels.groups]
+        counts = project(timed, levels, budget, limits)
+        used = budget.of(timed.cost_of_counts(counts))
+        assert used <= budget.limit
+        for group in range(len(counts)):  # no group stands in the middle of a stair
+            wider = counts.copy()
+            wider[group] = min(wider[group] + 4, channels.groups[group].width)
+            free = budget.of(timed.cost_of_counts(wider)) <= used
+            assert not free or wider[group] == counts[group]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
+def test_budgets_of_latency_are_met(model, channels, share):
+    timed, limits = channels.timed(model), all_steps(channels, model)
+    budget = resolve(timed, "latency", share, limits)
+    counts = uniform_counts(timed, budget, limits)
+    assert budget.limit == pytest.approx(share * model(channels.full_counts) * 1e6, abs=2)
+    assert model(counts) * 1e6 <= budget.limit + 1
+    assert budget.shown_limit == budget.limit / 1e6
+
+
+def test_a_time_is_a_budget_too(model, channels):
+    timed, limits = channels.timed(model), all_steps(channels, model)
+    whole = model(channels.full_counts)
+    budget = resolve(timed, "latency", f"{whole / 2:.6f}ms", limits)
+    assert budget.share == pytest.approx(0.5, abs=1e-3)
+    with pytest.raises(BudgetError, match=r"nothing to do: the target network takes .* ms, as predicted"):
+        resolve(timed, "latency", "100ms", limits)
+
+
+def test_out_of_reach_names_the_smallest(model, channels):
+    timed, limits = channels.timed(model), all_steps(channels, model)
+    with pytest.raises(BudgetError, match=r"no sub-network meets latency 1e-05 ms: .* takes .* ms") as raised:
+        resolve(timed, "latency", "0.00001ms", limits)
+    offered = float(re.search(r"takes ([0-9.]+) ms", str(raised.value))[1])
+    assert offered >= smallest(timed, limits).latency_ns / 1e6
+    resolve(timed, "latency", f"{offered}ms", limits)  # what is offered works
+
+
+def test_other_costs_are_untouched(model, channels):
+    plan = channels.random_plan(flops=0.5, seed=0)
+    assert channels.cost(plan).latency_ns is None
+    timed = channels.timed(model).cost(plan)
+    assert (timed.flops, timed.params) == (channels.cost(plan).flops, channels.cost(plan).params)
+    assert timed.latency_ns == round(1e6 * model(channels.counts(plan)))
