@@ -63,7 +63,8 @@ def wilson(right: int, images: int) -> tuple[float, float]:
     middle = (share + square / (2 * images)) / (1 + square / images)
     spread = share * (1 - share) / images + square / (4 * images * images)
     half = _Z95 * math.sqrt(spread) / (1 + square / images)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At the ends the formula gives 0 and 1, but for rounding.
+    return (middle - half if right else 0.0), (middle + half if right < images else 1.0)
 
 
 def accuracy(

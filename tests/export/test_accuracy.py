@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from jstc import export
 from jstc.errors import InputError
+from jstc.export.accuracy import score, wilson
+from jstc.export.classifier import open_classifier
 
 
 def test_every_image_counts_once(network: nn.Module, onnx_path: Path, images: Tensor) -> None:
@@ -49,3 +52,48 @@ def test_another_data_set_is_refused(
 
 def test_the_right_data_set_fits(onnx_path: Path) -> None:
     export.check_fits(onnx_path, shape=(3, 16, 16), num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0), (15, 148, 0.0624, 0.1605)],
+)
+def test_the_interval_is_wilsons(right: int, images: int, low: float, high: float) -> None:
+    # the first and the last are examples of Newcombe (1998), doi:10.1002/(SICI)1097-0258(19980430)17:8<857
+    assert wilson(right, images) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_with_few_classes_there_is_no_top_five(onnx_path: Path, images: Tensor) -> None:
+    found = score(open_classifier(onnx_path), [(images, torch.zeros(7, dtype=torch.int64))])
+    assert found.top5_accuracy is None
+    assert found.interval[0] <= found.accuracy <= found.interval[1]
+
+
+def test_the_last_batch_of_a_fixed_size_is_filled_up_and_not_counted(onnx_classifier, images: Tensor) -> None:
+    fixed, any_size = onnx_classifier("fixed.onnx", batch=3), onnx_classifier("any.onnx")
+    wanted = open_classifier(any_size).answer(images.numpy()).classes
+    found = open_classifier(fixed).answer(images.numpy())
+    assert (found.classes == wanted).all()
+    assert len(found.classes) == len(found.defined) == 7
+
+
+@pytest.mark.parametrize(
+    ("channels_last", "shape"),
+    [(True, [None, 16, 24, 3]), (False, ["n", 3, 16, 24]), (True, [1, "h", "w", 3])],
+)
+def test_either_layout_is_understood(
+    tmp_path: Path, channels_last: bool, shape: list[int | str | None]
+) -> None:
+    info = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node
+    nodes = [node("Flatten", ["x"], ["flat"]), node("Cast", ["flat"], ["y"], to=onnx.TensorProto.FLOAT)]
+    pixels, scores = (
+        info("x", onnx.TensorProto.UINT8, shape),
+        info("y", onnx.TensorProto.FLOAT, ["n", "k"]),
+    )
+    graph = onnx.helper.make_graph(nodes, "g", [pixels], [scores])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "x.onnx")
+    found = open_classifier(tmp_path / "x.onnx")
+    assert (found.channels_last, found.takes_pixels, found.shape[0]) == (channels_last, True, 3)
+    assert found.shape[1:] in ((16, 24), (None, None))
