@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jstc.bench.compare import compare, measure
-from jstc.bench.environment import environment
+from jstc.bench.environment import busy, environment
 from jstc.bench.rows import BenchRow, Comparison, Skipped
 from jstc.bench.session import Facts
 
-__all__ = ["BenchRow", "Comparison", "Facts", "Skipped", "compare", "environment", "measure"]
+__all__ = ["BenchRow", "Comparison", "Facts", "Skipped", "busy", "compare", "environment", "measure"]

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import jstc
 from jstc import ort
 from jstc.bench import machine
 
-__all__ = ["environment"]
+__all__ = ["busy", "environment"]
 
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "fvcore", "numpy", "timm")
 _RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
 _GPU_KEYS = {"name": "name", "driver": "driver_version", "memory": "memory.total"}
 _CUDA_PACKAGES = ("nvidia-cuda-runtime", "nvidia-cudnn", "tensorrt")
 _TIMEOUT_SECONDS = 20
+_BUSY = 0.5  # of the cores
 
 
 def environment() -> dict[str, Any]:
@@ -47,6 +49,14 @@ def environment() -> dict[str, Any]:
         "cuda": _cuda(),
         "providers": {name: ort.problem(name) or "usable" for name in ort.PROVIDER_NAMES},
     }
+
+
+def busy(machine: Mapping[str, Any]) -> str | None:
+    """What to say of a machine, as `environment` found it, that had other work before the measuring began."""
+    load, cores = machine["load_average"], machine["cores"]
+    if load is None or not cores or load <= _BUSY * cores:
+        return None
+    return f"the machine was busy (load {load:g} on {cores} cores before the start): times are noisy"
 
 
 def _cpu_name() -> str | None:

@@ -102,6 +102,8 @@ def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -
 
     recipe = _recipe(settings)
     machine = timing.environment()  # first: its load is that before our own work
+    if said := timing.busy(machine):
+        progress.message(f"bench: {said}")
     found = timing.measure(
         {str(path): path for path in paths},
         settings=recipe.bench,

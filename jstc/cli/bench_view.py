@@ -150,14 +150,10 @@ def _sentence(name: str, found: Sequence[Row]) -> str:
         frozenset({"no gain"}): "no gain",
         frozenset({"unclear"}): "within the noise",
     }.get(frozenset(kinds), "a gain at some batch sizes only")
-    speeds = _list([f"{row['speedup_vs_target']:.2f}x" for row in found])
-    batches = _list([str(row["batch"]) for row in found])
-    text = f"{name} on {first['provider']}: {said}, {speeds} at batch {batches}"
+    speeds = ", ".join(f"{row['speedup_vs_target']:.2f}x" for row in found)
+    batches = ", ".join(str(row["batch"]) for row in found)
+    text = f"{name} on {first['provider']}: {said}: {speeds} (batch {batches})"
     if first.get("ideal_share") is None:
         return f"{text}."
-    shares = _list([f"{row['ideal_share']:.0%}" for row in found])
-    return f"{text}; {first['flops_ratio']:.2f}x fewer FLOPs: {shares} of the ideal."
-
-
-def _list(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    shares = ", ".join(f"{row['ideal_share']:.0%}" for row in found)
+    return f"{text}, {shares} of the {first['flops_ratio']:.2f}x its FLOPs allow."

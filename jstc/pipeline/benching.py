@@ -28,6 +28,8 @@ def bench(context: StageContext) -> dict[str, Any]:
     from jstc import bench as timing
 
     machine = timing.environment()  # first: its load is that before our own work
+    if said := timing.busy(machine):
+        context.progress.message(f"bench: {said}")
     _write_target(context, context.path / _TARGET)
     facts = _facts(context)
     for name in _left_out(context):

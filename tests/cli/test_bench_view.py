@@ -51,15 +51,14 @@ def test_a_table_for_each_provider(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_sentence_puts_the_gain_beside_the_flops(capsys: pytest.CaptureFixture[str]) -> None:
     more = SLIM | {"batch": 8, "speedup_vs_target": 9.0, "ideal_share": 0.74}
     assert said([TARGET, SLIM, more], capsys) == [
-        "model.fp16.onnx on cpu: a gain, 12.35x and 9.00x at batch 1 and 8; "
-        "12.10x fewer FLOPs: 102% and 74% of the ideal."
+        "model.fp16.onnx on cpu: a gain: 12.35x, 9.00x (batch 1, 8), 102%, 74% of the 12.10x its FLOPs allow."
     ]
 
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
-    [(["gain"], ": a gain, "), (["no gain", "no gain"], ": no gain, "), (["unclear"], ": within the noise, "),
-     (["gain", "no gain"], ": a gain at some batch sizes only, ")],
+    [(["gain"], ": a gain: "), (["no gain", "no gain"], ": no gain: "), (["unclear"], ": within the noise: "),
+     (["gain", "no gain"], ": a gain at some batch sizes only: ")],
 )  # fmt: skip
 def test_no_gain_is_called_so(verdicts: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row("model.onnx", verdict, batch=batch) for batch, verdict in enumerate(verdicts, start=1)]

@@ -64,8 +64,28 @@ def test_report_markdown_is_the_report(jstc_command, run):
     assert called.out.startswith("# ")
 
 
+def test_report_html_is_the_page(jstc_command, run, tmp_path):
+    called = jstc_command("report", run, "--html")
+    assert called.out == (run / "report.html").read_text()
+    assert called.out.startswith("<!doctype html>")
+    called = jstc_command("report", run, "--html", "--out", tmp_path / "a" / "x.html")
+    assert (called.code, called.out) == (0, "")
+    assert (tmp_path / "a" / "x.html").read_bytes() == (run / "report.html").read_bytes()
+
+
+def test_report_to_a_file_that_cannot_be_written(jstc_command, run, tmp_path):
+    (tmp_path / "file").write_text("")
+    called = jstc_command("report", run, "--json", "--out", tmp_path / "file" / "x")
+    assert called.code == 2
+    assert called.err.startswith(f"error: cannot write {tmp_path / 'file' / 'x'}: ")
+    called = jstc_command("report", run, "--out", tmp_path / "x")
+    assert (called.code, called.out) == (2, "")
+    assert "--out needs to know what to write" in called.err
+
+
 def test_report_for_people(jstc_command, run):
     called = jstc_command("report", run)
+    assert f"The report is {run / 'report.html'}\n" in called.err
     assert re.search(r"FLOPs +41\.0 M +20\.0 M", called.out)
     assert "1.60x" in called.out
     assert f"Everything is in {run}" in called.err
@@ -99,7 +119,7 @@ def test_bench_for_people(jstc_command, run):
     called = jstc_command("bench")
     assert re.search(r"on cpu +batch +ms +p95", called.out)
     assert re.search(r"slim +1 +1\.250 +2\.500 +1\.0 +- +1\.60x \(1\.00-2\.00\) +- +gain", called.out)
-    assert "slim on cpu: a gain, 1.60x at batch 1." in called.err
+    assert "slim on cpu: a gain: 1.60x (batch 1)." in called.err
 
 
 def test_a_stage_whose_search_is_missing(jstc_command, run):
