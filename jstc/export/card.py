@@ -69,6 +69,9 @@ def model_card(facts: CardFacts) -> str:
             script=run_script(facts),
             remark=licence_remark(facts.licence),
             max_labels=_MAX_LABELS,
+            providers=sorted(
+                {entry["accuracy_provider"] for entry in facts.files if "accuracy_provider" in entry}
+            ),
         )
     )
     return _safe(text, but="\n")

@@ -66,7 +66,7 @@ def _budget(budget: Mapping[str, Any]) -> str:
     metric = _METRICS.get(budget["metric"], str(budget["metric"]))
     text = f"{budget['limit']:,.10g} {metric}"
     share = budget.get("share")
-    return text if share is None else f"{text}, {share:.1%} of the target network's"
+    return text if share is None else f"{text}, {100 * share:.1f} % of the target network's"
 
 
 def _made(context: StageContext, metadata: Mapping[str, Any], manifest: Manifest | None) -> list[str]:
