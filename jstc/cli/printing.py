@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jstc import files
 from jstc.errors import InputError
 
 __all__ = ["bench", "document", "label", "note", "page", "redirected", "table", "text"]
@@ -37,6 +36,8 @@ def redirected(path: Path | None) -> Iterator[None]:
         return
     with contextlib.redirect_stdout(io.StringIO()) as written:
         yield
+    from jstc import files
+
     try:
         files.write_text(path, written.getvalue())
     except OSError as error:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from jstc import files, recipe_file
-from jstc.pipeline import emitting, preflight, training
-from jstc.pipeline.run_directory import RunDirectory
+from jstc.errors import GateError
+from jstc.pipeline import emitting, exporting, preflight, training
+from jstc.pipeline.run_directory import RunDirectory, read_recipe
 from jstc.plan import Plan
 
 RECIPE = recipe_file.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5"})
@@ -209,3 +210,57 @@ def test_bench_shows_where_the_time_goes(jstc_command, classifier):
     assert re.search(r"^ *ms, cpu, batch 4 +zero\.onnx$", called.out, re.M)
     assert re.search(r"^ *Gemm +\d\.\d{3} +\d+%$", called.out, re.M)
     assert len(list(Path().glob("trace-*.json"))) == 2
+
+
+def test_an_export_is_a_line_a_file(jstc_command, run):
+    result = RESULTS["export"] | {"torch_accuracy": 0.953}
+    int8 = result["files"][0] | {"file": "export/model.int8.onnx", "max_abs_diff": 0.25, "bytes": 2_345_678}
+    with RunDirectory.open(run, RECIPE, stages=STAGES, command="") as opened:
+        files.write_json(run / "export" / "result.json", result | {"files": [*result["files"], int8]})
+        opened.finish("export", [run / "export" / "result.json"])
+    shown = jstc_command("export", run).out
+    assert re.search(r"^ *model\.onnx +95\.00 % +-0\.30 +100\.0 % +1e-06 +0 kB$", shown, re.M)
+    assert re.search(r"^ *model\.int8\.onnx +95\.00 % +-0\.30 +100\.0 % +0\.25 +2\.35 MB$", shown, re.M)
+
+
+def test_precisions_given_later_are_in_the_recipe_and_make_the_later_stages_pending(
+    jstc_command, run, monkeypatch
+):
+    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
+    monkeypatch.setattr(exporting, "export", lambda context: RESULTS["export"])
+    called = jstc_command("export", "--precision", "int8", "fp32", run, "--max-accuracy-drop", 2, "--quiet")
+    assert (called.code, called.err) == (0, "")
+    settings = read_recipe(run).export
+    assert (settings.precisions, settings.max_accuracy_drop) == (("fp32", "int8"), 2)
+    manifest = json.loads((run / "manifest.json").read_text())["stages"]
+    assert [manifest[stage]["state"] for stage in ("slim", "export", "bench", "report")] == [
+        "done", "done", "pending", "pending",
+    ]  # fmt: skip
+
+
+def test_a_gate_that_says_no_is_exit_code_3(jstc_command, run, monkeypatch):
+    def refuse(context):
+        raise GateError("model.int8.onnx loses 2.00 percentage points")
+
+    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
+    monkeypatch.setattr(exporting, "export", refuse)
+    called = jstc_command("export", run, "--precision", "int8", "--quiet")
+    assert (called.code, called.out) == (3, "")
+    assert called.err == "error: model.int8.onnx loses 2.00 percentage points\n"
+    assert json.loads((run / "manifest.json").read_text())["stages"]["export"]["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "train.lr=1"], "--set train.lr=1: here only keys of export can be set"),
+        (["--batch", "many"], "--batch: expected a whole number above 0, or null"),
+        (["--opset", "9"], "--opset: expected a whole number at least 18"),
+    ],
+)
+def test_wrong_options_of_an_export_change_nothing(jstc_command, run, words, said):
+    before = (run / "recipe.yaml").read_text()
+    called = jstc_command("export", run, *words)
+    assert called.code == 2
+    assert said in called.err
+    assert (run / "recipe.yaml").read_text() == before

@@ -33,7 +33,7 @@ def run(tmp_path):
 def test_pictures_are_on_record(run):
     chain.write_report(run)
     artifacts = json.loads((run / "manifest.json").read_text())["stages"]["report"]["artifacts"]
-    assert {"report.md", "summary.json", "report/pictures.json", PICTURE} == set(artifacts)
+    assert {"report.html", "report.md", "summary.json", "report/pictures.json", PICTURE} == set(artifacts)
     assert f"]({PICTURE})" in (run / "report.md").read_text()
     assert [entry["file"] for entry in files.read_json(run / "summary.json")["pictures"]] == [PICTURE]
 
@@ -56,3 +56,14 @@ def test_a_fresh_start_deletes_them(run):
     chain.write_report(run)
     with RunDirectory.open(run, RECIPE, stages=STAGES, command="jstc run x", fresh=True):
         assert not (run / "report").exists()
+
+
+def test_a_report_of_an_older_time_gets_what_it_lacks(run):
+    chain.write_report(run)
+    page = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["stages"]["report"]["artifacts"]["report.html"]
+    files.write_json(run / "manifest.json", manifest)
+    chain.write_report(run)
+    assert (run / "report.html").read_bytes() == page
