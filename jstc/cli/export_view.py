@@ -7,19 +7,15 @@ from typing import Any
 from jstc.cli import printing
 from jstc.cli.numbers import figure
 
-__all__ = ["rows", "show"]
+__all__ = ["show"]
 
 HEADER = ("accuracy", "vs torch", "same top-1", "max diff", "size")
 
 
-def show(result: dict[str, Any], *, title: str) -> None:
-    """The files of one export."""
-    printing.table([title, *HEADER], rows(result), numbers_from=1, whole_names=True)
-
-
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """A line for each file of a stage's result."""
-    return [_row(entry, result.get("torch_accuracy")) for entry in result["files"]]
+def show(*results: dict[str, Any], title: str) -> None:
+    """The files of one export, or of the exports of several budgets."""
+    rows = [_row(entry, result.get("torch_accuracy")) for result in results for entry in result["files"]]
+    printing.table([title, *HEADER], rows, numbers_from=1, whole_names=True)
 
 
 def _row(entry: dict[str, Any], reference: float | None) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jstc.cli import bench_view, printing
+from jstc.cli import bench_view, export_view, printing
 from jstc.cli.numbers import figure
 
 __all__ = ["stage", "summary"]
@@ -16,7 +16,6 @@ _SHOWN = {
     "search": ("flops", "params", "accuracy", "round_of_plan"),
     "finetune": ("accuracy", "loss", "epochs", "seconds"),
     "slim": ("flops", "params", "accuracy", "max_abs_diff_fold"),
-    "export": ("file", "accuracy", "max_abs_diff", "bytes"),
 }
 
 
@@ -46,6 +45,8 @@ def stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet:
     if name == "bench":
         for label in labels:
             bench_view.show(bench_view.read(path / label / name), as_json=False, quiet=quiet, title=label)
+    elif name == "export":
+        export_view.show(*results, title=f"{name} of {path}")
     else:
         header = [printing.label(name, key) for key in _SHOWN[name]]
         rows = [[result["label"], *_cells(result, name)] for result in results]
@@ -67,8 +68,7 @@ def _result(path: Path, label: str, name: str) -> dict[str, Any]:
 
 
 def _cells(result: dict[str, Any], name: str) -> list[str]:
-    figures = (result["files"][0] if result.get("files") else {}) | result
-    return [figure(key, figures.get(key)) for key in _SHOWN[name]]
+    return [figure(key, result.get(key)) for key in _SHOWN[name]]
 
 
 def _folders(content: dict[str, Any]) -> str:
