@@ -33,6 +33,13 @@ def test_a_tree_is_found_whatever_its_test_folder_is_called(make_tree: Make, val
     assert data.info.labels == ("class0", "class1", "class2")
 
 
+def test_photographs_are_cropped_for_evaluation(make_tree: Make) -> None:
+    root = make_tree()
+    assert jstc.data.check("imagefolder", root=root).resize_side == 256
+    small = InputSettings(image_size=64)
+    assert jstc.data.check("imagefolder", root=root, settings=small).resize_side == 73
+
+
 def test_labels_belong_to_their_images(make_tree: Make) -> None:
     data = _load(make_tree())
     images, labels = next(data.test.ordered(12))

@@ -47,6 +47,16 @@ def test_large_images_are_decoded_as_they_are_needed(make_parquet: Make) -> None
     assert _numbers(data) == [0, 1, 2, 3]
     assert next(data.train_full.shuffled(4, seed=0, epoch=0))[0].shape == (4, 3, 48, 48)
     assert jstc.data.check("parquet", root=root).height == 224
+    assert jstc.data.check("parquet", root=root).resize_side == 256
+
+
+def test_what_is_decoded_into_memory_is_stretched(
+    make_parquet: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_parquet(side=32)
+    assert jstc.data.check("parquet", root=root).resize_side is None
+    monkeypatch.setattr(parquet, "_DECODED_BYTES", 1000)  # too many for memory: read one by one, and cropped
+    assert jstc.data.check("parquet", root=root).resize_side == 37
 
 
 def test_image_size_resizes_small_images(make_parquet: Make) -> None:

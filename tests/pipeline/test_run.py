@@ -49,8 +49,8 @@ def test_the_directory_is_the_documented_one(finished):
         "recipe.yaml", "manifest.json", "summary.json", "report.md", "search/history.jsonl",
         "search/plan.json", "search/checkpoint.safetensors", "slim/model.safetensors", "slim/plan.json",
         "slim/model.json",
-        "export/model.onnx", "export/MODEL_CARD.md", "export/labels.txt", "bench/bench.json",
-        "bench/environment.json",
+        "export/model.onnx", "export/MODEL_CARD.md", "export/labels.txt", "export/run.py",
+        "bench/bench.json", "bench/environment.json",
     }  # fmt: skip
     assert not [name for name in written if ".tmp-" in name]
 
