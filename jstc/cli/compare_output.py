@@ -23,7 +23,10 @@ def show(found: Comparison, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         printing.document(found.to_dict())
     else:
-        printing.table(compare.HEADER, compare.rows(found.gates), numbers_from=1, numbers_to=5)
+        # A table for each budget: its name in every row would not leave enough for the figures.
+        for budget in dict.fromkeys(gate.budget for gate in found.gates):
+            rows = compare.rows([g for g in found.gates if g.budget == budget], with_budget=False)
+            printing.table((budget or "gate", *compare.HEADER[1:]), rows, numbers_from=1, numbers_to=5)
     if quiet or as_json:
         return
     for remark in compare.remarks(found):

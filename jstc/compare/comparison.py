@@ -140,7 +140,7 @@ def _require_same(base: Summary, new: Summary) -> None:
         before, after = getattr(base.target, what), getattr(new.target, what)
         if before is not None and after is not None and before != after:
             told = f"{before:,.0f} {what} in {base.name}, {after:,.0f} in {new.name}"
-            raise InputError(f"the runs cut different target networks: {told}; another input size?{unless}")
+            raise InputError(f"the runs cut different target networks: {told} (another input size?){unless}")
     if set(base.networks).isdisjoint(new.networks):
         ours, theirs = (", ".join(filter(None, run.networks)) or "one budget" for run in (base, new))
         raise InputError(

@@ -27,9 +27,12 @@ def title(gate: Gate, *, with_budget: bool = True) -> str:
     return f"{gate.budget}: {text}" if gate.budget and with_budget else text
 
 
-def rows(gates: Sequence[Gate]) -> list[list[str]]:
+def rows(gates: Sequence[Gate], *, with_budget: bool = True) -> list[list[str]]:
     """A row of texts for every gate, under `HEADER`."""
-    return [[title(gate), *_figures(gate), _change(gate), _limit(gate), gate.verdict] for gate in gates]
+    return [
+        [title(gate, with_budget=with_budget), *_figures(gate), _change(gate), _limit(gate), gate.verdict]
+        for gate in gates
+    ]
 
 
 def headline(comparison: Comparison) -> str:

@@ -139,6 +139,16 @@ def test_json_is_one_document_and_nothing_else(jstc_command, base, worse):
     assert (gate["kind"], gate["of"], gate["base"], gate["new"]) == ("accuracy", "fp32", 0.98, 0.97)
 
 
+def test_every_budget_has_a_table(jstc_command, tmp_path):
+    one = {key: BASE[key] for key in ("budget", "slim", "onnx", "bench")}
+    rows = [{"label": label, **one} for label in ("flops0.5", "flops0.3")]
+    several = written(tmp_path / "several.json", {**BASE, "sweep": rows})
+    called = jstc_command("compare", several, several)
+    heads = [line.split()[0] for line in called.out.splitlines() if line.endswith("verdict")]
+    assert (called.code, heads) == (0, ["flops0.5", "flops0.3"])
+    assert len([line for line in called.out.splitlines() if line.startswith(" FLOPs, slim ")]) == 2
+
+
 def test_files_are_written_whatever_the_verdict(jstc_command, base, worse, tmp_path):
     called = jstc_command("compare", base, worse, "--markdown", "a/c.md", "--junit", "a/c.xml", "--quiet")
     assert called.code == 3
