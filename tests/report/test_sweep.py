@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -164,3 +165,35 @@ def test_a_damaged_file_of_a_budget_is_named(sweep):
     (sweep / "flops0.7" / "slim" / "result.json").write_text("{")
     with pytest.raises(RunDirectoryError, match=r"flops0\.7/slim/result\.json is damaged"):
         report.build_sweep(sweep)
+
+
+def test_the_page_has_every_budget(sweep):
+    text = report.html(sweep)
+    assert re.findall(r'<section id="(\w+)"', text) == [
+        "budgets", "notes", "speeds", "widths", "each", "machine", "reproduce",
+    ]  # fmt: skip
+    for told in ("99.33", "98.00", "flops0.7/report.html", "8 of 16", "3 of 16", '<title id="pareto-title">'):
+        assert told in text
+    states = dict(re.findall(r'<strong>([^<]+):</strong> <span class="word (\w+)">', text))
+    assert states == {"flops0.7": "good", "flops0.5": "good"}
+    assert text.count("<svg") == text.count("</svg>") and "http" not in text and "<script" not in text
+    assert text == report.html(sweep)
+
+
+def test_the_page_of_a_sweep_that_has_only_begun(sweep):
+    for budget in BUDGETS:
+        for path in (sweep / budget["label"]).rglob("*.json"):
+            path.unlink()
+        (sweep / budget["label"] / "recipe.yaml").unlink()
+    text = report.html(sweep)
+    assert "There is no slim network yet." in text and "None" not in text
+    assert re.findall(r'<section id="(\w+)"', text) == ["budgets", "notes", "each", "reproduce"]
+
+
+def test_a_budget_of_latency_has_its_time_in_the_list(sweep, contents):
+    timed = {"label": "latency2ms", "metric": "latency", "limit": 2.0, "share": 0.5}
+    target = {key: value for key, value in contents["target.json"].items() if key != "budget"}
+    (sweep / "target.json").write_text(json.dumps(target | {"budgets": [timed]}))
+    (sweep / "flops0.5").rename(sweep / "latency2ms")
+    assert "- `latency2ms`: 2.00 ms, report in" in report.sweep_markdown(report.build_sweep(sweep))
+    assert "2.00\N{NO-BREAK SPACE}ms, report in" in report.html(sweep)
