@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from jstc.plan import Plan
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
     from jstc.channels import ChannelMap
@@ -22,14 +27,15 @@ __all__ = ["NetworkTimer", "quick_onnx"]
 
 _OPSET = 18
 _SECONDS = 2.0
+_CALM = 0.1
 
 
 class NetworkTimer:
     """Milliseconds of sub-networks of one target network, in onnxruntime.
 
     All are timed by turns with the target network, and what is told is their share of its time when it was
-    first measured: so figures of different moments compare, whatever else the machine did. The weights are
-    those of `new_target`: the time does not depend on them.
+    first measured: so figures of different moments compare, whatever else the machine did. The share is that
+    of the calmest runs. The weights are those of `new_target`: the time does not depend on them.
     """
 
     def __init__(
@@ -42,7 +48,7 @@ class NetworkTimer:
         self.setting = setting
         self._new_target, self._channels, self._shape = new_target, channels, shape
         self._first: float | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="jstc-latency-")
+        self._folder: Path | None = None
 
     @property
     def target_ms(self) -> float:
@@ -54,28 +60,36 @@ class NetworkTimer:
 
     def milliseconds(self, plans: Sequence[Plan]) -> list[float]:
         """Of the sub-networks of `plans`, for a batch."""
-        from jstc import bench
-        from jstc.recipe import BenchSettings
+        files = self._files(plans)
+        seconds = self._seconds(files)
+        if self._first is None:
+            self._first = 1e3 * float(np.median(seconds[:, 0]))
+        calm = np.quantile(seconds, _CALM, axis=0)
+        return [self._first * float(each / calm[0]) for each in calm[1:]]
 
-        target = Path(self._folder.name) / "target.onnx"
+    def _files(self, plans: Sequence[Plan]) -> list[Path]:
+        """The target network's, and those of the plans."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="jstc-latency-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        target = self._folder / "target.onnx"
         network = self._new_target().eval()
         if not target.exists():
             quick_onnx(network, target, self._shape)
-        compared = {"target": target}
-        for number, plan in enumerate(plans):
-            path = Path(self._folder.name) / f"{number}.onnx"
+        found = [self._folder / f"{number}.onnx" for number in range(len(plans))]
+        for path, plan in zip(found, plans, strict=True):
             quick_onnx(self._channels.slice(network, plan), path, self._shape)
-            compared[str(number)] = path
-        settings = BenchSettings(
-            provider=self.setting.provider,
-            batch_sizes=(self.setting.batch,),
-            threads=self.setting.threads,
-            seconds=_SECONDS * len(compared),
-        )
-        rows = bench.compare(compared, settings=settings)
-        if self._first is None:
-            self._first = rows[0].median_ms
-        return [self._first / row.speedup_vs_target for row in rows[1:]]
+        return [target, *found]
+
+    def _seconds(self, files: Sequence[Path]) -> NDArray[np.float64]:
+        """[rounds, files]."""
+        from jstc.bench import session, timing
+
+        provider, threads = self.setting.provider, self.setting.threads
+        opened = [session.open_file(p.stem, p, provider=provider, threads=threads) for p in files]
+        runs = [session.prepare(each, self.setting.batch) for each in opened]
+        timing.warm_up(runs, seconds=_SECONDS)
+        return timing.interleaved_seconds(runs, seconds=_SECONDS * len(runs))
 
 
 def quick_onnx(network: nn.Module, path: Path, shape: tuple[int, ...]) -> None:
