@@ -116,13 +116,34 @@ def _speed(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{said}: {row['file']} at batch {row['batch']} on {row['provider']} measures {measured}."
         )
-    found += _left_out(summary["skipped"])
+    found += [*_unsteady(summary["bench"]), *_elsewhere(summary["bench"]), *_left_out(summary["skipped"])]
     problem = (summary["environment"].get("providers") or {}).get("cuda", "usable")
     provider = (recipe.get("bench") or {}).get("provider", "auto")
     automatic = "auto" in (provider if isinstance(provider, list) else [provider])
     if summary["bench"] and automatic and problem != "usable":
         found.append(f"CUDA was not measured: {problem}.")
     return found
+
+
+def _unsteady(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    places = [f"{row['provider']}, batch {row['batch']}" for row in rows if row.get("steady") is False]
+    if not places:
+        return []
+    where = "; ".join(dict.fromkeys(places))
+    return [f"Latencies had not settled before the measuring ({where}): the machine may have been busy."]
+
+
+def _elsewhere(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Files of which another provider than the one named runs a part, once each."""
+    found = {
+        (row["file"], row["provider"]): row["nodes_elsewhere"] for row in rows if row.get("nodes_elsewhere")
+    }
+    return [
+        f"On {provider}, some of {file} is run by others: "
+        + ", ".join(f"{count} nodes by {other}" for other, count in others.items())
+        + "."
+        for (file, provider), others in found.items()
+    ]
 
 
 def _left_out(skipped: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -96,6 +96,21 @@ def test_a_gain_within_the_noise_is_called_so(finished: Path, contents: dict[str
     assert "| 1.46x (unclear) | 0.90 to 1.52 |" in report.markdown(summary)
 
 
+def test_what_disturbed_the_measuring_is_noted_once(finished: Path, contents: dict[str, Any]) -> None:
+    document = contents["bench/bench.json"]
+    for row in document["rows"]:
+        row |= {"steady": False, "nodes_elsewhere": {"cpu": 3} if row["file"] == "model.onnx" else {}}
+    skipped = [{"file": name, "provider": None, "batch": None, "reason": "so"} for name in ("a", "b")]
+    (finished / "bench/bench.json").write_text(json.dumps(document | {"skipped": skipped}))
+    notes = report.build(finished)["notes"]
+    assert notes[-4:-1] == [
+        "Latencies had not settled before the measuring (cpu, batch 1; cpu, batch 8): "
+        "the machine may have been busy.",
+        "On cpu, some of model.onnx is run by others: 3 nodes by cpu.",
+        "Not measured: a, b: so.",
+    ]
+
+
 def test_a_failed_stage_is_called_failed(finished: Path, contents: dict[str, Any]) -> None:
     (finished / "bench/bench.json").unlink()
     manifest = contents["manifest.json"] | {"stages": {"bench": {"state": "failed"}}}
