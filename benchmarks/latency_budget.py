@@ -1,9 +1,10 @@
-"""Are latency budgets met? Plans drawn at a budget, corrected, and measured afterwards beside the target network.
+"""Are latency budgets met? Plans drawn at a budget, corrected, measured afterwards beside the target.
 
     python benchmarks/latency_budget.py resnet18 mobilenet_v2 --latency 0.5 0.7 --plans 3
 
-Weights are random: the time does not depend on them. For every plan, a line with the budget, what was predicted
-for the plan as it was drawn, what it measured, and what the corrected plan measures in a run of its own.
+Weights are random: the time does not depend on them. For every plan, a line with the budget, what was
+predicted for the plan as it was drawn, what it measured, and what the corrected plan measures in a run of
+its own.
 """
 
 from __future__ import annotations

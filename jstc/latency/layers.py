@@ -34,8 +34,8 @@ class Kernel:
     """One kind of work, all but its widths: an entry of the table.
 
     `conv`, `grouped` (widths in, out) and `depthwise` (width out) have the settings kernel, stride, pads
-    (four), dilation, groups or the multiplier, and size of the input; `pool` (width) the same with 0 for the largest
-    and 1 for the mean; `gemm` (widths in, out) has the number of rows, `move` (elements) none.
+    (four), dilation, groups or the multiplier, and size of the input; `pool` (width) the same with 0 for the
+    largest and 1 for the mean; `gemm` (widths in, out) has the number of rows, `move` (elements) none.
     """
 
     kind: str

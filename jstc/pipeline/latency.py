@@ -1,4 +1,4 @@
-"""Budgets of latency: the table, calibrated on whole networks before a search, and the winner measured after."""
+"""Budgets of latency: calibrated on whole networks before a search, and the winner measured after it."""
 
 from __future__ import annotations
 

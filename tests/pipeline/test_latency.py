@@ -19,7 +19,8 @@ from jstc.plan import Plan
 from jstc.progress import Silent
 
 QUICKLY = ["search.rounds=2", "search.steps_per_round=2", "finetune.epochs=1", "finetune.steps_per_epoch=2",
-           "channels.round_to=1", "search.recalibration_images=64", "search.reward_images=64", "device=cpu"]  # fmt: skip
+           "channels.round_to=1", "search.recalibration_images=64", "search.reward_images=64",
+           "device=cpu"]  # fmt: skip
 
 
 def kernel_ms(kernel, widths):
