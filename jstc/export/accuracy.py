@@ -98,22 +98,26 @@ def score(
     set that the file's class i stands for (None: the same number). Raises `InputError` when nothing fits.
     """
     began = time.monotonic()
-    images = right = right_of_five = undefined = five = 0
+    hits: list[npt.NDArray[np.bool_]] = []
+    defined: list[npt.NDArray[np.bool_]] = []
     for batch, labels in batches:
-        if not images:
+        if not hits:
             require_fit(classifier, shape=tuple(batch.shape[1:]), num_classes=num_classes)
         answers = classifier.answer(_as_taken(classifier, batch.detach().cpu().numpy(), normalised))
         classes = answers.classes if class_of is None else np.asarray(class_of)[answers.classes]
-        hits = (classes == labels.cpu().numpy()[:, None]) & answers.defined[:, None]
-        right += int(hits[:, 0].sum())
-        right_of_five += int(hits[:, :_BEST].any(axis=1).sum())
-        undefined += int((~answers.defined).sum())
-        images, five = images + len(labels), classes.shape[1]
-    if not images:
+        hits.append((classes == labels.cpu().numpy()[:, None]) & answers.defined[:, None])
+        defined.append(answers.defined)
+    if not hits:
         raise InputError(f"{classifier.path.name}: there are no images to compute the accuracy on")
-    enough = five >= _BEST and (num_classes or classifier.num_classes or 0) >= _LEAST_CLASSES
-    seconds = time.monotonic() - began
-    return Score(images, right, right_of_five if enough else None, undefined, seconds)
+    found, numbers = np.concatenate(hits), np.concatenate(defined)
+    enough = found.shape[1] >= _BEST and (num_classes or classifier.num_classes or 0) >= _LEAST_CLASSES
+    return Score(
+        images=len(found),
+        right=int(found[:, 0].sum()),
+        right_of_five=int(found[:, :_BEST].any(axis=1).sum()) if enough else None,
+        undefined=int((~numbers).sum()),
+        seconds=time.monotonic() - began,
+    )
 
 
 def check_fits(path: Path, *, shape: tuple[int, int, int], num_classes: int) -> None:

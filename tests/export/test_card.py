@@ -58,6 +58,8 @@ def test_every_figure_is_there_with_how_it_was_measured():
                  "seed 3", "jstc run x.yaml", "abc123", "[batch, 3, 16, 16]", "cat, dog"):  # fmt: skip
         assert text in body
     assert card.run_script(facts()) in body
+    on_gpu = facts(files=[PLAIN | {"accuracy_provider": "cuda"}])
+    assert "the accuracy in onnxruntime (cuda) on all 599 images" in card.model_card(on_gpu)
 
 
 def test_what_was_not_measured_is_said_so():
