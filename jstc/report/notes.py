@@ -19,6 +19,7 @@ _MISSING = {
     "bench": "no latency was measured",
 }
 _STATES = {"failed": "failed", "running": "has not finished"}
+_DOUBTS = {"no gain": "No gain in speed", "unclear": "The gain in speed is within the noise"}
 _FOLD_LIMIT = 1e-5
 _ACCURACY_LIMIT = 0.001
 
@@ -105,17 +106,7 @@ def _files(summary: dict[str, Any]) -> list[str]:
 
 
 def _speed(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
-    found = []
-    for row in summary["bench"]:
-        if row.get("verdict") not in ("no gain", "unclear"):
-            continue
-        said = "No gain in speed" if row["verdict"] == "no gain" else "The gain in speed is within the noise"
-        measured = (
-            f"{figures.ratio(row['speedup_vs_target'])} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
-        )
-        found.append(
-            f"{said}: {row['file']} at batch {row['batch']} on {row['provider']} measures {measured}."
-        )
+    found = _doubtful(summary["bench"])
     found += [*_unsteady(summary["bench"]), *_elsewhere(summary["bench"]), *_left_out(summary["skipped"])]
     problem = (summary["environment"].get("providers") or {}).get("cuda", "usable")
     provider = (recipe.get("bench") or {}).get("provider", "auto")
@@ -123,6 +114,29 @@ def _speed(summary: dict[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     if summary["bench"] and automatic and problem != "usable":
         found.append(f"CUDA was not measured: {problem}.")
     return found
+
+
+def _doubtful(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Speed-ups that are none or may be none: a line for each file and provider."""
+    alike: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("verdict") in _DOUBTS:
+            alike.setdefault((_DOUBTS[row["verdict"]], row["file"], row["provider"]), []).append(row)
+    found = []
+    for (said, file, provider), same in alike.items():
+        told = [_measured(row) for row in same]
+        if len(same) == 1:
+            found.append(f"{said}: {file} at batch {same[0]['batch']} on {provider} measures {told[0]}.")
+        else:
+            each = [f"{text} at batch {row['batch']}" for text, row in zip(told, same, strict=True)]
+            found.append(f"{said}: {file} on {provider} measures {', '.join(each)}.")
+    return found
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    low, high = row.get("ratio_low"), row.get("ratio_high")
+    interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return figures.ratio(row["speedup_vs_target"]) + interval
 
 
 def _unsteady(rows: Sequence[Mapping[str, Any]]) -> list[str]:

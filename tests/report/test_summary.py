@@ -84,6 +84,17 @@ def test_missing_gains_and_providers_are_noted(finished: Path) -> None:
     assert "CUDA was not measured: no NVIDIA driver was found." in text
 
 
+def test_missing_gains_of_one_file_share_a_note(finished: Path, contents: dict[str, Any]) -> None:
+    document = contents["bench/bench.json"]
+    document["rows"][1] |= {"verdict": "no gain", "speedup_vs_target": 0.9, "ratio_low": 0.8, "ratio_high": 1}
+    (finished / "bench/bench.json").write_text(json.dumps(document))
+    notes = report.build(finished)["notes"]
+    told = "0.90x (0.80 to 1.00) at batch 1, 1.02x (0.97 to 1.06) at batch 8"
+    assert [note for note in notes if "No gain" in note] == [
+        f"No gain in speed: model.onnx on cpu measures {told}."
+    ]
+
+
 def test_a_gain_within_the_noise_is_called_so(finished: Path, contents: dict[str, Any]) -> None:
     document = contents["bench/bench.json"]
     document["rows"][1] |= {"verdict": "unclear", "ratio_low": 0.9}

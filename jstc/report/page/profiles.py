@@ -17,7 +17,7 @@ _MOST = 8  # operators; the rest is one row
 
 @dataclass(frozen=True)
 class Operator:
-    """A kind of operator: its time in all, and that as a part of the longest of all profiles."""
+    """A kind of operator: its time in all, and that as a part of the longest beside it."""
 
     name: str
     nodes: int
@@ -39,8 +39,14 @@ class Profile:
 def profiles(run: Path) -> list[Profile]:
     """What bench/profile.json says; nothing where there is none."""
     found = [entry for entry in read(run, "bench/profile.json").get("profiles") or [] if entry["operators"]]
-    longest = max((entry["operators"][0]["ms"] for entry in found), default=0.0) or 1.0
-    return [_profile(entry, longest) for entry in found]
+    longest: dict[tuple[Any, ...], float] = {}
+    for entry in found:
+        longest[_place(entry)] = max(longest.get(_place(entry), 0.0), entry["operators"][0]["ms"])
+    return [_profile(entry, longest[_place(entry)] or 1.0) for entry in found]
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return entry["provider"], entry["batch"]
 
 
 def _profile(entry: Mapping[str, Any], longest: float) -> Profile:
