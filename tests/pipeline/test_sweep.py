@@ -10,7 +10,7 @@ import pytest
 
 from jstc import files, recipe_file
 from jstc.errors import Interrupted, RunDirectoryError, StageError
-from jstc.pipeline import adoption, chain, preflight, stages, sweep_report
+from jstc.pipeline import adoption, chain, preflight, reporting, stages, sweep_report
 from jstc.pipeline.lock import locked
 from jstc.pipeline.stages import Stage
 
@@ -76,7 +76,7 @@ class House:
 
     def report(self, context):
         self.note(context.path, "report")
-        for name in ("summary.json", "report.md"):
+        for name in reporting.FILES:
             files.write_text(context.path / name, f"{len(self.ran)}")
 
     def note(self, path, name):
@@ -353,3 +353,25 @@ def test_a_report_trains_nothing(house):
     house.ran.clear()
     chain.write_report(house.path)
     assert house.ran == []
+
+
+def test_other_settings_of_the_export_reach_every_budget(house):
+    house.run()
+    other = RECIPE.model_copy(update={"export": RECIPE.export.model_copy(update={"opset": 20})})
+    house.ran.clear()
+    chain.run_stage(house.path, "export", recipe=other, command="jstc x", progress=house.messages)
+    assert house.ran == [f"{label} export" for label in LABELS]
+    for path in (house.path, *(house.path / label for label in LABELS)):
+        assert recipe_file.load(path / "recipe.yaml").export.opset == 20
+    states = house.states(house.path / LABELS[0])
+    assert (states["slim"], states["export"], states["bench"]) == ("done", "done", "pending")
+    again = [f"{label} {name}" for label in LABELS for name in ("bench", "report")]
+    assert house.run(other) == [*again, "report"]
+
+
+def test_a_search_repeated_with_older_settings_leaves_the_export_alone(house):
+    house.run()
+    other = RECIPE.model_copy(update={"export": RECIPE.export.model_copy(update={"opset": 20})})
+    chain.run_stage(house.path, "export", recipe=other, command="jstc x", progress=house.messages)
+    assert house.run(only=["search"]) == []
+    assert recipe_file.load(house.path / "flops0.5" / "recipe.yaml").export.opset == 20
