@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jstc.recipe import budget_label, parse_amount, parse_amounts
+from jstc.recipe_amount import milliseconds, parse_latencies, parse_latency
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,30 @@ def test_an_amount_that_is_there_twice(value):
 )  # fmt: skip
 def test_labels(metric, amount, label):
     assert budget_label(metric, amount) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("0.5", 0.5), (0.5, 0.5), ("50%", 0.5), (1, 1.0), ("2ms", "2ms"), ("800us", "0.8ms"), ("0.01s", "10ms")],
+)
+def test_latencies(text, amount):
+    assert parse_latency(text) == amount
+
+
+@pytest.mark.parametrize("value", ["2", 2, "2kg", "2M", "0", "0ms", "-1ms", "150%", "ms", True, None, [1]])
+def test_what_is_no_latency(value):
+    with pytest.raises(
+        ValueError, match=r"neither a share such as 0\.5 or 50%, nor a time with its unit, such as 2ms"
+    ):
+        parse_latency(value)
+
+
+def test_several_latencies():
+    assert parse_latencies("800us,5ms,2ms") == ("5ms", "2ms", "0.8ms")
+    assert parse_latencies([0.3, "50%"]) == (0.5, 0.3)
+    assert milliseconds("0.8ms") == 0.8
+    assert budget_label("latency", "0.8ms") == "latency0.8ms"
+    with pytest.raises(ValueError, match="there twice"):
+        parse_latencies("2ms,2000us")
+    with pytest.raises(ValueError, match="shares and times in one list"):
+        parse_latencies("2ms,0.5")

@@ -54,6 +54,18 @@ WRONG = {
         "error: recipe: no budget: a recipe needs the key flops, params or latency, "
         "`jstc search` the option --flops, --params or --latency",
     ),
+    "a latency and FLOPs": (
+        search(**{"--latency": "2ms"}),
+        "error: recipe: give one budget: either flops or params or latency",
+    ),
+    "a latency without a unit": (
+        search(**{"--flops": None, "--latency": "2"}),
+        "error: --latency: '2' is neither a share such as 0.5 or 50%, nor a time with its unit, such as 2ms",
+    ),
+    "a provider without a latency": (
+        search(**{"--batch": "8"}),
+        "error: --batch says where a latency is meant: give --latency as well, such as 2ms",
+    ),
     "no dataset": (search(**{"--dataset": None}), "error: recipe: dataset is missing"),
     "not a budget": (
         search(**{"--flops": "much"}),
