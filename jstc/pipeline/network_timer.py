@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["NetworkTimer", "quick_onnx"]
 
 _OPSET = 18
-_SECONDS = 2.0
+_SECONDS = 3.0
 _CALM = 0.1
 
 

@@ -19,7 +19,10 @@ START = {"--out", "-o", "--set", "--data", "--weights", "--seed", "--device"}
 # Users script against these: a name may be added here, none may go.
 FLAGS = {
     "run": WORK | START,
-    "search": WORK | START | {"--dataset", "--flops", "--params", "--recipe", "--cifar"},
+    "search": WORK
+    | START
+    | {"--dataset", "--flops", "--params", "--recipe", "--cifar"}
+    | {"--latency", "--provider", "--batch", "--threads"},
     "finetune": WORK,
     "slim": WORK,
     "export": WORK,
