@@ -12,7 +12,7 @@ from typing import Any
 
 from jstc.errors import InputError
 
-__all__ = ["bench", "document", "label", "note", "page", "redirected", "table", "text"]
+__all__ = ["document", "label", "note", "page", "redirected", "table", "text"]
 
 
 def document(content: Any) -> None:
@@ -96,18 +96,3 @@ def label(stage: str, key: str) -> str:
     """What a figure of a stage is called."""
     # The search is judged on images of its own; every other accuracy is on the test split.
     return "accuracy (search-validation split)" if (stage, key) == ("search", "accuracy") else key
-
-
-def bench(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """Latencies beside those of the first file."""
-    if as_json:
-        document(rows)
-        return
-    header = ["file", "provider", "batch", "median ms", "p95 ms", "speed-up", ""]
-    table(header, [_bench_row(row) for row in rows], numbers_from=2)
-
-
-def _bench_row(row: dict[str, Any]) -> list[str]:
-    timings = [f"{row[key]:.3f}" for key in ("median_ms", "p95_ms")]
-    speedup = f"{row['speedup_vs_target']:.2f}x"
-    return [row["file"], row["provider"], str(row["batch"]), *timings, speedup, row.get("verdict", "")]
