@@ -18,7 +18,11 @@ from jstc.ort import Provider
 __all__ = ["Answers", "Classifier", "Normalisation", "open_classifier", "require_fit"]
 
 Floats = npt.NDArray[np.float32]
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
 _SCORES = ("tensor(float)", "tensor(float16)")
 _CLASSES = ("tensor(int64)", "tensor(int32)")
 _COLOURS = (1, 3, 4)
@@ -41,13 +45,15 @@ class Normalisation:
     def apply(self, pixels: npt.NDArray[np.uint8]) -> Floats:
         """Normalised images of bytes [N, C, H, W]."""
         mean, std = self._scaled()
-        return (pixels.astype(np.float32) - mean) / std
+        normalised: Floats = (pixels.astype(np.float32) - mean) / std
+        return normalised
 
     def instead_of(self, other: Normalisation, images: Floats) -> Floats:
         """Images that `other` has normalised, normalised by this one."""
         mean, std = self._scaled()
         old_mean, old_std = other._scaled()
-        return images if self == other else (images * old_std + (old_mean - mean)) / std
+        again: Floats = (images * old_std + (old_mean - mean)) / std
+        return images if self == other else again
 
     def _scaled(self) -> tuple[Floats, Floats]:
         both = np.array([self.mean, self.std], np.float32) * np.float32(255)
@@ -209,7 +215,7 @@ def _labels(metadata: dict[str, Any]) -> tuple[str, ...] | None:
 
 def _numbers(value: object) -> tuple[float, ...] | None:
     right = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
-    return tuple(map(float, value)) if right else None  # type: ignore[call-overload, arg-type]
+    return tuple(map(float, value)) if right else None  # type: ignore[call-overload]
 
 
 def _chunks(images: npt.NDArray[Any], batch: int | None) -> Iterator[npt.NDArray[Any]]:
