@@ -52,8 +52,8 @@ class Normalisation:
         """Images that `other` has normalised, normalised by this one."""
         mean, std = self._scaled()
         old_mean, old_std = other._scaled()
-        again: Floats = (images * old_std + (old_mean - mean)) / std
-        return images if self == other else again
+        shift = (old_mean - mean).astype(np.float32)
+        return images if self == other else ((images * old_std + shift) / std).astype(np.float32)
 
     def _scaled(self) -> tuple[Floats, Floats]:
         both = np.array([self.mean, self.std], np.float32) * np.float32(255)
