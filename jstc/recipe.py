@@ -1,18 +1,16 @@
 """The typed recipe: everything that decides what a run does. No torch here.
 
-Every command-line flag has a key here; every default is written here and nowhere else.
+Every command-line flag has a key here; every default is written here or in `recipe_settings`, nowhere else.
 """
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -23,6 +21,17 @@ from pydantic import (
 )
 
 from jstc.recipe_amount import Amount, Metric, budget_label, parse_amount, parse_amounts, parse_latencies
+from jstc.recipe_settings import (
+    BenchSettings,
+    ChannelSettings,
+    ExportSettings,
+    GroupSettings,
+    LatencySettings,
+    Precision,
+    Share,
+    Strict,
+    as_tuple,
+)
 
 __all__ = [
     "Amounts",
@@ -51,29 +60,16 @@ Latencies = Annotated[float | str | tuple[float | str, ...] | None, BeforeValida
 PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 def _as_path(value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _as_mapping(value: Any) -> Any:
-    return {} if value is None else value  # a section whose keys are all commented out
-
-
 OptionalPath = Annotated[PathText | None, BeforeValidator(_as_path)]
-Range = Annotated[Pair, BeforeValidator(_as_tuple)]
-PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(_as_tuple)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Range = Annotated[Pair, BeforeValidator(as_tuple)]
+PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(as_tuple)]
 
 
-class InputSettings(_Strict):
+class InputSettings(Strict):
     """How images reach the network."""
 
     image_size: PositiveInt | None = Field(None, description="side in pixels; null: the dataset's own")
@@ -82,43 +78,7 @@ class InputSettings(_Strict):
     augment: bool = True
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Step = PositiveInt | Literal["auto"]
-
-
-class GroupSettings(_Strict):
-    """Limits of single groups; null: as for all."""
-
-    round_to: Step | None = None
-    min_share: Share | None = None
-    min_width: PositiveInt | None = None
-
-
-class ChannelSettings(_Strict):
-    """Which channels may be cut, and how far."""
-
-    round_to: Step = Field(
-        "auto",
-        description="kept widths are multiples of this; auto: largest of 1, 2, 4, 8 up to 1/8 of the group",
-    )
-    min_share: Share = Field(0.1, description="least share of a group kept")
-    min_width: PositiveInt = 1
-    ignore: Names = Field((), description="patterns of module names whose channels stay whole")
-    groups: Annotated[dict[str, GroupSettings], BeforeValidator(_as_mapping)] = Field(
-        default_factory=dict,
-        description="limits by a pattern of group or module names; the later of two that match wins",
-    )
-
-
-class LatencySettings(_Strict):
-    """Where and how a budget of latency is meant: onnxruntime on this machine."""
-
-    provider: Literal["auto", "cpu", "cuda"] = "cpu"
-    batch: PositiveInt = 1
-    threads: NonNegativeInt = Field(0, description="0: onnxruntime's own choice")
-
-
-class TrainSettings(_Strict):
+class TrainSettings(Strict):
     """Optimiser and schedule, shared by search, finetune and the baseline."""
 
     batch_size: PositiveInt = 128
@@ -133,7 +93,7 @@ class TrainSettings(_Strict):
     channels_last: bool = True
 
 
-class SearchSettings(_Strict):
+class SearchSettings(Strict):
     """Joint search-and-training."""
 
     rounds: PositiveInt = 40
@@ -164,7 +124,7 @@ class SearchSettings(_Strict):
     tau: PositiveRange = Field(
         (8.0, 4.0), description="temperature of the probabilities, first to last round"
     )
-    threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(_as_tuple), Field(min_length=2)] = (
+    threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(as_tuple), Field(min_length=2)] = (
         0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
     )  # fmt: skip
     # learning rates of what is searched
@@ -185,7 +145,7 @@ class SearchSettings(_Strict):
     settle_window: PositiveInt = 5
 
 
-class FinetuneSettings(_Strict):
+class FinetuneSettings(Strict):
     """Training of the chosen sub-network."""
 
     epochs: PositiveInt = 20
@@ -195,82 +155,7 @@ class FinetuneSettings(_Strict):
     temperature: PositiveFloat = 4.0
 
 
-Precision = Literal["fp32", "fp16", "int8"]
-
-
-def _as_precisions(value: Any) -> Any:
-    value = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-    known = get_args(Precision)
-    if not value or not isinstance(value, list | tuple) or any(name not in known for name in value):
-        return _as_tuple(value)
-    return tuple(name for name in known if name in value)  # in one order, each once
-
-
-def _as_batch(value: Any) -> Any:
-    return None if value == "dynamic" else value
-
-
-Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_as_precisions), Field(min_length=1)]
-
-
-class ExportSettings(_Strict):
-    """The ONNX files and the gates they must pass."""
-
-    precisions: Precisions = ("fp32",)
-    opset: Annotated[int, Field(ge=18, le=23)] = 18
-    batch: Annotated[PositiveInt | None, BeforeValidator(_as_batch)] = Field(
-        None, description="the batch size that the files are for; null or dynamic: any"
-    )
-    with_preprocess: bool = Field(False, description="also files that take uint8 images and give classes")
-    license: Annotated[str, Field(min_length=1)] = Field(
-        "unknown", description="of the exported files, for their model card: mit, apache-2.0, your own ..."
-    )
-    parity_images: PositiveInt = 64
-    max_abs_diff: PositiveFloat = Field(1e-4, description="of fp32 to torch, in the logits")
-    max_accuracy_drop: NonNegativeFloat = Field(
-        1.0, description="percentage points that a precision may lose against torch on the test split"
-    )
-    fp16_io: Literal["float32", "float16"] = Field("float32", description="inputs and outputs of fp16")
-    calibration_images: PositiveInt = Field(256, description="training images that set the ranges of int8")
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
-    reduce_range: bool = Field(
-        True, description="int8 weights of 7 bits: 8 overflow on x86 processors without VNNI"
-    )
-
-
-ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
-
-
-def _as_providers(value: Any) -> Any:
-    """One name, or several: as a list, or in one word with commas."""
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return value
-    stripped = tuple(dict.fromkeys(name.strip() for name in names))
-    return stripped[0] if len(stripped) == 1 else stripped
-
-
-class BenchSettings(_Strict):
-    """onnxruntime timing."""
-
-    provider: Annotated[
-        ProviderName | Annotated[tuple[ProviderName, ...], Field(min_length=1)],
-        BeforeValidator(_as_providers),
-    ] = Field("auto", description="auto (CUDA where it works, else the CPU), cpu, cuda, tensorrt; or a list")
-    batch_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (1, 8)
-    threads: NonNegativeInt = Field(0, description="0: onnxruntime's own choice")
-    seconds: PositiveFloat = Field(2.0, description="measuring time per batch size, shared by the files")
-    memory: bool = Field(True, description="measure peak memory, in a process of its own for each file")
-    profile: bool = Field(False, description="measure where the time goes, by operator and by node")
-    trace: bool = Field(False, description="with profile: keep onnxruntime's own traces")
-
-    @property
-    def providers(self) -> tuple[ProviderName, ...]:
-        """The providers asked for, in order."""
-        return (self.provider,) if isinstance(self.provider, str) else self.provider
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """One run."""
 
     model: str
