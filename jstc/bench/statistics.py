@@ -84,6 +84,6 @@ def _resampled_medians(logs: Vector, length: int) -> Vector:
 
 
 def _student(freedom: int) -> float:
-    """Student's t, two-sided 95 %: the Cornish-Fisher expansion, within 2 % from 3 degrees of freedom on."""
+    """Student's t, two-sided 95 %: the Cornish-Fisher expansion, within 2 % from 4 degrees of freedom on."""
     z = _Z
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

@@ -83,11 +83,11 @@ def search(
         "seed": seed,
         "device": device.value if device else None,
     }
-    _refuse_idle(flags, given=latency is not None or recipe is not None)
     overrides = settings or ()
     loaded = (
         recipe_file.load(recipe, overrides, flags) if recipe else recipe_file.from_flags(flags, overrides)
     )
+    _refuse_idle(flags, given=loaded.latency is not None)
     with output.progress(quiet=quiet, verbose=verbose) as shown:
         path = chain.run(
             loaded, out=out, only=["search"], fresh=fresh, command=options.command_line(), progress=shown

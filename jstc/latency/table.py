@@ -25,6 +25,7 @@ Times = dict[Kernel, dict[Widths, float]]
 Timer = Callable[[Kernel, Sequence[Widths]], list[float]]
 
 _FORMAT = 1
+_DIGITS = 6
 _LOCK_SECONDS = 60
 _BLOCKS = (8, 16, 32, 64)
 _WORTH = 1.1
@@ -72,7 +73,8 @@ class Table:
         for kernel, points in wanted.items():
             known = self.times.setdefault(kernel, {})
             for widths, ms in zip(points, self._timer(kernel, points), strict=True):
-                known[widths] = min(ms, known.get(widths, ms))
+                # As the file will have it: a search that goes on must not predict otherwise.
+                known[widths] = max(round(min(ms, known.get(widths, ms)), _DIGITS), 10**-_DIGITS)
             done += len(points)
             progress.update(done)
         progress.finish()
@@ -127,7 +129,7 @@ def doubtful(times: Mapping[Widths, float], points: Sequence[Widths]) -> list[Wi
 def to_document(setting: Setting, times: Mapping[Kernel, Mapping[Widths, float]]) -> dict[str, Any]:
     """The table as JSON: milliseconds by kernel and widths."""
     shown = {
-        kernel.key: {",".join(map(str, widths)): round(ms, 6) for widths, ms in sorted(found.items())}
+        kernel.key: {",".join(map(str, widths)): round(ms, _DIGITS) for widths, ms in sorted(found.items())}
         for kernel, found in times.items()
     }
     return {"format": _FORMAT, "setting": setting.to_dict(), "times": shown}

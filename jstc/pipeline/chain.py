@@ -34,8 +34,10 @@ def run(
     path = out or default_path(recipe)
     workspace = workspace or Workspace(recipe)
     progress = progress or Silent()
-    workspace.belongs_to(path, progress)
+    workspace.belongs_to(path, progress, fresh=fresh)
     preflight.check(workspace, path)
+    if not only or "bench" in only:
+        preflight.check_bench(recipe, path, fresh=fresh)
     if sweep.is_sweep(recipe):
         sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
         return path

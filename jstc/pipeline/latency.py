@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,16 +84,24 @@ class LatencyBudgets:
         return found
 
     @classmethod
-    def restored(cls, path: Path, channels: ChannelMap, timer: NetworkTimer) -> LatencyBudgets:
-        """As a search that has begun had it. Raises `RunDirectoryError` for a file that is damaged."""
+    def restored(
+        cls, path: Path, channels: ChannelMap, new_timer: Callable[[Setting], NetworkTimer]
+    ) -> LatencyBudgets:
+        """As a search that has begun had it, the target network's time included.
+
+        Raises `RunDirectoryError` for a file that is damaged.
+        """
         from jstc.latency import LatencyModel
 
         try:
             document = files.read_json(path)
             model = LatencyModel.from_dict(document, channels.executions, full=channels.full_counts)
-        except (OSError, json.JSONDecodeError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             text = f"{path} is damaged or of another network ({error!r}); use --fresh, or another --out"
             raise RunDirectoryError(text) from None
+        timer = new_timer(model.setting)
+        # The budget is on file in the milliseconds of then: measured now, a busier target would shift it.
+        timer.resume(model(channels.full_counts))
         return cls(channels, model, timer)
 
     def save(self, path: Path) -> None:
@@ -181,10 +188,16 @@ class Fitting:
 
     @classmethod
     def of(cls, context: StageContext) -> Fitting | None:
-        """For a run whose budget is one of latency; what the predictions depend on is kept in the run."""
+        """For a run whose budget is one of latency; what the predictions depend on is kept in the run.
+
+        Raises `InputError` where the provider of a search that goes on does not work any more.
+        """
+        from jstc import ort
+
         workspace = context.workspace
         if workspace.latency is None:
             return None
+        ort.resolve(workspace.latency.model.setting.provider)  # needed at the end
         workspace.latency.save(context.path / FILE)
         return cls(workspace.latency, workspace.budgets, context.recipe, context.progress)
 
@@ -209,7 +222,9 @@ def _told(found: Fitted, budget: Budget) -> str:
     if found.corrections:
         text += f", after the widths were corrected {found.corrections} times"
     over = found.measured_ms / limit - 1
-    return text + (f"; that is {100 * over:.0f} % too much" if over > _MISSED else "")
+    if abs(over) <= _MISSED:
+        return text
+    return f"{text}; that is {100 * abs(over):.0f} % " + ("too much" if over > 0 else "less than allowed")
 
 
 def _bounded(budget: Budget, aim: float, channels: ChannelMap, limits: Limits) -> Budget:

@@ -58,6 +58,10 @@ class NetworkTimer:
         assert self._first is not None
         return self._first
 
+    def resume(self, target_ms: float) -> None:
+        """Go on from an earlier process that measured the target network first."""
+        self._first = target_ms
+
     def milliseconds(self, plans: Sequence[Plan]) -> list[float]:
         """Of the sub-networks of `plans`, for a batch."""
         files = self._files(plans)

@@ -6,11 +6,14 @@ import os
 import shutil
 from pathlib import Path
 
-from jstc.errors import ChannelError, JstcError, ModelError, RunDirectoryError
+from jstc.errors import ChannelError, InputError, JstcError, ModelError, RunDirectoryError
+from jstc.pipeline.manifest import Manifest
 from jstc.pipeline.outputs import num_scores
+from jstc.pipeline.run_directory import require_same
 from jstc.pipeline.workspace import Workspace
+from jstc.recipe import Recipe
 
-__all__ = ["check", "check_space"]
+__all__ = ["check", "check_bench", "check_space"]
 
 # Checkpoints hold weights, momentum and the sub-network; a file is written whole before the old one goes.
 _COPIES = 20
@@ -25,8 +28,8 @@ def check(workspace: Workspace, path: Path) -> None:
     """
     workspace.check_names()
     _check_writable(path)
-    _check_provider(workspace)
     workspace.belongs_to(path)
+    _check_latency(workspace, path)
     _ = workspace.device
     _check_model(workspace)
     _check_search(workspace)
@@ -100,11 +103,34 @@ def _check_search(workspace: Workspace) -> None:
     Proposer(workspace.costed, workspace.recipe.at(largest))
 
 
-def _check_provider(workspace: Workspace) -> None:
-    if workspace.recipe.latency is not None:
-        from jstc.pipeline.latency import setting_of
+def _check_latency(workspace: Workspace, path: Path) -> None:
+    """What can be said before minutes are spent on measuring; a search that goes on measures nothing here."""
+    if workspace.recipe.latency is None or workspace.predictions is not None:
+        return
+    from jstc.pipeline.latency import setting_of
 
-        setting_of(workspace.recipe.latency_on)
+    setting_of(workspace.recipe.latency_on)
+    if not workspace.fresh:
+        require_same(path, workspace.recipe)
+
+
+def check_bench(recipe: Recipe, path: Path, *, fresh: bool = False) -> None:
+    """Raise `InputError` when the run is still to be timed and none of its providers works here."""
+    names = recipe.bench.providers
+    if {"auto", "cpu"} & set(names) or (not fresh and _is_timed(recipe, path)):
+        return
+    from jstc import ort
+
+    problems = {name: ort.problem(name) for name in names if name != "auto"}
+    if all(problems.values()):
+        told = "; ".join(f"{name}: {reason}" for name, reason in problems.items())
+        raise InputError(f"bench.provider: nothing could be timed here ({told}); use 'auto', or add 'cpu'")
+
+
+def _is_timed(recipe: Recipe, path: Path) -> bool:
+    folders = [path / label for label in recipe.labels] if len(recipe.labels) > 1 else [path]
+    manifests = [Manifest.load(folder) for folder in folders]
+    return all(m is not None and "bench" in m.stages and m.stages["bench"].state == "done" for m in manifests)
 
 
 def _check_writable(path: Path) -> None:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from jstc.channels import ChannelMap
     from jstc.data import DataInfo, Dataset
+    from jstc.latency import Setting
     from jstc.models import ModelSpec
     from jstc.pipeline.latency import LatencyBudgets
+    from jstc.pipeline.network_timer import NetworkTimer
     from jstc.search.space import Budget
 
 __all__ = ["Workspace"]
@@ -31,11 +33,12 @@ class Workspace:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.path: Path | None = None
+        self.fresh = False
         self.progress: Progress = Silent()
 
-    def belongs_to(self, path: Path, progress: Progress | None = None) -> None:
-        """Say which run directory it is for, and whom to tell what takes long."""
-        self.path = path
+    def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:
+        """Say which run directory it is for, whom to tell what takes long, and whether to start over."""
+        self.path, self.fresh = path, fresh or self.fresh
         self.progress = progress or self.progress
 
     def check_names(self) -> None:
@@ -104,15 +107,25 @@ class Workspace:
         """
         if self.recipe.latency is None:
             return None
-        from jstc.pipeline.latency import FILE, LatencyBudgets, setting_of
+        from jstc.pipeline.latency import LatencyBudgets, setting_of
+
+        if self.predictions is not None:
+            return LatencyBudgets.restored(self.predictions, self.channels, self._network_timer)
+        timer = self._network_timer(setting_of(self.recipe.latency_on))
+        return LatencyBudgets.measured(self.channels, timer, self.recipe, progress=self.progress)
+
+    @property
+    def predictions(self) -> Path | None:
+        """The file that a search which goes on takes its predictions of latency from."""
+        from jstc.pipeline.latency import FILE
+
+        known = None if self.path is None or self.fresh else self.path / FILE
+        return known if known is not None and known.is_file() else None
+
+    def _network_timer(self, setting: Setting) -> NetworkTimer:
         from jstc.pipeline.network_timer import NetworkTimer
 
-        setting, shape = setting_of(self.recipe.latency_on), self.spec.input_shape
-        timer = NetworkTimer(self.new_target, self.channels, setting, shape)
-        known = None if self.path is None else self.path / FILE
-        if known is not None and known.is_file():
-            return LatencyBudgets.restored(known, self.channels, timer)
-        return LatencyBudgets.measured(self.channels, timer, self.recipe, progress=self.progress)
+        return NetworkTimer(self.new_target, self.channels, setting, self.spec.input_shape)
 
     @property
     def costed(self) -> ChannelMap:

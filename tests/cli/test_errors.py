@@ -126,6 +126,13 @@ RECIPES = {
 }
 
 
+def test_where_a_latency_is_meant_says_nothing_of_a_recipe_with_flops(jstc_command, tmp_path):
+    (tmp_path / "r.yaml").write_text("model: resnet20\ndataset: digits\nflops: 0.5\n")
+    called = jstc_command("search", "resnet20", "--recipe", "r.yaml", "--provider", "cpu")
+    assert called.code == 2
+    assert "--provider says where a latency is meant" in called.err
+
+
 @pytest.mark.parametrize(("text", "message"), RECIPES.values(), ids=RECIPES)
 def test_a_wrong_recipe_is_named_with_its_line(jstc_command, tmp_path, text, message):
     (tmp_path / "r.yaml").write_text("model: resnet20\ndataset: digits\nflops: 0.5\n" + text)

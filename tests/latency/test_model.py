@@ -10,7 +10,8 @@ import pytest
 
 from jstc.channels.budget import Limits, project, resolve, smallest, uniform_counts
 from jstc.errors import BudgetError
-from jstc.latency import Calibration, LatencyModel
+from jstc.latency import Calibration, LatencyModel, Table
+from jstc.progress import Silent
 from jstc.recipe import ChannelSettings
 
 
@@ -45,6 +46,20 @@ def test_the_same_predictions_after_a_round_trip(model, channels):
     plan = channels.random_plan(flops=0.5, seed=1)
     assert again.block == model.block
     assert again(channels.counts(plan)) == pytest.approx(model(channels.counts(plan)), rel=1e-5)
+
+
+def test_a_search_that_goes_on_predicts_to_the_last_bit(channels, tmp_path, setting, fake_timer):
+    class Uneven(fake_timer):
+        def time(self, kernel, widths):
+            return super().time(kernel, widths) / 3
+
+    table = Table(setting, timer=Uneven(), path=tmp_path / "table.json")
+    model = LatencyModel.measured(channels.executions, table, full=channels.full_counts, progress=Silent())
+    again = LatencyModel.from_dict(
+        json.loads(json.dumps(model.to_dict())), channels.executions, full=channels.full_counts
+    )
+    counts = channels.counts(channels.random_plan(flops=0.5, seed=1))
+    assert again(counts) == model(counts)
 
 
 def test_a_table_of_another_network_is_no_model(model, channels):

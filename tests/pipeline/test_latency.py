@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from jstc import files, ort, recipe_file
-from jstc.channels.budget import project, resolve
+from jstc.channels.budget import Budget, project, resolve
 from jstc.errors import BudgetError, InputError, RunDirectoryError
 from jstc.latency import Setting, table
-from jstc.pipeline import chain, network_timer
-from jstc.pipeline.latency import FILE
+from jstc.pipeline import chain, network_timer, preflight
+from jstc.pipeline.context import StageContext
+from jstc.pipeline.latency import FILE, Fitted, Fitting, _told
 from jstc.pipeline.workspace import Workspace
 from jstc.plan import Plan
 from jstc.progress import Silent
@@ -103,6 +104,55 @@ def test_a_search_goes_on_with_the_predictions_it_began_with(truth, recipe, tmp_
     again.belongs_to(run)
     with pytest.raises(RunDirectoryError, match=r"latency\.json is damaged or of another network"):
         _ = again.budgets
+
+
+def test_a_search_that_goes_on_keeps_the_targets_time(truth, recipe, tmp_path, monkeypatch):
+    run = chain.run(recipe(), out=tmp_path / "r", only=["search"])
+    workspace = Workspace(recipe())
+    workspace.belongs_to(run)
+    before = files.read_json(run / "search/result.json")["latency"]["target_ms"]
+    monkeypatch.setattr(network_timer.NetworkTimer, "milliseconds", lambda *_: pytest.fail("measured again"))
+    assert workspace.latency.timer.target_ms == pytest.approx(before, rel=1e-5)
+
+
+def test_starting_over_takes_nothing_from_the_search_before(truth, recipe, tmp_path):
+    run = chain.run(recipe(), out=tmp_path / "r", only=["search"])
+    chain.run(recipe("0.6", "latency_on.batch=2"), out=run, only=["search"], fresh=True)
+    assert files.read_json(run / FILE)["setting"]["batch"] == 2
+    assert files.read_json(run / "search/result.json")["latency"]["batch"] == 2
+    (run / FILE).write_text("[]")
+    with pytest.raises(RunDirectoryError, match=r"use --fresh"):
+        chain.run(recipe("0.6", "latency_on.batch=2"), out=run, only=["search"])
+    chain.run(recipe("0.6", "latency_on.batch=2"), out=run, only=["search"], fresh=True)
+    assert files.read_json(run / FILE)["format"] == 1
+
+
+def test_later_stages_need_no_provider_of_the_search(truth, recipe, tmp_path, monkeypatch):
+    settings = ("0.6", "latency_on.provider=cuda")
+    monkeypatch.setattr(ort, "cuda_problem", lambda: None)
+    run = chain.run(recipe(*settings), out=tmp_path / "r", only=["search"])
+    monkeypatch.setattr(ort, "cuda_problem", lambda: "there is none")
+    workspace = Workspace(recipe(*settings))
+    preflight.check(workspace, run)
+    assert workspace.latency.timer.setting.provider == "cuda"
+    with pytest.raises(InputError, match="provider 'cuda' cannot be used here"):
+        Fitting.of(StageContext(workspace, run, run / "search", Silent()))
+
+
+def test_a_directory_of_another_run_is_refused_before_anything_is_measured(truth, recipe, network, tmp_path):
+    flags = {"model": network, "dataset": "digits", "flops": "0.5"}
+    run = chain.run(recipe_file.from_flags(flags, QUICKLY), out=tmp_path / "r", only=["search"])
+    with pytest.raises(RunDirectoryError, match="belongs to a run with other settings"):
+        chain.run(recipe(), out=run, only=["search"])
+    assert truth.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"), [(1.2, "20 % too much"), (0.8, "20 % less than allowed"), (0.97, "of 1 ms")]
+)
+def test_a_missed_budget_is_told(measured, said):
+    found = Fitted(Plan.full({"a": 8}), 0.99, measured, 2.0, 0)
+    assert _told(found, Budget("latency", 1_000_000, 0.5)).endswith(said)
 
 
 @pytest.mark.parametrize("surprise", [0.3, -0.3])

@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import pytest
 
-from jstc import recipe_file
+from jstc import ort, recipe_file
 from jstc.errors import (
     BudgetError,
     DataError,
@@ -18,7 +18,8 @@ from jstc.errors import (
     RunDirectoryError,
     UnknownNameError,
 )
-from jstc.pipeline import preflight
+from jstc.pipeline import chain, preflight
+from jstc.pipeline.manifest import Manifest
 from jstc.pipeline.workspace import Workspace
 
 Usage = namedtuple("Usage", "total used free")
@@ -32,6 +33,28 @@ def check(path, *overrides, **flags):
 def test_a_good_recipe_passes_and_creates_nothing(tmp_path):
     check(tmp_path / "runs" / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["run", "every budget"])
+def test_providers_that_could_not_be_timed_are_found_before_training(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(ort, "cuda_problem", lambda: "there is none")
+    flops = "0.5" if place == "run" else "0.7,0.5"
+    flags = {"model": "resnet20", "dataset": "digits", "flops": flops, "bench.provider": "cuda"}
+    recipe = recipe_file.from_flags(flags)
+    with pytest.raises(
+        InputError, match=r"bench\.provider: nothing could be timed here \(cuda: there is none"
+    ):
+        chain.run(recipe, out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    for label in recipe.labels:
+        folder = tmp_path / "r" if place == "run" else tmp_path / "r" / label
+        manifest = Manifest.new("", 0, ["bench"])
+        manifest.stages["bench"].state = "done"
+        folder.mkdir(parents=True)
+        manifest.save(folder)
+    preflight.check_bench(recipe, tmp_path / "r")  # timed elsewhere: only the report may be missing
+    with pytest.raises(InputError):
+        preflight.check_bench(recipe, tmp_path / "r", fresh=True)
 
 
 @pytest.mark.parametrize(
