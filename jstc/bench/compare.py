@@ -106,6 +106,10 @@ class _Work:
         if not opened:
             return
         batches = _batches(opened, self.settings.batch_sizes)
+        for batch in self.settings.batch_sizes:
+            if batch not in batches:  # every file has a batch size of its own: nothing is timed at this one
+                for item in opened:
+                    self._fits(item, batch)
         self.progress.start("bench", len(batches), "batch size")
         for done, batch in enumerate(batches, start=1):
             rows = self._at_batch(opened, batch)

@@ -54,7 +54,10 @@ class Table:
         )
 
     def require(self, wanted: Mapping[Kernel, Iterable[Widths]], progress: Progress | None = None) -> None:
-        """Measure what is missing of `wanted`; what is doubtful, up to three times more."""
+        """Measure what is missing of `wanted`; what is doubtful, up to three times more.
+
+        Kept when all of that is done: a doubtful time on file would be taken for a good one ever after.
+        """
         progress = progress or Silent()
         missing = {
             kernel: sorted(set(points) - self.times.get(kernel, {}).keys())
@@ -66,6 +69,9 @@ class Table:
         for number in range(_PASSES):
             self._measure_all(missing, progress, "latency" if number == 0 else "latency, once more")
             missing = self._doubtful(missing)
+            if not missing:
+                break
+        self._save(progress)
 
     def _measure_all(self, wanted: Mapping[Kernel, Sequence[Widths]], progress: Progress, title: str) -> None:
         done = 0
@@ -78,8 +84,6 @@ class Table:
             done += len(points)
             progress.update(done)
         progress.finish()
-        if wanted:
-            self._save(progress)
 
     def _doubtful(self, measured: Mapping[Kernel, Sequence[Widths]]) -> dict[Kernel, list[Widths]]:
         found = {kernel: doubtful(self.times[kernel], points) for kernel, points in measured.items()}

@@ -109,6 +109,14 @@ def test_a_fixed_batch_that_nobody_asked_for_is_timed(make_classifier: Callable[
     path = make_classifier(shape=(3, 3, 8, 8))
     found = bench.measure({"target": path}, settings=QUICK)
     assert [(row.batch, row.verdict) for row in found.rows] == [(3, "target")]
+    assert [(left.batch, left.file) for left in found.skipped] == [(b, "target") for b in QUICK.batch_sizes]
+
+
+def test_files_of_one_fixed_batch_are_not_compared_at_another(make_classifier: Callable[..., Path]) -> None:
+    files = {name: make_classifier(f"{name}.onnx", shape=(3, 3, 8, 8)) for name in "ab"}
+    assert [row.batch for row in bench.compare(files, settings=with_batches(3))] == [3, 3]
+    with pytest.raises(InputError, match="fixed batch size of 3 and is timed at that only"):
+        bench.compare(files, settings=with_batches(1))
 
 
 def test_without_the_target_at_a_batch_the_others_are_timed(make_classifier: Callable[..., Path]) -> None:

@@ -30,6 +30,19 @@ def test_what_is_known_is_not_measured_again(setting, fake_timer, tmp_path):
     assert third.asked == [(GEMM.key, (8, 48))]
 
 
+def test_doubtful_times_of_a_process_that_ends_are_not_kept(setting, fake_timer, tmp_path):
+    class Disturbed(fake_timer):
+        def __call__(self, kernel, points):
+            if self.asked:
+                raise KeyboardInterrupt
+            return [100.0 if n == 0 else 1.0 for n, _ in enumerate(super().__call__(kernel, points))]
+
+    path = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        Table(setting, timer=Disturbed(), path=path).require({GEMM: POINTS})
+    assert Table(setting, timer=fake_timer(), path=path).times == {}
+
+
 @pytest.mark.parametrize("change", [{"provider": "cuda"}, {"batch": 8}, {"threads": 1},
                                     {"processor": "another"}, {"onnxruntime": "1.1"}], ids=str)  # fmt: skip
 def test_every_setting_has_a_table_of_its_own(setting, change, monkeypatch, tmp_path):
