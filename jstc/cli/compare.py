@@ -66,7 +66,7 @@ def compare(
         typer.Option("--threads", min=0, help="Likewise; 1 is steadiest on a busy machine."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.01, help="Of one timing; each is repeated.")
+        float, typer.Option("--seconds", min=0.01, max=60, help="Of one timing; each is repeated.")
     ] = 0.25,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="What only BASE has is no failure.")

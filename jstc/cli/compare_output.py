@@ -37,12 +37,11 @@ def show(found: Comparison, *, as_json: bool, quiet: bool) -> None:
 
 def write(found: Comparison, *, markdown: Path | None, junit: Path | None) -> None:
     """The files that were asked for; in GitHub Actions the job's summary and the annotations."""
-    from jstc import compare, files
+    from jstc import compare
 
-    if markdown is not None:
-        files.write_text(markdown, compare.markdown(found))
-    if junit is not None:
-        files.write_bytes(junit, compare.junit(found))
+    for path, content in ((markdown, compare.markdown(found).encode()), (junit, compare.junit(found))):
+        if path is not None:
+            _write(path, content)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         _append(Path(summary), compare.markdown(found))
@@ -57,6 +56,17 @@ def failure(found: Comparison) -> str:
     from jstc import compare
 
     return "\n".join([compare.headline(found), *(f"  {compare.line(gate)}" for gate in found.failures)])
+
+
+def _write(path: Path, content: bytes) -> None:
+    from jstc import files
+
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a directory")
+    try:
+        files.write_bytes(path, content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _append(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ def evaluate(
         str | None, typer.Option("--dataset", metavar="NAME", help="A dataset; default: the run's own.")
     ] = None,
     data: options.Data = None,
-    provider: options.Provider = None,
+    provider: options.AnyProvider = None,
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="CPU threads; 0: onnxruntime's own choice.")
     ] = 0,

@@ -11,6 +11,7 @@ import typer
 from jstc.cli.errors import show_tracebacks
 
 __all__ = [
+    "AnyProvider",
     "Cifar",
     "Data",
     "Debug",
@@ -18,6 +19,7 @@ __all__ = [
     "DeviceName",
     "Fresh",
     "Json",
+    "LatencyProviderName",
     "Out",
     "Provider",
     "ProviderName",
@@ -42,6 +44,15 @@ class DeviceName(StrEnum):
 
 class ProviderName(StrEnum):
     """Where onnxruntime runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    tensorrt = "tensorrt"
+
+
+class LatencyProviderName(StrEnum):
+    """Where a budget of latency may be meant."""
 
     auto = "auto"
     cpu = "cpu"
@@ -72,7 +83,8 @@ Weights = Annotated[
     Path | None, typer.Option("--weights", metavar="FILE", help="Start from these weights of the network.")
 ]
 Cifar = Annotated[bool, typer.Option("--cifar", help="The network's CIFAR form, whatever the image size.")]
-Provider = Annotated[ProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
+Provider = Annotated[LatencyProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
+AnyProvider = Annotated[ProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
 Run = Annotated[
     Path | None,
     typer.Argument(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jstc.compare.gates import Gate, file_gates, gone, network_gates
 from jstc.compare.latency import Measuring, machine_differs, measured_gates, recorded_gates
 from jstc.compare.limits import DEFAULTS, Kind, Limit
-from jstc.compare.summaries import Place, Summary
+from jstc.compare.summaries import Network, OnnxFile, Place, Summary
 from jstc.errors import InputError
 
 __all__ = ["Comparison", "Settings", "compare", "timed_pairs"]
@@ -106,12 +106,16 @@ def _gates(
     else:
         pairs = timed_pairs(base, new, label, settings)
         yield from measured_gates(pairs, limits["latency"], measuring)
+        yield from _unpaired(before, after)
 
 
 def timed_pairs(
     base: Summary, new: Summary, label: str, settings: Settings
 ) -> dict[tuple[str, Place], tuple[Path, Path]]:
-    """What both have, and where to time it: as the settings say, or where either run was, or at batch 1."""
+    """What both have, and where to time it: as the settings say, or where either run was, or at batch 1.
+
+    A file for one batch size is timed at that; files for two different ones are left out.
+    """
     before, after = base.networks[label], new.networks[label]
     assert base.root is not None
     assert new.root is not None
@@ -124,9 +128,25 @@ def timed_pairs(
         timed = [place for name, place in recorded if name == of]
         if entry.preprocess and not timed:
             continue  # it takes other inputs, and can be timed only where a run has done so
-        for place in settings.places or timed or fallback:
-            found[of, settings.placed(place)] = (base.root / entry.file, new.root / after.files[of].file)
+        sizes = _fixed(entry, after.files[of])
+        for place in (settings.places or timed or fallback) if len(sizes) < 2 else ():
+            at = replace(settings.placed(place), batch=next(iter(sizes), place.batch))
+            found[of, at] = (base.root / entry.file, new.root / after.files[of].file)
     return found
+
+
+def _fixed(*entries: OnnxFile) -> set[int]:
+    """The batch sizes that files insist on."""
+    return {entry.batch for entry in entries if entry.batch is not None}
+
+
+def _unpaired(before: Network, after: Network) -> Iterator[Gate]:
+    """Files that take no batch size in common."""
+    for of, entry in before.files.items():
+        sizes = _fixed(entry, after.files[of]) if of in after.files else set()
+        if len(sizes) > 1:
+            reason = f"not measured: the base's file is for batch {entry.batch}, the new one for batch "
+            yield Gate("latency", of, "not comparable", reason=f"{reason}{after.files[of].batch}")
 
 
 def _require_same(base: Summary, new: Summary) -> None:

@@ -50,6 +50,7 @@ class OnnxFile(_Part):
     max_abs_diff: NonNegativeFloat | None = None
     top1_agreement: Fraction | None = None
     bytes: NonNegativeFloat | None = None
+    batch: PositiveInt | None = None
 
 
 class Timing(_Part):

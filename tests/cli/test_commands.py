@@ -25,7 +25,9 @@ FLAGS = {
     | {"--latency", "--provider", "--batch", "--threads"},
     "finetune": WORK,
     "slim": WORK,
-    "export": WORK,
+    "export": WORK
+    | {"--precision", "--max-accuracy-drop", "--batch", "--opset", "--fp16-io", "--set"}
+    | {"--with-preprocess", "--without-preprocess"},
     "bench": WORK
     | {"--provider", "--batch", "--threads", "--seconds"}
     | {f"--{no}{what}" for no in ("", "no-") for what in ("memory", "profile", "trace")},

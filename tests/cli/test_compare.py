@@ -66,6 +66,19 @@ def spoilt(tmp_path, name):
     return written(tmp_path / "new.json", document)
 
 
+@pytest.mark.parametrize("option", ["--markdown", "--junit"])
+def test_a_file_that_cannot_be_written_is_wrong_input(jstc_command, base, tmp_path, option):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "x"):
+        called = jstc_command("compare", base, base, option, path)
+        assert called.code == 2
+        assert f"cannot write {path}" in called.err
+
+
+def test_a_timing_ends(jstc_command, base):
+    assert jstc_command("compare", base, base, "--seconds", "inf").code == 2
+
+
 def test_the_same_is_0_ten_times_in_a_row(jstc_command, base, tmp_path):
     same = written(tmp_path / "same.json", BASE)
     called = [jstc_command("compare", base, same) for _ in range(10)]

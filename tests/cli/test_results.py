@@ -195,6 +195,11 @@ def test_eval_of_any_onnx_file(jstc_command, classifier):
     assert "on which dataset?" in jstc_command("eval", classifier).err
 
 
+def test_eval_takes_the_providers_that_bench_takes(jstc_command):
+    called = jstc_command("eval", "--help")
+    assert "auto|cpu|cuda|tensorrt" in called.out
+
+
 def test_bench_of_onnx_files(jstc_command, classifier):
     options = ["--provider", "cpu", "--batch", "2,3", "--seconds", 0.02, "--no-memory", "--quiet"]
     document = json.loads(jstc_command("bench", classifier, *options, "--threads", 1, "--json").out)

@@ -115,6 +115,25 @@ def test_files_that_no_run_timed_are_timed_at_batch_1(one_file: dict[str, Any]) 
     assert gate_of(timed(one_file, Clock(0.0), places=())).of == "fp32, cpu batch 1"
 
 
+@pytest.mark.parametrize("places", [(), (Place("cpu", 1), Place("cpu", 8))])
+def test_files_for_one_batch_size_are_timed_at_that(one_file: dict[str, Any], places: Any) -> None:
+    one_file["onnx"][0]["batch"] = 4
+    clock = Clock(0.0)
+    assert gate_of(timed(one_file, clock, places=places)).of == "fp32, cpu batch 4"
+    assert {call[2] for call in clock.calls} == {Place("cpu", 4)}
+
+
+def test_files_for_different_batch_sizes_are_not_comparable(one_file: dict[str, Any]) -> None:
+    other = {**one_file, "onnx": [one_file["onnx"][0] | {"batch": 8}]}
+    one_file["onnx"][0]["batch"] = 4
+    base, new = parse(one_file, name="base", root=BASE), parse(other, name="new", root=NEW)
+    clock = Clock(0.5)
+    how = Measuring(clock, lambda _: None, lambda _: None)
+    gate = gate_of(compare(base, new, settings=Settings(), measuring=how))
+    assert (gate.verdict, clock.calls) == ("not comparable", [])
+    assert "for batch 4, the new one for batch 8" in gate.reason
+
+
 def test_a_provider_that_is_not_here_is_not_comparable(one_file: dict[str, Any]) -> None:
     found = timed(one_file, Clock(0.5), places=(Place("cuda", 1),), unusable=lambda name: f"no {name}")
     assert (gate_of(found).verdict, gate_of(found).reason) == ("not comparable", "not measured: no cuda")

@@ -15,6 +15,13 @@ def text(finished: Path) -> str:
     return report.markdown(report.build(finished))
 
 
+@pytest.mark.parametrize("preprocess", [False, True])
+def test_differences_of_companions_are_said_to_be_of_probabilities(finished: Path, preprocess: bool) -> None:
+    summary = report.build(finished)
+    summary["onnx"] = [summary["onnx"][0] | {"preprocess": preprocess}]
+    assert ("; of probabilities where" in report.markdown(summary)) is preprocess
+
+
 def test_the_headline_says_what_came_out(text: str) -> None:
     lines = text.splitlines()
     assert lines[0] == "# resnet20 on digits at 49.9 % of its FLOPs"
