@@ -85,14 +85,6 @@ class LatencyModel:
         """Predicted milliseconds for kept counts per group."""
         return self.calibration(self.total(counts))
 
-    def by_layer(self, counts: Counts) -> list[tuple[Layer, float]]:
-        """The layers, and the milliseconds of each alone."""
-        sizes = self._executions.sizes(counts)
-        return [
-            (layer, layer.passes * self._time(number, layer.widths(sizes)))
-            for number, layer in enumerate(self._layers)
-        ]
-
     def _time(self, number: int, widths: Widths) -> float:
         key = (number, widths)
         if key not in self._known:
