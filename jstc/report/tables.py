@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jstc.report.figures import bytesize, count, milliseconds, percent, points, ratio, share
 
 __all__ = ["TableRow", "file_rows", "ideal_share", "ideal_speedup", "is_compared", "is_target"]
-__all__ += ["network_files", "share_of_ideal", "slim_rows", "table", "target_row"]
+__all__ += ["network_files", "share_of_ideal", "slim_rows", "table", "target_bytes", "target_row"]
 
 
 class TableRow(NamedTuple):
@@ -96,15 +96,23 @@ def _place(names: list[str], file: str) -> int:
 
 
 def _target_label(summary: dict[str, Any]) -> str | None:
-    named = (row["file"] for row in summary["bench"] if row.get("verdict") == "target")
-    return next(named, summary["bench"][0]["file"] if summary["bench"] else None)  # it is measured first
+    bench = summary["bench"]
+    named = (row["file"] for row in bench if row.get("verdict") == "target")
+    # Without verdicts, which old files do not have, it is the one measured first.
+    return next(named, bench[0]["file"] if bench and bench[0].get("verdict") is None else None)
+
+
+def target_bytes(summary: dict[str, Any]) -> float | None:
+    """The size of the target network's file; None where it was not timed."""
+    sizes = (row.get("bytes") for row in summary["bench"] if is_target(summary, row))
+    return next(sizes, None)
 
 
 def _size(summary: dict[str, Any]) -> list[TableRow]:
     if not network_files(summary):
         return []
     slim = network_files(summary)[0]["bytes"]
-    target = summary["bench"][0].get("bytes") if summary["bench"] else None
+    target = target_bytes(summary)
     return [TableRow("ONNX file", bytesize(target), bytesize(slim), share(slim, target))]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jstc.report import figures
-from jstc.report.tables import network_files, slim_rows, target_row
+from jstc.report.tables import network_files, slim_rows, target_bytes, target_row
 
 __all__ = ["Tile", "tiles"]
 
@@ -56,7 +56,7 @@ def _size(summary: dict[str, Any]) -> Tile | None:
     if not network_files(summary):
         return None
     file = network_files(summary)[0]
-    before = summary["bench"][0].get("bytes") if summary["bench"] else None
+    before = target_bytes(summary)
     lines = (f"{figures.share(file['bytes'], before)} of {figures.bytesize(before)}",) if before else ()
     return Tile(f"ONNX file, {file['precision']}", figures.bytesize(file["bytes"]), lines)
 

@@ -15,6 +15,8 @@ __all__ = ["State", "Verdict", "verdicts"]
 
 State = Literal["good", "doubt", "bad", "open"]
 
+_ROUNDING = 1e-9  # of fractions of whole numbers of images, in percentage points
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -94,7 +96,7 @@ def _precisions(summary: dict[str, Any], recipe: Mapping[str, Any]) -> Iterator[
         lost = 100 * (slim - file["accuracy"])
         allowed = f" ({limit:g} allowed)" if limit is not None else ""
         text = f"{figures.points(file['accuracy'], slim)} to torch on the test split{allowed}"
-        bad = limit is not None and lost > limit
+        bad = limit is not None and lost > limit + _ROUNDING
         yield Verdict(
             "bad" if bad else "good", f"{file['precision']} file", figures.percent(file["accuracy"]), text
         )
