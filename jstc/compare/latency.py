@@ -173,11 +173,12 @@ def _runtime(environment: Mapping[str, Any]) -> str | None:
     packages = environment.get("packages")
     if not isinstance(packages, Mapping):
         return None
-    return packages.get("onnxruntime-gpu") or packages.get("onnxruntime")
+    found = packages.get("onnxruntime-gpu") or packages.get("onnxruntime")
+    return None if found is None else _short(found)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list):
         names = [str(item.get("name", item) if isinstance(item, dict) else item) for item in value]
-        return ", ".join(names) or "none"
-    return str(value)
+        value = ", ".join(names) or "none"
+    return " ".join(str(value).split())

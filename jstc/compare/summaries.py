@@ -19,6 +19,9 @@ SCHEMA = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+# Names are printed, and a line of its own could be taken for a command by whoever reads the log of a CI job.
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]*$")]
+
 
 class _Part(BaseModel):
     # Whatever else later versions put in is none of the gates' business.
@@ -43,8 +46,8 @@ class Costs(_Part):
 class OnnxFile(_Part):
     """An exported file."""
 
-    file: str
-    precision: str | None = None
+    file: Line
+    precision: Line | None = None
     preprocess: bool | None = False
     accuracy: Fraction | None = None
     max_abs_diff: NonNegativeFloat | None = None
@@ -56,8 +59,8 @@ class OnnxFile(_Part):
 class Timing(_Part):
     """A file at one batch size on one provider, measured beside the target network."""
 
-    file: str
-    provider: str | None = None
+    file: Line
+    provider: Line | None = None
     batch: PositiveInt | None = None
     threads: int | None = None
     median_ms: PositiveFloat | None = None
@@ -73,7 +76,7 @@ class Timing(_Part):
 
 
 class _Row(_Part):
-    label: str = ""
+    label: Line = ""
     budget: Budget | None = None
     slim: Costs | None = None
     onnx: list[OnnxFile] | None = None
@@ -82,8 +85,8 @@ class _Row(_Part):
 
 class _Document(_Row):
     schema_: Annotated[Literal[1], Field(alias="schema")]
-    model: str
-    dataset: str
+    model: Line
+    dataset: Line
     target: Costs
     sweep: list[_Row] | None = None
     environment: dict[str, Any] | None = None

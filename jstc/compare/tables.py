@@ -74,11 +74,16 @@ def markdown(comparison: Comparison) -> str:
     for cells in rows(comparison.gates):
         if cells[-1] == "fails":
             cells[0], cells[-1] = f"**{cells[0]}**", "**fails**"
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |")
     told = [f"fails: {line(gate)}" for gate in comparison.failures] + remarks(comparison)
     if told:
-        lines += ["", *(f"- {text}" for text in told)]
+        lines += ["", *(f"- {_plain(text)}" for text in told)]
     return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, and not as HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def figure(gate: Gate, value: float | None) -> str:

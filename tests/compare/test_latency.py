@@ -185,3 +185,10 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_uncertain_speed_ups_widen_the_interval() -> None:
     sure: Callable[..., Any] = of_recorded
     assert sure((2, 1.5, 2.5), (2, 2, 2)).high > 1.2 * sure((2, 2, 2), (2, 2, 2)).high
+
+
+def test_machines_are_named_in_one_line(document: dict[str, Any]) -> None:
+    other = {**document, "environment": {"cpu": "b\n::error::so", "packages": {"onnxruntime": "1"}}}
+    gate = compare(parse(document, name="a"), parse(other, name="b"), settings=Settings()).gates[-1]
+    assert gate.verdict == "not comparable"
+    assert gate.reason == "measured on other machines (cpu: a CPU; b ::error::so)"

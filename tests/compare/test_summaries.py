@@ -98,3 +98,12 @@ def test_a_file_is_read(tmp_path: Path, document: dict[str, Any]) -> None:
     assert load(path).name == str(path)
     with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
         load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("place", [("onnx", 0, "file"), ("onnx", 0, "precision"), ("bench", 1, "provider")])
+@pytest.mark.parametrize("end", ["\n", "\r", "\u2028"])
+def test_a_name_of_several_lines_is_no_name(document: dict[str, Any], place: Any, end: str) -> None:
+    part, index, key = place
+    document[part][index][key] = f"x{end}::error::so"
+    with pytest.raises(InputError, match=rf"{part}.{index}.{key}"):
+        parse(document, name="s")

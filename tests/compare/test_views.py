@@ -109,3 +109,11 @@ def test_what_looks_slower_and_is_not_certain_is_a_warning(document: dict[str, A
     assert command.startswith(
         "::warning title=jstc compare::latency, fp32, cpu batch 1: 1.80x -> 1.60x, +12.5 %25"
     )
+
+
+def test_markdown_has_no_html_of_others(document: dict[str, Any]) -> None:
+    new = copy.deepcopy(document)
+    new["onnx"][0]["precision"] = "<b>|"
+    text = markdown(compare(parse(document, name="a"), parse(new, name="b"), settings=Settings()))
+    assert "<b>" not in text
+    assert r"| file, &lt;b>\| |" in text
