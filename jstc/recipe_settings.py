@@ -135,7 +135,9 @@ class BenchSettings(Strict):
     ] = Field("auto", description="auto (CUDA where it works, else the CPU), cpu, cuda, tensorrt; or a list")
     batch_sizes: Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (1, 8)
     threads: NonNegativeInt = Field(0, description="0: onnxruntime's own choice")
-    seconds: PositiveFloat = Field(2.0, description="measuring time per batch size, shared by the files")
+    seconds: PositiveFloat = Field(
+        2.0, allow_inf_nan=False, description="measuring time per batch size, shared by the files"
+    )
     memory: bool = Field(True, description="measure peak memory, in a process of its own for each file")
     profile: bool = Field(False, description="measure where the time goes, by operator and by node")
     trace: bool = Field(False, description="with profile: keep onnxruntime's own traces")

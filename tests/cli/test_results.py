@@ -200,6 +200,12 @@ def test_eval_takes_the_providers_that_bench_takes(jstc_command):
     assert "auto|cpu|cuda|tensorrt" in called.out
 
 
+def test_bench_has_an_end(jstc_command, classifier):
+    called = jstc_command("bench", classifier, "--seconds", "inf")
+    assert called.code == 2
+    assert "--seconds: expected a number above 0" in called.err
+
+
 def test_bench_of_onnx_files(jstc_command, classifier):
     options = ["--provider", "cpu", "--batch", "2,3", "--seconds", 0.02, "--no-memory", "--quiet"]
     document = json.loads(jstc_command("bench", classifier, *options, "--threads", 1, "--json").out)
