@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
+from jstc.errors import InputError
+
 __all__ = ["Amount", "Metric", "budget_label", "milliseconds", "parse_amount", "parse_amounts"]
-__all__ += ["parse_latencies", "parse_latency"]
+__all__ += ["parse_batch_sizes", "parse_latencies", "parse_latency"]
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "%": 0.01}
 _LEAST_ROUNDED = 1000  # a count such as 1.2345k may be meant roughly, one such as 1.5 was meant as a share
@@ -21,6 +23,15 @@ Amount = float | str
 """A share or a count as a number; a time as a text such as `2ms`."""
 
 _T = TypeVar("_T", float, Amount)
+
+
+def parse_batch_sizes(words: Iterable[str]) -> list[int]:
+    """Batch sizes as options give them: `1,8,32`, or one by one. Raises `InputError` for what is none."""
+    sizes = [word.strip() for part in words for word in part.split(",")]
+    for word in sizes:
+        if not word.isdecimal() or int(word) < 1:
+            raise InputError(f"--batch {word}: expected batch sizes from 1 on, such as --batch 1,8,32")
+    return list(map(int, sizes))
 
 
 def parse_amount(value: object) -> float:

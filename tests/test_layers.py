@@ -12,7 +12,7 @@ import jstc
 ROOT = Path(jstc.__file__).parent
 LAYERS = {
     # L0: errors and small helpers of everybody; files and progress know nothing but the standard library
-    "errors": 0, "files": 0, "progress": 0, "torchvision_import": 0,
+    "errors": 0, "files": 0, "progress": 0, "units": 0, "torchvision_import": 0,
     # L1: plain data
     "recipe": 1, "recipe_amount": 1, "recipe_settings": 1, "recipe_yaml": 1, "recipe_check": 1,
     "recipe_file": 1, "plan": 1,
@@ -24,7 +24,7 @@ LAYERS = {
 }  # fmt: skip
 # The loader of recipes is one room with several doors.
 SAME_ROOM = {"recipe", "recipe_amount", "recipe_settings", "recipe_yaml", "recipe_check", "recipe_file"}
-NO_TORCH = ("errors", "files", "progress", "plan", "recipe", "recipe_amount", "recipe_settings",
+NO_TORCH = ("errors", "files", "progress", "units", "plan", "recipe", "recipe_amount", "recipe_settings",
             "recipe_yaml", "recipe_check", "recipe_file", "ort", "bench", "report", "compare",
             "cli")  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -90,7 +90,7 @@ def test_what_is_free_of_torch_stays_so(path):
 
 @pytest.mark.parametrize("path", [p for p in FILES if part_of(p) == "cli"], ids=lambda path: path.name)
 def test_the_command_line_imports_only_what_is_light(path):
-    allowed = {"jstc.cli", "jstc.errors", "jstc.progress", "typer", "rich"}
+    allowed = {"jstc.cli", "jstc.errors", "jstc.progress", "jstc.units", "typer", "rich"}
     if path.name == "progress.py":  # loaded when there is progress to show
         allowed.add("rich.progress")
     for name in imports(path, only_at_import=True):

@@ -84,17 +84,13 @@ def bench(
 
 def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | None) -> dict[str, Any]:
     """The recipe's keys that the options set; `trace` profiles, too."""
+    from jstc.recipe_amount import parse_batch_sizes
+
     if batch is not None:
-        given["batch_sizes"] = [_batch(word) for words in batch for word in words.split(",")]
+        given["batch_sizes"] = parse_batch_sizes(batch)
     if trace is not None:
         given |= {"trace": trace} | ({"profile": True} if trace else {})
     return {f"bench.{key}": value for key, value in given.items() if value is not None}
-
-
-def _batch(word: str) -> int:
-    if not word.strip().isdecimal() or int(word) < 1:
-        raise InputError(f"--batch {word}: expected batch sizes from 1 on, such as --batch 1,8,32")
-    return int(word)
 
 
 def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jstc.units import with_unit
+
 __all__ = ["figure", "plain"]
 
 
@@ -14,7 +16,7 @@ def figure(name: str, value: Any) -> str:
     if "accuracy" in name or "share" in name or "agreement" in name:
         return f"{100 * value:.2f} %" if "accuracy" in name else f"{100 * value:.1f} %"
     if name in ("flops", "params", "limit", "images_seen", "images"):
-        return _with_unit(value)
+        return with_unit(value)
     if name == "seconds":
         return f"{value:.1f} s"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -31,10 +33,3 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(plain(item) for item in value) or "-"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _with_unit(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size * 0.9995:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:,.0f}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jstc.compare.comparison import Comparison
 from jstc.compare.gates import Gate
 from jstc.compare.limits import DROPS
+from jstc.units import with_unit
 
 __all__ = ["HEADER", "headline", "line", "markdown", "remarks", "rows", "title"]
 
@@ -96,18 +97,14 @@ def figure(gate: Gate, value: float | None) -> str:
         return f"{value:.2f}x" if gate.unit == "x" else f"{value:.3g} ms"
     if gate.kind == "max_abs_diff":
         return f"{value:.1e}"
-    return _with_unit(value) + ("B" if gate.kind == "bytes" else "")
+    text = with_unit(value, digits=4)
+    if gate.kind != "bytes":
+        return text
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
 
 
 def _figures(gate: Gate) -> tuple[str, str]:
     return figure(gate, gate.base), figure(gate, gate.new)
-
-
-def _with_unit(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.4g} {unit}"
-    return f"{value:.0f} "
 
 
 def _change(gate: Gate) -> str:

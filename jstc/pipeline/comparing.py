@@ -17,6 +17,7 @@ from jstc.errors import InputError
 from jstc.pipeline.manifest import Manifest
 from jstc.progress import Progress, Silent
 from jstc.recipe import BenchSettings
+from jstc.recipe_amount import parse_batch_sizes
 
 __all__ = ["compare_runs", "measure", "places", "unusable"]
 
@@ -61,14 +62,8 @@ def places(provider: str | None, batches: Sequence[str] | None) -> tuple[Place, 
     except ValidationError:
         known = ", ".join(("auto", *ort.PROVIDER_NAMES))
         raise InputError(f"--provider {provider}: expected one or more of {known}, with commas") from None
-    sizes = [_batch(word) for words in batches or ("1",) for word in words.split(",")]
+    sizes = parse_batch_sizes(batches or ("1",))
     return tuple(Place(ort.resolve(name), size) for name in names for size in sizes)
-
-
-def _batch(word: str) -> int:
-    if not word.strip().isdecimal() or int(word) < 1:
-        raise InputError(f"--batch {word}: expected batch sizes from 1 on, such as --batch 1,8,32")
-    return int(word)
 
 
 def measure(first: Path, second: Path, place: Place, *, seconds: float, effort: int = 1) -> Timed:
