@@ -91,6 +91,15 @@ def test_seconds_add_up_over_interruptions(house, monkeypatch):
     assert json.loads((house.path / "search" / "result.json").read_text())["seconds"] == 14.0
 
 
+@pytest.fixture
+def foreground():
+    """SIGINT as in a shell's foreground; processes that a shell starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_with_the_command_that_continues(house, number):
     house.faults["finetune"] = lambda: os.kill(os.getpid(), number)
