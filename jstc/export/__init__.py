@@ -5,7 +5,7 @@ See `onnx_file`, `precisions`, `parity`, `accuracy`, `preprocess`.
 
 from __future__ import annotations
 
-from jstc.export.accuracy import Score, accuracy, check_fits, score
+from jstc.export.accuracy import Score, accuracy, score
 from jstc.export.calibration import largest_activation
 from jstc.export.checking import require_runs, save
 from jstc.export.classifier import open_classifier
@@ -24,7 +24,6 @@ __all__ = [
     "Score",
     "accuracy",
     "accuracy_problem",
-    "check_fits",
     "converted",
     "encode_metadata",
     "file_name",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Batches = Iterable[tuple[Tensor, Tensor]]
 
-__all__ = ["Score", "accuracy", "check_fits", "score", "wilson"]
+__all__ = ["Score", "accuracy", "score", "wilson"]
 
 _Z95 = 1.959963984540054  # 97.5 % of the normal distribution lies below
 _BEST = 5
@@ -118,14 +118,6 @@ def score(
         undefined=int((~numbers).sum()),
         seconds=time.monotonic() - began,
     )
-
-
-def check_fits(path: Path, *, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Check that the file classifies images of `shape` [C, H, W] into `num_classes` classes.
-
-    Raises `InputError` that says what differs; cheap, so that it can be asked before data is loaded.
-    """
-    require_fit(open_classifier(path, num_classes=num_classes), shape=shape, num_classes=num_classes)
 
 
 def _as_taken(

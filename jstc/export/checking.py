@@ -18,15 +18,15 @@ RUN_SIZES = (1, 7)
 """Batch sizes that a file with a dynamic one must run."""
 
 
-def checked(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with the shape of every tensor. Raises `StageError` unless onnx finds it valid."""
+def checked(model: onnx.ModelProto, *, what: str = "exported graph") -> onnx.ModelProto:
+    """`model` with the shape of every tensor. Raises `StageError` unless onnx finds it, `what`, valid."""
     del model.graph.value_info[:]  # a conversion may have left the shapes or types of another graph
     try:
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
         onnx.checker.check_model(inferred, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         # A line for every node that depends on the first one.
-        raise StageError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+        raise StageError(f"the {what} is not valid ONNX: {str(error).splitlines()[0]}") from error
     return inferred
 
 

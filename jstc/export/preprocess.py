@@ -13,6 +13,7 @@ from onnx import compose, helper
 from jstc import files, ort
 from jstc.errors import StageError
 from jstc.export import preprocess_graph as graphs
+from jstc.export.checking import checked
 from jstc.export.preprocess_graph import Interface
 
 __all__ = ["preprocess_path", "write_with_preprocess"]
@@ -55,7 +56,7 @@ def write_with_preprocess(
     whole = _joined(front, model, graphs.after(network, top_k=min(top_k, network.num_classes)), network)
 
     def write(temporary: Path) -> None:
-        onnx.save(_checked(whole), str(temporary))
+        onnx.save(checked(whole, what="graph with preprocessing"), str(temporary))
         _try(temporary, network, size)
 
     files.write_with(path, write)
@@ -96,15 +97,6 @@ def _joined(
     helper.set_model_props(whole, {item.key: item.value for item in model.metadata_props})
     whole.graph.name = model.graph.name
     return whole
-
-
-def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-        onnx.checker.check_model(inferred, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise StageError(f"the graph with preprocessing is not valid ONNX: {error}") from error
-    return inferred
 
 
 def _try(path: Path, network: Interface, size: tuple[int, int]) -> None:
