@@ -25,6 +25,7 @@ from jstc.recipe_settings import (
     BenchSettings,
     ChannelSettings,
     ExportSettings,
+    Fraction,
     GroupSettings,
     LatencySettings,
     Precision,
@@ -32,6 +33,7 @@ from jstc.recipe_settings import (
     Strict,
     as_tuple,
 )
+from jstc.recipe_training import FinetuneSettings, InputSettings, TrainSettings
 
 __all__ = [
     "Amounts",
@@ -51,7 +53,6 @@ __all__ = [
     "parse_amounts",
 ]
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 Pair = tuple[NonNegativeFloat, NonNegativeFloat]
 
 
@@ -67,30 +68,6 @@ def _as_path(value: Any) -> Any:
 OptionalPath = Annotated[PathText | None, BeforeValidator(_as_path)]
 Range = Annotated[Pair, BeforeValidator(as_tuple)]
 PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(as_tuple)]
-
-
-class InputSettings(Strict):
-    """How images reach the network."""
-
-    image_size: PositiveInt | None = Field(None, description="side in pixels; null: the dataset's own")
-    workers: NonNegativeInt = Field(2, description="decoding processes, for sets that do not fit in memory")
-    val_fraction: Fraction = Field(0.2, description="share of the training split kept for search-validation")
-    augment: bool = True
-
-
-class TrainSettings(Strict):
-    """Optimiser and schedule, shared by search, finetune and the baseline."""
-
-    batch_size: PositiveInt = 128
-    lr: PositiveFloat = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = True
-    weight_decay: NonNegativeFloat = 5e-4
-    warmup_epochs: NonNegativeFloat = 1.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: PositiveFloat | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    channels_last: bool = True
 
 
 class SearchSettings(Strict):
@@ -143,16 +120,6 @@ class SearchSettings(Strict):
     )
     settle_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
     settle_window: PositiveInt = 5
-
-
-class FinetuneSettings(Strict):
-    """Training of the chosen sub-network."""
-
-    epochs: PositiveInt = 20
-    steps_per_epoch: PositiveInt | None = Field(None, description="shortens an epoch, for trials")
-    teacher: Literal["none", "target"] = "none"
-    teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    temperature: PositiveFloat = 4.0
 
 
 class Recipe(Strict):

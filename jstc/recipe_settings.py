@@ -15,8 +15,8 @@ from pydantic import (
     PositiveInt,
 )
 
-__all__ = ["BenchSettings", "ChannelSettings", "ExportSettings", "GroupSettings", "LatencySettings"]
-__all__ += ["Precision", "Share", "Strict", "as_tuple"]
+__all__ = ["BenchSettings", "ChannelSettings", "ExportSettings", "Fraction", "GroupSettings"]
+__all__ += ["LatencySettings", "Precision", "Share", "Strict", "as_tuple"]
 
 
 class Strict(BaseModel):
@@ -36,6 +36,7 @@ def _as_mapping(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Step = PositiveInt | Literal["auto"]
 
 

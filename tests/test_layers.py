@@ -15,7 +15,7 @@ LAYERS = {
     "errors": 0, "files": 0, "progress": 0, "units": 0, "torchvision_import": 0,
     # L1: plain data
     "recipe": 1, "recipe_amount": 1, "recipe_settings": 1, "recipe_yaml": 1, "recipe_check": 1,
-    "recipe_file": 1, "plan": 1,
+    "recipe_file": 1, "recipe_training": 1, "plan": 1,
     "channels": 2, "models": 2, "data": 2, "ort": 2,
     "train": 3, "latency": 3,
     "search": 4, "finetune": 4, "slim": 4, "export": 4, "bench": 4, "report": 4, "compare": 4,
@@ -23,10 +23,11 @@ LAYERS = {
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 # The loader of recipes is one room with several doors.
-SAME_ROOM = {"recipe", "recipe_amount", "recipe_settings", "recipe_yaml", "recipe_check", "recipe_file"}
+SAME_ROOM = {"recipe", "recipe_amount", "recipe_settings", "recipe_yaml", "recipe_check", "recipe_file",
+             "recipe_training"}
 NO_TORCH = ("errors", "files", "progress", "units", "plan", "recipe", "recipe_amount", "recipe_settings",
-            "recipe_yaml", "recipe_check", "recipe_file", "ort", "bench", "report", "compare",
-            "cli")  # fmt: skip
+            "recipe_yaml", "recipe_check", "recipe_file", "recipe_training", "ort", "bench", "report",
+            "compare", "cli")  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
