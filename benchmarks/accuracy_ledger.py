@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from jstc.data import Split
+from jstc.data import WHOLE, Part, Split
 from jstc.data.info import Batch
 from jstc.errors import StageError
 
@@ -123,14 +123,23 @@ class CountedSplit:
         return self._split.steps(batch_size)
 
     def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, augment: bool = True
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        augment: bool = True,
+        part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """One epoch for training, from batch `start` on."""
-        return self._split.shuffled(batch_size, seed=seed, epoch=epoch, start=start, augment=augment)
+        return self._split.shuffled(
+            batch_size, seed=seed, epoch=epoch, start=start, augment=augment, part=part
+        )
 
-    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
+    def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
         """All images in order, or `limit` spread over them; counted as they are taken."""
-        for images, labels in self._split.ordered(batch_size, limit=limit):
+        for images, labels in self._split.ordered(batch_size, limit=limit, part=part):
             self.judged += len(labels)
             yield images, labels
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from jstc.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Batch", "DataInfo", "Dataset", "Split", "resize_side"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "WHOLE"]
+__all__ += ["Batch", "DataInfo", "Dataset", "Part", "Split", "resize_side"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -54,10 +57,36 @@ class DataInfo:
         return self.channels, self.height, self.width
 
 
+class Part(NamedTuple):
+    """What one of `world` processes takes of every batch: a contiguous share, the `rank`-th.
+
+    The shares of all ranks together are the batch, each image once. They differ by one image at most.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, start: int, stop: int) -> slice:
+        """The share of a batch that has the positions from `start` up to `stop`."""
+        first, last = ((stop - start) * rank // self.world for rank in (self.rank, self.rank + 1))
+        return slice(start + first, start + last)
+
+    def of_training(self, start: int, stop: int) -> slice:
+        """The same, where no process can do without an image. Raises `DataError`."""
+        if stop - start < self.world:
+            raise DataError(f"a batch of {stop - start} images is too small for {self.world} processes")
+        return self.of(start, stop)
+
+
+WHOLE = Part()
+
+
 class Split(Protocol):
     """Images with labels, in batches on the device.
 
-    Images are float32 [N, C, H, W], normalised; labels int64 [N].
+    Images are float32 [N, C, H, W], normalised; labels int64 [N]. `batch_size` is that of all processes
+    together, of which one gets its `part`: the same images, with the same augmentation, that it would see
+    as a slice of the whole batch.
     """
 
     @property
@@ -68,16 +97,27 @@ class Split(Protocol):
         """Batches in one shuffled epoch: an incomplete one is dropped, unless it is the only one."""
 
     def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, augment: bool = True
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        augment: bool = True,
+        part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """One epoch for training, from batch `start` on.
 
         Order and augmentation are a pure function of (seed, epoch, batch): starting later yields exactly
-        the batches that the whole epoch has there.
+        the batches that the whole epoch has there. Every part has as many batches, none of them empty;
+        `DataError` where there are fewer images than parts.
         """
 
-    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
-        """All images in order, not augmented; with `limit`, that many, spread evenly over the split."""
+    def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
+        """All images in order, not augmented; with `limit`, that many, spread evenly over the split.
+
+        An empty share of a last, incomplete batch is left out, so parts can differ by one batch.
+        """
 
 
 @dataclass(frozen=True)

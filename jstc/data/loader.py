@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from jstc.data.decoding import Images, in_workers
-from jstc.data.info import Batch, DataInfo, Dataset, resize_side
+from jstc.data.info import WHOLE, Batch, DataInfo, Dataset, Part, resize_side
 from jstc.data.memory import normalise
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
 from jstc.recipe import InputSettings
@@ -43,7 +43,14 @@ class LoaderSplit:
         return num_steps(self.num_images, batch_size)
 
     def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, augment: bool = True
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        augment: bool = True,
+        part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """One epoch for training, from batch `start` on; see `Split`."""
         order = epoch_order(self.num_images, seed=seed, epoch=epoch)
@@ -53,19 +60,20 @@ class LoaderSplit:
             own = seed_for(seed, "augment", epoch, position) if drawn else _NO_SEED
             return int(self.members[order[position]]), own
 
-        steps = range(start, self.steps(batch_size))
-        ends = [min((step + 1) * batch_size, self.num_images) for step in steps]
+        starts = range(start * batch_size, self.steps(batch_size) * batch_size, batch_size)
+        shares = [part.of_training(s, min(s + batch_size, self.num_images)) for s in starts]
         yield from self._load(
-            ([key(p) for p in range(step * batch_size, end)] for step, end in zip(steps, ends, strict=True)),
-            len(steps),
+            ([key(p) for p in range(share.start, share.stop)] for share in shares), len(shares)
         )
 
-    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
+    def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
         """All images in order, or `limit` spread over them, not augmented."""
         chosen = self.members[spread(self.num_images, limit)]
         starts = range(0, len(chosen), batch_size)
+        shares = [part.of(s, min(s + batch_size, len(chosen))) for s in starts]
+        shares = [share for share in shares if share.start < share.stop]
         yield from self._load(
-            ([(int(index), _NO_SEED) for index in chosen[s : s + batch_size]] for s in starts), len(starts)
+            ([(int(index), _NO_SEED) for index in chosen[share]] for share in shares), len(shares)
         )
 
     def _load(self, batches: Iterator[list[_Key]], count: int) -> Iterator[Batch]:

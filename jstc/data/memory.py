@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jstc.data.info import Batch, DataInfo, Dataset, Split
+from jstc.data.info import WHOLE, Batch, DataInfo, Dataset, Part, Split
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
 
 __all__ = ["Augmentation", "MemorySplit", "dataset_in_memory", "normalise"]
@@ -54,21 +54,31 @@ class MemorySplit:
         return num_steps(self.num_images, batch_size)
 
     def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, augment: bool = True
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        augment: bool = True,
+        part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """One epoch for training, from batch `start` on; see `Split`."""
         order = torch.from_numpy(epoch_order(self.num_images, seed=seed, epoch=epoch))
         members = self.members[order.to(self.members.device)]
         shifts = self._draw(seed, epoch) if augment and self.augmentation else None
         for step in range(start, self.steps(batch_size)):
-            part = slice(step * batch_size, (step + 1) * batch_size)
-            yield self._batch(members[part], None if shifts is None else shifts[part])
+            first = step * batch_size
+            share = part.of_training(first, min(first + batch_size, self.num_images))
+            yield self._batch(members[share], None if shifts is None else shifts[share])
 
-    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
+    def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
         """All images in order, or `limit` spread over them, not augmented."""
         chosen = torch.from_numpy(spread(self.num_images, limit)).to(self.members.device)
-        for part in torch.split(self.members[chosen], batch_size):
-            yield self._batch(part, None)
+        for batch in torch.split(self.members[chosen], batch_size):
+            share = batch[part.of(0, len(batch))]
+            if len(share):
+                yield self._batch(share, None)
 
     def _draw(self, seed: int, epoch: int) -> Tensor:
         # Drawn on the CPU for the whole epoch: the same numbers on every device, one transfer, and a

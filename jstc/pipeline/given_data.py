@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jstc.data import DataInfo, Dataset, Split
+from jstc.data import WHOLE, DataInfo, Dataset, Part, Split
 from jstc.data.sampling import epoch_order, num_steps, spread
 from jstc.errors import DataError
 
@@ -45,18 +45,23 @@ class GivenSplit:
         seed: int,
         epoch: int,
         start: int = 0,
-        augment: bool = True,  # noqa: ARG002 - part of the protocol
+        augment: bool = True,  # noqa: ARG002 - belongs to the protocol
+        part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """One epoch from batch `start` on; augmentation is what `source` does."""
         order = epoch_order(self.num_images, seed=seed, epoch=epoch)
         for step in range(start, self.steps(batch_size)):
-            yield self._batch(order[step * batch_size : (step + 1) * batch_size].tolist())
+            first = step * batch_size
+            share = part.of_training(first, min(first + batch_size, self.num_images))
+            yield self._batch(order[share].tolist())
 
-    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Batch]:
+    def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
         """All images in order, or `limit` spread over them."""
         chosen = spread(self.num_images, limit).tolist()
         for first in range(0, len(chosen), batch_size):
-            yield self._batch(chosen[first : first + batch_size])
+            share = chosen[part.of(first, min(first + batch_size, len(chosen)))]
+            if share:
+                yield self._batch(share)
 
     def _batch(self, indices: list[int]) -> Batch:
         import torch

@@ -183,8 +183,8 @@ class Watched:
             self.asked("shuffled")
             yield batch
 
-    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.inner.ordered(batch_size, limit=limit):
+    def ordered(self, batch_size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.inner.ordered(batch_size, **options):
             self.asked("ordered")
             yield batch
 

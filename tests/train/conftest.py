@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jstc.data.info import WHOLE, Part
 from jstc.train import seeds
 
 
@@ -28,15 +29,28 @@ class TinySplit:
         return max(1, self.num_images // batch_size)
 
     def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, augment: bool = True
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        augment: bool = True,
+        part: Part = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(self.num_images, generator=seeds.generator(seed, "order", epoch))
         for batch in range(start, self.steps(batch_size)):
             rows = order[batch * batch_size : (batch + 1) * batch_size]
-            yield self.images[rows], self.labels[rows]
+            share = rows[part.of(0, len(rows))]
+            yield self.images[share], self.labels[share]
 
-    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True)
+    def ordered(
+        self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
+            images, labels = (tensor[part.of(0, len(tensor))] for tensor in batch)
+            if len(labels):
+                yield images, labels
 
 
 class TinyNet(nn.Module):
