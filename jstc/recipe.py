@@ -33,12 +33,13 @@ from jstc.recipe_settings import (
     Strict,
     as_tuple,
 )
-from jstc.recipe_training import FinetuneSettings, InputSettings, TrainSettings
+from jstc.recipe_training import CheckpointSettings, FinetuneSettings, InputSettings, TrainSettings
 
 __all__ = [
     "Amounts",
     "BenchSettings",
     "ChannelSettings",
+    "CheckpointSettings",
     "ExportSettings",
     "FinetuneSettings",
     "GroupSettings",
@@ -146,6 +147,7 @@ class Recipe(Strict):
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
     export: ExportSettings = ExportSettings()
     bench: BenchSettings = BenchSettings()
 

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from jstc.recipe_settings import Fraction, Strict
 
-__all__ = ["FinetuneSettings", "InputSettings", "TrainSettings"]
+__all__ = ["CheckpointSettings", "FinetuneSettings", "InputSettings", "TrainSettings"]
 
 
 class InputSettings(Strict):
@@ -33,6 +33,10 @@ class TrainSettings(Strict):
     clip_norm: PositiveFloat | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
+    max_rollbacks: NonNegativeInt = Field(
+        3, description="so often a stage that diverges goes back to its last good state"
+    )
+    rollback_factor: Fraction = Field(0.5, description="of the learning rate, each time")
 
 
 class FinetuneSettings(Strict):
@@ -43,3 +47,11 @@ class FinetuneSettings(Strict):
     teacher: Literal["none", "target"] = "none"
     teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: PositiveFloat = 4.0
+
+
+class CheckpointSettings(Strict):
+    """How often a training is saved inside a round or an epoch; at the end of each it always is."""
+
+    every_seconds: PositiveFloat | None = Field(600.0, description="null: not by the clock")
+    every_steps: PositiveInt | None = Field(None, description="also after so many training steps")
+    keep: PositiveInt = Field(2, description="the newest so many, each whole")

@@ -7,10 +7,13 @@ from collections.abc import Collection
 from jstc.recipe import Recipe
 from jstc.recipe_file import differences
 
-__all__ = ["LATE", "changed", "merged", "other_settings"]
+__all__ = ["FREE", "LATE", "changed", "merged", "other_settings"]
 
 LATE = ("export", "bench")
 """Sections of the recipe that are read by the stage of that name and by stages built on it, by no other."""
+
+FREE = ("checkpoint",)
+"""Sections that change nothing in a run's numbers: every command may give others."""
 
 
 def merged(recipe: Recipe, stored: Recipe, *, about: Collection[str]) -> Recipe:
@@ -29,7 +32,8 @@ def changed(stored: Recipe, recipe: Recipe) -> dict[str, list[str]]:
 
 def other_settings(stored: Recipe, recipe: Recipe) -> list[str]:
     """What differs outside the late sections, and makes it another run."""
-    return differences(stored, merged(recipe, stored, about=()))
+    same = merged(recipe, stored, about=()).model_copy(update={name: getattr(stored, name) for name in FREE})
+    return differences(stored, same)
 
 
 def _between(stored: Recipe, recipe: Recipe, section: str) -> list[str]:

@@ -74,3 +74,8 @@ def test_a_stage_that_has_not_run_is_not_announced(house):
     assert read_recipe(house.path).export.opset == 18
     assert export(house, "export.opset=20") == ["finetune", "slim", "export"]
     assert [text for text in house.messages.texts if "again" in text] == []
+
+
+def test_how_often_a_run_is_saved_may_change_at_any_time(house):
+    house.run()
+    assert run(house, "checkpoint.every_seconds=5", "checkpoint.keep=3") == []
