@@ -7,8 +7,11 @@
     |   |-- DataError            a missing folder, an unreadable tree, a wrong column
     |   |-- ModelError           a model that cannot be built, or weights that do not fit it
     |   |-- BudgetError          a budget that no sub-network can meet
+    |   |-- DamagedError         a file that is too large, damaged, or leads out of its folder
     |   `-- RunDirectoryError    locked, foreign, or changed under our feet
     |-- StageError               a stage could not do its work
+    |   |-- DivergedError        a training whose loss or weights are not finite any more
+    |   |-- DiskFullError        no space for a file; the old one is still there
     |   |-- ChannelError         a plan that does not fit the network
     |   `-- ParityError          torch and ONNX disagree
     |-- GateError                exit code 3: a gate that the user asked for said no
@@ -25,7 +28,10 @@ from collections.abc import Iterable
 __all__ = [
     "BudgetError",
     "ChannelError",
+    "DamagedError",
     "DataError",
+    "DiskFullError",
+    "DivergedError",
     "GateError",
     "InputError",
     "Interrupted",
@@ -79,12 +85,31 @@ class BudgetError(InputError):
     """A budget that no sub-network of the target network can meet."""
 
 
+class DamagedError(InputError, ValueError):
+    """A file that is too large, damaged, or leads out of its folder; a `ValueError` to whoever parses."""
+
+
 class RunDirectoryError(InputError):
     """A run directory that is locked, foreign, or damaged."""
 
 
 class StageError(JstcError):
     """A stage could not do its work."""
+
+
+class DivergedError(StageError):
+    """A loss or weights that are not finite; `what` says which of them, and before which step."""
+
+    def __init__(self, what: str, *, lr: float, tried: str = "") -> None:
+        super().__init__(
+            f"training diverged {what};{tried} try a lower train.lr (now {lr:g}), "
+            "a longer train.warmup_epochs, or train.clip_norm"
+        )
+        self.what = what
+
+
+class DiskFullError(StageError):
+    """No space on the disk for a file that was to be written; what stood there before is intact."""
 
 
 class ChannelError(StageError):

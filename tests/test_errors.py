@@ -41,6 +41,8 @@ def test_exit_codes_follow_the_tree():
         "StageError",
         "ChannelError",
         "ParityError",
+        "DivergedError",
+        "DiskFullError",
     }
 
 

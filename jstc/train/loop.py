@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jstc.errors import StageError
+from jstc.errors import DivergedError, StageError
 from jstc.recipe import TrainSettings
 from jstc.train import seeds
 from jstc.train.device import as_input, autocast, autocast_dtype
 from jstc.train.optim import set_learning_rate
 from jstc.train.schedule import Schedule
+from jstc.train.tally import Tally
 
 __all__ = [
     "Figures",
@@ -88,29 +89,6 @@ class Figures:
     images: int
 
 
-class _Sums:
-    # Kept on the device and in float64, so that a step never waits and the order of adding is harmless.
-    def __init__(self) -> None:
-        self.batches = 0
-        self.images = 0
-        self._sums: Tensor | None = None
-
-    def add(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        number = labels.shape[0]
-        correct = (scores.argmax(dim=1) == labels).sum()
-        new = torch.stack([loss.detach().double() * number, correct.double()])
-        self._sums = new if self._sums is None else self._sums.add_(new)
-        self.batches += 1
-        self.images += number
-
-    def means(self) -> tuple[float, float]:
-        """Mean loss and accuracy; waits for the device."""
-        if self._sums is None:
-            raise StageError("no images: the split is empty")
-        loss, correct = self._sums.tolist()
-        return loss / self.images, correct / self.images
-
-
 def train_steps(
     network: nn.Module,
     batches: Iterable[Batch],
@@ -119,14 +97,17 @@ def train_steps(
     schedule: Schedule,
     first_step: int,
     options: StepOptions,
+    tally: Tally | None = None,
 ) -> TrainFigures:
     """One step per batch (images [N, C, H, W], labels [N]); the first has the index `first_step`.
 
     The learning rate, and the random numbers of dropout and stochastic depth, depend on nothing but the
-    index of the step. Torch's global random state is left as it was. Raises `StageError` when the loss is
-    not finite, looked at once, at the end.
+    index of the step. Torch's global random state is left as it was. The figures are those of `tally` at
+    the end, with what it held at the start. Raises `DivergedError` when the loss is not finite, looked at
+    once, at the end.
     """
-    sums = _Sums()
+    sums = Tally() if tally is None else tally
+    before = sums.batches
     network.train()
     with seeds.isolated():
         for step, (images, labels) in zip(itertools.count(first_step), batches, strict=False):
@@ -138,8 +119,9 @@ def train_steps(
             _clip(optimizer, options.clip_norm)
             optimizer.step()
             sums.add(loss, scores, labels)
+            sums.passed()
     mean_loss, accuracy = sums.means()
-    _check_finite(mean_loss, first_step + sums.batches, schedule)
+    _check_finite(mean_loss, first_step + sums.batches - before, schedule)
     return TrainFigures(sums.batches, sums.images, mean_loss, accuracy)
 
 
@@ -194,10 +176,7 @@ def _clip(optimizer: torch.optim.Optimizer, norm: float | None) -> None:
 
 def _check_finite(loss: float, step: int, schedule: Schedule) -> None:
     if loss - loss != 0:
-        raise StageError(
-            f"training diverged before step {step} of {schedule.total}: the loss is {loss}; "
-            f"try a lower train.lr (now {schedule.base:g}), a longer train.warmup_epochs, or train.clip_norm"
-        )
+        raise DivergedError(f"before step {step} of {schedule.total}: the loss is {loss}", lr=schedule.base)
 
 
 @contextmanager
@@ -224,7 +203,7 @@ def evaluate(
 
     The network is left as it was. Raises `StageError` when there are no images.
     """
-    sums = _Sums()
+    sums = Tally()
     with evaluating(network):
         for images, labels in batches:
             with autocast(images.device, dtype):
