@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jstc import reading
+
 __all__ = ["read_json", "sha256", "write_bytes", "write_json", "write_text", "write_with"]
 
 
@@ -61,8 +63,8 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON document."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON document. Raises `OSError`, or `DamagedError`, which is also a `ValueError`."""
+    return reading.read_json(path)
 
 
 def sha256(path: Path) -> str:

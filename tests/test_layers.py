@@ -11,8 +11,10 @@ import jstc
 
 ROOT = Path(jstc.__file__).parent
 LAYERS = {
-    # L0: errors and small helpers of everybody; files and progress know nothing but the standard library
-    "errors": 0, "files": 0, "progress": 0, "units": 0, "torchvision_import": 0,
+    # The ground that everything stands on
+    "errors": -2, "reading": -1,
+    # L0: small helpers of everybody
+    "files": 0, "cache": 0, "progress": 0, "units": 0, "torchvision_import": 0,
     # L1: plain data
     "recipe": 1, "recipe_amount": 1, "recipe_settings": 1, "recipe_yaml": 1, "recipe_check": 1,
     "recipe_file": 1, "recipe_training": 1, "plan": 1,
@@ -23,10 +25,17 @@ LAYERS = {
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 # The loader of recipes is one room with several doors.
-SAME_ROOM = {"recipe", "recipe_amount", "recipe_settings", "recipe_yaml", "recipe_check", "recipe_file",
-             "recipe_training"}
-NO_TORCH = ("errors", "files", "progress", "units", "plan", "recipe", "recipe_amount", "recipe_settings",
-            "recipe_yaml", "recipe_check", "recipe_file", "recipe_training", "ort", "bench", "report",
+SAME_ROOM = {
+    "recipe",
+    "recipe_amount",
+    "recipe_settings",
+    "recipe_yaml",
+    "recipe_check",
+    "recipe_file",
+    "recipe_training",
+}
+NO_TORCH = ("errors", "files", "reading", "cache", "progress", "units", "plan", "recipe", "recipe_amount",
+            "recipe_settings", "recipe_yaml", "recipe_check", "recipe_file", "recipe_training", "ort", "bench", "report",
             "compare", "cli")  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

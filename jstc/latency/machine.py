@@ -14,7 +14,7 @@ import onnxruntime
 
 from jstc.ort import Provider
 
-__all__ = ["Setting", "cache_folder"]
+__all__ = ["Setting"]
 
 _TIMEOUT_SECONDS = 20
 
@@ -38,14 +38,6 @@ class Setting:
     def to_dict(self) -> dict[str, str | int]:
         """A JSON document."""
         return asdict(self)
-
-
-def cache_folder() -> Path:
-    """Where tables are kept: `JSTC_CACHE`, or `jstc` in `XDG_CACHE_HOME` or in `~/.cache`."""
-    own = os.environ.get("JSTC_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jstc"
 
 
 @cache
