@@ -14,7 +14,7 @@ LAYERS = {
     # The ground that everything stands on
     "errors": -2, "reading": -1,
     # L0: small helpers of everybody
-    "files": 0, "cache": 0, "progress": 0, "units": 0, "torchvision_import": 0,
+    "files": 0, "cache": 0, "progress": 0, "ranks": 0, "units": 0, "torchvision_import": 0,
     # L1: plain data
     "recipe": 1, "recipe_amount": 1, "recipe_settings": 1, "recipe_yaml": 1, "recipe_check": 1,
     "recipe_file": 1, "recipe_training": 1, "plan": 1,
@@ -34,7 +34,7 @@ SAME_ROOM = {
     "recipe_file",
     "recipe_training",
 }
-NO_TORCH = ("errors", "files", "reading", "cache", "progress", "units", "plan", "recipe", "recipe_amount",
+NO_TORCH = ("errors", "files", "reading", "cache", "progress", "ranks", "units", "plan", "recipe", "recipe_amount",
             "recipe_settings", "recipe_yaml", "recipe_check", "recipe_file", "recipe_training",
             "ort", "bench", "report", "compare", "cli")  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

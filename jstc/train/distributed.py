@@ -1,0 +1,226 @@
+"""Several processes, one per GPU, that train one network together: what they tell each other.
+
+torchrun starts them; torch's process groups and its store do the work. Everything here is about the block
+inside `together()`. Outside it, and with one process, the world is 1 and all of this does nothing: so what
+process 0 does alone (files, export, measuring) is the same code as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from jstc import ranks
+from jstc.data.info import WHOLE, Part
+from jstc.errors import StageError
+
+__all__ = ["agreed", "average", "barrier", "copy_from_first", "decided", "fingerprint", "is_first", "lost"]
+__all__ += ["part", "rank", "require_same", "share", "shut_down", "start", "store", "sums", "together"]
+__all__ += ["world"]
+
+T = TypeVar("T")
+
+_TRAINING_TIMEOUT = timedelta(minutes=10)
+"""For the exchange of gradients: a file system that stalls is waited for, a process that hangs is not."""
+_CONTROL_TIMEOUT = timedelta(hours=1)
+"""While process 0 saves or measures, the others wait for its word."""
+_LOST = ("gloo", "nccl", "connection", "broken pipe", "socket", "store", "timed out")
+
+
+@dataclass
+class _Team:
+    store: Any = None
+    control: Any = None
+    active: bool = False
+
+
+_team = _Team()
+
+
+def store() -> Any:
+    """torchrun's key-value store, which all processes of the run reach."""
+    if _team.store is None:
+        from torch.distributed.rendezvous import rendezvous
+
+        _team.store, _, _ = next(rendezvous("env://", timeout=_TRAINING_TIMEOUT))
+    return _team.store
+
+
+def start(where: torch.device) -> None:
+    """Join the group of all processes, once; returns when all of them are there.
+
+    Gradients travel by NCCL between GPUs and by gloo between CPUs, everything else by gloo.
+    """
+    if dist.is_initialized() and _team.control is not None:
+        return
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if where.type == "cuda" else "gloo",
+            store=store(),
+            rank=ranks.rank(),
+            world_size=ranks.world(),
+            timeout=_TRAINING_TIMEOUT,
+        )
+    _team.control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
+
+
+def shut_down() -> None:
+    """Leave the group; does nothing for a process that is in none."""
+    if _team.control is not None and dist.is_initialized():
+        dist.destroy_process_group()
+    _team.control = None
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """In the block all processes work on the same; everything outside it, each does for itself."""
+    _team.active = ranks.several()
+    try:
+        yield
+    finally:
+        _team.active = False
+
+
+def world() -> int:
+    """Number of processes at work on the same."""
+    return ranks.world() if _team.active else 1
+
+
+def rank() -> int:
+    """Number of this process among them."""
+    return ranks.rank() if _team.active else 0
+
+
+def is_first() -> bool:
+    """Whether this process is the one that decides, writes and speaks."""
+    return rank() == 0
+
+
+def part() -> Part:
+    """This process's share of every batch."""
+    return Part(rank(), world()) if world() > 1 else WHOLE
+
+
+def decided(decide: Callable[[], T]) -> T:
+    """What process 0 decides, a JSON document, in all processes; the others do not call `decide`.
+
+    An error of process 0's is raised in all of them.
+    """
+    if world() == 1:
+        return decide()
+    if not is_first():
+        found: T = _opened(_broadcast(None))
+        return found
+    try:
+        value = decide()
+    except Exception as error:
+        _broadcast({"error": str(error)})
+        raise
+    _broadcast({"value": value})
+    return value
+
+
+def _opened(document: Any) -> Any:
+    if "error" in document:
+        raise StageError(document["error"])
+    return document["value"]
+
+
+def _broadcast(document: Any) -> Any:
+    data = b"" if document is None else json.dumps(document).encode()
+    size = torch.tensor([len(data)])
+    dist.broadcast(size, src=0, group=_team.control)
+    text = torch.empty(int(size), dtype=torch.uint8)
+    if is_first():
+        text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    dist.broadcast(text, src=0, group=_team.control)
+    return json.loads(text.numpy().tobytes())
+
+
+def _gathered(values: Tensor) -> list[Tensor]:
+    """The `values` of all processes, by rank."""
+    found = [torch.empty_like(values) for _ in range(world())]
+    dist.all_gather(found, values, group=_team.control)
+    return found
+
+
+def require_same(text: str, what: str) -> None:
+    """Raise `StageError` in all processes unless `text` is the same in all of them."""
+    if world() == 1:
+        return
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    found = [int(value) for value in _gathered(torch.tensor([number]))]
+    others = [str(rank) for rank, value in enumerate(found) if value != found[0]]
+    if others:
+        raise StageError(
+            f"{what} is another on process {', '.join(others)} than on process 0: the processes have drifted "
+            "apart; do all machines have the same versions, data and GPUs?"
+        )
+
+
+def agreed(flag: bool) -> bool:
+    """Whether `flag` is true in all processes."""
+    return flag if world() == 1 else sums([float(flag)])[0] == world()
+
+
+def sums(values: Sequence[float]) -> list[float]:
+    """Sums over the processes in float64, added by rank: the same bits everywhere, whole numbers exact."""
+    if world() == 1:
+        return list(values)
+    gathered = _gathered(torch.tensor(list(values), dtype=torch.float64))
+    return [sum(column) for column in zip(*(each.tolist() for each in gathered), strict=True)]
+
+
+def share(images: int) -> float:
+    """This process's images, over those of an even share: what its mean loss counts in the mean of all."""
+    return 1.0 if world() == 1 else images * world() / sums([images])[0]
+
+
+def average(tensor: Tensor) -> Tensor:
+    """The mean of `tensor` over the processes, in place."""
+    if world() > 1:
+        dist.all_reduce(tensor)
+        tensor /= world()
+    return tensor
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give `tensors`, in place, the values that they have in process 0."""
+    if world() == 1:
+        return
+    with torch.no_grad():
+        for tensor in tensors:
+            # Collectives want dense memory; a copy also serves layouts such as channels-last.
+            values = tensor.detach().contiguous()
+            dist.broadcast(values, src=0)
+            if values.data_ptr() != tensor.data_ptr() and not is_first():
+                tensor.copy_(values)
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """The sum of the bits of every tensor, as whole numbers: equal tensors give equal text, on any device."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    found = [t.detach().view(whole[t.element_size()]).sum(dtype=torch.int64) for t in tensors]
+    return json.dumps(torch.stack(found).tolist()) if found else "[]"
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world() > 1:
+        sums([0.0])
+
+
+def lost(error: BaseException) -> bool:
+    """Whether `error` means that another process is gone."""
+    if isinstance(error, dist.DistError):
+        return True
+    return type(error) is RuntimeError and any(word in str(error).lower() for word in _LOST)
