@@ -34,9 +34,9 @@ SAME_ROOM = {
     "recipe_file",
     "recipe_training",
 }
-NO_TORCH = ("errors", "files", "reading", "cache", "progress", "ranks", "units", "plan", "recipe", "recipe_amount",
-            "recipe_settings", "recipe_yaml", "recipe_check", "recipe_file", "recipe_training",
-            "ort", "bench", "report", "compare", "cli")  # fmt: skip
+NO_TORCH = ("errors", "files", "reading", "cache", "progress", "ranks", "units", "plan", "recipe",
+            "recipe_amount", "recipe_settings", "recipe_yaml", "recipe_check", "recipe_file",
+            "recipe_training", "ort", "bench", "report", "compare", "cli")  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
