@@ -6,7 +6,6 @@ Every command-line flag has a key here; every default is written here or in `rec
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -14,7 +13,6 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -28,6 +26,7 @@ from jstc.recipe_settings import (
     Fraction,
     GroupSettings,
     LatencySettings,
+    OptionalPath,
     Precision,
     Share,
     Strict,
@@ -59,14 +58,6 @@ Pair = tuple[NonNegativeFloat, NonNegativeFloat]
 
 Amounts = Annotated[float | tuple[float, ...] | None, BeforeValidator(parse_amounts)]
 Latencies = Annotated[float | str | tuple[float | str, ...] | None, BeforeValidator(parse_latencies)]
-PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
-
-
-def _as_path(value: Any) -> Any:
-    return Path(value) if isinstance(value, str) else value
-
-
-OptionalPath = Annotated[PathText | None, BeforeValidator(_as_path)]
 Range = Annotated[Pair, BeforeValidator(as_tuple)]
 PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(as_tuple)]
 

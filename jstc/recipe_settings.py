@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -11,12 +12,13 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
 )
 
 __all__ = ["BenchSettings", "ChannelSettings", "ExportSettings", "Fraction", "GroupSettings"]
-__all__ += ["LatencySettings", "Precision", "Share", "Strict", "as_tuple"]
+__all__ += ["LatencySettings", "OptionalPath", "Precision", "Share", "Strict", "as_tuple"]
 
 
 class Strict(BaseModel):
@@ -30,12 +32,18 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _as_path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) else value
+
+
 def _as_mapping(value: Any) -> Any:
     return {} if value is None else value  # a section whose keys are all commented out
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Share = Annotated[float, Field(gt=0, le=1)]
+PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
+OptionalPath = Annotated[PathText | None, BeforeValidator(_as_path)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Step = PositiveInt | Literal["auto"]
 
