@@ -40,11 +40,11 @@ def finetune(
 ) -> None:
     """Train the sub-network that the search left in `source`, to the end of the run's schedule.
 
-    Weights and momentum are inherited and the learning rate goes on where the search stopped; steps that
-    a settled search did not use are trained here. The gates stay as they are. Writes `plan.json`,
-    `checkpoint.safetensors`, `history.jsonl`, `subnetwork.safetensors` and `result.json` in `directory`;
-    called again, goes on from its checkpoint. `target` is not changed: it gives the structure, and the
-    teacher its weights when the recipe names given ones.
+    Weights and the optimiser's state are inherited and the learning rate goes on where the search stopped;
+    steps that a settled search did not use are trained here. The gates stay as they are. Writes
+    `plan.json`, `checkpoint.safetensors`, `history.jsonl`, `subnetwork.safetensors` and `result.json` in
+    `directory`; called again, goes on from its checkpoint. `target` is not changed: it gives the
+    structure, and the teacher its weights when the recipe names given ones.
     """
     plan = Plan.load(source / "plan.json")
     start = subnetwork.load(source / "subnetwork.safetensors", plan=plan)
@@ -58,7 +58,7 @@ def finetune(
         steps_per_epoch=schedules.steps_per_finetune_epoch(recipe, dataset),
         seed=seeds.derive(recipe.seed, "finetune"),
         first_step=start.step,
-        momentum=start.momentum,
+        optimizer=start.optimizer,
         teacher=_teacher(target, recipe, source),
         augment=recipe.input.augment,
         identity={"plan_hash": plan.hash, "source": files.sha256(source / "subnetwork.safetensors")},
@@ -68,7 +68,7 @@ def finetune(
     subnetwork.save(
         directory / "subnetwork.safetensors",
         gated,
-        momentum=result.momentum,
+        optimizer=result.optimizer,
         plan=plan,
         step=job.schedule.total,
     )

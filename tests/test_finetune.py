@@ -78,7 +78,9 @@ def searched(directory: Path, target: nn.Module, channels: ChannelMap, *, step: 
     gated = channels.gated(channels.slice(target, plan), plan, alpha)
     momentum = {name: torch.full_like(tensor, 1e-3) for name, tensor in gated.network.named_parameters()}
     plan.save(directory / "plan.json")
-    subnetwork.save(directory / "subnetwork.safetensors", gated, momentum=momentum, plan=plan, step=step)
+    subnetwork.save(
+        directory / "subnetwork.safetensors", gated, optimizer={"momentum": momentum}, plan=plan, step=step
+    )
     return directory
 
 
@@ -151,8 +153,9 @@ def test_the_job_is_what_the_search_handed_over(
     start = subnetwork.load(source / "subnetwork.safetensors", plan=Plan.load(source / "plan.json"))
     assert jobs[0].split is dataset.train_full
     assert not jobs[0].augment
-    assert equal(dict(jobs[0].momentum or {}), start.momentum)
-    assert start.momentum["fc.bias"].any()
+    assert jobs[0].optimizer is not None
+    assert equal(jobs[0].optimizer["momentum"], start.optimizer["momentum"])
+    assert start.optimizer["momentum"]["fc.bias"].any()
     assert not any(t.requires_grad for n, t in jobs[0].network.named_parameters() if "network." not in n)
 
 

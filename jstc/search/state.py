@@ -17,7 +17,7 @@ from jstc.search.anneal import Phase, phase
 from jstc.search.archive import Archive, read_plan
 from jstc.search.threshnet import ThreshNet
 from jstc.search.updater import Target
-from jstc.train import checkpoint
+from jstc.train import checkpoint, optim
 
 __all__ = ["Course", "State"]
 
@@ -114,7 +114,7 @@ class State:
         gates = {"alpha": target.alpha, "moments": target.moments, "steps": target.steps}
         gates["trained"] = target.trained
         tensors = checkpoint.join(
-            network=target.network.state_dict(), momentum=target.momentum, gates=gates, policy=policy
+            network=target.network.state_dict(), **target.optimizer, gates=gates, policy=policy
         )
         meta = {
             "identity": identity,
@@ -131,8 +131,9 @@ class State:
         target = self.target
         target.network.load_state_dict(checkpoint.part(tensors, "network"))
         with torch.no_grad():
-            for name, value in checkpoint.part(tensors, "momentum").items():
-                target.momentum[name].copy_(value)
+            for kind, values in optim.from_tensors(tensors).items():
+                for name, value in values.items():
+                    target.optimizer[kind][name].copy_(value)
             for name, value in checkpoint.part(tensors, "gates").items():
                 getattr(target, name).copy_(value)
         self.threshnet.restore(checkpoint.part(tensors, "policy"), meta["policy"])

@@ -25,7 +25,8 @@ class Target:
 
     `alpha` [prunable channels] holds the channel weights, `moments` [2, prunable channels] Adam's averages
     of their gradients, `steps` [prunable channels] how often each was updated, `trained` [prunable channels]
-    how much of the last rounds trained each, 1 for all of them; `momentum` is SGD's, by parameter.
+    how much of the last rounds trained each, 1 for all of them; `optimizer` is the state of the weights'
+    optimiser, by kind and parameter.
     """
 
     network: nn.Module
@@ -34,14 +35,13 @@ class Target:
     moments: Tensor
     steps: Tensor
     trained: Tensor
-    momentum: dict[str, Tensor]
+    optimizer: optim.State
 
     @classmethod
     def new(cls, network: nn.Module, channels: ChannelMap, settings: TrainSettings) -> Target:
-        """All channel weights 1, no momentum yet."""
+        """All channel weights 1, no optimiser has made a step."""
         total = sum(group.width for group in channels.groups)
         where = next(network.parameters()).device
-        trained = {n: p for n, p in network.named_parameters() if p.requires_grad and settings.momentum > 0}
         return cls(
             network,
             channels,
@@ -49,7 +49,7 @@ class Target:
             torch.zeros(2, total, device=where),
             torch.zeros(total, device=where),
             torch.zeros(total, device=where),
-            {name: torch.zeros_like(p, requires_grad=False) for name, p in trained.items()},
+            optim.new_state(dict(network.named_parameters()), settings),
         )
 
     def index(self, plan: Plan) -> Tensor:
@@ -64,7 +64,7 @@ class Trial:
 
     plan: Plan
     gated: GatedNetwork
-    weights: torch.optim.SGD
+    weights: torch.optim.Optimizer
     moments: Tensor
     steps: Tensor
 
@@ -88,24 +88,25 @@ class Trial:
 
 
 def cut(target: Target, plan: Plan, settings: TrainSettings) -> Trial:
-    """The sub-network of a plan, with the slices of weights, statistics, gates and momentum."""
+    """The sub-network of a plan, with the slices of weights, statistics, gates and the optimiser's state."""
     where = target.alpha.device
     small = place(target.channels.slice(target.network, plan), settings, where)
     index = target.index(plan)
     gated = target.channels.gated(small, plan)
     with torch.no_grad():
         gated.alpha.copy_(target.alpha[index])
-    optimizer = optim.make(dict(small.named_parameters()), settings)
     named = dict(small.named_parameters())
-    optim.set_momentum(optimizer, named, target.channels.take(target.momentum, plan))
+    optimizer = optim.make(named, settings, partial=True)
+    state = {kind: target.channels.take(tensors, plan) for kind, tensors in target.optimizer.items()}
+    optim.set_state(optimizer, named, state)
     return Trial(plan, gated, optimizer, target.moments[:, index], target.steps[index])
 
 
 def put_back(sub: Trial, target: Target) -> None:
     """Write everything that the sub-network changed back to where it came from; the rest keeps its values."""
     target.channels.map_back(sub.gated.network, target.network, sub.plan)
-    momentum = optim.get_momentum(sub.weights, sub.parameters)
-    target.channels.put(momentum, target.momentum, sub.plan)
+    for kind, tensors in optim.get_state(sub.weights, sub.parameters).items():
+        target.channels.put(tensors, target.optimizer[kind], sub.plan)
     index = target.index(sub.plan)
     target.alpha[index] = sub.gated.alpha.detach()
     target.moments[:, index] = sub.moments

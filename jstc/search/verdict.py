@@ -78,11 +78,11 @@ def _adjusted(entry: Entry, sub: Trial, plan: Plan, state: State, work: Work) ->
 
 
 def _write(entry: Entry, sub: Trial, state: State, work: Work, directory: Path) -> None:
-    momentum = optim.get_momentum(sub.weights, sub.parameters)
+    optimizer = optim.get_state(sub.weights, sub.parameters)
     step = state.round * work.steps
     entry.plan.save(directory / "plan.json")
     subnetwork.save(
-        directory / "subnetwork.safetensors", sub.gated, momentum=momentum, plan=entry.plan, step=step
+        directory / "subnetwork.safetensors", sub.gated, optimizer=optimizer, plan=entry.plan, step=step
     )
     recipe = work.recipe
     if recipe.finetune.teacher == "target" and recipe.weights is None:

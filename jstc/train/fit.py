@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jstc.errors import RunDirectoryError, StageError
 from jstc.progress import Progress
@@ -31,9 +31,9 @@ class Job:
     """A training of `network` from `first_step` to the end of the schedule, saved after every epoch.
 
     `network` is called on images; `trained` (by default the same) is the module inside it whose
-    parameters learn and whose tensors are saved. `momentum` is what the optimiser starts with, by
-    parameter name; none means zeros. `identity` says what is trained; a checkpoint with another one is
-    refused.
+    parameters learn and whose tensors are saved. `optimizer` is the state that the optimiser starts with,
+    of a network whose channels may have been trained unequally often; none means zeros. `identity` says
+    what is trained; a checkpoint with another one is refused.
     """
 
     network: nn.Module
@@ -44,7 +44,7 @@ class Job:
     seed: int
     first_step: int = 0
     trained: nn.Module | None = None
-    momentum: Mapping[str, Tensor] | None = None
+    optimizer: optim.State | None = None
     teacher: Teacher | None = None
     augment: bool = True
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Job:
 class FitResult:
     """What a finished training took; `loss` and `accuracy` are those of the last epoch, while training.
 
-    `momentum` is by parameter name, on the device. `seconds` of training add up over all sittings.
+    `optimizer` is the optimiser's state, on the device. `seconds` of training add up over all sittings.
     """
 
     epochs: int
@@ -77,7 +77,7 @@ class FitResult:
     seconds: float
     loss: float
     accuracy: float
-    momentum: dict[str, Tensor]
+    optimizer: optim.State
 
 
 @dataclass
@@ -106,7 +106,7 @@ def fit(job: Job, *, directory: Path, progress: Progress, stage: str) -> FitResu
     if job.epochs < 1:
         raise StageError(f"{stage}: no steps are left of {job.schedule.total}: the schedule has ended")
     named = dict(job.module.named_parameters())
-    optimizer = optim.make(named, job.settings)
+    optimizer = optim.make(named, job.settings, partial=job.optimizer is not None)
     state = _resume(job, optimizer, directory / "checkpoint.safetensors")
     history = History(directory / "history.jsonl", index="epoch")
     history.truncate(state.epoch)
@@ -119,7 +119,7 @@ def fit(job: Job, *, directory: Path, progress: Progress, stage: str) -> FitResu
         _save(job, optimizer, state, directory / "checkpoint.safetensors")
     progress.update(state.epoch, **_figures(state))
     progress.finish()
-    return _result(job, state, optim.get_momentum(optimizer, named))
+    return _result(job, state, optim.get_state(optimizer, named))
 
 
 def _train_epoch(job: Job, optimizer: torch.optim.Optimizer, state: _State) -> None:
@@ -157,9 +157,9 @@ def _last_rate(job: Job, state: _State) -> float:
     return job.schedule.at(job.epoch_start(state.epoch) - 1)
 
 
-def _result(job: Job, state: _State, momentum: dict[str, Tensor]) -> FitResult:
+def _result(job: Job, state: _State, optimizer: optim.State) -> FitResult:
     steps = job.schedule.total - job.first_step
-    return FitResult(state.epoch, steps, state.images, state.seconds, state.loss, state.accuracy, momentum)
+    return FitResult(state.epoch, steps, state.images, state.seconds, state.loss, state.accuracy, optimizer)
 
 
 def _training(job: Job) -> dict[str, Any]:
@@ -178,21 +178,21 @@ def _training(job: Job) -> dict[str, Any]:
 
 
 def _save(job: Job, optimizer: torch.optim.Optimizer, state: _State, path: Path) -> None:
-    momentum = optim.get_momentum(optimizer, dict(job.module.named_parameters()))
-    tensors = checkpoint.join(network=job.module.state_dict(), momentum=momentum)
+    learnt = optim.get_state(optimizer, dict(job.module.named_parameters()))
+    tensors = checkpoint.join(network=job.module.state_dict(), **learnt)
     checkpoint.save(path, tensors, {"training": _training(job), "state": asdict(state)})
 
 
 def _resume(job: Job, optimizer: torch.optim.Optimizer, path: Path) -> _State:
     named = dict(job.module.named_parameters())
     if not path.exists():
-        if job.momentum:
-            optim.set_momentum(optimizer, named, job.momentum)
+        if job.optimizer is not None:
+            optim.set_state(optimizer, named, job.optimizer)
         return _State()
     tensors, meta = checkpoint.load(path)
     _check_same(meta.get("training"), _training(job), path)
     job.module.load_state_dict(checkpoint.part(tensors, "network"))
-    optim.set_momentum(optimizer, named, checkpoint.part(tensors, "momentum"))
+    optim.set_state(optimizer, named, optim.from_tensors(tensors))
     return _State(**meta["state"])
 
 

@@ -1,8 +1,7 @@
-"""The file in which the stages hand on a gated sub-network: tensors, gates, momentum, plan, step."""
+"""The file in which the stages hand on a gated sub-network: tensors, gates, optimiser, plan, step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +10,21 @@ from torch import Tensor
 from jstc.channels.gates import GatedNetwork
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
-from jstc.train import checkpoint
+from jstc.train import checkpoint, optim
 
 __all__ = ["Subnetwork", "load", "save"]
 
 
 @dataclass(frozen=True)
 class Subnetwork:
-    """What the file holds: the sliced tensors without gates, the gates by group, momentum by parameter.
+    """What the file holds: the sliced tensors without gates, the gates by group, the optimiser's state.
 
     `step` is the position in the learning-rate schedule that the training has reached.
     """
 
     network: dict[str, Tensor]
     gates: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    optimizer: optim.State
     step: int
 
     def restore(self, gated: GatedNetwork) -> None:
@@ -37,9 +36,9 @@ class Subnetwork:
         gated.load_gates(self.gates)
 
 
-def save(path: Path, gated: GatedNetwork, *, momentum: Mapping[str, Tensor], plan: Plan, step: int) -> None:
+def save(path: Path, gated: GatedNetwork, *, optimizer: optim.State, plan: Plan, step: int) -> None:
     """Write the sub-network to `path`, whole or not at all."""
-    tensors = checkpoint.join(network=gated.network.state_dict(), gates=gated.gates, momentum=momentum)
+    tensors = checkpoint.join(network=gated.network.state_dict(), gates=gated.gates, **optimizer)
     checkpoint.save(path, tensors, {"plan_hash": plan.hash, "step": step})
 
 
@@ -51,5 +50,5 @@ def load(path: Path, *, plan: Plan) -> Subnetwork:
     tensors, meta = checkpoint.load(path)
     if meta.get("plan_hash") != plan.hash:
         raise RunDirectoryError(f"{path} belongs to another plan than the one beside it; use --fresh")
-    network, gates, momentum = (checkpoint.part(tensors, name) for name in ("network", "gates", "momentum"))
-    return Subnetwork(network, gates, momentum, int(meta["step"]))
+    network, gates = (checkpoint.part(tensors, name) for name in ("network", "gates"))
+    return Subnetwork(network, gates, optim.from_tensors(tensors), int(meta["step"]))

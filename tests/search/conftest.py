@@ -252,8 +252,9 @@ def target(channels: ChannelMap, network: nn.Module) -> Target:
     for tensor in (target.alpha, target.moments):
         tensor.copy_(torch.rand(tensor.shape, generator=source) + 0.5)
     target.steps.copy_(torch.arange(len(target.steps)) % 7)
-    for tensor in target.momentum.values():
-        tensor.copy_(torch.rand(tensor.shape, generator=source) * 0.01)
+    for tensors in target.optimizer.values():
+        for tensor in tensors.values():
+            tensor.copy_(torch.rand(tensor.shape, generator=source) * 0.01)
     for tensor in (buffer for buffer in network.buffers() if buffer.dim()):
         tensor.copy_(torch.rand(tensor.shape, generator=source) + 0.5)
     return target
@@ -273,7 +274,8 @@ def snapshot() -> Callable[[Target], dict[str, Tensor]]:
 
     def take(target: Target) -> dict[str, Tensor]:
         tensors = {f"network.{name}": t for name, t in target.network.state_dict().items()}
-        tensors |= {f"momentum.{name}": t for name, t in target.momentum.items()}
+        for kind, own in target.optimizer.items():
+            tensors |= {f"{kind}.{name}": t for name, t in own.items()}
         gates = {name: getattr(target, name) for name in ("alpha", "moments", "steps", "trained")}
         return copy.deepcopy(tensors | gates)
 

@@ -123,7 +123,7 @@ def test_what_is_handed_on_is_as_good_as_reported(
     assert evaluate(gated, dataset.search_val.ordered(16)).accuracy == run.result["accuracy"]
     assert Plan.load(run.directory / "plan.json") == run.plan
     assert saved.step == 24
-    assert saved.momentum.keys() == {name for name, _ in gated.network.named_parameters()}
+    assert saved.optimizer["momentum"].keys() == {name for name, _ in gated.network.named_parameters()}
 
 
 def test_the_same_seed_gives_the_same_files_whatever_the_surroundings(

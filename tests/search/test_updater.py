@@ -135,7 +135,7 @@ def test_without_momentum_there_is_none_to_map(
     sub = cut(target, plan, work.recipe.train)
     train_round(sub, work, 0)
     put_back(sub, target)
-    assert target.momentum == {}
+    assert target.optimizer == {}
 
 
 def test_frozen_parameters_have_no_momentum_and_stay(
@@ -147,7 +147,7 @@ def test_frozen_parameters_have_no_momentum_and_stay(
     sub = cut(target, plan, work.recipe.train)
     train_round(sub, work, 0)
     put_back(sub, target)
-    assert "wide.weight" not in target.momentum
+    assert "wide.weight" not in target.optimizer["momentum"]
     assert torch.equal(network.wide.weight, before)
 
 

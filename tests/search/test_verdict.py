@@ -108,8 +108,8 @@ def test_what_is_written_is_what_won(ended: Any, channels: ChannelMap, tmp_path:
     assert saved.step == 16
     assert all(torch.equal(saved.network[name], tensor) for name, tensor in tensors.items())
     assert all(torch.equal(saved.gates[name], gate) for name, gate in expected.gated.gates.items())
-    momentum = channels.take(now.state.target.momentum, best.plan)
-    assert all(torch.equal(saved.momentum[name], tensor) for name, tensor in momentum.items())
+    momentum = channels.take(now.state.target.optimizer["momentum"], best.plan)
+    assert all(torch.equal(saved.optimizer["momentum"][name], tensor) for name, tensor in momentum.items())
 
 
 def test_choosing_changes_nothing_in_the_target(ended: Any, snapshot: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from jstc.errors import RunDirectoryError, StageError
 from jstc.progress import Silent
 from jstc.recipe import TrainSettings
+from jstc.train import checkpoint, optim
 from jstc.train import fit as fitting
 from jstc.train.fit import Job, fit
 from jstc.train.history import History
@@ -53,6 +54,11 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+def equal(first: optim.State, second: optim.State) -> bool:
+    mine, theirs = checkpoint.join(**first), checkpoint.join(**second)
+    return mine.keys() == theirs.keys() and all(torch.equal(t, theirs[name]) for name, t in mine.items())
+
+
 def test_it_trains_to_the_end_of_the_schedule(network: nn.Module, split: Any, tmp_path: Path) -> None:
     recorder = Recorder()
     result = fit(job(network, split), directory=tmp_path, progress=recorder, stage="finetune")
@@ -89,7 +95,7 @@ def test_a_cut_off_training_ends_the_same_bit_for_bit(
         fit(job(first, split), directory=tmp_path / "b", progress=Recorder(stop_after), stage="x")
     resumed = fit(job(second, split), directory=tmp_path / "b", progress=Silent(), stage="x")
     assert same(whole, second)
-    assert all(torch.equal(t, resumed.momentum[n]) for n, t in unbroken.momentum.items())
+    assert equal(unbroken.optimizer, resumed.optimizer)
     assert (tmp_path / "a/history.jsonl").read_text() == (tmp_path / "b/history.jsonl").read_text()
     assert (resumed.images, resumed.loss) == (unbroken.images, unbroken.loss)
 
@@ -139,9 +145,10 @@ def test_the_checkpoint_of_another_training_is_refused(
 
 def test_momentum_is_inherited(make_network: Make, split: Any, tmp_path: Path) -> None:
     plain, pushed = make_network(), make_network()
-    momentum = {name: torch.ones_like(tensor) for name, tensor in pushed.named_parameters()}
+    ones = {name: torch.ones_like(tensor) for name, tensor in pushed.named_parameters()}
+    state = {"momentum": ones}
     fit(job(plain, split), directory=tmp_path / "a", progress=Silent(), stage="x")
-    fit(job(pushed, split, momentum=momentum), directory=tmp_path / "b", progress=Silent(), stage="x")
+    fit(job(pushed, split, optimizer=state), directory=tmp_path / "b", progress=Silent(), stage="x")
     assert not same(plain, pushed)
 
 
@@ -151,7 +158,7 @@ def test_only_the_inner_module_is_trained_and_saved(network: nn.Module, split: A
     result = fit(job(outer, split, trained=network), directory=tmp_path, progress=Silent(), stage="x")
     assert not torch.equal(network.fc.weight, inner)
     assert torch.equal(outer[1].weight, fixed)
-    assert result.momentum.keys() == dict(network.named_parameters()).keys()
+    assert result.optimizer["momentum"].keys() == dict(network.named_parameters()).keys()
 
 
 def test_a_schedule_that_has_ended_is_an_error(network: nn.Module, split: Any, tmp_path: Path) -> None:

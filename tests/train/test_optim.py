@@ -53,7 +53,7 @@ def test_frozen_parameters_are_left_out() -> None:
     layer = nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
     named = dict(layer.named_parameters())
-    assert optim.get_momentum(optim.make(named, SETTINGS), named).keys() == {"weight"}
+    assert optim.get_state(optim.make(named, SETTINGS), named)["momentum"].keys() == {"weight"}
 
 
 def test_momentum_goes_out_by_name_and_comes_back() -> None:
@@ -62,11 +62,12 @@ def test_momentum_goes_out_by_name_and_comes_back() -> None:
     optimizer = optim.make(named, SETTINGS)
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    saved = {name: tensor.clone() for name, tensor in optim.get_momentum(optimizer, named).items()}
+    saved = {name: tensor.clone() for name, tensor in optim.get_state(optimizer, named)["momentum"].items()}
     assert torch.equal(saved["bias"], torch.ones(3))
     again = optim.make(named, SETTINGS)
-    optim.set_momentum(again, named, saved)
-    assert all(torch.equal(t, saved[n]) for n, t in optim.get_momentum(again, named).items())
+    optim.set_state(again, named, {"momentum": saved})
+    found = optim.get_state(again, named)["momentum"]
+    assert all(torch.equal(t, saved[n]) for n, t in found.items())
 
 
 @pytest.mark.parametrize(
@@ -76,14 +77,14 @@ def test_momentum_goes_out_by_name_and_comes_back() -> None:
 def test_momentum_of_other_parameters_is_refused(momentum: dict[str, Tensor], message: str) -> None:
     named = dict(nn.Linear(2, 3).named_parameters())
     with pytest.raises(ValueError, match=message):
-        optim.set_momentum(optim.make(named, SETTINGS), named, momentum)
+        optim.set_state(optim.make(named, SETTINGS), named, {"momentum": momentum})
 
 
 def test_momentum_of_another_shape_is_refused() -> None:
     named = dict(nn.Linear(2, 3).named_parameters())
     wrong = {"weight": torch.zeros(2, 2), "bias": torch.zeros(3)}
     with pytest.raises(ValueError, match=r"'weight' has shape \[2, 2\], not \[3, 2\]"):
-        optim.set_momentum(optim.make(named, SETTINGS), named, wrong)
+        optim.set_state(optim.make(named, SETTINGS), named, {"momentum": wrong})
 
 
 def test_no_momentum_means_plain_sgd() -> None:
@@ -92,8 +93,8 @@ def test_no_momentum_means_plain_sgd() -> None:
     optimizer = optim.make(named, TrainSettings(momentum=0.0, nesterov=True))
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    assert optim.get_momentum(optimizer, named) == {}
-    optim.set_momentum(optimizer, named, {})
+    assert optim.get_state(optimizer, named) == {}
+    optim.set_state(optimizer, named, {})
 
 
 def test_parameters_that_are_not_dense_do_not_take_the_fused_kernel() -> None:
