@@ -197,13 +197,16 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
     """Give `tensors`, in place, the values that they have in process 0."""
     if world() == 1:
         return
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(tensor.dtype, []).append(tensor.detach())
     with torch.no_grad():
-        for tensor in tensors:
-            # Collectives want dense memory; a copy also serves layouts such as channels-last.
-            values = tensor.detach().contiguous()
-            dist.broadcast(values, src=0)
-            if values.data_ptr() != tensor.data_ptr() and not is_first():
-                tensor.copy_(values)
+        for alike in kinds.values():  # all of one type at once: a network has hundreds of small ones
+            flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+            dist.broadcast(flat, src=0)
+            sizes = [tensor.numel() for tensor in alike]
+            for tensor, values in zip(alike, flat.split(sizes), strict=True):
+                tensor.copy_(values.view(tensor.shape))
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> str:
