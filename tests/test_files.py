@@ -10,13 +10,14 @@ import stat
 import pytest
 
 from jstc import files
+from jstc.errors import DiskFullError
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError(5, "Input/output error")])
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "model.json"
     path.write_text("old")
@@ -104,3 +105,41 @@ def test_reading_what_is_no_json(tmp_path):
 def test_hash_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"jstc" * 100_000)
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"jstc" * 100_000).hexdigest()
+
+
+class LibraryError(Exception):
+    """As that of safetensors, which carries the system's error in its text."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(122, "Disk quota exceeded"),
+        LibraryError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+@pytest.mark.parametrize("where", ["write", "fsync", "replace", "temporary"])
+def test_a_full_disk_is_said_once_and_the_old_file_stays(tmp_path, monkeypatch, error, where):
+    path = tmp_path / "a.json"
+    files.write_text(path, "old")
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        if where == "fsync":
+            patch.setattr(os, "fsync", fail)
+        elif where == "replace":
+            patch.setattr(type(tmp_path), "replace", fail)
+        elif where == "temporary":
+            patch.setattr("tempfile.mkstemp", fail)
+        message = r"no space left on the disk for .*a\.json; it takes 2\.5 MB, [\d,.]+ MB are free\..* intact"
+        with pytest.raises(DiskFullError, match=message):
+            files.write_with(path, fail if where == "write" else lambda temporary: None, size=2_500_000)
+    assert path.read_text() == "old" and names(tmp_path) == ["a.json"]
+
+
+def test_any_other_error_of_the_system_passes_as_it_is(tmp_path):
+    with pytest.raises(PermissionError), files.space_for(tmp_path / "a"):
+        raise PermissionError(13, "Permission denied")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,44 @@ from torch import Tensor
 from jstc import files
 from jstc.errors import RunDirectoryError
 
-__all__ = ["differences", "join", "load", "part", "save"]
+__all__ = ["copies", "differences", "join", "load", "part", "save"]
 
 # One key, because the header's order of several is not fixed and equal states should give equal files.
 _KEY = "jstc"
 _SCHEMA = 1
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+def save(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    *,
+    before: Callable[[], object] | None = None,
+) -> None:
     """Write `tensors` and the JSON document `meta` to `path`, whole or not at all.
 
-    Tensors are stored contiguous and keep their dtype; a hash over everything is kept with them.
+    Tensors are stored contiguous and keep their dtype; a hash over everything is kept with them. `before`
+    is called when everything is written and the old file is still there. Raises `DiskFullError`.
     """
-    # Copies, because safetensors refuses tensors that share memory (tied weights).
-    stored = {n: _stored(tensor) for n, tensor in tensors.items()}
+    stored = copies(tensors)  # because safetensors refuses tensors that share memory (tied weights)
     document = {"schema": _SCHEMA, "sha256": _digest(stored, dict(meta)), "meta": dict(meta)}
     header = {_KEY: json.dumps(document, sort_keys=True, allow_nan=False)}
-    files.write_with(path, lambda temporary: save_file(stored, temporary, metadata=header))
+
+    def write(temporary: Path) -> None:
+        save_file(stored, temporary, metadata=header)
+        if before is not None:
+            before()
+
+    size = sum(tensor.nbytes for tensor in stored.values()) + len(header[_KEY])
+    files.write_with(path, write, size=size)
 
 
-def _stored(tensor: Tensor) -> Tensor:
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values as they are now, contiguous and in the host's memory."""
+    return {name: _copy(tensor) for name, tensor in tensors.items()}
+
+
+def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 

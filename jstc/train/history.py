@@ -52,18 +52,27 @@ class History:
     def append(self, record: Mapping[str, Any]) -> None:
         """Add the record with the next number, and flush it to disk.
 
-        Raises `ValueError` for a record whose number is not the next one.
+        Raises `ValueError` for a record whose number is not the next one, `DiskFullError` without space.
         """
         # Before our first line: a broken one at the end would swallow it.
         count = self._keep(self.read()) if self._count is None else self._count
         if record.get(self.index) != count:
             raise ValueError(f"{self.path}: the record is number {record.get(self.index)!r}, not {count}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(_line(record).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        with files.space_for(self.path):
+            self._write(_line(record).encode())
         self._count = count + 1
+
+    def _write(self, line: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:  # a full disk: what went before is whole again
+            os.truncate(self.path, before)
+            raise
 
 
 def _line(record: Mapping[str, Any]) -> str:

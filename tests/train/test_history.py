@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from jstc.errors import DiskFullError
 from jstc.train.history import History
 
 
@@ -47,3 +49,17 @@ def test_a_gap_is_refused(tmp_path: Path) -> None:
 def test_a_number_that_json_does_not_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         written(tmp_path, 0).append({"index": 0, "loss": float("nan")})
+
+
+def test_a_full_disk_leaves_the_lines_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(tmp_path / "h.jsonl")
+    history.append({"index": 0})
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(DiskFullError, match=r"h\.jsonl"):
+            history.append({"index": 1})
+    assert (tmp_path / "h.jsonl").read_text() == '{"index": 0}\n'
