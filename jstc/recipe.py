@@ -133,6 +133,7 @@ class Recipe(Strict):
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: NonNegativeInt = Field(0, description="torch's CPU threads; 0: torch's own choice")
+    tensorboard: bool = Field(False, description="also write the histories for TensorBoard")
     input: InputSettings = InputSettings()
     channels: ChannelSettings = ChannelSettings()
     train: TrainSettings = TrainSettings()

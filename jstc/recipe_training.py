@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -11,6 +11,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -19,6 +21,21 @@ from jstc.recipe_settings import Fraction, OptionalPath, Strict, as_tuple
 __all__ = ["CheckpointSettings", "FinetuneSettings", "InputSettings", "TrainSettings"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+_BELONGS = {
+    "momentum": ("optimizer", "sgd"),
+    "nesterov": ("optimizer", "sgd"),
+    "betas": ("optimizer", "adamw"),
+    "milestones": ("schedule", "step"),
+    "gamma": ("schedule", "step"),
+}
+"""Keys that only one optimiser or schedule has; null with the others."""
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adamw": {"lr": 1e-3, "momentum": None, "nesterov": None, "betas": (0.9, 0.999), "weight_decay": 1e-2},
+    "step": {"milestones": (0.5, 0.75), "gamma": 0.1},
+}
+"""Of keys that are not given, where the optimiser or the schedule is not the usual one."""
 
 
 class InputSettings(Strict):
@@ -53,28 +70,80 @@ class TrainSettings(Strict):
     """Optimiser and schedule, shared by search, finetune and the baseline."""
 
     batch_size: PositiveInt = 128
+    accumulate: PositiveInt = Field(1, description="parts of a batch that go through the network in turn")
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: PositiveFloat = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = 0.9
-    nesterov: bool | None = True
-    betas: Annotated[tuple[Decay, Decay], BeforeValidator(as_tuple)] | None = None
-    weight_decay: NonNegativeFloat = 5e-4
+    lr: PositiveFloat = Field(0.1, description="largest learning rate; with adamw 0.001 unless given")
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(0.9, description="of sgd")
+    nesterov: bool | None = Field(True, description="of sgd")
+    betas: Annotated[tuple[Decay, Decay] | None, BeforeValidator(as_tuple)] = Field(
+        None, description="of adamw, then [0.9, 0.999] unless given"
+    )
+    weight_decay: NonNegativeFloat = Field(
+        5e-4, description="of weights, not of biases and norms; with adamw 0.01 unless given"
+    )
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: Annotated[tuple[Fraction, ...] | None, BeforeValidator(as_tuple)] = Field(
+        None, description="of the step schedule: shares of the training, [0.5, 0.75] unless given"
+    )
+    gamma: Fraction | None = Field(None, description="factor at each milestone, 0.1 unless given")
     warmup_epochs: NonNegativeFloat = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: NonNegativeFloat = Field(0.0, description="alpha of its Beta distribution; 0: off")
+    cutmix: NonNegativeFloat = Field(0.0, description="the same; with both, one of them is drawn each step")
     clip_norm: PositiveFloat | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     channels_last: bool = True
     max_rollbacks: NonNegativeInt = Field(
         3, description="so often a stage that diverges goes back to its last good state"
     )
     rollback_factor: Fraction = Field(0.5, description="of the learning rate, each time")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_their_defaults(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        chosen = (document.get("optimizer"), document.get("schedule"))
+        known = [_DEFAULTS[name] for name in chosen if isinstance(name, str) and name in _DEFAULTS]
+        return {key: value for defaults in known for key, value in defaults.items()} | document
+
+    @field_validator(*_BELONGS)
+    @classmethod
+    def _of_its_own(cls, value: Any, info: ValidationInfo) -> Any:
+        key = str(info.field_name)
+        chooser, owner = _BELONGS[key]
+        chosen = info.data.get(chooser, owner)
+        if value is not None and chosen != owner:
+            raise ValueError(f"{chosen} has no {key}; leave it out, or set train.{chooser} to {owner}")
+        if value is None and chosen == owner:
+            raise ValueError(f"null, but {owner} needs it; leave it out for the default")
+        return value
+
+    @field_validator("accumulate")
+    @classmethod
+    def _not_more_than_images(cls, value: int, info: ValidationInfo) -> int:
+        images = info.data.get("batch_size", value)
+        if value > images:
+            raise ValueError(f"a batch of {images} images (train.batch_size) has no {value} parts")
+        return value
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and (not value or list(value) != sorted(set(value))):
+            raise ValueError("expected shares of the training that rise, such as [0.5, 0.75]")
+        return value
+
 
 class FinetuneSettings(Strict):
-    """Training of the chosen sub-network."""
+    """Training of the chosen sub-network; what is not of the teacher also holds for the baseline."""
 
     epochs: PositiveInt = 20
     steps_per_epoch: PositiveInt | None = Field(None, description="shortens an epoch, for trials")
+    ema_decay: Fraction | None = Field(
+        None, description="such as 0.999: the network is then the moving average of its weights"
+    )
+    compile: bool = Field(False, description="train through torch.compile, which needs a compiler")
     teacher: Literal["none", "target"] = "none"
     teacher_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     temperature: PositiveFloat = 4.0

@@ -12,8 +12,8 @@ __all__ = ["FREE", "LATE", "changed", "merged", "other_settings"]
 LATE = ("export", "bench")
 """Sections of the recipe that are read by the stage of that name and by stages built on it, by no other."""
 
-FREE = ("checkpoint",)
-"""Sections that change nothing in a run's numbers: every command may give others."""
+FREE = ("checkpoint", "tensorboard")
+"""Sections and keys that change nothing in a run's numbers: every command may give others."""
 
 
 def merged(recipe: Recipe, stored: Recipe, *, about: Collection[str]) -> Recipe:
