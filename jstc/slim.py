@@ -87,18 +87,20 @@ def rebuilt(network: nn.Module, folder: Path) -> nn.Module:
     return rebuild(network, load_file(folder / "model.safetensors"), attributes).eval()
 
 
-def load(path: Path | str, *, allow_code: bool = False) -> nn.Module:
+def load(path: Path | str, *, allow_code: bool | str = False) -> nn.Module:
     """The network that `emit` wrote to `path`, in eval mode: an ordinary module of its own class.
 
     Needs no analysis: the shapes in the file say it all, so that a file stays loadable whatever later
     versions find out about the network. A spec that names a Python file of its author's runs that file, which
-    `allow_code` must permit. Raises `ModelError` when something is missing, damaged, or does not fit.
+    `allow_code` must permit: the name of the network, such as `"net.py:make"`, that code and no other; True
+    whatever the spec names. Raises `ModelError` when something is missing, damaged, or does not fit.
     """
     folder = Path(path)
     spec, _ = _read_spec(folder)
-    if models.runs_user_code(spec.name) and not allow_code:
+    if models.runs_user_code(spec.name) and allow_code is not True and allow_code != spec.name:
         raise ModelError(
-            f"{folder}: the network is built by running '{spec.name}'; pass allow_code=True if you trust it"
+            f"{folder}: the network is built by running '{spec.name}'; "
+            f"pass allow_code={spec.name!r} if you trust that code"
         )
     network = models.build(spec, seed=0)
     try:

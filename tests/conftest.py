@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 from hypothesis import settings
 
 # Set before torch is imported: the tests' tensors are tiny, and threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Nothing is kept in the user's own cache, nor taken from it; also not by processes that tests start.
+_CACHE = tempfile.TemporaryDirectory(prefix="jstc-tests-", ignore_cleanup_errors=True)
+os.environ["JSTC_CACHE"] = _CACHE.name
 
 # The same examples every time, however slow the machine: a failure must mean a fault.
 settings.register_profile("jstc", deadline=None, derandomize=True, max_examples=50)

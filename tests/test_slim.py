@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,9 @@ def trained(spec: ModelSpec, source: Path, *, share: float = 0.5) -> Trained:
     generator = torch.Generator().manual_seed(2)
     gated.alpha.data.uniform_(0.5, 1.5, generator=generator)
     momentum = {name: torch.zeros_like(p) for name, p in gated.network.named_parameters()}
-    subnetwork.save(source / "subnetwork.safetensors", gated, momentum=momentum, plan=plan, step=7)
+    subnetwork.save(
+        source / "subnetwork.safetensors", gated, optimizer={"momentum": momentum}, plan=plan, step=7
+    )
     plan.save(source / "plan.json")
     return Trained(spec, target, channels, plan, gated.eval(), source, images)
 
@@ -172,7 +175,7 @@ def test_weights_that_are_no_numbers_are_refused(run, tmp_path):
     gated = run.channels.gated(run.channels.slice(run.target, run.plan), run.plan)
     gated.network.load_state_dict(tensors["network"])
     gated.network.linear.bias.data.fill_(float("nan"))
-    subnetwork.save(tmp_path / "subnetwork.safetensors", gated, momentum={}, plan=run.plan, step=1)
+    subnetwork.save(tmp_path / "subnetwork.safetensors", gated, optimizer={}, plan=run.plan, step=1)
     run.plan.save(tmp_path / "plan.json")
     with pytest.raises(StageError, match="nan"):
         slim.emit(
@@ -199,9 +202,9 @@ def test_a_sub_network_of_another_plan_is_refused(run, tmp_path):
 # -- what load refuses ---------------------------------------------------------------------------------
 
 
-def refused(folder: Path, match: str, kind: type[JstcError] = ModelError) -> None:
+def refused(folder: Path, match: str, kind: type[JstcError] = ModelError, **options: Any) -> None:
     with pytest.raises(kind, match=match):
-        slim.load(folder)
+        slim.load(folder, **options)
 
 
 def test_a_folder_without_a_slim_network(tmp_path):
@@ -320,8 +323,10 @@ def test_a_network_of_the_users_own_runs_code_only_when_allowed(tmp_path):
     run = trained(spec, tmp_path / "finetune")
     run.emit(tmp_path / "slim")
     (tmp_path / "ran").unlink()
-    refused(tmp_path / "slim", "allow_code=True if you trust it")
+    for allowed in (False, "", "os:abort", f"./{spec.name}"):
+        refused(tmp_path / "slim", "if you trust that code", allow_code=allowed)
     assert not (tmp_path / "ran").exists()
+    slim.load(tmp_path / "slim", allow_code=spec.name)
     network = slim.load(tmp_path / "slim", allow_code=True)
     assert (tmp_path / "ran").exists() and type(network).__name__ == "Small"
     assert (output(network, run.images) - output(run.gated, run.images)).abs().max() < 1e-5

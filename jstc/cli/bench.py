@@ -55,6 +55,8 @@ def bench(
     profile: Profile = None,
     trace: Trace = None,
     fresh: options.Fresh = False,
+    model: options.Model = None,
+    allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -79,7 +81,16 @@ def bench(
     if len(targets or ()) > 1:
         raise InputError("give one run directory, or several ONNX files")
     run = targets[0] if targets else None
-    output.run_stage("bench", run, changes=settings, fresh=fresh, json=json, quiet=quiet, verbose=verbose)
+    output.run_stage(
+        "bench",
+        run,
+        changes=settings,
+        fresh=fresh,
+        json=json,
+        quiet=quiet,
+        verbose=verbose,
+        consent=options.consent(model, pickle=allow_pickle),
+    )
 
 
 def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | None) -> dict[str, Any]:

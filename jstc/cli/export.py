@@ -59,6 +59,8 @@ def export(
     ] = None,
     settings: options.Set = None,
     fresh: options.Fresh = False,
+    model: options.Model = None,
+    allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -90,6 +92,7 @@ def export(
         json=json,
         quiet=quiet,
         verbose=verbose,
+        consent=options.consent(model, pickle=allow_pickle),
     )
 
 

@@ -10,6 +10,8 @@ __all__ = ["finetune"]
 def finetune(
     run: options.Run = None,
     fresh: options.Fresh = False,
+    model: options.Model = None,
+    allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -18,4 +20,5 @@ def finetune(
     """Train the chosen sub-network of a searched RUN, or that of each of its budgets."""
     from jstc.cli import output
 
-    output.run_stage("finetune", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)
+    allowed = options.consent(model, pickle=allow_pickle)
+    output.run_stage("finetune", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, consent=allowed)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jstc.cli.errors import show_tracebacks
 
+if TYPE_CHECKING:
+    from jstc.models import Consent
+
 __all__ = [
+    "AllowPickle",
     "AnyProvider",
     "Cifar",
     "Data",
@@ -20,6 +24,7 @@ __all__ = [
     "Fresh",
     "Json",
     "LatencyProviderName",
+    "Model",
     "Out",
     "Provider",
     "ProviderName",
@@ -30,6 +35,7 @@ __all__ = [
     "Verbose",
     "Weights",
     "command_line",
+    "consent",
     "run_or_newest",
 ]
 
@@ -82,6 +88,18 @@ Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder
 Weights = Annotated[
     Path | None, typer.Option("--weights", metavar="FILE", help="Start from these weights of the network.")
 ]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Unpickle the weights if need be: it runs any code that is in the file."
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="NAME", help="Name RUN's network, if it is code: what you name may be run."
+    ),
+]
 Cifar = Annotated[bool, typer.Option("--cifar", help="The network's CIFAR form, whatever the image size.")]
 Provider = Annotated[LatencyProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
 AnyProvider = Annotated[ProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
@@ -98,6 +116,13 @@ def run_or_newest(run: Path | None) -> Path:
     from jstc.pipeline.run_directory import newest_run
 
     return run if run is not None else newest_run()
+
+
+def consent(model: str | None, *, pickle: bool) -> Consent:
+    """What the command line allows; no file can."""
+    from jstc.models import Consent
+
+    return Consent(model, pickle)
 
 
 def command_line() -> str:

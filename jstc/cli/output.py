@@ -13,6 +13,7 @@ from jstc.cli.numbers import figure, plain
 from jstc.cli.printing import document, label, note, page, table, text
 
 if TYPE_CHECKING:
+    from jstc.models import Consent
     from jstc.progress import Progress
 
 __all__ = ["bench", "document", "label", "note", "plain", "progress", "run_stage", "stage", "summary"]
@@ -60,6 +61,7 @@ def run_stage(
     json: bool,
     quiet: bool,
     verbose: bool,
+    consent: Consent,
 ) -> None:
     """Run one stage of a run directory and show its result; `changes` and `overrides` go to its recipe."""
     from jstc import recipe_file
@@ -73,7 +75,13 @@ def run_stage(
         recipe = recipe_file.load(path / "recipe.yaml", overrides, flags=changes)
     with progress(quiet=quiet, verbose=verbose) as shown:
         chain.run_stage(
-            path, name, recipe=recipe, fresh=fresh, command=options.command_line(), progress=shown
+            path,
+            name,
+            recipe=recipe,
+            fresh=fresh,
+            command=options.command_line(),
+            progress=shown,
+            consent=consent,
         )
     stage(path, name, as_json=json, quiet=quiet)
 

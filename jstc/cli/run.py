@@ -16,11 +16,13 @@ def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.")],
     out: options.Out = None,
     settings: options.Set = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The network.")] = None,
     data: options.Data = None,
     weights: options.Weights = None,
     seed: options.Seed = None,
     device: options.Device = None,
     fresh: options.Fresh = False,
+    allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -32,10 +34,25 @@ def run(
     """
     from jstc import files, recipe_file
     from jstc.cli import output
-    from jstc.pipeline import chain
+    from jstc.pipeline import chain, run_directory
 
-    flags = {"data": data, "weights": weights, "seed": seed, "device": device.value if device else None}
+    flags = {
+        "model": model,
+        "data": data,
+        "weights": weights,
+        "seed": seed,
+        "device": device.value if device else None,
+    }
     loaded = recipe_file.load(recipe, settings or (), flags)
+    # What a recipe of one's own names is one's own word; the recipe in a run directory may be anybody's.
+    foreign = run_directory.holds(recipe) and model is None
     with output.progress(quiet=quiet, verbose=verbose) as shown:
-        path = chain.run(loaded, out=out, fresh=fresh, command=options.command_line(), progress=shown)
+        path = chain.run(
+            loaded,
+            out=out,
+            fresh=fresh,
+            command=options.command_line(),
+            progress=shown,
+            consent=options.consent(None if foreign else loaded.model, pickle=allow_pickle),
+        )
     output.summary(files.read_json(path / "summary.json"), path, as_json=json, quiet=quiet)

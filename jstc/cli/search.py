@@ -55,6 +55,7 @@ def search(
     seed: options.Seed = None,
     device: options.Device = None,
     fresh: options.Fresh = False,
+    allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -90,7 +91,13 @@ def search(
     _refuse_idle(flags, given=loaded.latency is not None)
     with output.progress(quiet=quiet, verbose=verbose) as shown:
         path = chain.run(
-            loaded, out=out, only=["search"], fresh=fresh, command=options.command_line(), progress=shown
+            loaded,
+            out=out,
+            only=["search"],
+            fresh=fresh,
+            command=options.command_line(),
+            progress=shown,
+            consent=options.consent(loaded.model, pickle=allow_pickle),
         )
     output.stage(path, "search", as_json=json, quiet=quiet)
 

@@ -10,6 +10,8 @@ __all__ = ["slim"]
 def slim(
     run: options.Run = None,
     fresh: options.Fresh = False,
+    model: options.Model = None,
+    allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -21,4 +23,5 @@ def slim(
     """
     from jstc.cli import output
 
-    output.run_stage("slim", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose)
+    allowed = options.consent(model, pickle=allow_pickle)
+    output.run_stage("slim", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, consent=allowed)

@@ -1,4 +1,4 @@
-"""Starting from a checkpoint. Files are never unpickled: they may come from anywhere."""
+"""Starting from a checkpoint. Files may come from anywhere: nothing is unpickled unless the user insists."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _SHOWN = 4
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
     """Load a checkpoint into `model`: safetensors, or a state dict written by `torch.save`.
 
     Understands `state_dict` and `model` keys, or whatever key the only state dict in the file has, and
-    `module.` prefixes. Raises `ModelError`, and leaves the network as it was, when the file cannot be read
-    without unpickling, or does not fit.
+    `module.` prefixes. `allow_pickle` also reads files that hold other objects than tensors, and so runs any
+    code that is in them. Raises `ModelError`, and leaves the network as it was, when the file cannot be read,
+    or does not fit.
     """
     own = model.state_dict()
-    tensors = _rename(_unwrap(_read(path), path), own)
+    tensors = _rename(_unwrap(_read(path, allow_pickle=allow_pickle), path), own)
     if not getattr(model, "aux_logits", True):  # published weights have them, our networks do not
         tensors = {k: v for k, v in tensors.items() if not k.startswith(_AUXILIARY)}
     for key, value in own.items():  # very old checkpoints lack this counter
@@ -42,41 +43,57 @@ def load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(tensors)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, *, allow_pickle: bool) -> Any:
     if not path.is_file():
         raise ModelError(f"weights {path}: there is no such file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    import torch
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on foreign files; ours follow if it matters
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return _read_torch(path, weights_only=True)
     except pickle.UnpicklingError:
-        raise ModelError(
-            f"weights {path} hold more than tensors (a pickled object), which is never loaded, because it "
-            "could run any code; save model.state_dict() alone, best as safetensors"
-        ) from None
+        if not allow_pickle:
+            raise ModelError(
+                f"weights {path} hold more than tensors (a pickled object), which could run any code; save "
+                "model.state_dict() alone, best as safetensors, or, if you trust whoever made the file, add "
+                "--allow-pickle"
+            ) from None
     except KeyError:  # what torch makes of bytes that happen to look like a pickle; its text is a number
         raise ModelError(f"weights {path} are neither a torch checkpoint nor named .safetensors") from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(f"weights {path} are not a torch checkpoint: {error}") from None
+    except Exception as error:  # whatever a damaged file makes its readers stumble over
+        raise ModelError(f"weights {path} are not a torch checkpoint: {_reason(error)}") from None
+    try:
+        return _read_torch(path, weights_only=False)
+    except Exception as error:
+        raise ModelError(f"weights {path} cannot be unpickled: {_reason(error)}") from error
+
+
+def _read_torch(path: Path, *, weights_only: bool) -> Any:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on foreign files; ours follow if it matters
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"weights {path} are not a safetensors file: {error}") from None
+    except Exception as error:  # the library's own, and what torch says to impossible shapes
+        raise ModelError(f"weights {path} are not a safetensors file: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _unwrap(document: Any, path: Path) -> dict[str, Tensor]:
     import torch
 
+    if isinstance(document, torch.nn.Module):  # unpickled
+        document = document.state_dict()
     for key in _WRAPPERS:
         if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
             document = document[key]

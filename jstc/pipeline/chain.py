@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jstc.pipeline import preflight, stages, sweep
 from jstc.pipeline.run_directory import RunDirectory, default_path, read_recipe
@@ -11,6 +12,9 @@ from jstc.pipeline.runner import Chain
 from jstc.pipeline.workspace import Workspace
 from jstc.progress import Progress, Silent
 from jstc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from jstc.models import Consent
 
 __all__ = ["run", "run_stage", "write_report"]
 
@@ -24,15 +28,16 @@ def run(
     fresh: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    consent: Consent | None = None,
 ) -> Path:
     """Run the stages of `recipe` in order, continuing what is there; `only` names those to run, if not all.
 
-    With several budgets, each has a run directory inside this one. Returns the run directory. Raises
-    `InputError` before any work, `Interrupted` with the `command` that continues the run, and `StageError`
-    when a stage cannot do its work.
+    With several budgets, each has a run directory inside this one. `consent` says whose code may be run, and
+    whether weights may be unpickled. Returns the run directory. Raises `InputError` before any work,
+    `Interrupted` with the `command` that continues the run, `StageError` when a stage cannot do its work.
     """
     path = out or default_path(recipe)
-    workspace = workspace or Workspace(recipe)
+    workspace = workspace or Workspace(recipe, consent)
     progress = progress or Silent()
     workspace.belongs_to(path, progress, fresh=fresh)
     preflight.check(workspace, path)
@@ -61,6 +66,7 @@ def run_stage(
     fresh: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    consent: Consent | None = None,
 ) -> None:
     """Run one stage of the run at `path`, whose recipe is `recipe`, after what it needs and is missing.
 
@@ -68,7 +74,7 @@ def run_stage(
     do settings of the stage's own in `recipe` that the run does not have yet (see `late_settings`).
     Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
     """
-    workspace, progress = Workspace(recipe), progress or Silent()
+    workspace, progress = Workspace(recipe, consent), progress or Silent()
     if sweep.is_sweep(recipe):
         sweep.run_stage(path, name, workspace, fresh=fresh, command=command, progress=progress)
         return

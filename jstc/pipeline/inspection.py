@@ -45,10 +45,12 @@ def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[st
     Raises an `InputError` for anything that the user can put right.
     """
     from jstc import models
+    from jstc.models import own_code
     from jstc.pipeline import structure
 
     _refuse_idle(images)
     models.check(model)
+    own_code.remember(model)
     spec = _from_dataset(model, images.dataset, images) if images.dataset else _spec(model, images)
     network = models.build(spec, device="meta")
     channels = _channels(spec, network, settings)

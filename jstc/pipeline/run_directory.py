@@ -20,7 +20,7 @@ from jstc.pipeline.manifest import Manifest, StageRecord, State
 from jstc.recipe import Recipe
 from jstc.recipe_file import load, to_yaml
 
-__all__ = ["RunDirectory", "default_path", "newest_run", "read_recipe", "recorded", "require_same"]
+__all__ = ["RunDirectory", "default_path", "holds", "newest_run", "read_recipe", "recorded", "require_same"]
 
 ROOT = Path("runs")
 _MAX_DIFFERENCES = 8
@@ -163,6 +163,14 @@ def newest_run(root: Path = ROOT) -> Path:
             f"no runs under {root}/; start one with `jstc run RECIPE`, or name a run directory"
         )
     return max(runs, key=lambda path: (path / "manifest.json").stat().st_mtime_ns)
+
+
+def holds(file: Path) -> bool:
+    """Whether `file` lies directly in a run directory, damaged ones included."""
+    try:
+        return Manifest.load(file.resolve().parent) is not None
+    except RunDirectoryError:
+        return True
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jstc.channels import ChannelMap
     from jstc.data import DataInfo, Dataset
     from jstc.latency import Setting
-    from jstc.models import ModelSpec
+    from jstc.models import Consent, ModelSpec
     from jstc.pipeline.latency import LatencyBudgets
     from jstc.pipeline.network_timer import NetworkTimer
     from jstc.search.space import Budget
@@ -30,8 +30,11 @@ __all__ = ["Workspace"]
 class Workspace:
     """Device, data, target network and channel groups of a recipe. Making one costs nothing."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, consent: Consent | None = None) -> None:
+        from jstc.models import Consent
+
         self.recipe = recipe
+        self.consent = consent or Consent()
         self.path: Path | None = None
         self.fresh = False
         self.progress: Progress = Silent()
@@ -46,6 +49,7 @@ class Workspace:
         from jstc import models
 
         models.check(self.recipe.model)
+        self.require_own_code()
         models.require_classifier(self.recipe.model)
         weights = self.recipe.weights
         if weights is not None and not weights.is_file():
@@ -166,10 +170,17 @@ class Workspace:
 
         return torch.zeros(1, *self.spec.input_shape, device=device)
 
+    def require_own_code(self) -> None:
+        """Raise `ModelError` when building the network would run code that the user has not named."""
+        from jstc.models import own_code
+
+        own_code.require(self.recipe.model, named=self.consent.model)
+
     def skeleton(self) -> nn.Module:
         """The target network without weights."""
         from jstc import models
 
+        self.require_own_code()
         return models.build(self.spec, device="meta")
 
     def new_target(self) -> nn.Module:
@@ -177,14 +188,15 @@ class Workspace:
         from jstc import models
         from jstc.train import seeds
 
+        self.require_own_code()
         model = models.build(self.spec, seed=seeds.derive(self.recipe.seed, "init"))
         if self.recipe.weights is not None:
-            models.load_weights(model, self.recipe.weights)
+            models.load_weights(model, self.recipe.weights, allow_pickle=self.consent.pickle)
         return model
 
     def load_slim(self, folder: Path) -> nn.Module:
         """The emitted network in `folder`, in eval mode."""
         from jstc import slim
 
-        # A file of the user's own is run: the user's own recipe named it.
-        return slim.load(folder, allow_code=True)
+        self.require_own_code()
+        return slim.load(folder, allow_code=self.recipe.model)  # what the file beside it names may be another

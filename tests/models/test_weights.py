@@ -85,6 +85,15 @@ def test_keys_and_shapes_that_differ_are_named(tmp_path: Path) -> None:
         load_weights(Net(), tmp_path / "w.pt")
 
 
+def _unlucky() -> None:
+    raise LookupError("no luck")
+
+
+class Raising:
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return (_unlucky, ())
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return (pytest.fail, ("a checkpoint was unpickled",))
@@ -100,6 +109,29 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path, document: object, save
     save(document, tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"pickled object|not a torch checkpoint"):
         load_weights(Net(), tmp_path / "w.pt")
+
+
+def test_the_refusal_of_a_pickle_names_the_flag(tmp_path: Path) -> None:
+    torch.save(Evil(), tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"pickled object.*add --allow-pickle$"):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
+def test_pickles_are_loaded_for_those_who_insist(tmp_path: Path) -> None:
+    source = Net()
+    for document in (source, {"state_dict": source.state_dict(), "note": Path("x")}):
+        torch.save(document, tmp_path / "w.pt")
+        with pytest.raises(ModelError, match="pickled object"):
+            load_weights(Net(), tmp_path / "w.pt")
+        target = Net()
+        load_weights(target, tmp_path / "w.pt", allow_pickle=True)
+        assert _same(source, target)
+
+
+def test_a_pickle_that_fails_is_one_message(tmp_path: Path) -> None:
+    torch.save(Raising(), tmp_path / "r.pt")
+    with pytest.raises(ModelError, match=r"r\.pt cannot be unpickled: no luck"):
+        load_weights(Net(), tmp_path / "r.pt", allow_pickle=True)
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from jstc import recipe_file
+from jstc.models import own_code
 from jstc.pipeline import chain, preflight, stages
 from jstc.pipeline.stages import Stage
 from jstc.progress import Silent
@@ -49,6 +50,7 @@ def network(tmp_path_factory):
     """The name of a small network of the user's own."""
     path = tmp_path_factory.mktemp("network") / "small.py"
     path.write_text(NETWORK)
+    own_code.remember(f"{path}:make")
     return f"{path}:make"
 
 

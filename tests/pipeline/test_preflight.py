@@ -18,6 +18,7 @@ from jstc.errors import (
     RunDirectoryError,
     UnknownNameError,
 )
+from jstc.models import Consent
 from jstc.pipeline import chain, preflight
 from jstc.pipeline.manifest import Manifest
 from jstc.pipeline.workspace import Workspace
@@ -27,7 +28,8 @@ Usage = namedtuple("Usage", "total used free")
 
 def check(path, *overrides, **flags):
     given = {"model": "resnet20", "dataset": "digits", "flops": "0.5", "device": "cpu", **flags}
-    preflight.check(Workspace(recipe_file.from_flags(given, overrides)), path)
+    recipe = recipe_file.from_flags(given, overrides)
+    preflight.check(Workspace(recipe, Consent(recipe.model)), path)
 
 
 def test_a_good_recipe_passes_and_creates_nothing(tmp_path):
