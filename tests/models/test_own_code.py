@@ -56,7 +56,7 @@ def test_another_factory_another_file_and_a_changed_one_are_not(monkeypatch, som
 
 
 def test_naming_another_one_is_a_mistake():
-    with pytest.raises(ModelError, match="--model mine.py:make: .* this run is 'net.py:make'"):
+    with pytest.raises(ModelError, match=r"--model mine.py:make: .* this run is 'net.py:make'"):
         own_code.require("net.py:make", named="mine.py:make")
     own_code.require("net.py:make", named="./net.py:make")
 
