@@ -57,7 +57,7 @@ def autocast_dtype(settings: TrainSettings, where: torch.device) -> torch.dtype 
     """The number format of the matrix products, or None for plain float32."""
     if settings.precision == "auto":
         return torch.bfloat16 if has_fast_bfloat16(where) else None
-    return torch.bfloat16 if settings.precision == "bfloat16" else None
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.precision]
 
 
 def autocast(where: torch.device, dtype: torch.dtype | None) -> torch.autocast:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from jstc.errors import RunDirectoryError, StageError
@@ -17,6 +16,7 @@ from jstc.recipe import TrainSettings
 from jstc.train import checkpoint, optim
 from jstc.train.batches import stream
 from jstc.train.history import History
+from jstc.train.learner import Learner
 from jstc.train.loop import StepOptions, Teacher, TrainFigures, step_options, train_steps
 from jstc.train.schedule import Schedule
 
@@ -32,8 +32,9 @@ class Job:
 
     `network` is called on images; `trained` (by default the same) is the module inside it whose
     parameters learn and whose tensors are saved. `optimizer` is the state that the optimiser starts with,
-    of a network whose channels may have been trained unequally often; none means zeros. `identity` says
-    what is trained; a checkpoint with another one is refused.
+    of a network whose channels may have been trained unequally often; none means zeros. With
+    `ema_decay` the module ends as the moving average of its weights. `identity` says what is trained; a
+    checkpoint with another one is refused.
     """
 
     network: nn.Module
@@ -47,6 +48,8 @@ class Job:
     optimizer: optim.State | None = None
     teacher: Teacher | None = None
     augment: bool = True
+    num_classes: int | None = None
+    ema_decay: float | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,24 +108,24 @@ def fit(job: Job, *, directory: Path, progress: Progress, stage: str) -> FitResu
     """
     if job.epochs < 1:
         raise StageError(f"{stage}: no steps are left of {job.schedule.total}: the schedule has ended")
-    named = dict(job.module.named_parameters())
-    optimizer = optim.make(named, job.settings, partial=job.optimizer is not None)
-    state = _resume(job, optimizer, directory / "checkpoint.safetensors")
+    learner = Learner.new(job.module, job.settings, state=job.optimizer, ema_decay=job.ema_decay)
+    state = _resume(job, learner, directory / "checkpoint.safetensors")
     history = History(directory / "history.jsonl", index="epoch")
     history.truncate(state.epoch)
     progress.start(stage, job.epochs, "epoch")
     while state.epoch < job.epochs:
         progress.update(state.epoch, **_figures(state))
-        _train_epoch(job, optimizer, state)
+        _train_epoch(job, learner, state)
         # The history first: a line too many is dropped on resume, a line too few would be missing.
         history.append({"epoch": state.epoch - 1, "lr": _last_rate(job, state), **_figures(state)})
-        _save(job, optimizer, state, directory / "checkpoint.safetensors")
+        _save(job, learner, state, directory / "checkpoint.safetensors")
     progress.update(state.epoch, **_figures(state))
     progress.finish()
-    return _result(job, state, optim.get_state(optimizer, named))
+    learner.finish()
+    return _result(job, state, learner.optimizer_state)
 
 
-def _train_epoch(job: Job, optimizer: torch.optim.Optimizer, state: _State) -> None:
+def _train_epoch(job: Job, learner: Learner, state: _State) -> None:
     started = time.perf_counter()
     first, end = job.epoch_start(state.epoch), job.epoch_start(state.epoch + 1)
     batches = stream(
@@ -136,17 +139,24 @@ def _train_epoch(job: Job, optimizer: torch.optim.Optimizer, state: _State) -> N
     figures = train_steps(
         job.network,
         batches,
-        optimizer=optimizer,
+        optimizer=learner.optimizer,
         schedule=job.schedule,
         first_step=first,
-        options=_options(job),
+        options=_options(job, learner),
     )
     state.add(figures, time.perf_counter() - started)
 
 
-def _options(job: Job) -> StepOptions:
-    where = next(job.module.parameters()).device
-    return step_options(job.settings, where, seed=job.seed, teacher=job.teacher)
+def _options(job: Job, learner: Learner) -> StepOptions:
+    options = step_options(
+        job.settings,
+        next(job.module.parameters()).device,
+        seed=job.seed,
+        images=job.split.num_images,
+        num_classes=job.num_classes,
+        teacher=job.teacher,
+    )
+    return replace(options, scaler=learner.scaler, average=learner.average)
 
 
 def _figures(state: _State) -> dict[str, float]:
@@ -174,25 +184,21 @@ def _training(job: Job) -> dict[str, Any]:
         "augment": job.augment,
         "teacher": [job.teacher.weight, job.teacher.temperature] if job.teacher else None,
         "settings": job.settings.model_dump(mode="json"),
+        **({} if job.ema_decay is None else {"ema_decay": job.ema_decay}),
     }
 
 
-def _save(job: Job, optimizer: torch.optim.Optimizer, state: _State, path: Path) -> None:
-    learnt = optim.get_state(optimizer, dict(job.module.named_parameters()))
-    tensors = checkpoint.join(network=job.module.state_dict(), **learnt)
-    checkpoint.save(path, tensors, {"training": _training(job), "state": asdict(state)})
+def _save(job: Job, learner: Learner, state: _State, path: Path) -> None:
+    meta = {"training": _training(job), "state": asdict(state), **learner.document()}
+    checkpoint.save(path, learner.tensors(), meta)
 
 
-def _resume(job: Job, optimizer: torch.optim.Optimizer, path: Path) -> _State:
-    named = dict(job.module.named_parameters())
+def _resume(job: Job, learner: Learner, path: Path) -> _State:
     if not path.exists():
-        if job.optimizer is not None:
-            optim.set_state(optimizer, named, job.optimizer)
         return _State()
     tensors, meta = checkpoint.load(path)
     _check_same(meta.get("training"), _training(job), path)
-    job.module.load_state_dict(checkpoint.part(tensors, "network"))
-    optim.set_state(optimizer, named, optim.from_tensors(tensors))
+    learner.restore(tensors, meta)
     return _State(**meta["state"])
 
 

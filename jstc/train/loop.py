@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jstc.errors import DivergedError, StageError
+from jstc.errors import DivergedError
 from jstc.recipe import TrainSettings
-from jstc.train import seeds
+from jstc.train import distributed, gradients, seeds
+from jstc.train.average import Average
 from jstc.train.device import as_input, autocast, autocast_dtype
+from jstc.train.loss import Criterion, Teacher, distillation, logits
+from jstc.train.mixing import Mixing
 from jstc.train.optim import set_learning_rate
 from jstc.train.schedule import Schedule
 from jstc.train.tally import Tally
@@ -36,37 +39,53 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A network in evaluation mode to learn from; `weight` is its share of the loss."""
-
-    network: nn.Module
-    weight: float
-    temperature: float
-
-
-@dataclass(frozen=True)
 class StepOptions:
-    """What a training step does, beside the optimiser and the learning rate."""
+    """What a training step does, beside the optimiser and the learning rate.
+
+    `images` is the number of a step's images in all processes together; None: the same in each.
+    """
 
     seed: int
+    images: int | None = None
     dtype: torch.dtype | None = None
     channels_last: bool = False
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     teacher: Teacher | None = None
+    accumulate: int = 1
+    mixing: Mixing | None = None
+    scaler: torch.amp.GradScaler | None = None
+    average: Average | None = None
+
+    @property
+    def criterion(self) -> Criterion:
+        """How the network is run and its loss made."""
+        return Criterion(self.dtype, self.channels_last, self.label_smoothing, self.teacher)
 
 
 def step_options(
-    settings: TrainSettings, where: torch.device, *, seed: int, teacher: Teacher | None = None
+    settings: TrainSettings,
+    where: torch.device,
+    *,
+    seed: int,
+    images: int,
+    num_classes: int | None = None,
+    teacher: Teacher | None = None,
 ) -> StepOptions:
-    """The options that the recipe's `train` settings mean on the device `where`."""
+    """The options that the recipe's `train` settings mean on `where`, for a split of so many `images`.
+
+    Without a scaler, an average: these are a training's own. Mixing needs the number of classes.
+    """
     return StepOptions(
         seed=seed,
+        images=min(images or settings.batch_size, settings.batch_size),
         dtype=autocast_dtype(settings, where),
         channels_last=settings.channels_last,
         label_smoothing=settings.label_smoothing,
         clip_norm=settings.clip_norm,
         teacher=teacher,
+        accumulate=settings.accumulate,
+        mixing=Mixing.of(settings, num_classes),
     )
 
 
@@ -110,68 +129,41 @@ def train_steps(
     before = sums.batches
     network.train()
     with seeds.isolated():
-        for step, (images, labels) in zip(itertools.count(first_step), batches, strict=False):
+        for step, batch in zip(itertools.count(first_step), batches, strict=False):
             set_learning_rate(optimizer, schedule.at(step))
-            seeds.set_global(options.seed, "step", step)
+            images, labels = _mixed(batch, step, options)
+            seeds.set_global(options.seed, "step", step, *distributed.own_seed())
             optimizer.zero_grad(set_to_none=True)
-            loss, scores = _forward(network, images, labels, options)
-            loss.backward()  # type: ignore[no-untyped-call]
-            _clip(optimizer, options.clip_norm)
-            optimizer.step()
-            sums.add(loss, scores, labels)
+            sums.add(*_gradients(network, images, labels, options))
+            gradients.step(optimizer, clip_norm=options.clip_norm, scaler=options.scaler)
+            if options.average is not None:
+                options.average.update()
             sums.passed()
-    mean_loss, accuracy = sums.means()
+    mean_loss, accuracy, seen = sums.means()
     _check_finite(mean_loss, first_step + sums.batches - before, schedule)
-    return TrainFigures(sums.batches, sums.images, mean_loss, accuracy)
+    return TrainFigures(sums.batches, seen, mean_loss, accuracy)
 
 
-def _forward(
+def _mixed(batch: Batch, step: int, options: StepOptions) -> Batch:
+    return batch if options.mixing is None else options.mixing(*batch, seed=options.seed, step=step)
+
+
+def _gradients(
     network: nn.Module, images: Tensor, labels: Tensor, options: StepOptions
-) -> tuple[Tensor, Tensor]:
-    images = as_input(images, channels_last=options.channels_last)
-    with autocast(images.device, options.dtype):
-        scores = logits(network(images)).float()
-        soft = _teach(options.teacher, images)
-    loss = F.cross_entropy(scores, labels, label_smoothing=options.label_smoothing)
-    if options.teacher is not None and soft is not None:
-        weight = options.teacher.weight
-        loss = (1 - weight) * loss + weight * distillation(scores, soft, options.teacher.temperature)
-    return loss, scores.detach()
-
-
-@torch.no_grad()
-def _teach(teacher: Teacher | None, images: Tensor) -> Tensor | None:
-    return None if teacher is None else logits(teacher.network(images)).float()
-
-
-def distillation(scores: Tensor, soft: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the softened classes, times temperature squared; both [N, classes].
-
-    The factor keeps the gradient's size when the temperature changes (Hinton et al. 2015, section 2).
-    """
-    student, teacher = ((s / temperature).log_softmax(dim=1) for s in (scores, soft))
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def logits(output: object) -> Tensor:
-    """The class scores [N, classes] in what a network returned.
-
-    Networks with auxiliary heads return a tuple or an object; the main scores are first, or `.logits`.
-    """
-    if isinstance(output, Tensor):
-        return output
-    main = getattr(output, "logits", None)
-    if main is None and isinstance(output, tuple | list) and output:
-        main = output[0]
-    if not isinstance(main, Tensor):
-        raise StageError(f"the network returned {type(output).__name__}; expected class scores [N, classes]")
-    return main
-
-
-def _clip(optimizer: torch.optim.Optimizer, norm: float | None) -> None:
-    if norm is not None:
-        tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-        nn.utils.clip_grad_norm_(tensors, norm)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, scores and classes [N]: of mixed images, those that they have most of."""
+    # Of several processes: their gradients are averaged, and the shares of a small batch are uneven.
+    number = len(labels)
+    loss, scores = gradients.accumulate(
+        network,
+        images,
+        labels,
+        criterion=options.criterion,
+        parts=options.accumulate,
+        scaler=options.scaler,
+        weight=distributed.share(number, whole=options.images or number * distributed.world()),
+    )
+    return loss, scores, labels if labels.dim() == 1 else labels.argmax(dim=1)
 
 
 def _check_finite(loss: float, step: int, schedule: Schedule) -> None:
@@ -201,6 +193,7 @@ def evaluate(
 ) -> Figures:
     """Accuracy and mean cross-entropy over all of `batches`, in evaluation mode.
 
+    Of several processes at work together each gives its part of the batches, and gets the figures of all.
     The network is left as it was. Raises `StageError` when there are no images.
     """
     sums = Tally()
@@ -209,5 +202,5 @@ def evaluate(
             with autocast(images.device, dtype):
                 scores = logits(network(as_input(images, channels_last=channels_last))).float()
             sums.add(F.cross_entropy(scores, labels), scores, labels)
-    loss, accuracy = sums.means()
-    return Figures(accuracy, loss, sums.images)
+    loss, accuracy, seen = sums.means()
+    return Figures(accuracy, loss, seen)
