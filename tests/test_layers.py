@@ -14,7 +14,7 @@ LAYERS = {
     # The ground that everything stands on
     "errors": -2, "reading": -1,
     # L0: small helpers of everybody
-    "files": 0, "cache": 0, "progress": 0, "ranks": 0, "units": 0, "torchvision_import": 0,
+    "files": 0, "cache": 0, "progress": 0, "stopping": 0, "ranks": 0, "units": 0, "torchvision_import": 0,
     # L1: plain data
     "recipe": 1, "recipe_amount": 1, "recipe_settings": 1, "recipe_yaml": 1, "recipe_check": 1,
     "recipe_file": 1, "recipe_training": 1, "plan": 1,

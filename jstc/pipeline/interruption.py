@@ -6,23 +6,23 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType
+
+from jstc import stopping
 
 __all__ = ["interruptible"]
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does."""
+    """Within the block SIGTERM and SIGINT raise KeyboardInterrupt, in a training once it is saved."""
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # What a shell starts in the background is to ignore Ctrl-C.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stopping.handle) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)

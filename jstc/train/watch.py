@@ -1,0 +1,79 @@
+"""What is looked at after every training step: time to save, a request to stop, a loss that is infinite."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from jstc import stopping
+from jstc.errors import DivergedError
+from jstc.recipe import CheckpointSettings
+from jstc.train import distributed
+from jstc.train.schedule import Schedule
+from jstc.train.tally import Tally
+
+__all__ = ["Watch"]
+
+_LOOK_EVERY = 100
+"""Steps between two looks at the sums, each of which waits for the device."""
+_TOGETHER_EVERY = 10
+"""Steps between two looks of several processes, which have to agree."""
+
+
+class Watch:
+    """Calls `save` in the middle of a training as often as the recipe asks for, and before it stops."""
+
+    def __init__(self, settings: CheckpointSettings, save: Callable[[], None]) -> None:
+        self._settings, self._save = settings, save
+        self._part: tuple[Tally, int, Schedule] | None = None
+        self.saved()
+
+    def saved(self) -> None:
+        """Everything has just been saved."""
+        self._since, self._steps = time.monotonic(), 0
+
+    def over(self, schedule: Schedule, *, first_step: int) -> Tally:
+        """The sums of a part of the training, which starts at `first_step`, with this watch over its steps."""
+        tally = Tally(after=self._after_step)
+        self._part = (tally, first_step, schedule)
+        return tally
+
+    def at_rest(self) -> None:
+        """Between two parts, when everything is saved: stops if asked to."""
+        self.saved()
+        if _anywhere(stopping.requested()):
+            stopping.grant()
+
+    def _after_step(self) -> None:
+        assert self._part is not None
+        tally, first_step, schedule = self._part
+        self._steps += 1
+        if distributed.world() > 1 and self._steps % _TOGETHER_EVERY:
+            return
+        stop, due = _anywhere(stopping.requested()), _anywhere(self._is_due())
+        if stop:
+            stopping.reached()
+        if stop or due or tally.batches % _LOOK_EVERY == 0:
+            _require_finite(tally, first_step, schedule)
+        if stop or due:
+            self._save()
+            self.saved()
+        if stop:
+            stopping.grant()
+
+    def _is_due(self) -> bool:
+        seconds, steps = self._settings.every_seconds, self._settings.every_steps
+        if steps is not None and self._steps >= steps:
+            return True
+        return seconds is not None and time.monotonic() - self._since >= seconds
+
+
+def _anywhere(flag: bool) -> bool:
+    """Whether `flag` is true in any of the processes."""
+    return bool(distributed.sums([float(flag)])[0])
+
+
+def _require_finite(tally: Tally, first_step: int, schedule: Schedule) -> None:
+    if _anywhere(not tally.is_finite()):
+        where = f"before step {first_step + tally.batches} of {schedule.total}"
+        raise DivergedError(f"{where}: the loss is not finite", lr=schedule.base)
