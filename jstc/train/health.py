@@ -1,4 +1,4 @@
-"""A training that diverges goes back to its last good state and on with a lower learning rate, a few times."""
+"""A training that diverges goes back to its last good state, and on with a lower learning rate."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def rolled_back(error: DivergedError, settings: TrainSettings, rollbacks: int, *
         tried = f" so it did from {to} at every train.lr tried ({text});" if rollbacks > 1 else ""
         raise DivergedError(error.what, lr=settings.lr, tried=tried) from None
     return (
-        f"training diverged {error.what}; going back to {to}, on with the learning rates of "
-        f"train.lr {rates[-1]:g} instead of {rates[-2]:g} ({rollbacks} of at most {settings.max_rollbacks} times)"
+        f"training diverged {error.what}; going back to {to}, and on with the learning rates of train.lr "
+        f"{rates[-1]:g} instead of {rates[-2]:g} ({rollbacks} of at most {settings.max_rollbacks} times)"
     )

@@ -33,7 +33,7 @@ class Watch:
         self._since, self._steps = time.monotonic(), 0
 
     def over(self, schedule: Schedule, *, first_step: int) -> Tally:
-        """The sums of a part of the training, which starts at `first_step`, with this watch over its steps."""
+        """The sums of a part of the training that starts at `first_step`, with this watch over its steps."""
         tally = Tally(after=self._after_step)
         self._part = (tally, first_step, schedule)
         return tally
