@@ -53,7 +53,12 @@ class Work:
             dataset,
             schedules.run_schedule(recipe, dataset),
             schedules.steps_per_round(recipe, dataset),
-            step_options(recipe.train, where, seed=seeds.derive(recipe.seed, "search")),
+            step_options(
+                recipe.train,
+                where,
+                seed=seeds.derive(recipe.seed, "search"),
+                images=dataset.train.num_images,
+            ),
         )
 
     @property

@@ -23,11 +23,12 @@ from jstc import ranks
 from jstc.data.info import WHOLE, Part
 from jstc.errors import StageError
 
-__all__ = ["agreed", "average", "barrier", "copy_from_first", "decided", "fingerprint", "is_first", "lost"]
-__all__ += ["part", "rank", "require_same", "share", "shut_down", "start", "store", "sums", "together"]
-__all__ += ["world"]
+__all__ = ["agreed", "average", "barrier", "copy_from_first", "decided", "fingerprint", "from_first"]
+__all__ += ["is_first", "lost", "own_seed", "part", "rank", "require_same", "share", "shut_down", "start"]
+__all__ += ["store", "sums", "together", "world"]
 
 T = TypeVar("T")
+Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
 _TRAINING_TIMEOUT = timedelta(minutes=10)
 """For the exchange of gradients: a file system that stalls is waited for, a process that hangs is not."""
@@ -153,6 +154,32 @@ def _gathered(values: Tensor) -> list[Tensor]:
     return found
 
 
+def from_first(load: Callable[[], Saved | None]) -> Saved | None:
+    """Tensors and a JSON document that process 0 loads, on the CPU, in all processes: files are its own."""
+    if world() == 1:
+        return load()
+    loaded: list[Saved | None] = []
+    found = decided(lambda: _described(loaded, load()))
+    if found is None:
+        return None
+    forms, document = found
+    kinds = {name: (getattr(torch, dtype), shape) for name, dtype, shape in forms}
+    tensors = (
+        loaded[0][0] if loaded and loaded[0] else {n: torch.empty(s, dtype=d) for n, (d, s) in kinds.items()}
+    )
+    for tensor in tensors.values():
+        dist.broadcast(tensor, src=0, group=_team.control)
+    return tensors, document
+
+
+def _described(loaded: list[Saved | None], saved: Saved | None) -> Any:
+    loaded.append(saved)
+    if saved is None:
+        return None
+    tensors, document = saved
+    return [[n, str(t.dtype).removeprefix("torch."), list(t.shape)] for n, t in tensors.items()], document
+
+
 def require_same(text: str, what: str) -> None:
     """Raise `StageError` in all processes unless `text` is the same in all of them."""
     if world() == 1:
@@ -180,9 +207,14 @@ def sums(values: Sequence[float]) -> list[float]:
     return [sum(column) for column in zip(*(each.tolist() for each in gathered), strict=True)]
 
 
-def share(images: int) -> float:
-    """This process's images, over those of an even share: what its mean loss counts in the mean of all."""
-    return 1.0 if world() == 1 else images * world() / sums([images])[0]
+def own_seed() -> tuple[int, ...]:
+    """What makes the random numbers of this process others than those of process 0: nothing for that one."""
+    return () if is_first() else (rank(),)
+
+
+def share(images: int, *, whole: int) -> float:
+    """What a mean over this process's `images` of a batch of `whole` counts in the mean over processes."""
+    return 1.0 if world() == 1 else images * world() / whole
 
 
 def average(tensor: Tensor) -> Tensor:
@@ -205,7 +237,7 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
             dist.broadcast(flat, src=0)
             sizes = [tensor.numel() for tensor in alike]
-            for tensor, values in zip(alike, flat.split(sizes), strict=True):
+            for tensor, values in zip(alike, torch.split(flat, sizes), strict=True):
                 tensor.copy_(values.view(tensor.shape))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jstc.errors import StageError
+from jstc.train import distributed
 
 __all__ = ["Tally"]
 
@@ -41,10 +42,16 @@ class Tally:
         if self.after is not None:
             self.after()
 
-    def means(self) -> tuple[float, float]:
-        """Mean loss and accuracy; waits for the device."""
+    def means(self) -> tuple[float, float, int]:
+        """Mean loss, accuracy, and number of images, of all processes together; waits for the device.
+
+        Raises `StageError` where there are no images at all.
+        """
         loss, correct = self._values()
-        return loss / self.images, correct / self.images
+        loss, correct, images = distributed.sums([loss, correct, self.images])
+        if not images:
+            raise StageError("no images: the split is empty")
+        return loss / images, correct / images, int(images)
 
     def is_finite(self) -> bool:
         """Whether no batch had an infinite loss; waits for the device."""
@@ -52,7 +59,7 @@ class Tally:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON document, exact; waits for the device."""
-        loss, correct = self._values() if self._sums is not None else (0.0, 0.0)
+        loss, correct = self._values()
         return {"batches": self.batches, "images": self.images, "loss": loss, "correct": correct}
 
     def restore(self, document: Mapping[str, Any]) -> None:
@@ -62,7 +69,5 @@ class Tally:
             self._sums = torch.tensor([document["loss"], document["correct"]], dtype=torch.float64)
 
     def _values(self) -> tuple[float, float]:
-        if self._sums is None:
-            raise StageError("no images: the split is empty")
-        loss, correct = self._sums.tolist()
+        loss, correct = (0.0, 0.0) if self._sums is None else self._sums.tolist()
         return loss, correct
