@@ -59,7 +59,7 @@ def search(
     _resume(state, recipe, directory)
     history = History(directory / "history.jsonl", index="round")
     history.truncate(state.round)
-    work = Work.of(recipe, dataset, where)
+    work = Work.of(recipe, dataset, where, scaler=state.scaler)
     progress.start("search", recipe.search.rounds, "round")
     progress.update(state.round)
     while state.round < recipe.search.rounds and not state.settled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,19 +46,28 @@ class Work:
     options: StepOptions
 
     @classmethod
-    def of(cls, recipe: Recipe, dataset: Dataset, where: torch.device) -> Work:
-        """The work that a recipe asks for."""
+    def of(
+        cls,
+        recipe: Recipe,
+        dataset: Dataset,
+        where: torch.device,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Work:
+        """The work that a recipe asks for; `scaler` goes through all rounds, where training is in float16."""
+        options = step_options(
+            recipe.train,
+            where,
+            seed=seeds.derive(recipe.seed, "search"),
+            images=dataset.train.num_images,
+            num_classes=dataset.info.num_classes,
+        )
         return cls(
             recipe,
             dataset,
             schedules.run_schedule(recipe, dataset),
             schedules.steps_per_round(recipe, dataset),
-            step_options(
-                recipe.train,
-                where,
-                seed=seeds.derive(recipe.seed, "search"),
-                images=dataset.train.num_images,
-            ),
+            replace(options, scaler=scaler),
         )
 
     @property
@@ -133,9 +142,20 @@ def _alpha_step(sub: Trial, batch: Batch, work: Work, step: int) -> int:
         loss = F.cross_entropy(scores.float(), labels)
         if not loss.requires_grad:  # no group has a place for a gate, so there is nothing to learn
             return len(labels)
-        (gradient,) = torch.autograd.grad(loss, [sub.gated.alpha])
-    sub.step_alpha(gradient, work.recipe.search)
+        gradient = _gradient(loss, sub.gated.alpha, work.options.scaler)
+    if gradient is not None:
+        sub.step_alpha(gradient, work.recipe.search)
     return len(labels)
+
+
+def _gradient(loss: Tensor, alpha: Tensor, scaler: torch.amp.GradScaler | None) -> Tensor | None:
+    """That of the gates; None where float16 was too small for it, as a scaler leaves out such a step."""
+    if scaler is None:
+        (gradient,) = torch.autograd.grad(loss, [alpha])
+        return gradient
+    (scaled,) = torch.autograd.grad(scaler.scale(loss), [alpha])
+    gradient = scaled / scaler.get_scale()
+    return gradient if gradient.isfinite().all() else None
 
 
 def _check_finite(sub: Trial, work: Work, step: int) -> None:

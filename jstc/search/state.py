@@ -17,7 +17,7 @@ from jstc.search.anneal import Phase, phase
 from jstc.search.archive import Archive, read_plan
 from jstc.search.threshnet import ThreshNet
 from jstc.search.updater import Target
-from jstc.train import checkpoint, optim
+from jstc.train import checkpoint, learner, optim
 
 __all__ = ["Course", "State"]
 
@@ -65,6 +65,7 @@ class State:
     threshnet: ThreshNet
     courses: list[Course]
     settings: SearchSettings
+    scaler: torch.amp.GradScaler | None = None  # of gradients in float16
     round: int = 0
     images: int = 0
     seconds: float = 0.0
@@ -74,7 +75,9 @@ class State:
     def new(cls, network: nn.Module, channels: ChannelMap, threshnet: ThreshNet, recipe: Recipe) -> State:
         """The state before the first round."""
         courses = [Course(Archive(recipe.search.archive_size)) for _ in recipe.budgets]
-        return cls(Target.new(network, channels, recipe.train), threshnet, courses, recipe.search)
+        target = Target.new(network, channels, recipe.train)
+        scaler = learner.scaler(recipe.train, target.alpha.device)
+        return cls(target, threshnet, courses, recipe.search, scaler)
 
     @property
     def course(self) -> Course:
@@ -124,6 +127,8 @@ class State:
             "policy": figures,
             "courses": [course.to_dict() for course in self.courses],
         }
+        if self.scaler is not None:
+            meta["scaler"] = self.scaler.state_dict()
         checkpoint.save(path, tensors, meta)
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -137,6 +142,8 @@ class State:
             for name, value in checkpoint.part(tensors, "gates").items():
                 getattr(target, name).copy_(value)
         self.threshnet.restore(checkpoint.part(tensors, "policy"), meta["policy"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(meta["scaler"])
         for course, document in zip(self.courses, meta["courses"], strict=True):
             course.restore(document, target.channels.widths)
         self.round, self.images, self.seconds = meta["round"], meta["images"], meta["seconds"]
