@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from jstc.recipe import Recipe
@@ -17,6 +18,7 @@ __all__ = [
     "baseline_schedule",
     "learning_rate",
     "run_schedule",
+    "stepped_rate",
     "steps_per_finetune_epoch",
     "steps_per_round",
     "total_steps",
@@ -30,7 +32,8 @@ _LONGEST_WARMUP = 0.25
 def learning_rate(step: int, *, total: int, warmup: int, base: float) -> float:
     """Linear warm-up to `base` over `warmup` steps, then half a cosine to zero at `total`.
 
-    `step` counts from 0; the first step has `base / warmup`, the last one (`total - 1`) is above zero.
+    `step` counts from 0; the first step has `base / warmup`, the last one (`total - 1`) is above zero
+    (Loshchilov and Hutter 2017, equation 5, without restarts).
     """
     if step < warmup:
         return base * (step + 1) / warmup
@@ -39,17 +42,37 @@ def learning_rate(step: int, *, total: int, warmup: int, base: float) -> float:
     return base * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
+def stepped_rate(
+    step: int, *, total: int, warmup: int, base: float, milestones: Sequence[float], gamma: float
+) -> float:
+    """Linear warm-up to `base` over `warmup` steps; times `gamma` from each milestone on, a share of `total`.
+
+    As torch's `MultiStepLR` with the milestones in steps, rounded.
+    """
+    if step >= total:
+        return 0.0
+    passed = sum(step >= round(share * total) for share in milestones)
+    return base * min(1.0, (step + 1) / max(1, warmup)) * gamma**passed
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate per step: `warmup` steps up to `base`, down to zero at `total`."""
+    """Learning rate per step: `warmup` steps up to `base`, down to zero at `total`.
+
+    Down a cosine; or in steps, by `gamma` at every one of the `milestones`, where there are any.
+    """
 
     base: float
     total: int
     warmup: int = 0
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
 
     def at(self, step: int) -> float:
         """The learning rate of `step` (from 0)."""
-        return learning_rate(step, total=self.total, warmup=self.warmup, base=self.base)
+        if not self.milestones:
+            return learning_rate(step, total=self.total, warmup=self.warmup, base=self.base)
+        return stepped_rate(step, **asdict(self))
 
 
 def steps_per_round(recipe: Recipe, dataset: Dataset) -> int:
@@ -78,8 +101,14 @@ def warmup_steps(recipe: Recipe, dataset: Dataset, *, total: int) -> int:
 
 def run_schedule(recipe: Recipe, dataset: Dataset) -> Schedule:
     """The schedule of the whole run; finetune starts at the step where the search ended."""
-    total = total_steps(recipe, dataset)
-    return Schedule(recipe.train.lr, total, warmup_steps(recipe, dataset, total=total))
+    return _schedule(recipe, dataset, total=total_steps(recipe, dataset))
+
+
+def _schedule(recipe: Recipe, dataset: Dataset, *, total: int) -> Schedule:
+    train, warmup = recipe.train, warmup_steps(recipe, dataset, total=total)
+    if train.schedule == "cosine":
+        return Schedule(train.lr, total, warmup)
+    return Schedule(train.lr, total, warmup, train.milestones or (), train.gamma or 1.0)
 
 
 def baseline_epochs(recipe: Recipe, dataset: Dataset) -> int:
@@ -91,4 +120,4 @@ def baseline_epochs(recipe: Recipe, dataset: Dataset) -> int:
 def baseline_schedule(recipe: Recipe, dataset: Dataset) -> Schedule:
     """The baseline's own full schedule, over exactly its epochs."""
     total = baseline_epochs(recipe, dataset) * steps_per_finetune_epoch(recipe, dataset)
-    return Schedule(recipe.train.lr, total, warmup_steps(recipe, dataset, total=total))
+    return _schedule(recipe, dataset, total=total)
