@@ -61,6 +61,7 @@ def finetune(
         optimizer=start.optimizer,
         teacher=_teacher(target, recipe, source),
         augment=recipe.input.augment,
+        checkpoint=recipe.checkpoint,
         identity={"plan_hash": plan.hash, "source": files.sha256(source / "subnetwork.safetensors")},
     )
     result = fit(job, directory=directory, progress=progress, stage="finetune")
@@ -94,6 +95,7 @@ def train_baseline(
         steps_per_epoch=schedules.steps_per_finetune_epoch(recipe, dataset),
         seed=seeds.derive(recipe.seed, "baseline"),
         augment=recipe.input.augment,
+        checkpoint=recipe.checkpoint,
     )
     result = fit(job, directory=directory, progress=progress, stage="baseline")
     checkpoint.save(directory / "model.safetensors", network.state_dict(), {"epochs": result.epochs})

@@ -13,7 +13,7 @@ from jstc.errors import RunDirectoryError, StageError
 from jstc.progress import Silent
 from jstc.recipe import TrainSettings
 from jstc.train import checkpoint, optim
-from jstc.train import fit as fitting
+from jstc.train.checkpoints import Checkpoints
 from jstc.train.fit import Job, fit
 from jstc.train.history import History
 from jstc.train.schedule import Schedule
@@ -107,7 +107,7 @@ def test_a_kill_between_history_and_checkpoint_leaves_no_line_twice(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_save", kill)
+        patch.setattr(Checkpoints, "save", kill)
         with pytest.raises(Stop):
             fit(job(make_network(), split), directory=tmp_path, progress=Silent(), stage="x")
     assert len(History(tmp_path / "history.jsonl", index="epoch").read()) == 1
