@@ -21,6 +21,7 @@ import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from jstc import ranks
 from jstc.errors import InputError
 
 __all__ = ["ORT_ERRORS", "PROVIDER_NAMES", "Provider", "Signature", "cuda_problem", "first_line"]
@@ -170,10 +171,13 @@ def _create(model: str | bytes, provider: Provider, *, threads: int, profile: Pa
 
 def _chain(model: str | bytes, provider: Provider) -> list[Any]:
     """The provider, with its options, and those that take what it cannot run."""
+    cpu = PROVIDER_NAMES["cpu"]
+    # Of several processes on this machine each has a GPU of its own.
+    gpu = {"device_id": str(ranks.local_rank())} if ranks.local_rank() else {}
     if provider == "tensorrt":
-        first = (PROVIDER_NAMES["tensorrt"], _tensorrt_options(model))
-        return [first, PROVIDER_NAMES["cuda"], PROVIDER_NAMES["cpu"]]
-    return list(dict.fromkeys((PROVIDER_NAMES[provider], PROVIDER_NAMES["cpu"])))
+        first = (PROVIDER_NAMES["tensorrt"], _tensorrt_options(model) | gpu)
+        return [first, (PROVIDER_NAMES["cuda"], gpu), cpu]
+    return [cpu] if provider == "cpu" else [(PROVIDER_NAMES[provider], gpu), cpu]
 
 
 def _tensorrt_options(model: str | bytes) -> dict[str, str]:

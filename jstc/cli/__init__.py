@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -13,8 +15,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads otherwise spin while they wait for each other; where another process wants the same
     # cores, that made training three to five times slower. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from jstc.cli.app import app
+    from jstc import ranks
     from jstc.cli.errors import exit_codes
 
     with exit_codes():
-        app(args=None if arguments is None else list(arguments), prog_name="jstc")
+        if ranks.follows():  # what process 0 reads from the command line, it passes on
+            _follow()
+        with _leading():
+            from jstc.cli.app import app
+
+            app(args=None if arguments is None else list(arguments), prog_name="jstc")
+
+
+def _follow() -> None:
+    _hush()
+    from jstc.pipeline.following import follow
+
+    sys.exit(follow())
+
+
+@contextlib.contextmanager
+def _leading() -> Iterator[None]:
+    """Of several processes started by torchrun this is number 0, and the others wait for its word."""
+    from jstc import ranks
+
+    if not ranks.leads():
+        yield
+        return
+    _hush()
+    try:
+        yield
+    finally:
+        from jstc.pipeline import team
+
+        team.finish()
+
+
+def _hush() -> None:
+    # torch's own notes about gradients' layouts and closed connections, once for each process.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,14 @@ class Score:
     def interval(self) -> tuple[float, float]:
         """95 % interval of the top-1 accuracy, for images drawn at random."""
         return wilson(self.right, self.images)
+
+    def added_up(self, sums: Callable[[Sequence[float]], Sequence[float]]) -> Score:
+        """The score on the images of all processes, by what adds numbers up over these."""
+        images, right, of_five, undefined = sums(
+            [self.images, self.right, self.right_of_five or 0, self.undefined]
+        )
+        best = None if self.right_of_five is None else int(of_five)
+        return Score(int(images), int(right), best, int(undefined), self.seconds)
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jstc import ranks
 from jstc.pipeline import preflight, stages, sweep
 from jstc.pipeline.run_directory import RunDirectory, default_path, read_recipe
 from jstc.pipeline.runner import Chain
@@ -38,7 +39,7 @@ def run(
     """
     path = out or default_path(recipe)
     workspace = workspace or Workspace(recipe, consent)
-    progress = progress or Silent()
+    progress, fresh = progress or Silent(), _is_fresh(fresh)
     workspace.belongs_to(path, progress, fresh=fresh)
     preflight.check(workspace, path)
     if not only or "bench" in only:
@@ -74,7 +75,7 @@ def run_stage(
     do settings of the stage's own in `recipe` that the run does not have yet (see `late_settings`).
     Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
     """
-    workspace, progress = Workspace(recipe, consent), progress or Silent()
+    workspace, progress, fresh = Workspace(recipe, consent), progress or Silent(), _is_fresh(fresh)
     if sweep.is_sweep(recipe):
         sweep.run_stage(path, name, workspace, fresh=fresh, command=command, progress=progress)
         return
@@ -83,6 +84,11 @@ def run_stage(
     with RunDirectory.open(path, recipe, stages=names, command=command, about=(name,)) as opened:
         workspace.recipe = opened.recipe
         Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
+
+
+def _is_fresh(asked: bool) -> bool:
+    # Started anew by torchrun, the same command line goes on with what it has begun.
+    return asked and not ranks.restarts()
 
 
 def write_report(path: Path) -> None:

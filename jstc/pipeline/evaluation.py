@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jstc import files
+from jstc import files, ranks
 from jstc.errors import InputError, RunDirectoryError
 from jstc.progress import Progress, Silent
 from jstc.recipe import InputSettings
@@ -15,12 +16,16 @@ from jstc.recipe import InputSettings
 if TYPE_CHECKING:
     from jstc.data import DataInfo, Split
     from jstc.data.info import Batch
+    from jstc.export.accuracy import Score
     from jstc.export.classifier import Classifier
     from jstc.ort import Provider
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "take_part"]
 
 _BATCH_SIZE = 128
+
+
+_Opened = tuple["Classifier", "DataInfo", "Split"]
 
 
 @dataclass(frozen=True)
@@ -51,20 +56,15 @@ def evaluate(
     """
     task = _task(path, dataset, data)
     from jstc import ort
-    from jstc.export.accuracy import score
-    from jstc.export.classifier import Normalisation
     from jstc.pipeline import evaluation_notes
 
     chosen = ort.resolve(provider)
-    classifier, info, split = _opened(task, chosen, threads)
-    class_of, notes = evaluation_notes.assumptions(classifier, info)
-    found = score(
-        classifier,
-        _batches(split, limit, progress or Silent()),
-        normalised=Normalisation(info.mean, info.std),
-        class_of=class_of,
-        num_classes=info.num_classes,
-    )
+    opened = _opened(task, chosen, threads)
+    classifier, info, split = opened
+    _, notes = evaluation_notes.assumptions(classifier, info)
+    enough = min(limit or split.num_images, split.num_images) >= ranks.world()
+    with _shared(task, chosen, threads, limit) if enough else contextlib.nullcontext():
+        found = _score(opened, limit, progress or Silent())
     return {
         "file": str(task.file),
         "dataset": task.dataset,
@@ -83,7 +83,55 @@ def evaluate(
     }
 
 
-def _opened(task: _Task, provider: Provider, threads: int) -> tuple[Classifier, DataInfo, Split]:
+@contextlib.contextmanager
+def _shared(task: _Task, provider: Provider, threads: int, limit: int | None) -> Iterator[None]:
+    """Of several processes each evaluates its part of the images."""
+    import torch
+
+    from jstc.pipeline import team
+
+    document = {
+        "kind": "eval",
+        "file": str(task.file),
+        "dataset": task.dataset,
+        "data": None if task.data is None else str(task.data),
+        "settings": task.settings.model_dump(mode="json"),
+        "provider": provider,
+        "threads": threads,
+        "limit": limit,
+    }
+    with team.shared(document, torch.device("cpu")):
+        yield
+
+
+def take_part(document: Mapping[str, Any]) -> None:
+    """For the processes beside the one that evaluates: this one's part of the images."""
+    data, settings = document["data"], InputSettings.model_validate(document["settings"])
+    task = _Task(Path(document["file"]), document["dataset"], None if data is None else Path(data), settings)
+    _score(_opened(task, document["provider"], document["threads"]), document["limit"], Silent())
+
+
+def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:
+    """Of all processes together."""
+    from jstc.export.accuracy import score
+    from jstc.export.classifier import Normalisation
+    from jstc.pipeline import evaluation_notes
+    from jstc.train import distributed
+
+    classifier, info, split = opened
+    class_of, _ = evaluation_notes.assumptions(classifier, info)
+    images = split.num_images if limit is None else min(limit, split.num_images)
+    own = score(
+        classifier,
+        _batches(split, images, progress),
+        normalised=Normalisation(info.mean, info.std),
+        class_of=class_of,
+        num_classes=info.num_classes,
+    )
+    return own.added_up(distributed.sums)
+
+
+def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
     """The file and the test split, at the size that the file takes; they fit each other."""
     import torch
 
@@ -107,10 +155,12 @@ def _opened(task: _Task, provider: Provider, threads: int) -> tuple[Classifier, 
     )
 
 
-def _batches(split: Split, limit: int | None, progress: Progress) -> Iterator[Batch]:
-    images = split.num_images if limit is None else min(limit, split.num_images)
-    progress.start("eval", -(-images // _BATCH_SIZE), "batch")
-    for done, batch in enumerate(split.ordered(_BATCH_SIZE, limit=limit), start=1):
+def _batches(split: Split, images: int, progress: Progress) -> Iterator[Batch]:
+    from jstc.train import distributed
+
+    batch_size, part = _BATCH_SIZE * distributed.world(), distributed.part()
+    progress.start("eval", -(-images // batch_size), "batch")
+    for done, batch in enumerate(split.ordered(batch_size, limit=images, part=part), start=1):
         yield batch
         progress.update(done)
     progress.finish()

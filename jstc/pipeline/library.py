@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jstc.errors import BudgetError, DataError
+from jstc.errors import BudgetError, DataError, StageError
 from jstc.pipeline.workspace import Workspace
 from jstc.plan import Plan
 from jstc.progress import Progress
@@ -56,10 +56,11 @@ def search(
     `train_data` and `val_data` are torch Datasets with pairs of an image tensor [C, H, W] and a class number,
     or `Split`s of jstc. `settings` are recipe keys such as `"search.rounds=20"` or `"seed=1"`. `model` starts
     from the weights that it has, and is left as it is. The same call again continues what is in `out`.
-    Raises an `InputError` for what is wrong, before any training.
+    Under torchrun every process makes the same call. Raises an `InputError` for what is wrong, before any
+    training.
     """
-    from jstc import files, recipe_file
-    from jstc.pipeline import chain
+    from jstc import files, ranks, recipe_file
+    from jstc.pipeline import chain, team
 
     kind = f"{type(model).__module__}:{type(model).__qualname__}"
     flags = {"model": kind, "dataset": "given", "flops": flops, "params": params}
@@ -68,8 +69,14 @@ def search(
         raise BudgetError(
             "jstc.search takes one budget, for one network; give several to `jstc search` or in a recipe"
         )
-    workspace = _Given(recipe, model, train_data, val_data)
-    path = chain.run(recipe, out=Path(out), only=_STAGES, workspace=workspace, fresh=fresh, progress=progress)
+    workspace, path = _Given(recipe, model, train_data, val_data), Path(out)
+    if ranks.follows():
+        _follow(workspace)
+    else:
+        try:
+            chain.run(recipe, out=path, only=_STAGES, workspace=workspace, fresh=fresh, progress=progress)
+        finally:
+            team.finish()
     result = files.read_json(path / "slim" / "result.json")
     return SearchResult(
         network=workspace.load_slim(path / "slim"),
@@ -79,6 +86,13 @@ def search(
         params=result["params"],
         path=path,
     )
+
+
+def _follow(workspace: Workspace) -> None:
+    from jstc.pipeline import following
+
+    if following.follow(workspace):
+        raise StageError("process 0 has broken off, and says why")
 
 
 class _Given(Workspace):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jstc import files
+from jstc import files, ranks
 from jstc.pipeline import scoring
 from jstc.pipeline.context import StageContext
 from jstc.pipeline.latency import Fitting
+from jstc.pipeline.team import everywhere
 from jstc.pipeline.workspace import Workspace
 from jstc.plan import Plan
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["baseline", "finetune", "search", "target_document"]
 
 
+@everywhere
 def baseline(context: StageContext) -> dict[str, Any]:
     """Train the target network alone, for the comparison."""
     from jstc import finetune as training
@@ -32,17 +34,20 @@ def baseline(context: StageContext) -> dict[str, Any]:
     return {}
 
 
+@everywhere
 def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
     from jstc.pipeline import counting
     from jstc.search.joint import search as search_jointly
 
-    workspace = context.workspace
-    files.write_json(context.path / "target.json", target_document(workspace) | _given_weights(context))
-    target = workspace.new_target()
-    # Before the training, not after it: the budget is worth nothing if the two counts differ.
-    counting.require_equal("target", target, workspace.example_input(), workspace.channels.cost())
-    fitting = Fitting.of(context)
+    workspace, target = context.workspace, context.workspace.new_target()
+    before = _given_weights(context)
+    fitting = None
+    if not ranks.follows():
+        files.write_json(context.path / "target.json", target_document(workspace) | before)
+        # Before the training, not after it: the budget is worth nothing if the two counts differ.
+        counting.require_equal("target", target, workspace.example_input(), workspace.channels.cost())
+        fitting = Fitting.of(context)
     plans = search_jointly(
         _placed(target, workspace),
         workspace.costed,
@@ -62,6 +67,7 @@ def _cost(workspace: Workspace, plan: Plan) -> dict[str, Any]:
     return {"flops": cost.flops, "params": cost.params}
 
 
+@everywhere
 def finetune(context: StageContext) -> dict[str, Any]:
     """Train the chosen sub-network alone."""
     from jstc import finetune as training

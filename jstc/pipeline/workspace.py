@@ -6,7 +6,7 @@ import copy
 import itertools
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jstc.errors import BudgetError, ModelError
 from jstc.progress import Progress, Silent
@@ -153,10 +153,23 @@ class Workspace:
 
     def at(self, label: str) -> Workspace:
         """The same for one of the recipe's budgets, with what has been made so far."""
-        alone = copy.copy(self)
-        alone.__dict__.pop("budgets", None)
-        alone.recipe = self.recipe.at(label)
-        return alone
+        return self.with_recipe(self.recipe.at(label))
+
+    def with_recipe(self, recipe: Recipe) -> Workspace:
+        """The same for a recipe with other budgets, with what has been made so far."""
+        other = copy.copy(self)
+        other.__dict__.pop("budgets", None)
+        other.recipe = recipe
+        return other
+
+    def predict_latency(self, document: dict[str, Any]) -> None:
+        """Predict latencies as another process does, from the `to_dict` of its model."""
+        from jstc.latency import LatencyModel
+        from jstc.pipeline.latency import LatencyBudgets
+
+        model = LatencyModel.from_dict(document, self.channels.executions, full=self.channels.full_counts)
+        timer = self._network_timer(model.setting)
+        self.__dict__["latency"] = LatencyBudgets(self.channels, model, timer)
 
     def take_over(self, other: Workspace) -> None:
         """Keep what `other`, which is this one at a budget, has made."""

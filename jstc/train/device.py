@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from jstc import ranks
 from jstc.errors import InputError
 from jstc.recipe import TrainSettings
 
@@ -18,15 +19,32 @@ M = TypeVar("M", bound=nn.Module)
 def device(name: str) -> torch.device:
     """The device called `auto`, `cpu` or `cuda`; `auto` takes a GPU where there is one.
 
-    Raises `InputError` when `cuda` is asked for and absent.
+    Of several processes on a machine each gets the GPU with its number. Raises `InputError` when `cuda` is
+    asked for and absent, or when there are too few.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError(f"device 'cuda': {_why_no_cuda()}; use 'cpu', or 'auto' to take what there is")
     if name == "auto":
         name = "cuda" if available else "cpu"
+    if name != "cuda":
+        return torch.device(name)
+    _choose_gpu()
     # With its index, so that it equals the device that tensors report.
-    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _choose_gpu() -> None:
+    """Of several processes on this machine each has a GPU of its own."""
+    if not ranks.several():
+        return
+    number, count = ranks.local_rank(), torch.cuda.device_count()
+    if number >= count:
+        raise InputError(
+            f"{ranks.local_world()} processes on a machine with {count} GPUs: each needs its own; start "
+            f"torchrun with --nproc-per-node={count}, or train with --device cpu"
+        )
+    torch.cuda.set_device(number)
 
 
 def _why_no_cuda() -> str:

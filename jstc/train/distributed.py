@@ -42,6 +42,7 @@ class _Team:
     store: Any = None
     control: Any = None
     active: bool = False
+    groups: int = 0
 
 
 _team = _Team()
@@ -66,11 +67,12 @@ def start(where: torch.device) -> None:
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if where.type == "cuda" else "gloo",
-            store=store(),
+            store=dist.PrefixStore(f"jstc/{_team.groups}", store()),  # type: ignore[attr-defined]
             rank=ranks.rank(),
             world_size=ranks.world(),
             timeout=_TRAINING_TIMEOUT,
         )
+        _team.groups += 1
     _team.control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
 
 
