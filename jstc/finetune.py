@@ -18,7 +18,7 @@ from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.progress import Progress
 from jstc.recipe import Recipe
-from jstc.train import checkpoint, device, seeds, subnetwork
+from jstc.train import checkpoint, compiling, device, seeds, subnetwork
 from jstc.train import schedule as schedules
 from jstc.train.batches import counted
 from jstc.train.fit import FitResult, Job, fit
@@ -50,7 +50,7 @@ def finetune(
     start = subnetwork.load(source / "subnetwork.safetensors", plan=plan)
     gated = _build(target, channels, plan, start, recipe)
     job = Job(
-        network=gated,
+        network=_called(gated, recipe),
         trained=gated.network,
         split=dataset.train_full,
         settings=recipe.train,
@@ -61,6 +61,8 @@ def finetune(
         optimizer=start.optimizer,
         teacher=_teacher(target, recipe, source),
         augment=recipe.input.augment,
+        num_classes=dataset.info.num_classes,
+        ema_decay=recipe.finetune.ema_decay,
         checkpoint=recipe.checkpoint,
         identity={"plan_hash": plan.hash, "source": files.sha256(source / "subnetwork.safetensors")},
     )
@@ -88,13 +90,16 @@ def train_baseline(
     """
     network = device.place(copy.deepcopy(target), recipe.train, _device_of(target))
     job = Job(
-        network=network,
+        network=_called(network, recipe),
+        trained=network,
         split=dataset.train_full,
         settings=recipe.train,
         schedule=schedules.baseline_schedule(recipe, dataset),
         steps_per_epoch=schedules.steps_per_finetune_epoch(recipe, dataset),
         seed=seeds.derive(recipe.seed, "baseline"),
         augment=recipe.input.augment,
+        num_classes=dataset.info.num_classes,
+        ema_decay=recipe.finetune.ema_decay,
         checkpoint=recipe.checkpoint,
     )
     result = fit(job, directory=directory, progress=progress, stage="baseline")
@@ -111,6 +116,14 @@ def _build(
     start.restore(gated)
     gated.alpha.requires_grad_(False)
     return gated
+
+
+def _called(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """What is called in training: the network itself, or compiled."""
+    if not recipe.finetune.compile:
+        return network
+    module: nn.Module = compiling.compiled(network)
+    return module
 
 
 def _device_of(network: nn.Module) -> torch.device:

@@ -30,11 +30,20 @@ def check(workspace: Workspace, path: Path) -> None:
     _check_writable(path)
     workspace.belongs_to(path)
     _check_latency(workspace, path)
-    _ = workspace.device
+    _check_compiler(workspace)
     _check_model(workspace)
     _check_search(workspace)
     num_params, num_budgets = workspace.channels.cost().params, len(workspace.recipe.budgets)
     check_space(path, num_params=num_params, num_budgets=num_budgets)
+
+
+def _check_compiler(workspace: Workspace) -> None:
+    """That there is such a device; and that torch.compile works on it, where it is asked for."""
+    where = workspace.device
+    if workspace.recipe.finetune.compile:
+        from jstc.train.compiling import require_compiler
+
+        require_compiler(where)
 
 
 def check_space(path: Path, *, num_params: int, num_budgets: int = 1) -> None:
