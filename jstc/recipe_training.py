@@ -93,6 +93,9 @@ class TrainSettings(Strict):
     clip_norm: PositiveFloat | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     channels_last: bool = True
+    sync_batchnorm: bool = Field(
+        False, description="of several processes, on GPUs: batch norms take the statistics of the whole batch"
+    )
     max_rollbacks: NonNegativeInt = Field(
         3, description="so often a stage that diverges goes back to its last good state"
     )

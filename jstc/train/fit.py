@@ -11,7 +11,7 @@ from typing import Any
 from jstc import stopping
 from jstc.errors import DivergedError, RunDirectoryError, StageError
 from jstc.progress import Progress
-from jstc.train import checkpoint, distributed, health
+from jstc.train import checkpoint, distributed, health, replicas
 from jstc.train.batches import stream
 from jstc.train.checkpoints import Checkpoints
 from jstc.train.history import History
@@ -90,6 +90,7 @@ class _Training:
         self._begun = time.perf_counter()
         try:
             figures = self._train()
+            replicas.require_equal(self.job.module, f"the network after epoch {self.state.epoch + 1}")
             health.require_finite(self.job.module, step=self._end, schedule=self._schedule)
         except DivergedError as error:
             self._roll_back(error)
@@ -109,6 +110,7 @@ class _Training:
         if distributed.is_first():
             self._saved.drop_older()
         self.learner.finish()
+        replicas.synchronise(self.job.module)
 
     def result(self) -> FitResult:
         """What it took."""
@@ -146,15 +148,16 @@ class _Training:
             count=self._end - at,
             augment=job.augment,
         )
-        return train_steps(
-            job.network,
-            batches,
-            optimizer=self.learner.optimizer,
-            schedule=self._schedule,
-            first_step=at,
-            options=_options(job, self.learner),
-            tally=self._tally,
-        )
+        with replicas.averaging(job.network, sync_batchnorm=job.settings.sync_batchnorm) as network:
+            return train_steps(
+                network,
+                batches,
+                optimizer=self.learner.optimizer,
+                schedule=self._schedule,
+                first_step=at,
+                options=_options(job, self.learner),
+                tally=self._tally,
+            )
 
     def _spent(self) -> float:
         return time.perf_counter() - self._begun
@@ -198,8 +201,8 @@ class _Training:
         self._saved.save({**self.learner.tensors(), **checkpoint.join(start=start)}, meta)
 
     def _resume(self) -> None:
-        saved = self._saved.load()
-        distributed.barrier()  # before process 0 writes anything
+        saved = distributed.from_first(self._saved.load)
+        distributed.copy_from_first(self.learner.tensors().values())
         tensors, meta = ({}, {}) if saved is None else saved
         if saved is not None:
             self.state = _State(**meta["state"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from jstc.channels.gates import GatedNetwork
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
-from jstc.train import checkpoint, optim
+from jstc.train import checkpoint, distributed, optim
 
 __all__ = ["Subnetwork", "load", "save"]
 
@@ -47,8 +48,15 @@ def load(path: Path, *, plan: Plan) -> Subnetwork:
 
     Raises `RunDirectoryError` for a file that is missing or damaged, or that belongs to another plan.
     """
+    saved = distributed.from_first(lambda: _checked(path, plan))
+    assert saved is not None
+    tensors, meta = saved
+    network, gates = (checkpoint.part(tensors, name) for name in ("network", "gates"))
+    return Subnetwork(network, gates, optim.from_tensors(tensors), int(meta["step"]))
+
+
+def _checked(path: Path, plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, meta = checkpoint.load(path)
     if meta.get("plan_hash") != plan.hash:
         raise RunDirectoryError(f"{path} belongs to another plan than the one beside it; use --fresh")
-    network, gates = (checkpoint.part(tensors, name) for name in ("network", "gates"))
-    return Subnetwork(network, gates, optim.from_tensors(tensors), int(meta["step"]))
+    return tensors, meta

@@ -58,14 +58,15 @@ class Tally:
         return self._sums is None or all(map(math.isfinite, self._sums.tolist()))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON document, exact; waits for the device."""
-        loss, correct = self._values()
-        return {"batches": self.batches, "images": self.images, "loss": loss, "correct": correct}
+        """A JSON document, exact, of all processes together; waits for the device."""
+        loss, correct, images = distributed.sums([*self._values(), self.images])
+        return {"batches": self.batches, "images": int(images), "loss": loss, "correct": correct}
 
     def restore(self, document: Mapping[str, Any]) -> None:
-        """Take over what `to_dict` gave."""
-        self.batches, self.images = int(document["batches"]), int(document["images"])
-        if self.batches:
+        """Take over what `to_dict` gave; of several processes the first one does."""
+        self.batches = int(document["batches"])
+        if self.batches and distributed.is_first():
+            self.images = int(document["images"])
             self._sums = torch.tensor([document["loss"], document["correct"]], dtype=torch.float64)
 
     def _values(self) -> tuple[float, float]:
