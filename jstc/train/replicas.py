@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jstc.train import distributed
 
-__all__ = ["averaging", "require_equal", "synchronise"]
+__all__ = ["averaging", "require_equal", "synchronise", "whole_batch_norms"]
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def averaging(network: nn.Module, *, sync_batchnorm: bool = False) -> Iterator[n
     if distributed.world() == 1:
         yield network
         return
-    with _synchronised(network, wanted=sync_batchnorm):
+    with whole_batch_norms(network, wanted=sync_batchnorm):
         try:
             yield _wrapped(network)
         finally:
@@ -50,13 +50,16 @@ def _wrapped(network: nn.Module) -> DistributedDataParallel:
 
 
 @contextmanager
-def _synchronised(network: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Batch norms of the whole batch for the block, which share all tensors with the ordinary ones."""
+def whole_batch_norms(network: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """For the block, where `wanted`, batch norms that take statistics over the parts of all processes.
+
+    They share all tensors with the ordinary ones, which are back in their places afterwards.
+    """
     ordinary = {
         (parent, name): norm
         for parent in network.modules()
         for name, norm in parent.named_children()
-        if wanted and isinstance(norm, _BatchNorm)
+        if wanted and distributed.world() > 1 and isinstance(norm, _BatchNorm)
     }
     try:
         for (parent, name), norm in ordinary.items():
