@@ -63,6 +63,7 @@ def finetune(
         augment=recipe.input.augment,
         num_classes=dataset.info.num_classes,
         ema_decay=recipe.finetune.ema_decay,
+        tensorboard=recipe.tensorboard,
         checkpoint=recipe.checkpoint,
         identity={"plan_hash": plan.hash, "source": files.sha256(source / "subnetwork.safetensors")},
     )
@@ -100,6 +101,7 @@ def train_baseline(
         augment=recipe.input.augment,
         num_classes=dataset.info.num_classes,
         ema_decay=recipe.finetune.ema_decay,
+        tensorboard=recipe.tensorboard,
         checkpoint=recipe.checkpoint,
     )
     result = fit(job, directory=directory, progress=progress, stage="baseline")

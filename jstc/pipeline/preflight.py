@@ -30,11 +30,19 @@ def check(workspace: Workspace, path: Path) -> None:
     _check_writable(path)
     workspace.belongs_to(path)
     _check_latency(workspace, path)
+    _check_tensorboard(workspace.recipe)
     _check_compiler(workspace)
     _check_model(workspace)
     _check_search(workspace)
     num_params, num_budgets = workspace.channels.cost().params, len(workspace.recipe.budgets)
     check_space(path, num_params=num_params, num_budgets=num_budgets)
+
+
+def _check_tensorboard(recipe: Recipe) -> None:
+    if recipe.tensorboard:
+        from jstc.train.scalars import require_tensorboard
+
+        require_tensorboard()
 
 
 def _check_compiler(workspace: Workspace) -> None:

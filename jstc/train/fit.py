@@ -14,10 +14,10 @@ from jstc.progress import Progress
 from jstc.train import checkpoint, distributed, health, replicas
 from jstc.train.batches import stream
 from jstc.train.checkpoints import Checkpoints
-from jstc.train.history import History
 from jstc.train.job import FitResult, Job
 from jstc.train.learner import Learner
 from jstc.train.loop import StepOptions, TrainFigures, step_options, train_steps
+from jstc.train.scalars import open_history
 from jstc.train.schedule import Schedule
 from jstc.train.tally import Tally
 from jstc.train.watch import Watch
@@ -72,7 +72,9 @@ class _Training:
         self.job, self.progress = job, progress
         self.learner = Learner.new(job.module, job.settings, state=job.optimizer, ema_decay=job.ema_decay)
         self.state = _State()
-        self._history = History(directory / "history.jsonl", index="epoch")
+        self._history = open_history(
+            directory, index="epoch", tensorboard=job.tensorboard and distributed.is_first()
+        )
         self._saved = Checkpoints(
             directory / "checkpoint.safetensors",
             keep=job.checkpoint.keep,

@@ -26,9 +26,9 @@ class Job:
 
     `network` is called on images; `trained` (by default the same) is the module inside it whose
     parameters learn and whose tensors are saved. `optimizer` is the state that the optimiser starts with,
-    of a network whose channels may have been trained unequally often; none means zeros. With
-    `ema_decay` the module ends as the moving average of its weights. `identity` says what is trained; a
-    checkpoint with another one is refused.
+    of a network whose channels may have been trained unequally often; none means zeros. With `ema_decay`
+    the module ends as the moving average of its weights. `tensorboard` shows the history
+    there, too. `identity` says what is trained; a checkpoint with another one is refused.
     """
 
     network: nn.Module
@@ -44,6 +44,7 @@ class Job:
     augment: bool = True
     num_classes: int | None = None
     ema_decay: float | None = None
+    tensorboard: bool = False
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     identity: Mapping[str, Any] = field(default_factory=dict)
 
