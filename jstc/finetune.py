@@ -18,7 +18,7 @@ from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.progress import Progress
 from jstc.recipe import Recipe
-from jstc.train import checkpoint, compiling, device, seeds, subnetwork
+from jstc.train import checkpoint, compiling, device, distributed, seeds, subnetwork
 from jstc.train import schedule as schedules
 from jstc.train.batches import counted
 from jstc.train.fit import FitResult, Job, fit
@@ -46,7 +46,7 @@ def finetune(
     `directory`; called again, goes on from its checkpoint. `target` is not changed: it gives the
     structure, and the teacher its weights when the recipe names given ones.
     """
-    plan = Plan.load(source / "plan.json")
+    plan = Plan.from_dict(distributed.decided(lambda: Plan.load(source / "plan.json").to_dict()))
     start = subnetwork.load(source / "subnetwork.safetensors", plan=plan)
     gated = _build(target, channels, plan, start, recipe)
     job = Job(
@@ -65,17 +65,18 @@ def finetune(
         ema_decay=recipe.finetune.ema_decay,
         tensorboard=recipe.tensorboard,
         checkpoint=recipe.checkpoint,
-        identity={"plan_hash": plan.hash, "source": files.sha256(source / "subnetwork.safetensors")},
+        identity={"plan_hash": plan.hash, "source": _hash(source / "subnetwork.safetensors")},
     )
     result = fit(job, directory=directory, progress=progress, stage="finetune")
-    plan.save(directory / "plan.json")
-    subnetwork.save(
-        directory / "subnetwork.safetensors",
-        gated,
-        optimizer=result.optimizer,
-        plan=plan,
-        step=job.schedule.total,
-    )
+    if distributed.is_first():
+        plan.save(directory / "plan.json")
+        subnetwork.save(
+            directory / "subnetwork.safetensors",
+            gated,
+            optimizer=result.optimizer,
+            plan=plan,
+            step=job.schedule.total,
+        )
     figures = _score(gated, dataset, recipe=recipe, progress=progress, stage="finetune")
     _report(figures, result, directory)
 
@@ -105,7 +106,8 @@ def train_baseline(
         checkpoint=recipe.checkpoint,
     )
     result = fit(job, directory=directory, progress=progress, stage="baseline")
-    checkpoint.save(directory / "model.safetensors", network.state_dict(), {"epochs": result.epochs})
+    if distributed.is_first():
+        checkpoint.save(directory / "model.safetensors", network.state_dict(), {"epochs": result.epochs})
     figures = _score(network, dataset, recipe=recipe, progress=progress, stage="baseline")
     _report(figures, result, directory)
 
@@ -145,11 +147,24 @@ def _teacher(target: nn.Module, recipe: Recipe, source: Path) -> Teacher | None:
 
 
 def _load_target(network: nn.Module, path: Path) -> None:
+    message = f"the teacher cannot be read from {path}: {{}}; repeat the search, or use --fresh"
+    saved = distributed.from_first(lambda: (_tensors(path, message), {}))
+    assert saved is not None
     try:
-        network.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        message = f"the teacher cannot be read from {path}: {error}; repeat the search, or use --fresh"
-        raise RunDirectoryError(message) from None
+        network.load_state_dict(saved[0])
+    except RuntimeError as error:
+        raise RunDirectoryError(message.format(error)) from None
+
+
+def _tensors(path: Path, message: str) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunDirectoryError(message.format(error)) from None
+
+
+def _hash(path: Path) -> str:
+    return distributed.decided(lambda: files.sha256(path))
 
 
 def _score(
@@ -161,6 +176,8 @@ def _score(
 
 
 def _report(figures: Figures, result: FitResult, directory: Path) -> None:
+    if not distributed.is_first():
+        return
     document = {
         "accuracy": figures.accuracy,
         "loss": figures.loss,
