@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from jstc.errors import ChannelError, InputError, JstcError, ModelError, RunDirectoryError
+from jstc import ranks
+from jstc.errors import ChannelError, InputError, JstcError, ModelError, RecipeError, RunDirectoryError
 from jstc.pipeline.manifest import Manifest
 from jstc.pipeline.outputs import num_scores
 from jstc.pipeline.run_directory import require_same
@@ -27,15 +28,36 @@ def check(workspace: Workspace, path: Path) -> None:
     Raises an `InputError`; of these, names and folders are looked at before torch is loaded.
     """
     workspace.check_names()
+    _check_shares(workspace.recipe)
     _check_writable(path)
     workspace.belongs_to(path)
     _check_latency(workspace, path)
     _check_tensorboard(workspace.recipe)
     _check_compiler(workspace)
+    _check_norms(workspace)
     _check_model(workspace)
     _check_search(workspace)
     num_params, num_budgets = workspace.channels.cost().params, len(workspace.recipe.budgets)
     check_space(path, num_params=num_params, num_budgets=num_budgets)
+
+
+def _check_shares(recipe: Recipe) -> None:
+    """Of several processes each trains on an equal share of every batch."""
+    images, world = recipe.train.batch_size, ranks.world()
+    if images % world:
+        near = [size for size in (images - images % world, images + world - images % world) if size]
+        raise RecipeError(
+            f"train.batch_size: {images} images are not shared evenly by {world} processes; "
+            f"take {' or '.join(map(str, near))}"
+        )
+
+
+def _check_norms(workspace: Workspace) -> None:
+    if workspace.recipe.train.sync_batchnorm and ranks.several() and workspace.device.type != "cuda":
+        raise RecipeError(
+            "train.sync_batchnorm: torch has batch norms over several processes for GPUs only; "
+            f"leave it out on {workspace.device.type}"
+        )
 
 
 def _check_tensorboard(recipe: Recipe) -> None:
