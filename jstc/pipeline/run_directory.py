@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jstc import files
 from jstc.errors import RecipeError, RunDirectoryError
-from jstc.pipeline import late_settings
+from jstc.pipeline import late_settings, links
 from jstc.pipeline.lock import locked
 from jstc.pipeline.manifest import Manifest, StageRecord, State
 from jstc.recipe import Recipe
@@ -53,14 +53,16 @@ class RunDirectory:
         `fresh` deletes what the run has made before. A run that exists keeps its settings of the late stages
         (see `late_settings`), except for those stages that the command is `about`: `recipe` is then what to
         go by, `changed` says what is new in it, and `adopt_recipe` puts it on file. Raises
-        `RunDirectoryError` when another process holds the directory, when it is not a run of jstc, or when
-        it belongs to another recipe.
+        `RunDirectoryError` when another process holds the directory, when it is not a run of jstc, when it
+        belongs to another recipe, or when a link in it leads out.
         """
         _refuse_foreign(path)
+        links.refuse_one(path / ".lock", path)  # locking empties the file
         with locked(path):
             manifest = Manifest.load(path)
             if manifest is not None and not fresh and (path / "recipe.yaml").exists():
                 _refuse_other_recipe(path, recipe)
+                links.refuse(path)
                 _delete_leftovers(path)
                 yield cls._continued(path, recipe, manifest, about)
                 return
@@ -237,7 +239,7 @@ def _refuse_busy(path: Path, stages: set[str]) -> None:
 def _delete_leftovers(path: Path) -> None:
     # Temporary files of a process that was killed while writing. We hold the lock: nobody is writing now,
     # unless it is in a folder that is a run of its own, with its own lock.
-    folders = [folder for folder in path.iterdir() if folder.is_dir()]
+    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.is_symlink()]
     ours = [folder for folder in folders if not (folder / "manifest.json").exists()]
     found = [
         leftover for folder in ours for depth in ("", "*/") for leftover in folder.glob(depth + ".tmp-*")

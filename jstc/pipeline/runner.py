@@ -73,11 +73,12 @@ class Chain:
         """
         stage = self.stage(name)
         missing = self.missing_before(stage)
+        # Before anything is deleted.
+        if fresh or missing or self._run.changed or self._damaged(stage) or not self._run.is_done(name):
+            preflight.check(self._workspace, self._run.path)
         self.renew()
         if fresh:
             self.reset(name)
-        if missing or not self._run.is_done(name):
-            preflight.check(self._workspace, self._run.path)
         self.run_first(missing)
         self.run([stage])
 

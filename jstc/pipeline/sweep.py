@@ -66,6 +66,8 @@ def run_stage(
     """Run one stage of every budget, as `chain.run_stage` does for one."""
     told = _Told(progress, command, (name,))
     with _opened(path, workspace, told) as chain:
+        if fresh:  # before anything is deleted
+            preflight.check(workspace, path)
         _run_shared(chain, name, path, workspace)
         labels = workspace.recipe.labels
         for label in labels if fresh else ():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jstc.errors import RunDirectoryError, StageError
+from jstc.errors import ModelError, RunDirectoryError, StageError
 from jstc.pipeline import preflight
 
 
@@ -126,3 +126,15 @@ def test_a_damaged_input_of_a_stage_is_refused(house):
     with pytest.raises(RunDirectoryError, match=r"finetune/work .* missing or changed: run `jstc finetune"):
         house.stage("slim", fresh=True)
     assert house.states()["slim"] == "done"
+
+
+def test_nothing_is_deleted_before_the_input_was_found_right(house, monkeypatch):
+    house.run()
+
+    def refused(workspace, path):
+        raise ModelError("no")
+
+    monkeypatch.setattr(preflight, "check", refused)
+    with pytest.raises(ModelError):
+        house.stage("finetune", fresh=True)
+    assert (house.path / "finetune" / "work").exists() and house.states()["finetune"] == "done"

@@ -107,6 +107,36 @@ def test_fresh_follows_no_link_out_of_the_directory(tmp_path):
     assert not (tmp_path / "run" / "search").exists()
 
 
+@pytest.mark.parametrize("name", ["search", "search/history.jsonl", "recipe.yaml.bak"])
+def test_a_run_with_links_out_of_the_directory_is_not_gone_on_with(tmp_path, name):
+    outside = tmp_path / "precious"
+    outside.mkdir()
+    (outside / ".tmp-mine").write_text("x")
+    with opened(tmp_path / "run") as run:
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).symlink_to(outside)
+    with pytest.raises(RunDirectoryError, match="leads out of the run directory"), opened(tmp_path / "run"):
+        pass
+    assert (outside / ".tmp-mine").exists()
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    (tmp_path / "run" / "inside").symlink_to("recipe.yaml")
+    with opened(tmp_path / "link") as run:
+        assert run.path == tmp_path / "link"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_lock_that_is_a_link_empties_no_other_file(tmp_path, fresh):
+    (tmp_path / "precious").write_text("x")
+    with opened(tmp_path / "run"):
+        pass
+    (tmp_path / "run" / ".lock").unlink(missing_ok=True)
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(RunDirectoryError, match="leads out"), opened(tmp_path / "run", fresh=fresh):
+        pass
+    assert (tmp_path / "precious").read_text() == "x"
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path, fresh):
     (tmp_path / "thesis.tex").write_text("x")
