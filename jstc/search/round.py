@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 from jstc.data import Dataset, Split
 from jstc.errors import StageError
 from jstc.recipe import Recipe
+from jstc.search.middle import Middle
 from jstc.search.updater import Trial
-from jstc.train import batchnorm, seeds
+from jstc.train import batchnorm, distributed, health, replicas, seeds
 from jstc.train import schedule as schedules
 from jstc.train.batches import stream
 from jstc.train.device import as_input, autocast
-from jstc.train.loop import Figures, StepOptions, evaluate, logits, step_options, train_steps
+from jstc.train.loop import Figures, StepOptions, TrainFigures, evaluate, logits, step_options, train_steps
 
 __all__ = ["RoundFigures", "Work", "judge", "train_round"]
 
@@ -76,36 +78,46 @@ class Work:
         return self.recipe.search.importance == "learned"
 
 
-def train_round(sub: Trial, work: Work, round_: int) -> RoundFigures:
+def train_round(sub: Trial, work: Work, round_: int, *, middle: Middle | None = None) -> RoundFigures:
     """Weights on the training split, gates on the search-validation split, alternating.
 
     First-order bilevel training, as in DARTS (Liu et al. 2019): each part of the weights' steps is followed
     by one step of the gates at the weights as they are. The round's batches are those after the round before.
-    Raises `StageError` when the training diverges.
+    Goes on from `middle`, which says at any time how far it is. Raises `DivergedError` when a loss, a weight
+    or a gate is not finite.
     """
-    search = work.recipe.search
-    parts = min(search.alpha_steps, work.steps) if work.learns_alpha else 1
-    ends = [work.steps * (part + 1) // parts for part in range(parts)]
-    first, images, loss, accuracy = round_ * work.steps, 0, 0.0, 0.0
-    done = 0
-    validation = _batches(work, "alpha", work.dataset.search_val, round_ * search.alpha_steps, parts)
-    for end in ends:
-        with _frozen(sub.gated.alpha):
-            figures = train_steps(
-                sub.gated,
-                _batches(work, "train", work.dataset.train, first + done, end - done),
-                optimizer=sub.weights,
-                schedule=work.schedule,
-                first_step=first + done,
-                options=work.options,
-            )
-        done, images = end, images + figures.images
-        loss += figures.loss * figures.steps / work.steps
-        accuracy += figures.accuracy * figures.steps / work.steps
+    at, first = middle or Middle(), round_ * work.steps
+    parts = min(work.recipe.search.alpha_steps, work.steps) if work.learns_alpha else 1
+    bounds = [first + work.steps * part // parts for part in range(parts + 1)]
+    turn = round_ * work.recipe.search.alpha_steps + at.part
+    validation = _batches(work, "alpha", work.dataset.search_val, turn, parts - at.part)
+    for start, end in itertools.pairwise(bounds[at.part :]):
+        at.end(_train_weights(sub, work, at, start=start, end=end), steps=work.steps)
         if work.learns_alpha:
-            images += _alpha_step(sub, next(validation), work, first + done)
-    _check_finite(sub, work, first + done)
-    return RoundFigures(loss, accuracy, images)
+            at.images += _alpha_step(sub, next(validation), work, end)
+    replicas.synchronise(sub.gated)
+    health.require_finite(sub.gated, step=first + work.steps, schedule=work.schedule)
+    return RoundFigures(at.loss, at.accuracy, at.images)
+
+
+def _train_weights(sub: Trial, work: Work, at: Middle, *, start: int, end: int) -> TrainFigures:
+    """The steps of a part, or what is left of them."""
+    tally = at.begin(work.schedule, first_step=start)
+    now = start + tally.batches
+    with _frozen(sub.gated.alpha), replicas.averaging(sub.gated, sync_batchnorm=_synced(work)) as network:
+        return train_steps(
+            network,
+            _batches(work, "train", work.dataset.train, now, end - now),
+            optimizer=sub.weights,
+            schedule=work.schedule,
+            first_step=now,
+            options=work.options,
+            tally=tally,
+        )
+
+
+def _synced(work: Work) -> bool:
+    return work.recipe.train.sync_batchnorm
 
 
 def _batches(work: Work, purpose: str, split: Split, start: int, count: int) -> Iterator[Batch]:
@@ -135,51 +147,51 @@ def _frozen(*parameters: nn.Parameter) -> Iterator[None]:
 
 def _alpha_step(sub: Trial, batch: Batch, work: Work, step: int) -> int:
     images, labels = batch
+    whole = min(work.recipe.train.batch_size, work.dataset.search_val.num_images)
     sub.gated.train()
-    with _frozen(*sub.gated.network.parameters()), seeds.seeded(work.options.seed, "alpha", step):
-        with autocast(images.device, work.options.dtype):
+    seeded = seeds.seeded(work.options.seed, "alpha", step, *distributed.own_seed())
+    with _frozen(*sub.gated.network.parameters()), seeded:
+        norms = replicas.whole_batch_norms(sub.gated, wanted=_synced(work))
+        with norms, autocast(images.device, work.options.dtype):
             scores = logits(sub.gated(as_input(images, channels_last=work.options.channels_last)))
         loss = F.cross_entropy(scores.float(), labels)
+        if distributed.world() > 1:
+            loss = loss * distributed.share(len(labels), whole=whole)
         if not loss.requires_grad:  # no group has a place for a gate, so there is nothing to learn
-            return len(labels)
+            return whole
         gradient = _gradient(loss, sub.gated.alpha, work.options.scaler)
     if gradient is not None:
         sub.step_alpha(gradient, work.recipe.search)
-    return len(labels)
+    return whole
 
 
 def _gradient(loss: Tensor, alpha: Tensor, scaler: torch.amp.GradScaler | None) -> Tensor | None:
-    """That of the gates; None where float16 was too small for it, as a scaler leaves out such a step."""
+    """That of the gates, of all processes together; None where float16 was too small for it.
+
+    As a scaler leaves out such a step.
+    """
     if scaler is None:
         (gradient,) = torch.autograd.grad(loss, [alpha])
-        return gradient
+        return distributed.average(gradient)
     (scaled,) = torch.autograd.grad(scaler.scale(loss), [alpha])
-    gradient = scaled / scaler.get_scale()
+    gradient = distributed.average(scaled) / scaler.get_scale()
     return gradient if gradient.isfinite().all() else None
-
-
-def _check_finite(sub: Trial, work: Work, step: int) -> None:
-    # The loss is looked at before each step only: what the last one did would go into the target network.
-    finite = torch.stack([p.detach().isfinite().all() for p in sub.gated.parameters()]).all()
-    if not finite:
-        raise StageError(
-            f"training diverged before step {step} of {work.schedule.total}: weights or gates are infinite; "
-            f"try a lower train.lr (now {work.schedule.base:g}), a longer train.warmup_epochs, or "
-            "train.clip_norm"
-        )
 
 
 def judge(sub: Trial, work: Work, *, limit: int | None) -> Figures:
     """Figures on the search-validation split (`limit` images of it, or all), statistics recalibrated first.
 
-    Raises `StageError` when there is no search-validation image.
+    Of several processes each judges its part of the images. The statistics all of them take over the same
+    images, in batches as large as they train on: the plans' order must not depend on who saw what. Raises
+    `StageError` when there is no search-validation image.
     """
     search, batch_size = work.recipe.search, work.recipe.train.batch_size
     images = min(search.recalibration_images, work.dataset.train.num_images)
-    batches = work.dataset.train.ordered(batch_size, limit=images)
+    batches = work.dataset.train.ordered(batch_size // distributed.world(), limit=images)
     options = {"dtype": work.options.dtype, "channels_last": work.options.channels_last}
     batchnorm.recalibrate(sub.gated, batches, images=images, **options)  # type: ignore[arg-type]
+    replicas.synchronise(sub.gated)  # GPUs of one kind may still choose other algorithms
     if not work.dataset.search_val.num_images:
         raise StageError("the search-validation split is empty; raise input.val_fraction")
-    split = work.dataset.search_val.ordered(batch_size, limit=limit)
+    split = work.dataset.search_val.ordered(batch_size, limit=limit, part=distributed.part())
     return evaluate(sub.gated, split, **options)  # type: ignore[arg-type]

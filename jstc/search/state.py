@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +69,7 @@ class State:
     images: int = 0
     seconds: float = 0.0
     last_seconds: float = 0.0
+    rollbacks: int = 0
 
     @classmethod
     def new(cls, network: nn.Module, channels: ChannelMap, threshnet: ThreshNet, recipe: Recipe) -> State:
@@ -110,29 +110,28 @@ class State:
         self.last_seconds = seconds
         return overlap
 
-    def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write everything to one file; `identity` says what search it belongs to."""
-        policy, figures = self.threshnet.state()
-        target = self.target
-        gates = {"alpha": target.alpha, "moments": target.moments, "steps": target.steps}
-        gates["trained"] = target.trained
-        tensors = checkpoint.join(
-            network=target.network.state_dict(), **target.optimizer, gates=gates, policy=policy
-        )
-        meta = {
-            "identity": identity,
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of a checkpoint; the live ones."""
+        target, (policy, _) = self.target, self.threshnet.state()
+        gates = {name: getattr(target, name) for name in ("alpha", "moments", "steps", "trained")}
+        network = target.network.state_dict()
+        return checkpoint.join(network=network, **target.optimizer, gates=gates, policy=policy)
+
+    def document(self) -> dict[str, Any]:
+        """All of a checkpoint that is no tensor, as JSON."""
+        scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        return {
             "round": self.round,
             "images": self.images,
             "seconds": self.seconds,
-            "policy": figures,
+            "rollbacks": self.rollbacks,
+            "policy": self.threshnet.state()[1],
             "courses": [course.to_dict() for course in self.courses],
+            **scaler,
         }
-        if self.scaler is not None:
-            meta["scaler"] = self.scaler.state_dict()
-        checkpoint.save(path, tensors, meta)
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Take over what `save` wrote, as `checkpoint.load` gives it back; it must be of the same search."""
+        """Take over what `tensors` and `document` gave; it must be of the same search."""
         target = self.target
         target.network.load_state_dict(checkpoint.part(tensors, "network"))
         with torch.no_grad():
@@ -147,3 +146,4 @@ class State:
         for course, document in zip(self.courses, meta["courses"], strict=True):
             course.restore(document, target.channels.widths)
         self.round, self.images, self.seconds = meta["round"], meta["images"], meta["seconds"]
+        self.rollbacks = meta["rollbacks"]

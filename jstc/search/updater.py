@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from jstc.channels import ChannelMap, GatedNetwork
 from jstc.plan import Plan
 from jstc.recipe import SearchSettings, TrainSettings
-from jstc.train import optim
+from jstc.train import checkpoint, optim
 from jstc.train.device import place
 
 __all__ = ["Target", "Trial", "cut", "put_back"]
@@ -85,6 +86,21 @@ class Trial:
                 moment.lerp_(value, 1 - beta)
             first, second = (m / (1 - beta**self.steps) for m, beta in zip(self.moments, _BETAS, strict=True))
             self.gated.alpha.sub_(settings.alpha_lr * first / (second.sqrt() + 1e-8)).clamp_(min=0.0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training changes; the live tensors."""
+        gates = {"alpha": self.gated.alpha, "moments": self.moments, "steps": self.steps}
+        state = optim.get_state(self.weights, self.parameters)
+        return checkpoint.join(network=self.gated.network.state_dict(), **state, gates=gates)
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` gave, of a sub-network of the same plan."""
+        self.gated.network.load_state_dict(checkpoint.part(tensors, "network"))
+        optim.set_state(self.weights, self.parameters, optim.from_tensors(tensors))
+        gates = checkpoint.part(tensors, "gates")
+        for tensor, name in ((self.gated.alpha, "alpha"), (self.moments, "moments"), (self.steps, "steps")):
+            tensor.copy_(gates[name])
 
 
 def cut(target: Target, plan: Plan, settings: TrainSettings) -> Trial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 from jstc.channels import fold
 from jstc.plan import Plan
 from jstc.progress import Progress
-from jstc.search.archive import Entry
+from jstc.search.archive import Entry, read_plan
 from jstc.search.policy import Proposer
 from jstc.search.round import Work, judge
 from jstc.search.state import State
 from jstc.search.updater import Target, Trial, cut
-from jstc.train import checkpoint, optim, subnetwork
+from jstc.train import checkpoint, distributed, optim, subnetwork
 
 __all__ = ["Adjust", "choose_best"]
 
@@ -40,11 +41,8 @@ def choose_best(
     network and their batch-norm statistics recalibrated; of equal ones the unperturbed plan wins, then the
     newer. `budget` is its number in the recipe. What `adjust` makes of the winner is written instead of it.
     """
-    settled = Entry(proposer.final(state.target, budget).plan, 0.0, state.round)
-    entries = state.courses[budget].archive.entries
-    others = [e for e in entries if e.plan.hash != settled.plan.hash]
+    candidates = _candidates(state, proposer, budget)
     best: tuple[Entry, Trial] | None = None
-    candidates = [settled, *sorted(others, key=lambda e: -e.round)]
     progress.start("search", len(candidates), "candidate")
     for number, entry in enumerate(candidates, start=1):
         sub = cut(state.target, entry.plan, work.recipe.train)
@@ -53,10 +51,32 @@ def choose_best(
         if best is None or accuracy > best[0].accuracy:
             best = (Entry(entry.plan, accuracy, entry.round), sub)
     assert best is not None
-    if adjust is not None:
-        best = _adjusted(*best, adjust(best[0].plan, _ranked(best[0].plan, state), budget), state, work)
+    chosen, groups = best[0].plan, state.target.channels.widths
+    if distributed.decided(lambda: adjust is not None):  # measured once, by the first of several processes
+        adjusted = distributed.decided(lambda: _adjust(adjust, chosen, state, budget).to_dict())
+        best = _adjusted(*best, read_plan(adjusted, groups), state, work)
+    distributed.require_same(best[0].plan.hash, "the best plan")
     _write(*best, state, work, directory)
     return best[0]
+
+
+def _candidates(state: State, proposer: Proposer, budget: int) -> list[Entry]:
+    """Of several processes, those of the first."""
+
+    def found() -> list[list[Any]]:
+        settled = Entry(proposer.final(state.target, budget).plan, 0.0, state.round)
+        entries = state.courses[budget].archive.entries
+        others = [e for e in entries if e.plan.hash != settled.plan.hash]
+        candidates = [settled, *sorted(others, key=lambda e: -e.round)]
+        return [[e.plan.to_dict(), e.accuracy, e.round] for e in candidates]
+
+    groups = state.target.channels.widths
+    return [Entry(read_plan(plan, groups), *rest) for plan, *rest in distributed.decided(found)]
+
+
+def _adjust(adjust: Adjust | None, plan: Plan, state: State, budget: int) -> Plan:
+    assert adjust is not None
+    return adjust(plan, _ranked(plan, state), budget)
 
 
 def _ranked(plan: Plan, state: State) -> list[NDArray[np.int64]]:
@@ -78,12 +98,13 @@ def _adjusted(entry: Entry, sub: Trial, plan: Plan, state: State, work: Work) ->
 
 
 def _write(entry: Entry, sub: Trial, state: State, work: Work, directory: Path) -> None:
-    optimizer = optim.get_state(sub.weights, sub.parameters)
-    step = state.round * work.steps
-    entry.plan.save(directory / "plan.json")
-    subnetwork.save(
-        directory / "subnetwork.safetensors", sub.gated, optimizer=optimizer, plan=entry.plan, step=step
-    )
+    if distributed.is_first():
+        optimizer = optim.get_state(sub.weights, sub.parameters)
+        step = state.round * work.steps
+        entry.plan.save(directory / "plan.json")
+        subnetwork.save(
+            directory / "subnetwork.safetensors", sub.gated, optimizer=optimizer, plan=entry.plan, step=step
+        )
     recipe = work.recipe
     if recipe.finetune.teacher == "target" and recipe.weights is None:
         _write_teacher(state.target, work, directory / "target.safetensors")
@@ -94,4 +115,5 @@ def _write_teacher(target: Target, work: Work, path: Path) -> None:
     sub = cut(target, Plan.full(target.channels.widths), work.recipe.train)
     judge(sub, work, limit=1)  # for the recalibration
     state = {name: t.contiguous() for name, t in fold(sub.gated).state_dict().items()}
-    checkpoint.save(path, state, {})
+    if distributed.is_first():
+        checkpoint.save(path, state, {})

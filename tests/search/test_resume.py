@@ -18,7 +18,7 @@ from jstc.data import Dataset
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.progress import Silent
-from jstc.search.state import State
+from jstc.train.checkpoints import Checkpoints
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -63,7 +63,7 @@ def test_broken_off_between_history_and_checkpoint(
 ) -> None:
     """The history has then one line more than the checkpoint knows of."""
     with monkeypatch.context() as patch:
-        patch.setattr(State, "save", fail_at(call, State.save))
+        patch.setattr(Checkpoints, "save", fail_at(call, Checkpoints.save))
         with pytest.raises(PowerCutError):
             run_search(tmp_path)
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == call + 1
