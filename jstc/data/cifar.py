@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jstc.data import parquet
+from jstc.data.corrupt import CorruptImages
 from jstc.data.info import DataInfo, Dataset
 from jstc.errors import DataError
 from jstc.recipe import InputSettings
@@ -76,10 +77,12 @@ def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: t
 
     info = check(name, root, settings)
     form, folder = _find(name, root)
+    corrupt = CorruptImages(settings.max_corrupt)
     if form == "parquet":
         size, workers = (_SIDE, _SIDE), settings.workers
         train, test = (
-            parquet.decode(root, part, info.labels, size=size, workers=workers) for part in ("train", "test")
+            parquet.decode(root, part, info.labels, size=size, workers=workers, corrupt=corrupt)
+            for part in ("train", "test")
         )
     elif form == "binary":
         train, test = (_read_binary(name, folder, files) for files in _BINARY_FILES[name])
@@ -89,10 +92,11 @@ def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: t
         info,
         train,
         test,
-        augmentation=Augmentation.for_side(_SIDE, flip=True) if settings.augment else None,
+        augmentation=Augmentation.wanted(settings, info, side=_SIDE, flip=True),
         val_fraction=settings.val_fraction,
         seed=seed,
         device=device,
+        corrupt=corrupt,
     )
 
 

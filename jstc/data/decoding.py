@@ -1,11 +1,12 @@
-"""Decoding images in worker processes."""
+"""Reading and decoding images in worker processes."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from jstc.data.corrupt import CorruptImages
+from jstc.data.images import UnreadableImageError
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 
@@ -32,29 +35,43 @@ class Images:
 
 def in_workers(
     items: Dataset[Any],
-    batches: Iterable[list[Any]],
+    requests: Iterable[Any],
     *,
     workers: int,
+    prefetch: int | None = None,
     pin_memory: bool = False,
-    collate: Callable[[Any], Any] | None = None,
 ) -> Iterator[Any]:
-    """Batches of items by lists of keys, in order; `workers` processes, or none.
+    """What `items.__getitems__` makes of each request, in order; by `workers` processes, or none.
 
-    Raises a worker's `DataError` as its own.
+    `prefetch` answers are kept ready by each of them. Raises a worker's `DataError` as its own.
     """
+    workers = min(workers, _processors())
     # A generator of its own: without one, a loader takes a number from torch's global random state.
     loader: DataLoader[Any] = DataLoader(
         items,
-        batch_sampler=batches,
-        num_workers=min(workers, _processors()),
+        batch_sampler=requests,  # one request is a batch
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
-        collate_fn=collate,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),
     )
     try:
         yield from loader
     except DataError as error:
         raise DataError(_message(error)) from None
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent saves and then ends its workers. Its own
+    # handlers, which a forked worker has inherited, are not for them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _processors() -> int:
@@ -64,39 +81,61 @@ def _processors() -> int:
 
 def _message(error: DataError) -> str:
     # From a worker it arrives with the worker's traceback as its text; the message is the last line.
-    return str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
+    last = (str(error).strip() or repr(error)).splitlines()[-1]
+    return last.rpartition("DataError: ")[2]
 
 
-def decode_all(images: Images, *, size: tuple[int, int], workers: int) -> Tensor:
-    """All images, uint8 [N, 3, *size]; those of another size are scaled and cropped to the middle.
+def decode_all(
+    images: Images, *, size: tuple[int, int], workers: int, corrupt: CorruptImages
+) -> tuple[Tensor, Tensor]:
+    """All images that can be read, uint8 [N, 3, *size], and their labels, int64 [N].
 
+    Those of another size are scaled and cropped to the middle; those that cannot be read go to `corrupt`.
     Processes, because decoding a small image is mostly Python, which threads cannot share.
     """
     count = len(images.labels)
     pixels = torch.empty((count, 3, *size), dtype=torch.uint8)
-    keys = [list(range(start, min(start + _CHUNK, count))) for start in range(0, count, _CHUNK)]
-    chunks = in_workers(_Pixels(images, size), keys, workers=min(workers, len(keys) - 1), collate=_stack)
+    kept: list[Indices] = []
+    chunks = [np.arange(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     start = 0
-    for chunk in chunks:
-        pixels[start : start + len(chunk)] = chunk
-        start += len(chunk)
-    return pixels
+    for part in in_workers(_Pixels(images, size), chunks, workers=min(workers, len(chunks) - 1)):
+        corrupt.add(part.corrupt)
+        pixels[start : start + len(part.pixels)] = part.pixels
+        kept.append(part.indices)
+        start += len(part.pixels)
+    if not start:
+        raise DataError(f"none of {count} images can be read: {next(iter(corrupt.found), '')}")
+    return pixels[:start], torch.from_numpy(images.labels[np.concatenate(kept)])
 
 
-class _Pixels(Dataset[NDArray[np.uint8]]):
-    """Images as bytes [height, width, 3]."""
+class _Decoded(NamedTuple):
+    pixels: Tensor
+    indices: Indices
+    corrupt: list[tuple[str, str]]
+
+
+class _Pixels(Dataset[_Decoded]):
+    """Images as bytes, many at a time."""
 
     def __init__(self, images: Images, size: tuple[int, int]) -> None:
         self.images = images
         self.size = size
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+    def __getitems__(self, indices: Indices) -> _Decoded:
+        rows, good, corrupt = [], [], []
+        for index in indices.tolist():
+            try:
+                rows.append(self._one(index))
+                good.append(index)
+            except UnreadableImageError as error:
+                corrupt.append((error.where, error.reason))
+        pixels = np.stack(rows) if rows else np.empty((0, *self.size, 3), dtype=np.uint8)
+        channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return _Decoded(torch.from_numpy(channels_first), np.array(good, dtype=np.int64), corrupt)
+
+    def _one(self, index: int) -> NDArray[np.uint8]:
         height, width = self.size
         image = self.images.read(index)
         if image.size != (width, height):
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
         return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(height, width, 3)
-
-
-def _stack(items: list[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.stack(items).transpose(0, 3, 1, 2)))

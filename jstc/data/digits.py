@@ -43,7 +43,7 @@ def load(settings: InputSettings, *, seed: int, device: torch.device) -> Dataset
     classes = torch.from_numpy(labels.astype(np.int64))
     train, test = stratified(labels, _TEST_SHARE, seed=_TEST_SEED)
     # A mirrored digit is another sign: shifts only.
-    augmentation = Augmentation.for_side(_SIDE, flip=False) if settings.augment else None
+    augmentation = Augmentation.wanted(settings, describe(settings), side=_SIDE, flip=False)
     return dataset_in_memory(
         describe(settings),
         (images[train], classes[train]),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from jstc.data.folder_sample import SUFFIXES, image_files, sample_tree
 from jstc.data.images import open_file
 from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
+from jstc.data.names import Names
 from jstc.errors import DataError
 from jstc.recipe import InputSettings
 from jstc.torchvision_import import import_torchvision
@@ -27,13 +27,12 @@ __all__ = ["WHERE", "check", "load"]
 
 WHERE = "a folder with train/<class>/*.jpg and val/<class>/*.jpg (or validation/, test/)"
 _TEST_FOLDERS = ("val", "validation", "test")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _SIDE = 224
 _SHOWN = 3
 
 
 def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
-    """Find what is wrong with an image tree by looking at its folders and opening one image of each split.
+    """Find what is wrong with an image tree: by its folders, and by a sample of the images of each split.
 
     Raises `DataError`.
     """
@@ -42,7 +41,7 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
     if classes != others:
         raise DataError(f"dataset '{name}': {_difference(train, test, classes, others)}")
     for folder in (train, test):
-        _check_images(name, folder, classes)
+        sample_tree(name, folder, classes, max_corrupt=settings.max_corrupt)
     side = settings.image_size or _SIDE
     crop_of = resize_side(side, side)
     return DataInfo(name, tuple(classes), 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
@@ -74,7 +73,7 @@ def _folders(folder: Path) -> list[Path]:
 def _classes(name: str, folder: Path) -> list[str]:
     classes = sorted(p.name for p in _folders(folder))
     if not classes:
-        loose = " (images must lie in one folder per class)" if next(_image_files(folder), None) else ""
+        loose = " (images must lie in one folder per class)" if next(image_files(folder), None) else ""
         raise DataError(f"dataset '{name}': {folder} has no class folders{loose}; expected {WHERE}")
     return classes
 
@@ -89,34 +88,15 @@ def _difference(train: Path, test: Path, classes: list[str], others: list[str]) 
     return "; ".join(text) + "; both must have the same class folders"
 
 
-def _check_images(name: str, folder: Path, classes: list[str]) -> None:
-    first = [next(_image_files(folder / c), None) for c in classes]
-    empty = [c for c, path in zip(classes, first, strict=True) if path is None]
-    if empty:
-        more = " ..." if len(empty) > _SHOWN else ""
-        raise DataError(
-            f"dataset '{name}': {len(empty)} class folders in {folder} have no images: "
-            f"{', '.join(empty[:_SHOWN])}{more}; images end in {', '.join(_SUFFIXES)}"
-        )
-    assert first[0] is not None
-    open_file(first[0])
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(parent) / n for n in names if n.lower().endswith(_SUFFIXES))
-
-
 def _images(folder: Path, labels: tuple[str, ...]) -> Images:
     from jstc.data.decoding import Images
 
     datasets = import_torchvision("torchvision.datasets")
     index = {label: number for number, label in enumerate(labels)}
-    samples = datasets.ImageFolder.make_dataset(str(folder), index, _SUFFIXES)
-    # One array, not a list of a million tuples: worker processes would copy those as they touch them.
-    paths = np.array([os.fsencode(path) for path, _ in samples])
+    samples = datasets.ImageFolder.make_dataset(str(folder), index, SUFFIXES)
+    paths = Names.pack([os.fsencode(path) for path, _ in samples])
     return Images(partial(_read, paths), np.array([label for _, label in samples], dtype=np.int64))
 
 
-def _read(paths: NDArray[np.bytes_], index: int) -> Image.Image:
+def _read(paths: Names, index: int) -> Image.Image:
     return open_file(Path(os.fsdecode(paths[index])))

@@ -3,42 +3,67 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from jstc.errors import DataError
 
-__all__ = ["open_bytes", "open_file"]
+__all__ = ["UnreadableImageError", "open_bytes", "open_file"]
+
+# What Pillow's decoders raise for damaged files, as fuzzing them shows, besides OSError and SyntaxError.
+# MemoryError: a header that promises more pixels than there is memory.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
+    MemoryError, NotImplementedError, RuntimeError, AssertionError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+_MOST_ELONGATED = 100  # scaling the shorter side of anything longer to that of the network fills the memory
+
+
+class UnreadableImageError(DataError):
+    """An image that cannot be decoded: `where` it is, and why."""
+
+    def __init__(self, where: str, reason: str, *, file: bool = False) -> None:
+        super().__init__(f"cannot read {'image' if file else 'the image in'} {where}: {reason}")
+        self.where = where
+        self.reason = reason
 
 
 def open_file(path: Path) -> Image.Image:
-    """An image file as RGB. Raises `DataError` when it cannot be decoded."""
+    """An image file as RGB. Raises `UnreadableImageError` when it cannot be decoded."""
     try:
-        with Image.open(path) as image:
-            return _rgb(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {path}: {_reason(error)}") from None
+        return _rgb(path)
+    except _DAMAGE as error:
+        raise UnreadableImageError(str(path), _reason(error), file=True) from None
 
 
 def open_bytes(data: object, where: str) -> Image.Image:
-    """An encoded image as RGB. Raises `DataError`, which says `where`, when it cannot be decoded."""
+    """An encoded image as RGB. Raises `UnreadableImageError`, which says `where`, for one that is none."""
     if data is None:
-        raise DataError(f"no image bytes in {where}")
+        raise UnreadableImageError(where, "no bytes")
     try:
-        with Image.open(io.BytesIO(data)) as image:  # type: ignore[arg-type]
-            return _rgb(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read the image in {where}: {_reason(error)}") from None
+        return _rgb(io.BytesIO(data))  # type: ignore[arg-type]
+    except _DAMAGE as error:
+        raise UnreadableImageError(where, _reason(error)) from None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode != "RGB":  # grey, palette, CMYK ... Converting RGB would only copy it
-        return image.convert("RGB")
-    image.load()
-    return image
+def _rgb(source: Any) -> Image.Image:
+    with Image.open(source) as image:
+        if max(image.size) > _MOST_ELONGATED * min(image.size):
+            raise ValueError("{}x{} pixels, more than 100 to 1".format(*image.size))
+        if image.mode != "RGB":  # grey, palette, CMYK ... Converting RGB would only copy it
+            return image.convert("RGB")
+        image.load()
+        return image
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     # Pillow's own text for foreign bytes names a Python object, which helps nobody
-    return "not an image" if "cannot identify image" in str(error) else str(error)
+    text = " ".join(str(error).split())
+    if "cannot identify image" in text:
+        return "not an image"
+    return text or type(error).__name__

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from jstc.data.corrupt import CorruptImages
 from jstc.errors import DataError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Dataset:
     """The splits of a dataset.
 
     `train` is for weights and `search_val` for what is searched; together they are `train_full`.
-    `test` is for reporting: nothing is chosen by it.
+    `test` is for reporting: nothing is chosen by it. `corrupt` are the images that could not be read.
     """
 
     info: DataInfo
@@ -133,3 +134,4 @@ class Dataset:
     search_val: Split
     train_full: Split
     test: Split
+    corrupt: CorruptImages = field(default_factory=CorruptImages)

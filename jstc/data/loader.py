@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 
+from jstc.data.corrupt import CorruptImages
 from jstc.data.decoding import Images, in_workers
-from jstc.data.info import WHOLE, Batch, DataInfo, Dataset, Part, resize_side
+from jstc.data.feeds import Feeds, Place
+from jstc.data.info import WHOLE, Batch, DataInfo, Dataset, Part
+from jstc.data.items import Items, Request
 from jstc.data.memory import normalise
-from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
+from jstc.data.sampling import Indices, epoch_order, num_steps, spread, stratified
+from jstc.errors import DataError
 from jstc.recipe import InputSettings
-from jstc.torchvision_import import import_torchvision
 
 __all__ = ["LoaderSplit", "dataset_from_images"]
 
-_NO_SEED = -1
-_Key = tuple[int, int]  # an image's index, and the seed of its augmentation or _NO_SEED
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoaderSplit:
-    """A `Split` over images that are decoded when they are needed. `members` are its images' indices."""
+    """A `Split` over images that are decoded when they are needed. `members` are its images' indices.
+
+    In training, an image that cannot be read is replaced by the next one of its batch; in order, it is left
+    out. `corrupt` names and counts them. Paused loaders are in `feeds`, which a data set's splits share.
+    """
 
     images: Images
     members: Indices
     info: DataInfo
-    workers: int
+    settings: InputSettings
     device: torch.device
     augmented: bool
+    corrupt: CorruptImages
+    feeds: Feeds
+    token: object = field(init=False, default_factory=object, repr=False)
 
     @property
     def num_images(self) -> int:
@@ -53,69 +61,87 @@ class LoaderSplit:
         part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """One epoch for training, from batch `start` on; see `Split`."""
-        order = epoch_order(self.num_images, seed=seed, epoch=epoch)
-        drawn = augment and self.augmented
-
-        def key(position: int) -> _Key:
-            own = seed_for(seed, "augment", epoch, position) if drawn else _NO_SEED
-            return int(self.members[order[position]]), own
-
-        starts = range(start * batch_size, self.steps(batch_size) * batch_size, batch_size)
-        shares = [part.of_training(s, min(s + batch_size, self.num_images)) for s in starts]
-        yield from self._load(
-            ([key(p) for p in range(share.start, share.stop)] for share in shares), len(shares)
-        )
+        part.of_training(0, min(batch_size, self.num_images))
+        epochs = _Epochs(self.members, batch_size, seed, augment and self.augmented, part)
+        place, steps, load = Place(epoch, start), self.steps(batch_size), self._loading
+        if self.settings.workers == 0:  # nothing is prepared, so there is nothing to keep
+            yield from itertools.islice(load(epochs.requests(place)), max(steps - start, 0))
+            return
+        stream = (self.token, *epochs[1:])
+        yield from self.feeds.run(stream, place, steps, start=lambda at: load(epochs.requests(at)))
 
     def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
-        """All images in order, or `limit` spread over them, not augmented."""
+        """All images that can be read, in order, or `limit` spread over them, not augmented."""
         chosen = self.members[spread(self.num_images, limit)]
         starts = range(0, len(chosen), batch_size)
         shares = [part.of(s, min(s + batch_size, len(chosen))) for s in starts]
-        shares = [share for share in shares if share.start < share.stop]
-        yield from self._load(
-            ([(int(index), _NO_SEED) for index in chosen[share]] for share in shares), len(shares)
-        )
+        parts = [chosen[share] for share in shares if share.start < share.stop]
+        requests = (Request(each, 0, len(each), None, replace=False) for each in parts)
+        for batch in self._loading(requests, workers=min(self.settings.workers, len(parts))):
+            if len(batch[1]):
+                yield batch
 
-    def _load(self, batches: Iterator[list[_Key]], count: int) -> Iterator[Batch]:
-        items = _Items(self.images, self.info)
-        pin = self.device.type == "cuda"
-        for batch in in_workers(items, batches, workers=min(self.workers, count), pin_memory=pin):
-            images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            yield normalise(images, self.info), labels
+    @property
+    def _loading(self) -> Callable[..., Iterator[Batch]]:
+        # Without a reference to the split, whose feeds may keep it: workers end with the last reference,
+        # and are late to hear of it from the garbage collector.
+        items = Items(self.images, self.info, self.settings)
+        return partial(_load, items, settings=self.settings, device=self.device, corrupt=self.corrupt)
 
 
-class _Items(TorchDataset[tuple[Tensor, int]]):
-    """Decoded and augmented images uint8 [3, H, W] with their labels, by key."""
+class _Epochs(NamedTuple):
+    """What decides the batches of a split, whatever the epoch."""
 
-    def __init__(self, images: Images, info: DataInfo) -> None:
-        v2 = import_torchvision("torchvision.transforms.v2")
-        size = (info.height, info.width)
-        self.images = images
-        self.for_training = v2.Compose(
-            [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()]
-        )
-        side = info.resize_side or resize_side(*size)
-        self.for_evaluation = v2.Compose([v2.Resize(side), v2.CenterCrop(size), v2.PILToTensor()])
+    members: Indices
+    batch_size: int
+    seed: int
+    drawn: bool
+    part: Part
 
-    def __getitem__(self, key: _Key) -> tuple[Tensor, int]:
-        index, seed = key
-        image = self.images.read(index)
-        label = int(self.images.labels[index])
-        if seed == _NO_SEED:
-            return self.for_evaluation(image), label
-        # The transforms draw from torch's global state. Without workers that is the caller's, so it is
-        # put back; and torch.manual_seed would reach for the accelerator's as well.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return self.for_training(image), label
+    def requests(self, place: Place) -> Iterator[Request]:
+        """Batch after batch, epoch after epoch, from `place` on, without end."""
+        count, size, step = len(self.members), self.batch_size, place.step
+        for epoch in itertools.count(place.epoch):
+            order = self.members[epoch_order(count, seed=self.seed, epoch=epoch)]
+            for first in range(step * size, num_steps(count, size) * size, size):
+                batch = order[first : first + size]
+                share = self.part.of_training(0, len(batch))
+                draw = (self.seed, epoch, first) if self.drawn else None
+                yield Request(batch, share.start, share.stop, draw, replace=True)
+            step = 0
+
+
+def _load(
+    items: Items,
+    requests: Iterator[Request],
+    *,
+    settings: InputSettings,
+    device: torch.device,
+    corrupt: CorruptImages,
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    answers = in_workers(
+        items,
+        requests,
+        workers=settings.workers if workers is None else workers,
+        prefetch=settings.prefetch,
+        pin_memory=device.type == "cuda",
+    )
+    for answer in answers:
+        corrupt.add(answer.corrupt)
+        images, labels = (tensor.to(device, non_blocking=True) for tensor in answer[:2])
+        yield normalise(images, items.info), labels
 
 
 def dataset_from_images(
     info: DataInfo, train: Images, test: Images, *, settings: InputSettings, seed: int, device: torch.device
 ) -> Dataset:
     """A dataset that decodes its images as they are needed."""
+    _require_images(info.name, train, test)
+    corrupt = CorruptImages(settings.max_corrupt)
+    members = spread(len(train.labels), None)
     everything = LoaderSplit(
-        train, spread(len(train.labels), None), info, settings.workers, device, settings.augment
+        train, members, info, settings, device, augmented=settings.augment, corrupt=corrupt, feeds=Feeds()
     )
     rest, chosen = stratified(train.labels, settings.val_fraction, seed=seed)
     return Dataset(
@@ -124,4 +150,13 @@ def dataset_from_images(
         search_val=replace(everything, members=chosen),
         train_full=everything,
         test=replace(everything, images=test, members=spread(len(test.labels), None), augmented=False),
+        corrupt=corrupt,
     )
+
+
+def _require_images(name: str, train: Images, test: Images) -> None:
+    for split, images, least in (("training", train, 2), ("test", test, 1)):
+        if len(images.labels) < least:
+            raise DataError(
+                f"dataset '{name}': the {split} split has {len(images.labels)} images; it needs {least}"
+            )

@@ -11,23 +11,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from jstc.data.corrupt import CorruptImages
 from jstc.data.info import WHOLE, Batch, DataInfo, Dataset, Part, Split
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
+from jstc.data.transforms import Transform, policy, transform_each
+from jstc.recipe import InputSettings
 
 __all__ = ["Augmentation", "MemorySplit", "dataset_in_memory", "normalise"]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random shifts of up to `padding` pixels over a black border, and whether to mirror half the images."""
+    """Random shifts of up to `padding` pixels over a black border, and whether to mirror half the images.
+
+    Then `policy`, image by image.
+    """
 
     padding: int
     flip: bool
+    policy: Transform | None = None
 
     @classmethod
-    def for_side(cls, side: int, *, flip: bool) -> Augmentation:
-        """The field's habit at 32 pixels, which is 4 of padding, scaled to images of another side."""
-        return cls(padding=max(1, round(side / 8)), flip=flip)
+    def wanted(cls, settings: InputSettings, info: DataInfo, *, side: int, flip: bool) -> Augmentation | None:
+        """The recipe's, for images of a side; None where it wants none.
+
+        Shifts are the field's habit at 32 pixels, which is 4 of padding, scaled to another side.
+        """
+        if not settings.augment:
+            return None
+        return cls(padding=max(1, round(side / 8)), flip=flip, policy=policy(settings, info))
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,11 @@ class MemorySplit:
         for step in range(start, self.steps(batch_size)):
             first = step * batch_size
             share = part.of_training(first, min(first + batch_size, self.num_images))
-            yield self._batch(members[share], None if shifts is None else shifts[share])
+            moved = None if shifts is None else self._moved(members[share], shifts[share])
+            if moved is not None and self.augmentation and self.augmentation.policy:
+                seeds = [seed_for(seed, "policy", epoch, n) for n in range(share.start, share.stop)]
+                moved = transform_each(moved, self.augmentation.policy, seeds)
+            yield self._batch(members[share], moved)
 
     def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
         """All images in order, or `limit` spread over them, not augmented."""
@@ -78,7 +94,7 @@ class MemorySplit:
         for batch in torch.split(self.members[chosen], batch_size):
             share = batch[part.of(0, len(batch))]
             if len(share):
-                yield self._batch(share, None)
+                yield self._batch(share)
 
     def _draw(self, seed: int, epoch: int) -> Tensor:
         # Drawn on the CPU for the whole epoch: the same numbers on every device, one transfer, and a
@@ -90,12 +106,12 @@ class MemorySplit:
         mirrored = torch.randint(2, (self.num_images, 1), generator=generator) * int(self.augmentation.flip)
         return torch.cat([moves, mirrored], 1).to(self.images.device)
 
-    def _batch(self, members: Tensor, shifts: Tensor | None) -> Batch:
-        images = self.images[members]
-        if shifts is not None:
-            assert self.augmentation is not None
-            images = _move(images, shifts, self.augmentation.padding)
-        normal = normalise(images, self.info)
+    def _moved(self, members: Tensor, shifts: Tensor) -> Tensor:
+        assert self.augmentation is not None
+        return _move(self.images[members], shifts, self.augmentation.padding)
+
+    def _batch(self, members: Tensor, images: Tensor | None = None) -> Batch:
+        normal = normalise(self.images[members] if images is None else images, self.info)
         size = (self.info.height, self.info.width)
         if normal.shape[-2:] != size:
             normal = F.interpolate(normal, size, mode="bilinear", antialias=True)
@@ -141,6 +157,7 @@ def dataset_in_memory(
     val_fraction: float,
     seed: int,
     device: torch.device,
+    corrupt: CorruptImages | None = None,
 ) -> Dataset:
     """A dataset from uint8 images [N, C, H, W] and int64 labels [N] of its train and test splits."""
     whole = _whole(info, train, augmentation, device)
@@ -151,6 +168,7 @@ def dataset_in_memory(
         search_val=_part(whole, chosen),
         train_full=whole,
         test=_whole(info, test, None, device),
+        corrupt=corrupt or CorruptImages(),
     )
 
 

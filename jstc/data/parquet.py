@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from jstc.data.corrupt import CorruptImages
 from jstc.data.images import open_bytes
 from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
 from jstc.data.parquet_files import (
@@ -66,30 +67,36 @@ def load(root: Path, settings: InputSettings, *, seed: int, device: torch.device
     if size is None or not _in_memory(root, info.labels, size):
         train, test = (_encoded(root, part, info.labels) for part in ("train", "test"))
         return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
+    corrupt = CorruptImages(settings.max_corrupt)
     train_arrays, test_arrays = (
-        decode(root, part, info.labels, size=size, workers=settings.workers) for part in ("train", "test")
+        decode(root, part, info.labels, size=size, workers=settings.workers, corrupt=corrupt)
+        for part in ("train", "test")
     )
     return dataset_in_memory(
         info,
         train_arrays,
         test_arrays,
-        augmentation=Augmentation.for_side(min(size), flip=True) if settings.augment else None,
+        augmentation=Augmentation.wanted(settings, info, side=min(size), flip=True),
         val_fraction=settings.val_fraction,
         seed=seed,
         device=device,
+        corrupt=corrupt,
     )
 
 
 def decode(
-    root: Path, split: str, labels: tuple[str, ...], *, size: tuple[int, int], workers: int
+    root: Path,
+    split: str,
+    labels: tuple[str, ...],
+    *,
+    size: tuple[int, int],
+    workers: int,
+    corrupt: CorruptImages,
 ) -> tuple[Tensor, Tensor]:
-    """All images of a split, uint8 [N, 3, *size], and its labels, int64 [N]."""
-    import torch
-
+    """All images of a split that can be read, uint8 [N, 3, *size], and their labels, int64 [N]."""
     from jstc.data.decoding import decode_all
 
-    images = _encoded(root, split, labels)
-    return decode_all(images, size=size, workers=workers), torch.from_numpy(images.labels)
+    return decode_all(_encoded(root, split, labels), size=size, workers=workers, corrupt=corrupt)
 
 
 def _own_size(train: list[Path]) -> tuple[int, int] | None:

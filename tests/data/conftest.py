@@ -27,6 +27,12 @@ def png(number: int, side: int = 40) -> bytes:
 
 
 @pytest.fixture
+def make_png() -> Callable[..., bytes]:
+    """A picture by number, encoded."""
+    return png
+
+
+@pytest.fixture
 def make_tree(tmp_path: Path) -> Callable[..., Path]:
     """Write train/ and val/ with `classes` folders of `images` pictures each."""
 
