@@ -22,6 +22,7 @@ from jstc.search.round import Work
 from jstc.search.rounds import Rounds
 from jstc.search.state import State
 from jstc.search.verdict import Adjust, choose_best
+from jstc.train import distributed
 
 __all__ = ["search"]
 
@@ -78,13 +79,19 @@ def _verdicts(
     labels = work.recipe.labels
     for number, label in enumerate(labels):
         folder = directory / label if len(labels) > 1 else directory
-        folder.mkdir(exist_ok=True)
+        if distributed.is_first():
+            folder.mkdir(exist_ok=True)
         best = choose_best(state, proposer, work, folder, progress, budget=number, adjust=adjust)
-        files.write_json(folder / "result.json", shared | _result(state, best))
+        _write(folder / "result.json", shared | _result(state, best))
         plans[label] = best.plan
     if len(labels) > 1:
-        files.write_json(directory / "result.json", shared)
+        _write(directory / "result.json", shared)
     return plans
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    if distributed.is_first():
+        files.write_json(path, document)
 
 
 def _shown(record: dict[str, Any]) -> dict[str, float]:

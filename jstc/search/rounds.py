@@ -20,9 +20,9 @@ from jstc.search.policy import Proposal, Proposer
 from jstc.search.round import RoundFigures, Work, train_round
 from jstc.search.state import State
 from jstc.search.threshnet import Choice
-from jstc.search.turn import choose, record, reward
+from jstc.search.turn import choose, learnt, record, reward
 from jstc.search.updater import Trial, cut, put_back
-from jstc.train import checkpoint, distributed, health
+from jstc.train import checkpoint, distributed, health, replicas
 from jstc.train.checkpoints import Checkpoints
 from jstc.train.history import History
 from jstc.train.watch import Watch
@@ -73,9 +73,10 @@ class Rounds:
         figures = self._train(begun)
         earned = self._judge(begun)
         put_back(begun.sub, state.target)
+        replicas.require_equal(_trained(state), f"the target network after round {state.round + 1}")
         advantage = begun.advantage
         if advantage is None and earned is not None:
-            advantage = self._proposer.learn([begun.proposal], [earned], state.round)
+            advantage = learnt(self._proposer, [begun.proposal], [earned], state.round)
         spent = time.perf_counter() - self._since
         overlap = state.advance(begun.proposal.plan, earned, images=figures.images, seconds=spent)
         line = record(state, begun.proposal, figures, self._lowered)
@@ -169,8 +170,8 @@ class Rounds:
         self._saved.save({**state.tensors(), **parts}, meta)
 
     def _resume(self) -> None:
-        saved = self._saved.load()
-        distributed.barrier()  # before process 0 writes anything
+        saved = distributed.from_first(self._saved.load)
+        distributed.copy_from_first(_trained(self.state).values())
         if saved is not None:
             tensors, meta = saved
             self.state.restore(tensors, meta)
@@ -196,3 +197,8 @@ class Rounds:
         self._scaler = self._scaler_now()
         if state.scaler is not None:
             state.scaler.load_state_dict(document["scaler"])
+
+
+def _trained(state: State) -> dict[str, Tensor]:
+    """The tensors that all of several processes have; the policy is the first one's alone."""
+    return {name: tensor for name, tensor in state.tensors().items() if not name.startswith("policy.")}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from jstc.search.anneal import phase
+from jstc.search.archive import read_plan
 from jstc.search.policy import Proposal, Proposer
 from jstc.search.round import RoundFigures, Work, judge
 from jstc.search.state import State
 from jstc.search.updater import Trial, cut
+from jstc.train import distributed
 
-__all__ = ["choose", "record", "reward"]
+__all__ = ["choose", "learnt", "record", "reward"]
 
 
 def reward(sub: Trial, proposal: Proposal, state: State, work: Work) -> float | None:
@@ -28,9 +31,7 @@ def reward(sub: Trial, proposal: Proposal, state: State, work: Work) -> float | 
 def choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, float | None]:
     """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
     search = work.recipe.search
-    now = phase(search, state.round, budgets=len(state.courses))
-    incumbent = state.course.thresholds
-    proposals = proposer.candidates(state.target, now, state.round, incumbent)
+    proposals = _proposed(state, proposer, work)
     if len(proposals) == 1:
         return proposals[0], None
     # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.
@@ -39,7 +40,31 @@ def choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, floa
     if not all(map(math.isfinite, rewards)):  # nothing to learn from; training will say what is wrong
         return proposals[0], None
     best = max(range(len(rewards)), key=rewards.__getitem__)
-    return proposals[best], proposer.learn(proposals, rewards, state.round)
+    return proposals[best], learnt(proposer, proposals, rewards, state.round)
+
+
+def learnt(
+    proposer: Proposer, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int
+) -> float | None:
+    """The largest advantage that the policy learnt by, which of several processes the first one has."""
+    return proposer.learn(proposals, rewards, round_) if distributed.is_first() else None
+
+
+def _proposed(state: State, proposer: Proposer, work: Work) -> list[Proposal]:
+    """The plans among which the round chooses; of several processes, those of the first."""
+    now = phase(work.recipe.search, state.round, budgets=len(state.courses))
+    own: list[Proposal] = []
+
+    def draw() -> list[list[Any]]:
+        own[:] = proposer.candidates(state.target, now, state.round, state.course.thresholds)
+        return [[proposal.plan.to_dict(), proposal.thresholds] for proposal in own]
+
+    drawn = distributed.decided(draw)
+    groups = state.target.channels.widths
+    proposals = own or [Proposal(read_plan(plan, groups), now, values, None) for plan, values in drawn]
+    hashes = " ".join(proposal.plan.hash for proposal in proposals)
+    distributed.require_same(hashes, f"the plan of round {state.round + 1}")
+    return proposals
 
 
 def record(state: State, proposal: Proposal, figures: RoundFigures, work: Work) -> dict[str, Any]:

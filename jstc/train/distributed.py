@@ -231,13 +231,13 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
     """Give `tensors`, in place, the values that they have in process 0."""
     if world() == 1:
         return
-    kinds: dict[torch.dtype, list[Tensor]] = {}
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
-        kinds.setdefault(tensor.dtype, []).append(tensor.detach())
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
     with torch.no_grad():
-        for alike in kinds.values():  # all of one type at once: a network has hundreds of small ones
+        for alike in kinds.values():  # all of one kind at once: a network has hundreds of small ones
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            dist.broadcast(flat, src=0)
+            dist.broadcast(flat, src=0, group=_team.control if flat.device.type == "cpu" else None)
             sizes = [tensor.numel() for tensor in alike]
             for tensor, values in zip(alike, torch.split(flat, sizes), strict=True):
                 tensor.copy_(values.view(tensor.shape))
@@ -246,8 +246,11 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
 def fingerprint(tensors: Iterable[Tensor]) -> str:
     """The sum of the bits of every tensor, as whole numbers: equal tensors give equal text, on any device."""
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    found = [t.detach().view(whole[t.element_size()]).sum(dtype=torch.int64) for t in tensors]
-    return json.dumps(torch.stack(found).tolist()) if found else "[]"
+    sums_: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        bits = tensor.detach().view(whole[tensor.element_size()])
+        sums_.setdefault(tensor.device, []).append(bits.sum(dtype=torch.int64))
+    return json.dumps([torch.stack(found).tolist() for found in sums_.values()])
 
 
 def barrier() -> None:

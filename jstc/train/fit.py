@@ -92,7 +92,8 @@ class _Training:
         self._begun = time.perf_counter()
         try:
             figures = self._train()
-            replicas.require_equal(self.job.module, f"the network after epoch {self.state.epoch + 1}")
+            network = self.job.module.state_dict()
+            replicas.require_equal(network, f"the network after epoch {self.state.epoch + 1}")
             health.require_finite(self.job.module, step=self._end, schedule=self._schedule)
         except DivergedError as error:
             self._roll_back(error)

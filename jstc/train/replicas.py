@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -81,11 +81,10 @@ def synchronise(network: nn.Module) -> None:
     distributed.copy_from_first(cast("list[Tensor]", list(network.buffers())))
 
 
-def require_equal(network: nn.Module, what: str) -> None:
-    """Raise `StageError` in all processes unless `network` is the same in all of them, bit for bit.
+def require_equal(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise `StageError` in all processes unless `tensors` are the same in all of them, bit for bit.
 
     Costs a sum over every tensor.
     """
     if distributed.world() > 1:
-        tensors = [*network.parameters(), *network.buffers()]
-        distributed.require_same(distributed.fingerprint(tensors), what)
+        distributed.require_same(distributed.fingerprint(tensors.values()), what)
