@@ -14,6 +14,7 @@ from jstc.recipe import TrainSettings
 from jstc.train import loop, optim
 from jstc.train.batches import stream
 from jstc.train.loop import StepOptions, Teacher
+from jstc.train.mixing import Mixing
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")
@@ -177,7 +178,11 @@ def test_an_empty_split_is_an_error(network: nn.Module) -> None:
 
 def test_options_follow_the_settings() -> None:
     settings = TrainSettings(label_smoothing=0.1, clip_norm=2.0, channels_last=False, precision="bfloat16")
-    options = loop.step_options(settings, CPU, seed=7)
+    options = loop.step_options(settings, CPU, seed=7, images=5000)
     assert options == StepOptions(
-        seed=7, dtype=torch.bfloat16, channels_last=False, label_smoothing=0.1, clip_norm=2.0
+        seed=7, images=128, dtype=torch.bfloat16, channels_last=False, label_smoothing=0.1, clip_norm=2.0
     )
+    mixed = TrainSettings(mixup=0.2, accumulate=4, precision="float16")
+    options = loop.step_options(mixed, CPU, seed=7, images=64, num_classes=10)
+    assert (options.images, options.accumulate, options.dtype) == (64, 4, torch.float16)
+    assert options.mixing == Mixing(0.2, 0.0, 10)
