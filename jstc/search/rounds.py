@@ -24,7 +24,7 @@ from jstc.search.turn import choose, learnt, record, reward
 from jstc.search.updater import Trial, cut, put_back
 from jstc.train import checkpoint, distributed, health, replicas
 from jstc.train.checkpoints import Checkpoints
-from jstc.train.history import History
+from jstc.train.scalars import open_history
 from jstc.train.watch import Watch
 
 __all__ = ["Rounds"]
@@ -49,7 +49,8 @@ class Rounds:
         self.state = state
         self._proposer, self._work, self._progress = proposer, work, progress
         self._identity = identity(work.recipe, state.target.channels)
-        self._history = History(directory / "history.jsonl", index="round")
+        shown = work.recipe.tensorboard and distributed.is_first()
+        self._history = open_history(directory, index="round", tensorboard=shown)
         settings = work.recipe.checkpoint
         self._saved = Checkpoints(
             directory / "checkpoint.safetensors",
