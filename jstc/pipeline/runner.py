@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jstc import files
-from jstc.errors import Interrupted, RunDirectoryError, StageError
+from jstc.errors import DiskFullError, Interrupted, RunDirectoryError, StageError
 from jstc.pipeline import preflight
 from jstc.pipeline.context import StageContext
 from jstc.pipeline.interruption import interruptible
@@ -168,8 +169,9 @@ class Chain:
                 result = stage.run(StageContext(self._workspace, self._run.path, folder, watch))
                 watch.save()
         except BaseException as error:
-            watch.save()
-            self._run.fail(name)
+            with contextlib.suppress(DiskFullError):  # the record says then that the stage is running
+                watch.save()
+                self._run.fail(name)
             translated = _translated(error, self._full_name(name), self._command)
             if translated is error:
                 raise

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from jstc.errors import DivergedError
 from jstc.recipe import TrainSettings
-from jstc.train import distributed, gradients, seeds
+from jstc.train import distributed, gradients, memory, seeds
 from jstc.train.average import Average
 from jstc.train.device import as_input, autocast, autocast_dtype
 from jstc.train.loss import Criterion, Teacher, distillation, logits
@@ -154,15 +155,18 @@ def _gradients(
     """Loss, scores and classes [N]: of mixed images, those that they have most of."""
     # Of several processes: their gradients are averaged, and the shares of a small batch are uneven.
     number = len(labels)
-    loss, scores = gradients.accumulate(
+    criterion, parts = options.criterion, options.accumulate
+    work = partial(
+        gradients.accumulate,
         network,
         images,
         labels,
-        criterion=options.criterion,
-        parts=options.accumulate,
+        criterion=criterion,
+        parts=parts,
         scaler=options.scaler,
         weight=distributed.share(number, whole=options.images or number * distributed.world()),
     )
+    loss, scores = memory.explained(work, network, images, criterion, parts)
     return loss, scores, labels if labels.dim() == 1 else labels.argmax(dim=1)
 
 

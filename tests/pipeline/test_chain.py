@@ -9,8 +9,9 @@ import signal
 import pytest
 
 from jstc import recipe_file
-from jstc.errors import Interrupted, StageError
+from jstc.errors import DiskFullError, Interrupted, StageError
 from jstc.pipeline import stages
+from jstc.pipeline.run_directory import RunDirectory
 
 ORDER = ["baseline", "search", "finetune", "slim", "export", "bench", "report"]
 
@@ -145,3 +146,19 @@ def test_the_real_table_has_the_documented_order():
     assert [stage.name for stage in stages.table(recipe_file.from_flags(flags))] == ORDER[1:]
     for stage in table:
         assert set(stage.inputs) <= set(ORDER[: ORDER.index(stage.name)])
+
+
+def test_a_full_disk_is_told_once_and_the_run_goes_on_later(house, monkeypatch):
+    """The record of the stage cannot be written then either."""
+    house.faults["finetune"] = fault(DiskFullError("no space left for checkpoint.safetensors"))
+
+    def full(self, stage, *_):
+        raise DiskFullError("no space left for manifest.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "fail", full)
+        with pytest.raises(DiskFullError, match="checkpoint") as caught:
+            house.run()
+    assert caught.value.exit_code == 1
+    assert house.states()["finetune"] == "running"
+    assert house.run() == ["finetune", "slim", "export", "bench", "report"]
