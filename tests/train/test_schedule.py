@@ -60,3 +60,43 @@ def test_the_baseline_gets_the_epochs_of_the_whole_run() -> None:
     data = dataset(train=80, full=100)
     assert schedule.baseline_epochs(mine, data) == 2 + 2  # 12 steps are 1.5 epochs of 8
     assert schedule.baseline_schedule(mine, data) == Schedule(0.1, total=4 * 10, warmup=8)
+
+
+def of_torch(scheduler: Any, steps: int) -> list[float]:
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
+    made, rates = scheduler(torch.optim.lr_scheduler, optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        made.step()
+    return rates
+
+
+def test_steps_are_those_of_torch() -> None:
+    mine = Schedule(base=0.8, total=20, milestones=(0.3, 0.5), gamma=0.25)
+    theirs = of_torch(lambda kinds, o: kinds.MultiStepLR(o, milestones=[6, 10], gamma=0.25), 20)
+    assert [mine.at(step) for step in range(20)] == pytest.approx(theirs)
+    assert mine.at(20) == 0.0
+
+
+def test_the_cosine_is_that_of_torch() -> None:
+    theirs = of_torch(lambda kinds, o: kinds.CosineAnnealingLR(o, T_max=20), 20)
+    assert [Schedule(base=0.8, total=20).at(step) for step in range(20)] == pytest.approx(theirs)
+
+
+def test_steps_warm_up_too_and_a_milestone_in_the_warmup_counts() -> None:
+    mine = Schedule(base=0.8, total=20, warmup=4, milestones=(0.1, 0.5), gamma=0.5)
+    assert [mine.at(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.3, 0.4, 0.4])
+    assert mine.at(10) == pytest.approx(0.2)
+
+
+def test_the_recipe_chooses_the_schedule_of_run_and_baseline() -> None:
+    stepped = {"batch_size": 10, "schedule": "step", "milestones": [0.25], "gamma": 0.5, "warmup_epochs": 0.0}
+    mine = recipe(train=stepped, search={"rounds": 3, "epochs_per_round": 0.5}, finetune={"epochs": 2})
+    data = dataset(train=80, full=100)
+    for found in (schedule.run_schedule(mine, data), schedule.baseline_schedule(mine, data)):
+        assert (found.milestones, found.gamma) == ((0.25,), 0.5)
+        assert found.at(found.total // 4 - 1) == 0.1
+        assert found.at(found.total // 4) == found.at(found.total - 1) == 0.05

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jstc.errors import InputError
+from jstc.recipe import TrainSettings
+from jstc.train import compiling, optim
+from jstc.train.batches import stream
+from jstc.train.loop import StepOptions, train_steps
+from jstc.train.schedule import Schedule
+
+CPU = torch.device("cpu")
+
+
+def trained(network: nn.Module, called: nn.Module, split: Any, **options: Any) -> nn.Module:
+    train_steps(
+        called,
+        stream(split, 16, seed=0, start=0, count=4),
+        optimizer=optim.make(dict(network.named_parameters()), TrainSettings(lr=0.05)),
+        schedule=Schedule(base=0.05, total=4),
+        first_step=0,
+        options=StepOptions(seed=0, **options),
+    )
+    return network
+
+
+@pytest.fixture
+def no_backend(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """torch.compile up to its compiler, which takes minutes; what it was asked for."""
+    asked: list[dict[str, Any]] = []
+    plain = torch.compile
+
+    def compile_(network: nn.Module, **options: Any) -> Any:
+        asked.append(options)
+        return plain(network, **options, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    return asked
+
+
+def test_a_compiled_network_trains_the_networks_own_parameters(
+    make_network: Any, split: Any, no_backend: list[dict[str, Any]]
+) -> None:
+    plain, network = make_network(), make_network()
+    trained(plain, plain, split)
+    trained(network, compiling.compiled(network), split)
+    assert no_backend == [{"dynamic": False}]
+    pairs = zip(plain.state_dict().values(), network.state_dict().values(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+
+
+def test_a_missing_compiler_is_said_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("\n  InvalidCxxCompiler: no working C++ compiler\nand much more\n")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(
+        InputError, match=r"finetune\.compile: .*\(InvalidCxxCompiler.*compiler\); on cpu it needs"
+    ):
+        compiling.require_compiler(CPU)
+
+
+@pytest.mark.slow
+def test_torchs_compiler_gives_the_same_network(make_network: Any, split: Any) -> None:
+    try:
+        compiling.require_compiler(CPU)
+    except InputError as error:
+        pytest.skip(str(error))
+    networks = [make_network() for _ in range(3)]
+    for network in networks:
+        network.dropout.p = 0.0
+    plain, compiled, parts = networks
+    trained(plain, plain, split)
+    trained(compiled, compiling.compiled(compiled), split)
+    pairs = zip(plain.state_dict().values(), compiled.state_dict().values(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
+    torch._dynamo.reset()
+    with partial(torch._dynamo.config.patch, error_on_recompile=True)():  # one shape, one compilation
+        trained(parts, compiling.compiled(parts), split, accumulate=2)
