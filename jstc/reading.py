@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, Never
 
@@ -13,6 +14,8 @@ __all__ = ["MAX_JSON_BYTES", "inside", "parse_json", "read_bytes", "read_json"]
 
 MAX_JSON_BYTES = 64 * 2**20
 """The largest document of ours is the plan of a network with hundreds of thousands of channels: a few MB."""
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:
@@ -40,7 +43,10 @@ def parse_json(data: bytes | str, *, where: str) -> Any:
     """
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)
+        if _HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")  # halves of characters cannot be written
+        return found
     except RecursionError:
         raise DamagedError(f"{where} is damaged or no JSON: it is nested too deep") from None
     except ValueError as error:  # JSON, UTF-8, whole numbers of thousands of digits

@@ -21,6 +21,7 @@ from jstc.errors import DamagedError, InputError
         "NaN": (b'{"a": NaN}', "NaN is no number"),
         "infinite": (b'{"a": -Infinity}', "-Infinity is no number"),
         "too large a number": (b'{"a": 1e999}', "1e999 is out of range"),
+        "half a character": (b'{"a": "\\ud800"}', "surrogates not allowed"),
         "too long a number": (b"1" * 5000, "integer string conversion"),
     }.values(),
 )
@@ -34,7 +35,7 @@ def test_json_that_we_never_write_is_refused_and_named(tmp_path, text, said):
 
 
 def test_what_we_write_is_read(tmp_path):
-    document = {"a": [1, 2.5, None, True, "é\u2028"], "b": {"c": -1e-300, "d": 2**70}}
+    document = {"a": [1, 2.5, None, True, "é\u2028\U0001f600"], "b": {"c": -1e-300, "d": 2**70}}
     files.write_json(tmp_path / "x.json", document)
     assert files.read_json(tmp_path / "x.json") == document == json.loads((tmp_path / "x.json").read_text())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +47,7 @@ def write(found: Comparison, *, markdown: Path | None, junit: Path | None) -> No
     if os.environ.get("GITHUB_ACTIONS") == "true":
         # The runner reads both streams; stdout is for results.
         for line in compare.workflow_commands(found):
-            print(line, file=sys.stderr)
+            printing.note(line)
 
 
 def failure(found: Comparison) -> str:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+from jstc.cli.visible import visible
 from jstc.errors import JstcError
 
 __all__ = ["exit_codes", "show_tracebacks"]
@@ -50,7 +51,7 @@ def _say(message: str) -> None:
     if _state["debug"]:
         traceback.print_exc()
     with contextlib.suppress(BrokenPipeError):
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(visible(f"error: {message}"), file=sys.stderr, flush=True)
 
 
 def _describe(error: Exception) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jstc.cli.visible import in_json, visible
 from jstc.errors import InputError
 
 __all__ = ["document", "label", "note", "page", "redirected", "table", "text"]
@@ -17,12 +18,12 @@ __all__ = ["document", "label", "note", "page", "redirected", "table", "text"]
 
 def document(content: Any) -> None:
     """One JSON document."""
-    text(json_module.dumps(content, indent=2, ensure_ascii=False))
+    sys.stdout.write(in_json(json_module.dumps(content, indent=2, ensure_ascii=False)) + "\n")
 
 
 def text(content: str) -> None:
-    """Text as it is."""
-    sys.stdout.write(content if content.endswith("\n") else content + "\n")
+    """Text as it is, but for what a terminal would obey."""
+    sys.stdout.write(visible(content if content.endswith("\n") else content + "\n"))
 
 
 @contextlib.contextmanager
@@ -52,7 +53,7 @@ def page(run: Path) -> None:
 
 def note(content: str) -> None:
     """A remark for the reader, on stderr."""
-    print(content, file=sys.stderr)
+    print(visible(content), file=sys.stderr)
 
 
 def table(
@@ -77,9 +78,9 @@ def table(
     for index, name in enumerate(header):
         right = index in numbers
         whole = right or (whole_names and index == 0)
-        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=whole)
+        shown.add_column(escape(visible(name)), justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for row in rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*(escape(visible(cell)) for cell in row))
     console = Console(file=sys.stdout, highlight=False)
     if console.is_terminal:
         console.print(shown)

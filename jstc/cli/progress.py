@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from jstc.cli.numbers import figure
+from jstc.cli.visible import visible
 from jstc.progress import Progress, Silent
 
 __all__ = ["PlainLines", "RichProgress", "shown"]
@@ -72,7 +73,7 @@ class PlainLines:
         return (now - self._began) / (steps + 1) * (self._total - done) if steps > 0 else 0.0
 
     def _print(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 class RichProgress:
@@ -98,7 +99,7 @@ class RichProgress:
 
     def message(self, text: str) -> None:
         """See `Progress`."""
-        self._bars.console.print(text, markup=False, soft_wrap=True)
+        self._bars.console.print(visible(text), markup=False, soft_wrap=True)
 
     def finish(self) -> None:
         """See `Progress`."""
