@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -19,38 +19,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from jstc.cli.errors import exit_codes
 
     with exit_codes():
+        if ranks.several():
+            # torch's own notes about gradients' layouts and closed connections, once for each process.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if ranks.follows():  # what process 0 reads from the command line, it passes on
             _follow()
-        with _leading():
+        with _leading() if ranks.leads() else contextlib.nullcontext():
             from jstc.cli.app import app
 
             app(args=None if arguments is None else list(arguments), prog_name="jstc")
 
 
 def _follow() -> None:
-    _hush()
     from jstc.pipeline.following import follow
 
     sys.exit(follow())
 
 
-@contextlib.contextmanager
-def _leading() -> Iterator[None]:
-    """Of several processes started by torchrun this is number 0, and the others wait for its word."""
-    from jstc import ranks
+def _leading() -> contextlib.AbstractContextManager[None]:
+    from jstc.pipeline import team
 
-    if not ranks.leads():
-        yield
-        return
-    _hush()
-    try:
-        yield
-    finally:
-        from jstc.pipeline import team
-
-        team.finish()
-
-
-def _hush() -> None:
-    # torch's own notes about gradients' layouts and closed connections, once for each process.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return team.leading()

@@ -13,8 +13,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
-__all__ = ["GRACE_SECONDS", "watched"]
+__all__ = ["GRACE_SECONDS", "heeding", "watched"]
 
 GRACE_SECONDS = 20.0
 """torchrun gives 30 before it kills."""
@@ -51,3 +52,21 @@ def _end(may_go: Callable[[], bool]) -> None:
     while time.monotonic() < deadline and not may_go():
         time.sleep(_POLL_SECONDS)
     os._exit(1)
+
+
+@contextlib.contextmanager
+def heeding(*, unless: Callable[[], bool]) -> Iterator[None]:
+    """A block in which SIGTERM raises KeyboardInterrupt, and nothing once the process leaves by itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if not unless():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

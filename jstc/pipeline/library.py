@@ -73,10 +73,8 @@ def search(
     if ranks.follows():
         _follow(workspace)
     else:
-        try:
+        with team.leading():
             chain.run(recipe, out=path, only=_STAGES, workspace=workspace, fresh=fresh, progress=progress)
-        finally:
-            team.finish()
     result = files.read_json(path / "slim" / "result.json")
     return SearchResult(
         network=workspace.load_slim(path / "slim"),

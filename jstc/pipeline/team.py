@@ -23,7 +23,7 @@ from jstc.pipeline.context import StageContext
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["END", "everywhere", "finish", "leader_has_stopped", "next_task", "shared"]
+__all__ = ["END", "everywhere", "leader_has_stopped", "leading", "next_task", "shared"]
 
 END = "end"
 _POLL_SECONDS = 0.1
@@ -89,25 +89,35 @@ def _told_of_failure() -> Iterator[None]:
             distributed.store().set(_key("stopped"), b"1")
         if distributed.lost(error):
             raise StageError(
-                f"another process of the run has ended ({_first_line(error)}); what was finished is saved, "
-                "and the same command continues"
+                "another process of this run has ended or cannot be reached; what was finished is saved, and "
+                "the same command continues"
             ) from error
         raise
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+@contextlib.contextmanager
+def leading() -> Iterator[None]:
+    """For process 0, around all that it does: in the end the others are told that there is no more.
+
+    torchrun sends SIGTERM when another process ends: what this one then has to say, it still says.
+    """
+    if not ranks.leads():
+        yield
+        return
+    with departure.heeding(unless=lambda: bool(_state["stopped"])):
+        try:
+            yield
+        finally:
+            _finish()
 
 
-def finish() -> None:
-    """For process 0: tell the others that there is nothing more to do."""
-    if ranks.leads():
-        from jstc.train import distributed
+def _finish() -> None:
+    from jstc.train import distributed
 
-        with contextlib.suppress(Exception):  # where the store is gone, nobody is left to be told
-            _announce({"kind": END})
-        if not _state["stopped"]:  # where a process is lost, its group cannot be left in order
-            distributed.shut_down()
+    with contextlib.suppress(Exception):  # where the store is gone, nobody is left to be told
+        _announce({"kind": END})
+    if not _state["stopped"]:  # where a process is lost, its group cannot be left in order
+        distributed.shut_down()
 
 
 def _announce(task: Mapping[str, Any]) -> None:
