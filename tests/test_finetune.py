@@ -249,3 +249,56 @@ def test_the_baseline_trains_a_copy_for_the_epochs_of_the_whole_run(
     trained.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert not equal(state(trained), before)
     assert found["accuracy"] == pytest.approx(evaluate(trained, dataset.test.ordered(256)).accuracy, abs=1e-9)
+
+
+def test_averaged_weights_are_what_is_scored_and_handed_on(
+    target: nn.Module, channels: ChannelMap, dataset: data.Dataset, source: Path, tmp_path: Path
+) -> None:
+    averaged = recipe(finetune={"epochs": 2, "steps_per_epoch": 10, "ema_decay": 0.9})
+    found = {}
+    for name, mine in (("plain", recipe()), ("averaged", averaged)):
+        finetune(
+            target,
+            channels,
+            dataset,
+            recipe=mine,
+            source=source,
+            directory=tmp_path / name,
+            progress=Silent(),
+        )
+        plan = Plan.load(tmp_path / name / "plan.json")
+        found[name] = subnetwork.load(tmp_path / name / "subnetwork.safetensors", plan=plan)
+    assert not equal(found["plain"].network, found["averaged"].network)
+    # The averaging changes nothing but what comes out: the optimiser has been the same way.
+    assert equal(found["plain"].optimizer["momentum"], found["averaged"].optimizer["momentum"])
+    gated = channels.gated(channels.slice(target, plan), plan)
+    found["averaged"].restore(gated)
+    figures = evaluate(gated, dataset.test.ordered(256))
+    assert result(tmp_path / "averaged")["accuracy"] == pytest.approx(figures.accuracy, abs=1e-9)
+
+
+def test_the_baseline_is_averaged_too(target: nn.Module, dataset: data.Dataset, tmp_path: Path) -> None:
+    averaged = recipe(finetune={"epochs": 1, "steps_per_epoch": 5, "ema_decay": 0.9})
+    plain = recipe(finetune={"epochs": 1, "steps_per_epoch": 5})
+    for name, mine in (("plain", plain), ("averaged", averaged)):
+        train_baseline(target, dataset, recipe=mine, directory=tmp_path / name, progress=Silent())
+    files = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "averaged")]
+    assert not equal(*files)
+
+
+def test_with_compile_the_compiled_network_is_trained(
+    target: nn.Module,
+    channels: ChannelMap,
+    dataset: data.Dataset,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr("jstc.train.compiling.compiled", lambda module: compiled.append(module) or module)
+    mine = recipe(finetune={"epochs": 1, "steps_per_epoch": 2, "compile": True})
+    finetune(
+        target, channels, dataset, recipe=mine, source=source, directory=tmp_path / "f", progress=Silent()
+    )
+    train_baseline(target, dataset, recipe=mine, directory=tmp_path / "b", progress=Silent())
+    assert [type(module).__name__ for module in compiled] == ["GatedNetwork", "Net"]
