@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jstc.data import cifar, digits, folder, parquet
+from jstc.data import cifar, digits, folder, parquet, webdataset
 from jstc.data.info import DataInfo
 from jstc.errors import DataError, UnknownNameError
 from jstc.recipe import InputSettings
@@ -30,6 +30,7 @@ _ENTRIES = (
     CatalogueEntry("imagenet", "ImageNet-1k, 1,000 classes", True, folder.WHERE),
     CatalogueEntry("imagefolder", "your own images, one folder per class", True, folder.WHERE),
     CatalogueEntry("parquet", "your own images, as Hugging Face stores them", True, parquet.WHERE),
+    CatalogueEntry("webdataset", "your own images in tar files, here or on a server", True, webdataset.WHERE),
 )
 
 
@@ -51,11 +52,13 @@ def check(name: str, *, root: Path | None, settings: InputSettings | None = None
         return cifar.check(name, folder_or_none, settings)
     if name == "parquet":
         return parquet.check(folder_or_none, settings)
+    if name == "webdataset":
+        return webdataset.check(folder_or_none, settings)
     return folder.check(name, folder_or_none, settings)
 
 
 def check_root(name: str, root: Path | None) -> Path | None:
-    """The data folder of a known dataset, None where it needs none. Raises as `check` does."""
+    """The data folder (or pattern) of a known dataset, None where it needs none. Raises as `check` does."""
     entry = next((e for e in _ENTRIES if e.name == name), None)
     if entry is None:
         names = [e.name for e in _ENTRIES]
@@ -66,7 +69,7 @@ def check_root(name: str, root: Path | None) -> Path | None:
         raise DataError(
             f"dataset '{name}' needs a data folder: --data DIR (or data: in the recipe), {entry.where}"
         )
-    if not root.is_dir():
+    if not root.is_dir() and name != "webdataset":  # which has patterns, too
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"dataset '{name}': {root} {what}; expected {entry.where}")
     return root

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from jstc.data.images import UnreadableImageError, open_file
@@ -24,11 +25,17 @@ def sample_tree(name: str, folder: Path, classes: Sequence[str], *, max_corrupt:
     files = [sorted(image_files(folder / c)) for c in looked_at]
     sample = [paths[seed_for(0, "sample", k) % len(paths)] for k, paths in enumerate(files)]
     per_class = sum(len(paths) for paths in files) / len(files)
-    require_readable(name, sample, images=round(per_class * len(classes)), max_corrupt=max_corrupt)
+    reads = [partial(open_file, path) for path in sample]
+    require_readable(name, reads, images=round(per_class * len(classes)), max_corrupt=max_corrupt)
 
 
-def require_readable(name: str, sample: Sequence[Path], *, images: int, max_corrupt: int) -> None:
-    """Raise `DataError` when the sample says that more than `max_corrupt` of so many images are damaged."""
+def require_readable(
+    name: str, sample: Sequence[Callable[[], object]], *, images: int, max_corrupt: int
+) -> None:
+    """Raise `DataError` when the sample says that more than `max_corrupt` of so many images are damaged.
+
+    Each of the sample is a call that reads an image, and raises `UnreadableImageError` when it cannot.
+    """
     damaged = [error for error in map(_error, sample) if error is not None]
     too_many = len(damaged) * images > max_corrupt * len(sample)
     if len(damaged) > max_corrupt or (too_many and len(damaged) > 1):  # a single one may be chance
@@ -55,9 +62,9 @@ def _require_images(name: str, folder: Path, classes: Sequence[str]) -> None:
         )
 
 
-def _error(path: Path) -> UnreadableImageError | None:
+def _error(read: Callable[[], object]) -> UnreadableImageError | None:
     try:
-        open_file(path)
+        read()
     except UnreadableImageError as error:
         return error
     return None

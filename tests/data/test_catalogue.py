@@ -13,7 +13,15 @@ from jstc.recipe import InputSettings
 
 def test_the_catalogue_lists_every_dataset() -> None:
     entries = {entry.name: entry for entry in jstc.data.catalogue()}
-    assert list(entries) == ["digits", "cifar10", "cifar100", "imagenet", "imagefolder", "parquet"]
+    assert list(entries) == [
+        "digits",
+        "cifar10",
+        "cifar100",
+        "imagenet",
+        "imagefolder",
+        "parquet",
+        "webdataset",
+    ]
     assert [name for name, entry in entries.items() if not entry.needs_root] == ["digits"]
     assert all(entry.description and entry.where for entry in entries.values())
 
