@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,6 +22,9 @@ from jstc.ort import Provider
 __all__ = ["Facts", "Opened", "open_file", "prepare", "read_facts"]
 
 _SEED = 0
+_MOST_DIGITS = 18
+_MOST_VALUES = 2**28
+"""Of one image: 1 GiB of them. A file may claim any size."""
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -81,7 +85,7 @@ def open_file(
 def read_facts(session: Any) -> Facts:
     """FLOPs and precision, as the metadata of the session's file tells them."""
     known = session.get_modelmeta().custom_metadata_map
-    flops = known.get("flops", "")
+    flops = known.get("flops", "")[:_MOST_DIGITS]
     return Facts(int(flops) if flops.isdecimal() and int(flops) > 0 else None, known.get("precision"))
 
 
@@ -115,6 +119,8 @@ def _timable(session: Any, path: Path) -> ort.Signature:
         raise InputError(
             f"{path}: can time float images of a fixed size only, found {found.input_type} {size}"
         )
+    if math.prod(size or 1 for size in found.input_shape) > _MOST_VALUES:
+        raise InputError(f"{path}: its input {list(found.input_shape)} is too large to be timed")
     return found
 
 

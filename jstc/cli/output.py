@@ -88,6 +88,13 @@ def run_stage(
 
 def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
     """The result of one stage."""
+    from jstc.pipeline.damage import explained
+
+    with explained(path):
+        _stage(path, name, as_json=as_json, quiet=quiet)
+
+
+def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
     from jstc import files
     from jstc.pipeline.run_directory import read_recipe
 

@@ -78,7 +78,8 @@ def table(
     for index, name in enumerate(header):
         right = index in numbers
         whole = right or (whole_names and index == 0)
-        shown.add_column(escape(visible(name)), justify="right" if right else "left", overflow="fold", no_wrap=whole)
+        title = escape(visible(name))
+        shown.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         shown.add_row(*(escape(visible(cell)) for cell in row))
     console = Console(file=sys.stdout, highlight=False)

@@ -27,17 +27,24 @@ def report(
 
     RUN itself has them as summary.json, report.md and report.html once its stages are done.
     """
-    import contextlib
-
-    from jstc import report as reporting
-    from jstc.cli import output, printing
-    from jstc.pipeline import chain
+    from jstc.pipeline.damage import explained
 
     if json + markdown + html > 1:
         raise InputError("give either --json or --markdown or --html")
     if out is not None and not json + markdown + html:
         raise InputError("--out needs to know what to write: --json, --markdown or --html")
     path = options.run_or_newest(run)
+    with explained(path):
+        _show(path, json=json, markdown=markdown, html=html, out=out)
+
+
+def _show(path: Path, *, json: bool, markdown: bool, html: bool, out: Path | None) -> None:
+    import contextlib
+
+    from jstc import report as reporting
+    from jstc.cli import output, printing
+    from jstc.pipeline import chain
+
     # A run that another process is working on is shown, and left to that process.
     with contextlib.suppress(RunDirectoryError):
         chain.write_report(path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jstc import files
+from jstc import files, reading
 from jstc.pipeline.context import StageContext
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def bench(context: StageContext) -> dict[str, Any]:
         )
     settings, folder = context.recipe.bench, context.folder
     found = timing.measure(
-        {name: context.path / name for name in facts},
+        {name: reading.inside(context.path, name) for name in facts},
         settings=settings,
         facts=facts,
         traces=folder if settings.trace else None,

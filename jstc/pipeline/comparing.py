@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from jstc import compare as comparing
-from jstc import files, ort
+from jstc import files, ort, reading
 from jstc.compare import Comparison, Gate, Measuring, Place, Settings, Summary, Timed
 from jstc.errors import InputError
+from jstc.pipeline.damage import explained
 from jstc.pipeline.manifest import Manifest
 from jstc.progress import Progress, Silent
 from jstc.recipe import BenchSettings
@@ -90,7 +91,9 @@ def unusable(provider: str) -> str | None:
 
 def _side(path: Path, *, needs_files: bool) -> Summary:
     if path.is_dir():
-        summary = _rooted(comparing.parse(_document(path), name=str(path)), path)
+        with explained(path):
+            document = _document(path)
+        summary = _rooted(comparing.parse(document, name=str(path)), path)
     elif path.exists():
         summary = comparing.load(path)
         if needs_files:
@@ -128,7 +131,7 @@ def _intact(side: Summary, *, lost_is_fault: bool) -> Summary:
     for label, network in side.networks.items():
         kept = {}
         for of, entry in network.files.items():
-            path = side.root / entry.file
+            path = reading.inside(side.root, entry.file)
             if path.is_file():
                 _require_unchanged(path, entry.bytes, hashes.get(path))
                 kept[of] = entry

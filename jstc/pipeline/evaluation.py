@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jstc import files, ranks
+from jstc import files, ranks, reading
 from jstc.errors import InputError, RunDirectoryError
+from jstc.pipeline.damage import explained
 from jstc.progress import Progress, Silent
 from jstc.recipe import InputSettings
 
@@ -199,7 +200,8 @@ def _exported(run: Path) -> Path:
     """The first file of the export: float32, unless the run has none."""
     plain, result = run / "export" / "model.onnx", run / "export" / "result.json"
     if not plain.exists() and result.exists():
-        plain = run / files.read_json(result)["files"][0]["file"]
+        with explained(run):
+            plain = reading.inside(run, files.read_json(result)["files"][0]["file"])
     if not plain.exists():
         raise RunDirectoryError(f"{run} has no exported network yet: run `jstc export {run}`")
     return plain
