@@ -184,5 +184,6 @@ def _report(figures: Figures, result: FitResult, directory: Path) -> None:
         "epochs": result.epochs,
         "seconds": result.seconds,
         "images_seen": result.images,
+        "test_images": figures.images,
     }
     files.write_json(directory / "result.json", document)

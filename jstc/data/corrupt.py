@@ -8,9 +8,14 @@ from pathlib import Path
 
 from jstc.errors import DataError
 
-__all__ = ["CorruptImages"]
+__all__ = ["CorruptImages", "corrupt_file"]
 
 _SHOWN = 5
+
+
+def corrupt_file(rank: int = 0) -> str:
+    """The name of the file in a run directory that lists them: each of several processes has its own."""
+    return "corrupt.jsonl" if rank == 0 else f"corrupt-{rank}.jsonl"
 
 
 class CorruptImages:

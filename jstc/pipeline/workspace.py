@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jstc import ranks
 from jstc.errors import BudgetError, ModelError
 from jstc.progress import Progress, Silent
 from jstc.recipe import Recipe
@@ -75,11 +76,20 @@ class Workspace:
     def dataset(self) -> Dataset:
         """The four splits, on the device or read as they are needed."""
         from jstc import data
+        from jstc.data.corrupt import corrupt_file
 
         recipe = self.recipe
-        return data.load(
-            recipe.dataset, root=recipe.data, settings=recipe.input, seed=recipe.seed, device=self.device
+        found = data.load(
+            recipe.dataset,
+            root=recipe.data,
+            settings=recipe.input,
+            seed=recipe.seed,
+            device=self.device,
+            say=self.progress.message,
         )
+        if self.path is not None:
+            found.corrupt.keep_in(self.path / corrupt_file(ranks.rank()))
+        return found
 
     @cached_property
     def spec(self) -> ModelSpec:

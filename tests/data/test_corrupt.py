@@ -12,10 +12,11 @@ from PIL import Image
 
 import jstc.data
 from jstc.data import Dataset, Part
-from jstc.data.corrupt import CorruptImages
+from jstc.data.corrupt import CorruptImages, corrupt_file
 from jstc.data.images import UnreadableImageError, open_bytes, open_file
 from jstc.errors import DataError
-from jstc.recipe import InputSettings
+from jstc.pipeline.workspace import Workspace
+from jstc.recipe import InputSettings, Recipe
 
 CPU = torch.device("cpu")
 Make = Callable[..., Path]
@@ -148,3 +149,14 @@ def test_every_kind_of_damage_is_told_in_one_line(
         open_file(jpeg)
     with pytest.raises(UnreadableImageError, match="gone"):
         open_file(tmp_path / "gone.jpg")
+
+
+def test_a_run_keeps_them_in_its_directory(tree: Path, tmp_path: Path) -> None:
+    keys = {"image_size": 16, "workers": 0}
+    recipe = Recipe(model="resnet18", dataset="imagefolder", data=tree, flops=0.5, device="cpu", input=keys)
+    workspace = Workspace(recipe)
+    workspace.belongs_to(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    list(workspace.dataset.test.ordered(12))
+    assert '2.png", "reason": "not an image"}' in (tmp_path / "run" / corrupt_file()).read_text()
+    assert corrupt_file(3) == "corrupt-3.jsonl"
