@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -18,16 +18,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from jstc import ranks
     from jstc.cli.errors import exit_codes
 
-    with exit_codes():
-        if ranks.several():
-            # torch's own notes about gradients' layouts and closed connections, once for each process.
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with _one_of_several() if ranks.several() else contextlib.nullcontext(), exit_codes():
         if ranks.follows():  # what process 0 reads from the command line, it passes on
             _follow()
         with _leading() if ranks.leads() else contextlib.nullcontext():
             from jstc.cli.app import app
 
             app(args=None if arguments is None else list(arguments), prog_name="jstc")
+
+
+@contextlib.contextmanager
+def _one_of_several() -> Iterator[None]:
+    # torch's own notes about gradients' layouts and closed connections, once for each process.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        yield
+    except SystemExit as done:
+        if done.code:
+            # Cleaning up connections to a process that is gone would wait for it, for many seconds.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(done.code if isinstance(done.code, int) else 1)
+        raise
 
 
 def _follow() -> None:
