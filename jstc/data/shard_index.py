@@ -24,7 +24,7 @@ from jstc.data.names import Names
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 
-__all__ = ["ShardIndex", "index_of"]
+__all__ = ["ShardIndex", "index_of", "is_kept"]
 
 _VERSION = 1
 _LABEL_KEYS = ("label", "cls", "class", "target")
@@ -48,17 +48,26 @@ class _Sample(NamedTuple):
     label: str
 
 
+def is_kept(path: Path, cache: Path) -> bool:
+    """Is there an index of the shard already?"""
+    return _place(path, cache).is_file()
+
+
 def index_of(path: Path, cache: Path) -> ShardIndex:
     """The index of a shard, read through once and then kept in `cache`. Raises `DataError`."""
-    stat = path.stat()
-    text = f"{_VERSION}|{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
-    kept = cache / "indices" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
-    found = _restored(kept, stat.st_size)
+    kept = _place(path, cache)
+    found = _restored(kept, path.stat().st_size)
     if found is None:
         found = _made(path)
         with contextlib.suppress(OSError):  # it can be made again
             _keep(kept, found)
     return found
+
+
+def _place(path: Path, cache: Path) -> Path:
+    stat = path.stat()
+    text = f"{_VERSION}|{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return cache / "indices" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
 
 
 def _made(path: Path) -> ShardIndex:

@@ -23,7 +23,7 @@ from jstc.data.images import UnreadableImageError, open_bytes
 from jstc.data.info import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
 from jstc.data.names import Names
 from jstc.data.sampling import Indices, spread
-from jstc.data.shard_index import ShardIndex, index_of
+from jstc.data.shard_index import ShardIndex, index_of, is_kept
 from jstc.data.shards import WHERE, Shards, class_names, find
 from jstc.errors import DataError
 from jstc.recipe import InputSettings
@@ -71,10 +71,11 @@ def load(
     from jstc.data.loader import dataset_from_images
 
     info, shards = check(root, settings), find(root)
-    train, test = (
-        _images(_local(places, settings, say), info.labels, settings)
-        for places in (shards.train, shards.test)
-    )
+    train_paths, test_paths = (_local(places, settings, say) for places in (shards.train, shards.test))
+    new = [path for path in train_paths + test_paths if not is_kept(path, _cache(settings))]
+    if new:
+        say(f"reading {len(new):,} shards through, once, to find their images")
+    train, test = (_images(paths, info.labels, settings) for paths in (train_paths, test_paths))
     return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
 
 

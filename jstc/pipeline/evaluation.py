@@ -80,7 +80,7 @@ def evaluate(
         "top5_accuracy": found.top5_accuracy,
         "undefined": found.undefined,
         "seconds": round(found.seconds, 3),
-        "notes": [*notes, *evaluation_notes.afterthoughts(found, split.num_images)],
+        "notes": [*notes, *evaluation_notes.afterthoughts(found, split.num_images, limit)],
     }
 
 

@@ -22,13 +22,14 @@ def assumptions(classifier: Classifier, info: DataInfo) -> tuple[list[int] | Non
     return class_of, [note for note in notes if note]
 
 
-def afterthoughts(score: Score, num_images: int) -> list[str]:
-    """What is to be said when the figures are there."""
+def afterthoughts(score: Score, num_images: int, limit: int | None = None) -> list[str]:
+    """What is to be said when the figures of `limit` of the test split's `num_images` are there."""
     notes = []
-    if score.images < num_images:
-        notes.append(
-            f"{score.images:,} of the {num_images:,} images of the test split, spread evenly over it"
-        )
+    asked = num_images if limit is None else min(limit, num_images)
+    if asked < num_images:
+        notes.append(f"{asked:,} of the {num_images:,} images of the test split, spread evenly over it")
+    if score.images < asked:
+        notes.append(f"{asked - score.images:,} of these images cannot be read: they are left out")
     if score.undefined:
         notes.append(f"the scores of {score.undefined:,} images are infinite or undefined: counted as wrong")
     return notes

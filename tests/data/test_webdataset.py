@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import Dataset, shard_index
+from jstc.data import Dataset, shard_index, webdataset
 from jstc.errors import DataError
 from jstc.recipe import InputSettings
 
@@ -55,9 +55,9 @@ def _settings(root: Path, **keys: object) -> InputSettings:
     )
 
 
-def _load(root: Path, *, at: str = "", **keys: object) -> Dataset:
-    place, cpu = Path(at or root), torch.device("cpu")
-    return jstc.data.load("webdataset", root=place, settings=_settings(root, **keys), seed=0, device=cpu)
+def _load(root: Path, *, at: str = "", say: Callable[[str], None] = len, **keys: object) -> Dataset:
+    place, cpu, settings = Path(at or root), torch.device("cpu"), _settings(root, **keys)
+    return jstc.data.load("webdataset", root=place, settings=settings, seed=0, device=cpu, say=say)
 
 
 def _check(root: Path, **keys: object) -> jstc.data.DataInfo:
@@ -127,13 +127,17 @@ def test_names_are_sorted_where_no_list_gives_them_an_order(make_shards: Make) -
 
 
 def test_a_shard_is_read_through_once(make_shards: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_shards()
-    first = _numbers(_load(root))
+    root, said = make_shards(), []
+    (root / "classes.txt").write_text("a\nb\nc")
+    monkeypatch.setattr(webdataset, "_SHARDS_LOOKED_INTO", 1)
+    first = _numbers(_load(root, say=said.append))
+    assert said == ["reading 1 shards through, once, to find their images"]  # the others were looked into
     kept = sorted((root.parent / "kept" / "indices").glob("*.npz"))
     assert len(kept) == 3
     with monkeypatch.context() as patch:
         patch.setattr(shard_index, "_made", lambda path: pytest.fail(f"{path} was read again"))
-        assert _numbers(_load(root)) == first
+        assert _numbers(_load(root, say=said.append)) == first
+    assert len(said) == 1
     for path in kept:
         path.write_bytes(path.read_bytes()[:-50])
     assert _numbers(_load(root)) == first
