@@ -87,7 +87,7 @@ class SearchSettings(Strict):
         40, description="rounds that a channel's perturbation lasts; 1: drawn anew every round"
     )
     inertia: NonNegativeFloat = Field(
-        4.0,
+        12.0,
         description="what having just been trained adds to a channel's score; 0 where weights are given",
     )
     tau: PositiveRange = Field(

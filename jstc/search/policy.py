@@ -28,6 +28,11 @@ Vector = NDArray[np.float64]
 COMMON_THRESHOLD = 0.7
 """Where all groups share one threshold its value is of no account: the projection moves it to the budget."""
 
+_WIDTH_INERTIA = {"coarse": 0.5, "fine": 0.04}
+"""How much sooner what was trained lately joins, in units of a threshold's logit, as a share of the inertia in
+its score. In coarse rounds widths stay; in fine ones steps of the policy's grid still decide (they are 0.2 to
+0.3 apart), but not the drift of the probabilities."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -129,10 +134,12 @@ class Proposer:
         ]
         states = threshnet.describe(self.channels, weights, p, share=space.budget.share)
         thresholds, choice = self._thresholds(now, states, draw)
-        # What has been trained ranks higher; how much probability a group keeps does not depend on it.
-        known = self._split(self.recipe.search.inertia * target.trained.double().cpu().numpy())
+        # What has been trained ranks higher in its group, and groups keep the widths that have been trained.
+        known = self._split(self.recipe.search.inertia * _recency(target))
         ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, known, strict=True)]
-        return Proposal(sampler.sample(space, p, thresholds, ranks), now, thresholds, choice)
+        earlier = [_WIDTH_INERTIA["coarse" if now.coarse else "fine"] * k for k in known]
+        plan = sampler.sample(space, p, thresholds, ranks=ranks, earlier=earlier)
+        return Proposal(plan, now, thresholds, choice)
 
     def _importance(self, target: Target) -> list[Vector]:
         kind = self.recipe.search.importance
@@ -153,6 +160,13 @@ class Proposer:
             return [COMMON_THRESHOLD] * len(self.channels.groups), None
         choice = self.threshnet.choose(states, draw.generator, before=draw.before)
         return self.threshnet.thresholds(choice), choice
+
+
+def _recency(target: Target) -> Vector:
+    """How much of the last rounds trained each channel [prunable channels], 1 for all that there were."""
+    trained: Vector = target.trained.double().cpu().numpy()
+    most = trained.max(initial=0.0)
+    return trained / most if most > 0 else trained
 
 
 def _check_names(channels: ChannelMap, recipe: Recipe) -> None:

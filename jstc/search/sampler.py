@@ -82,12 +82,21 @@ def _logit(p: Vector) -> Vector:
 
 
 def sample(
-    space: Space, p: Sequence[Vector], thresholds: Sequence[float], ranks: Sequence[Vector] | None = None
+    space: Space,
+    p: Sequence[Vector],
+    thresholds: Sequence[float],
+    *,
+    ranks: Sequence[Vector] | None = None,
+    earlier: Sequence[Vector] | None = None,
 ) -> Plan:
     """The plan of channel probabilities and thresholds per group, projected onto the budget.
 
     Channels join in falling order of `ranks`, which are the probabilities themselves where none are given.
+    `earlier` [channels of the group], in the units of `joining_levels`, favours the widths that they had: as
+    many channels of a group as have a value join so much sooner, whichever they are.
     """
     order = [np.argsort(-each, kind="stable") for each in ranks or p]
     levels = [joining_levels(each[o], r) for each, o, r in zip(p, order, thresholds, strict=True)]
+    if earlier is not None:
+        levels = [each - np.sort(sooner)[::-1] for each, sooner in zip(levels, earlier, strict=True)]
     return space.plan(order, levels)

@@ -207,6 +207,24 @@ def test_inertia_keeps_the_channels_that_were_trained(propose: Any, target: Targ
     assert some != without
 
 
+def test_inertia_keeps_the_widths_that_were_trained(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    """Noise that would move channels from group to group does not, as long as the budget stays."""
+    counts: dict[float, set[tuple[int, ...]]] = {}
+    for inertia in (0.0, 4.0):
+        target.trained.zero_()
+        made = counts.setdefault(inertia, set())
+        recipe = make_recipe({"search.candidates": 1, "search.inertia": inertia, "search.noise_period": 1})
+        proposer = Proposer(channels, recipe)
+        for round_ in range(8):
+            plan = proposer.propose(target, COARSE, round_).plan
+            made.add(tuple(plan.counts.values()))
+            target.trained *= 0.5
+            target.trained[target.index(plan)] += 0.5
+    assert len(counts[4.0]) == 1 < len(counts[0.0])
+
+
 def test_inertia_keeps_what_was_trained_last(propose: Any, target: Target) -> None:
     favour(target, [0, 1, 2, 3])
     before = propose(STILL, inertia=0.0, thresholds="common").plan.kept["stem"]
