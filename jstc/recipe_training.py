@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -21,6 +22,15 @@ from jstc.recipe_settings import Fraction, OptionalPath, Strict, as_tuple
 __all__ = ["CheckpointSettings", "FinetuneSettings", "InputSettings", "TrainSettings"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _drawable(value: float) -> float:
+    if 0 < value < 1e-3:  # the Beta distribution of still smaller ones is beyond float32
+        raise ValueError("expected 0 for off, or an alpha from 0.001 to 1000, such as 0.2")
+    return value
+
+
+Alpha = Annotated[float, Field(ge=0, le=1000), AfterValidator(_drawable)]
 
 _BELONGS = {
     "momentum": ("optimizer", "sgd"),
@@ -88,8 +98,8 @@ class TrainSettings(Strict):
     gamma: Fraction | None = Field(None, description="factor at each milestone, 0.1 unless given")
     warmup_epochs: NonNegativeFloat = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    mixup: NonNegativeFloat = Field(0.0, description="alpha of its Beta distribution; 0: off")
-    cutmix: NonNegativeFloat = Field(0.0, description="the same; with both, one of them is drawn each step")
+    mixup: Alpha = Field(0.0, description="alpha of its Beta distribution; 0: off")
+    cutmix: Alpha = Field(0.0, description="the same; with both, one of them is drawn each step")
     clip_norm: PositiveFloat | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     channels_last: bool = True
