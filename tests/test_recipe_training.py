@@ -9,7 +9,7 @@ import pytest
 
 from jstc import recipe_file
 from jstc.errors import RecipeError
-from jstc.recipe import Recipe, TrainSettings
+from jstc.recipe import FinetuneSettings, Recipe, TrainSettings
 
 
 def made(*overrides: str) -> Recipe:
@@ -94,3 +94,10 @@ def test_the_line_of_the_mistake_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(RecipeError, match=r"r\.yaml, line 7: train\.momentum: adamw has no momentum"):
         recipe_file.load(path)
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    sections = {"train": TrainSettings, "finetune": FinetuneSettings}
+    keys = [f"{name}.{key}" for name, section in sections.items() for key in section.model_fields]
+    assert [key for key in keys if f"| `{key}` |" not in text] == []
