@@ -130,4 +130,14 @@ def command_line() -> str:
     import shlex
     import sys
 
-    return shlex.join(["jstc", *(word for word in sys.argv[1:] if word != "--fresh")])
+    return shlex.join([*_program(), *(word for word in sys.argv[1:] if word != "--fresh")])
+
+
+def _program() -> list[str]:
+    from jstc import ranks
+
+    if not ranks.several():
+        return ["jstc"]
+    each, machines = ranks.local_world(), ranks.world() // ranks.local_world()
+    several = [f"--nnodes={machines}"] if machines > 1 else []
+    return ["torchrun", *several, f"--nproc-per-node={each}", "-m", "jstc"]

@@ -79,6 +79,7 @@ def _workspace(task: dict[str, Any], before: Workspace | None) -> Workspace:
     if before is None or _shared(before.recipe) != _shared(recipe):
         before = Workspace(recipe, Consent(**task["consent"]))
     workspace = before.with_recipe(recipe)
+    workspace.path = Path(task["path"])
     if task["latency"] is not None:
         workspace.predict_latency(task["latency"])
     return workspace

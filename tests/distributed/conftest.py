@@ -1,0 +1,73 @@
+"""Two processes, started once for all tests here: starting them takes longer than what they do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TIMEOUT = 300
+PROGRAM = Path(__file__).with_name("checks.py")
+
+
+def environment(rank, world, port):
+    """What torchrun would set."""
+    return os.environ | {
+        "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def checks():
+    """The same checks in this process, which is alone."""
+    spec = importlib.util.spec_from_file_location("distributed_checks", PROGRAM)
+    module = sys.modules["distributed_checks"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """What two processes have written that ran `checks.py`."""
+    folder, port = tmp_path_factory.mktemp("two"), free_port()
+    program = [sys.executable, str(PROGRAM), str(folder)]
+    pair = [subprocess.Popen(program, env=environment(rank, 2, port)) for rank in (0, 1)]
+    try:
+        codes = [process.wait(TIMEOUT) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    assert codes == [0, 0]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def outcomes(folder):
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture
+def both(outcomes):
+    """What each of the two found in a check, by its name."""
+
+    def find(name):
+        for outcome in outcomes:
+            assert "error" not in outcome[name], outcome[name]["error"]
+        return [outcome[name]["found"] for outcome in outcomes]
+
+    return find
