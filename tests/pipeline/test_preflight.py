@@ -37,6 +37,24 @@ def test_a_good_recipe_passes_and_creates_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_tensorboard_is_found_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("jstc.train.scalars.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"tensorboard: the package is missing; .*jstc\[tensorboard\]"):
+        check(tmp_path / "r", "tensorboard=true")
+    check(tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_compiler_is_found_before_training(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no working C++ compiler")
+
+    monkeypatch.setattr("torch.compile", broken)
+    with pytest.raises(InputError, match=r"finetune\.compile: .*no working C\+\+ compiler.*leave the key out"):
+        check(tmp_path / "r", "finetune.compile=true")
+    check(tmp_path / "r")
+
+
 @pytest.mark.parametrize("place", ["run", "every budget"])
 def test_providers_that_could_not_be_timed_are_found_before_training(tmp_path, monkeypatch, place):
     monkeypatch.setattr(ort, "cuda_problem", lambda: "there is none")
