@@ -50,7 +50,9 @@ def test_a_missing_compiler_is_found_before_training(tmp_path, monkeypatch):
         raise RuntimeError("no working C++ compiler")
 
     monkeypatch.setattr("torch.compile", broken)
-    with pytest.raises(InputError, match=r"finetune\.compile: .*no working C\+\+ compiler.*leave the key out"):
+    with pytest.raises(
+        InputError, match=r"finetune\.compile: .*no working C\+\+ compiler.*leave the key out"
+    ):
         check(tmp_path / "r", "finetune.compile=true")
     check(tmp_path / "r")
 
