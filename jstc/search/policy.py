@@ -29,9 +29,9 @@ COMMON_THRESHOLD = 0.7
 """Where all groups share one threshold its value is of no account: the projection moves it to the budget."""
 
 _WIDTH_INERTIA = {"coarse": 0.5, "fine": 0.04}
-"""How much sooner what was trained lately joins, in units of a threshold's logit, as a share of the inertia in
-its score. In coarse rounds widths stay; in fine ones steps of the policy's grid still decide (they are 0.2 to
-0.3 apart), but not the drift of the probabilities."""
+"""How much sooner what was trained lately joins, in units of a threshold's logit, as a share of the inertia
+in its score. In coarse rounds widths stay; in fine ones steps of the grid of thresholds (0.2 to 0.3 each)
+still decide, but not the drift of the probabilities."""
 
 
 @dataclass(frozen=True)
