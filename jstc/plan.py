@@ -74,6 +74,9 @@ class Plan:
             groups = document["groups"]
             kept = {str(n): tuple(g["kept"]) for n, g in groups.items()}
             widths = {str(n): g["width"] for n, g in groups.items()}
+            extra = sorted({str(key) for g in groups.values() for key in g} - {"kept", "width"})
+            if extra:
+                raise ChannelError(f"plan: unknown keys {extra[:3]} of a group")
         except (KeyError, TypeError, AttributeError) as error:
             raise ChannelError(f"plan: not a plan document ({error!r})") from None
         return cls(kept, widths)

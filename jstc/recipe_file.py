@@ -11,14 +11,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from jstc.errors import RecipeError
+from jstc import reading
+from jstc.errors import DamagedError, RecipeError
 from jstc.recipe import Recipe
 from jstc.recipe_check import explain, sections, show, split_key
 from jstc.recipe_yaml import KeyPath, Source, parse, scalar
 
-__all__ = ["differences", "from_flags", "load", "to_yaml"]
+__all__ = ["differences", "from_flags", "load", "read_plain", "to_yaml"]
 
-_MAX_BYTES = 1_000_000
+_MAX_BYTES = 200_000  # what takes seconds to read
 _BUDGETS = ("flops", "params", "latency")
 
 
@@ -33,6 +34,15 @@ def load(path: Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | N
 def from_flags(flags: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from command-line flags alone: dotted key -> value, None for a flag that was not given."""
     return _finish(Source("recipe", {}), overrides, flags)
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """What the file says, of whatever version of jstc it is; safe, bounded, and not checked any further.
+
+    Raises `RecipeError`.
+    """
+    data: dict[str, Any] = _read(path).data
+    return data
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -76,9 +86,10 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read(path: Path) -> Source:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise RecipeError(f"{path}: larger than {_MAX_BYTES} bytes; no recipe is so large")
-        source = parse(path.read_text(encoding="utf-8"), str(path))
+        text = reading.read_bytes(path, limit=_MAX_BYTES).decode("utf-8")
+        source = parse(text, str(path))
+    except DamagedError:
+        raise RecipeError(f"{path}: larger than {_MAX_BYTES} bytes; no recipe is so large") from None
     except FileNotFoundError:
         raise RecipeError(f"no recipe at {path}{_near_files(path)}") from None
     except IsADirectoryError:

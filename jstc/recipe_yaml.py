@@ -21,6 +21,7 @@ KeyPath = tuple[str | int, ...]
 
 _MAX_NODES = 10_000
 _MAX_DEPTH = 20
+_TOO_MUCH = f"more than {_MAX_NODES} values or {_MAX_DEPTH} levels deep"
 _NULL = {"", "~", "null", "Null", "NULL"}
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _WHOLE = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*")
@@ -59,7 +60,9 @@ def scalar(text: str) -> Any:
 def parse(text: str, name: str) -> Source:
     """Read one YAML document. Raises `RecipeError` with the line of whatever is wrong."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
+    except _TooMuchError as error:
+        raise RecipeError(f"{name}, line {error}: {_TOO_MUCH}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark else ""
@@ -68,12 +71,33 @@ def parse(text: str, name: str) -> Source:
         raise RecipeError(f"{name}{line}: not valid YAML: {reason}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise RecipeError(f"{name}: nested more than {_MAX_DEPTH} levels deep") from None
     source = Source(name)
     if root is not None:
         source.data = _Builder(source).build(root, ())
     return source
+
+
+class _TooMuchError(Exception):
+    """The line on which reading stopped."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at the limits while it reads: a large text of brackets takes seconds to read whole."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.nodes = self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """See PyYAML's composer, which calls this for every node."""
+        self.nodes += 1
+        self.depth += 1
+        # Keys count as well here, and the depth is that of what is inside the outermost mapping.
+        if self.nodes > 2 * _MAX_NODES or self.depth > _MAX_DEPTH + 1:
+            raise _TooMuchError(self.get_mark().line + 1)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Builder:
@@ -86,7 +110,7 @@ class _Builder:
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self.nodes += 1
         if self.nodes > _MAX_NODES or len(path) > _MAX_DEPTH:
-            raise self._error(node, f"more than {_MAX_NODES} values or {_MAX_DEPTH} levels deep")
+            raise self._error(node, _TOO_MUCH)
         if isinstance(node, yaml.MappingNode):
             return {key: self.build(value, (*path, key)) for key, value in self._pairs(node, path)}
         if isinstance(node, yaml.SequenceNode):

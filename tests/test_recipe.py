@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -166,11 +167,19 @@ def test_a_missing_file_names_its_neighbours(write, tmp_path):
         "a: &a [" + "1," * 60 + "]\nb: &b [" + "*a," * 60 + "]\nc: [" + "*b," * 60 + "]",
         "a: " + "[" * 5000 + "]" * 5000,
         "a: &a [*a]",
+        "a: [" + "1," * 90_000 + "]",
+        "a: " + "[1," * 60_000,
     ],
-    ids=["aliases that multiply", "depth", "a loop"],
+    ids=["aliases that multiply", "depth", "a loop", "length", "depth without an end"],
 )
 def test_hostile_yaml_is_refused_in_bounded_time(write, text):
+    began = time.process_time()
     assert "levels deep" in refusal(write(BASE + text))
+    assert time.process_time() - began < 2
+
+
+def test_a_file_that_is_too_large_for_a_recipe_is_not_read(write):
+    assert refusal(write(BASE + "#" * 200_000)) == "FILE: larger than 200000 bytes; no recipe is so large"
 
 
 def test_numbers_are_read_as_people_write_them(write):

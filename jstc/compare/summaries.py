@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic import ValidationError as Invalid
 
+from jstc import reading
 from jstc.errors import InputError
 
 __all__ = ["Budget", "Network", "OnnxFile", "Place", "Summary", "Timing", "load", "parse", "read"]
@@ -135,11 +135,9 @@ def load(path: Path) -> Summary:
 def read(path: Path) -> object:
     """The JSON document in the file `path`. Raises `InputError`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return reading.read_json(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # JSON and UTF-8
-        raise InputError(f"{path} is damaged or no JSON: {error}") from None
 
 
 def parse(document: object, *, name: str, root: Path | None = None) -> Summary:

@@ -167,11 +167,15 @@ def read_images(files: list[Path]) -> Any:
 
 def first_image(path: Path) -> Any:
     """The encoded image of the first row."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     image = columns(path).image
-    with pq.ParquetFile(path) as file:
-        batch = next(file.iter_batches(batch_size=1, columns=[image]), None)
+    try:
+        with pq.ParquetFile(path) as file:
+            batch = next(file.iter_batches(batch_size=1, columns=[image]), None)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"dataset 'parquet': cannot read column {image} of {path}: {error}") from None
     if batch is None or not len(batch):
         raise DataError(f"dataset 'parquet': {path} has no rows")
     value = batch.column(0)[0].as_py()

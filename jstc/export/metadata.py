@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
+from jstc import reading
 from jstc.errors import InputError
 
 __all__ = ["decode_metadata", "encode_metadata", "read_metadata"]
@@ -54,6 +55,6 @@ def _decode(key: str, text: str) -> Any:
     if key not in _JSON_KEYS:
         return text
     try:
-        return json.loads(text)
+        return reading.parse_json(text, where=key)
     except ValueError:  # another tool's metadata, in its own form
         return text

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jstc import reading
+
 __all__ = ["column", "known", "read_history"]
+
+_MAX_BYTES = 256 * 2**20
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -17,13 +20,13 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     A history is shown, never computed with: one that was cut off is worth as much as it says.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = reading.read_bytes(path, limit=_MAX_BYTES).decode("utf-8").splitlines()
+    except (OSError, ValueError):
         return []
     records: list[dict[str, Any]] = []
     for line in lines:
         try:
-            record = json.loads(line)
+            record = reading.parse_json(line, where=str(path))
         except ValueError:
             break
         if not isinstance(record, dict):

@@ -9,10 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from jstc import files
-from jstc.errors import ChannelError, RunDirectoryError
+from jstc import files, recipe_file
+from jstc.errors import ChannelError, RecipeError, RunDirectoryError
 from jstc.plan import Plan
 from jstc.report.notes import notes
 
@@ -71,10 +69,9 @@ def read_recipe(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunDirectoryError(f"{run} is not a run directory: it has no recipe.yaml")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return recipe_file.read_plain(path)
+    except RecipeError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
-    return _mapping(document, path)
 
 
 def read(run: Path, name: str) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jstc import recipe_file
 from jstc.errors import RecipeError, RunDirectoryError
 from jstc.recipe import Recipe
@@ -36,10 +34,10 @@ _OWN = ("finetune", "slim", "export", "bench")
 def is_sweep(run: Path) -> bool:
     """Whether the run at `run` has several budgets, whatever version of jstc it is of."""
     try:
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        recipe = recipe_file.read_plain(run / "recipe.yaml")
+    except RecipeError:
         return False  # what is wrong there is found by whoever reads more of it
-    return isinstance(recipe, dict) and any(isinstance(recipe.get(key), list) for key in BUDGETS)
+    return any(isinstance(recipe.get(key), list) for key in BUDGETS)
 
 
 def build_sweep(run: Path) -> dict[str, Any]:
