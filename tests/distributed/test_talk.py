@@ -69,3 +69,17 @@ def test_fingerprints_tell_single_bits():
     before = distributed.fingerprint([tensor, torch.ones(3, dtype=torch.bfloat16)])
     tensor[1, 1, 1, 1] = 1e-45
     assert distributed.fingerprint([tensor, torch.ones(3, dtype=torch.bfloat16)]) != before
+
+
+def test_norms_of_the_whole_batch_share_all_tensors_and_go_again(monkeypatch):
+    norm = torch.nn.BatchNorm2d(3)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Sequential(norm))
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    with replicas.whole_batch_norms(network, wanted=True):
+        other = network[1][0]
+        assert isinstance(other, torch.nn.SyncBatchNorm)
+        assert other.weight is norm.weight and other.running_var is norm.running_var
+        network.eval()
+    assert network[1][0] is norm and not norm.training
+    with replicas.whole_batch_norms(network, wanted=False):
+        assert network[1][0] is norm
