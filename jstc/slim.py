@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ FOLD_TOLERANCE = 1e-5
 """Largest difference of any output, in float32, that folding the gates may make."""
 
 _SCHEMA = 1
+_MANY_CLASSES = 25_000  # ImageNet-21k has fewer
+_LARGE_IMAGE = 3 * 1024**2
 
 
 def emit(
@@ -102,17 +105,38 @@ def load(path: Path | str, *, allow_code: bool | str = False) -> nn.Module:
             f"{folder}: the network is built by running '{spec.name}'; "
             f"pass allow_code={spec.name!r} if you trust that code"
         )
+    _require_outputs(spec, folder / "model.safetensors")
     network = models.build(spec, seed=0)
     try:
         network = rebuilt(network, folder)
     except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         raise ModelError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
     try:
-        with torch.inference_mode():  # do the tensors fit each other, too?
-            network(torch.zeros(1, *spec.input_shape))
+        _run_once(network, spec)
     except Exception as error:  # whatever a forward raises means that
         raise ModelError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
     return network
+
+
+def _run_once(network: nn.Module, spec: ModelSpec) -> None:
+    """Do the tensors fit each other, too? For images that a file says are large, by their shapes alone."""
+    large = math.prod(spec.input_shape) > _LARGE_IMAGE
+    probe = copy.deepcopy(network).to("meta") if large else network
+    with torch.inference_mode():
+        probe(torch.zeros(1, *spec.input_shape, device="meta" if large else "cpu"))
+
+
+def _require_outputs(spec: ModelSpec, path: Path) -> None:
+    """Before a network of millions of classes is built in memory, because a file says so: are they there?"""
+    if spec.num_classes <= _MANY_CLASSES or not path.is_file():
+        return
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            rows = {(*file.get_slice(name).get_shape(), 0)[0] for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path} cannot be loaded: {error}") from None
+    if spec.num_classes not in rows:
+        raise ModelError(f"{path} cannot be loaded: it has no layer with {spec.num_classes} outputs")
 
 
 def _read_spec(folder: Path) -> tuple[ModelSpec, dict[str, int]]:

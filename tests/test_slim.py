@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -340,3 +341,18 @@ def test_a_network_of_torchvision(tmp_path):
     assert type(network) is type(run.target)
     assert (output(network, run.images) - output(run.gated, run.images)).abs().max() < 1e-5
     assert json.loads((tmp_path / "slim" / "model.json").read_text())["model"]["name"] == "squeezenet1_1"
+
+
+def test_what_a_spec_claims_fills_no_memory(emitted):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    files.write_json(emitted / "model.json", {**GOOD, "model": {**GOOD["model"], "num_classes": 1_000_000}})
+    refused(emitted, "it has no layer with 1000000 outputs")
+    files.write_json(
+        emitted / "model.json", {**GOOD, "model": {**GOOD["model"], "height": 8192, "width": 8192}}
+    )
+    slim.load(emitted)  # a network for images of any size
+    files.write_json(
+        emitted / "model.json", {**GOOD, "model": {**GOOD["model"], "height": 16384, "width": 16384}}
+    )
+    refused(emitted, "is too large")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,10 @@ __all__ = ["UnreadableImageError", "open_bytes", "open_file"]
 _DAMAGE = (
     OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
     MemoryError, NotImplementedError, RuntimeError, AssertionError, struct.error, zlib.error,
-    Image.DecompressionBombError,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
+# Pillow knows many more, and runs another program for some of them (PostScript).
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "MPO", "DIB")
 _MOST_ELONGATED = 100  # scaling the shorter side of anything longer to that of the network fills the memory
 
 
@@ -52,13 +57,21 @@ def open_bytes(data: object, where: str) -> Image.Image:
 
 
 def _rgb(source: Any) -> Image.Image:
-    with Image.open(source) as image:
+    with _bombs_refused(), Image.open(source, formats=_FORMATS) as image:
         if max(image.size) > _MOST_ELONGATED * min(image.size):
             raise ValueError("{}x{} pixels, more than 100 to 1".format(*image.size))
         if image.mode != "RGB":  # grey, palette, CMYK ... Converting RGB would only copy it
             return image.convert("RGB")
         image.load()
         return image
+
+
+@contextlib.contextmanager
+def _bombs_refused() -> Iterator[None]:
+    """Above 89 million pixels Pillow only warns, up to twice as many: half a gigabyte for an image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -15,6 +16,9 @@ CIFAR_FORMS = {"resnet20": True, "resnet32": True, "resnet56": True, "resnet110"
 _SMALL = 64  # images of at most this side get the CIFAR form
 _VGG_SIDE = 32  # five poolings
 _LIMITS = {"num_classes": 1_000_000, "in_channels": 4096, "height": 16384, "width": 16384}
+
+
+_MOST_VALUES = 2**28  # of one image: 1 GiB
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class ModelSpec:
             value = getattr(self, key)
             if type(value) is not int or not 1 <= value <= limit:
                 raise ModelError(f"model: {key} is {value!r}; expected a whole number from 1 to {limit}")
+        if math.prod(self.input_shape) > _MOST_VALUES:
+            size = "x".join(map(str, self.input_shape))
+            raise ModelError(
+                f"model: an image of {size} is too large; expected at most {_MOST_VALUES} values"
+            )
         if type(self.cifar) is not bool:
             raise ModelError(f"model: cifar is {self.cifar!r}; expected true or false")
 
