@@ -86,7 +86,7 @@ def _told_of_failure() -> Iterator[None]:
     except BaseException as error:
         _state["stopped"] = 1
         with contextlib.suppress(Exception):
-            distributed.store().set(_key("stopped"), b"1")
+            distributed.store().set("stopped", b"1")
         if distributed.lost(error):
             raise StageError(
                 "another process of this run has ended or cannot be reached; what was finished is saved, and "
@@ -123,7 +123,7 @@ def _finish() -> None:
 def _announce(task: Mapping[str, Any]) -> None:
     from jstc.train import distributed
 
-    distributed.store().set(_key(f"task/{_state['next']}"), json.dumps(task))
+    distributed.store().set(f"task/{_state['next']}", json.dumps(task))
     _state["next"] += 1
 
 
@@ -131,7 +131,7 @@ def next_task() -> dict[str, Any]:
     """For the others: wait for the next task of process 0."""
     from jstc.train import distributed
 
-    key = _key(f"task/{_state['next']}")
+    key = f"task/{_state['next']}"
     while not distributed.store().check([key]):
         time.sleep(_POLL_SECONDS)
     _state["next"] += 1
@@ -145,14 +145,9 @@ def leader_has_stopped(seconds: float = 0.0) -> bool:
 
     deadline = time.monotonic() + seconds
     with contextlib.suppress(Exception):
-        while not distributed.store().check([_key("stopped")]):
+        while not distributed.store().check(["stopped"]):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(_POLL_SECONDS)
         return True
     return False
-
-
-def _key(name: str) -> str:
-    # Processes that torchrun starts anew must not find what was meant for those before them.
-    return f"jstc/{ranks.restarts()}/{name}"

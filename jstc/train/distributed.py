@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +23,7 @@ from torch import Tensor
 from jstc import ranks
 from jstc.data.info import WHOLE, Part
 from jstc.errors import StageError
+from jstc.train.meeting import meet
 
 __all__ = ["agreed", "average", "barrier", "copy_from_first", "decided", "fingerprint", "from_first"]
 __all__ += ["is_first", "lost", "own_seed", "part", "rank", "require_same", "share", "shut_down", "start"]
@@ -49,11 +51,20 @@ _team = _Team()
 
 
 def store() -> Any:
-    """torchrun's key-value store, which all processes of the run reach."""
+    """The part of torchrun's key-value store that is these processes' own; the first call meets them all.
+
+    Raises `StageError` when some of them do not come.
+    """
     if _team.store is None:
         from torch.distributed.rendezvous import rendezvous
 
-        _team.store, _, _ = next(rendezvous("env://", timeout=_TRAINING_TIMEOUT))
+        whole, rank, world = next(rendezvous("env://", timeout=_TRAINING_TIMEOUT))
+        whole = dist.PrefixStore("jstc", whole)  # type: ignore[attr-defined]
+        # Process 0 may look at its input, or measure, for any time before it calls; torchrun ends the others
+        # when it fails.
+        patience = math.inf if rank else _TRAINING_TIMEOUT.total_seconds()
+        session = meet(whole, rank=rank, world=world, seconds=patience)
+        _team.store = dist.PrefixStore(session, whole)  # type: ignore[attr-defined]
     return _team.store
 
 
@@ -67,7 +78,7 @@ def start(where: torch.device) -> None:
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if where.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"jstc/{_team.groups}", store()),  # type: ignore[attr-defined]
+            store=dist.PrefixStore(f"group/{_team.groups}", store()),  # type: ignore[attr-defined]
             rank=ranks.rank(),
             world_size=ranks.world(),
             timeout=_TRAINING_TIMEOUT,

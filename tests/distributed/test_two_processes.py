@@ -1,8 +1,46 @@
-"""Two processes train one network: the same as one process, but for rounding."""
+"""What two processes, started once for this file, tell each other; and that they train as one would."""
 
 from __future__ import annotations
 
 import pytest
+
+
+def test_process_0_decides(both):
+    assert [found["decided"] for found in both("talk")] == [{"rank": 0}] * 2
+
+
+def test_sums_are_the_same_everywhere(both):
+    first, second = both("talk")
+    assert first["sums"] == second["sums"] == [0.2, 3.0]
+    assert first["agreed"] == second["agreed"] == [True, False]
+
+
+def test_tensors_are_copied_whatever_their_type_and_layout(both):
+    assert [found["copied"] for found in both("talk")] == [[[0.0] * 3, [[0, 0]] * 3]] * 2
+
+
+def test_files_are_read_by_process_0(both):
+    loaded = [{"a": [0.0, 1.0, 2.0], "b": 1.0}, {"x": 1}]
+    assert [found["loaded"] for found in both("talk")] == [loaded] * 2
+    assert [found["nothing"] for found in both("talk")] == [None, None]
+
+
+def test_each_has_its_part_and_its_random_numbers(both):
+    first, second = both("talk")
+    assert (first["part"], second["part"]) == ([0, 2], [1, 2])
+    assert (first["seed"], second["seed"]) == ([], [1])
+
+
+def test_a_difference_ends_all_with_a_message(both):
+    first, second = both("differences")
+    assert first == second
+    assert first["same"] is None
+    assert first["other"].startswith("the network is another on process 1 than on process 0")
+    assert first["plan"].startswith("the plan is another on process 1")
+
+
+def test_an_error_of_process_0_reaches_all(both):
+    assert [found["decided"] for found in both("differences")] == ["no such file"] * 2
 
 
 @pytest.mark.parametrize("name", ["even", "uneven", "accumulated"])
