@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def in_workers(
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
         collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_settle_in,
         generator=torch.Generator(),
     )
     try:
@@ -67,11 +68,13 @@ def _as_it_is(answer: Any) -> Any:
     return answer
 
 
-def _leave_signals_to_the_parent(_worker: int) -> None:
+def _settle_in(_worker: int) -> None:
     # Ctrl-C reaches every process of the terminal; the parent saves and then ends its workers. Its own
     # handlers, which a forked worker has inherited, are not for them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Pillow's remarks, such as on EXIF data that nobody reads, would tear the progress bar.
+    warnings.filterwarnings("ignore", module="PIL")
 
 
 def _processors() -> int:

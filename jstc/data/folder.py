@@ -36,15 +36,23 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
 
     Raises `DataError`.
     """
+    try:
+        classes = _checked(name, root, settings)
+    except OSError as error:  # a folder that may not be looked into, a share that is gone
+        raise DataError(f"dataset '{name}': cannot look into {root}: {error}") from None
+    side = settings.image_size or _SIDE
+    crop_of = resize_side(side, side)
+    return DataInfo(name, tuple(classes), 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
+
+
+def _checked(name: str, root: Path, settings: InputSettings) -> list[str]:
     train, test = _split_folders(name, root)
     classes, others = _classes(name, train), _classes(name, test)
     if classes != others:
         raise DataError(f"dataset '{name}': {_difference(train, test, classes, others)}")
     for folder in (train, test):
         sample_tree(name, folder, classes, max_corrupt=settings.max_corrupt)
-    side = settings.image_size or _SIDE
-    crop_of = resize_side(side, side)
-    return DataInfo(name, tuple(classes), 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
+    return classes
 
 
 def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:

@@ -25,7 +25,7 @@ _DAMAGE = (
     Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 # Pillow knows many more, and runs another program for some of them (PostScript).
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "MPO", "DIB")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "DIB")
 _MOST_ELONGATED = 100  # scaling the shorter side of anything longer to that of the network fills the memory
 
 

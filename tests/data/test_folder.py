@@ -168,3 +168,16 @@ def test_a_single_damaged_image_in_the_sample_may_be_chance(make_tree: Make) -> 
 def test_one_training_image_cannot_be_split(make_tree: Make) -> None:
     with pytest.raises(DataError, match="the training split has 1 images; it needs 2"):
         _load(make_tree(classes=1, images=1))
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(
+    make_tree: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_tree(images=1)
+
+    def denied(path: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(DataError, match=r"cannot look into .*Permission denied: '.*train'"):
+        _check(root)
