@@ -120,7 +120,8 @@ def _label(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo]) -> str |
         if kind == "cls":
             return data.decode("utf-8").strip()
         document = reading.parse_json(data, where=found[kind].name)
-        value = next((document[k] for k in _LABEL_KEYS if k in document), None)
+        known = document if isinstance(document, dict) else {}
+        value = next((known[k] for k in _LABEL_KEYS if k in known), None)
         if isinstance(value, int | str):
             return str(value)
     return None
