@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -23,95 +20,34 @@ from torch import Tensor
 from jstc import ranks
 from jstc.data.info import WHOLE, Part
 from jstc.errors import StageError
-from jstc.train.meeting import meet
+from jstc.train.group import lost, shut_down, start, store, team
 
-__all__ = ["agreed", "average", "barrier", "copy_from_first", "decided", "fingerprint", "from_first"]
-__all__ += ["is_first", "lost", "own_seed", "part", "rank", "require_same", "share", "shut_down", "start"]
-__all__ += ["store", "sums", "together", "world"]
+__all__ = ["average", "copy_from_first", "decided", "fingerprint", "from_first", "is_first", "lost"]
+__all__ += ["own_seed", "part", "rank", "require_same", "share", "shut_down", "start", "store", "sums"]
+__all__ += ["together", "world"]
 
 T = TypeVar("T")
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
-
-_TRAINING_TIMEOUT = timedelta(minutes=10)
-"""For the exchange of gradients: a file system that stalls is waited for, a process that hangs is not."""
-_CONTROL_TIMEOUT = timedelta(hours=1)
-"""While process 0 saves or measures, the others wait for its word."""
-_LOST = ("gloo", "nccl", "connection", "broken pipe", "socket", "store", "timed out")
-
-
-@dataclass
-class _Team:
-    store: Any = None
-    control: Any = None
-    active: bool = False
-    groups: int = 0
-
-
-_team = _Team()
-
-
-def store() -> Any:
-    """The part of torchrun's key-value store that is these processes' own; the first call meets them all.
-
-    Raises `StageError` when some of them do not come.
-    """
-    if _team.store is None:
-        from torch.distributed.rendezvous import rendezvous
-
-        whole, rank, world = next(rendezvous("env://", timeout=_TRAINING_TIMEOUT))
-        whole = dist.PrefixStore("jstc", whole)  # type: ignore[attr-defined]
-        # Process 0 may look at its input, or measure, for any time before it calls; torchrun ends the others
-        # when it fails.
-        patience = math.inf if rank else _TRAINING_TIMEOUT.total_seconds()
-        session = meet(whole, rank=rank, world=world, seconds=patience)
-        _team.store = dist.PrefixStore(session, whole)  # type: ignore[attr-defined]
-    return _team.store
-
-
-def start(where: torch.device) -> None:
-    """Join the group of all processes, once; returns when all of them are there.
-
-    Gradients travel by NCCL between GPUs and by gloo between CPUs, everything else by gloo.
-    """
-    if dist.is_initialized() and _team.control is not None:
-        return
-    if not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if where.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"group/{_team.groups}", store()),  # type: ignore[attr-defined]
-            rank=ranks.rank(),
-            world_size=ranks.world(),
-            timeout=_TRAINING_TIMEOUT,
-        )
-        _team.groups += 1
-    _team.control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
-
-
-def shut_down() -> None:
-    """Leave the group; does nothing for a process that is in none."""
-    if _team.control is not None and dist.is_initialized():
-        dist.destroy_process_group()
-    _team.control = None
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """In the block all processes work on the same; everything outside it, each does for itself."""
-    _team.active = ranks.several()
+    team.active = ranks.several()
     try:
         yield
     finally:
-        _team.active = False
+        team.active = False
 
 
 def world() -> int:
     """Number of processes at work on the same."""
-    return ranks.world() if _team.active else 1
+    return ranks.world() if team.active else 1
 
 
 def rank() -> int:
     """Number of this process among them."""
-    return ranks.rank() if _team.active else 0
+    return ranks.rank() if team.active else 0
 
 
 def is_first() -> bool:
@@ -152,18 +88,18 @@ def _opened(document: Any) -> Any:
 def _broadcast(document: Any) -> Any:
     data = b"" if document is None else json.dumps(document).encode()
     size = torch.tensor([len(data)])
-    dist.broadcast(size, src=0, group=_team.control)
+    dist.broadcast(size, src=0, group=team.control)
     text = torch.empty(int(size), dtype=torch.uint8)
     if is_first():
         text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    dist.broadcast(text, src=0, group=_team.control)
+    dist.broadcast(text, src=0, group=team.control)
     return json.loads(text.numpy().tobytes())
 
 
 def _gathered(values: Tensor) -> list[Tensor]:
     """The `values` of all processes, by rank."""
     found = [torch.empty_like(values) for _ in range(world())]
-    dist.all_gather(found, values, group=_team.control)
+    dist.all_gather(found, values, group=team.control)
     return found
 
 
@@ -181,7 +117,7 @@ def from_first(load: Callable[[], Saved | None]) -> Saved | None:
         loaded[0][0] if loaded and loaded[0] else {n: torch.empty(s, dtype=d) for n, (d, s) in kinds.items()}
     )
     for tensor in tensors.values():
-        dist.broadcast(tensor, src=0, group=_team.control)
+        dist.broadcast(tensor, src=0, group=team.control)
     return tensors, document
 
 
@@ -205,11 +141,6 @@ def require_same(text: str, what: str) -> None:
             f"{what} is another on process {', '.join(others)} than on process 0: the processes have drifted "
             "apart; do all machines have the same versions, data and GPUs?"
         )
-
-
-def agreed(flag: bool) -> bool:
-    """Whether `flag` is true in all processes."""
-    return flag if world() == 1 else sums([float(flag)])[0] == world()
 
 
 def sums(values: Sequence[float]) -> list[float]:
@@ -248,7 +179,7 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
     with torch.no_grad():
         for alike in kinds.values():  # all of one kind at once: a network has hundreds of small ones
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            dist.broadcast(flat, src=0, group=_team.control if flat.device.type == "cpu" else None)
+            dist.broadcast(flat, src=0, group=team.control if flat.device.type == "cpu" else None)
             sizes = [tensor.numel() for tensor in alike]
             for tensor, values in zip(alike, torch.split(flat, sizes), strict=True):
                 tensor.copy_(values.view(tensor.shape))
@@ -262,16 +193,3 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
         bits = tensor.detach().view(whole[tensor.element_size()])
         sums_.setdefault(tensor.device, []).append(bits.sum(dtype=torch.int64))
     return json.dumps([torch.stack(found).tolist() for found in sums_.values()])
-
-
-def barrier() -> None:
-    """Wait until all processes are here."""
-    if world() > 1:
-        sums([0.0])
-
-
-def lost(error: BaseException) -> bool:
-    """Whether `error` means that another process is gone."""
-    if isinstance(error, dist.DistError):
-        return True
-    return type(error) is RuntimeError and any(word in str(error).lower() for word in _LOST)

@@ -162,7 +162,6 @@ def talk():
     return {
         "decided": distributed.decided(lambda: {"rank": distributed.rank()}),
         "sums": distributed.sums([0.1, 1.0 + distributed.rank()]),
-        "agreed": [distributed.agreed(True), distributed.agreed(distributed.is_first())],
         "copied": [mine.tolist(), strided.tolist()],
         "loaded": [{name: tensor.tolist() for name, tensor in loaded[0].items()}, loaded[1]],
         "nothing": distributed.from_first(lambda: None),
