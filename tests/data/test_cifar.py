@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,23 @@ def test_a_file_that_is_not_the_published_one_is_never_unpickled(python_folder: 
     path.write_bytes(path.read_bytes() + b".")
     with pytest.raises(DataError, match=r"missing or not the published ones \(MD5\)"):
         _assert_numbers(python_folder, tmp_path)
+
+
+def test_names_in_a_batch_are_not_imported_even_if_its_sum_is_right(
+    python_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / FOLDERS[python_folder] / FILES[python_folder][0]
+    path.write_bytes(b"cos\nabort\n(tR.")  # os.abort()
+    kind = getattr(import_torchvision("torchvision.datasets"), python_folder.upper())
+    monkeypatch.setattr(kind, "train_list", [[path.name, hashlib.md5(path.read_bytes()).hexdigest()]])
+    with pytest.raises(DataError, match=r"names os\.abort, which is no array"):
+        _assert_numbers(python_folder, tmp_path)
+
+
+def test_batches_written_by_an_old_numpy_are_read() -> None:
+    data = pickle.dumps({"data": _pixels(2)}, protocol=2).replace(b"numpy._core.", b"numpy.core.")
+    found = cifar._ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+    assert (found["data"] == _pixels(2)).all()
 
 
 @pytest.mark.parametrize(("name", "files"), [("cifar10", 6), ("cifar100", 2)])
