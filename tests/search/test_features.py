@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jstc.train import checkpoint, optim, seeds
 from jstc.train.batches import stream
 from jstc.train.device import place
 from jstc.train.loop import train_steps
+from jstc.train.tally import Tally
 
 CPU = torch.device("cpu")
 ADAMW = {"train.optimizer": "adamw", "train.lr": 0.01}
@@ -54,6 +56,30 @@ def test_it_has_an_effect_and_a_search_broken_off_ends_the_same(
     torch.manual_seed(5)
     assert run_search(tmp_path, SHORT | features).files == whole.files
     assert whole.files["subnetwork.safetensors"] != plain.files["subnetwork.safetensors"]
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_the_scale_of_float16_is_that_of_the_step_where_it_broke_off(
+    run_search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """With one that grows at every step, so that many of them are left out, and where to start matters."""
+    monkeypatch.setattr(
+        "jstc.train.learner.scaler", lambda *_: torch.amp.GradScaler("cpu", growth_interval=1)
+    )
+    changes = SHORT | {"train.precision": "float16", "checkpoint.every_steps": 1, "search.rounds": 2}
+    whole = run_search(tmp_path / "a", changes)
+    calls, passed = itertools.count(1), Tally.passed
+
+    def cut_off(tally: Tally) -> None:
+        passed(tally)
+        if tally.after is not None and next(calls) == steps:
+            raise BreakError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tally, "passed", cut_off)
+        with pytest.raises(BreakError):
+            run_search(tmp_path / "b", changes)
+    assert run_search(tmp_path / "b", changes).files == whole.files
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from jstc.errors import RunDirectoryError
 from jstc.progress import Silent
-from jstc.recipe import TrainSettings
+from jstc.recipe import CheckpointSettings, TrainSettings
 from jstc.train import checkpoint, optim
 from jstc.train.fit import FitResult, Job, fit
 from jstc.train.schedule import Schedule
@@ -101,6 +102,31 @@ def test_it_has_an_effect_and_a_cut_off_training_ends_the_same(
     assert equal(checkpoint.join(**unbroken.optimizer), checkpoint.join(**resumed.optimizer))
     assert not equal(state(whole), state(plain))
     assert unbroken.loss == resumed.loss
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.parametrize("name", ["ema", "all"])
+def test_cut_off_in_the_middle_of_an_epoch_it_ends_the_same(
+    make_network: Make, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, batch: int
+) -> None:
+    whole, first, second = (make_network() for _ in range(3))
+    settings = {"checkpoint": CheckpointSettings(every_steps=1)}
+    train(job(whole, split, FEATURES[name]), tmp_path / "a")
+    plain, batches = split.shuffled, itertools.count()
+
+    def shuffled(*args: Any, **options: Any) -> Any:
+        for images in plain(*args, **options):
+            if next(batches) == batch:
+                raise Stop
+            yield images
+
+    with monkeypatch.context() as patch:
+        patch.setattr(split, "shuffled", shuffled)
+        with pytest.raises(Stop):
+            train(job(first, split, FEATURES[name], **settings), tmp_path / "b")
+    assert "middle" in checkpoint.load(tmp_path / "b" / "checkpoint.safetensors")[1]
+    train(job(second, split, FEATURES[name]), tmp_path / "b")
+    assert equal(state(whole), state(second))
 
 
 def test_adamw_goes_on_with_the_counts_of_a_search(make_network: Make, split: Any, tmp_path: Path) -> None:
