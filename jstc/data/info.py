@@ -135,3 +135,10 @@ class Dataset:
     train_full: Split
     test: Split
     corrupt: CorruptImages = field(default_factory=CorruptImages)
+
+    def close(self) -> None:
+        """End the processes that wait, with batches, for the training to go on. It may still go on."""
+        for split in (self.train, self.search_val, self.train_full, self.test):
+            feeds = getattr(split, "feeds", None)
+            if feeds is not None:
+                feeds.close()

@@ -31,6 +31,7 @@ def baseline(context: StageContext) -> dict[str, Any]:
         directory=context.folder,
         progress=context.progress,
     )
+    workspace.dataset.close()
     return {}
 
 
@@ -57,6 +58,7 @@ def search(context: StageContext) -> dict[str, Any]:
         progress=context.progress,
         adjust=fitting,
     )
+    workspace.dataset.close()
     found = {} if fitting is None else fitting.results()
     figures = {label: _cost(workspace, plan) | found.get(label, {}) for label, plan in plans.items()}
     return {"budgets": figures} if len(figures) > 1 else next(iter(figures.values()))
@@ -82,6 +84,7 @@ def finetune(context: StageContext) -> dict[str, Any]:
         directory=context.folder,
         progress=context.progress,
     )
+    workspace.dataset.close()
     return {}
 
 

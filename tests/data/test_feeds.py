@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import Split
+from jstc.data import Dataset
 from jstc.data.feeds import Feeds, Place
 from jstc.recipe import InputSettings
 
@@ -80,30 +80,29 @@ def test_a_feed_that_failed_is_not_used_again() -> None:
     assert source.started == [(0, 1)]
 
 
-def _load(make_tree: Make) -> Split:
+def _load(make_tree: Make) -> Dataset:
     settings = InputSettings(image_size=16, workers=1)
     root = make_tree(classes=2, images=6)
-    return jstc.data.load(
-        "imagefolder", root=root, settings=settings, seed=0, device=torch.device("cpu")
-    ).train_full
+    return jstc.data.load("imagefolder", root=root, settings=settings, seed=0, device=torch.device("cpu"))
 
 
 def test_workers_end_with_the_data_set(make_tree: Make) -> None:
-    train = _load(make_tree)
-    next(train.shuffled(4, seed=0, epoch=0))
+    data = _load(make_tree)
+    next(data.train_full.shuffled(4, seed=0, epoch=0))
     assert multiprocessing.active_children()
     gc.disable()  # without its help
     try:
-        del train
+        del data
         assert not multiprocessing.active_children()
     finally:
         gc.enable()
 
 
 def test_rounds_share_their_workers_and_see_the_same_batches(make_tree: Make) -> None:
-    train = _load(make_tree)
+    data = _load(make_tree)
+    train = data.train_full
     whole = [images for epoch in (0, 1) for images, _ in train.shuffled(4, seed=0, epoch=epoch)]
-    train.feeds.close()  # type: ignore[attr-defined]
+    data.close()
     workers, found = set(), []
     for epoch, start in ((0, 0), (0, 2), (1, 1)):
         batches = train.shuffled(4, seed=0, epoch=epoch, start=start)
@@ -114,7 +113,7 @@ def test_rounds_share_their_workers_and_see_the_same_batches(make_tree: Make) ->
     assert len(workers) == 1
     assert all(torch.equal(one, other) for one, other in zip(whole, found, strict=True))
     del batches
-    train.feeds.close()  # type: ignore[attr-defined]
+    data.close()
     assert not multiprocessing.active_children()
 
 

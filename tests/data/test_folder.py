@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import pytest
 import torch
@@ -181,3 +183,17 @@ def test_a_folder_that_cannot_be_looked_into_is_named(
     monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(DataError, match=r"cannot look into .*Permission denied: '.*train'"):
         _check(root)
+
+
+def test_workers_are_given_arrays_not_lists_as_long_as_the_data(make_tree: Make) -> None:
+    data = _load(make_tree(images=30))
+    todo: list[object] = [data.train_full.images]  # type: ignore[attr-defined]
+    seen: set[int] = set()
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(thing))
+        assert not (isinstance(thing, list | tuple | dict) and len(thing) >= 30)
+        todo += gc.get_referents(thing)
+    assert len(seen) > 5
