@@ -21,24 +21,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with _one_of_several() if ranks.several() else contextlib.nullcontext(), exit_codes():
         if ranks.follows():  # what process 0 reads from the command line, it passes on
             _follow()
-        with _leading() if ranks.leads() else contextlib.nullcontext():
-            from jstc.cli.app import app
+        from jstc.cli.app import app
 
-            app(args=None if arguments is None else list(arguments), prog_name="jstc")
+        app(args=None if arguments is None else list(arguments), prog_name="jstc")
 
 
 @contextlib.contextmanager
 def _one_of_several() -> Iterator[None]:
     # torch's own notes about gradients' layouts and closed connections, once for each process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from jstc.pipeline import team
+
     try:
-        yield
-    except SystemExit as done:
-        if done.code:
+        with team.leading():
+            yield
+    except (SystemExit, KeyboardInterrupt) as done:
+        code = getattr(done, "code", 130)
+        if code:
             # Cleaning up connections to a process that is gone would wait for it, for many seconds.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(done.code if isinstance(done.code, int) else 1)
+            os._exit(code if isinstance(code, int) else 1)
         raise
 
 
@@ -46,9 +49,3 @@ def _follow() -> None:
     from jstc.pipeline.following import follow
 
     sys.exit(follow())
-
-
-def _leading() -> contextlib.AbstractContextManager[None]:
-    from jstc.pipeline import team
-
-    return team.leading()
