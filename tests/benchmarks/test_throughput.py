@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -189,6 +190,27 @@ def test_a_setup_reaches_another_process_unchanged(setup):
     )
 
 
+def test_memory_is_looked_at_after_the_work(setup, monkeypatch):
+    done = []
+    monkeypatch.setattr(child, "_exercise", lambda subject, kind, steps: done.append((kind, steps)))
+    monkeypatch.setattr(child, "_peak_resident", lambda: 5e6 * len(done))
+    found = child.memory(setup, "search")
+    assert done == [("search", 2)]
+    assert (found["process"], found["gpu"]) == (5.0, None)
+    assert any("search" in line and "5" in line for line in tables.memory_table({"search": found}))
+
+
+@pytest.mark.parametrize("kind", ["nothing", "loader", "plain", "search"])
+def test_what_memory_is_measured_of(setup, monkeypatch, kind):
+    done = []
+    monkeypatch.setattr(child.Searching, "round", lambda self: done.append("round"))
+    monkeypatch.setattr(child.Plain, "seconds", lambda self, steps: done.append(steps))
+    subject = setups.Subject.of(dataclasses.replace(setup, repeats=0))
+    child._exercise(subject, kind, 2)
+    assert done == {"plain": [2], "search": ["round", "round"]}.get(kind, [])
+
+
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(setup):
     ballast = bytearray(600_000_000)
     command = [sys.executable, str(BENCHMARKS / "throughput_child.py"), "memory", setup.to_json(), "search"]
