@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jstc import files
+from jstc import files, reading
 from jstc.errors import RunDirectoryError
 
 __all__ = ["copies", "differences", "join", "load", "part", "save"]
@@ -64,7 +64,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            document = json.loads((file.metadata() or {})[_KEY])
+            document = reading.parse_json((file.metadata() or {})[_KEY], where=str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         schema, digest, meta = document["schema"], document["sha256"], document["meta"]
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:

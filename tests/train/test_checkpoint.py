@@ -100,3 +100,10 @@ def test_parts_are_joined_and_taken_apart() -> None:
     joined = checkpoint.join(**parts)
     assert joined.keys() == {"network.a.weight", "momentum.a.weight", "momentum.b"}
     assert {name: checkpoint.part(joined, name) for name in parts} == parts
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": 1, "sha256": "x", "meta": {"loss": NaN}}'])
+def test_a_description_that_nobody_writes_is_refused(tmp_path: Path, text: str) -> None:
+    safetensors.torch.save_file({"w": torch.zeros(1)}, tmp_path / "c.safetensors", metadata={"jstc": text})
+    with pytest.raises(RunDirectoryError, match="cannot be read"):
+        checkpoint.load(tmp_path / "c.safetensors")

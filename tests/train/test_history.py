@@ -33,6 +33,11 @@ def test_a_broken_tail_is_dropped(tmp_path: Path, tail: bytes) -> None:
     assert [record["index"] for record in History(path).read()] == [0, 1, 2]
 
 
+def test_a_line_of_nothing_but_brackets_is_a_broken_one(tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("[" * 100_000 + "\n")
+    assert History(tmp_path / "h.jsonl").read() == []
+
+
 def test_truncate_forgets_what_the_checkpoint_does_not_know(tmp_path: Path) -> None:
     path = written(tmp_path, 3).path
     again = History(path)
