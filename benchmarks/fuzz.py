@@ -44,6 +44,7 @@ from fuzz_kinds import KINDS, Kind
 __all__ = ["Outcome", "damaged", "judged", "main", "make", "run_case"]
 
 _SECONDS = 60
+_TOLD_EVERY = 50
 _MEMORY = 6 * 2**30
 _CODES = (0, 1, 2, 3)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -78,7 +79,7 @@ def main() -> None:
             outcomes = _read(base, numbers, options)
         else:
             wanted = options.only.split(",") if options.only else list(KINDS)
-            outcomes = [_told(run_case(base, n, options.seed, wanted, keep=options.keep)) for n in numbers]
+            outcomes = _called(base, numbers, wanted, options)
     shutil.rmtree(os.environ["JSTC_CACHE"], ignore_errors=True)
     findings = [outcome for outcome in outcomes if outcome.finding]
     print(json.dumps(_counted(outcomes) | {"seed": options.seed}))
@@ -96,6 +97,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files of findings there")
     parser.add_argument("--readers", action="store_true", help="call functions instead of commands")
     return parser.parse_args()
+
+
+def _called(
+    base: Path, numbers: Iterable[int], wanted: list[str], options: argparse.Namespace
+) -> list[Outcome]:
+    """Every case, or those until Ctrl-C."""
+    outcomes: list[Outcome] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for number in numbers:
+            outcomes.append(_told(run_case(base, number, options.seed, wanted, keep=options.keep)))
+            if len(outcomes) % _TOLD_EVERY == 0:
+                print(f"{len(outcomes)} cases", file=sys.stderr, flush=True)
+    return outcomes
 
 
 def _read(base: Path, numbers: Iterable[int], options: argparse.Namespace) -> list[Outcome]:
