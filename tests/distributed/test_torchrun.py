@@ -68,7 +68,7 @@ def network(tmp_path):
 
 
 def finished(process, *, code=0):
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == code, err
     return out, err
 
