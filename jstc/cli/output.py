@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["bench", "document", "label", "note", "plain", "progress", "run_stage", "stage", "summary"]
 __all__ += ["figure", "table", "text"]
 
+_OF_EVERY_GROUP = ("flops_share",)
+"""Figures of a result that have a line for every channel group in the report, and would fill a page here."""
+
 
 @contextlib.contextmanager
 def progress(*, quiet: bool, verbose: bool) -> Iterator[Progress]:
@@ -115,7 +118,8 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
     elif name == "export":
         export_view.show(result, title=f"export of {path}")
     else:
-        rows = [row for entry in result.pop("files", [{}]) for row in (entry | result).items()]
+        found = {key: value for key, value in result.items() if key not in _OF_EVERY_GROUP}
+        rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
         table([f"{name} of {path}", ""], [[label(name, key), figure(key, value)] for key, value in rows])
     if not quiet:
         note(f"Everything is in {path}")

@@ -26,7 +26,7 @@ RESULTS = {
     "search": {"rounds": 3, "settled": True, "accuracy": 0.9, "seconds": 3.0},
     "finetune": {"epochs": 2, "accuracy": 0.95, "seconds": 2.0},
     "slim": {"flops": 20_000_000, "params": 1000, "accuracy": 0.95, "seconds": 1.0,
-             "max_abs_diff_fold": 1e-7},
+             "max_abs_diff_fold": 1e-7, "flops_share": {"layer1.0.conv1": 0.123456789}},
     "export": {"seconds": 1.0, "files": [
         {"file": "export/model.onnx", "precision": "fp32", "accuracy": 0.95, "max_abs_diff": 1e-6,
          "top1_agreement": 1.0, "bytes": 9}]},
@@ -106,6 +106,14 @@ def test_a_stage_that_is_done_shows_its_result(jstc_command, run, stage):
     assert document["seconds"] == RESULTS[stage]["seconds"]
     assert jstc_command(stage, run).out.strip()
     assert jstc_command(stage, run, "--quiet").err == ""
+
+
+def test_figures_of_every_channel_group_are_for_the_report(jstc_command, run):
+    called = jstc_command("slim", run)
+    assert "layer1.0.conv1" not in called.out + called.err
+    assert json.loads(jstc_command("slim", run, "--json").out)["flops_share"] == {
+        "layer1.0.conv1": 0.123456789
+    }
 
 
 def test_the_accuracy_of_a_search_says_which_split_it_is_on(jstc_command, run, monkeypatch):
