@@ -185,5 +185,6 @@ def _report(figures: Figures, result: FitResult, directory: Path) -> None:
         "seconds": result.seconds,
         "images_seen": result.images,
         "test_images": figures.images,
+        **({"rollbacks": result.rollbacks} if result.rollbacks else {}),
     }
     files.write_json(directory / "result.json", document)
