@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from jstc.data.corrupt import CorruptImages
 from jstc.data.images import UnreadableImageError
 from jstc.data.sampling import Indices
-from jstc.errors import DataError
+from jstc.errors import DataError, StageError
 
 __all__ = ["Images", "decode_all", "in_workers"]
 
@@ -44,7 +44,8 @@ def in_workers(
 ) -> Iterator[Any]:
     """What `items.__getitems__` makes of each request, in order; by `workers` processes, or none.
 
-    `prefetch` answers are kept ready by each of them. Raises a worker's `DataError` as its own.
+    `prefetch` answers are kept ready by each of them. Raises a worker's `DataError` as its own, and
+    `StageError` when one has died.
     """
     workers = min(workers, _processors())
     # A generator of its own: without one, a loader takes a number from torch's global random state.
@@ -62,6 +63,13 @@ def in_workers(
         yield from loader
     except DataError as error:
         raise DataError(_message(error)) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise StageError(
+            f"a decoding process has died, for want of memory perhaps (also shared memory, in a container): "
+            f"try a lower input.workers, now {workers}. {' '.join(str(error).split())}"
+        ) from error
 
 
 def _as_it_is(answer: Any) -> Any:

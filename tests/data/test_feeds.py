@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import Dataset
+from jstc.data import Dataset, decoding
 from jstc.data.feeds import Feeds, Place
+from jstc.errors import StageError
 from jstc.recipe import InputSettings
 
 Make = Callable[..., Path]
@@ -115,6 +116,29 @@ def test_rounds_share_their_workers_and_see_the_same_batches(make_tree: Make) ->
     del batches
     data.close()
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [("DataLoader worker (pid 7) is killed by signal: Killed.", StageError), ("x", RuntimeError)],
+)
+def test_a_worker_that_dies_ends_the_run_with_a_message(
+    monkeypatch: pytest.MonkeyPatch, told: str, kind: type[Exception]
+) -> None:
+    class Dying:
+        def __init__(self, *_args: object, **_options: object) -> None:
+            pass
+
+        def __iter__(self) -> Iterator[int]:
+            yield 1
+            raise RuntimeError(told)
+
+    monkeypatch.setattr(decoding, "DataLoader", Dying)
+    answers = decoding.in_workers([], [], workers=1)  # type: ignore[arg-type]
+    assert next(answers) == 1
+    message = r"has died, .* a lower input\.workers, now 1\. .* \(pid 7\)" if kind is StageError else "^x$"
+    with pytest.raises(kind, match=message):
+        next(answers)
 
 
 @pytest.mark.slow
