@@ -65,7 +65,7 @@ def main() -> None:
     def train(trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> object:
         return train_steps(
             trained, batches, optimizer=optimizer, schedule=Schedule(0.01, 10_000), first_step=0,
-            options=step_options(settings, where, seed=0),
+            options=step_options(settings, where, seed=0, images=options.batch),
         )  # fmt: skip
 
     rows = []
