@@ -90,7 +90,8 @@ def scaling(setup: Setup) -> dict[str, Any]:
     group.start(subject.where)
     threads = torch.get_num_threads()
     world, batch = ranks.world(), setup.batch
-    alone, weak, strong = Plain(subject), Plain(subject, batch=batch * world), Plain(subject)
+    sizes = (batch, batch * world, batch)
+    alone, weak, strong = (Plain(subject.other_data(), batch=size) for size in sizes)
     turns = []
     for _ in range(setup.repeats + 1):
         turn = {"alone": _alone(alone, setup.steps, threads)}

@@ -14,7 +14,9 @@ from torch import nn
 from jstc import data, models, recipe_file
 from jstc.channels import ChannelMap, analyse
 from jstc.data import Dataset
+from jstc.data.feeds import Feeds
 from jstc.data.info import DataInfo
+from jstc.data.loader import LoaderSplit
 from jstc.data.memory import Augmentation, dataset_in_memory
 from jstc.recipe import Recipe
 from jstc.train import device, schedule, seeds
@@ -24,6 +26,7 @@ __all__ = ["RANDOM", "Setup", "Subject"]
 RANDOM = "random"
 """A data set of random bytes in memory, for machines without data."""
 
+_SPLITS = ("train", "search_val", "train_full", "test")
 _RANDOM_IMAGES, _RANDOM_CLASSES, _RANDOM_SIDE = 4096, 10, 32
 
 
@@ -102,8 +105,12 @@ class Subject:
         return cls(recipe, dataset, where, analyse(network, example), now)
 
     def other_data(self) -> Subject:
-        """The same with loaders of its own, which keep their place while the first ones are used."""
-        return replace(self, dataset=load(self.recipe, self.where))
+        """The same images from loaders of its own, which keep their place while the first ones are used."""
+        if not isinstance(self.dataset.train, LoaderSplit):
+            return self
+        feeds, dataset = Feeds(), self.dataset
+        splits = {name: replace(getattr(dataset, name), feeds=feeds) for name in _SPLITS}
+        return replace(self, dataset=replace(dataset, **splits))
 
     def network(self) -> nn.Module:
         """A new target network, always the same one."""

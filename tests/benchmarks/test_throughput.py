@@ -171,7 +171,10 @@ def test_an_image_tree_has_one_in_memory_beside_it(setup, tmp_path):
     tree = setups.Setup(
         **vars(setup) | {"dataset": "imagefolder", "data": str(tmp_path / "tree"), "batch": 4}
     )
-    found = loading.measured(setups.Subject.of(tree), steps=2, repeats=1)
+    subject = setups.Subject.of(tree)
+    other = subject.other_data().dataset
+    assert other.train.feeds is other.search_val.feeds is not subject.dataset.train.feeds
+    found = loading.measured(subject, steps=2, repeats=1)
     assert list(found) == ["imagefolder", "random"]
     assert set(found["imagefolder"]["ms_per_image"]) == {
         "decode",
