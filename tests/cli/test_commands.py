@@ -14,21 +14,23 @@ import pytest
 import jstc
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(jstc.__file__).parents[1])}
-WORK = {"--fresh", "--json", "--quiet", "-q", "--verbose", "-v", "--debug"}
+WORK = {"--allow-pickle", "--fresh", "--json", "--quiet", "-q", "--verbose", "-v", "--debug"}
 START = {"--out", "-o", "--set", "--data", "--weights", "--seed", "--device"}
 # Users script against these: a name may be added here, none may go.
 FLAGS = {
-    "run": WORK | START,
+    "run": WORK | START | {"--model"},
     "search": WORK
     | START
     | {"--dataset", "--flops", "--params", "--recipe", "--cifar"}
     | {"--latency", "--provider", "--batch", "--threads"},
-    "finetune": WORK,
-    "slim": WORK,
+    "finetune": WORK | {"--model"},
+    "slim": WORK | {"--model"},
     "export": WORK
+    | {"--model"}
     | {"--precision", "--max-accuracy-drop", "--batch", "--opset", "--fp16-io", "--set"}
     | {"--with-preprocess", "--without-preprocess"},
     "bench": WORK
+    | {"--model"}
     | {"--provider", "--batch", "--threads", "--seconds"}
     | {f"--{no}{what}" for no in ("", "no-") for what in ("memory", "profile", "trace")},
     "eval": {"--dataset", "--data", "--provider", "--threads", "--limit"}
