@@ -77,7 +77,7 @@ def _rate(subject: Subject, batches: Iterator[Any]) -> float:
 
 def _parts(subject: Subject, dataset: Dataset) -> dict[str, float]:
     """Milliseconds an image, by part, of a training batch made in this process."""
-    watch, batch = Stopwatch(subject.sync), subject.recipe.train.batch_size
+    watch, batch = Stopwatch(subject.sync, subject.now), subject.recipe.train.batch_size
     split = _watched_split(dataset.train, watch)
     with _watched(watch):
         batches = stream(split, batch, seed=0, start=0, count=2)
