@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -49,7 +49,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 class InputSettings(Strict):
-    """How images reach the network."""
+    """How images reach the network; `FREE` are the keys that change nothing in what reaches it."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"workers", "prefetch", "max_corrupt", "cache"})
 
     image_size: PositiveInt | None = Field(None, description="side in pixels; null: the dataset's own")
     workers: NonNegativeInt = Field(2, description="decoding processes, for sets that do not fit in memory")

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from jstc.recipe import Recipe
 from jstc.recipe_file import differences
+from jstc.recipe_training import InputSettings
 
 __all__ = ["FREE", "LATE", "changed", "merged", "other_settings"]
 
@@ -13,7 +14,8 @@ LATE = ("export", "bench")
 """Sections of the recipe that are read by the stage of that name and by stages built on it, by no other."""
 
 FREE = ("checkpoint", "tensorboard")
-"""Sections and keys that change nothing in a run's numbers: every command may give others."""
+"""Sections and keys that change nothing in a run's numbers: every command may give others. So are the keys of
+the input section that `InputSettings.FREE` names."""
 
 
 def merged(recipe: Recipe, stored: Recipe, *, about: Collection[str]) -> Recipe:
@@ -33,7 +35,8 @@ def changed(stored: Recipe, recipe: Recipe) -> dict[str, list[str]]:
 def other_settings(stored: Recipe, recipe: Recipe) -> list[str]:
     """What differs outside the late sections, and makes it another run."""
     same = merged(recipe, stored, about=()).model_copy(update={name: getattr(stored, name) for name in FREE})
-    return differences(stored, same)
+    reading = {name: getattr(stored.input, name) for name in InputSettings.FREE}
+    return differences(stored, same.model_copy(update={"input": same.input.model_copy(update=reading)}))
 
 
 def _between(stored: Recipe, recipe: Recipe, section: str) -> list[str]:

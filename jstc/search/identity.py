@@ -20,10 +20,8 @@ def identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
     if recipe.latency is not None:  # a checkpoint of an earlier version knows nothing of it
         keys |= {"latency", "latency_on"}
     settings = recipe.model_dump(mode="json", include=keys)
-    parts = {
-        name: getattr(recipe, name).model_dump(mode="json")
-        for name in ("train", "search", "channels", "input")
-    }
+    parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("train", "search", "channels")}
+    parts["input"] = recipe.input.model_dump(mode="json", exclude=set(recipe.input.FREE))
     finetune = recipe.finetune
     schedule = {"finetune_epochs": finetune.epochs, "finetune_steps_per_epoch": finetune.steps_per_epoch}
     return {**settings, **parts, **schedule, "widths": channels.widths}

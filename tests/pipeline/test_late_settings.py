@@ -61,6 +61,14 @@ def test_settings_of_another_late_stage_are_not_taken_up(house):
     assert read_recipe(house.path).bench.seconds == 2
 
 
+def test_how_images_are_read_may_change(house):
+    """Workers and limits, which change no image that the network sees; what does is refused."""
+    house.run()
+    assert run(house, "input.workers=7", "input.prefetch=3", "input.max_corrupt=0") == []
+    with pytest.raises(RunDirectoryError, match=r"input\.augment"):
+        run(house, "input.workers=7", "input.augment=false")
+
+
 def test_other_settings_are_refused_beside_late_ones(house):
     house.run()
     with pytest.raises(RunDirectoryError, match=r"train\.lr: 0\.1 -> 0\.2\n(?!.*opset)"):
