@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ __all__ = ["search_rounds"]
 
 _PARTS = ("search", "loader", "memory", "scaling")
 _KINDS = ("nothing", "loader", "plain", "search")
+_QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}  # torchrun says that it sets the latter
 _CHILD = Path(__file__).with_name("throughput_child.py")
 
 
@@ -120,7 +122,7 @@ def _scaling(setup: Setup, subject: Subject, options: argparse.Namespace) -> tup
         path = Path(folder) / "found.json"
         program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         command = [sys.executable, *program, str(_CHILD), "scaling", setup.to_json(), str(path)]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, env=_QUIET | os.environ)
         found = json.loads(path.read_text(encoding="utf-8"))
     return found, scaling_table(found)
 
