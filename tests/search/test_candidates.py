@@ -10,8 +10,8 @@ import torch
 
 from jstc.channels import ChannelMap
 from jstc.data import Dataset
-from jstc.search import joint
-from jstc.search.anneal import Phase
+from jstc.search import turn
+from jstc.search.anneal import Phase, phase
 from jstc.search.policy import COMMON_THRESHOLD, Proposal, Proposer
 from jstc.search.round import judge
 from jstc.search.state import State
@@ -119,13 +119,13 @@ def choosing(channels: ChannelMap, target: Target, make_work: Any) -> Any:
 def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int) -> None:
     state, proposer, work = choosing()
     state.round = round_
-    now = joint.phase(work.recipe.search, round_)
+    now = phase(work.recipe.search, round_)
     losses = {
         proposal.plan.hash: judge(cut(state.target, proposal.plan, work.recipe.train), work, limit=36).loss
         for proposal in proposer.candidates(state.target, now, round_)
     }
     assert len(set(losses.values())) == len(losses) > 1
-    chosen, advantage = joint._choose(state, proposer, work)
+    chosen, advantage = turn.choose(state, proposer, work)
     assert losses[chosen.plan.hash] == min(losses.values())
     assert advantage is not None and advantage > 0
 
@@ -134,7 +134,7 @@ def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapsho
     state, proposer, work = choosing()
     before = snapshot(state.target)
     policy = proposer.threshnet.own.detach().clone()
-    joint._choose(state, proposer, work)
+    turn.choose(state, proposer, work)
     after = snapshot(state.target)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not torch.equal(proposer.threshnet.own, policy)
@@ -142,7 +142,7 @@ def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapsho
 
 def test_a_single_candidate_is_not_judged_before_its_training(choosing: Any) -> None:
     state, proposer, work = choosing(**{"search.candidates": 1})
-    chosen, advantage = joint._choose(state, proposer, work)
+    chosen, advantage = turn.choose(state, proposer, work)
     assert advantage is None
     assert chosen.plan == proposer.propose(state.target, chosen.phase, 0).plan
 
