@@ -8,13 +8,12 @@ manifest.json  versions, seed, command, stage states, sha256 of every artifact
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from jstc import files
 from jstc.errors import RecipeError, RunDirectoryError
-from jstc.pipeline import late_settings, links
+from jstc.pipeline import deletion, late_settings, links
 from jstc.pipeline.lock import locked
 from jstc.pipeline.manifest import Manifest, StageRecord, State
 from jstc.recipe import Recipe
@@ -24,7 +23,6 @@ __all__ = ["RunDirectory", "default_path", "holds", "newest_run", "read_recipe",
 
 ROOT = Path("runs")
 _MAX_DIFFERENCES = 8
-_LOOSE_FILES = ("summary.json", "report.md", "report.html", "target.json")
 
 
 class RunDirectory:
@@ -63,14 +61,14 @@ class RunDirectory:
             if manifest is not None and not fresh and (path / "recipe.yaml").exists():
                 _refuse_other_recipe(path, recipe)
                 links.refuse(path)
-                _delete_leftovers(path)
+                deletion.delete_leftovers(path)
                 yield cls._continued(path, recipe, manifest, about)
                 return
             names = {*stages, *(manifest.stages if manifest else ())}
             _refuse_busy(path, names)
             manifest = Manifest.new(command, recipe.seed, stages)
             manifest.save(path)  # first: from here on the directory is known as ours
-            _delete_results(path, names)
+            deletion.delete_results(path, names)
             files.write_text(path / "recipe.yaml", to_yaml(recipe))
             yield cls(path, recipe, manifest)
 
@@ -122,7 +120,7 @@ class RunDirectory:
         self.forget(stage)
         for name in artifacts:
             (self.path / name).unlink(missing_ok=True)
-        _delete_folder(self.folder(stage))
+        deletion.delete_folder(self.folder(stage))
 
     def forget(self, stage: str) -> None:
         """Take `stage` for one that has not begun; what it wrote stays."""
@@ -234,31 +232,3 @@ def _refuse_busy(path: Path, stages: set[str]) -> None:
         if (path / stage / "manifest.json").exists():
             with locked(path / stage):
                 pass
-
-
-def _delete_leftovers(path: Path) -> None:
-    # Temporary files of a process that was killed while writing. We hold the lock: nobody is writing now,
-    # unless it is in a folder that is a run of its own, with its own lock.
-    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.is_symlink()]
-    ours = [folder for folder in folders if not (folder / "manifest.json").exists()]
-    found = [
-        leftover for folder in ours for depth in ("", "*/") for leftover in folder.glob(depth + ".tmp-*")
-    ]
-    for leftover in [*path.glob(".tmp-*"), *found]:
-        leftover.unlink(missing_ok=True)
-
-
-def _delete_results(path: Path, stages: set[str]) -> None:
-    # By name, so that whatever else a user has put there stays.
-    for stage in stages:
-        _delete_folder(path / stage)
-    for name in _LOOSE_FILES:
-        (path / name).unlink(missing_ok=True)
-    _delete_leftovers(path)
-
-
-def _delete_folder(folder: Path) -> None:
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.is_dir():
-        shutil.rmtree(folder)

@@ -9,7 +9,7 @@ from jstc.report import figures
 from jstc.report.budgets import used, within
 from jstc.report.tables import network_files
 
-__all__ = ["notes"]
+__all__ = ["notes", "unreadable"]
 
 _MISSING = {
     "search": "there is no plan",
@@ -31,6 +31,7 @@ def notes(summary: dict[str, Any], *, recipe: Mapping[str, Any], states: Mapping
         *_target(summary, recipe),
         *_budget(summary),
         *_search(summary),
+        *unreadable(summary["unreadable_images"], summary["finetune"]["test_images"]),
         *_files(summary),
         *_speed(summary, recipe),
     ]
@@ -89,6 +90,14 @@ def _search(summary: dict[str, Any]) -> list[str]:
             f"The plan was still changing when the {rounds} rounds of the search were spent (search.rounds)."
         )
     return found
+
+
+def unreadable(images: int, tested: int | None = None) -> list[str]:
+    """What is to be said of images that could not be read, when `tested` ones of the test split could."""
+    if not images:
+        return []
+    left = "" if tested is None else f"; accuracies are those of the {tested:,} test images that could"
+    return [f"Images that could not be read, listed in corrupt.jsonl: {images:,}{left}."]
 
 
 def _files(summary: dict[str, Any]) -> list[str]:

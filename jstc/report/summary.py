@@ -12,9 +12,10 @@ from typing import Any
 from jstc import files, recipe_file
 from jstc.errors import ChannelError, RecipeError, RunDirectoryError
 from jstc.plan import Plan
+from jstc.report.histories import read_history
 from jstc.report.notes import notes
 
-__all__ = ["SCHEMA", "build", "read", "read_recipe"]
+__all__ = ["SCHEMA", "build", "read", "read_recipe", "unreadable_images"]
 
 SCHEMA = 1
 
@@ -50,13 +51,14 @@ def build(run: Path) -> dict[str, Any]:
         "seconds": _seconds(results, bench),
         "search": _pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
         | {"shared_by": results["search"].get("shared_by") or []},
-        "finetune": _pick(results["finetune"], "epochs", "accuracy"),
+        "finetune": _pick(results["finetune"], "epochs", "accuracy", "test_images"),
         "baseline": _pick(results["baseline"], "epochs"),
         "plan_hash": plan.hash if plan else None,
         "groups": _groups(target.get("groups") or [], plan, results["slim"].get("flops_share") or {}),
         "pictures": read(run, "report/pictures.json").get("pictures") or [],
         "frozen": target.get("frozen") or [],
         "unknown_operations": target.get("unknown_operations") or {},
+        "unreadable_images": unreadable_images(run),
         "environment": read(run, "bench/environment.json"),
         "versions": manifest.get("versions") or {},
         "command": manifest.get("command") or None,
@@ -100,6 +102,12 @@ def _plan(run: Path) -> Plan | None:
             except ChannelError as error:
                 raise RunDirectoryError(f"{path} is damaged: {error}") from None
     return None
+
+
+def unreadable_images(run: Path) -> int:
+    """How many images of the data set could not be read in the run at `run`, each counted once."""
+    records = [record for path in run.glob("corrupt*.jsonl") for record in read_history(path)]
+    return len({str(record.get("image")) for record in records})
 
 
 def _pick(document: dict[str, Any], *keys: str) -> dict[str, Any]:

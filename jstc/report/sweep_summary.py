@@ -10,7 +10,8 @@ from jstc.errors import RecipeError, RunDirectoryError
 from jstc.recipe import Recipe
 from jstc.recipe_amount import milliseconds
 from jstc.report.budgets import BUDGETS
-from jstc.report.summary import SCHEMA, read
+from jstc.report.notes import unreadable
+from jstc.report.summary import SCHEMA, read, unreadable_images
 from jstc.report.summary import build as build_one
 
 __all__ = ["PICTURE", "build_sweep", "is_sweep", "points"]
@@ -49,6 +50,7 @@ def build_sweep(run: Path) -> dict[str, Any]:
     shared = {name: read(run, f"{name}/result.json") for name in ("baseline", "search")}
     budgets = target.get("budgets") or [_unresolved(label, recipe) for label in recipe.labels]
     children = {budget["label"]: _child(run / budget["label"]) for budget in budgets}
+    images = unreadable_images(run)
     environments = [child["environment"] for child in children.values() if child.get("environment")]
     return {
         "schema": SCHEMA,
@@ -68,7 +70,8 @@ def build_sweep(run: Path) -> dict[str, Any]:
         "versions": manifest.get("versions") or {},
         "command": manifest.get("command") or None,
         "picture": PICTURE if (run / PICTURE).is_file() else None,
-        "notes": _notes(children),
+        "unreadable_images": images,
+        "notes": [*unreadable(images), *_notes(children)],
     }
 
 

@@ -95,6 +95,16 @@ def test_fresh_deletes_the_run_and_keeps_the_users_files(tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_fresh_forgets_images_that_could_not_be_read(tmp_path):
+    names = ("corrupt.jsonl", "corrupt-1.jsonl")
+    with opened(tmp_path) as run:
+        lists = [write(run, name) for name in names]
+    with opened(tmp_path):
+        assert all(path.exists() for path in lists)
+    with opened(tmp_path, fresh=True):
+        assert not any(path.exists() for path in lists)
+
+
 def test_fresh_follows_no_link_out_of_the_directory(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -42,6 +42,24 @@ def test_widths_before_and_after_come_from_the_plan(finished: Path) -> None:
     assert summary["plan_hash"] == Plan.load(finished / "slim" / "plan.json").hash
 
 
+def test_images_that_could_not_be_read_are_told_of_in_one_line(
+    finished: Path, contents: dict[str, Any]
+) -> None:
+    assert report.build(finished)["unreadable_images"] == 0
+    assert "could not be read" not in "\n".join(report.build(finished)["notes"])
+    result = contents["finetune/result.json"] | {"test_images": 1198}
+    (finished / "finetune" / "result.json").write_text(json.dumps(result))
+    for name, images in (("corrupt.jsonl", "ab"), ("corrupt-1.jsonl", "bc")):
+        lines = [json.dumps({"image": image, "reason": "cut off"}) for image in images]
+        (finished / name).write_text("\n".join(lines) + "\n{")
+    summary = report.build(finished)
+    assert summary["unreadable_images"] == 3
+    assert [note for note in summary["notes"] if "could not be read" in note] == [
+        "Images that could not be read, listed in corrupt.jsonl: 3; "
+        "accuracies are those of the 1,198 test images that could."
+    ]
+
+
 def test_a_run_that_has_only_begun_gives_nulls_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: resnet20\ndataset: digits\nseed: 0\n")
     summary = report.build(tmp_path)

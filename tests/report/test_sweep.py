@@ -197,3 +197,11 @@ def test_a_budget_of_latency_has_its_time_in_the_list(sweep, contents):
     (sweep / "flops0.5").rename(sweep / "latency2ms")
     assert "- `latency2ms`: 2.00 ms, report in" in report.sweep_markdown(report.build_sweep(sweep))
     assert "2.00\N{NO-BREAK SPACE}ms, report in" in report.html(sweep)
+
+
+def test_images_that_could_not_be_read_are_told_of_once(sweep):
+    (sweep / "corrupt.jsonl").write_text('{"image": "a", "reason": "cut off"}\n')
+    summary = report.build_sweep(sweep)
+    assert summary["unreadable_images"] == 1
+    told = [note for note in summary["notes"] if "could not be read" in note]
+    assert told == ["Images that could not be read, listed in corrupt.jsonl: 1."]
