@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from jstc import reading
 from jstc.errors import DataError
 
 __all__ = ["CorruptImages", "corrupt_file"]
 
 _SHOWN = 5
+_MOST_BYTES = 256 * 2**20
 
 
 def corrupt_file(rank: int = 0) -> str:
@@ -66,9 +68,9 @@ def _read(path: Path) -> Iterable[tuple[str, str]]:
     """Lines that can be understood: the last one may have been cut off, and is found again."""
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in reading.read_bytes(path, limit=_MOST_BYTES).decode("utf-8", "replace").splitlines():
         try:
-            entry = json.loads(line)
+            entry = reading.parse_json(line, where=str(path))
             yield str(entry["image"]), str(entry["reason"])
         except (ValueError, KeyError, TypeError):
             continue

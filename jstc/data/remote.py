@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import re
 import shutil
 import time
 import urllib.error
@@ -25,6 +26,7 @@ _TIMEOUT_S = 60.0
 _TRIES = 4
 _AT_ONCE = 4
 _WAIT_S = 1.0
+_MOST_NAME = 100  # of characters, at the end of it
 _PASSING = (408, 416, 429)  # took too long, nothing of that range, too many requests
 
 
@@ -75,7 +77,8 @@ def copies(urls: Sequence[str], folder: Path, *, say: Callable[[str], None]) -> 
 
 
 def _target(url: str, folder: Path) -> Path:
-    name = url.split("?")[0].rpartition("/")[2]
+    # Only what is a name on every system: a backslash leads elsewhere on some, a colon names a drive.
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", re.split(r"[?#]", url)[0].rpartition("/")[2])[-_MOST_NAME:]
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
 
 

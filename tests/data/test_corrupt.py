@@ -160,3 +160,11 @@ def test_a_run_keeps_them_in_its_directory(tree: Path, tmp_path: Path) -> None:
     list(workspace.dataset.test.ordered(12))
     assert '2.png", "reason": "not an image"}' in (tmp_path / "run" / corrupt_file()).read_text()
     assert corrupt_file(3) == "corrupt-3.jsonl"
+
+
+def test_a_list_of_them_from_elsewhere_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "corrupt.jsonl"
+    path.write_text("[" * 100_000 + '\n7\n{"image": "a", "reason": "empty"}\n')
+    images = CorruptImages(1)
+    images.keep_in(path)
+    assert images.found == {"a": "empty"}

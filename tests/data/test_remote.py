@@ -135,3 +135,13 @@ def test_a_url_survives_being_a_path_and_needs_a_list_of_classes(files: Files, h
     assert shards.class_names(found) is None
     files["/set/classes.txt"] = b"cat\ndog\n"
     assert shards.class_names(found) == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ["a\\..\\..\\b.tar", "..%2f..%2fb.tar", "c:b.tar", "b" * 300 + ".tar", ".."])
+def test_a_copy_lies_in_its_folder_whatever_the_url_says(
+    host: str, files: Files, tmp_path: Path, name: str
+) -> None:
+    files[f"/{name}"] = DATA
+    path = _copy(f"{host}/{name}", tmp_path)
+    assert path.parent == tmp_path and path.read_bytes() == DATA
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,120}", path.name)
