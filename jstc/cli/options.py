@@ -84,7 +84,7 @@ Set = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random choice.")]
 Device = Annotated[DeviceName | None, typer.Option("--device", help="Where to train.")]
-Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of the dataset.")]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder or pattern of the dataset.")]
 Weights = Annotated[
     Path | None, typer.Option("--weights", metavar="FILE", help="Start from these weights of the network.")
 ]
