@@ -27,25 +27,21 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import fuzz_base
 from fuzz_kinds import KINDS, Kind
+from fuzz_process import in_process
 
 __all__ = ["Outcome", "damaged", "judged", "main", "make", "run_case"]
 
-_SECONDS = 60
 _TOLD_EVERY = 50
-_MEMORY = 6 * 2**30
 _CODES = (0, 1, 2, 3)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # What a command makes again is no longer what was damaged.
@@ -151,7 +147,7 @@ def run_case(base: Path, number: int, seed: int, wanted: list[str], *, keep: Pat
         words, file = damaged(KINDS[name], folder, rng)
         before, output = file.read_bytes(), Path(scratch) / "output"
         began = time.monotonic()
-        code, killed = _in_process(folder, lambda: _call(words, idle=KINDS[name].idle), output)
+        code, killed = in_process(folder, lambda: _call(words, idle=KINDS[name].idle), output)
         seconds = time.monotonic() - began
         text = output.read_bytes().decode("utf-8", "backslashreplace")
         finding = killed or judged(code, text)
@@ -222,52 +218,6 @@ def _loaded(path: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
-
-
-def _in_process(folder: Path, work: object, output: Path) -> tuple[int, str | None]:
-    """Exit code of `work` in a process of its own, and how the process ended if not by itself."""
-    child = os.fork()
-    if child == 0:
-        _become_child(folder, work, output)
-    return _awaited(child, _SECONDS)
-
-
-def _become_child(folder: Path, work: object, output: Path) -> None:
-    code = 99
-    try:
-        os.chdir(folder)
-        os.setsid()
-        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + _MEMORY,) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        code = work()  # type: ignore[operator]
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
-def _address_space() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _awaited(child: int, seconds: float) -> tuple[int, str | None]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            code = os.waitstatus_to_exitcode(status)
-            return (code, None) if code >= 0 else (code, f"killed by {signal.Signals(-code).name}")
-        time.sleep(0.005)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return -1, f"no end after {seconds:g} seconds"
 
 
 def _told(outcome: Outcome) -> Outcome:
