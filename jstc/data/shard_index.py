@@ -85,7 +85,7 @@ def _made(path: Path) -> ShardIndex:
 
 def _samples(path: Path) -> Iterator[_Sample]:
     with tarfile.open(path, "r:") as archive:
-        members = (member for member in archive if member.isreg() and not member.issparse())
+        members = (member for member in archive if _may_belong(member))
         for key, group in itertools.groupby(members, key=lambda member: _key(member.name)):
             found = {_kind(member.name): member for member in group}
             image = found.get("image")
@@ -98,6 +98,12 @@ def _samples(path: Path) -> Iterator[_Sample]:
                     f'number or a class name, or {key}.json with a "label"'
                 )
             yield _Sample(image.offset_data, image.size, image.name, label)
+
+
+def _may_belong(member: tarfile.TarInfo) -> bool:
+    # Hidden files are no samples: tar on macOS puts a `._0001.png` beside every 0001.png.
+    hidden = member.name.rpartition("/")[2].startswith(".")
+    return member.isreg() and not member.issparse() and not hidden
 
 
 def _key(name: str) -> str:

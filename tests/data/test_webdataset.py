@@ -150,6 +150,14 @@ def test_a_changed_shard_gets_a_new_index(make_shards: Make, make_png: MakePng) 
     assert _numbers(_load(root)) == ([200], [2])
 
 
+def test_hidden_files_are_no_samples(make_shards: Make, make_png: MakePng) -> None:
+    root = make_shards()
+    apple = [("./._7.png", b"of a Mac"), ("./7.png", make_png(7)), ("./._7.cls", b"\0"), ("./7.cls", b"2")]
+    write_tar(_val(root), apple)
+    images, labels = _numbers(_load(root))
+    assert (images, labels) == ([7], [2])
+
+
 def test_a_damaged_image_is_named_by_member_and_shard(make_shards: Make) -> None:
     root = make_shards()
     path = root / "val" / "val-0.tar"
