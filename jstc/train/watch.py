@@ -17,7 +17,9 @@ __all__ = ["Watch"]
 _LOOK_EVERY = 100
 """Steps between two looks at the sums, each of which waits for the device."""
 _TOGETHER_EVERY = 10
-"""Steps between two looks of several processes, which have to agree."""
+"""At most so many steps between two looks of several processes, which have to agree."""
+_TOGETHER_SECONDS = 1.0
+"""And no more than fit into this: who asks for a stop does not wait for ten slow steps."""
 
 
 class Watch:
@@ -26,6 +28,8 @@ class Watch:
     def __init__(self, settings: CheckpointSettings, save: Callable[[], None]) -> None:
         self._settings, self._save = settings, save
         self._part: tuple[Tally, int, Schedule] | None = None
+        self._unchecked, self._unseen, self._pace = 0, 0, _TOGETHER_EVERY
+        self._looked = time.monotonic()
         self.saved()
 
     def saved(self) -> None:
@@ -48,18 +52,30 @@ class Watch:
         assert self._part is not None
         tally, first_step, schedule = self._part
         self._steps += 1
-        if distributed.world() > 1 and self._steps % _TOGETHER_EVERY:
+        self._unchecked += 1
+        self._unseen += 1
+        if distributed.world() > 1 and self._unseen < self._pace:
             return
-        stop, due = _anywhere(stopping.requested()), _anywhere(self._is_due())
+        stop, due = self._look()
         if stop:
             stopping.reached()
-        if stop or due or tally.batches % _LOOK_EVERY == 0:
+        if stop or due or self._unchecked >= _LOOK_EVERY:
+            self._unchecked = 0
             _require_finite(tally, first_step, schedule)
         if stop or due:
             self._save()
             self.saved()
         if stop:
             stopping.grant()
+
+    def _look(self) -> tuple[bool, bool]:
+        """Whether any process has to stop, and to save; sets when to look again, in all of them alike."""
+        now = time.monotonic()
+        stop, due, seconds = distributed.sums([stopping.requested(), self._is_due(), now - self._looked])
+        step = seconds / distributed.world() / self._unseen
+        self._pace = max(1, int(min(_TOGETHER_EVERY, _TOGETHER_SECONDS / max(step, 1e-9))))
+        self._unseen, self._looked = 0, now
+        return bool(stop), bool(due)
 
     def _is_due(self) -> bool:
         seconds, steps = self._settings.every_seconds, self._settings.every_steps

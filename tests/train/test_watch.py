@@ -1,0 +1,78 @@
+"""Several processes look together: soon enough where steps are slow, and never past an infinite loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from jstc import stopping
+from jstc.errors import DivergedError
+from jstc.recipe import CheckpointSettings
+from jstc.train import distributed
+from jstc.train.schedule import Schedule
+from jstc.train.tally import Tally
+from jstc.train.watch import Watch
+
+SCHEDULE = Schedule(0.1, 1000)
+NEVER = CheckpointSettings(every_seconds=None)
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, of which the other one always has the same to say."""
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "sums", lambda values: [2.0 * value for value in values])
+
+
+@pytest.fixture
+def pass_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make so many steps that take so many seconds, all with the same loss."""
+    now = [0.0]
+    monkeypatch.setattr("jstc.train.watch.time.monotonic", lambda: now[0])
+
+    def pass_steps(tally: Tally, number: int, *, loss: float = 1.0, seconds: float = 0.01) -> None:
+        for _ in range(number):
+            now[0] += seconds
+            tally.add(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
+            tally.passed()
+
+    return pass_steps
+
+
+@pytest.mark.parametrize("steps_before", [0, 3, 10])
+def test_an_infinite_loss_is_noticed_in_any_part(
+    pair: None, pass_steps: Callable[..., None], steps_before: int
+) -> None:
+    watch = Watch(NEVER, lambda: None)
+    pass_steps(watch.over(SCHEDULE, first_step=0), steps_before)
+    tally = watch.over(SCHEDULE, first_step=steps_before)
+    with pytest.raises(DivergedError):
+        pass_steps(tally, 120, loss=float("nan"))
+    assert tally.batches <= 110
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(3.0, 1), (0.4, 2), (0.01, 10)])
+def test_a_stop_waits_for_few_slow_steps_or_ten_quick_ones(
+    pair: None,
+    pass_steps: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    most: int,
+) -> None:
+    saved: list[int] = []
+    tally = Watch(NEVER, lambda: saved.append(tally.batches)).over(SCHEDULE, first_step=0)
+    pass_steps(tally, 40, seconds=seconds)
+    monkeypatch.setattr(stopping, "requested", lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        pass_steps(tally, 40, seconds=seconds)
+    assert 40 < saved[0] <= 40 + most
+
+
+def test_a_process_alone_looks_after_every_step(pass_steps: Callable[..., None]) -> None:
+    saved: list[int] = []
+    settings = CheckpointSettings(every_seconds=None, every_steps=3)
+    tally = Watch(settings, lambda: saved.append(tally.batches)).over(SCHEDULE, first_step=0)
+    pass_steps(tally, 10)
+    assert saved == [3, 6, 9]
