@@ -8,7 +8,7 @@ from jstc.recipe import Recipe
 from jstc.recipe_file import differences
 from jstc.recipe_training import InputSettings
 
-__all__ = ["FREE", "LATE", "changed", "merged", "other_settings"]
+__all__ = ["FREE", "LATE", "changed", "merged", "other_settings", "with_free"]
 
 LATE = ("export", "bench")
 """Sections of the recipe that are read by the stage of that name and by stages built on it, by no other."""
@@ -33,10 +33,15 @@ def changed(stored: Recipe, recipe: Recipe) -> dict[str, list[str]]:
 
 
 def other_settings(stored: Recipe, recipe: Recipe) -> list[str]:
-    """What differs outside the late sections, and makes it another run."""
-    same = merged(recipe, stored, about=()).model_copy(update={name: getattr(stored, name) for name in FREE})
-    reading = {name: getattr(stored.input, name) for name in InputSettings.FREE}
-    return differences(stored, same.model_copy(update={"input": same.input.model_copy(update=reading)}))
+    """What differs outside the late sections and what is free, and makes it another run."""
+    return differences(stored, with_free(merged(recipe, stored, about=()), stored))
+
+
+def with_free(recipe: Recipe, other: Recipe) -> Recipe:
+    """`recipe` with what `other` has of the settings that change nothing in a run's numbers."""
+    reading = {name: getattr(other.input, name) for name in InputSettings.FREE}
+    free = {name: getattr(other, name) for name in FREE}
+    return recipe.model_copy(update=free | {"input": recipe.input.model_copy(update=reading)})
 
 
 def _between(stored: Recipe, recipe: Recipe, section: str) -> list[str]:

@@ -76,7 +76,7 @@ class RunDirectory:
     def _continued(
         cls, path: Path, recipe: Recipe, manifest: Manifest, about: Collection[str]
     ) -> RunDirectory:
-        stored = read_recipe(path)
+        stored = _with_free_settings(path, recipe)
         found = cls(path, late_settings.merged(recipe, stored, about=about), manifest)
         found.changed = late_settings.changed(stored, found.recipe)
         return found
@@ -224,6 +224,15 @@ def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
         f"{path} belongs to a run with other settings:\n  " + "\n  ".join(found) + "\n"
         "start over with --fresh, write elsewhere with --out DIR, or go back to the old settings"
     )
+
+
+def _with_free_settings(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe on file, with the free settings of `recipe`: commands that only name the run need them."""
+    stored = read_recipe(path)
+    found = late_settings.with_free(stored, recipe)
+    if found != stored:
+        files.write_text(path / "recipe.yaml", to_yaml(found))
+    return found
 
 
 def _refuse_busy(path: Path, stages: set[str]) -> None:

@@ -55,6 +55,14 @@ def test_a_command_about_earlier_stages_leaves_the_late_settings_alone(house):
     assert house.states()["export"] == "done"
 
 
+def test_free_settings_are_on_file_for_commands_that_only_name_the_run(house):
+    house.run()
+    export(house, "export.opset=20")
+    assert run(house, "input.max_corrupt=500", "checkpoint.keep=3", only=["search"]) == []
+    stored = read_recipe(house.path)
+    assert (stored.input.max_corrupt, stored.checkpoint.keep, stored.export.opset) == (500, 3, 20)
+
+
 def test_settings_of_another_late_stage_are_not_taken_up(house):
     house.run()
     assert export(house, "bench.seconds=1") == []
