@@ -24,11 +24,15 @@ _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe",
 
 @dataclass
 class _Team:
-    """What this process knows of the others; `control` is a group of gloo's, for all that is no gradient."""
+    """What this process knows of the others; `control` is a group of gloo's, for all that is no gradient.
+
+    `own` says that the group of all processes is ours, and not one that a user's program had before.
+    """
 
     store: Any = None
     control: Any = None
     active: bool = False
+    own: bool = False
     groups: int = 0
 
 
@@ -68,15 +72,15 @@ def start(where: torch.device) -> None:
             world_size=ranks.world(),
             timeout=_TRAINING_TIMEOUT,
         )
-        team.groups += 1
+        team.groups, team.own = team.groups + 1, True
     team.control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
 
 
 def shut_down() -> None:
-    """Leave the group; does nothing for a process that is in none."""
+    """Leave the group; does nothing for a process that is in none. A group that was there before stays."""
     if team.control is not None and dist.is_initialized():
-        dist.destroy_process_group()
-    team.control = None
+        dist.destroy_process_group(None if team.own else team.control)
+    team.control, team.own = None, False
 
 
 def lost(error: BaseException) -> bool:

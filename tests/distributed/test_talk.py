@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 
 from jstc.data.info import WHOLE
 from jstc.train import distributed, replicas
@@ -45,3 +46,16 @@ def test_norms_of_the_whole_batch_share_all_tensors_and_go_again(monkeypatch):
     assert network[1][0] is norm and not norm.training
     with replicas.whole_batch_norms(network, wanted=False):
         assert network[1][0] is norm
+
+
+def test_a_group_of_the_users_own_program_is_left_as_it_was():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        distributed.start(torch.device("cpu"))
+        distributed.shut_down()
+        assert dist.is_initialized()
+        distributed.start(torch.device("cpu"))  # and once more
+        distributed.shut_down()
+    finally:
+        dist.destroy_process_group()
+    assert not dist.is_initialized()

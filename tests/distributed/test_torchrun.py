@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,9 @@ def start(tmp_path):
 
     yield start
     for process in started:
-        process.kill()
+        if process.poll() is None:
+            process.terminate()  # killed, it would leave its processes behind
+            process.communicate(timeout=120)
 
 
 @pytest.fixture
@@ -114,7 +117,8 @@ def test_search_finetune_export_and_eval(search, start, tmp_path):
 def test_a_killed_process_ends_all_and_the_run_goes_on(search, tmp_path, rank):
     finished(search())
     whole = history(tmp_path)
-    broken = search("--fresh")
+    shutil.rmtree(tmp_path / "run")  # or its history would be taken for that of the next
+    broken = search()
     wait_for_a_round(tmp_path, broken)
     found = processes(broken)
     os.kill(found[rank], signal.SIGKILL)
