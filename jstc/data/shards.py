@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from jstc import reading
@@ -42,7 +42,7 @@ class Shards(NamedTuple):
 
 def find(root: Path) -> Shards:
     """The shards of a folder, or those that a pattern names. Raises `DataError`."""
-    text = re.sub(r"(https?):/+", r"\1://", str(root))  # a path loses one of two slashes
+    text = _pattern(root)
     if root.is_dir():
         found = [str(path) for path in sorted(root.glob("*.tar")) + sorted(root.glob("*/*.tar"))]
         places: tuple[str, ...] = (str(root),)
@@ -55,6 +55,11 @@ def find(root: Path) -> Shards:
             raise DataError(f"dataset 'webdataset': no {split} shards in {text}; expected {WHERE}")
     _require_files(train + test)
     return Shards(train, test, places)
+
+
+def _pattern(root: PurePath) -> str:
+    # A path loses one of a URL's two slashes, and on Windows turns the others round.
+    return re.sub(r"(https?):/+", r"\1://", root.as_posix())
 
 
 def _expanded(pattern: str) -> Iterator[str]:

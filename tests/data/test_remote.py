@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -145,3 +145,9 @@ def test_a_copy_lies_in_its_folder_whatever_the_url_says(
     path = _copy(f"{host}/{name}", tmp_path)
     assert path.parent == tmp_path and path.read_bytes() == DATA
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,120}", path.name)
+
+
+@pytest.mark.parametrize("flavour", [PurePosixPath, PureWindowsPath])
+def test_a_url_survives_the_paths_of_every_system(flavour: type[PurePath]) -> None:
+    text = "https://host/set/{train-{0..1},val-0}.tar::http://other/val-1.tar"
+    assert shards._pattern(flavour(text)) == text
