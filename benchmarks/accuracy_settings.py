@@ -73,7 +73,9 @@ METHODS: Mapping[str, Method] = {
     "jst-narrow": _ablation("no coarse rounds below the budget", "search.coarse_budget=1"),
     "jst-grown": _ablation(
         "coarse rounds only: random channel weights, no perturbation, one threshold",
-        "search.importance=random", "search.perturbation=false", "search.thresholds=common",
+        "search.importance=random",
+        "search.perturbation=false",
+        "search.thresholds=common",
     ),
     "jst-retrain": _ablation("the found plan, trained from scratch", kind="retrain"),
     "jst-teacher": _ablation("target network as teacher, paid for", "finetune.teacher=target"),

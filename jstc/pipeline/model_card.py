@@ -13,7 +13,7 @@ from jstc.pipeline.manifest import Manifest
 if TYPE_CHECKING:
     from jstc.export.card import CardFacts
 
-__all__ = ["describe"]
+__all__ = ["describe", "scored_images"]
 
 _METRICS = {"flops": "FLOPs", "params": "parameters"}
 
@@ -45,7 +45,7 @@ def _facts(
     return CardFacts(
         metadata=metadata,
         files=entries,
-        images=context.workspace.dataset.test.num_images,
+        images=scored_images(context.path, split=context.workspace.dataset.test.num_images),
         budget=_budget(target.get("budget", {})),
         target={
             "flops": target.get("flops"),
@@ -79,6 +79,12 @@ def _made(context: StageContext, metadata: Mapping[str, Any], manifest: Manifest
         versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
         lines += [f"run begun {manifest.created}", f"with {versions}"]
     return lines
+
+
+def scored_images(path: Path, *, split: int) -> int:
+    """Images that the accuracies of the run at `path` are over: of the split, those that could be read."""
+    found = _read(path / "finetune" / "result.json").get("test_images")
+    return found if isinstance(found, int) else split
 
 
 def _read(path: Path) -> dict[str, Any]:
