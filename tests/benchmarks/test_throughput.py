@@ -101,12 +101,6 @@ def test_real_rounds_are_taken_apart_completely(subject, tmp_path):
             each.seconds
         )
         assert each.total == pytest.approx(each.steps + each.judging + each.outside)
-    # What the search itself measures holds all but the saving of the round.
-    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    saving = [each.seconds["checkpoint"] + each.seconds["history"] for each in rounds]
-    for each, saved, line in zip(rounds, saving, (history[1], history[3]), strict=True):
-        assert each.total - saved <= line["seconds"] + 1e-3 + 0.05 * each.total
-        assert line["seconds"] <= each.total + 1e-3
     whole = subject.channels.cost().flops
     assert rounds[0].flops <= 0.4 * 0.5 * whole + 1 < rounds[1].flops <= 0.5 * whole
 
