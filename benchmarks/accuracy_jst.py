@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_ledger import FORWARD
+from accuracy_pretrained import pretrained
 from accuracy_work import Outcome, Work, fresh
+
+from torch import nn
 
 from jstc import files
 from jstc.errors import StageError
@@ -20,15 +23,24 @@ from jstc.search.space import Space
 from jstc.train import schedule as schedules
 from jstc.train.history import History
 
-__all__ = ["fitted", "jst", "most_searched", "retrain", "spent_by"]
+__all__ = ["fitted", "given", "jst", "most_searched", "retrain", "spent_by"]
 
 _NEAR_EPOCHS = 8
 
 
 def jst(work: Work) -> Outcome:
     """Search, then finetune on the inherited weights, over one learning-rate schedule."""
+    return _searched(work, work.target())
+
+
+def given(work: Work) -> Outcome:
+    """The same from a trained target network, which is paid for as the pruning rivals pay for it."""
+    return _searched(work, pretrained(work))
+
+
+def _searched(work: Work, network: nn.Module) -> Outcome:
     recipe = fitted(work)
-    plan, figures = _search(work, recipe)
+    plan, figures = _search(work, recipe, network)
     cost = work.channels.cost(plan)
     source, directory = work.directory / "search", work.directory / "finetune"
     with work.clock.phase("train"):
@@ -39,16 +51,16 @@ def jst(work: Work) -> Outcome:
     result = files.read_json(directory / "result.json")
     per_image = cost.flops + _teaching(work)
     work.ledger.pay("finetune", result["images_seen"] * per_image)
-    network = work.channels.slice(work.target().cpu(), plan)
+    small = work.channels.slice(work.target().cpu(), plan)
     extra = {**figures, "counts": plan.counts, "ran_with": recipe.model_dump(mode="json")}
     val = figures["search"]["accuracy"]
-    return Outcome(result["accuracy"], cost.flops, cost.params, network, val, extra)
+    return Outcome(result["accuracy"], cost.flops, cost.params, small, val, extra)
 
 
 def retrain(work: Work) -> Outcome:
     """The same search; then its plan with new weights, over a schedule of its own, with what is left."""
     recipe = fitted(work)
-    plan, figures = _search(work, recipe)
+    plan, figures = _search(work, recipe, work.target())
     cost = work.channels.cost(plan)
     network = fresh(work, plan, name="retrain")
     steps = work.ledger.steps(cost.flops, work.batch)
@@ -59,11 +71,11 @@ def retrain(work: Work) -> Outcome:
     return Outcome(work.tested(network), cost.flops, cost.params, network, val, extra)
 
 
-def _search(work: Work, recipe: Recipe) -> tuple[Plan, dict[str, Any]]:
+def _search(work: Work, recipe: Recipe, network: nn.Module) -> tuple[Plan, dict[str, Any]]:
     directory = work.directory / "search"
     with work.clock.phase("search"):
         search(
-            work.target(), work.channels, work.dataset,
+            network, work.channels, work.dataset,
             recipe=recipe, directory=directory, progress=Silent(),
         )  # fmt: skip
     plan = Plan.load(directory / "plan.json")
@@ -104,7 +116,7 @@ def fitted(work: Work) -> Recipe:
     recipe, ledger = _as_long_as_jst(work), work.ledger
     searched = most_searched(work, recipe)
     part = min(work.batch, work.dataset.train_full.num_images)
-    steps = int((ledger.total - searched) / (part * (work.limit + _teaching(work))))
+    steps = int((ledger.left - searched) / (part * (work.limit + _teaching(work))))
     if steps < 1:
         raise StageError(
             f"{recipe.search.rounds} rounds of search cost {searched / ledger.epoch:.3f} epochs' worth, and "
@@ -116,8 +128,10 @@ def fitted(work: Work) -> Recipe:
 
 
 def _as_long_as_jst(work: Work) -> Recipe:
-    """The job's recipe; of an ablation whose rounds cost more, so few of them that it searches no more."""
-    allowed, recipe = most_searched(work, work.job.plain.recipe), work.recipe
+    """The job's recipe; where rounds cost more than those of `jst`, or less is left, so few that the search
+    has no larger share of it."""
+    share = work.ledger.left / work.ledger.total
+    allowed, recipe = share * most_searched(work, work.job.plain.recipe), work.recipe
     while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:
         fewer = recipe.search.model_copy(update={"rounds": recipe.search.rounds - 1})
         recipe = recipe.model_copy(update={"search": fewer})

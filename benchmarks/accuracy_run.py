@@ -48,6 +48,7 @@ def _fastnas(work: Work) -> Outcome:
 
 KINDS: Mapping[str, Callable[[Work], Outcome]] = {
     "jst": accuracy_jst.jst,
+    "given": accuracy_jst.given,
     "retrain": accuracy_jst.retrain,
     "uniform": accuracy_fixed.uniform,
     "random": accuracy_fixed.random,

@@ -59,6 +59,12 @@ _FASTNAS = ("pretrain", "channel_divisor", "recalibration_images")
 
 METHODS: Mapping[str, Method] = {
     "jst": Method("jst", "joint search-and-training"),
+    "jst-given": Method(
+        "given",
+        "joint search-and-training from the trained target network",
+        ("search.coarse_budget=1", "search.inertia=0"),
+        uses=("pretrain",),
+    ),
     "uniform": Method("uniform", "uniformly narrow network from scratch, all of the training"),
     "random": Method("random", "best of a few random plans, from scratch", uses=_RANDOM),
     "tp-l2": Method("tp", "Torch-Pruning, group L2, global", uses=_TRACED),
@@ -137,7 +143,7 @@ class Job:
     @property
     def searches(self) -> bool:
         """Whether the method is a variant of jst."""
-        return METHODS[self.method].kind in ("jst", "retrain")
+        return METHODS[self.method].kind in ("jst", "given", "retrain")
 
     @property
     def recipe(self) -> Recipe:
@@ -153,8 +159,8 @@ class Job:
 
     @property
     def plain(self) -> Job:
-        """The same job without an ablation."""
-        return replace(self, method="jst") if METHODS[self.method].ablation else self
+        """The job with the method that this one is a variant of."""
+        return replace(self, method="jst") if self.searches else self
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class SearchSettings(Strict):
     # sampler
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.85, description="share of coarse rounds")
     coarse_budget: Share = Field(
-        0.4,
+        0.52,
         description="share of the budget that sub-networks of coarse rounds have; 1 where weights are given",
     )
     sigma: Range = Field((1.0, 0.1), description="scale of the Gumbel perturbation, first to last round")

@@ -61,7 +61,7 @@ class ChannelSettings(Strict):
 
     round_to: Step = Field(
         "auto",
-        description="kept widths are multiples of this; auto: largest of 1, 2, 4, 8 up to 1/8 of the group",
+        description="kept widths are multiples of this; auto: 8, or less in narrow groups and tight budgets",
     )
     min_share: Share = Field(0.1, description="least share of a group kept")
     min_width: PositiveInt = 1

@@ -19,6 +19,10 @@ __all__ = ["Limits", "quantum_for"]
 Counts = NDArray[np.int64]
 Step = int | Literal["auto"]
 
+_FINEST = 8
+"""Parts of a group that `round_to: auto` makes at most; fewer, so that narrow groups keep multiples of 8 as
+well, where the budget leaves room for it (`jstc.search.space`)."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -36,29 +40,38 @@ class Limits:
 
     @classmethod
     def from_settings(
-        cls, groups: Sequence[Group], settings: ChannelSettings, *, block: int | None = None
+        cls,
+        groups: Sequence[Group],
+        settings: ChannelSettings,
+        *,
+        block: int | None = None,
+        parts: int = _FINEST,
     ) -> Limits:
-        """The limits of a recipe, with its settings for single groups; `block` as for `quantum_for`.
+        """The limits of a recipe, with its settings for single groups; `block`, `parts` as for `quantum_for`.
 
         Raises `RecipeError`, with near names, for a pattern in `channels.groups` that matches no group.
         """
         _require_matches(groups, settings)
-        return cls._each(groups, [_rule(group, settings) for group in groups], block)
+        return cls._each(groups, [_rule(group, settings) for group in groups], block, parts)
 
     @classmethod
     def _each(
-        cls, groups: Sequence[Group], rules: Sequence[tuple[Step, float, int]], block: int | None = None
+        cls,
+        groups: Sequence[Group],
+        rules: Sequence[tuple[Step, float, int]],
+        block: int | None = None,
+        parts: int = _FINEST,
     ) -> Limits:
         widths = np.array([g.width for g in groups], np.int64)
-        steps = [quantum_for(g.width, r[0], block=block) for g, r in zip(groups, rules, strict=True)]
-        quantum = np.array(steps, np.int64)
+        pairs = zip(groups, rules, strict=True)
+        quantum = np.array([quantum_for(g.width, r[0], block=block, parts=parts) for g, r in pairs], np.int64)
         shares = np.array([r[1] for r in rules], np.float64)
         wanted = np.maximum(np.ceil(widths * shares).astype(np.int64), np.array([r[2] for r in rules], int))
         return cls(np.minimum(-(-wanted // quantum) * quantum, widths), quantum)
 
 
-def quantum_for(width: int, round_to: Step, *, block: int | None = None) -> int:
-    """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 that is at most an eighth of it.
+def quantum_for(width: int, round_to: Step, *, block: int | None = None, parts: int = _FINEST) -> int:
+    """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 of which the group has so many `parts`.
 
     Where it is known that the provider computes `block` channels at once, `auto` is the largest power of two
     up to that and up to a quarter of the group.
@@ -66,7 +79,7 @@ def quantum_for(width: int, round_to: Step, *, block: int | None = None) -> int:
     if round_to != "auto":
         return min(round_to, width)
     most = 8 if block is None else block
-    part = width // (8 if block is None else 4)
+    part = width // (parts if block is None else 4)
     step = 1
     while 2 * step <= min(most, part):
         step *= 2

@@ -18,9 +18,36 @@ __all__ = ["Budget", "Space", "limit", "limits"]
 Vector = NDArray[np.float64]
 
 
+_PARTS = (2, 4)
+_ROOM = 2
+_CLOSE = 0.98
+"""Groups have so few parts where the smallest sub-network is so many times cheaper than every budget, and the
+evenly cut one comes so close to it."""
+
+
 def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
-    block = None if channels.latency is None else channels.latency.block
-    return Limits.from_settings(channels.groups, recipe.channels, block=block)
+    """Under `round_to: auto` the widest steps that leave the search room; processors like multiples of 8.
+
+    Raises `BudgetError` where not even the finest ones meet a budget.
+    """
+    settings = recipe.channels
+    if channels.latency is not None:
+        return Limits.from_settings(channels.groups, settings, block=channels.latency.block)
+    finest = Limits.from_settings(channels.groups, settings)
+    budgets = [resolve(channels, *budget, finest) for budget in recipe.budgets]
+    for parts in _PARTS:
+        wide = Limits.from_settings(channels.groups, settings, parts=parts)
+        if all(_suits(channels, budget, wide) for budget in budgets):
+            return wide
+    return finest
+
+
+def _suits(channels: ChannelMap, budget: Budget, bounds: Limits) -> bool:
+    if _ROOM * budget.of(smallest(channels, bounds)) > budget.limit:
+        return False
+    levels = [np.arange(1, group.width + 1) / group.width for group in channels.groups]
+    cost = channels.cost_of_counts(project(channels, levels, budget, bounds))
+    return budget.of(cost) >= _CLOSE * budget.limit
 
 
 def limits(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
