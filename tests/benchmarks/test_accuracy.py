@@ -85,6 +85,24 @@ def test_joint_training_spends_what_its_history_says_and_no_more_than_all(work):
     assert outcome.flops <= job.limit and job.judging(job.limit)["images"] > 0
 
 
+def test_a_search_from_the_trained_target_pays_for_its_training(work, monkeypatch):
+    began = []
+    search = accuracy_jst.search
+
+    def watched(network, *args, **options):
+        began.append(network.state_dict()["conv1.weight"].clone())
+        return search(network, *args, **options)
+
+    monkeypatch.setattr(accuracy_jst, "search", watched)
+    job = work("jst-given")
+    outcome = accuracy_jst.given(job)
+    spent, half = job.ledger.spent, job.ledger.total / 2
+    assert set(spent) == {"pretraining", "search", "finetune"}
+    assert 0.9 * half < spent["pretraining"] <= half and spent["search"] < half / 2
+    assert 0.9 < sum(spent.values()) / job.ledger.total <= 1 and outcome.flops <= job.limit
+    assert not torch.equal(began[0], job.target().conv1.weight)
+
+
 def _trained_images(job):
     seen = {}
     for name in ("train", "search_val", "train_full"):

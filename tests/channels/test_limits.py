@@ -102,5 +102,11 @@ def test_steps(width, round_to, quantum):
     assert quantum_for(width, round_to) == quantum
 
 
+@pytest.mark.parametrize(("parts", "quanta"), [(2, [8, 4, 8, 4]), (4, [4, 2, 8, 2]), (8, [2, 1, 4, 1])])
+def test_fewer_parts_are_wider_steps_of_narrow_groups(parts, quanta):
+    assert [quantum_for(width, "auto", parts=parts) for width in (16, 8, 32, 12)] == quanta
+    assert quantum_for(64, "auto", parts=parts) == 8 and quantum_for(12, 5, parts=parts) == 5
+
+
 def test_no_groups_no_limits():
     assert np.array_equal(Limits.of(()).least, np.zeros(0, np.int64))

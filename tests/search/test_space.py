@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from jstc.channels import ChannelMap
+from jstc import models
+from jstc.channels import ChannelMap, analyse
 from jstc.errors import BudgetError, RecipeError
 from jstc.search import space
 from jstc.search.space import Space
@@ -81,3 +83,32 @@ def test_there_is_a_space_for_each_budget(channels: ChannelMap, make_recipe: Any
     assert [s.budget.share for s in each] == pytest.approx([0.6, 0.4], rel=1e-3)
     with pytest.raises(BudgetError, match="smallest reachable"):
         Space.each(channels, make_recipe({"flops": [0.4, 0.001]}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"flops": 0.5}, {8: {4}, 16: {8}}),
+        ({"flops": 0.25}, {16: {4}, 64: {8}}),
+        ({"flops": 0.1}, {16: {2}, 32: {4}, 64: {8}}),
+        ({"flops": [0.5, 0.1]}, {16: {2}}),  # the smallest budget decides
+        ({"flops": 0.5, "channels.round_to": 1}, {16: {1}}),
+    ],
+    ids=str,
+)
+def test_narrow_groups_have_multiples_of_8_where_the_budget_leaves_room(
+    make_recipe: Any, changes: dict[str, Any], steps: dict[int, set[int]]
+) -> None:
+    spec = models.spec("resnet20", num_classes=10, in_channels=3, height=32, width=32)
+    channels = analyse(models.build(spec, device="meta"), torch.zeros(1, 3, 32, 32))
+    bounds = Space.each(channels, make_recipe(changes))[0].limits
+    found: dict[int, set[int]] = {}
+    for group, step in zip(channels.groups, bounds.quantum.tolist(), strict=True):
+        found.setdefault(group.width, set()).add(step)
+    assert {width: found[width] for width in steps} == steps
+
+
+def test_steps_too_wide_to_come_near_the_budget_are_halved(channels: ChannelMap, make_recipe: Any) -> None:
+    # Three groups: in steps of a half of each hardly any budget can be met.
+    assert [group.width for group in channels.groups] == [8, 12, 16]
+    assert Space.of(channels, make_recipe({"flops": 0.7})).limits.quantum.tolist() == [1, 1, 2]
