@@ -8,7 +8,6 @@ from typing import Any
 from accuracy_ledger import FORWARD
 from accuracy_pretrained import pretrained
 from accuracy_work import Outcome, Work, fresh
-
 from torch import nn
 
 from jstc import files

@@ -64,14 +64,15 @@ class Limits:
     ) -> Limits:
         widths = np.array([g.width for g in groups], np.int64)
         pairs = zip(groups, rules, strict=True)
-        quantum = np.array([quantum_for(g.width, r[0], block=block, parts=parts) for g, r in pairs], np.int64)
+        steps = [quantum_for(g.width, r[0], block=block, parts=parts) for g, r in pairs]
+        quantum = np.array(steps, np.int64)
         shares = np.array([r[1] for r in rules], np.float64)
         wanted = np.maximum(np.ceil(widths * shares).astype(np.int64), np.array([r[2] for r in rules], int))
         return cls(np.minimum(-(-wanted // quantum) * quantum, widths), quantum)
 
 
 def quantum_for(width: int, round_to: Step, *, block: int | None = None, parts: int = _FINEST) -> int:
-    """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 of which the group has so many `parts`.
+    """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 that goes into it `parts` times.
 
     Where it is known that the provider computes `block` channels at once, `auto` is the largest power of two
     up to that and up to a quarter of the group.
