@@ -98,7 +98,8 @@ def test_a_search_from_the_trained_target_pays_for_its_training(work, monkeypatc
     outcome = accuracy_jst.given(job)
     spent, half = job.ledger.spent, job.ledger.total / 2
     assert set(spent) == {"pretraining", "search", "finetune"}
-    assert 0.9 * half < spent["pretraining"] <= half and spent["search"] < half / 2
+    assert 0.8 * half < spent["pretraining"] <= half  # one step of the target network is a tenth of it
+    assert spent["search"] <= accuracy_jst.most_searched(job, job.job.plain.recipe) / 2
     assert 0.9 < sum(spent.values()) / job.ledger.total <= 1 and outcome.flops <= job.limit
     assert not torch.equal(began[0], job.target().conv1.weight)
 
@@ -130,7 +131,7 @@ def test_a_teacher_shortens_finetune(work):
     assert steps[1] / steps[0] == pytest.approx(3 / 5, abs=0.08)
 
 
-@pytest.mark.parametrize(("method", "rounds"), [("jst-narrow", 1), ("jst-fine", 1), ("jst-grown", 3)])
+@pytest.mark.parametrize(("method", "rounds"), [("jst-narrow", 2), ("jst-fine", 2), ("jst-grown", 3)])
 def test_an_ablation_whose_rounds_cost_more_has_fewer_of_them(work, method, rounds):
     """Of jst's three rounds, two at 0.4 of the budget: 1.8 rounds' worth at the budget."""
     plain, other = work("jst"), work(method)
