@@ -98,7 +98,7 @@ def most_searched(work: Work, recipe: Recipe) -> int:
     """The most that a search can cost which runs all its rounds, each at the budget of its phase."""
     search, batch = recipe.search, recipe.train.batch_size
     steps = schedules.steps_per_round(recipe, work.dataset)
-    gates = min(search.alpha_steps, steps) if search.importance == "learned" else 0
+    gates = min(search.alpha_steps, steps) if search.learns_gates else 0
     part, held = (min(batch, split.num_images) for split in (work.dataset.train, work.dataset.search_val))
     space = Space.of(work.channels, recipe)
     limits = (

@@ -74,7 +74,9 @@ class SearchSettings(Strict):
     fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict, description="threshold per group for thresholds: fixed; others share one"
     )
-    importance: Literal["learned", "magnitude", "random"] = "learned"
+    importance: Literal["learned", "weighted", "magnitude", "random"] = Field(
+        "learned", description="what channels rank by; weighted, gates times norms, where weights are given"
+    )
     coarse_to_fine: bool = True
     # sampler
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.85, description="share of coarse rounds")
@@ -112,6 +114,11 @@ class SearchSettings(Strict):
     )
     settle_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
     settle_window: PositiveInt = 5
+
+    @property
+    def learns_gates(self) -> bool:
+        """Whether channels rank by gates, which then are trained."""
+        return self.importance in ("learned", "weighted")
 
 
 class Recipe(Strict):

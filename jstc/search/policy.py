@@ -145,9 +145,11 @@ class Proposer:
         kind = self.recipe.search.importance
         if kind == "learned":
             return self._split(target.alpha.double().cpu().numpy())
-        if kind == "magnitude":
+        if kind in ("magnitude", "weighted"):
             norms = self.channels.magnitude(target.network)
-            return [norms[g.name].double().numpy() for g in self.channels.groups]
+            scores = [norms[g.name].double().numpy() for g in self.channels.groups]
+            gates = self._split(target.alpha.double().cpu().numpy())
+            return scores if kind == "magnitude" else [a * w for a, w in zip(gates, scores, strict=True)]
         random = np.random.default_rng(seeds.derive(self.recipe.seed, "search", "importance"))
         return self._split(random.normal(size=len(target.alpha)))
 

@@ -75,7 +75,7 @@ class Work:
     @property
     def learns_alpha(self) -> bool:
         """Whether the gates are trained."""
-        return self.recipe.search.importance == "learned"
+        return self.recipe.search.learns_gates
 
 
 def train_round(sub: Trial, work: Work, round_: int, *, middle: Middle | None = None) -> RoundFigures:

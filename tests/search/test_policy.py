@@ -81,6 +81,19 @@ def test_importance_by_magnitude_looks_at_the_weights(propose: Any, target: Targ
     assert propose(STILL, importance="magnitude").plan == before
 
 
+def test_weighted_importance_is_the_gate_times_the_norm(propose: Any, target: Target) -> None:
+    favour(target, [])
+    with torch.no_grad():
+        target.network.wide.weight[[5, 6, 7]] *= 10
+    assert propose(STILL, importance="weighted").plan == propose(STILL, importance="magnitude").plan
+    assert {5, 6, 7} <= set(propose(STILL, importance="weighted").plan.kept["wide"])
+    wide = next(group for group in target.channels.groups if group.name == "wide")
+    with torch.no_grad():
+        target.alpha[wide.start + 6] = 0.0
+    kept = propose(STILL, importance="weighted").plan.kept["wide"]
+    assert {5, 7} <= set(kept) and 6 not in kept
+
+
 def test_random_importance_is_drawn_once(propose: Any, target: Target) -> None:
     plans = {
         propose(STILL, round_, importance="random", thresholds="common").plan.hash for round_ in range(4)

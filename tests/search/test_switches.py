@@ -18,6 +18,8 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"search.thresholds": "fixed"}),
     ({}, {"search.importance": "magnitude"}),
     ({}, {"search.importance": "random"}),
+    ({}, {"search.importance": "weighted"}),
+    ({"search.importance": "weighted"}, {"search.importance": "magnitude"}),
     ({}, {"search.coarse_to_fine": False}),
     # their settings
     ({"search.thresholds": "fixed"}, {"search.fixed_thresholds": {"wide": 0.3}}),
