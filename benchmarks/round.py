@@ -1,11 +1,12 @@
 """What a search round spends on anything but training, and how fast a sub-network trains beside its target.
 
-    python benchmarks/round.py [--model resnet20] [--flops 0.5] [--steps 20] [--batch 128] [--threads 0]
+    python benchmarks/round.py [--model resnet20] [--flops 0.5] [--steps 20] [--threads 0] [--compile]
 
 One process, random images of 32x32, interleaved: training steps of the target network, the cut of a
 sub-network as the search draws it (a fine round's plan, at the budget, in the recipe's quanta), training
 steps of the sub-network, and the way back. Prints images per second of both, their ratio, and the share of
-cutting and mapping back in a round of that many steps.
+cutting and mapping back in a round of that many steps. With --compile all rounds have the first one's widths,
+and the same steps are made by torch's compiler, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jstc.search.anneal import phase
 from jstc.search.policy import Proposer
 from jstc.search.updater import Target, cut, put_back
 from jstc.train import device, optim
+from jstc.train.compiling import compiled
 from jstc.train.loop import step_options, train_steps
 from jstc.train.schedule import Schedule
 
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="torch's CPU threads; 0: its own choice")
+    parser.add_argument("--compile", action="store_true", help="compare with torch.compile, too")
     options = parser.parse_args()
 
     flags = {"model": options.model, "dataset": "cifar10", "flops": options.flops}
@@ -68,12 +71,15 @@ def main() -> None:
             options=step_options(settings, where, seed=0, images=options.batch),
         )  # fmt: skip
 
-    rows = []
+    rows, fused = [], []
     for number in range(options.rounds + 1):
-        plan = proposer.propose(target, fine, number).plan
+        plan = proposer.propose(target, fine, 0 if options.compile else number).plan
         full, _ = timed(lambda: train(network, whole))
         cutting, trial = timed(lambda plan=plan: cut(target, plan, settings))
         small, _ = timed(lambda trial=trial: train(trial.gated, trial.weights))
+        if options.compile:
+            called = compiled(trial.gated)
+            fused.append(timed(lambda called=called, trial=trial: train(called, trial.weights))[0])
         back, _ = timed(lambda trial=trial: put_back(trial, target))
         rows.append((full, small, cutting + back))
     full, small, moved = (statistics.median(column) for column in zip(*rows[1:], strict=True))
@@ -81,6 +87,11 @@ def main() -> None:
     print(f"{options.model} at {options.flops:g} of its FLOPs, steps of {options.batch}, {where}")
     print(f"target network      {count / full:8.0f} images/s")
     print(f"sub-network         {count / small:8.0f} images/s   {full / small:.2f}x")
+    if fused:
+        made, fast = fused[0], statistics.median(fused[1:])
+        print(f"compiled            {count / fast:8.0f} images/s   {small / fast:.2f}x the sub-network's")
+        pays = options.steps * (made - fast) / (small - fast)
+        print(f"to compile it       {made - fast:8.1f} s          pays after {pays:.0f} steps")
     print(f"cut and map back    {1e3 * moved:8.1f} ms         {share:.2f} % of the round")
 
 

@@ -112,6 +112,9 @@ class SearchSettings(Strict):
     judge_every: PositiveInt = Field(
         4, description="rounds below the budget are judged once in so many; those at the budget always"
     )
+    compile: bool = Field(
+        False, description="torch.compile for rounds that train a network as wide as the round before"
+    )
     settle_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
     settle_window: PositiveInt = 5
 

@@ -69,11 +69,13 @@ def _check_tensorboard(recipe: Recipe) -> None:
 
 def _check_compiler(workspace: Workspace) -> None:
     """That there is such a device; and that torch.compile works on it, where it is asked for."""
-    where = workspace.device
-    if workspace.recipe.finetune.compile:
+    where, recipe = workspace.device, workspace.recipe
+    keys = {"finetune.compile": recipe.finetune.compile, "search.compile": recipe.search.compile}
+    key = next((key for key, wanted in keys.items() if wanted), None)
+    if key is not None:
         from jstc.train.compiling import require_compiler
 
-        require_compiler(where)
+        require_compiler(where, key=key)
 
 
 def check_space(path: Path, *, num_params: int, num_budgets: int = 1) -> None:

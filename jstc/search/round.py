@@ -19,6 +19,7 @@ from jstc.search.updater import Trial
 from jstc.train import batchnorm, distributed, health, replicas, seeds
 from jstc.train import schedule as schedules
 from jstc.train.batches import stream
+from jstc.train.compiling import compiled
 from jstc.train.device import as_input, autocast
 from jstc.train.loop import Figures, StepOptions, TrainFigures, evaluate, logits, step_options, train_steps
 
@@ -78,13 +79,16 @@ class Work:
         return self.recipe.search.learns_gates
 
 
-def train_round(sub: Trial, work: Work, round_: int, *, middle: Middle | None = None) -> RoundFigures:
+def train_round(
+    sub: Trial, work: Work, round_: int, *, middle: Middle | None = None, compile_: bool = False
+) -> RoundFigures:
     """Weights on the training split, gates on the search-validation split, alternating.
 
     First-order bilevel training, as in DARTS (Liu et al. 2019): each part of the weights' steps is followed
     by one step of the gates at the weights as they are. The round's batches are those after the round before.
-    Goes on from `middle`, which says at any time how far it is. Raises `DivergedError` when a loss, a weight
-    or a gate is not finite.
+    Goes on from `middle`, which says at any time how far it is; with `compile_` the weights' steps are those
+    of torch's compiler, which keeps what it made for networks of the same widths.
+    Raises `DivergedError` when a loss, a weight or a gate is not finite.
     """
     at, first = middle or Middle(), round_ * work.steps
     parts = min(work.recipe.search.alpha_steps, work.steps) if work.learns_alpha else 1
@@ -92,7 +96,8 @@ def train_round(sub: Trial, work: Work, round_: int, *, middle: Middle | None = 
     turn = round_ * work.recipe.search.alpha_steps + at.part
     validation = _batches(work, "alpha", work.dataset.search_val, turn, parts - at.part)
     for start, end in itertools.pairwise(bounds[at.part :]):
-        at.end(_train_weights(sub, work, at, start=start, end=end), steps=work.steps)
+        figures = _train_weights(sub, work, at, start=start, end=end, compile_=compile_)
+        at.end(figures, steps=work.steps)
         if work.learns_alpha:
             at.images += _alpha_step(sub, next(validation), work, end)
     replicas.synchronise(sub.gated)
@@ -100,11 +105,14 @@ def train_round(sub: Trial, work: Work, round_: int, *, middle: Middle | None = 
     return RoundFigures(at.loss, at.accuracy, at.images)
 
 
-def _train_weights(sub: Trial, work: Work, at: Middle, *, start: int, end: int) -> TrainFigures:
+def _train_weights(
+    sub: Trial, work: Work, at: Middle, *, start: int, end: int, compile_: bool
+) -> TrainFigures:
     """The steps of a part, or what is left of them."""
     tally = at.begin(work.schedule, first_step=start)
     now = start + tally.batches
-    with _frozen(sub.gated.alpha), replicas.averaging(sub.gated, sync_batchnorm=_synced(work)) as network:
+    called = compiled(sub.gated) if compile_ else sub.gated
+    with _frozen(sub.gated.alpha), replicas.averaging(called, sync_batchnorm=_synced(work)) as network:
         return train_steps(
             network,
             _batches(work, "train", work.dataset.train, now, end - now),

@@ -112,9 +112,21 @@ class Rounds:
     def _train(self, begun: _Begun) -> RoundFigures:
         while True:
             try:
-                return train_round(begun.sub, self._lowered, self.state.round, middle=begun.middle)
+                return train_round(
+                    begun.sub,
+                    self._lowered,
+                    self.state.round,
+                    middle=begun.middle,
+                    compile_=self._compiles(begun),
+                )
             except DivergedError as error:
                 self._roll_back(begun, error)
+
+    def _compiles(self, begun: _Begun) -> bool:
+        """Whether it would pay: compiling takes as long as hundreds of steps, so widths must have lasted."""
+        before = self.state.course.plan
+        lasts = before is not None and before.counts == begun.proposal.plan.counts
+        return lasts and self._work.recipe.search.compile
 
     def _roll_back(self, begun: _Begun, error: DivergedError) -> None:
         """To the start of the round: the target network has not changed since."""

@@ -21,8 +21,11 @@ def compiled(network: nn.Module) -> Any:
     return torch.compile(network, dynamic=False)
 
 
-def require_compiler(where: torch.device) -> None:
-    """Compile something small on `where`. Raises `InputError` when that does not work here."""
+def require_compiler(where: torch.device, *, key: str) -> None:
+    """Compile something small on `where`, for the recipe key `key`.
+
+    Raises `InputError` when that does not work here.
+    """
     try:
         torch.compile(_double, dynamic=False)(torch.ones(8, device=where))
     except Exception as error:  # whatever a missing compiler, a missing Triton or an unknown Python raises
@@ -30,7 +33,7 @@ def require_compiler(where: torch.device) -> None:
         told = lines[0] if lines else type(error).__name__
         needed = "a C++ compiler" if where.type == "cpu" else "Triton and a C compiler"
         raise InputError(
-            f"finetune.compile: torch.compile does not work here ({told}); on {where.type} it "
+            f"{key}: torch.compile does not work here ({told}); on {where.type} it "
             f"needs {needed}: install that, or leave the key out"
         ) from None
 

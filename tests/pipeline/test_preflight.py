@@ -45,15 +45,16 @@ def test_a_missing_tensorboard_is_found_before_training(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_compiler_is_found_before_training(tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["finetune", "search"])
+def test_a_missing_compiler_is_found_before_training(tmp_path, monkeypatch, stage):
     def broken(*_, **__):
         raise RuntimeError("no working C++ compiler")
 
     monkeypatch.setattr("torch.compile", broken)
     with pytest.raises(
-        InputError, match=r"finetune\.compile: .*no working C\+\+ compiler.*leave the key out"
+        InputError, match=rf"{stage}\.compile: .*no working C\+\+ compiler.*leave the key out"
     ):
-        check(tmp_path / "r", "finetune.compile=true")
+        check(tmp_path / "r", f"{stage}.compile=true")
     check(tmp_path / "r")
 
 

@@ -62,13 +62,13 @@ def test_a_missing_compiler_is_said_in_plain_words(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         InputError, match=r"finetune\.compile: .*\(InvalidCxxCompiler.*compiler\); on cpu it needs"
     ):
-        compiling.require_compiler(CPU)
+        compiling.require_compiler(CPU, key="finetune.compile")
 
 
 @pytest.mark.slow
 def test_torchs_compiler_gives_the_same_network(make_network: Any, split: Any) -> None:
     try:
-        compiling.require_compiler(CPU)
+        compiling.require_compiler(CPU, key="finetune.compile")
     except InputError as error:
         pytest.skip(str(error))
     networks = [make_network() for _ in range(3)]
