@@ -10,7 +10,7 @@ from typing import Any
 
 from jstc import recipe_file
 from jstc.errors import InputError
-from jstc.recipe import Recipe
+from jstc.recipe import GIVEN_WEIGHTS, Recipe
 
 __all__ = ["CASES", "METHODS", "Case", "Job", "Method", "Settings"]
 
@@ -62,7 +62,7 @@ METHODS: Mapping[str, Method] = {
     "jst-given": Method(
         "given",
         "joint search-and-training from the trained target network",
-        ("search.coarse_budget=1", "search.inertia=0"),
+        tuple(f"search.{key}={json.dumps(value)}" for key, value in GIVEN_WEIGHTS.items()),
         uses=("pretrain",),
     ),
     "uniform": Method("uniform", "uniformly narrow network from scratch, all of the training"),

@@ -6,6 +6,8 @@ Every command-line flag has a key here; every default is written here or in `rec
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -35,6 +37,7 @@ from jstc.recipe_settings import (
 from jstc.recipe_training import CheckpointSettings, FinetuneSettings, InputSettings, TrainSettings
 
 __all__ = [
+    "GIVEN_WEIGHTS",
     "Amounts",
     "BenchSettings",
     "ChannelSettings",
@@ -62,6 +65,13 @@ Range = Annotated[Pair, BeforeValidator(as_tuple)]
 PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(as_tuple)]
 
 
+GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
+    {"importance": "weighted", "sigma": (0.1, 0.1), "inertia": 1.0, "coarse_share": 0.0, "coarse_budget": 1.0}
+)
+"""Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
+other's equals: the large ones stay, and one that was left out for some rounds is still worth something."""
+
+
 class SearchSettings(Strict):
     """Joint search-and-training."""
 
@@ -79,18 +89,23 @@ class SearchSettings(Strict):
     )
     coarse_to_fine: bool = True
     # sampler
-    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(0.85, description="share of coarse rounds")
+    coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.85, description="share of coarse rounds; 0 where weights are given"
+    )
     coarse_budget: Share = Field(
         0.52,
         description="share of the budget that sub-networks of coarse rounds have; 1 where weights are given",
     )
-    sigma: Range = Field((1.0, 0.1), description="scale of the Gumbel perturbation, first to last round")
+    sigma: Range = Field(
+        (1.0, 0.1),
+        description="scale of the Gumbel perturbation, first to last round; 0.1 where weights are given",
+    )
     noise_period: PositiveInt = Field(
         40, description="rounds that a channel's perturbation lasts; 1: drawn anew every round"
     )
     inertia: NonNegativeFloat = Field(
         12.0,
-        description="what having just been trained adds to a channel's score; 0 where weights are given",
+        description="what having just been trained adds to a channel's score; 1 where weights are given",
     )
     tau: PositiveRange = Field(
         (8.0, 4.0), description="temperature of the probabilities, first to last round"
@@ -156,14 +171,12 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _for_given_weights(cls, document: Any) -> Any:
-        # Channels of a trained network are not each other's equals: none is favoured for coming first, and
-        # none is left out of most of the rounds.
         if not isinstance(document, dict) or document.get("weights") is None:
             return document
         search = document.get("search")
         if search is not None and not isinstance(search, dict):
             return document
-        return document | {"search": {"coarse_budget": 1.0, "inertia": 0.0} | (search or {})}
+        return document | {"search": {**GIVEN_WEIGHTS, **(search or {})}}
 
     @model_validator(mode="after")
     def _one_budget(self) -> Recipe:

@@ -364,9 +364,9 @@ def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresho
 
 def test_given_weights_have_defaults_of_their_own(write):
     search = recipe_file.load(write(BASE + "weights: w.safetensors\n")).search
-    assert (search.coarse_budget, search.inertia) == (1.0, 0.0)
+    assert (search.importance, search.inertia, search.coarse_share) == ("weighted", 1.0, 0.0)
     text = "weights: w.safetensors\nsearch:\n  inertia: 2.0\n"
     search = recipe_file.load(write(BASE + text)).search
-    assert (search.coarse_budget, search.inertia) == (1.0, 2.0)
+    assert (search.importance, search.inertia) == ("weighted", 2.0)
     scratch = recipe_file.load(write(BASE)).search
-    assert scratch.coarse_budget < 1 and scratch.inertia > 0
+    assert scratch.importance == "learned" and scratch.coarse_share > 0
