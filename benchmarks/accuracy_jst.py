@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,39 @@ def _as_long_as_jst(work: Work) -> Recipe:
     """The job's recipe; where rounds cost more than those of `jst`, or less is left, so few that the search
     has no larger share of it."""
     share = work.ledger.left / work.ledger.total
-    allowed, recipe = share * most_searched(work, work.job.plain.recipe), work.recipe
+    plain, recipe = _sized(work, work.job.plain.recipe), work.recipe
+    allowed = share * most_searched(work, plain)
+    recipe = recipe.model_copy(
+        update={"search": recipe.search.model_copy(update={"steps_per_round": plain.search.steps_per_round})}
+    )
     while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:
         fewer = recipe.search.model_copy(update={"rounds": recipe.search.rounds - 1})
         recipe = recipe.model_copy(update={"search": fewer})
     return recipe
+
+
+def _sized(work: Work, recipe: Recipe) -> Recipe:
+    """The recipe of `jst` with as many steps a round as the share for all of its rounds allows.
+
+    Raises `StageError` where that is none.
+    """
+    share = work.job.settings.search_share
+    if not share:
+        return recipe
+
+    def with_steps(steps: int) -> Recipe:
+        search = recipe.search.model_copy(update={"steps_per_round": steps})
+        return recipe.model_copy(update={"search": search})
+
+    least = recipe.search.alpha_steps  # from there on each step costs the same
+    cost, more = (most_searched(work, with_steps(steps)) for steps in (least, least + 1))
+    steps = least + math.floor((share * work.ledger.total - cost) / (more - cost))
+    if steps < 1:
+        raise StageError(
+            f"{recipe.search.rounds} rounds of {least} steps cost {cost / work.ledger.total:.3f} of all "
+            f"training, and the search may take {share:g}; lower search.rounds, or raise --search-share"
+        )
+    return with_steps(steps)
 
 
 def _divided(steps: int, per_epoch: int) -> tuple[int, int]:

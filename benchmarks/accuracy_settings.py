@@ -94,7 +94,9 @@ class Settings:
 
     `images`: training images used, both splits together (null: all). `epochs`: total training, in epochs of
     the target network over them. `pretrain`: share of it that rivals spend on the target network.
-    `candidates`, `candidates_share`: random plans, and the share of all training for choosing among them.
+    `search_share`: share of it that the rounds of jst's search may take, which sets `search.steps_per_round`
+    (0: the recipe says). `candidates`, `candidates_share`: random plans, and the share of all training for
+    choosing among them.
     `taylor_images`: training images behind Taylor importances. `least_share`: of a group that
     Torch-Pruning keeps. `data_seed`: decides the images and the search-validation split, for all seeds.
     """
@@ -109,6 +111,7 @@ class Settings:
     device: str = "auto"
     test_images: int | None = None
     pretrain: float = 0.5
+    search_share: float = 0.0
     candidates: int = 4
     candidates_share: float = 0.1
     taylor_images: int = 640
@@ -166,7 +169,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Everything of the settings that the numbers depend on."""
         keys = None if self.searches else _FIXED_SECTIONS
-        names = (*_COMMON, *METHODS[self.method].uses)
+        shared = ("search_share",) if self.searches and self.settings.search_share else ()
+        names = (*_COMMON, *METHODS[self.method].uses, *shared)
         settings = {name: value for name, value in asdict(self.settings).items() if name in names}
         case = asdict(CASES[self.case])
         recipe = self.recipe.model_dump(mode="json", include=keys)

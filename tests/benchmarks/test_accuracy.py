@@ -140,6 +140,23 @@ def test_an_ablation_whose_rounds_cost_more_has_fewer_of_them(work, method, roun
     assert accuracy_jst.most_searched(other, recipe) <= accuracy_jst.most_searched(plain, plain.recipe)
 
 
+@pytest.mark.parametrize("method", ["jst", "jst-narrow"])
+def test_the_share_of_the_search_sets_the_steps_of_its_rounds(work, method):
+    job = work(method, dataclasses.replace(SMALL, epochs=6, search_share=0.6))
+    recipe = accuracy_jst.fitted(job)
+    cost, total = accuracy_jst.most_searched(job, recipe), job.ledger.total
+    assert recipe.search.steps_per_round > 2 == work(method).recipe.search.steps_per_round
+    assert cost <= 0.6 * total
+    if method == "jst":
+        more = recipe.search.model_copy(update={"steps_per_round": recipe.search.steps_per_round + 1})
+        assert accuracy_jst.most_searched(job, recipe.model_copy(update={"search": more})) > 0.6 * total
+
+
+def test_too_small_a_share_for_the_search_is_refused(work):
+    with pytest.raises(StageError, match=r"3 rounds of 2 steps cost .* raise --search-share"):
+        accuracy_jst.fitted(work("jst", dataclasses.replace(SMALL, search_share=0.01)))
+
+
 def test_a_search_that_costs_all_the_training_is_refused(work):
     with pytest.raises(StageError, match=r"3 rounds of search cost .* lower search\.rounds"):
         accuracy_jst.fitted(work("jst", dataclasses.replace(SMALL, epochs=0.3)))
