@@ -19,7 +19,6 @@ from jstc.search.updater import Trial
 from jstc.train import batchnorm, distributed, health, replicas, seeds
 from jstc.train import schedule as schedules
 from jstc.train.batches import stream
-from jstc.train.compiling import compiled
 from jstc.train.device import as_input, autocast
 from jstc.train.loop import Figures, StepOptions, TrainFigures, evaluate, logits, step_options, train_steps
 
@@ -80,14 +79,14 @@ class Work:
 
 
 def train_round(
-    sub: Trial, work: Work, round_: int, *, middle: Middle | None = None, compile_: bool = False
+    sub: Trial, work: Work, round_: int, *, middle: Middle | None = None, called: nn.Module | None = None
 ) -> RoundFigures:
     """Weights on the training split, gates on the search-validation split, alternating.
 
     First-order bilevel training, as in DARTS (Liu et al. 2019): each part of the weights' steps is followed
     by one step of the gates at the weights as they are. The round's batches are those after the round before.
-    Goes on from `middle`, which says at any time how far it is; with `compile_` the weights' steps are those
-    of torch's compiler, which keeps what it made for networks of the same widths.
+    Goes on from `middle`, which says at any time how far it is. The weights' steps call `called`, a compiled
+    form of the sub-network, where there is one.
     Raises `DivergedError` when a loss, a weight or a gate is not finite.
     """
     at, first = middle or Middle(), round_ * work.steps
@@ -96,7 +95,9 @@ def train_round(
     turn = round_ * work.recipe.search.alpha_steps + at.part
     validation = _batches(work, "alpha", work.dataset.search_val, turn, parts - at.part)
     for start, end in itertools.pairwise(bounds[at.part :]):
-        figures = _train_weights(sub, work, at, start=start, end=end, compile_=compile_)
+        figures = _train_weights(
+            sub, work, at, start=start, end=end, called=sub.gated if called is None else called
+        )
         at.end(figures, steps=work.steps)
         if work.learns_alpha:
             at.images += _alpha_step(sub, next(validation), work, end)
@@ -106,12 +107,11 @@ def train_round(
 
 
 def _train_weights(
-    sub: Trial, work: Work, at: Middle, *, start: int, end: int, compile_: bool
+    sub: Trial, work: Work, at: Middle, *, start: int, end: int, called: nn.Module
 ) -> TrainFigures:
     """The steps of a part, or what is left of them."""
     tally = at.begin(work.schedule, first_step=start)
     now = start + tally.batches
-    called = compiled(sub.gated) if compile_ else sub.gated
     with _frozen(sub.gated.alpha), replicas.averaging(called, sync_batchnorm=_synced(work)) as network:
         return train_steps(
             network,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from jstc.errors import DivergedError
 from jstc.progress import Progress
@@ -24,6 +24,7 @@ from jstc.search.turn import choose, learnt, record, reward
 from jstc.search.updater import Trial, cut, put_back
 from jstc.train import checkpoint, distributed, health, replicas
 from jstc.train.checkpoints import Checkpoints
+from jstc.train.compiling import Compilations
 from jstc.train.scalars import open_history
 from jstc.train.watch import Watch
 
@@ -60,6 +61,7 @@ class Rounds:
         )
         self._watch = Watch(settings, self._save_in_the_middle)
         self._begun: _Begun | None = None
+        self._compilations = Compilations()
         self._resume()
 
     @property
@@ -117,16 +119,21 @@ class Rounds:
                     self._lowered,
                     self.state.round,
                     middle=begun.middle,
-                    compile_=self._compiles(begun),
+                    called=self._compiled(begun),
                 )
             except DivergedError as error:
                 self._roll_back(begun, error)
 
-    def _compiles(self, begun: _Begun) -> bool:
-        """Whether it would pay: compiling takes as long as hundreds of steps, so widths must have lasted."""
-        before = self.state.course.plan
-        lasts = before is not None and before.counts == begun.proposal.plan.counts
-        return lasts and self._work.recipe.search.compile
+    def _compiled(self, begun: _Begun) -> nn.Module | None:
+        """The sub-network compiled, where that may pay: when its widths are those of the round before.
+
+        It takes as long as hundreds of steps.
+        """
+        before, counts = self.state.course.plan, begun.proposal.plan.counts
+        if not self._work.recipe.search.compile or before is None or before.counts != counts:
+            return None
+        network: nn.Module = self._compilations.of(begun.sub.gated, tuple(counts.values()))
+        return network
 
     def _roll_back(self, begun: _Begun, error: DivergedError) -> None:
         """To the start of the round: the target network has not changed since."""

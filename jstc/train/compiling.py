@@ -9,7 +9,10 @@ from torch import nn
 
 from jstc.errors import InputError
 
-__all__ = ["compiled", "require_compiler"]
+__all__ = ["Compilations", "compiled", "require_compiler"]
+
+_KEPT = 8
+"""So many compilations of one forward torch keeps by default; after that it calls what is not compiled."""
 
 
 def compiled(network: nn.Module) -> Any:
@@ -19,6 +22,21 @@ def compiled(network: nn.Module) -> Any:
     unevenly.
     """
     return torch.compile(network, dynamic=False)
+
+
+class Compilations:
+    """Compiled networks of one class; those of the same widths share what was made."""
+
+    def __init__(self) -> None:
+        self._widths: set[tuple[int, ...]] = set()
+
+    def of(self, network: nn.Module, widths: tuple[int, ...]) -> Any:
+        """`network`, which has these widths, compiled; earlier ones may have to be compiled again."""
+        if widths not in self._widths and len(self._widths) == _KEPT:
+            torch.compiler.reset()
+            self._widths.clear()
+        self._widths.add(widths)
+        return compiled(network)
 
 
 def require_compiler(where: torch.device, *, key: str) -> None:
