@@ -90,8 +90,8 @@ def main() -> None:
     if fused:
         made, fast = fused[0], statistics.median(fused[1:])
         print(f"compiled            {count / fast:8.0f} images/s   {small / fast:.2f}x the sub-network's")
-        pays = options.steps * (made - fast) / (small - fast)
-        print(f"to compile it       {made - fast:8.1f} s          pays after {pays:.0f} steps")
+        pays = f"pays after {options.steps * (made - fast) / (small - fast):.0f} steps"
+        print(f"to compile it       {made - fast:8.1f} s          {pays if fast < small else 'never pays'}")
     print(f"cut and map back    {1e3 * moved:8.1f} ms         {share:.2f} % of the round")
 
 

@@ -127,7 +127,7 @@ class Proposer:
         self, budget: int, target: Target, now: Phase, noise: Sequence[Vector], *, draw: Draw
     ) -> Proposal:
         space = self.spaces[budget].at(now.budget)
-        weights = sampler.standardised(self._importance(target))
+        weights = sampler.standardised(self.importance(target))
         p = [
             sampler.probabilities(w, o, sigma=now.sigma, tau=now.tau)
             for w, o in zip(weights, noise, strict=True)
@@ -141,7 +141,8 @@ class Proposer:
         plan = sampler.sample(space, p, thresholds, ranks=ranks, earlier=earlier)
         return Proposal(plan, now, thresholds, choice)
 
-    def _importance(self, target: Target) -> list[Vector]:
+    def importance(self, target: Target) -> list[Vector]:
+        """By what the channels of each group rank, as `search.importance` says; larger is better."""
         kind = self.recipe.search.importance
         if kind == "learned":
             return self._split(target.alpha.double().cpu().numpy())

@@ -24,7 +24,7 @@ from jstc.search.turn import choose, learnt, record, reward
 from jstc.search.updater import Trial, cut, put_back
 from jstc.train import checkpoint, distributed, health, replicas
 from jstc.train.checkpoints import Checkpoints
-from jstc.train.compiling import Compilations
+from jstc.train.compiling import compiled
 from jstc.train.scalars import open_history
 from jstc.train.watch import Watch
 
@@ -61,7 +61,6 @@ class Rounds:
         )
         self._watch = Watch(settings, self._save_in_the_middle)
         self._begun: _Begun | None = None
-        self._compilations = Compilations()
         self._resume()
 
     @property
@@ -132,7 +131,7 @@ class Rounds:
         before, counts = self.state.course.plan, begun.proposal.plan.counts
         if not self._work.recipe.search.compile or before is None or before.counts != counts:
             return None
-        network: nn.Module = self._compilations.of(begun.sub.gated, tuple(counts.values()))
+        network: nn.Module = compiled(begun.sub.gated)
         return network
 
     def _roll_back(self, begun: _Begun, error: DivergedError) -> None:

@@ -52,8 +52,9 @@ def choose_best(
             best = (Entry(entry.plan, accuracy, entry.round), sub)
     assert best is not None
     chosen, groups = best[0].plan, state.target.channels.widths
+    ranks = _ranked(chosen, proposer.importance(state.target), state)
     if distributed.decided(lambda: adjust is not None):  # measured once, by the first of several processes
-        adjusted = distributed.decided(lambda: _adjust(adjust, chosen, state, budget).to_dict())
+        adjusted = distributed.decided(lambda: _adjust(adjust, chosen, ranks, budget).to_dict())
         best = _adjusted(*best, read_plan(adjusted, groups), state, work)
     distributed.require_same(best[0].plan.hash, "the best plan")
     _write(*best, state, work, directory)
@@ -74,18 +75,16 @@ def _candidates(state: State, proposer: Proposer, budget: int) -> list[Entry]:
     return [Entry(read_plan(plan, groups), *rest) for plan, *rest in distributed.decided(found)]
 
 
-def _adjust(adjust: Adjust | None, plan: Plan, state: State, budget: int) -> Plan:
+def _adjust(adjust: Adjust | None, plan: Plan, ranks: Sequence[NDArray[np.int64]], budget: int) -> Plan:
     assert adjust is not None
-    return adjust(plan, _ranked(plan, state), budget)
+    return adjust(plan, ranks, budget)
 
 
-def _ranked(plan: Plan, state: State) -> list[NDArray[np.int64]]:
-    """The channels of every group: the kept ones before the others, each by falling channel weight."""
-    alpha, groups = state.target.alpha.double().cpu().numpy(), state.target.channels.groups
+def _ranked(plan: Plan, importance: Sequence[NDArray[np.float64]], state: State) -> list[NDArray[np.int64]]:
+    """The channels of every group: the kept ones before the others, each by falling importance."""
     found = []
-    for group in groups:
+    for group, own in zip(state.target.channels.groups, importance, strict=True):
         kept = np.isin(np.arange(group.width), plan.kept[group.name])
-        own = alpha[group.start : group.start + group.width]
         found.append(np.lexsort((-own, ~kept)))
     return found
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch._dynamo.config as dynamo
 from torch import nn
 
 from jstc.errors import InputError
 
-__all__ = ["Compilations", "compiled", "require_compiler"]
+__all__ = ["compiled", "require_compiler"]
 
-_KEPT = 8
-"""So many compilations of one forward torch keeps by default; after that it calls what is not compiled."""
+_KEPT = 256
+"""Compilations of one forward that torch is to keep: by default 8, after which it calls what is not compiled.
+A search may have as many widths as rounds, and its finetune calls the same forward."""
 
 
 def compiled(network: nn.Module) -> Any:
@@ -21,22 +23,9 @@ def compiled(network: nn.Module) -> Any:
     Training batches all have one size, so that is one compilation, or two where accumulation divides them
     unevenly.
     """
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(dynamo, name, max(getattr(dynamo, name), _KEPT))
     return torch.compile(network, dynamic=False)
-
-
-class Compilations:
-    """Compiled networks of one class; those of the same widths share what was made."""
-
-    def __init__(self) -> None:
-        self._widths: set[tuple[int, ...]] = set()
-
-    def of(self, network: nn.Module, widths: tuple[int, ...]) -> Any:
-        """`network`, which has these widths, compiled; earlier ones may have to be compiled again."""
-        if widths not in self._widths and len(self._widths) == _KEPT:
-            torch.compiler.reset()
-            self._widths.clear()
-        self._widths.add(widths)
-        return compiled(network)
 
 
 def require_compiler(where: torch.device, *, key: str) -> None:

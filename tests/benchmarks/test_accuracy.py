@@ -16,6 +16,7 @@ from accuracy_settings import CASES, METHODS, Job, Settings
 from accuracy_work import Work, initialise
 
 from jstc.errors import InputError, RecipeError, StageError
+from jstc.recipe import GIVEN_WEIGHTS
 
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")
 SEARCH = (
@@ -222,6 +223,15 @@ def test_the_overrides_of_every_method_are_recipe_keys(method):
     assert job.recipe.train.lr == 0.2 and job.recipe.seed == 1
     assert (job.recipe.search.rounds == 7) == job.searches
     assert Job.from_dict(job.to_dict()) == job
+
+
+def test_the_defaults_of_given_weights_may_be_changed():
+    given = Job("resnet20-50", "jst-given", 0)
+    search = given.recipe.search
+    assert all(getattr(search, key) == value for key, value in GIVEN_WEIGHTS.items())
+    other = dataclasses.replace(given, overrides=("search.inertia=12",))
+    assert other.recipe.search.inertia == 12 and other.recipe.search.importance == "weighted"
+    assert other.hash != given.hash
 
 
 def test_a_mistake_is_said_before_any_training():

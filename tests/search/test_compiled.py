@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from jstc.errors import InputError
+from jstc.progress import Silent
 from jstc.train.compiling import require_compiler
 
 LASTING = {"search.inertia": 50.0, "search.coarse_share": 0.6, "search.rounds": 5}
@@ -63,3 +64,32 @@ def test_networks_as_wide_as_one_before_are_compiled_once(run_search: Any, tmp_p
     with torch._dynamo.config.patch(error_on_recompile=True):
         run = run_search(tmp_path, settings)
     assert repeats(run.history) >= 3
+
+
+class BreakError(Exception):
+    pass
+
+
+class StopAfter(Silent):
+    def update(self, done: int, **figures: float) -> None:
+        if done == 3:
+            raise BreakError
+
+
+@pytest.mark.parametrize("flops", [0.5, [0.5, 0.4]], ids=str)
+def test_a_compiled_search_broken_off_ends_the_same(
+    run_search: Any, tmp_path: Path, no_backend: list[Any], flops: Any
+) -> None:
+    """Each budget's rounds are compared with those of the same budget, in whichever process they ran."""
+    settings = LASTING | {"search.compile": True, "flops": flops, "search.rounds": 7}
+    whole = run_search(tmp_path / "whole", settings)
+    compiled = len(no_backend)
+    with pytest.raises(BreakError):
+        run_search(tmp_path / "broken", settings, progress=StopAfter())
+    again = run_search(tmp_path / "broken", settings)
+    assert len(no_backend) == 2 * compiled
+    keys = ("round", "plan_hash", "loss", "accuracy")
+    assert [[r[k] for k in keys] for r in again.history] == [[r[k] for k in keys] for r in whole.history]
+    labels = {record["budget"] for record in whole.history}
+    each = [[r for r in whole.history if r["budget"] == label] for label in labels]
+    assert 0 < compiled == sum(map(repeats, each))

@@ -57,6 +57,29 @@ def test_the_best_of_all_candidates_wins_by_its_accuracy_now(ended: Any, tmp_pat
     assert best.accuracy == expected[best.plan.hash] == max(expected.values())
 
 
+def test_who_adjusts_the_plan_is_told_the_importance_in_use(ended: Any, tmp_path: Path) -> None:
+    """Not the gates alone, which are alike where the weights were given."""
+    now = ended(changes={"search.importance": "weighted"})
+    target = now.state.target
+    target.alpha.fill_(1.0)
+    with torch.no_grad():
+        target.network.wide.weight[[3, 9]] *= 100
+    told: list[Any] = []
+
+    def adjust(plan: Plan, ranks: Any, budget: int) -> Plan:
+        told.append((plan, ranks))
+        return plan
+
+    choose_best(now.state, now.proposer, now.work, tmp_path, Silent(), adjust=adjust)
+    [(plan, ranks)] = told
+    groups = [group.name for group in target.channels.groups]
+    order, kept = ranks[groups.index("wide")].tolist(), plan.kept["wide"]
+    for part in (order[: len(kept)], order[len(kept) :]):
+        large = [channel for channel in (3, 9) if channel in part]
+        assert set(part[: len(large)]) == set(large)
+    assert sorted(order[: len(kept)]) == list(kept)
+
+
 def test_an_archived_plan_can_win(ended: Any, tmp_path: Path) -> None:
     """All channels outside one archived plan are spoilt, so that no other candidate works."""
     now = ended()

@@ -54,8 +54,8 @@ def test_a_compiled_network_trains_the_networks_own_parameters(
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
-def test_more_widths_than_torch_keeps_are_compiled_all_the_same() -> None:
-    """Torch gives up on a forward after eight compilations; what was made by then is thrown away in time."""
+def test_more_widths_than_torch_keeps_by_default_are_compiled() -> None:
+    """By default torch gives up on a forward after eight compilations."""
     made = []
 
     def backend(module: Any, _: Any) -> Any:
@@ -63,13 +63,12 @@ def test_more_widths_than_torch_keeps_are_compiled_all_the_same() -> None:
         return module.forward
 
     torch._dynamo.reset()
-    networks = compiling.Compilations()
     plain = torch.compile
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", lambda network, **options: plain(network, backend=backend, **options))
         for width in range(1, 12):
             for _ in range(2):  # the second is a network of its own, and needs no compilation
-                networks.of(nn.Sequential(nn.Linear(4, width)), (width,))(torch.ones(2, 4))
+                compiling.compiled(nn.Sequential(nn.Linear(4, width)))(torch.ones(2, 4))
             assert len(made) == width
 
 
