@@ -120,7 +120,8 @@ def fitted(work: Work) -> Recipe:
     if steps < 1:
         raise StageError(
             f"{recipe.search.rounds} rounds of search cost {searched / ledger.epoch:.3f} epochs' worth, and "
-            f"{ledger.epochs:g} are all; lower search.rounds or search.epochs_per_round, or raise --epochs"
+            f"{ledger.epochs:g} are all; lower search.rounds or search.epochs_per_round (or --search-share), "
+            "or raise --epochs"
         )
     epochs, per_epoch = _divided(steps, schedules.steps_per_finetune_epoch(recipe, work.dataset))
     changed = recipe.finetune.model_copy(update={"epochs": epochs, "steps_per_epoch": per_epoch})

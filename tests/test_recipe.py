@@ -365,6 +365,7 @@ def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresho
 def test_given_weights_have_defaults_of_their_own(write):
     search = recipe_file.load(write(BASE + "weights: w.safetensors\n")).search
     assert (search.importance, search.inertia, search.coarse_share) == ("weighted", 1.0, 0.0)
+    assert (search.sigma, search.coarse_budget) == ((0.1, 0.1), 1.0)
     text = "weights: w.safetensors\nsearch:\n  inertia: 2.0\n"
     search = recipe_file.load(write(BASE + text)).search
     assert (search.importance, search.inertia) == ("weighted", 2.0)
