@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -65,3 +66,19 @@ def onnx_classifier(tmp_path):
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def no_backend(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """torch.compile up to its compiler, which takes minutes; what it was asked for."""
+    import torch
+
+    asked: list[dict[str, Any]] = []
+    plain = torch.compile
+
+    def compile_(network: Any, **options: Any) -> Any:
+        asked.append(options)
+        return plain(network, **options, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    return asked

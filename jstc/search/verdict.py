@@ -52,9 +52,8 @@ def choose_best(
             best = (Entry(entry.plan, accuracy, entry.round), sub)
     assert best is not None
     chosen, groups = best[0].plan, state.target.channels.widths
-    ranks = _ranked(chosen, proposer.importance(state.target), state)
     if distributed.decided(lambda: adjust is not None):  # measured once, by the first of several processes
-        adjusted = distributed.decided(lambda: _adjust(adjust, chosen, ranks, budget).to_dict())
+        adjusted = distributed.decided(lambda: _adjust(adjust, chosen, state, proposer, budget).to_dict())
         best = _adjusted(*best, read_plan(adjusted, groups), state, work)
     distributed.require_same(best[0].plan.hash, "the best plan")
     _write(*best, state, work, directory)
@@ -75,14 +74,14 @@ def _candidates(state: State, proposer: Proposer, budget: int) -> list[Entry]:
     return [Entry(read_plan(plan, groups), *rest) for plan, *rest in distributed.decided(found)]
 
 
-def _adjust(adjust: Adjust | None, plan: Plan, ranks: Sequence[NDArray[np.int64]], budget: int) -> Plan:
+def _adjust(adjust: Adjust | None, plan: Plan, state: State, proposer: Proposer, budget: int) -> Plan:
     assert adjust is not None
-    return adjust(plan, ranks, budget)
+    return adjust(plan, _ranked(plan, state, proposer), budget)
 
 
-def _ranked(plan: Plan, importance: Sequence[NDArray[np.float64]], state: State) -> list[NDArray[np.int64]]:
+def _ranked(plan: Plan, state: State, proposer: Proposer) -> list[NDArray[np.int64]]:
     """The channels of every group: the kept ones before the others, each by falling importance."""
-    found = []
+    found, importance = [], proposer.importance(state.target)
     for group, own in zip(state.target.channels.groups, importance, strict=True):
         kept = np.isin(np.arange(group.width), plan.kept[group.name])
         found.append(np.lexsort((-own, ~kept)))

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from jstc.errors import InputError
 from jstc.progress import Silent
@@ -16,20 +15,6 @@ from jstc.train.compiling import require_compiler
 
 LASTING = {"search.inertia": 50.0, "search.coarse_share": 0.6, "search.rounds": 5}
 CHANGING = {"search.inertia": 0.0, "search.noise_period": 1, "search.coarse_share": 0.0}
-
-
-@pytest.fixture
-def no_backend(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """torch.compile up to its compiler, which takes minutes; what it was asked for."""
-    asked: list[dict[str, Any]] = []
-    plain = torch.compile
-
-    def compile_(network: nn.Module, **options: Any) -> Any:
-        asked.append(options)
-        return plain(network, **options, backend="eager")
-
-    monkeypatch.setattr(torch, "compile", compile_)
-    return asked
 
 
 def repeats(history: list[dict[str, Any]]) -> int:

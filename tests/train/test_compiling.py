@@ -29,20 +29,6 @@ def trained(network: nn.Module, called: nn.Module, split: Any, **options: Any) -
     return network
 
 
-@pytest.fixture
-def no_backend(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """torch.compile up to its compiler, which takes minutes; what it was asked for."""
-    asked: list[dict[str, Any]] = []
-    plain = torch.compile
-
-    def compile_(network: nn.Module, **options: Any) -> Any:
-        asked.append(options)
-        return plain(network, **options, backend="eager")
-
-    monkeypatch.setattr(torch, "compile", compile_)
-    return asked
-
-
 def test_a_compiled_network_trains_the_networks_own_parameters(
     make_network: Any, split: Any, no_backend: list[dict[str, Any]]
 ) -> None:
