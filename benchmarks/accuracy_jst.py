@@ -134,13 +134,15 @@ def _as_long_as_jst(work: Work) -> Recipe:
     share = work.ledger.left / work.ledger.total
     plain, recipe = _sized(work, work.job.plain.recipe), work.recipe
     allowed = share * most_searched(work, plain)
-    recipe = recipe.model_copy(
-        update={"search": recipe.search.model_copy(update={"steps_per_round": plain.search.steps_per_round})}
-    )
+    recipe = _searching(recipe, steps_per_round=plain.search.steps_per_round)
     while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:
-        fewer = recipe.search.model_copy(update={"rounds": recipe.search.rounds - 1})
-        recipe = recipe.model_copy(update={"search": fewer})
+        recipe = _searching(recipe, rounds=recipe.search.rounds - 1)
     return recipe
+
+
+def _searching(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with changes to its section `search`."""
+    return recipe.model_copy(update={"search": recipe.search.model_copy(update=changes)})
 
 
 def _sized(work: Work, recipe: Recipe) -> Recipe:
@@ -152,19 +154,17 @@ def _sized(work: Work, recipe: Recipe) -> Recipe:
     if not share:
         return recipe
 
-    def with_steps(steps: int) -> Recipe:
-        search = recipe.search.model_copy(update={"steps_per_round": steps})
-        return recipe.model_copy(update={"search": search})
-
     least = recipe.search.alpha_steps  # from there on each step costs the same
-    cost, more = (most_searched(work, with_steps(steps)) for steps in (least, least + 1))
+    cost, more = (
+        most_searched(work, _searching(recipe, steps_per_round=steps)) for steps in (least, least + 1)
+    )
     steps = least + math.floor((share * work.ledger.total - cost) / (more - cost))
     if steps < 1:
         raise StageError(
             f"{recipe.search.rounds} rounds of {least} steps cost {cost / work.ledger.total:.3f} of all "
             f"training, and the search may take {share:g}; lower search.rounds, or raise --search-share"
         )
-    return with_steps(steps)
+    return _searching(recipe, steps_per_round=steps)
 
 
 def _divided(steps: int, per_epoch: int) -> tuple[int, int]:

@@ -144,15 +144,15 @@ class Proposer:
     def importance(self, target: Target) -> list[Vector]:
         """By what the channels of each group rank, as `search.importance` says; larger is better."""
         kind = self.recipe.search.importance
+        if kind == "random":
+            random = np.random.default_rng(seeds.derive(self.recipe.seed, "search", "importance"))
+            return self._split(random.normal(size=len(target.alpha)))
+        gates = self._split(target.alpha.double().cpu().numpy())
         if kind == "learned":
-            return self._split(target.alpha.double().cpu().numpy())
-        if kind in ("magnitude", "weighted"):
-            norms = self.channels.magnitude(target.network)
-            scores = [norms[g.name].double().numpy() for g in self.channels.groups]
-            gates = self._split(target.alpha.double().cpu().numpy())
-            return scores if kind == "magnitude" else [a * w for a, w in zip(gates, scores, strict=True)]
-        random = np.random.default_rng(seeds.derive(self.recipe.seed, "search", "importance"))
-        return self._split(random.normal(size=len(target.alpha)))
+            return gates
+        found = self.channels.magnitude(target.network)
+        norms = [found[g.name].double().numpy() for g in self.channels.groups]
+        return norms if kind == "magnitude" else [a * w for a, w in zip(gates, norms, strict=True)]
 
     def _thresholds(self, now: Phase, states: Tensor, draw: Draw) -> tuple[list[float], Choice | None]:
         search = self.recipe.search

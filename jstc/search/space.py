@@ -56,9 +56,9 @@ def limits(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
     Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet one, and
     `RecipeError` for settings of groups that are not there.
     """
-    bounds = _limits(channels, recipe)
-    pairs = zip(recipe.labels, recipe.budgets, strict=True)
-    return {label: resolve(channels, *budget, bounds) for label, budget in pairs}
+    return {
+        label: space.budget for label, space in zip(recipe.labels, Space.each(channels, recipe), strict=True)
+    }
 
 
 def limit(channels: ChannelMap, recipe: Recipe) -> Budget:
@@ -78,13 +78,14 @@ class Space:
     @classmethod
     def of(cls, channels: ChannelMap, recipe: Recipe) -> Space:
         """The space of a recipe with one budget. Raises `BudgetError` as `limit` does."""
-        return cls(channels, limit(channels, recipe), _limits(channels, recipe))
+        [space] = cls.each(channels, recipe)
+        return space
 
     @classmethod
     def each(cls, channels: ChannelMap, recipe: Recipe) -> list[Space]:
         """One space for each budget of a recipe. Raises `BudgetError` as `limits` does."""
         bounds = _limits(channels, recipe)
-        return [cls(channels, budget, bounds) for budget in limits(channels, recipe).values()]
+        return [cls(channels, resolve(channels, *budget, bounds), bounds) for budget in recipe.budgets]
 
     def at(self, share: float) -> Space:
         """The same space at a share of its budget, or at the smallest that the limits allow."""
