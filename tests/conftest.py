@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -82,3 +84,33 @@ def no_backend(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(torch, "compile", compile_)
     return asked
+
+
+class PowerCutError(BaseException):
+    """Not an `Exception`: as with a kill, nothing in the code may catch it."""
+
+
+@pytest.fixture
+def power_cut() -> Callable[..., AbstractContextManager[Any]]:
+    """`with power_cut(2) as progress:` what is given this progress must be broken off when it has done 2.
+
+    `power_cut(calls=2)` breaks it off at the third call of `update` instead, whatever it says.
+    """
+    from jstc.progress import Silent
+
+    class StopAfter(Silent):
+        def __init__(self, done: int | None, calls: int | None) -> None:
+            self.done, self.calls = done, calls
+
+        def update(self, done: int, **figures: float) -> None:
+            if self.calls is not None:
+                self.calls -= 1
+            if done == self.done or (self.calls is not None and self.calls < 0):
+                raise PowerCutError
+
+    @contextmanager
+    def cut(done: int | None = None, *, calls: int | None = None) -> Iterator[Silent]:
+        with pytest.raises(PowerCutError):
+            yield StopAfter(done, calls)
+
+    return cut

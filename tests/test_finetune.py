@@ -84,19 +84,6 @@ def searched(directory: Path, target: nn.Module, channels: ChannelMap, *, step: 
     return directory
 
 
-class Stop(BaseException):
-    """Stands for a kill."""
-
-
-class StopAfter(Silent):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def update(self, done: int, **figures: float) -> None:
-        if done == self.epochs:
-            raise Stop
-
-
 def result(directory: Path) -> dict[str, Any]:
     return json.loads((directory / "result.json").read_text())
 
@@ -181,12 +168,17 @@ def test_steps_that_a_settled_search_left_over_are_trained(
 
 
 def test_a_cut_off_finetune_ends_with_the_same_file(
-    target: nn.Module, channels: ChannelMap, dataset: data.Dataset, source: Path, tmp_path: Path
+    target: nn.Module,
+    channels: ChannelMap,
+    dataset: data.Dataset,
+    source: Path,
+    tmp_path: Path,
+    power_cut: Any,
 ) -> None:
     inputs: dict[str, Any] = {"recipe": recipe(), "source": source}
     finetune(target, channels, dataset, **inputs, directory=tmp_path / "whole", progress=Silent())
-    with pytest.raises(Stop):
-        finetune(target, channels, dataset, **inputs, directory=tmp_path / "cut", progress=StopAfter(1))
+    with power_cut(1) as progress:
+        finetune(target, channels, dataset, **inputs, directory=tmp_path / "cut", progress=progress)
     assert not (tmp_path / "cut" / "result.json").exists()
     finetune(target, channels, dataset, **inputs, directory=tmp_path / "cut", progress=Silent())
     whole, cut = ((tmp_path / n / "subnetwork.safetensors").read_bytes() for n in ("whole", "cut"))

@@ -12,7 +12,6 @@ import pytest
 from jstc.channels import ChannelMap
 from jstc.errors import BudgetError, RunDirectoryError
 from jstc.plan import Plan
-from jstc.progress import Silent
 from jstc.train import subnetwork
 
 TWO = {"flops": [0.4, 0.7]}
@@ -72,29 +71,13 @@ def test_the_teacher_is_written_for_each_budget(searched: Any) -> None:
     assert len(teachers) == 1
 
 
-class PowerCutError(Exception):
-    pass
-
-
-class StopAfter(Silent):
-    """Breaks off at a call of `update`: 0 is the one before the first round."""
-
-    def __init__(self, calls: int) -> None:
-        self.calls = calls
-
-    def update(self, done: int, **figures: float) -> None:
-        self.calls -= 1
-        if self.calls < 0:
-            raise PowerCutError
-
-
 @pytest.mark.parametrize("calls", [1, 4, 6, 8])
 def test_broken_off_and_called_again_it_ends_the_same(
-    run_search: Any, searched: Any, tmp_path: Path, calls: int
+    run_search: Any, power_cut: Any, searched: Any, tmp_path: Path, calls: int
 ) -> None:
     """After an odd and an even round, after the last, and while the first budget's plan is chosen."""
-    with pytest.raises(PowerCutError):
-        run_search(tmp_path, TWO, progress=StopAfter(calls))
+    with power_cut(calls=calls) as progress:
+        run_search(tmp_path, TWO, progress=progress)
     again, whole = run_search(tmp_path, TWO), searched(TWO)
     assert shared(again) == shared(whole)
     for label in LABELS:

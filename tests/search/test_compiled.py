@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from jstc.errors import InputError
-from jstc.progress import Silent
 from jstc.train.compiling import require_compiler
 
 LASTING = {"search.inertia": 50.0, "search.coarse_share": 0.6, "search.rounds": 5}
@@ -51,26 +50,16 @@ def test_networks_as_wide_as_one_before_are_compiled_once(run_search: Any, tmp_p
     assert repeats(run.history) >= 3
 
 
-class BreakError(Exception):
-    pass
-
-
-class StopAfter(Silent):
-    def update(self, done: int, **figures: float) -> None:
-        if done == 3:
-            raise BreakError
-
-
 @pytest.mark.parametrize("flops", [0.5, [0.5, 0.4]], ids=str)
 def test_a_compiled_search_broken_off_ends_the_same(
-    run_search: Any, tmp_path: Path, no_backend: list[Any], flops: Any
+    run_search: Any, power_cut: Any, tmp_path: Path, no_backend: list[Any], flops: Any
 ) -> None:
     """Each budget's rounds are compared with those of the same budget, in whichever process they ran."""
     settings = LASTING | {"search.compile": True, "flops": flops, "search.rounds": 7}
     whole = run_search(tmp_path / "whole", settings)
     compiled = len(no_backend)
-    with pytest.raises(BreakError):
-        run_search(tmp_path / "broken", settings, progress=StopAfter())
+    with power_cut(3) as progress:
+        run_search(tmp_path / "broken", settings, progress=progress)
     again = run_search(tmp_path / "broken", settings)
     assert len(no_backend) == 2 * compiled
     keys = ("round", "plan_hash", "loss", "accuracy")

@@ -17,7 +17,6 @@ import torch
 from jstc.data import Dataset
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
-from jstc.progress import Silent
 from jstc.train.checkpoints import Checkpoints
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -27,33 +26,21 @@ class PowerCutError(Exception):
     pass
 
 
-class StopAfter(Silent):
-    """A progress that breaks off after a round."""
-
-    def __init__(self, round_: int) -> None:
-        self.round = round_
-
-    def update(self, done: int, **figures: float) -> None:
-        if done == self.round:
-            raise PowerCutError
-
-
-def break_off(run_search: Any, directory: Path, after: int) -> None:
-    with pytest.raises(PowerCutError):
-        run_search(directory, progress=StopAfter(after))
-
-
 @pytest.mark.parametrize("after", [1, 4, 6])
-def test_broken_off_after_a_round(run_search: Any, searched: Any, tmp_path: Path, after: int) -> None:
-    break_off(run_search, tmp_path, after)
+def test_broken_off_after_a_round(
+    run_search: Any, power_cut: Any, searched: Any, tmp_path: Path, after: int
+) -> None:
+    with power_cut(after) as progress:
+        run_search(tmp_path, progress=progress)
     assert not (tmp_path / "plan.json").exists()
     torch.manual_seed(after)
     assert run_search(tmp_path).files == searched().files
 
 
-def test_broken_off_after_every_round(run_search: Any, searched: Any, tmp_path: Path) -> None:
+def test_broken_off_after_every_round(run_search: Any, power_cut: Any, searched: Any, tmp_path: Path) -> None:
     for after in range(1, 7):
-        break_off(run_search, tmp_path, after)
+        with power_cut(after) as progress:
+            run_search(tmp_path, progress=progress)
     assert run_search(tmp_path).files == searched().files
 
 

@@ -19,19 +19,6 @@ from jstc.train.schedule import Schedule
 Make = Callable[[], nn.Module]
 
 
-class Stop(BaseException):
-    """Stands for a kill."""
-
-
-class StopAfter(Silent):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def update(self, done: int, **figures: float) -> None:
-        if done == self.epochs:
-            raise Stop
-
-
 def train(network: nn.Module, split: Any, run: Path, progress: Silent, *, shown: bool = True) -> None:
     job = Job(
         network=network,
@@ -59,7 +46,7 @@ def points(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_every_epoch_is_a_point_and_no_point_is_there_twice(
-    make_network: Make, split: Any, tmp_path: Path
+    make_network: Make, split: Any, power_cut: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
     train(make_network(), split, tmp_path / "whole", Silent())
@@ -67,16 +54,18 @@ def test_every_epoch_is_a_point_and_no_point_is_there_twice(
     assert expected.keys() == {"finetune/lr", "finetune/loss", "finetune/accuracy"}
     assert [step for step, _ in expected["finetune/loss"]] == [0, 1, 2]
     for stop in (1, 2, 2):
-        with pytest.raises(Stop):
-            train(make_network(), split, tmp_path / "cut", StopAfter(stop))
+        with power_cut(stop) as progress:
+            train(make_network(), split, tmp_path / "cut", progress)
     train(make_network(), split, tmp_path / "cut", Silent())
     assert points(tmp_path / "cut") == expected
 
 
-def test_points_that_were_lost_come_back(make_network: Make, split: Any, tmp_path: Path) -> None:
+def test_points_that_were_lost_come_back(
+    make_network: Make, split: Any, power_cut: Any, tmp_path: Path
+) -> None:
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
-    with pytest.raises(Stop):
-        train(make_network(), split, tmp_path, StopAfter(2))
+    with power_cut(2) as progress:
+        train(make_network(), split, tmp_path, progress)
     shutil.rmtree(tmp_path / "tensorboard")
     train(make_network(), split, tmp_path, Silent())
     assert [step for step, _ in points(tmp_path)["finetune/loss"]] == [0, 1, 2]
