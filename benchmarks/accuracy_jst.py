@@ -103,7 +103,7 @@ def most_searched(work: Work, recipe: Recipe) -> int:
     part, held = (min(batch, split.num_images) for split in (work.dataset.train, work.dataset.search_val))
     space = Space.of(work.channels, recipe)
     limits = (
-        space.at(phase(search, round_, budgets=1).budget).budget.limit for round_ in range(search.rounds)
+        space.of_rounds(below=phase(search, round_).below).budget.limit for round_ in range(search.rounds)
     )
     return (steps * part + gates * held) * sum(limits)
 

@@ -66,7 +66,7 @@ PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(a
 
 
 GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
-    {"importance": "weighted", "sigma": (0.1, 0.1), "inertia": 1.0, "coarse_share": 0.0, "coarse_budget": 1.0}
+    {"importance": "weighted", "inertia": 1.0, "coarse_share": 0.0, "coarse_budget": 1.0}
 )
 """Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
 other's equals: the large ones stay, and one that was left out for some rounds is still worth something."""
@@ -79,7 +79,9 @@ class SearchSettings(Strict):
     epochs_per_round: PositiveFloat = 1.0
     steps_per_round: PositiveInt | None = Field(None, description="overrides epochs_per_round")
     # the four parts, each switchable
-    perturbation: bool = True
+    perturbation: bool = Field(
+        False, description="Gumbel noise on what channels rank by; off, for it cost accuracy (docs/method.md)"
+    )
     thresholds: Literal["threshnet", "common", "fixed"] = "threshnet"
     fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict, description="threshold per group for thresholds: fixed; others share one"
@@ -92,13 +94,14 @@ class SearchSettings(Strict):
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.85, description="share of coarse rounds; 0 where weights are given"
     )
-    coarse_budget: Share = Field(
-        0.52,
-        description="share of the budget that sub-networks of coarse rounds have; 1 where weights are given",
+    coarse_budget: Share | Literal["auto"] = Field(
+        "auto",
+        description="share of the budget that sub-networks of coarse rounds have; auto: all groups half as "
+        "wide, where that is 0.35 to 0.8 of it, else 0.52; 1 where weights are given",
     )
     sigma: Range = Field(
         (1.0, 0.1),
-        description="scale of the Gumbel perturbation, first to last round; 0.1 where weights are given",
+        description="scale of the Gumbel perturbation, first to last round",
     )
     noise_period: PositiveInt = Field(
         40, description="rounds that a channel's perturbation lasts; 1: drawn anew every round"
@@ -118,7 +121,7 @@ class SearchSettings(Strict):
     alpha_steps: PositiveInt = Field(1, description="steps on search-validation batches per round")
     candidates: PositiveInt = Field(3, description="plans of a fine round, judged before the best is trained")
     candidate_images: PositiveInt = Field(512, description="search-validation images that judge a candidate")
-    threshnet_lr: PositiveFloat = 0.05
+    threshnet_lr: PositiveFloat = 0.3
     entropy_bonus: NonNegativeFloat = 0.01
     # judging
     archive_size: PositiveInt = 4
@@ -132,6 +135,15 @@ class SearchSettings(Strict):
     )
     settle_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
     settle_window: PositiveInt = 5
+
+    @model_validator(mode="after")
+    def _perturbation_is_said(self) -> SearchSettings:
+        idle = [key for key in ("sigma", "noise_period") if key in self.model_fields_set]
+        if idle and "perturbation" not in self.model_fields_set:
+            raise ValueError(
+                f"{idle[0]} sets the perturbation, which is off by default: add perturbation: true"
+            )
+        return self
 
     @property
     def learns_gates(self) -> bool:

@@ -218,9 +218,9 @@ def test_a_recipe_without_a_budget(write):
 def test_overrides_win_over_the_file_and_flags_over_overrides(write):
     path = write(BASE + "seed: 1\ntrain: {lr: 0.1}\n")
     recipe = recipe_file.load(
-        path, ["seed=2", "train.lr=1e-2", "search.sigma=[2, 1]"], {"seed": 3, "data": None}
+        path, ["seed=2", "train.lr=1e-2", "search.tau=[2, 1]"], {"seed": 3, "data": None}
     )
-    assert (recipe.seed, recipe.train.lr, recipe.search.sigma) == (3, 0.01, (2.0, 1.0))
+    assert (recipe.seed, recipe.train.lr, recipe.search.tau) == (3, 0.01, (2.0, 1.0))
 
 
 def test_an_override_reaches_group_names_with_dots(write):
@@ -362,10 +362,23 @@ def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresho
     assert recipe_file.load(path) == recipe
 
 
+@pytest.mark.parametrize("setting", ["sigma=[2, 1]", "noise_period=3"])
+def test_settings_of_the_perturbation_need_its_switch(write, setting):
+    """It is off by default: they alone would do nothing."""
+    path, setting = write(BASE), f"search.{setting}"
+    key = setting.split("=")[0].removeprefix("search.")
+    message = f"{key} sets the perturbation, which is off by default: add perturbation: true"
+    with pytest.raises(RecipeError, match=message):
+        recipe_file.load(path, [setting])
+    for switch in ("true", "false"):
+        recipe = recipe_file.load(path, [setting, f"search.perturbation={switch}"])
+        assert recipe.search.perturbation == (switch == "true")
+
+
 def test_given_weights_have_defaults_of_their_own(write):
     search = recipe_file.load(write(BASE + "weights: w.safetensors\n")).search
     assert (search.importance, search.inertia, search.coarse_share) == ("weighted", 1.0, 0.0)
-    assert (search.sigma, search.coarse_budget) == ((0.1, 0.1), 1.0)
+    assert search.coarse_budget == 1.0
     text = "weights: w.safetensors\nsearch:\n  inertia: 2.0\n"
     search = recipe_file.load(write(BASE + text)).search
     assert (search.importance, search.inertia) == ("weighted", 2.0)

@@ -12,22 +12,22 @@ __all__ = ["Phase", "phase"]
 
 @dataclass(frozen=True)
 class Phase:
-    """Settings of one round: scale of the perturbation, temperature, whether it is a coarse one, and which
-    share of the budget its sub-network may cost."""
+    """Settings of one round: scale of the perturbation, temperature, whether it is a coarse one, and whether
+    its sub-network is to be smaller than the budget allows."""
 
     sigma: float
     tau: float
     coarse: bool
-    budget: float = 1.0
+    below: bool = False
 
 
 def phase(settings: SearchSettings, round_: int, *, budgets: int = 1) -> Phase:
     """The phase of round `round_` (from 0) of a search for so many `budgets`.
 
     Coarse rounds stay at the first sigma and tau; then both fall to their last values, sigma linearly and tau
-    geometrically. Coarse sub-networks have `coarse_budget` of the budget. Each budget has a fine round,
-    however few rounds there are, unless all are to be coarse. Without coarse to fine, every round is fine, at
-    the mean of first and last.
+    geometrically. Coarse sub-networks are below the budget, unless `coarse_budget` is 1. Each budget has a
+    fine round, however few rounds there are, unless all are to be coarse. Without coarse to fine, every round
+    is fine, at the mean of first and last.
     """
     if not settings.coarse_to_fine:
         sigma = sum(settings.sigma) / 2 if settings.perturbation else 0.0
@@ -39,5 +39,5 @@ def phase(settings: SearchSettings, round_: int, *, budgets: int = 1) -> Phase:
     sigma = settings.sigma[0] + t * (settings.sigma[1] - settings.sigma[0])
     tau = settings.tau[0] ** (1 - t) * settings.tau[1] ** t
     coarse = round_ < coarse_rounds
-    budget = settings.coarse_budget if coarse else 1.0
-    return Phase(sigma if settings.perturbation else 0.0, tau, coarse=coarse, budget=budget)
+    below = coarse and settings.coarse_budget != 1
+    return Phase(sigma if settings.perturbation else 0.0, tau, coarse=coarse, below=below)

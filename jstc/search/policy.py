@@ -28,10 +28,15 @@ Vector = NDArray[np.float64]
 COMMON_THRESHOLD = 0.7
 """Where all groups share one threshold its value is of no account: the projection moves it to the budget."""
 
-_WIDTH_INERTIA = {"coarse": 0.5, "fine": 0.04}
+_COARSE_WIDTHS, _FINE_WIDTHS = 0.5, 0.04
+_MOST_FINE = 0.1
 """How much sooner what was trained lately joins, in units of a threshold's logit, as a share of the inertia
-in its score. In coarse rounds widths stay; in fine ones steps of the grid of thresholds (0.2 to 0.3 each)
-still decide, but not the drift of the probabilities."""
+in its score. In coarse rounds widths stay; in fine ones, where it is at most `_MOST_FINE`, steps of the grid
+of thresholds (0.2 to 0.3 each) still decide, but not the drift of the probabilities."""
+
+_DRAWS = 6
+"""So many times as many thresholds as candidates are drawn to have different plans: steps of 8 channels
+swallow most small differences."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,14 @@ class Proposal:
     phase: Phase
     thresholds: list[float]
     choice: Choice | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What plans are drawn from: by groups the channels' weights, standardised, and their inertia."""
+
+    weights: list[Vector]
+    inertia: list[Vector]
 
 
 @dataclass(frozen=True)
@@ -90,30 +103,43 @@ class Proposer:
         With an `incumbent`, the numbers of the thresholds that won the round before, a few groups draw anew
         and the others keep theirs. Of several candidates the first is the incumbent itself, or the likeliest.
         """
+        return self._propose(self._view(target), now, round_, candidate, incumbent)
+
+    def _propose(
+        self, view: View, now: Phase, round_: int, candidate: int, incumbent: Sequence[int] | None
+    ) -> Proposal:
         seed, period = self.recipe.seed, self.recipe.search.noise_period
-        noise = sampler.lasting_gumbel(len(target.alpha), seed=seed, round_=round_, period=period)
+        size = sum(map(len, view.weights))
+        noise = sampler.lasting_gumbel(size, seed=seed, round_=round_, period=period)
         first = candidate == 0 and self.recipe.search.candidates > 1
         generator = None if first else seeds.generator(seed, "search", "thresholds", round_, candidate)
         before = None if incumbent is None else torch.tensor(incumbent)
-        return self._draw(self.budget(round_), target, now, self._split(noise), draw=Draw(generator, before))
+        return self._draw(self.budget(round_), view, now, self._split(noise), draw=Draw(generator, before))
 
     def candidates(
         self, target: Target, now: Phase, round_: int, incumbent: Sequence[int] | None = None
     ) -> list[Proposal]:
-        """The plans among which round `round_` chooses: one in a coarse round, where all are as good."""
-        number = 1 if now.coarse else self.recipe.search.candidates
+        """The plans among which round `round_` chooses, all different.
+
+        As many as `search.candidates`, or fewer where the policy hardly finds others; one in a coarse round,
+        where all are as good, and one where thresholds are not chosen.
+        """
+        search, view = self.recipe.search, self._view(target)
+        if now.coarse or search.candidates == 1 or search.thresholds != "threshnet":
+            return [self._propose(view, now, round_, 0, None)]
         different: dict[str, Proposal] = {}
-        for candidate in range(number):
-            kept = incumbent if number > 1 else None
-            proposal = self.propose(target, now, round_, candidate=candidate, incumbent=kept)
+        for candidate in range(_DRAWS * search.candidates):
+            proposal = self._propose(view, now, round_, candidate, incumbent)
             different.setdefault(proposal.plan.hash, proposal)
+            if len(different) == search.candidates:
+                break
         return list(different.values())
 
     def final(self, target: Target, budget: int = 0) -> Proposal:
         """The plan without perturbation and with the likeliest thresholds, at the last temperature."""
         now = Phase(sigma=0.0, tau=self.recipe.search.tau[1], coarse=False)
         noise = self._split(np.zeros(len(target.alpha)))
-        return self._draw(budget, target, now, noise, draw=Draw(None, None))
+        return self._draw(budget, self._view(target), now, noise, draw=Draw(None, None))
 
     def learn(self, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int) -> float | None:
         """Teach the policy what its choices earned; returns the largest advantage, None without a choice."""
@@ -123,21 +149,22 @@ class Proposer:
     def _split(self, vector: Vector) -> list[Vector]:
         return self.spaces[0].split(vector)
 
-    def _draw(
-        self, budget: int, target: Target, now: Phase, noise: Sequence[Vector], *, draw: Draw
-    ) -> Proposal:
-        space = self.spaces[budget].at(now.budget)
+    def _view(self, target: Target) -> View:
         weights = sampler.standardised(self.importance(target))
+        return View(weights, self._split(self.recipe.search.inertia * _recency(target)))
+
+    def _draw(self, budget: int, view: View, now: Phase, noise: Sequence[Vector], *, draw: Draw) -> Proposal:
+        space = self.spaces[budget].of_rounds(below=now.below)
         p = [
             sampler.probabilities(w, o, sigma=now.sigma, tau=now.tau)
-            for w, o in zip(weights, noise, strict=True)
+            for w, o in zip(view.weights, noise, strict=True)
         ]
-        states = threshnet.describe(self.channels, weights, p, share=space.budget.share)
+        states = threshnet.describe(self.channels, view.weights, p, share=space.budget.share)
         thresholds, choice = self._thresholds(now, states, draw)
         # What has been trained ranks higher in its group, and groups keep the widths that have been trained.
-        known = self._split(self.recipe.search.inertia * _recency(target))
-        ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, known, strict=True)]
-        earlier = [_WIDTH_INERTIA["coarse" if now.coarse else "fine"] * k for k in known]
+        ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, view.inertia, strict=True)]
+        widths = _width_inertia(self.recipe.search.inertia, coarse=now.coarse)
+        earlier = [widths * k for k in view.inertia]
         plan = sampler.sample(space, p, thresholds, ranks=ranks, earlier=earlier)
         return Proposal(plan, now, thresholds, choice)
 
@@ -163,6 +190,11 @@ class Proposer:
             return [COMMON_THRESHOLD] * len(self.channels.groups), None
         choice = self.threshnet.choose(states, draw.generator, before=draw.before)
         return self.threshnet.thresholds(choice), choice
+
+
+def _width_inertia(inertia: float, *, coarse: bool) -> float:
+    """As a share of `inertia`, the largest that a channel can have."""
+    return _COARSE_WIDTHS if coarse else min(_FINE_WIDTHS, _MOST_FINE / max(inertia, 1e-6))
 
 
 def _recency(target: Target) -> Vector:

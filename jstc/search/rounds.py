@@ -77,7 +77,7 @@ class Rounds:
         put_back(begun.sub, state.target)
         replicas.require_equal(_trained(state), f"the target network after round {state.round + 1}")
         advantage = begun.advantage
-        if advantage is None and earned is not None:
+        if self._work.recipe.search.candidates == 1 and earned is not None:
             advantage = learnt(self._proposer, [begun.proposal], [earned], state.round)
         spent = time.perf_counter() - self._since
         overlap = state.advance(begun.proposal.plan, earned, images=figures.images, seconds=spent)

@@ -50,6 +50,24 @@ def _suits(channels: ChannelMap, budget: Budget, bounds: Limits) -> bool:
     return budget.of(cost) >= _CLOSE * budget.limit
 
 
+_HALF_SUITS = (0.35, 0.8)
+_OTHERWISE = 0.52
+"""Coarse rounds under `coarse_budget: auto`: a network of half the width where it costs such a share of the
+budget. Dearer, it would save little; cheaper, its channels would be too small a core of the later ones."""
+
+
+def _coarse_share(channels: ChannelMap, budget: Budget, bounds: Limits, recipe: Recipe) -> float:
+    asked = recipe.search.coarse_budget
+    if asked != "auto":
+        return asked
+    halves = np.array([group.width // 2 for group in channels.groups])
+    steps = np.maximum(halves - bounds.least, 0) // bounds.quantum
+    half = budget.of(channels.cost_of_counts(bounds.least + steps * bounds.quantum))
+    share = (half + 0.5) / budget.limit  # the network itself must fit, whatever the division rounds to
+    low, high = _HALF_SUITS
+    return share if low <= share <= high else _OTHERWISE
+
+
 def limits(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
     """The recipe's budgets as counts, by label. For latencies `channels` must be timed.
 
@@ -69,11 +87,12 @@ def limit(channels: ChannelMap, recipe: Recipe) -> Budget:
 
 @dataclass(frozen=True)
 class Space:
-    """Groups, budget and limits of one search."""
+    """Groups, budget and limits of one search; `coarse`: the share of the budget that coarse rounds have."""
 
     channels: ChannelMap
     budget: Budget
     limits: Limits
+    coarse: float = 1.0
 
     @classmethod
     def of(cls, channels: ChannelMap, recipe: Recipe) -> Space:
@@ -85,7 +104,15 @@ class Space:
     def each(cls, channels: ChannelMap, recipe: Recipe) -> list[Space]:
         """One space for each budget of a recipe. Raises `BudgetError` as `limits` does."""
         bounds = _limits(channels, recipe)
-        return [cls(channels, resolve(channels, *budget, bounds), bounds) for budget in recipe.budgets]
+        budgets = [resolve(channels, *budget, bounds) for budget in recipe.budgets]
+        return [
+            cls(channels, budget, bounds, _coarse_share(channels, budget, bounds, recipe))
+            for budget in budgets
+        ]
+
+    def of_rounds(self, *, below: bool) -> Space:
+        """The space of coarse rounds below the budget, or of the others."""
+        return self.at(self.coarse) if below else self
 
     def at(self, share: float) -> Space:
         """The same space at a share of its budget, or at the smallest that the limits allow."""

@@ -102,7 +102,7 @@ class State:
 
     def advance(self, plan: Plan, accuracy: float | None, *, images: int, seconds: float) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""
-        at_budget = self._phase(self.round).budget >= 1
+        at_budget = not self._phase(self.round).below
         overlap = self.course.advance(plan, accuracy, self.round, at_budget=at_budget)
         self.round += 1
         self.images += images

@@ -22,6 +22,10 @@ _HIDDEN = 32
 _BASELINE_DECAY = 0.8
 _LARGEST = 3.0
 _ANEW = 0.3
+_SHARED = 1 / _HIDDEN
+"""Learning rate of the network that all groups share, against that of each group's own logits. Adam moves
+every parameter by about the same, and this many of them add up in a logit: at equal rates all groups would
+move together by much more than each by itself, and the projection takes away what they have in common."""
 _STEEPNESS = 1.5
 """Logits fall by this with every step of the grid from the start, which so has two thirds of the chances."""
 
@@ -72,8 +76,11 @@ class ThreshNet:
         steps = (self.grid - start).abs() * (len(grid) - 1) / (max(grid) - min(grid))
         self.own = nn.Parameter((-_STEEPNESS * steps).repeat(groups, 1))
         self.parameters = {"hidden": self.hidden, "head": self.head, "own": self.own}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr)
-        self.moving: dict[str, list[float]] = {}  # by number of the budget: mean of the rewards, spread
+        rates = {"hidden": _SHARED * lr, "head": _SHARED * lr, "own": lr}
+        self.optimizer = torch.optim.Adam(
+            [{"params": [p], "lr": rates[n]} for n, p in self.parameters.items()]
+        )
+        self.moving: dict[str, list[float]] = {}  # by number of the budget: mean, spread, rewards compared
 
     def _logits(self, states: Tensor) -> Tensor:
         return torch.tanh(states @ self.hidden) @ self.head + self.own
@@ -111,7 +118,7 @@ class ThreshNet:
         elif str(budget) in self.moving:
             advantages = [self._against_the_past(rewards[0], str(budget))]
         else:
-            self.moving[str(budget)] = [rewards[0], 0.0]
+            self.moving[str(budget)] = [rewards[0], 0.0, 0]
             return 0.0
         loss = torch.zeros(())
         for choice, advantage in zip(choices, advantages, strict=True):
@@ -125,11 +132,14 @@ class ThreshNet:
         return max(advantages)
 
     def _against_the_past(self, reward: float, budget: str) -> float:
-        mean, spread = self.moving[budget]
+        mean, spread, compared = self.moving[budget]
         difference = reward - mean
-        spread = max(_BASELINE_DECAY * spread + (1 - _BASELINE_DECAY) * abs(difference), 1e-6)
-        self.moving[budget] = [_BASELINE_DECAY * mean + (1 - _BASELINE_DECAY) * reward, spread]
-        return max(-_LARGEST, min(_LARGEST, difference / spread))
+        spread = _BASELINE_DECAY * spread + (1 - _BASELINE_DECAY) * abs(difference)
+        mean = _BASELINE_DECAY * mean + (1 - _BASELINE_DECAY) * reward
+        self.moving[budget] = [mean, spread, compared + 1]
+        # The spread began at zero; it is corrected for that as Adam's moments are (Kingma and Ba 2015).
+        unbiased = spread / (1 - float(_BASELINE_DECAY ** (compared + 1)))
+        return max(-_LARGEST, min(_LARGEST, difference / max(unbiased, 1e-6)))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and figures from which `restore` continues exactly."""
@@ -146,7 +156,7 @@ class ThreshNet:
                 parameter.copy_(tensors[name])
                 keys = [k for k in tensors if k.startswith("adam.") and k.endswith(f".{name}")]
                 self.optimizer.state[parameter] = {k.split(".")[1]: tensors[k].clone() for k in keys}
-        self.moving = {budget: list(pair) for budget, pair in figures["moving"].items()}
+        self.moving = {budget: list(each) for budget, each in figures["moving"].items()}
 
 
 def _layer(inputs: int, outputs: int, generator: torch.Generator) -> nn.Parameter:

@@ -23,7 +23,7 @@ def reward(sub: Trial, proposal: Proposal, state: State, work: Work) -> float | 
     Judging costs about as much as a third of a round. Below the budget it is for the eye alone.
     """
     search, turn = work.recipe.search, state.round // len(state.courses)
-    if proposal.phase.budget < 1 and turn % search.judge_every:
+    if proposal.phase.below and turn % search.judge_every:
         return None
     return judge(sub, work, limit=search.reward_images).accuracy
 
@@ -32,7 +32,7 @@ def choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, floa
     """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
     search = work.recipe.search
     proposals = _proposed(state, proposer, work)
-    if len(proposals) == 1:
+    if len(proposals) == 1:  # nothing to compare it with, and nothing to learn
         return proposals[0], None
     # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.
     subs = [cut(state.target, proposal.plan, work.recipe.train) for proposal in proposals]

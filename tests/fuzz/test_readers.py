@@ -20,7 +20,7 @@ flops: [0.7, 50%]
 seed: 3
 channels: {ignore: [fc], groups: {conv1: {min_width: 4}}}
 train: {lr: 1e-1, batch_size: 64}
-search: {rounds: 4, sigma: [1, 0.1], fixed_thresholds: {conv1: 0.5}}
+search: {rounds: 4, perturbation: true, sigma: [1, 0.1], fixed_thresholds: {conv1: 0.5}}
 export: {precisions: [fp32, int8]}
 """
 SUMMARY = {

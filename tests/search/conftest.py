@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "search.coarse_share": 0.34,
     "search.coarse_budget": 0.7,
     "search.inertia": 1.0,
+    "search.perturbation": True,
     "search.sigma": [1.0, 0.1],
     "search.noise_period": 3,
     "search.tau": [1.0, 0.5],

@@ -53,8 +53,9 @@ def test_all_rounds_may_be_fine_or_coarse(make_recipe: Any, share: float, coarse
     assert [each.coarse for each in phases(make_recipe, coarse_share=share)].count(True) == coarse
 
 
-def test_coarse_rounds_have_a_share_of_the_budget_and_fine_ones_all_of_it(make_recipe: Any) -> None:
-    assert [each.budget for each in phases(make_recipe)] == [0.4] * 3 + [1.0] * 7
+def test_coarse_rounds_are_below_the_budget_and_fine_ones_are_not(make_recipe: Any) -> None:
+    assert [each.below for each in phases(make_recipe)] == [True] * 3 + [False] * 7
+    assert not any(each.below for each in phases(make_recipe, coarse_budget=1.0))
 
 
 @pytest.mark.parametrize(
@@ -63,4 +64,4 @@ def test_coarse_rounds_have_a_share_of_the_budget_and_fine_ones_all_of_it(make_r
 def test_without_smaller_coarse_rounds_every_round_has_the_whole_budget(
     make_recipe: Any, changes: dict[str, Any]
 ) -> None:
-    assert {each.budget for each in phases(make_recipe, **changes)} == {1.0}
+    assert not any(each.below for each in phases(make_recipe, **changes))

@@ -66,6 +66,33 @@ def test_there_is_one_candidate_where_all_would_be_alike(
     assert len(proposer.candidates(target, now, 2)) == 1
 
 
+def test_thresholds_are_drawn_again_until_plans_are_different(
+    channels: ChannelMap, target: Target, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small differences between thresholds change nothing where channels join in steps."""
+    proposer = Proposer(channels, make_recipe({"search.candidates": 3, "search.tau": [8.0, 8.0]}))
+    still = Phase(sigma=0.0, tau=8.0, coarse=False)
+
+    def numbers() -> list[int]:
+        return [len(proposer.candidates(target, still, round_, [3, 3, 3])) for round_ in range(8)]
+
+    drawn_again = numbers()
+    monkeypatch.setattr("jstc.search.policy._DRAWS", 1)
+    once = numbers()
+    assert max(drawn_again) == 3
+    assert sum(drawn_again) >= sum(once) + 4
+
+
+def test_a_round_without_a_choice_teaches_nothing(
+    run_search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it earns after its training is the progress of the weights as much as the thresholds' merit."""
+    whole = Proposer.candidates
+    monkeypatch.setattr(Proposer, "candidates", lambda *args: whole(*args)[:1])
+    run = run_search(tmp_path, ALL_FINE)
+    assert [record["advantage"] for record in run.history] == [None] * 3
+
+
 def test_candidates_of_equal_plans_are_one(channels: ChannelMap, target: Target, make_recipe: Any) -> None:
     """With a policy that has closed, all of them choose the same thresholds."""
     proposer = Proposer(channels, make_recipe({"search.candidates": 6}))
@@ -153,7 +180,7 @@ def test_only_single_candidates_wait_for_a_past_to_compare_with(
 ) -> None:
     history = searched(ALL_FINE | {"search.candidates": candidates}).history
     assert (history[0]["advantage"] > 0) is compared
-    assert all(record["advantage"] is not None for record in history)
+    assert all(record["advantage"] is not None for record in history[1:])
 
 
 def test_candidates_are_judged_on_as_many_images_as_asked_for(

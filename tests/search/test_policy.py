@@ -184,7 +184,8 @@ def test_lasting_noise_lets_every_channel_in_sooner_or_later(propose: Any, targe
 def test_a_phase_below_the_budget_gives_a_smaller_plan(propose: Any, channels: ChannelMap) -> None:
     whole = channels.cost().flops
     for share in (0.4, 0.7, 1.0):
-        used = channels.cost(propose(dataclasses.replace(COARSE, budget=share)).plan).flops / whole
+        below = dataclasses.replace(COARSE, below=share < 1)
+        used = channels.cost(propose(below, coarse_budget=share).plan).flops / whole
         assert 0.9 * 0.5 * share < used <= 0.5 * share
 
 
@@ -236,6 +237,20 @@ def test_inertia_keeps_the_widths_that_were_trained(
             target.trained *= 0.5
             target.trained[target.index(plan)] += 0.5
     assert len(counts[4.0]) == 1 < len(counts[0.0])
+
+
+@pytest.mark.parametrize("inertia", [0.0, 3.0, 12.0, 50.0])
+def test_in_fine_rounds_thresholds_decide_however_large_the_inertia(
+    propose: Any, target: Target, inertia: float
+) -> None:
+    """A step or two of the default grid are half a unit of a logit."""
+    target.alpha.fill_(1.0)
+    target.trained[target.index(propose(STILL, thresholds="common").plan)] = 1.0
+    counts = set()
+    for threshold in (0.7, 0.8):
+        settings = {"thresholds": "fixed", "fixed_thresholds": {"stem": threshold}, "inertia": inertia}
+        counts.add(tuple(propose(STILL, tau=[8.0, 8.0], **settings).plan.counts.values()))
+    assert len(counts) == 2
 
 
 def test_inertia_keeps_what_was_trained_last(propose: Any, target: Target) -> None:

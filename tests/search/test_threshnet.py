@@ -16,7 +16,7 @@ GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def make(groups: int = 3, **changes: Any) -> ThreshNet:
-    return ThreshNet(groups, GRID, **{"start": 0.6, "lr": 0.01, "entropy_bonus": 0.3, "seed": 0} | changes)
+    return ThreshNet(groups, GRID, **{"start": 0.6, "lr": 0.05, "entropy_bonus": 0.3, "seed": 0} | changes)
 
 
 def states(groups: int = 3, seed: int = 0) -> Tensor:
@@ -73,7 +73,7 @@ def mean_loss(*, judged: int, group: int, **settings: float) -> float:
 
 def test_candidates_judged_against_each_other_teach_more_than_a_moving_baseline() -> None:
     """At the same rate and from the same number of judged plans."""
-    settings = {"lr": 0.05, "entropy_bonus": 0.01}
+    settings = {"lr": 0.3, "entropy_bonus": 0.01}
     alone = mean_loss(judged=100, group=1, **settings)
     assert mean_loss(judged=100, group=4, **settings) < 0.6 * alone
 
@@ -86,9 +86,24 @@ def test_little_is_lost_with_the_settings_of_a_recipe_that_says_nothing() -> Non
 
 
 def test_groups_that_look_the_same_are_told_apart() -> None:
-    net, seen, best = make(groups=2), states(1).repeat(2, 1), torch.tensor([0, 6])
+    net, seen, best = make(groups=2, lr=0.1), states(1).repeat(2, 1), torch.tensor([0, 6])
     play(net, seen, best, steps=450, seed=1)
     assert net.choose(seen, None).index.tolist() == [0, 6]
+
+
+def test_what_some_groups_earned_hardly_moves_the_others() -> None:
+    """What all groups have in common has no effect: the projection onto the budget takes it away."""
+    net, seen = make(groups=9, entropy_bonus=0.0, lr=0.3), states(9)
+    better, worse = torch.full((9,), 3), torch.full((9,), 3)
+    better[:3], worse[3:6] = 4, 2
+    before = net.own.detach() + 0
+    for _ in range(5):
+        net.learn([Choice(seen, better), Choice(seen, worse)], [0.6, 0.5])
+    with torch.no_grad():
+        change = (net._logits(seen) - before).softmax(-1) - 1 / len(GRID)
+    assert (change[:3, 4] > 0.2).all()
+    assert (change[3:6, 2] < -0.05).all()
+    assert change[6:].abs().max() < 0.05
 
 
 @pytest.mark.parametrize("start", [0.3, 0.6, 0.85])
@@ -106,6 +121,15 @@ def test_the_advantage_is_what_a_reward_is_above_those_before() -> None:
     assert net.learn([choice], [0.6]) > 0
     assert net.learn([choice], [0.4]) < 0
     assert net.learn([choice], [0.9]) > 0
+
+
+def test_a_reward_a_little_above_the_one_before_is_no_great_advantage() -> None:
+    """The spread of a few rewards is theirs, not one that began at zero."""
+    net = make()
+    choice = net.choose(states(), None)
+    found = [net.learn([choice], [reward]) for reward in (0.5, 0.51, 0.49, 0.51, 0.5)]
+    assert found[1] == pytest.approx(1.0)
+    assert max(map(abs, found)) < 2
 
 
 def test_every_budget_has_a_baseline_of_its_own() -> None:
