@@ -16,6 +16,7 @@ from jstc import data, files
 from jstc.data import Dataset
 from jstc.data.memory import Arrays, Augmentation, dataset_in_memory
 from jstc.data.sampling import Indices, spread, stratified
+from jstc.data.transforms import policy
 from jstc.errors import DataError
 from jstc.recipe import InputSettings
 
@@ -64,7 +65,9 @@ def load(job: Job, *, root: Path | None, out: Path, where: torch.device) -> Data
         info,
         train,
         test,
-        augmentation=Augmentation(padding, bool(flip)) if recipe.input.augment else None,
+        augmentation=Augmentation(padding, bool(flip), policy(recipe.input, info))
+        if recipe.input.augment
+        else None,
         val_fraction=recipe.input.val_fraction,
         seed=job.settings.data_seed,
         device=where,

@@ -24,8 +24,9 @@ paired: the mean +- standard deviation of the differences between runs of the sa
 (n pairs). One multiply-add is one FLOP. One epoch's worth is an epoch of the target network over the training
 images used; a method may spend at most {epochs:g}. Judging is what forward passes of candidates cost beside
 that, on search-validation images and to estimate batch-norm statistics, in the same unit, a forward pass
-taken as a third of a training step. Seconds are those of a job without its evaluation on the test split;
-`search` holds what is spent on finding the plan: search, candidates, pruning, but not pretraining."""
+taken as a third of a training step. Seconds are those of a job without its evaluation on the test split, but
+for `jst`, whose finetune ends with it; `search` holds what is spent on finding the plan: search, candidates,
+pruning, but not pretraining."""
 
 
 def verdict(result: Result) -> str:

@@ -122,15 +122,15 @@ class Work:
         `phase` is whom to charge, `name` tells this training from others of the job: order and
         augmentation of the images follow from it and the seed.
         """
-        warmup = schedules.warmup_steps(self.recipe, self.dataset, total=steps)
         training = Training(
             network=network,
             split=split,
             settings=self.recipe.train,
-            schedule=schedules.Schedule(self.recipe.train.lr, steps, warmup),
+            schedule=schedules.schedule_over(self.recipe, self.dataset, total=steps),
             steps_per_epoch=split.steps(self.batch),
             seed=seeds.derive(self.recipe.seed, "accuracy", name),
             augment=self.recipe.input.augment,
+            num_classes=self.dataset.info.num_classes,
         )
         with self.clock.phase(phase):
             result = fit(training, directory=self.directory / name, progress=Silent(), stage=name)

@@ -17,6 +17,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -135,6 +136,13 @@ class SearchSettings(Strict):
     )
     settle_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
     settle_window: PositiveInt = 5
+
+    @field_validator("threshold_grid")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError("expected thresholds that rise, such as [0.6, 0.7, 0.8]")
+        return value
 
     @model_validator(mode="after")
     def _perturbation_is_said(self) -> SearchSettings:

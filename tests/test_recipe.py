@@ -91,6 +91,10 @@ WRONG = {
         "FILE, line 4: search.threshold_grid: expected a list of at least 2, "
         "each a number above 0 and below 1, got [0.5]",
     ),
+    "equal thresholds": (
+        "search: {threshold_grid: [0.7, 0.7]}\n",
+        "FILE, line 4: search.threshold_grid: expected thresholds that rise, such as [0.6, 0.7, 0.8]",
+    ),
     "no section": ("train: 3\n", "FILE, line 4: train: expected a section with keys of its own, got 3"),
     "misspelt": ("modle: m\n", "FILE, line 4: unknown key modle; did you mean model?"),
     "misspelt inside": (

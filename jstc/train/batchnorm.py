@@ -27,8 +27,8 @@ def recalibrate(
     """Estimate running means and variances anew, as the plain average over at least `images` images.
 
     Only batch norms are in training mode meanwhile (no dropout), and nothing but their running statistics
-    changes. Returns the number of images used: fewer than asked when `batches` ends, and 0, without
-    touching anything, when the network keeps no such statistics.
+    changes. Returns the number of images used: fewer than asked when `batches` ends (a last one of a
+    single image is left out), and 0, without touching anything, when the network keeps no such statistics.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     seen = 0
@@ -39,6 +39,8 @@ def recalibrate(
             norm.reset_running_stats()
             norm.train()
         for batch, _ in batches:
+            if len(batch) == 1 and seen:  # a norm of one value a channel has no variance, and torch refuses
+                continue
             # torch's own cumulative average (momentum None) reads a counter back from the device for
             # every norm, and gives a short last batch the weight of a whole one.
             seen += len(batch)

@@ -18,6 +18,7 @@ __all__ = [
     "baseline_schedule",
     "learning_rate",
     "run_schedule",
+    "schedule_over",
     "stepped_rate",
     "steps_per_finetune_epoch",
     "steps_per_round",
@@ -101,10 +102,11 @@ def warmup_steps(recipe: Recipe, dataset: Dataset, *, total: int) -> int:
 
 def run_schedule(recipe: Recipe, dataset: Dataset) -> Schedule:
     """The schedule of the whole run; finetune starts at the step where the search ended."""
-    return _schedule(recipe, dataset, total=total_steps(recipe, dataset))
+    return schedule_over(recipe, dataset, total=total_steps(recipe, dataset))
 
 
-def _schedule(recipe: Recipe, dataset: Dataset, *, total: int) -> Schedule:
+def schedule_over(recipe: Recipe, dataset: Dataset, *, total: int) -> Schedule:
+    """The recipe's schedule over a training of `total` steps, with the warm-up that suits it."""
     train, warmup = recipe.train, warmup_steps(recipe, dataset, total=total)
     if train.schedule == "cosine":
         return Schedule(train.lr, total, warmup)
@@ -120,4 +122,4 @@ def baseline_epochs(recipe: Recipe, dataset: Dataset) -> int:
 def baseline_schedule(recipe: Recipe, dataset: Dataset) -> Schedule:
     """The baseline's own full schedule, over exactly its epochs."""
     total = baseline_epochs(recipe, dataset) * steps_per_finetune_epoch(recipe, dataset)
-    return _schedule(recipe, dataset, total=total)
+    return schedule_over(recipe, dataset, total=total)

@@ -9,6 +9,7 @@ import accuracy
 import accuracy_data
 import accuracy_fixed
 import accuracy_jst
+import accuracy_work
 import pytest
 import torch
 from accuracy_ledger import CountedSplit, Ledger
@@ -171,6 +172,22 @@ def test_candidates_are_judged_on_the_search_validation_split(work):
     assert outcome.search_val_accuracy == max(outcome.extra["candidates"])
     assert job.ledger.spent["search"] <= 0.5 * job.ledger.total
     assert job.dataset.search_val.judged == 2 * job.dataset.search_val.num_images
+
+
+def test_settings_of_the_training_reach_the_fixed_networks(work, monkeypatch):
+    """As they reach jst: the same schedule and the same mixing of images."""
+    seen = []
+    whole = accuracy_work.fit
+    monkeypatch.setattr(
+        accuracy_work, "fit", lambda job, **options: seen.append(job) or whole(job, **options)
+    )
+    overrides = ("train.schedule=step", "train.mixup=0.2", "input.random_erasing=0.5")
+    job = work("uniform", dataclasses.replace(SMALL, epochs=0.5), overrides)
+    accuracy_fixed.uniform(job)
+    [training] = seen
+    assert training.schedule.milestones == (0.5, 0.75)
+    assert training.settings.mixup == 0.2
+    assert training.split.augmentation.policy is not None
 
 
 # -- the data and the networks -------------------------------------------------------------------------------

@@ -23,6 +23,13 @@ def test_a_short_last_batch_counts_by_its_images(network: nn.Module, split: Any)
     assert torch.allclose(network.bn.running_mean, network.conv(split.images).mean((0, 2, 3)), atol=1e-5)
 
 
+def test_a_last_image_alone_is_left_out(split: Any) -> None:
+    """Of one value a channel torch has no variance, and says so with an error."""
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(split.images.shape[1]))
+    assert recalibrate(network, split.ordered(47), images=48) == 47
+    assert torch.isfinite(network[1].running_var).all()
+
+
 def test_nothing_else_changes(network: nn.Module, split: Any) -> None:
     network.bn.momentum = 0.3
     network.train()
