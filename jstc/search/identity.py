@@ -13,6 +13,9 @@ from jstc.train import checkpoint
 
 __all__ = ["identity", "require_same"]
 
+_VERSION = 2
+"""Raised when the same settings come to mean another search, or a checkpoint to hold something else."""
+
 
 def identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
     """What decides the numbers of a search; a checkpoint of another one is refused."""
@@ -24,7 +27,7 @@ def identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
     parts["input"] = recipe.input.model_dump(mode="json", exclude=set(recipe.input.FREE))
     finetune = recipe.finetune
     schedule = {"finetune_epochs": finetune.epochs, "finetune_steps_per_epoch": finetune.steps_per_epoch}
-    return {**settings, **parts, **schedule, "widths": channels.widths}
+    return {"version": _VERSION, **settings, **parts, **schedule, "widths": channels.widths}
 
 
 def require_same(theirs: Any, ours: Mapping[str, Any], path: Path) -> None:

@@ -142,6 +142,15 @@ def test_a_checkpoint_of_another_recipe_is_refused(
         run_search(tmp_path, change)
 
 
+def test_a_checkpoint_of_an_earlier_kind_of_search_is_refused(
+    run_search: Any, searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(searched().directory / CHECKPOINT, tmp_path)
+    monkeypatch.setattr("jstc.search.identity._VERSION", 3)
+    with pytest.raises(RunDirectoryError, match=r"belongs to another search \(version differ\); .*--fresh"):
+        run_search(tmp_path)
+
+
 def test_a_checkpoint_of_another_network_is_refused_before_it_is_taken_over(
     run_search: Any, searched: Any, network: Any, tmp_path: Path
 ) -> None:
