@@ -102,7 +102,7 @@ def test_real_rounds_are_taken_apart_completely(subject, tmp_path):
         )
         assert each.total == pytest.approx(each.steps + each.judging + each.outside)
     whole = subject.channels.cost().flops
-    half_as_wide = 0.27 * whole
+    half_as_wide = 0.3 * whole  # its few input channels stay
     assert rounds[0].flops <= half_as_wide < rounds[1].flops <= 0.5 * whole
 
 
