@@ -73,7 +73,7 @@ def main() -> None:
 
     rows, fused = [], []
     for number in range(options.rounds + 1):
-        plan = proposer.propose(target, fine, 0 if options.compile else number).plan
+        plan = proposer.propose(target, fine, 0, candidate=1 if options.compile else number + 1).plan
         full, _ = timed(lambda: train(network, whole))
         cutting, trial = timed(lambda plan=plan: cut(target, plan, settings))
         small, _ = timed(lambda trial=trial: train(trial.gated, trial.weights))

@@ -72,6 +72,9 @@ GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
 """Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
 other's equals: the large ones stay, and one that was left out for some rounds is still worth something."""
 
+_GIVEN_SIGMA = (0.1, 0.1)
+"""Likewise of a perturbation, where one is asked for."""
+
 
 class SearchSettings(Strict):
     """Joint search-and-training."""
@@ -81,7 +84,7 @@ class SearchSettings(Strict):
     steps_per_round: PositiveInt | None = Field(None, description="overrides epochs_per_round")
     # the four parts, each switchable
     perturbation: bool = Field(
-        False, description="Gumbel noise on what channels rank by; off, for it cost accuracy (docs/method.md)"
+        False, description="Gumbel noise on what channels rank by; off: not shown to help (docs/accuracy.md)"
     )
     thresholds: Literal["threshnet", "common", "fixed"] = "threshnet"
     fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
@@ -102,7 +105,7 @@ class SearchSettings(Strict):
     )
     sigma: Range = Field(
         (1.0, 0.1),
-        description="scale of the Gumbel perturbation, first to last round",
+        description="scale of the Gumbel perturbation, first to last round; 0.1 where weights are given",
     )
     noise_period: PositiveInt = Field(
         40, description="rounds that a channel's perturbation lasts; 1: drawn anew every round"
@@ -149,7 +152,7 @@ class SearchSettings(Strict):
         idle = [key for key in ("sigma", "noise_period") if key in self.model_fields_set]
         if idle and "perturbation" not in self.model_fields_set:
             raise ValueError(
-                f"{idle[0]} sets the perturbation, which is off by default: add perturbation: true"
+                f"{idle[0]} is of the perturbation, which is off by default: set search.perturbation as well"
             )
         return self
 
@@ -196,7 +199,10 @@ class Recipe(Strict):
         search = document.get("search")
         if search is not None and not isinstance(search, dict):
             return document
-        return document | {"search": {**GIVEN_WEIGHTS, **(search or {})}}
+        search = {**GIVEN_WEIGHTS, **(search or {})}
+        if search.get("perturbation") is True:  # the norms of a trained network say more than gates at first
+            search = {"sigma": _GIVEN_SIGMA, **search}
+        return document | {"search": search}
 
     @model_validator(mode="after")
     def _one_budget(self) -> Recipe:

@@ -371,7 +371,7 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
     """It is off by default: they alone would do nothing."""
     path, setting = write(BASE), f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
-    message = f"{key} sets the perturbation, which is off by default: add perturbation: true"
+    message = f"{key} is of the perturbation, which is off by default: set search.perturbation as well"
     with pytest.raises(RecipeError, match=message):
         recipe_file.load(path, [setting])
     for switch in ("true", "false"):
@@ -382,7 +382,10 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
 def test_given_weights_have_defaults_of_their_own(write):
     search = recipe_file.load(write(BASE + "weights: w.safetensors\n")).search
     assert (search.importance, search.inertia, search.coarse_share) == ("weighted", 1.0, 0.0)
-    assert search.coarse_budget == 1.0
+    assert (search.coarse_budget, search.perturbation) == (1.0, False)
+    perturbed = "weights: w.safetensors\nsearch: {perturbation: true"
+    assert recipe_file.load(write(BASE + perturbed + "}\n")).search.sigma == (0.1, 0.1)
+    assert recipe_file.load(write(BASE + perturbed + ", sigma: [1, 0]}\n")).search.sigma == (1.0, 0.0)
     text = "weights: w.safetensors\nsearch:\n  inertia: 2.0\n"
     search = recipe_file.load(write(BASE + text)).search
     assert (search.importance, search.inertia) == ("weighted", 2.0)

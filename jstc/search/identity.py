@@ -19,9 +19,7 @@ _VERSION = 2
 
 def identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
     """What decides the numbers of a search; a checkpoint of another one is refused."""
-    keys = {"model", "cifar", "weights", "dataset", "seed", "flops", "params"}
-    if recipe.latency is not None:  # a checkpoint of an earlier version knows nothing of it
-        keys |= {"latency", "latency_on"}
+    keys = {"model", "cifar", "weights", "dataset", "seed", "flops", "params", "latency", "latency_on"}
     settings = recipe.model_dump(mode="json", include=keys)
     parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("train", "search", "channels")}
     parts["input"] = recipe.input.model_dump(mode="json", exclude=set(recipe.input.FREE))

@@ -32,7 +32,7 @@ def choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, floa
     """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
     search = work.recipe.search
     proposals = _proposed(state, proposer, work)
-    if len(proposals) == 1:  # nothing to compare it with, and nothing to learn
+    if len(proposals) == 1:  # with `candidates: 1` the policy learns after its training (Rounds.next)
         return proposals[0], None
     # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.
     subs = [cut(state.target, proposal.plan, work.recipe.train) for proposal in proposals]

@@ -31,7 +31,7 @@ def recalibrate(
     single image is left out), and 0, without touching anything, when the network keeps no such statistics.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    seen = 0
+    seen = whole = 0
     if not norms:
         return seen
     with evaluating(network), _momentum_kept(norms):
@@ -39,7 +39,8 @@ def recalibrate(
             norm.reset_running_stats()
             norm.train()
         for batch, _ in batches:
-            if len(batch) == 1 and seen:  # a norm of one value a channel has no variance, and torch refuses
+            whole = whole or len(batch)
+            if len(batch) == 1 < whole:  # a norm of one value a channel has no variance, and torch refuses
                 continue
             # torch's own cumulative average (momentum None) reads a counter back from the device for
             # every norm, and gives a short last batch the weight of a whole one.

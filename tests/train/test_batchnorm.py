@@ -30,6 +30,11 @@ def test_a_last_image_alone_is_left_out(split: Any) -> None:
     assert torch.isfinite(network[1].running_var).all()
 
 
+def test_batches_of_one_image_each_all_count(network: nn.Module, split: Any) -> None:
+    assert recalibrate(network, split.ordered(1), images=48) == 48
+    assert torch.allclose(network.bn.running_mean, network.conv(split.images).mean((0, 2, 3)), atol=1e-5)
+
+
 def test_nothing_else_changes(network: nn.Module, split: Any) -> None:
     network.bn.momentum = 0.3
     network.train()
