@@ -34,6 +34,7 @@ from jstc.recipe_settings import (
     Share,
     Strict,
     as_tuple,
+    require_rising,
 )
 from jstc.recipe_training import CheckpointSettings, FinetuneSettings, InputSettings, TrainSettings
 
@@ -143,9 +144,7 @@ class SearchSettings(Strict):
     @field_validator("threshold_grid")
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if list(value) != sorted(set(value)):
-            raise ValueError("expected thresholds that rise, such as [0.6, 0.7, 0.8]")
-        return value
+        return require_rising(value, "thresholds", [0.6, 0.7, 0.8])
 
     @model_validator(mode="after")
     def _perturbation_is_said(self) -> SearchSettings:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 __all__ = ["BenchSettings", "ChannelSettings", "ExportSettings", "Fraction", "GroupSettings"]
-__all__ += ["LatencySettings", "OptionalPath", "Precision", "Share", "Strict", "as_tuple"]
+__all__ += ["LatencySettings", "OptionalPath", "Precision", "Share", "Strict", "as_tuple", "require_rising"]
 
 
 class Strict(BaseModel):
@@ -30,6 +30,13 @@ class Strict(BaseModel):
 def as_tuple(value: Any) -> Any:
     """A list from YAML as the tuple that a frozen section holds."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def require_rising(values: tuple[float, ...], what: str, example: list[float]) -> tuple[float, ...]:
+    """The values; raises `ValueError`, which names `what` they are, unless each is above the one before."""
+    if not values or list(values) != sorted(set(values)):
+        raise ValueError(f"expected {what} that rise, such as {example}")
+    return values
 
 
 def _as_path(value: Any) -> Any:

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from jstc.recipe_settings import Fraction, OptionalPath, Strict, as_tuple
+from jstc.recipe_settings import Fraction, OptionalPath, Strict, as_tuple, require_rising
 
 __all__ = ["CheckpointSettings", "FinetuneSettings", "InputSettings", "TrainSettings"]
 
@@ -145,9 +145,7 @@ class TrainSettings(Strict):
     @field_validator("milestones")
     @classmethod
     def _rising(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and (not value or list(value) != sorted(set(value))):
-            raise ValueError("expected shares of the training that rise, such as [0.5, 0.75]")
-        return value
+        return value if value is None else require_rising(value, "shares of the training", [0.5, 0.75])
 
 
 class FinetuneSettings(Strict):

@@ -51,10 +51,11 @@ class Proposal:
 
 @dataclass(frozen=True)
 class View:
-    """What plans are drawn from: by groups the channels' weights, standardised, and their inertia."""
+    """What plans are drawn from: by groups the channels' weights, standardised, their inertia and noise."""
 
     weights: list[Vector]
     inertia: list[Vector]
+    noise: list[Vector]
 
 
 @dataclass(frozen=True)
@@ -103,18 +104,17 @@ class Proposer:
         With an `incumbent`, the numbers of the thresholds that won the round before, a few groups draw anew
         and the others keep theirs. Of several candidates the first is the incumbent itself, or the likeliest.
         """
-        return self._propose(self._view(target), now, round_, candidate, incumbent)
+        return self._propose(self._view(target, round_), now, round_, candidate, incumbent)
 
     def _propose(
         self, view: View, now: Phase, round_: int, candidate: int, incumbent: Sequence[int] | None
     ) -> Proposal:
-        seed, period = self.recipe.seed, self.recipe.search.noise_period
-        size = sum(map(len, view.weights))
-        noise = sampler.lasting_gumbel(size, seed=seed, round_=round_, period=period)
         first = candidate == 0 and self.recipe.search.candidates > 1
-        generator = None if first else seeds.generator(seed, "search", "thresholds", round_, candidate)
+        generator = (
+            None if first else seeds.generator(self.recipe.seed, "search", "thresholds", round_, candidate)
+        )
         before = None if incumbent is None else torch.tensor(incumbent)
-        return self._draw(self.budget(round_), view, now, self._split(noise), draw=Draw(generator, before))
+        return self._draw(self.budget(round_), view, now, draw=Draw(generator, before))
 
     def candidates(
         self, target: Target, now: Phase, round_: int, incumbent: Sequence[int] | None = None
@@ -124,7 +124,7 @@ class Proposer:
         As many as `search.candidates`, or fewer where the policy hardly finds others; one in a coarse round,
         where all are as good, and one where thresholds are not chosen.
         """
-        search, view = self.recipe.search, self._view(target)
+        search, view = self.recipe.search, self._view(target, round_)
         if now.coarse or search.candidates == 1 or search.thresholds != "threshnet":
             return [self._propose(view, now, round_, 0, None)]
         different: dict[str, Proposal] = {}
@@ -138,8 +138,7 @@ class Proposer:
     def final(self, target: Target, budget: int = 0) -> Proposal:
         """The plan without perturbation and with the likeliest thresholds, at the last temperature."""
         now = Phase(sigma=0.0, tau=self.recipe.search.tau[1], coarse=False)
-        noise = self._split(np.zeros(len(target.alpha)))
-        return self._draw(budget, self._view(target), now, noise, draw=Draw(None, None))
+        return self._draw(budget, self._view(target, None), now, draw=Draw(None, None))
 
     def learn(self, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int) -> float | None:
         """Teach the policy what its choices earned; returns the largest advantage, None without a choice."""
@@ -149,15 +148,19 @@ class Proposer:
     def _split(self, vector: Vector) -> list[Vector]:
         return self.spaces[0].split(vector)
 
-    def _view(self, target: Target) -> View:
+    def _view(self, target: Target, round_: int | None) -> View:
+        """That of a round; without one there is no noise."""
+        seed, search, noise = self.recipe.seed, self.recipe.search, np.zeros(len(target.alpha))
+        if round_ is not None:
+            noise = sampler.lasting_gumbel(len(noise), seed=seed, round_=round_, period=search.noise_period)
         weights = sampler.standardised(self.importance(target))
-        return View(weights, self._split(self.recipe.search.inertia * _recency(target)))
+        return View(weights, self._split(search.inertia * _recency(target)), self._split(noise))
 
-    def _draw(self, budget: int, view: View, now: Phase, noise: Sequence[Vector], *, draw: Draw) -> Proposal:
+    def _draw(self, budget: int, view: View, now: Phase, *, draw: Draw) -> Proposal:
         space = self.spaces[budget].of_rounds(below=now.below)
         p = [
             sampler.probabilities(w, o, sigma=now.sigma, tau=now.tau)
-            for w, o in zip(view.weights, noise, strict=True)
+            for w, o in zip(view.weights, view.noise, strict=True)
         ]
         states = threshnet.describe(self.channels, view.weights, p, share=space.budget.share)
         thresholds, choice = self._thresholds(now, states, draw)

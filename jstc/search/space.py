@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels import ChannelMap
-from jstc.channels.budget import Budget, Limits, project, resolve, smallest
+from jstc.channels.budget import Budget, Limits, project, resolve, smallest, uniform_counts
 from jstc.plan import Plan
 from jstc.recipe import Recipe
 
@@ -45,8 +45,7 @@ def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
 def _suits(channels: ChannelMap, budget: Budget, bounds: Limits) -> bool:
     if _ROOM * budget.of(smallest(channels, bounds)) > budget.limit:
         return False
-    levels = [np.arange(1, group.width + 1) / group.width for group in channels.groups]
-    cost = channels.cost_of_counts(project(channels, levels, budget, bounds))
+    cost = channels.cost_of_counts(uniform_counts(channels, budget, bounds))
     return budget.of(cost) >= _CLOSE * budget.limit
 
 
