@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,13 @@ def given(work: Work) -> Outcome:
 
 
 def _searched(work: Work, network: nn.Module) -> Outcome:
-    recipe = fitted(work)
+    recipe, before = fitted(work), copy.deepcopy(network)
     plan, figures = _search(work, recipe, network)
     cost = work.channels.cost(plan)
     source, directory = work.directory / "search", work.directory / "finetune"
     with work.clock.phase("train"):
         finetune(
-            work.target(), work.channels, work.dataset,
+            before, work.channels, work.dataset,
             recipe=recipe, source=source, directory=directory, progress=Silent(),
         )  # fmt: skip
     result = files.read_json(directory / "result.json")
@@ -81,6 +82,7 @@ def _search(work: Work, recipe: Recipe, network: nn.Module) -> tuple[Plan, dict[
     plan = Plan.load(directory / "plan.json")
     result = files.read_json(directory / "result.json")
     work.ledger.pay("search", spent_by(directory, limit=work.limit))
+    work.ledger.pay("ranking", result.get("taylor_images", 0) * work.channels.cost().flops)
     return plan, {"search": result, "plan_hash": plan.hash}
 
 
@@ -105,7 +107,8 @@ def most_searched(work: Work, recipe: Recipe) -> int:
     limits = (
         space.of_rounds(below=phase(search, round_).below).budget.limit for round_ in range(search.rounds)
     )
-    return (steps * part + gates * held) * sum(limits)
+    ranking = search.taylor_images * work.channels.cost().flops if search.importance == "taylor" else 0
+    return (steps * part + gates * held) * sum(limits) + ranking
 
 
 def fitted(work: Work) -> Recipe:

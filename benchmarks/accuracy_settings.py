@@ -10,7 +10,7 @@ from typing import Any
 
 from jstc import recipe_file
 from jstc.errors import InputError
-from jstc.recipe import GIVEN_WEIGHTS, Recipe
+from jstc.recipe import Recipe
 
 __all__ = ["CASES", "METHODS", "Case", "Job", "Method", "Settings"]
 
@@ -38,8 +38,8 @@ CASES: Mapping[str, Case] = {
 class Method:
     """A way from nothing to a trained network at the budget.
 
-    `kind` names the function that does it, `overrides` are recipe keys, `defaults` those that the command
-    line may change, `uses` the settings beside the common ones that its numbers depend on.
+    `kind` names the function that does it, `overrides` are recipe keys, `uses` the settings beside the common
+    ones that its numbers depend on.
     """
 
     kind: str
@@ -47,7 +47,6 @@ class Method:
     overrides: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     ablation: bool = False
-    defaults: tuple[str, ...] = ()
 
 
 def _ablation(text: str, *overrides: str, kind: str = "jst") -> Method:
@@ -64,7 +63,7 @@ METHODS: Mapping[str, Method] = {
         "given",
         "joint search-and-training from the trained target network",
         uses=("pretrain",),
-        defaults=tuple(f"search.{key}={json.dumps(value)}" for key, value in GIVEN_WEIGHTS.items()),
+        overrides=("weights=pretrained",),  # stands for those of the trained target network
     ),
     "uniform": Method("uniform", "uniformly narrow network from scratch, all of the training"),
     "random": Method("random", "best of a few random plans, from scratch", uses=_RANDOM),
@@ -158,9 +157,7 @@ class Job:
             f"train.weight_decay={s.weight_decay}", f"input.val_fraction={s.val_fraction}",
         )  # fmt: skip
         given = [o for o in self.overrides if self.searches or o.startswith(_OF_ALL)]
-        method = METHODS[self.method]
-        keys = [*base, *case.overrides, *method.defaults, *given, *method.overrides]
-        return recipe_file.from_flags({}, keys)
+        return recipe_file.from_flags({}, [*base, *case.overrides, *given, *METHODS[self.method].overrides])
 
     @property
     def plain(self) -> Job:

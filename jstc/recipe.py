@@ -68,7 +68,7 @@ PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(a
 
 
 GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
-    {"importance": "weighted", "inertia": 1.0, "coarse_share": 0.0, "coarse_budget": 1.0}
+    {"importance": "taylor", "inertia": 1.0, "coarse_share": 0.0, "coarse_budget": 1.0}
 )
 """Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
 other's equals: the large ones stay, and one that was left out for some rounds is still worth something."""
@@ -91,9 +91,12 @@ class SearchSettings(Strict):
     fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict, description="threshold per group for thresholds: fixed; others share one"
     )
-    importance: Literal["learned", "weighted", "magnitude", "random"] = Field(
-        "learned", description="what channels rank by; weighted, gates times norms, where weights are given"
+    importance: Literal["learned", "taylor", "weighted", "magnitude", "random"] = Field(
+        "learned",
+        description="what channels rank by; taylor, gates times what the network would lose with them, where "
+        "weights are given; weighted: gates times norms",
     )
+    taylor_images: PositiveInt = Field(512, description="training images behind importance: taylor")
     coarse_to_fine: bool = True
     # sampler
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -158,7 +161,7 @@ class SearchSettings(Strict):
     @property
     def learns_gates(self) -> bool:
         """Whether channels rank by gates, which then are trained."""
-        return self.importance in ("learned", "weighted")
+        return self.importance in ("learned", "taylor", "weighted")
 
 
 class Recipe(Strict):

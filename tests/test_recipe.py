@@ -106,9 +106,9 @@ WRONG = {
     "nothing near": (
         "search:\n  wheel: 3\n",
         "FILE, line 5: unknown key search.wheel; known here: rounds, epochs_per_round, steps_per_round, "
-        "perturbation, thresholds, fixed_thresholds, importance, coarse_to_fine, coarse_share, "
-        "coarse_budget, sigma, noise_period, inertia, tau, threshold_grid, alpha_lr, alpha_steps, "
-        "candidates, candidate_images, threshnet_lr, entropy_bonus, archive_size, "
+        "perturbation, thresholds, fixed_thresholds, importance, taylor_images, coarse_to_fine, "
+        "coarse_share, coarse_budget, sigma, noise_period, inertia, tau, threshold_grid, alpha_lr, "
+        "alpha_steps, candidates, candidate_images, threshnet_lr, entropy_bonus, archive_size, "
         "recalibration_images, reward_images, judge_every, compile, settle_overlap, settle_window",
     ),
     "a key of a group": (
@@ -381,13 +381,13 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
 
 def test_given_weights_have_defaults_of_their_own(write):
     search = recipe_file.load(write(BASE + "weights: w.safetensors\n")).search
-    assert (search.importance, search.inertia, search.coarse_share) == ("weighted", 1.0, 0.0)
+    assert (search.importance, search.inertia, search.coarse_share) == ("taylor", 1.0, 0.0)
     assert (search.coarse_budget, search.perturbation) == (1.0, False)
     perturbed = "weights: w.safetensors\nsearch: {perturbation: true"
     assert recipe_file.load(write(BASE + perturbed + "}\n")).search.sigma == (0.1, 0.1)
     assert recipe_file.load(write(BASE + perturbed + ", sigma: [1, 0]}\n")).search.sigma == (1.0, 0.0)
     text = "weights: w.safetensors\nsearch:\n  inertia: 2.0\n"
     search = recipe_file.load(write(BASE + text)).search
-    assert (search.importance, search.inertia) == ("weighted", 2.0)
+    assert (search.importance, search.inertia) == ("taylor", 2.0)
     scratch = recipe_file.load(write(BASE)).search
     assert scratch.importance == "learned" and scratch.coarse_share > 0

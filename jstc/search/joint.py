@@ -21,6 +21,7 @@ from jstc.search.policy import Proposer
 from jstc.search.round import Work
 from jstc.search.rounds import Rounds
 from jstc.search.state import State
+from jstc.search.taylor import num_images
 from jstc.search.verdict import Adjust, choose_best
 from jstc.train import distributed
 
@@ -103,6 +104,7 @@ def _shared_result(state: State, work: Work) -> dict[str, Any]:
         "rounds": state.round,
         "settled": state.settled if state.could_settle else None,
         "images_seen": state.images,
+        **({"taylor_images": taylor_images} if (taylor_images := num_images(work)) else {}),
         "steps": state.round * work.steps,
         "seconds": round(state.seconds, 3),
         **({"rollbacks": state.rollbacks} if state.rollbacks else {}),

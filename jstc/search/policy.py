@@ -180,6 +180,9 @@ class Proposer:
         gates = self._split(target.alpha.double().cpu().numpy())
         if kind == "learned":
             return gates
+        if kind == "taylor":
+            losses = self._split(target.taylor.double().cpu().numpy())
+            return [a * loss for a, loss in zip(gates, losses, strict=True)]
         found = self.channels.magnitude(target.network)
         norms = [found[g.name].double().numpy() for g in self.channels.groups]
         return norms if kind == "magnitude" else [a * w for a, w in zip(gates, norms, strict=True)]

@@ -22,7 +22,7 @@ from jstc.train.batches import stream
 from jstc.train.device import as_input, autocast
 from jstc.train.loop import Figures, StepOptions, TrainFigures, evaluate, logits, step_options, train_steps
 
-__all__ = ["RoundFigures", "Work", "judge", "train_round"]
+__all__ = ["RoundFigures", "Work", "frozen", "judge", "train_round"]
 
 
 Batch = tuple[Tensor, Tensor]
@@ -112,7 +112,7 @@ def _train_weights(
     """The steps of a part, or what is left of them."""
     tally = at.begin(work.schedule, first_step=start)
     now = start + tally.batches
-    with _frozen(sub.gated.alpha), replicas.averaging(called, sync_batchnorm=_synced(work)) as network:
+    with frozen(sub.gated.alpha), replicas.averaging(called, sync_batchnorm=_synced(work)) as network:
         return train_steps(
             network,
             _batches(work, "train", work.dataset.train, now, end - now),
@@ -141,7 +141,7 @@ def _batches(work: Work, purpose: str, split: Split, start: int, count: int) -> 
 
 
 @contextmanager
-def _frozen(*parameters: nn.Parameter) -> Iterator[None]:
+def frozen(*parameters: nn.Parameter) -> Iterator[None]:
     """No gradients for `parameters` inside the block."""
     before = [p.requires_grad for p in parameters]
     for parameter in parameters:
@@ -158,7 +158,7 @@ def _alpha_step(sub: Trial, batch: Batch, work: Work, step: int) -> int:
     whole = min(work.recipe.train.batch_size, work.dataset.search_val.num_images)
     sub.gated.train()
     seeded = seeds.seeded(work.options.seed, "alpha", step, *distributed.own_seed())
-    with _frozen(*sub.gated.network.parameters()), seeded:
+    with frozen(*sub.gated.network.parameters()), seeded:
         norms = replicas.whole_batch_norms(sub.gated, wanted=_synced(work))
         with norms, autocast(images.device, work.options.dtype):
             scores = logits(sub.gated(as_input(images, channels_last=work.options.channels_last)))

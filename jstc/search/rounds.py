@@ -19,6 +19,7 @@ from jstc.search.middle import Middle
 from jstc.search.policy import Proposal, Proposer
 from jstc.search.round import RoundFigures, Work, train_round
 from jstc.search.state import State
+from jstc.search.taylor import num_images, taylor
 from jstc.search.threshnet import Choice
 from jstc.search.turn import choose, learnt, record, reward
 from jstc.search.updater import Trial, cut, put_back
@@ -191,6 +192,8 @@ class Rounds:
     def _resume(self) -> None:
         saved = distributed.from_first(self._saved.load)
         distributed.copy_from_first(_trained(self.state).values())
+        if saved is None and num_images(self._work):
+            self.state.target.taylor.copy_(taylor(self.state.target, self._work, self._progress))
         if saved is not None:
             tensors, meta = saved
             self.state.restore(tensors, meta)

@@ -113,7 +113,7 @@ class State:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of a checkpoint; the live ones."""
         target, (policy, _) = self.target, self.threshnet.state()
-        gates = {name: getattr(target, name) for name in ("alpha", "moments", "steps", "trained")}
+        gates = {name: getattr(target, name) for name in ("alpha", "moments", "steps", "trained", "taylor")}
         network = target.network.state_dict()
         return checkpoint.join(network=network, **target.optimizer, gates=gates, policy=policy)
 

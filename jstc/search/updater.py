@@ -26,8 +26,9 @@ class Target:
 
     `alpha` [prunable channels] holds the channel weights, `moments` [2, prunable channels] Adam's averages
     of their gradients, `steps` [prunable channels] how often each was updated, `trained` [prunable channels]
-    how much of the last rounds trained each, 1 for all of them; `optimizer` is the state of the weights'
-    optimiser, by kind and parameter.
+    how much of the last rounds trained each, 1 for all of them, `taylor` [prunable channels] what the network
+    as it was given would lose with each, relative to the mean of its group (1 where nobody asked);
+    `optimizer` is the state of the weights' optimiser, by kind and parameter.
     """
 
     network: nn.Module
@@ -36,6 +37,7 @@ class Target:
     moments: Tensor
     steps: Tensor
     trained: Tensor
+    taylor: Tensor
     optimizer: optim.State
 
     @classmethod
@@ -50,6 +52,7 @@ class Target:
             torch.zeros(2, total, device=where),
             torch.zeros(total, device=where),
             torch.zeros(total, device=where),
+            torch.ones(total, device=where),
             optim.new_state(dict(network.named_parameters()), settings),
         )
 

@@ -247,7 +247,9 @@ def test_the_defaults_of_given_weights_may_be_changed():
     search = given.recipe.search
     assert all(getattr(search, key) == value for key, value in GIVEN_WEIGHTS.items())
     other = dataclasses.replace(given, overrides=("search.inertia=12",))
-    assert other.recipe.search.inertia == 12 and other.recipe.search.importance == "weighted"
+    assert other.recipe.search.inertia == 12 and other.recipe.search.importance == "taylor"
+    perturbed = dataclasses.replace(given, overrides=("search.perturbation=true",))
+    assert perturbed.recipe.search.sigma == (0.1, 0.1)
     assert other.hash != given.hash
 
 

@@ -20,6 +20,8 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"search.importance": "random"}),
     ({}, {"search.importance": "weighted"}),
     ({"search.importance": "weighted"}, {"search.importance": "magnitude"}),
+    ({}, {"search.importance": "taylor"}),
+    ({"search.importance": "weighted"}, {"search.importance": "taylor"}),
     ({}, {"search.coarse_to_fine": False}),
     # their settings
     ({"search.thresholds": "fixed"}, {"search.fixed_thresholds": {"wide": 0.3}}),
@@ -36,6 +38,7 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"search.alpha_steps": 1}),
     ({}, {"search.candidates": 1}),
     ({"search.candidates": 8}, {"search.candidate_images": 3}),
+    ({"search.importance": "taylor"}, {"search.taylor_images": 8}),
     ({}, {"search.reward_images": 18}),
     ({}, {"search.recalibration_images": 16}),
     ({}, {"search.steps_per_round": 5}),
