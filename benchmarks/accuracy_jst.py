@@ -82,7 +82,8 @@ def _search(work: Work, recipe: Recipe, network: nn.Module) -> tuple[Plan, dict[
     plan = Plan.load(directory / "plan.json")
     result = files.read_json(directory / "result.json")
     work.ledger.pay("search", spent_by(directory, limit=work.limit))
-    work.ledger.pay("ranking", result.get("taylor_images", 0) * work.channels.cost().flops)
+    if "taylor_images" in result:
+        work.ledger.pay("ranking", result["taylor_images"] * work.channels.cost().flops)
     return plan, {"search": result, "plan_hash": plan.hash}
 
 
@@ -107,8 +108,14 @@ def most_searched(work: Work, recipe: Recipe) -> int:
     limits = (
         space.of_rounds(below=phase(search, round_).below).budget.limit for round_ in range(search.rounds)
     )
-    ranking = search.taylor_images * work.channels.cost().flops if search.importance == "taylor" else 0
-    return (steps * part + gates * held) * sum(limits) + ranking
+    return (steps * part + gates * held) * sum(limits) + _ranking(work, recipe)
+
+
+def _ranking(work: Work, recipe: Recipe) -> int:
+    """What a search pays to rank the channels of the network that it was given."""
+    if recipe.search.importance != "taylor":
+        return 0
+    return min(recipe.search.taylor_images, work.dataset.train.num_images) * work.channels.cost().flops
 
 
 def fitted(work: Work) -> Recipe:

@@ -96,10 +96,11 @@ def test_a_search_from_the_trained_target_pays_for_its_training(work, monkeypatc
         return search(network, *args, **options)
 
     monkeypatch.setattr(accuracy_jst, "search", watched)
-    job = work("jst-given")
+    job = work("jst-given", overrides=(*SEARCH, "search.taylor_images=32"))
     outcome = accuracy_jst.given(job)
     spent, half = job.ledger.spent, job.ledger.total / 2
-    assert set(spent) == {"pretraining", "search", "finetune"}
+    assert set(spent) == {"pretraining", "search", "ranking", "finetune"}
+    assert spent["ranking"] == 32 * job.channels.cost().flops
     assert 0.8 * half < spent["pretraining"] <= half  # one step of the target network is a tenth of it
     assert spent["search"] <= accuracy_jst.most_searched(job, job.job.plain.recipe) / 2
     assert 0.9 < sum(spent.values()) / job.ledger.total <= 1 and outcome.flops <= job.limit
