@@ -48,9 +48,7 @@ def site_indices(structure: Structure, sites: Mapping[str, Ids], plan: Plan) -> 
     return {name: torch.from_numpy(rank[numbers][keep[numbers] == 1]) for name, numbers in sites.items()}
 
 
-def _gated(parameter: Tensor, alpha: Tensor, index: Tensor) -> Tensor:
-    one = torch.ones(1, dtype=alpha.dtype, device=alpha.device)
-    scale = torch.cat([alpha, one]).index_select(0, index)
+def _scaled(parameter: Tensor, scale: Tensor) -> Tensor:
     return parameter * scale.to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1))
 
 
@@ -66,13 +64,15 @@ class GatedNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.alpha = nn.Parameter(alpha.detach().clone())
-        self._index = {name: i.to(alpha.device) for name, i in index.items()}
+        # All in one: for small networks the operations on gates take longer than those on images.
+        self._sizes = {name: len(i) for name, i in index.items()}
+        self._index = torch.cat([*index.values(), torch.zeros(0, dtype=torch.long)]).to(alpha.device)
         self._spans = dict(spans)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedNetwork:
-        # The indices follow `to(device)` like buffers; a buffer's name could not hold a parameter's dots.
+        # The index follows `to(device)` like a buffer, without being one: it is no part of the state.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._index = {name: index.to(self.alpha.device) for name, index in self._index.items()}
+        self._index = self._index.to(self.alpha.device)
         return self
 
     @property
@@ -88,10 +88,20 @@ class GatedNetwork(nn.Module):
         for name, value in gates.items():
             views[name].copy_(value)
 
+    def _by_parameter(self, values: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._sizes, torch.split(values, [*self._sizes.values()]), strict=True))
+
+    @property
+    def index(self) -> dict[str, Tensor]:
+        """By gated parameter the number of each position's gate; the last number stands for none."""
+        return self._by_parameter(self._index)
+
     def effective(self) -> dict[str, Tensor]:
         """The gated parameters times their gates, differentiable in both."""
         tensors = dict(self.network.named_parameters())
-        return {name: _gated(tensors[name], self.alpha, index) for name, index in self._index.items()}
+        one = torch.ones(1, dtype=self.alpha.dtype, device=self.alpha.device)
+        scales = self._by_parameter(torch.cat([self.alpha, one]).index_select(0, self._index))
+        return {name: _scaled(tensors[name], scale) for name, scale in scales.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return functional_call(self.network, self.effective(), args, kwargs)

@@ -143,4 +143,4 @@ def test_weights_and_gates_are_trained_together(toy):
 def test_moving_the_network_moves_everything(toy):
     network = gated(normed(toy, nn.BatchNorm2d(8)), seed=0).float().to("meta")
     assert {t.device.type for t in network.effective().values()} == {"meta"}
-    assert {index.device.type for index in network._index.values()} == {"meta"}  # as strict as a GPU would be
+    assert {index.device.type for index in network.index.values()} == {"meta"}  # as strict as a GPU would be

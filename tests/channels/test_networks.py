@@ -84,7 +84,7 @@ def test_mapping_back_changes_only_what_is_kept(example, name):
 def _terms(gated):
     """By gate: the sum of all absolute terms that its gradient consists of (the gates are one)."""
     total, tensors = torch.zeros_like(gated.alpha), dict(gated.network.named_parameters())
-    for key, index in gated._index.items():
+    for key, index in gated.index.items():
         terms = (tensors[key] * tensors[key].grad).abs().flatten(1 if tensors[key].dim() > 1 else 0)
         inside = index < len(total)
         total.index_add_(0, index[inside], terms.view(len(index), -1).sum(1)[inside].detach())
