@@ -28,7 +28,6 @@ evenly cut one comes so close to it."""
 def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
     """Under `round_to: auto` the widest steps that leave the search room; processors like multiples of 8.
 
-    With given weights the finest: from a trained network wider steps in narrow groups cost accuracy.
     Raises `BudgetError` where not even the finest ones meet a budget.
     """
     settings = recipe.channels
@@ -36,8 +35,6 @@ def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
         return Limits.from_settings(channels.groups, settings, block=channels.latency.block)
     finest = Limits.from_settings(channels.groups, settings)
     budgets = [resolve(channels, *budget, finest) for budget in recipe.budgets]
-    if recipe.weights is not None:
-        return finest
     for parts in _PARTS:
         wide = Limits.from_settings(channels.groups, settings, parts=parts)
         if all(_suits(channels, budget, wide) for budget in budgets):
