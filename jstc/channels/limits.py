@@ -46,13 +46,14 @@ class Limits:
         *,
         block: int | None = None,
         parts: int = _FINEST,
+        least: int = 1,
     ) -> Limits:
-        """The limits of a recipe, with its settings for single groups; `block`, `parts` as for `quantum_for`.
+        """The limits of a recipe, with its settings for single groups; the others as for `quantum_for`.
 
         Raises `RecipeError`, with near names, for a pattern in `channels.groups` that matches no group.
         """
         _require_matches(groups, settings)
-        return cls._each(groups, [_rule(group, settings) for group in groups], block, parts)
+        return cls._each(groups, [_rule(group, settings) for group in groups], block, parts, least)
 
     @classmethod
     def _each(
@@ -61,26 +62,30 @@ class Limits:
         rules: Sequence[tuple[Step, float, int]],
         block: int | None = None,
         parts: int = _FINEST,
+        least: int = 1,
     ) -> Limits:
         widths = np.array([g.width for g in groups], np.int64)
         pairs = zip(groups, rules, strict=True)
-        steps = [quantum_for(g.width, r[0], block=block, parts=parts) for g, r in pairs]
+        steps = [quantum_for(g.width, r[0], block=block, parts=parts, least=least) for g, r in pairs]
         quantum = np.array(steps, np.int64)
         shares = np.array([r[1] for r in rules], np.float64)
         wanted = np.maximum(np.ceil(widths * shares).astype(np.int64), np.array([r[2] for r in rules], int))
         return cls(np.minimum(-(-wanted // quantum) * quantum, widths), quantum)
 
 
-def quantum_for(width: int, round_to: Step, *, block: int | None = None, parts: int = _FINEST) -> int:
+def quantum_for(
+    width: int, round_to: Step, *, block: int | None = None, parts: int = _FINEST, least: int = 1
+) -> int:
     """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 that goes into it `parts` times.
 
+    Where that is below `least` it is as much, or the most that goes into the group twice.
     Where it is known that the provider computes `block` channels at once, `auto` is the largest power of two
     up to that and up to a quarter of the group.
     """
     if round_to != "auto":
         return min(round_to, width)
     most = 8 if block is None else block
-    part = width // (parts if block is None else 4)
+    part = max(width // (parts if block is None else 4), min(least, width // 2))
     step = 1
     while 2 * step <= min(most, part):
         step *= 2

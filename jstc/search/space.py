@@ -18,10 +18,14 @@ __all__ = ["Budget", "Space", "limit", "limits"]
 Vector = NDArray[np.float64]
 
 
-_PARTS = (2, 4)
+_WIDE = ({"parts": 2}, {"parts": 4})
+_WIDE_GIVEN = ({"least": 4},)
+"""What `round_to: auto` tries before its finest steps. Less wide with given weights: half of a narrow group
+is too much to take from a trained network at once, and steps of 4 still are faster than free widths."""
+
 _ROOM = 2
 _CLOSE = 0.98
-"""Groups have so few parts where the smallest sub-network is so many times cheaper than every budget, and the
+"""Steps are so wide where the smallest sub-network is so many times cheaper than every budget, and the
 evenly cut one comes so close to it."""
 
 
@@ -35,8 +39,8 @@ def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
         return Limits.from_settings(channels.groups, settings, block=channels.latency.block)
     finest = Limits.from_settings(channels.groups, settings)
     budgets = [resolve(channels, *budget, finest) for budget in recipe.budgets]
-    for parts in _PARTS:
-        wide = Limits.from_settings(channels.groups, settings, parts=parts)
+    for steps in _WIDE if recipe.weights is None else _WIDE_GIVEN:
+        wide = Limits.from_settings(channels.groups, settings, **steps)
         if all(_suits(channels, budget, wide) for budget in budgets):
             return wide
     return finest

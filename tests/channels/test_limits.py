@@ -108,5 +108,11 @@ def test_fewer_parts_are_wider_steps_of_narrow_groups(parts, quanta):
     assert quantum_for(64, "auto", parts=parts) == 8 and quantum_for(12, 5, parts=parts) == 5
 
 
+def test_the_finest_steps_may_have_a_least():
+    widths = (64, 32, 16, 8, 7, 2, 1)
+    assert [quantum_for(width, "auto", least=4) for width in widths] == [8, 4, 4, 4, 2, 1, 1]
+    assert quantum_for(16, 1, least=4) == 1
+
+
 def test_no_groups_no_limits():
     assert np.array_equal(Limits.of(()).least, np.zeros(0, np.int64))

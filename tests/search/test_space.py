@@ -127,6 +127,8 @@ def test_there_is_a_space_for_each_budget(channels: ChannelMap, make_recipe: Any
         ({"flops": 0.1}, {16: {2}, 32: {4}, 64: {8}}),
         ({"flops": [0.5, 0.1]}, {16: {2}}),  # the smallest budget decides
         ({"flops": 0.5, "channels.round_to": 1}, {16: {1}}),
+        ({"flops": 0.5, "weights": "trained.safetensors"}, {8: {4}, 16: {4}, 32: {4}, 64: {8}}),
+        ({"flops": 0.05, "weights": "trained.safetensors"}, {16: {2}, 32: {4}, 64: {8}}),
     ],
     ids=str,
 )
