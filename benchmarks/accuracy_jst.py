@@ -21,6 +21,7 @@ from jstc.recipe import Recipe
 from jstc.search.anneal import phase
 from jstc.search.joint import search
 from jstc.search.space import Space
+from jstc.search.taylor import num_images
 from jstc.train import schedule as schedules
 from jstc.train.history import History
 
@@ -40,7 +41,10 @@ def given(work: Work) -> Outcome:
 
 
 def _searched(work: Work, network: nn.Module) -> Outcome:
-    recipe, before = fitted(work), copy.deepcopy(network)
+    recipe, before = (
+        fitted(work),
+        copy.deepcopy(network),
+    )  # as it was given it may teach; the search trains it
     plan, figures = _search(work, recipe, network)
     cost = work.channels.cost(plan)
     source, directory = work.directory / "search", work.directory / "finetune"
@@ -82,8 +86,9 @@ def _search(work: Work, recipe: Recipe, network: nn.Module) -> tuple[Plan, dict[
     plan = Plan.load(directory / "plan.json")
     result = files.read_json(directory / "result.json")
     work.ledger.pay("search", spent_by(directory, limit=work.limit))
-    if "taylor_images" in result:
-        work.ledger.pay("ranking", result["taylor_images"] * work.channels.cost().flops)
+    if ranking := _ranking(work, recipe):
+        work.ledger.pay("ranking", ranking)
+        work.dataset.train.judged -= num_images(recipe.search, work.dataset.train)  # paid for: no judging
     return plan, {"search": result, "plan_hash": plan.hash}
 
 
@@ -113,9 +118,7 @@ def most_searched(work: Work, recipe: Recipe) -> int:
 
 def _ranking(work: Work, recipe: Recipe) -> int:
     """What a search pays to rank the channels of the network that it was given."""
-    if recipe.search.importance != "taylor":
-        return 0
-    return min(recipe.search.taylor_images, work.dataset.train.num_images) * work.channels.cost().flops
+    return num_images(recipe.search, work.dataset.train) * work.channels.cost().flops
 
 
 def fitted(work: Work) -> Recipe:

@@ -96,7 +96,7 @@ class Settings:
     `search_share`: share of it that the rounds of jst's search may take, which sets `search.steps_per_round`
     (0: the recipe says). `candidates`, `candidates_share`: random plans, and the share of all training for
     choosing among them.
-    `taylor_images`: training images behind Taylor importances. `least_share`: of a group that
+    `taylor_images`: training images behind the importances of `tp-taylor`. `least_share`: of a group that
     Torch-Pruning keeps. `data_seed`: decides the images and the search-validation split, for all seeds.
     """
 

@@ -57,7 +57,8 @@ class Work:
     @classmethod
     def of(cls, job: Job, dataset: Dataset, *, where: torch.device, directory: Path, cache: Path) -> Work:
         """The start of a job: nothing spent."""
-        # Recalibration of batch norms reads the training part in order, judging the search-validation part.
+        # Recalibration of batch norms reads the training part in order, judging the search-validation part;
+        # so does the ranking of a trained network's channels, which is paid for and taken off.
         counted = {name: CountedSplit(getattr(dataset, name)) for name in ("train", "search_val")}
         dataset = replace(dataset, **counted)
         work = cls(job, job.recipe, dataset, Ledger(1, job.settings.epochs), Clock(), where, directory, cache)

@@ -71,7 +71,7 @@ GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
     {"importance": "taylor", "inertia": 1.0, "coarse_share": 0.0, "coarse_budget": 1.0}
 )
 """Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
-other's equals: the large ones stay, and one that was left out for some rounds is still worth something."""
+other's equals: those that it would miss stay, and one left out for some rounds is still worth something."""
 
 _GIVEN_SIGMA = (0.1, 0.1)
 """Likewise of a perturbation, where one is asked for."""
@@ -93,8 +93,8 @@ class SearchSettings(Strict):
     )
     importance: Literal["learned", "taylor", "weighted", "magnitude", "random"] = Field(
         "learned",
-        description="what channels rank by; taylor, gates times what the network would lose with them, where "
-        "weights are given; weighted: gates times norms",
+        description="what channels rank by: learned, gates; taylor (the default where weights are given), "
+        "gates times what the network would lose with them; weighted, gates times norms",
     )
     taylor_images: PositiveInt = Field(512, description="training images behind importance: taylor")
     coarse_to_fine: bool = True
@@ -202,7 +202,7 @@ class Recipe(Strict):
         if search is not None and not isinstance(search, dict):
             return document
         search = {**GIVEN_WEIGHTS, **(search or {})}
-        if search.get("perturbation") is True:  # the norms of a trained network say more than gates at first
+        if search.get("perturbation") is True:  # what was measured says more than noise
             search = {"sigma": _GIVEN_SIGMA, **search}
         return document | {"search": search}
 

@@ -100,11 +100,12 @@ def _shown(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _shared_result(state: State, work: Work) -> dict[str, Any]:
+    ranked = num_images(work.recipe.search, work.dataset.train)
     return {
         "rounds": state.round,
         "settled": state.settled if state.could_settle else None,
         "images_seen": state.images,
-        **({"taylor_images": taylor_images} if (taylor_images := num_images(work)) else {}),
+        **({"taylor_images": ranked} if ranked else {}),
         "steps": state.round * work.steps,
         "seconds": round(state.seconds, 3),
         **({"rollbacks": state.rollbacks} if state.rollbacks else {}),

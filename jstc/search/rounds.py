@@ -192,7 +192,7 @@ class Rounds:
     def _resume(self) -> None:
         saved = distributed.from_first(self._saved.load)
         distributed.copy_from_first(_trained(self.state).values())
-        if saved is None and num_images(self._work):
+        if saved is None and num_images(self._work.recipe.search, self._work.dataset.train):
             self.state.target.taylor.copy_(taylor(self.state.target, self._work, self._progress))
         if saved is not None:
             tensors, meta = saved

@@ -89,13 +89,18 @@ def test_joint_training_spends_what_its_history_says_and_no_more_than_all(work):
 
 def test_a_search_from_the_trained_target_pays_for_its_training(work, monkeypatch):
     began = []
-    search = accuracy_jst.search
+    search, finetune = accuracy_jst.search, accuracy_jst.finetune
 
     def watched(network, *args, **options):
         began.append(network.state_dict()["conv1.weight"].clone())
         return search(network, *args, **options)
 
+    def finetuned(network, *args, **options):
+        began.append(network.state_dict()["conv1.weight"].clone())
+        return finetune(network, *args, **options)
+
     monkeypatch.setattr(accuracy_jst, "search", watched)
+    monkeypatch.setattr(accuracy_jst, "finetune", finetuned)
     job = work("jst-given", overrides=(*SEARCH, "search.taylor_images=32"))
     outcome = accuracy_jst.given(job)
     spent, half = job.ledger.spent, job.ledger.total / 2
@@ -105,6 +110,8 @@ def test_a_search_from_the_trained_target_pays_for_its_training(work, monkeypatc
     assert spent["search"] <= accuracy_jst.most_searched(job, job.job.plain.recipe) / 2
     assert 0.9 < sum(spent.values()) / job.ledger.total <= 1 and outcome.flops <= job.limit
     assert not torch.equal(began[0], job.target().conv1.weight)
+    assert torch.equal(began[0], began[1])  # it may teach what the search has cut from it
+    assert job.dataset.train.judged % 32 == 0 and job.dataset.train.judged > 0
 
 
 def _trained_images(job):

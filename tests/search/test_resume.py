@@ -146,7 +146,7 @@ def test_a_checkpoint_of_an_earlier_kind_of_search_is_refused(
     run_search: Any, searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(searched().directory / CHECKPOINT, tmp_path)
-    monkeypatch.setattr("jstc.search.identity._VERSION", 1)
+    monkeypatch.setattr("jstc.search.identity._VERSION", 0)
     with pytest.raises(RunDirectoryError, match=r"belongs to another search \(version differ\); .*--fresh"):
         run_search(tmp_path)
 
