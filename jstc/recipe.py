@@ -124,6 +124,11 @@ class SearchSettings(Strict):
     threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(as_tuple), Field(min_length=2)] = (
         0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
     )  # fmt: skip
+    stream_lead: NonNegativeFloat = Field(
+        1.0,
+        description="how much sooner channels of residual streams join, in units of a threshold's logit; "
+        "0: as those of all groups",
+    )
     # learning rates of what is searched
     alpha_lr: PositiveFloat = 0.02
     alpha_steps: PositiveInt = Field(1, description="steps on search-validation batches per round")

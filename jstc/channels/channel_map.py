@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -187,6 +188,23 @@ class ChannelMap:
     def flops_share_of(self, plan: Plan) -> dict[str, float]:
         """The same of a sub-network: shares of its own FLOPs. Raises `ChannelError` for a foreign plan."""
         return dict(zip(self.widths, self._cost.share(self.counts(plan)).tolist(), strict=True))
+
+    @cached_property
+    def streams(self) -> frozenset[str]:
+        """The groups of residual streams: those whose channels several layers make, which are added up.
+
+        A layer that works channel by channel (a depthwise convolution) makes no channels of its own.
+        """
+        made: Counter[int] = Counter()
+        starts = np.array([group.start for group in self.groups], np.int64)
+        for name, dims in self._structure.numbers.items():
+            shape = self._shapes.get(name, ())
+            own = dims[0] if len(shape) > 1 else None
+            if own is None or (dims[1] is None and shape[1] == 1):
+                continue
+            channels = own[own >= 0]
+            made.update(np.unique(np.searchsorted(starts, channels, side="right") - 1).tolist())
+        return frozenset(group.name for number, group in enumerate(self.groups) if made[number] > 1)
 
     @cached_property
     def coverage(self) -> float:

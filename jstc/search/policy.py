@@ -193,9 +193,16 @@ class Proposer:
             given = search.fixed_thresholds
             return [given.get(g.name, COMMON_THRESHOLD) for g in self.channels.groups], None
         if search.thresholds == "common" or now.coarse:
-            return [COMMON_THRESHOLD] * len(self.channels.groups), None
+            return self._favoured([COMMON_THRESHOLD] * len(self.channels.groups)), None
         choice = self.threshnet.choose(states, draw.generator, before=draw.before)
-        return self.threshnet.thresholds(choice), choice
+        return self._favoured(self.threshnet.thresholds(choice)), choice
+
+    def _favoured(self, thresholds: Sequence[float]) -> list[float]:
+        """The thresholds with those of residual streams raised by `search.stream_lead`."""
+        lead, streams = self.recipe.search.stream_lead, self.channels.streams
+        names = (group.name for group in self.channels.groups)
+        pairs = zip(names, thresholds, strict=True)
+        return [sampler.raised(r, lead) if name in streams else r for name, r in pairs]
 
 
 def _width_inertia(inertia: float, *, coarse: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from jstc.plan import Plan
 from jstc.search.space import Space
 from jstc.train import seeds
 
-__all__ = ["gumbel", "joining_levels", "lasting_gumbel", "probabilities", "sample", "standardised"]
+__all__ = ["gumbel", "joining_levels", "lasting_gumbel", "probabilities", "raised", "sample", "standardised"]
 
 Vector = NDArray[np.float64]
 
@@ -73,6 +74,11 @@ def joining_levels(p_sorted: Vector, threshold: float) -> Vector:
     before = np.concatenate([[0.0], np.cumsum(p_sorted)[:-1]])
     levels: Vector = _logit(before) - _logit(np.array(threshold))
     return np.maximum.accumulate(levels)
+
+
+def raised(threshold: float, by: float) -> float:
+    """The threshold sigmoid(logit(r) + `by`): by as much as the projection moves all of them."""
+    return threshold / (threshold + (1 - threshold) * math.exp(-by))
 
 
 def _logit(p: Vector) -> Vector:

@@ -65,6 +65,21 @@ def test_known_networks_have_the_groups_they_should(example, name):
     assert not found.channels.unknown_operations and not found.channels.inexact
 
 
+STREAMS = {
+    "cifar/resnet56": {"conv1", "layer2.0.conv2", "layer2.0.conv2#2", "layer3.0.conv2", "layer3.0.conv2#2"},
+    "cifar/vgg16_bn": set(),
+    "resnet50": {f"layer{stage}.0.conv3" for stage in (1, 2, 3, 4)},
+    "densenet121": set(),
+    # Depthwise convolutions do not make the channels that they filter.
+    "mobilenet_v2": {f"features.{block}.conv.2" for block in (2, 4, 7, 11, 14)},
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_residual_streams_are_what_several_layers_make(example, name):
+    assert example(name).channels.streams == STREAMS[name]
+
+
 def test_groups_are_numbered_one_after_the_other_in_the_order_of_the_forward(example):
     groups = example("resnet50").channels.groups
     assert [g.start for g in groups] == np.cumsum([0, *(g.width for g in groups)])[:-1].tolist()

@@ -272,3 +272,21 @@ def test_inertia_keeps_what_was_trained_last(propose: Any, target: Target) -> No
     assert set(propose(STILL, inertia=9.0, thresholds="common").plan.kept["stem"]) >= {4, 5, 6, 7}
     target.trained.zero_()
     assert propose(STILL, inertia=1.0).plan == propose(STILL, inertia=0.0).plan
+
+
+@pytest.mark.parametrize("now", [STILL, COARSE])
+def test_residual_streams_keep_more_where_they_lead(
+    propose: Any, target: Target, channels: ChannelMap, now: Phase
+) -> None:
+    assert channels.streams == {"stem"}
+    quiet = {"thresholds": "common", "inertia": 0.0, "tau": [50.0, 50.0]}
+    widths = [propose(now, stream_lead=lead, **quiet).plan.counts["stem"] for lead in (0.0, 1.0, 4.0)]
+    assert widths[0] < widths[1] < widths[2]
+
+
+def test_thresholds_that_are_given_are_not_raised(propose: Any) -> None:
+    given = {"thresholds": "fixed", "fixed_thresholds": {"stem": 0.4}}
+    assert (
+        propose(FINE, stream_lead=3.0, **given).thresholds
+        == propose(FINE, stream_lead=0.0, **given).thresholds
+    )

@@ -220,3 +220,9 @@ def test_vectors_are_split_by_group_and_joined_again(channels: ChannelMap, make_
     assert [len(part) for part in parts] == [8, 12, 16]
     names = [g.name for g in channels.groups]
     assert space.join(dict(zip(names, parts, strict=True))).tolist() == vector.tolist()
+
+
+def test_a_raised_threshold_is_the_one_moved_in_its_logit() -> None:
+    assert sampler.raised(0.5, 0.0) == 0.5
+    assert sampler.raised(0.7, 1.0) == pytest.approx(1 / (1 + np.exp(-(np.log(0.7 / 0.3) + 1.0))))
+    assert sampler.raised(1.0, 2.0) == 1.0

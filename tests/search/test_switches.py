@@ -34,6 +34,7 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"search.tau": [3.0, 0.5]}),
     ({}, {"search.tau": [1.0, 0.05]}),
     ({}, {"search.threshold_grid": [0.2, 0.95]}),
+    ({}, {"search.stream_lead": 3.0}),
     ({}, {"search.alpha_lr": 0.2}),
     ({}, {"search.alpha_steps": 1}),
     ({}, {"search.candidates": 1}),
