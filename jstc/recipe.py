@@ -125,7 +125,7 @@ class SearchSettings(Strict):
         0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
     )  # fmt: skip
     stream_lead: NonNegativeFloat = Field(
-        1.0,
+        1.5,
         description="how much sooner channels of residual streams join, in units of a threshold's logit; "
         "0: as those of all groups",
     )

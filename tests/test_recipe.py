@@ -109,7 +109,8 @@ WRONG = {
         "perturbation, thresholds, fixed_thresholds, importance, taylor_images, coarse_to_fine, "
         "coarse_share, coarse_budget, sigma, noise_period, inertia, tau, threshold_grid, "
         "stream_lead, alpha_lr, alpha_steps, candidates, candidate_images, threshnet_lr, entropy_bonus, "
-        "archive_size, recalibration_images, reward_images, judge_every, compile, settle_overlap, settle_window",
+        "archive_size, recalibration_images, reward_images, judge_every, compile, settle_overlap, "
+        "settle_window",
     ),
     "a key of a group": (
         "channels:\n  groups:\n    layer4.*: {min_width: 8}\n    layer1:\n      min_widht: 4\n",
