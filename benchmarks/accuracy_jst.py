@@ -20,6 +20,7 @@ from jstc.progress import Silent
 from jstc.recipe import Recipe
 from jstc.search.anneal import phase
 from jstc.search.joint import search
+from jstc.search.length import for_length
 from jstc.search.space import Space
 from jstc.search.taylor import num_images
 from jstc.train import schedule as schedules
@@ -126,7 +127,15 @@ def fitted(work: Work) -> Recipe:
 
     Raises `StageError` when the search alone costs as much as all the training that there is.
     """
-    recipe, ledger = _as_long_as_jst(work), work.ledger
+    recipe, plain = work.recipe, work.job.plain.recipe
+    found = _fitted(work, recipe, plain)
+    if for_length(found, work.dataset) is found:
+        return found
+    return _fitted(work, *(_searching(each, coarse_budget=1.0) for each in (recipe, plain)))
+
+
+def _fitted(work: Work, recipe: Recipe, plain: Recipe) -> Recipe:
+    recipe, ledger = _as_long_as_jst(work, recipe, plain), work.ledger
     searched = most_searched(work, recipe)
     part = min(work.batch, work.dataset.train_full.num_images)
     steps = int((ledger.left - searched) / (part * (work.limit + _teaching(work))))
@@ -141,11 +150,11 @@ def fitted(work: Work) -> Recipe:
     return recipe.model_copy(update={"finetune": changed})
 
 
-def _as_long_as_jst(work: Work) -> Recipe:
-    """The job's recipe; where rounds cost more than those of `jst`, or less is left, so few that the search
+def _as_long_as_jst(work: Work, recipe: Recipe, plain: Recipe) -> Recipe:
+    """The recipe; where rounds cost more than those of `jst`, or less is left, so few that the search
     has no larger share of it."""
     share = work.ledger.left / work.ledger.total
-    plain, recipe = _sized(work, work.job.plain.recipe), work.recipe
+    plain = _sized(work, plain)
     allowed = share * most_searched(work, plain)
     recipe = _searching(recipe, steps_per_round=plain.search.steps_per_round)
     while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:

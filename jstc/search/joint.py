@@ -17,6 +17,7 @@ from jstc.plan import Plan
 from jstc.progress import Progress
 from jstc.recipe import Recipe
 from jstc.search.archive import Entry
+from jstc.search.length import for_length
 from jstc.search.policy import Proposer
 from jstc.search.round import Work
 from jstc.search.rounds import Rounds
@@ -50,6 +51,7 @@ def search(
     another search, `DivergedError` when training diverges more often than the settings allow.
     """
     where = next(target.parameters()).device
+    recipe = for_length(recipe, dataset)
     proposer = Proposer(channels, recipe)
     state = State.new(target, channels, proposer.threshnet, recipe)
     work = Work.of(recipe, dataset, where, scaler=state.scaler)

@@ -193,12 +193,16 @@ class Proposer:
             given = search.fixed_thresholds
             return [given.get(g.name, COMMON_THRESHOLD) for g in self.channels.groups], None
         if search.thresholds == "common" or now.coarse:
-            return self._favoured([COMMON_THRESHOLD] * len(self.channels.groups)), None
+            common = [COMMON_THRESHOLD] * len(self.channels.groups)
+            return common if now.below else self._favoured(common), None
         choice = self.threshnet.choose(states, draw.generator, before=draw.before)
         return self._favoured(self.threshnet.thresholds(choice)), choice
 
     def _favoured(self, thresholds: Sequence[float]) -> list[float]:
-        """The thresholds with those of residual streams raised by `search.stream_lead`."""
+        """The thresholds with those of residual streams raised by `search.stream_lead`.
+
+        Not below the budget, where an even network is the core of whatever comes: half as wide, in steps of 8.
+        """
         lead, streams = self.recipe.search.stream_lead, self.channels.streams
         names = (group.name for group in self.channels.groups)
         pairs = zip(names, thresholds, strict=True)

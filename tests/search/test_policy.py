@@ -290,3 +290,8 @@ def test_thresholds_that_are_given_are_not_raised(propose: Any) -> None:
         propose(FINE, stream_lead=3.0, **given).thresholds
         == propose(FINE, stream_lead=0.0, **given).thresholds
     )
+
+
+def test_below_the_budget_streams_do_not_lead(propose: Any) -> None:
+    below = dataclasses.replace(COARSE, below=True)
+    assert propose(below, stream_lead=3.0).plan == propose(below, stream_lead=0.0).plan

@@ -1,0 +1,25 @@
+"""Whether a run is so short that its search begins below the budget."""
+
+from __future__ import annotations
+
+from jstc.data import Dataset
+from jstc.recipe import Recipe
+from jstc.train.schedule import total_steps
+
+__all__ = ["for_length"]
+
+_SHORT = 5000
+"""Training steps, of search and finetune together. In runs of 2,000 and 4,000 a search that begins with half
+the width is well above the evenly narrow network, in runs of 8,000 it is no better, and below one that begins
+at the budget (docs/accuracy.md)."""
+
+
+def for_length(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with `search.coarse_budget: auto` decided: 1 for a long run, `auto` still for a short one.
+
+    What a narrow network learns early it learns at a fraction of the cost; but later the images that it was
+    shown are missing in the training of the network that comes out.
+    """
+    if recipe.search.coarse_budget != "auto" or total_steps(recipe, dataset) < _SHORT:
+        return recipe
+    return recipe.model_copy(update={"search": recipe.search.model_copy(update={"coarse_budget": 1.0})})

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jstc.search.length import for_length
+
+AUTO = {"search.coarse_budget": "auto", "search.rounds": 2, "search.steps_per_round": 5}
+
+
+@pytest.mark.parametrize(("steps", "coarse"), [(5, "auto"), (4987, "auto"), (4990, 1.0)])
+def test_a_long_run_begins_at_the_budget(make_recipe: Any, dataset: Any, steps: int, coarse: Any) -> None:
+    finetune = {"finetune.epochs": 1, "finetune.steps_per_epoch": steps}
+    assert for_length(make_recipe(AUTO | finetune), dataset).search.coarse_budget == coarse
+
+
+def test_a_share_that_is_given_holds_at_any_length(make_recipe: Any, dataset: Any) -> None:
+    recipe = make_recipe(AUTO | {"search.coarse_budget": 0.4, "finetune.epochs": 100_000})
+    assert for_length(recipe, dataset) is recipe
+
+
+def test_the_search_goes_by_it(searched: Any) -> None:
+    short, long = (searched(AUTO | {"finetune.steps_per_epoch": steps}).history for steps in (5, 5000))
+    assert short[0]["flops"] < long[0]["flops"]
