@@ -68,7 +68,13 @@ PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(a
 
 
 GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
-    {"importance": "taylor", "inertia": 1.0, "coarse_share": 0.0, "coarse_budget": 1.0}
+    {
+        "importance": "taylor",
+        "inertia": 1.0,
+        "coarse_share": 0.0,
+        "coarse_budget": 1.0,
+        "stream_lead": 0.0,
+    }
 )
 """Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
 other's equals: those that it would miss stay, and one left out for some rounds is still worth something."""
@@ -128,7 +134,7 @@ class SearchSettings(Strict):
     stream_lead: NonNegativeFloat = Field(
         1.5,
         description="how much sooner channels of residual streams join, in units of a threshold's logit; "
-        "0: as those of all groups",
+        "0: as those of all groups, as where weights are given",
     )
     # learning rates of what is searched
     alpha_lr: PositiveFloat = 0.02

@@ -201,7 +201,7 @@ class Proposer:
     def _favoured(self, thresholds: Sequence[float]) -> list[float]:
         """The thresholds with those of residual streams raised by `search.stream_lead`.
 
-        Not below the budget, where an even network is the core of whatever comes: half as wide, in steps of 8.
+        Not below the budget, where an even network is the core of whatever comes: half as wide, in eights.
         """
         lead, streams = self.recipe.search.stream_lead, self.channels.streams
         names = (group.name for group in self.channels.groups)
