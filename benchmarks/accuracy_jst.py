@@ -20,7 +20,7 @@ from jstc.progress import Silent
 from jstc.recipe import Recipe
 from jstc.search.anneal import phase
 from jstc.search.joint import search
-from jstc.search.length import for_length
+from jstc.search.length import is_long
 from jstc.search.space import Space
 from jstc.search.taylor import num_images
 from jstc.train import schedule as schedules
@@ -125,41 +125,62 @@ def _ranking(work: Work, recipe: Recipe) -> int:
 def fitted(work: Work) -> Recipe:
     """The job's recipe with finetune as long as is left after the search, at the budget.
 
+    Where `jst`, with all of the training, is so long that it begins at the budget, its variants do so too.
     Raises `StageError` when the search alone costs as much as all the training that there is.
     """
-    recipe, plain = work.recipe, work.job.plain.recipe
-    found = _fitted(work, recipe, plain)
-    if for_length(found, work.dataset) is found:
-        return found
-    return _fitted(work, *(_searching(each, coarse_budget=1.0) for each in (recipe, plain)))
-
-
-def _fitted(work: Work, recipe: Recipe, plain: Recipe) -> Recipe:
-    recipe, ledger = _as_long_as_jst(work, recipe, plain), work.ledger
-    searched = most_searched(work, recipe)
-    part = min(work.batch, work.dataset.train_full.num_images)
-    steps = int((ledger.left - searched) / (part * (work.limit + _teaching(work))))
+    recipe, ledger = _as_long_as_jst(work), work.ledger
+    steps = _left_for_finetune(work, recipe, of=ledger.left, per_image=work.limit + _teaching(work))
     if steps < 1:
+        searched = most_searched(work, recipe)
         raise StageError(
             f"{recipe.search.rounds} rounds of search cost {searched / ledger.epoch:.3f} epochs' worth, and "
             f"{ledger.epochs:g} are all; lower search.rounds or search.epochs_per_round (or --search-share), "
             "or raise --epochs"
         )
+    return _finetuned(work, recipe, steps)
+
+
+def _left_for_finetune(work: Work, recipe: Recipe, *, of: float, per_image: float) -> int:
+    """Steps of finetune that can be paid after the search; below 1 where there are none."""
+    part = min(work.batch, work.dataset.train_full.num_images)
+    return int((of - most_searched(work, recipe)) / (part * per_image))
+
+
+def _finetuned(work: Work, recipe: Recipe, steps: int) -> Recipe:
     epochs, per_epoch = _divided(steps, schedules.steps_per_finetune_epoch(recipe, work.dataset))
     changed = recipe.finetune.model_copy(update={"epochs": epochs, "steps_per_epoch": per_epoch})
     return recipe.model_copy(update={"finetune": changed})
 
 
-def _as_long_as_jst(work: Work, recipe: Recipe, plain: Recipe) -> Recipe:
-    """The recipe; where rounds cost more than those of `jst`, or less is left, so few that the search
+def _as_long_as_jst(work: Work) -> Recipe:
+    """The job's recipe; where rounds cost more than those of `jst`, or less is left, so few that the search
     has no larger share of it."""
     share = work.ledger.left / work.ledger.total
-    plain = _sized(work, plain)
+    plain, recipe = _sized(work, work.job.plain.recipe), work.recipe
+    if _is_long(work):
+        plain = _sized(work, _begun_at_budget(work.job.plain.recipe))
+        recipe = _begun_at_budget(recipe)
     allowed = share * most_searched(work, plain)
     recipe = _searching(recipe, steps_per_round=plain.search.steps_per_round)
     while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:
         recipe = _searching(recipe, rounds=recipe.search.rounds - 1)
     return recipe
+
+
+def _is_long(work: Work) -> bool:
+    """Whether `jst`, with all of the training and begun at the budget, is a long run."""
+    try:
+        recipe = _sized(work, _begun_at_budget(work.job.plain.recipe))
+    except StageError:  # its share does not pay for one step a round
+        return False
+    steps = _left_for_finetune(work, recipe, of=work.ledger.total, per_image=work.limit)
+    return steps > 0 and is_long(_finetuned(work, recipe, steps), work.dataset)
+
+
+def _begun_at_budget(recipe: Recipe) -> Recipe:
+    """The recipe without rounds below the budget, unless it says what they have."""
+    auto = recipe.search.coarse_budget == "auto"
+    return _searching(recipe, coarse_budget=1.0) if auto else recipe
 
 
 def _searching(recipe: Recipe, **changes: Any) -> Recipe:

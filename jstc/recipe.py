@@ -133,8 +133,8 @@ class SearchSettings(Strict):
     )  # fmt: skip
     stream_lead: NonNegativeFloat = Field(
         1.5,
-        description="how much sooner channels of residual streams join, in units of a threshold's logit; "
-        "0: as those of all groups, as where weights are given",
+        description="by how much the thresholds of residual streams are raised in their logit, whatever the "
+        "policy chooses; not in rounds below the budget, nor with thresholds: fixed; 0 where weights are given",
     )
     # learning rates of what is searched
     alpha_lr: PositiveFloat = 0.02

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -191,20 +190,18 @@ class ChannelMap:
 
     @cached_property
     def streams(self) -> frozenset[str]:
-        """The groups of residual streams: those whose channels several layers make, which are added up.
+        """The groups of residual streams: those whose channels are sums of two results of the forward.
 
-        A layer that works channel by channel (a depthwise convolution) makes no channels of its own.
+        What is added of the network's own, such as positions or a bias, is no such result.
         """
-        made: Counter[int] = Counter()
-        starts = np.array([group.start for group in self.groups], np.int64)
-        for name, dims in self._structure.numbers.items():
-            shape = self._shapes.get(name, ())
-            own = dims[0] if len(shape) > 1 else None
-            if own is None or (dims[1] is None and shape[1] == 1):
-                continue
-            channels = own[own >= 0]
-            made.update(np.unique(np.searchsorted(starts, channels, side="right") - 1).tolist())
-        return frozenset(group.name for number, group in enumerate(self.groups) if made[number] > 1)
+        made, summed = self._record.executed, np.zeros(self._structure.total, bool)
+        for operation in made:
+            sources = set(operation.sources)
+            if operation.kind == "add" and len(sources) == 2 and all(made[s].live for s in sources):
+                for ids in operation.output[1]:
+                    numbers = np.zeros(0, np.int64) if ids is None else self._structure.number(ids)
+                    summed[numbers[numbers >= 0]] = True
+        return frozenset(group.name for group in self.groups if summed[group.start])
 
     @cached_property
     def coverage(self) -> float:

@@ -55,7 +55,9 @@ def search(
 
     `train_data` and `val_data` are torch Datasets with pairs of an image tensor [C, H, W] and a class number,
     or `Split`s of jstc. `settings` are recipe keys such as `"search.rounds=20"` or `"seed=1"`. `model` starts
-    from the weights that it has, and is left as it is. The same call again continues what is in `out`.
+    from the weights that it has, and is left as it is; where these are trained, give the keys of
+    `jstc.recipe.GIVEN_WEIGHTS` as settings, which a recipe with `weights` has by itself. The same call again
+    continues what is in `out`.
     Under torchrun every process makes the same call. Raises an `InputError` for what is wrong, before any
     training.
     """

@@ -6,12 +6,17 @@ from jstc.data import Dataset
 from jstc.recipe import Recipe
 from jstc.train.schedule import total_steps
 
-__all__ = ["for_length"]
+__all__ = ["for_length", "is_long"]
 
 _SHORT = 5000
 """Training steps, of search and finetune together. In runs of 2,000 and 4,000 a search that begins with half
-the width is well above the evenly narrow network, in runs of 8,000 it is no better, and below one that begins
-at the budget (docs/accuracy.md)."""
+the width is well above the evenly narrow network; in runs of 8,000 it is no better, and with the one plan that
+was tried both ways it is below one that begins at the budget (docs/method.md, the length of a run)."""
+
+
+def is_long(recipe: Recipe, dataset: Dataset) -> bool:
+    """Whether the search of a run had better begin at the budget."""
+    return total_steps(recipe, dataset) >= _SHORT
 
 
 def for_length(recipe: Recipe, dataset: Dataset) -> Recipe:
@@ -20,6 +25,6 @@ def for_length(recipe: Recipe, dataset: Dataset) -> Recipe:
     What a narrow network learns early it learns at a fraction of the cost; but later the images that it was
     shown are missing in the training of the network that comes out.
     """
-    if recipe.search.coarse_budget != "auto" or total_steps(recipe, dataset) < _SHORT:
+    if recipe.search.coarse_budget != "auto" or not is_long(recipe, dataset):
         return recipe
     return recipe.model_copy(update={"search": recipe.search.model_copy(update={"coarse_budget": 1.0})})

@@ -77,6 +77,8 @@ class Proposer:
         self.channels, self.recipe = channels, recipe
         self.spaces = Space.each(channels, recipe)
         _check_names(channels, recipe)
+        lead = recipe.search.stream_lead
+        self._leads = [lead if group.name in channels.streams else 0.0 for group in channels.groups]
         self.threshnet = ThreshNet(
             len(channels.groups),
             recipe.search.threshold_grid,
@@ -203,10 +205,7 @@ class Proposer:
 
         Not below the budget, where an even network is the core of whatever comes: half as wide, in eights.
         """
-        lead, streams = self.recipe.search.stream_lead, self.channels.streams
-        names = (group.name for group in self.channels.groups)
-        pairs = zip(names, thresholds, strict=True)
-        return [sampler.raised(r, lead) if name in streams else r for name, r in pairs]
+        return [sampler.raised(r, lead) for r, lead in zip(thresholds, self._leads, strict=True)]
 
 
 def _width_inertia(inertia: float, *, coarse: bool) -> float:

@@ -18,6 +18,7 @@ from accuracy_work import Work, initialise
 
 from jstc.errors import InputError, RecipeError, StageError
 from jstc.recipe import GIVEN_WEIGHTS
+from jstc.search import length
 
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")
 SEARCH = (
@@ -148,6 +149,17 @@ def test_an_ablation_whose_rounds_cost_more_has_fewer_of_them(work, method, roun
     recipe = accuracy_jst.fitted(other)
     assert recipe.search.rounds == rounds
     assert accuracy_jst.most_searched(other, recipe) <= accuracy_jst.most_searched(plain, plain.recipe)
+
+
+@pytest.mark.parametrize("method", ["jst", "jst-narrow", "jst-teacher"])
+def test_the_variants_of_a_long_jst_begin_at_the_budget_as_it_does(work, method, monkeypatch):
+    job = work(method)
+    begun = [accuracy_jst.fitted(job).search]
+    monkeypatch.setattr(length, "_SHORT", 7)
+    begun.append(accuracy_jst.fitted(job).search)
+    first = 1.0 if method == "jst-narrow" else "auto"
+    assert [search.coarse_budget for search in begun] == [first, 1.0]
+    assert begun[1].rounds == 3  # all cost the same, so none has fewer than jst
 
 
 @pytest.mark.parametrize("method", ["jst", "jst-narrow"])

@@ -70,14 +70,33 @@ STREAMS = {
     "cifar/vgg16_bn": set(),
     "resnet50": {f"layer{stage}.0.conv3" for stage in (1, 2, 3, 4)},
     "densenet121": set(),
-    # Depthwise convolutions do not make the channels that they filter.
     "mobilenet_v2": {f"features.{block}.conv.2" for block in (2, 4, 7, 11, 14)},
+    # Squeeze and excitation multiplies channels; only the blocks' outputs are added up.
+    "efficientnet_b0": {f"features.{stage}.0.block.3.0" for stage in (2, 3, 4, 5, 6)},
 }
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_residual_streams_are_what_several_layers_make(example, name):
+def test_residual_streams_are_what_is_added_up(example, name):
     assert example(name).channels.streams == STREAMS[name]
+
+
+def test_products_and_biases_make_no_stream(toy):
+    def forward(net, x):
+        x = net.stem(x)
+        gated = net.left(x) * net.right(x).sigmoid() + net.bias
+        return net.head((net.back(gated) + x).mean((2, 3)))
+
+    net = toy(
+        forward,
+        stem=nn.Conv2d(3, 8, 3, padding=1),
+        left=nn.Conv2d(8, 12, 1),
+        right=nn.Conv2d(8, 12, 1),
+        bias=nn.Parameter(torch.zeros(12, 1, 1)),
+        back=nn.ConvTranspose2d(12, 8, 1),
+        head=nn.Linear(8, 3),
+    )
+    assert net.channels.streams == {"stem"} and len(net.channels.groups) == 2
 
 
 def test_groups_are_numbered_one_after_the_other_in_the_order_of_the_forward(example):
