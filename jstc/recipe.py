@@ -134,7 +134,7 @@ class SearchSettings(Strict):
     stream_lead: NonNegativeFloat = Field(
         1.5,
         description="by how much the thresholds of residual streams are raised in their logit, whatever the "
-        "policy chooses; not in rounds below the budget, nor with thresholds: fixed; 0 where weights are given",
+        "policy chooses; not in rounds below the budget or with thresholds: fixed; 0 where weights are given",
     )
     # learning rates of what is searched
     alpha_lr: PositiveFloat = 0.02

@@ -10,8 +10,8 @@ __all__ = ["for_length", "is_long"]
 
 _SHORT = 5000
 """Training steps, of search and finetune together. In runs of 2,000 and 4,000 a search that begins with half
-the width is well above the evenly narrow network; in runs of 8,000 it is no better, and with the one plan that
-was tried both ways it is below one that begins at the budget (docs/method.md, the length of a run)."""
+the width is well above the evenly narrow network; in runs of 8,000 it is no better, and with the one plan
+that was tried both ways it is below one that begins at the budget (docs/method.md, the length of a run)."""
 
 
 def is_long(recipe: Recipe, dataset: Dataset) -> bool:
