@@ -7,6 +7,7 @@ Layers are in `jstc.channels.meta_layers`; here is what moves, reduces and combi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,9 @@ def infer(call: Call) -> Tensor | None:
         known = _resolved[call.func] = _resolve(call.func)
     if known is None:
         return None
+    if known is _arange:  # of no tensor: the device is an option
+        made: Tensor | None = _arange(call)
+        return made
     first = call.args[0] if call.args else None
     if not isinstance(first, Tensor):
         first = next(iter(call.tensors()), None)
@@ -209,6 +213,24 @@ def _index_select(call: Call) -> Tensor | None:
     return empty(x, (*x.shape[:dim], index.numel(), *x.shape[dim + 1 :]))
 
 
+def _arange(call: Call) -> Tensor | None:
+    """Numbers from a start, 0 unless given, up to an end, by a step; from none of another tensor."""
+    numbers, options = call.args, {name: v for name, v in call.kwargs.items() if v is not None}
+    device, dtype = torch.device(options.pop("device", "cpu")), options.pop("dtype", None)
+    plain = all(isinstance(n, int | float) for n in numbers) and not set(options) - {"pin_memory", "layout"}
+    if device.type != "meta" or not plain:
+        return None
+    start, end, step = (0, *numbers, 1) if len(numbers) == 1 else (*numbers, 1)[:3]
+    if step == 0 or (end - start) / step < 0:
+        return None  # torch says what is wrong
+    whole = all(isinstance(n, int) for n in numbers)
+    return torch.empty(
+        math.ceil((end - start) / step),
+        dtype=dtype or (torch.int64 if whole else torch.get_default_dtype()),
+        device=device,
+    )
+
+
 _ACTIVATIONS = """celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu log_sigmoid mish relu
 relu6 selu sigmoid silu softplus softshrink tanh threshold"""
 _ARITHMETIC = """abs add addcdiv addcmul clamp clamp_max clamp_min cos div erf exp expm1 log log1p log2 logit
@@ -237,5 +259,8 @@ _OTHERS: dict[str, Infer] = {
     "roll.default": _roll,
     "index.Tensor": _indexed,
     "index_select.default": _index_select,
+    "arange.default": _arange,
+    "arange.start": _arange,
+    "arange.start_step": _arange,
 }
 _resolved: dict[Any, Any] = {}

@@ -353,6 +353,27 @@ def test_sums_of_products(equation, shapes, known):
     assert agree(aten.einsum.default, equation, [zeros(shape) for shape in shapes]) == known
 
 
+@pytest.mark.parametrize(
+    ("overload", "numbers", "known"),
+    [
+        ("default", (7,), True),
+        ("default", (2.5,), True),
+        ("start", (2, 9), True),
+        ("start_step", (0, 10, 3), True),
+        ("start_step", (9, 0, -2), True),
+        ("start_step", (0, 1, 0.25), True),
+        ("start", (3, 3), True),
+        ("start", (5, 2), False),
+    ],
+)
+def test_ranges(overload, numbers, known):
+    func = getattr(aten.arange, overload)
+    assert agree(func, *numbers, device=torch.device("meta")) == known
+    if known:
+        assert agree(func, *numbers, dtype=torch.float16, device=torch.device("meta"))
+    assert infer(Call(func, numbers, {})) is None  # on the CPU, where there are values
+
+
 def test_the_rest_is_left_to_torch():
     real, weight = zeros(1, 3, 4, 4), zeros(2, 3, 1, 1)
     assert infer(Call(aten.conv2d.default, (real, weight, None), {})) is None
