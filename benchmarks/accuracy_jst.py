@@ -20,7 +20,7 @@ from jstc.progress import Silent
 from jstc.recipe import Recipe
 from jstc.search.anneal import phase
 from jstc.search.joint import search
-from jstc.search.length import is_long
+from jstc.search.length import begun_at_budget, is_long
 from jstc.search.space import Space
 from jstc.search.taylor import num_images
 from jstc.train import schedule as schedules
@@ -157,9 +157,8 @@ def _as_long_as_jst(work: Work) -> Recipe:
     has no larger share of it."""
     share = work.ledger.left / work.ledger.total
     plain, recipe = _sized(work, work.job.plain.recipe), work.recipe
-    if _is_long(work):
-        plain = _sized(work, _begun_at_budget(work.job.plain.recipe))
-        recipe = _begun_at_budget(recipe)
+    if (long := _long_jst(work)) is not None:
+        plain, recipe = long, begun_at_budget(recipe)
     allowed = share * most_searched(work, plain)
     recipe = _searching(recipe, steps_per_round=plain.search.steps_per_round)
     while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:
@@ -167,20 +166,14 @@ def _as_long_as_jst(work: Work) -> Recipe:
     return recipe
 
 
-def _is_long(work: Work) -> bool:
-    """Whether `jst`, with all of the training and begun at the budget, is a long run."""
+def _long_jst(work: Work) -> Recipe | None:
+    """The recipe of `jst`, sized, where it is a long run with all of the training and begun at the budget."""
     try:
-        recipe = _sized(work, _begun_at_budget(work.job.plain.recipe))
+        recipe = _sized(work, begun_at_budget(work.job.plain.recipe))
     except StageError:  # its share does not pay for one step a round
-        return False
+        return None
     steps = _left_for_finetune(work, recipe, of=work.ledger.total, per_image=work.limit)
-    return steps > 0 and is_long(_finetuned(work, recipe, steps), work.dataset)
-
-
-def _begun_at_budget(recipe: Recipe) -> Recipe:
-    """The recipe without rounds below the budget, unless it says what they have."""
-    auto = recipe.search.coarse_budget == "auto"
-    return _searching(recipe, coarse_budget=1.0) if auto else recipe
+    return recipe if steps > 0 and is_long(_finetuned(work, recipe, steps), work.dataset) else None
 
 
 def _searching(recipe: Recipe, **changes: Any) -> Recipe:

@@ -6,7 +6,7 @@ from jstc.data import Dataset
 from jstc.recipe import Recipe
 from jstc.train.schedule import total_steps
 
-__all__ = ["for_length", "is_long"]
+__all__ = ["begun_at_budget", "for_length", "is_long"]
 
 _SHORT = 5000
 """Training steps, of search and finetune together. In runs of 2,000 and 4,000 a search that begins with half
@@ -25,6 +25,12 @@ def for_length(recipe: Recipe, dataset: Dataset) -> Recipe:
     What a narrow network learns early it learns at a fraction of the cost; but later the images that it was
     shown are missing in the training of the network that comes out.
     """
-    if recipe.search.coarse_budget != "auto" or not is_long(recipe, dataset):
+    auto = recipe.search.coarse_budget == "auto"
+    return begun_at_budget(recipe) if auto and is_long(recipe, dataset) else recipe
+
+
+def begun_at_budget(recipe: Recipe) -> Recipe:
+    """The recipe without rounds below the budget, unless it says what they have."""
+    if recipe.search.coarse_budget != "auto":
         return recipe
     return recipe.model_copy(update={"search": recipe.search.model_copy(update={"coarse_budget": 1.0})})

@@ -196,15 +196,13 @@ class Proposer:
             return [given.get(g.name, COMMON_THRESHOLD) for g in self.channels.groups], None
         if search.thresholds == "common" or now.coarse:
             common = [COMMON_THRESHOLD] * len(self.channels.groups)
+            # Below the budget an even network is the core of whatever comes: half as wide, in steps of 8.
             return common if now.below else self._favoured(common), None
         choice = self.threshnet.choose(states, draw.generator, before=draw.before)
         return self._favoured(self.threshnet.thresholds(choice)), choice
 
     def _favoured(self, thresholds: Sequence[float]) -> list[float]:
-        """The thresholds with those of residual streams raised by `search.stream_lead`.
-
-        Not below the budget, where an even network is the core of whatever comes: half as wide, in eights.
-        """
+        """The thresholds with those of residual streams raised by `search.stream_lead`."""
         return [sampler.raised(r, lead) for r, lead in zip(thresholds, self._leads, strict=True)]
 
 
