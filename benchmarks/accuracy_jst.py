@@ -157,23 +157,20 @@ def _as_long_as_jst(work: Work) -> Recipe:
     has no larger share of it."""
     share = work.ledger.left / work.ledger.total
     plain, recipe = _sized(work, work.job.plain.recipe), work.recipe
-    if (long := _long_jst(work)) is not None:
-        plain, recipe = long, begun_at_budget(recipe)
+    if _is_long(work, plain):
+        plain, recipe = _sized(work, begun_at_budget(work.job.plain.recipe)), begun_at_budget(recipe)
     allowed = share * most_searched(work, plain)
     recipe = _searching(recipe, steps_per_round=plain.search.steps_per_round)
     while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:
         recipe = _searching(recipe, rounds=recipe.search.rounds - 1)
-    return recipe
+    # Said in numbers: the search itself would decide anew, for each variant by its own length.
+    return _searching(recipe, coarse_budget=Space.of(work.channels, recipe).coarse)
 
 
-def _long_jst(work: Work) -> Recipe | None:
-    """The recipe of `jst`, sized, where it is a long run with all of the training and begun at the budget."""
-    try:
-        recipe = _sized(work, begun_at_budget(work.job.plain.recipe))
-    except StageError:  # its share does not pay for one step a round
-        return None
+def _is_long(work: Work, recipe: Recipe) -> bool:
+    """Whether `jst` as sized for all of the training is a long run where it begins small."""
     steps = _left_for_finetune(work, recipe, of=work.ledger.total, per_image=work.limit)
-    return recipe if steps > 0 and is_long(_finetuned(work, recipe, steps), work.dataset) else None
+    return steps > 0 and is_long(_finetuned(work, recipe, steps), work.dataset)
 
 
 def _searching(recipe: Recipe, **changes: Any) -> Recipe:

@@ -19,6 +19,8 @@ from accuracy_work import Work, initialise
 from jstc.errors import InputError, RecipeError, StageError
 from jstc.recipe import GIVEN_WEIGHTS
 from jstc.search import length
+from jstc.search.space import Space
+from jstc.train import schedule as schedules
 
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")
 SEARCH = (
@@ -155,11 +157,21 @@ def test_an_ablation_whose_rounds_cost_more_has_fewer_of_them(work, method, roun
 def test_the_variants_of_a_long_jst_begin_at_the_budget_as_it_does(work, method, monkeypatch):
     job = work(method)
     begun = [accuracy_jst.fitted(job).search]
-    monkeypatch.setattr(length, "_SHORT", 7)
+    monkeypatch.setattr(length, "_SHORT", 7 * job.batch)
     begun.append(accuracy_jst.fitted(job).search)
-    first = 1.0 if method == "jst-narrow" else "auto"
-    assert [search.coarse_budget for search in begun] == [first, 1.0]
+    first = 1.0 if method == "jst-narrow" else Space.of(job.channels, job.recipe).coarse
+    assert [search.coarse_budget for search in begun] == [first, 1.0] and first > 0.3
     assert begun[1].rounds == 3  # all cost the same, so none has fewer than jst
+
+
+def test_a_run_that_is_long_only_when_begun_small_costs_no_more_than_there_is(work, monkeypatch):
+    """Begun at the budget it has fewer steps, which are no reason for the search to begin small after all."""
+    job, begun = work("jst"), work("jst", overrides=(*SEARCH, "search.coarse_budget=1"))
+    most, least = (schedules.total_steps(accuracy_jst.fitted(each), job.dataset) for each in (job, begun))
+    assert least < most
+    monkeypatch.setattr(length, "_SHORT", most * job.batch)
+    outcome = accuracy_jst.jst(job)  # raised StageError for what finetune would have cost
+    assert sum(job.ledger.spent.values()) <= job.ledger.total and outcome.flops <= job.limit
 
 
 @pytest.mark.parametrize("method", ["jst", "jst-narrow"])
