@@ -77,7 +77,7 @@ METHODS: Mapping[str, Method] = {
     "jst-magnitude": _ablation("magnitudes for channel weights", "search.importance=magnitude"),
     "jst-fine": _ablation("not from coarse to fine", "search.coarse_to_fine=false"),
     "jst-narrow": _ablation("no coarse rounds below the budget", "search.coarse_budget=1"),
-    "jst-nolead": _ablation("residual streams not in the lead", "search.stream_lead=0"),
+    "jst-lead": _ablation("residual streams in the lead (off by default)", "search.stream_lead=1.5"),
     "jst-grown": _ablation(
         "coarse to fine only: random channel weights, one threshold",
         "search.importance=random",

@@ -73,7 +73,6 @@ GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
         "inertia": 1.0,
         "coarse_share": 0.0,
         "coarse_budget": 1.0,
-        "stream_lead": 0.0,
     }
 )
 """Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
@@ -132,9 +131,10 @@ class SearchSettings(Strict):
         0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
     )  # fmt: skip
     stream_lead: NonNegativeFloat = Field(
-        1.5,
+        0.0,
         description="by how much the thresholds of residual streams are raised in their logit, whatever the "
-        "policy chooses; not in rounds below the budget or with thresholds: fixed; 0 where weights are given",
+        "policy chooses; not in rounds below the budget or with thresholds: fixed; off: not shown to help "
+        "(docs/accuracy.md)",
     )
     # learning rates of what is searched
     alpha_lr: PositiveFloat = 0.02

@@ -45,7 +45,6 @@ SETTINGS: dict[str, Any] = {
     "search.sigma": [1.0, 0.1],
     "search.noise_period": 3,
     "search.tau": [1.0, 0.5],
-    "search.stream_lead": 0.0,
     "search.candidates": 3,
     "search.candidate_images": 36,
     "search.threshnet_lr": 0.02,
