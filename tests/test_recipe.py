@@ -383,7 +383,7 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
 def test_given_weights_have_defaults_of_their_own(write):
     search = recipe_file.load(write(BASE + "weights: w.safetensors\n")).search
     assert (search.importance, search.inertia, search.coarse_share) == ("taylor", 1.0, 0.0)
-    assert (search.coarse_budget, search.perturbation) == (1.0, False)
+    assert (search.coarse_budget, search.stream_lead, search.perturbation) == (1.0, 0.0, False)
     perturbed = "weights: w.safetensors\nsearch: {perturbation: true"
     assert recipe_file.load(write(BASE + perturbed + "}\n")).search.sigma == (0.1, 0.1)
     assert recipe_file.load(write(BASE + perturbed + ", sigma: [1, 0]}\n")).search.sigma == (1.0, 0.0)
