@@ -25,7 +25,8 @@ def for_length(recipe: Recipe, dataset: Dataset) -> Recipe:
     What a narrow network learns early it learns at a fraction of the cost; but later the images that it was
     shown are missing in the training of the network that comes out.
     """
-    return begun_at_budget(recipe) if is_long(recipe, dataset) else recipe
+    auto = recipe.search.coarse_budget == "auto"
+    return begun_at_budget(recipe) if auto and is_long(recipe, dataset) else recipe
 
 
 def begun_at_budget(recipe: Recipe) -> Recipe:
