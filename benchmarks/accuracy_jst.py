@@ -20,7 +20,7 @@ from jstc.progress import Silent
 from jstc.recipe import Recipe
 from jstc.search.anneal import phase
 from jstc.search.joint import search
-from jstc.search.length import begun_at_budget, is_long
+from jstc.search.length import begun_at_budget
 from jstc.search.space import Space
 from jstc.search.taylor import num_images
 from jstc.train import schedule as schedules
@@ -170,7 +170,7 @@ def _as_long_as_jst(work: Work) -> Recipe:
 def _is_long(work: Work, recipe: Recipe) -> bool:
     """Whether `jst` as sized for all of the training is a long run where it begins small."""
     steps = _left_for_finetune(work, recipe, of=work.ledger.total, per_image=work.limit)
-    return steps > 0 and is_long(_finetuned(work, recipe, steps), work.dataset)
+    return steps > 0 and schedules.is_long(_finetuned(work, recipe, steps), work.dataset)
 
 
 def _searching(recipe: Recipe, **changes: Any) -> Recipe:

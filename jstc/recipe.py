@@ -86,7 +86,11 @@ class SearchSettings(Strict):
     """Joint search-and-training."""
 
     rounds: PositiveInt = 40
-    epochs_per_round: PositiveFloat = 1.0
+    epochs_per_round: PositiveFloat | Literal["auto"] = Field(
+        "auto",
+        description="auto: 0.25 where the run then trains on 320,000 images or more (counted as often as "
+        "seen), otherwise 1",
+    )
     steps_per_round: PositiveInt | None = Field(None, description="overrides epochs_per_round")
     # the four parts, each switchable
     perturbation: bool = Field(

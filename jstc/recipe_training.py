@@ -151,7 +151,7 @@ class TrainSettings(Strict):
 class FinetuneSettings(Strict):
     """Training of the chosen sub-network; what is not of the teacher also holds for the baseline."""
 
-    epochs: PositiveInt = 20
+    epochs: PositiveInt = 50
     steps_per_epoch: PositiveInt | None = Field(None, description="shortens an epoch, for trials")
     ema_decay: Fraction | None = Field(
         None, description="such as 0.999: the network is then the moving average of its weights"

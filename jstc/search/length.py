@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from jstc.data import Dataset
 from jstc.recipe import Recipe
-from jstc.train.schedule import total_steps
+from jstc.train.schedule import is_long
 
-__all__ = ["begun_at_budget", "for_length", "is_long"]
-
-_SHORT = 320_000
-"""Images that search and finetune train on, each as often as it is seen. In runs of 140,000 and 275,000 a
-search that begins with half the width is well above the evenly narrow network; in runs of 500,000 it is no
-better or below, in large batches or small, on many images or few (docs/method.md, the length of a run)."""
-
-
-def is_long(recipe: Recipe, dataset: Dataset) -> bool:
-    """Whether the search of a run had better begin at the budget."""
-    return total_steps(recipe, dataset) * recipe.train.batch_size >= _SHORT
+__all__ = ["begun_at_budget", "for_length"]
 
 
 def for_length(recipe: Recipe, dataset: Dataset) -> Recipe:

@@ -16,6 +16,7 @@ __all__ = [
     "Schedule",
     "baseline_epochs",
     "baseline_schedule",
+    "is_long",
     "learning_rate",
     "run_schedule",
     "schedule_over",
@@ -28,6 +29,12 @@ __all__ = [
 
 # A warm-up is never more than this share of the training, however short a trial run is.
 _LONGEST_WARMUP = 0.25
+
+_SHORT = 320_000
+"""Images that search and finetune train on, each as often as it is seen. Runs of 140,000 and 275,000 are
+better by a long search that begins small; runs of 500,000 by a short one at the budget, in large batches or
+small, on many images or few (docs/method.md, the length of a run)."""
+_EPOCHS_PER_ROUND = {"long": 0.25, "short": 1.0}
 
 
 def learning_rate(step: int, *, total: int, warmup: int, base: float) -> float:
@@ -76,11 +83,30 @@ class Schedule:
         return stepped_rate(step, **asdict(self))
 
 
+def is_long(recipe: Recipe, dataset: Dataset) -> bool:
+    """Whether a run trains on so many images that its search had better be short and begin at the budget.
+
+    Rounds whose length is left to this count as those of a long run.
+    """
+    return (
+        _run_steps(recipe, dataset, _steps_per_round(recipe, dataset, "long")) * recipe.train.batch_size
+        >= _SHORT
+    )
+
+
 def steps_per_round(recipe: Recipe, dataset: Dataset) -> int:
     """Training steps of one search round."""
     search = recipe.search
-    epoch = dataset.train.steps(recipe.train.batch_size)
-    return search.steps_per_round or max(1, round(search.epochs_per_round * epoch))
+    given = search.steps_per_round is not None or search.epochs_per_round != "auto"
+    return _steps_per_round(recipe, dataset, "long" if given or is_long(recipe, dataset) else "short")
+
+
+def _steps_per_round(recipe: Recipe, dataset: Dataset, length: str) -> int:
+    search = recipe.search
+    if search.steps_per_round is not None:
+        return search.steps_per_round
+    epochs = _EPOCHS_PER_ROUND[length] if search.epochs_per_round == "auto" else search.epochs_per_round
+    return max(1, round(epochs * dataset.train.steps(recipe.train.batch_size)))
 
 
 def steps_per_finetune_epoch(recipe: Recipe, dataset: Dataset) -> int:
@@ -90,8 +116,12 @@ def steps_per_finetune_epoch(recipe: Recipe, dataset: Dataset) -> int:
 
 def total_steps(recipe: Recipe, dataset: Dataset) -> int:
     """Training steps of search and finetune together."""
-    search = recipe.search.rounds * steps_per_round(recipe, dataset)
-    return search + recipe.finetune.epochs * steps_per_finetune_epoch(recipe, dataset)
+    return _run_steps(recipe, dataset, steps_per_round(recipe, dataset))
+
+
+def _run_steps(recipe: Recipe, dataset: Dataset, per_round: int) -> int:
+    finetune = recipe.finetune.epochs * steps_per_finetune_epoch(recipe, dataset)
+    return recipe.search.rounds * per_round + finetune
 
 
 def warmup_steps(recipe: Recipe, dataset: Dataset, *, total: int) -> int:

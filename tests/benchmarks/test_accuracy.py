@@ -18,7 +18,6 @@ from accuracy_work import Work, initialise
 
 from jstc.errors import InputError, RecipeError, StageError
 from jstc.recipe import GIVEN_WEIGHTS
-from jstc.search import length
 from jstc.search.space import Space
 from jstc.train import schedule as schedules
 
@@ -157,7 +156,7 @@ def test_an_ablation_whose_rounds_cost_more_has_fewer_of_them(work, method, roun
 def test_the_variants_of_a_long_jst_begin_at_the_budget_as_it_does(work, method, monkeypatch):
     job = work(method)
     begun = [accuracy_jst.fitted(job).search]
-    monkeypatch.setattr(length, "_SHORT", 7 * job.batch)
+    monkeypatch.setattr(schedules, "_SHORT", 7 * job.batch)
     begun.append(accuracy_jst.fitted(job).search)
     first = 1.0 if method == "jst-narrow" else Space.of(job.channels, job.recipe).coarse
     assert [search.coarse_budget for search in begun] == [first, 1.0] and first > 0.3
@@ -169,7 +168,7 @@ def test_a_run_that_is_long_only_when_begun_small_costs_no_more_than_there_is(wo
     job, begun = work("jst"), work("jst", overrides=(*SEARCH, "search.coarse_budget=1"))
     most, least = (schedules.total_steps(accuracy_jst.fitted(each), job.dataset) for each in (job, begun))
     assert least < most
-    monkeypatch.setattr(length, "_SHORT", most * job.batch)
+    monkeypatch.setattr(schedules, "_SHORT", most * job.batch)
     outcome = accuracy_jst.jst(job)  # raised StageError for what finetune would have cost
     assert sum(job.ledger.spent.values()) <= job.ledger.total and outcome.flops <= job.limit
 

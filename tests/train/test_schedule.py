@@ -50,6 +50,28 @@ def test_a_round_has_at_least_one_step() -> None:
     assert schedule.steps_per_round(mine, dataset(80, 100)) == 1
 
 
+@pytest.mark.parametrize(("images", "per_round"), [(80_000, 20_000), (800, 800)])
+def test_a_long_run_has_short_rounds(images: int, per_round: int) -> None:
+    mine = recipe(search={"rounds": 4}, finetune={"epochs": 3}, train={"batch_size": 1})
+    assert schedule.steps_per_round(mine, dataset(images, images)) == per_round
+
+
+@pytest.mark.parametrize(("epochs", "long"), [(31, False), (32, True)])
+def test_a_run_is_long_by_the_images_that_it_sees(epochs: int, long: bool) -> None:
+    mine = recipe(search={"rounds": 1, "steps_per_round": 1}, finetune={"epochs": epochs})
+    assert schedule.is_long(mine, dataset(10_000, 10_000)) is long
+
+
+def test_the_length_that_decides_counts_short_rounds() -> None:
+    mine = recipe(search={"rounds": 100}, finetune={"epochs": 5})
+    data = dataset(40_000, 40_000)  # 30 epochs of 4,000 steps of 10 with short rounds, 105 with whole ones
+    assert schedule.is_long(mine, data)
+    assert schedule.total_steps(mine, data) == 30 * 4_000
+    data = dataset(10_000, 10_000)
+    assert not schedule.is_long(mine, data)
+    assert schedule.total_steps(mine, data) == 105 * 1_000
+
+
 def test_step_counts_override_epochs_and_the_warmup_stays_short() -> None:
     mine = recipe(search={"rounds": 3, "steps_per_round": 2}, finetune={"epochs": 2, "steps_per_epoch": 3})
     assert schedule.run_schedule(mine, dataset(80, 100)) == Schedule(0.1, total=12, warmup=3)
