@@ -32,7 +32,7 @@ def evaluate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Accuracy of an ONNX file on a dataset's test split."""
+    """Accuracy of a RUN's or another ONNX file on the test split."""
     from jstc.cli import output
     from jstc.pipeline import evaluation
 

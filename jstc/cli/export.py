@@ -66,9 +66,10 @@ def export(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write the slim network of RUN as ONNX in one or several precisions, and verify each.
+    """Write the slim network of RUN as ONNX, and verify it.
 
-    Stages that it needs and that are missing run first. Options stay in the run's recipe.
+    Each of several precisions is a file of its own. Stages that it needs and that are
+    missing run first. Options stay in the run's recipe.
     """
     from jstc.cli import output
 

@@ -17,7 +17,10 @@ def finetune(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train the chosen sub-network of a searched RUN, or that of each of its budgets."""
+    """Train the chosen sub-network of a searched RUN.
+
+    Of several budgets, that of each.
+    """
     from jstc.cli import output
 
     allowed = options.consent(model, pickle=allow_pickle)

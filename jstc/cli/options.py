@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jstc.cli.errors import show_tracebacks
+from jstc.errors import InputError
 
 if TYPE_CHECKING:
     from jstc.models import Consent
@@ -36,6 +37,7 @@ __all__ = [
     "Weights",
     "command_line",
     "consent",
+    "refuse_idle_data",
     "run_or_newest",
 ]
 
@@ -109,6 +111,16 @@ Run = Annotated[
         metavar="RUN", help="Run directory, or one budget's in it; the newest under runs/ if left out."
     ),
 ]
+
+
+def refuse_idle_data(data: Path | None, dataset: str) -> None:
+    """Raise `InputError` for a folder that would have no effect: it was meant otherwise."""
+    from jstc.data.catalogue import catalogue
+
+    if data is not None and any(entry.name == dataset and not entry.needs_root for entry in catalogue()):
+        raise InputError(
+            f"--data {data}: dataset '{dataset}' comes with jstc; leave it out, or name another --dataset"
+        )
 
 
 def run_or_newest(run: Path | None) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jstc.cli import bench_view, export_view
 from jstc.cli.bench_view import show as bench
 from jstc.cli.numbers import figure, plain
-from jstc.cli.printing import document, label, note, page, table, text
+from jstc.cli.printing import closing, document, label, note, page, table, text
 
 if TYPE_CHECKING:
     from jstc.models import Consent
@@ -95,6 +95,17 @@ def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
 
     with explained(path):
         _stage(path, name, as_json=as_json, quiet=quiet)
+        if not quiet:
+            _left_out(path)
+
+
+def _left_out(path: Path) -> None:
+    from jstc.report.summary import unreadable_images
+
+    if images := unreadable_images(path):
+        note(
+            f"note: {images:,} images could not be read and were left out; corrupt.jsonl names them, and why"
+        )
 
 
 def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
@@ -122,4 +133,4 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
         rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
         table([f"{name} of {path}", ""], [[label(name, key), figure(key, value)] for key, value in rows])
     if not quiet:
-        note(f"Everything is in {path}")
+        closing(path, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json as json_module
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,16 @@ from typing import Any
 from jstc.cli.visible import in_json, visible
 from jstc.errors import InputError
 
-__all__ = ["document", "label", "note", "page", "redirected", "table", "text"]
+__all__ = ["closing", "document", "label", "note", "page", "redirected", "table", "text"]
+
+
+_FOLLOWING = {
+    "search": "export",
+    "finetune": "export",
+    "slim": "export",
+    "export": "bench",
+    "bench": "report",
+}
 
 
 def document(content: Any) -> None:
@@ -49,6 +59,14 @@ def page(run: Path) -> None:
     """Where the report of a run is, on stderr; nothing when it has not been written."""
     if (run / "report.html").is_file():
         note(f"The report is {run / 'report.html'}")
+
+
+def closing(run: Path, stage: str) -> None:
+    """Where the results of a stage are, and the command that goes on from them, on stderr."""
+    following = _FOLLOWING.get(stage)
+    note(
+        f"Everything is in {run}" + (f"; next: jstc {following} {shlex.quote(str(run))}" if following else "")
+    )
 
 
 def note(content: str) -> None:

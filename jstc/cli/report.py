@@ -23,9 +23,10 @@ def report(
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Show the results of RUN, as far as it has come; of several budgets, all of them side by side.
+    """Show the results of RUN, as far as it has come.
 
-    RUN itself has them as summary.json, report.md and report.html once its stages are done.
+    Of several budgets, all of them side by side. RUN itself has them as summary.json,
+    report.md and report.html once its stages are done.
     """
     from jstc.pipeline.damage import explained
 

@@ -61,7 +61,7 @@ def search(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Search the best sub-network of MODEL at a budget, or at each of several.
+    """Search the best sub-network of MODEL at a budget.
 
     Several budgets share one search; each has a run directory of its own in the run's.
     """
@@ -88,6 +88,7 @@ def search(
     loaded = (
         recipe_file.load(recipe, overrides, flags) if recipe else recipe_file.from_flags(flags, overrides)
     )
+    options.refuse_idle_data(data, loaded.dataset)
     _refuse_idle(flags, given=loaded.latency is not None)
     with output.progress(quiet=quiet, verbose=verbose) as shown:
         path = chain.run(

@@ -52,7 +52,7 @@ def stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet:
         rows = [[result["label"], *_cells(result, name)] for result in results]
         printing.table([f"{name} of {path}", *header], rows, numbers_from=1, whole_names=True)
     if not quiet:
-        printing.note(f"Everything is in {path}")
+        printing.closing(path, name)
 
 
 def _result(path: Path, label: str, name: str) -> dict[str, Any]:

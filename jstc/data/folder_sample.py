@@ -56,8 +56,9 @@ def _require_images(name: str, folder: Path, classes: Sequence[str]) -> None:
     empty = [c for c in classes if next(image_files(folder / c), None) is None]
     if empty:
         more = " ..." if len(empty) > _SHOWN else ""
+        folders = "1 class folder" if len(empty) == 1 else f"{len(empty)} class folders"
         raise DataError(
-            f"dataset '{name}': {len(empty)} class folders in {folder} have no images: "
+            f"dataset '{name}': {folders} in {folder} without images: "
             f"{', '.join(empty[:_SHOWN])}{more}; images end in {', '.join(SUFFIXES)}"
         )
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
+import tarfile
+import textwrap
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _SHOWN = 4
+_NEITHER = "weights {} are neither a torch checkpoint nor named .safetensors"
 
 
 def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:
@@ -51,6 +55,8 @@ def _read(path: Path, *, allow_pickle: bool) -> Any:
     try:
         return _read_torch(path, weights_only=True)
     except pickle.UnpicklingError:
+        if not _may_be_torch(path):
+            raise ModelError(_NEITHER.format(path)) from None
         if not allow_pickle:
             raise ModelError(
                 f"weights {path} hold more than tensors (a pickled object), which could run any code; save "
@@ -58,13 +64,20 @@ def _read(path: Path, *, allow_pickle: bool) -> Any:
                 "--allow-pickle"
             ) from None
     except KeyError:  # what torch makes of bytes that happen to look like a pickle; its text is a number
-        raise ModelError(f"weights {path} are neither a torch checkpoint nor named .safetensors") from None
+        raise ModelError(_NEITHER.format(path)) from None
     except Exception as error:  # whatever a damaged file makes its readers stumble over
         raise ModelError(f"weights {path} are not a torch checkpoint: {_reason(error)}") from None
     try:
         return _read_torch(path, weights_only=False)
     except Exception as error:
         raise ModelError(f"weights {path} cannot be unpickled: {_reason(error)}") from error
+
+
+def _may_be_torch(path: Path) -> bool:
+    """Whether a file is an archive, or begins as pickles from protocol 2 on do: torch writes no other."""
+    with path.open("rb") as file:
+        first = file.read(1)
+    return first == pickle.PROTO or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
 def _read_torch(path: Path, *, weights_only: bool) -> Any:
@@ -86,7 +99,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
 
 
 def _unwrap(document: Any, path: Path) -> dict[str, Tensor]:

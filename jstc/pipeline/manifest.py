@@ -22,6 +22,8 @@ _PACKAGES = (
     "numpy", "safetensors", "timm",
 )  # fmt: skip
 
+_AWAY = "put back a good copy, or begin a run in another directory (--out of `jstc search` and `jstc run`)"
+
 State = Literal["pending", "running", "done", "failed"]
 # Files are deleted by these names: they must not lead out of the run directory.
 _StageName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.-]*$")]
@@ -70,7 +72,7 @@ class Manifest(BaseModel):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{path} cannot be read ({error}); give another --out") from None
+            raise RunDirectoryError(f"{path} cannot be read ({error}); {_AWAY}") from None
         if not isinstance(document, dict) or document.get("kind") != "jstc run":
             return None
         try:
@@ -79,8 +81,7 @@ class Manifest(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise RunDirectoryError(
-                f"{path} is damaged or of another version of jstc ({where}: {first['msg']}); "
-                "give another --out"
+                f"{path} is damaged or of another version of jstc ({where}: {first['msg']}); {_AWAY}"
             ) from None
 
     def save(self, directory: Path) -> None:

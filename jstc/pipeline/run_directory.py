@@ -33,6 +33,7 @@ class RunDirectory:
         self.recipe = recipe
         self.manifest = manifest
         self.changed: dict[str, list[str]] = {}
+        self.about: Collection[str] = ()
 
     @classmethod
     @contextlib.contextmanager
@@ -78,6 +79,7 @@ class RunDirectory:
     ) -> RunDirectory:
         stored = _with_free_settings(path, recipe)
         found = cls(path, late_settings.merged(recipe, stored, about=about), manifest)
+        found.about = about
         found.changed = late_settings.changed(stored, found.recipe)
         return found
 

@@ -111,6 +111,10 @@ class Chain:
                 raise RunDirectoryError(f"{text}: {self._how_to_make(name)}")
         return missing
 
+    def is_done(self, name: str) -> bool:
+        """Whether a stage is done."""
+        return self._run.is_done(name)
+
     def is_intact(self, name: str) -> bool:
         """Whether a stage is done and its files are as it left them."""
         return self._run.is_done(name) and not self._run.damaged(name)
@@ -140,9 +144,15 @@ class Chain:
         return f"run `jstc {name} {path} --fresh`"
 
     def _reset_later(self, name: str) -> None:
-        for later in built_on(self.table, name):
-            if self._run.record(later).state != "pending":
-                self._forget(later)
+        begun = [later for later in built_on(self.table, name) if self._run.record(later).state != "pending"]
+        # What the command is about runs again in a moment; nested ones find out themselves what can stay.
+        gone = [
+            later for later in reversed(begun) if self._run.is_done(later) and later not in self._run.about
+        ]
+        if gone and not any(stage.nested for stage in self.table):
+            self._say(f"removed, for {name} is made anew: the results of {', '.join(gone)}")
+        for later in begun:
+            self._forget(later)
 
     def _forget(self, name: str) -> None:
         if self.stage(name).nested:  # a run of its own: it finds out itself what can stay

@@ -94,6 +94,9 @@ def write_report(path: Path, workspace: Workspace) -> None:
                 child.run(child.table[-1:] if ready[-1] else ())
         if all(ready):
             chain.run([stage for stage in chain.table if stage.name not in SHARED])
+        for label, complete in zip(workspace.recipe.labels, ready, strict=True):
+            if not complete and chain.is_done(label):  # a stage of it was made anew since the last report
+                chain.reset(label)
 
 
 def _run_shared(chain: Chain, name: str, path: Path, workspace: Workspace) -> None:

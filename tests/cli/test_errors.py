@@ -66,6 +66,14 @@ WRONG = {
         search(**{"--batch": "8"}),
         "error: --batch says where a latency is meant: give --latency as well, such as 2ms",
     ),
+    "a folder for embedded data": (
+        search(**{"--data": "d"}),
+        "error: --data d: dataset 'digits' comes with jstc; leave it out, or name another --dataset",
+    ),
+    "an option and a setting": (
+        search(**{"--set": "dataset=cifar10"}),
+        'error: --dataset and --set dataset say different things ("digits", "cifar10"); give one',
+    ),
     "no dataset": (search(**{"--dataset": None}), "error: recipe: dataset is missing"),
     "not a budget": (
         search(**{"--flops": "much"}),

@@ -108,6 +108,14 @@ def test_a_stage_that_is_done_shows_its_result(jstc_command, run, stage):
     assert jstc_command(stage, run, "--quiet").err == ""
 
 
+def test_images_that_were_left_out_are_counted_after_every_stage(jstc_command, run):
+    lines = [{"image": name, "reason": "cut off"} for name in ("a.png", "b.png", "a.png")]
+    (run / "corrupt.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    note = "note: 2 images could not be read and were left out; corrupt.jsonl names them, and why\n"
+    assert note in jstc_command("finetune", run).err
+    assert jstc_command("finetune", run, "--quiet").err == ""
+
+
 def test_figures_of_every_channel_group_are_for_the_report(jstc_command, run):
     called = jstc_command("slim", run)
     assert "layer1.0.conv1" not in called.out + called.err
@@ -144,12 +152,16 @@ FIRST = "finetune has not run yet: running it first\n"
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [("--verbose", FIRST + "Everything is in {run}\n"), ("--json", FIRST), ("--quiet", "")],
+    [
+        ("--verbose", FIRST + "Everything is in {run}; next: jstc export {run}\n"),
+        ("--json", FIRST),
+        ("--quiet", ""),
+    ],
 )
 def test_a_stage_whose_predecessor_is_missing_runs_that_first(jstc_command, run, monkeypatch, option, said):
     with RunDirectory.open(run, RECIPE, stages=STAGES, command="") as opened:
-        opened.reset("finetune")
-        opened.reset("slim")
+        for stage in STAGES[1:]:
+            opened.reset(stage)
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
     monkeypatch.setattr(training, "finetune", lambda context: RESULTS["finetune"])
     monkeypatch.setattr(emitting, "slim", lambda context: RESULTS["slim"])

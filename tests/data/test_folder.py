@@ -113,7 +113,7 @@ def _remove(folder: Path) -> None:
         (lambda root: _remove(root / "val"), r"val has no class folders; expected a folder with train/"),
         (
             lambda root: _remove(root / "train" / "class1"),
-            r"1 class folders in .*train have no images: class1",
+            r"1 class folder in .*train without images: class1",
         ),
         (
             lambda root: (root / "val" / "class2").rename(root / "val" / "x"),

@@ -105,6 +105,18 @@ def test_the_answers_are_the_evaluations_on_real_digits(onnx_classifier, digits,
     assert all(float(share) <= 100 for block in blocks for share, _ in block)
 
 
+def test_what_is_no_image_is_one_message(onnx_classifier, tmp_path):
+    metadata = about(16, (0.5,), (0.5,))
+    source = onnx_classifier("m.onnx", classes=10, metadata={k: json.dumps(v) for k, v in metadata.items()})
+    script = folder(source.parent, {}, source, metadata)
+    (tmp_path / "text.png").write_text("text")
+    for name in ("none.png", "text.png"):
+        command = [sys.executable, str(script), str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"cannot open {tmp_path / name}: ")
+
+
 def test_photographs_are_cropped_as_in_the_evaluation(onnx_classifier, tmp_path):
     tree, generator = tmp_path / "tree", np.random.default_rng(0)
     for place in ("train/a", "train/b", "val/a", "val/b"):

@@ -170,6 +170,9 @@ def test_auxiliary_classifiers_of_published_weights_are_left_out(tmp_path: Path)
 
 
 def test_a_file_of_something_else_is_named_without_torch_s_inner_errors(tmp_path: Path) -> None:
-    (tmp_path / "w.pt").write_text("junk\n")
-    with pytest.raises(ModelError, match=r"w\.pt are neither a torch checkpoint nor named \.safetensors$"):
-        load_weights(Net(), tmp_path / "w.pt")
+    for text in ("junk\n", "garbage\n", "{}", "<html>"):
+        (tmp_path / "w.pt").write_text(text)
+        with pytest.raises(
+            ModelError, match=r"w\.pt are neither a torch checkpoint nor named \.safetensors$"
+        ):
+            load_weights(Net(), tmp_path / "w.pt")

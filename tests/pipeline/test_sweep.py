@@ -12,6 +12,7 @@ from jstc import files, recipe_file
 from jstc.errors import Interrupted, RunDirectoryError, StageError
 from jstc.pipeline import adoption, chain, preflight, reporting, stages, sweep_report
 from jstc.pipeline.lock import locked
+from jstc.pipeline.run_directory import read_recipe
 from jstc.pipeline.stages import Stage
 
 SHARED = {"baseline": (), "search": ()}
@@ -344,6 +345,20 @@ def test_the_report_is_written_when_the_stages_were_run_one_by_one(house):
     assert house.ran == [*[f"{label} report" for label in LABELS], "report"]
     chain.write_report(house.path)
     assert len(house.ran) == 3
+
+
+def test_a_report_of_all_that_is_out_of_date_goes(house):
+    house.run()
+    one = house.path / "flops0.5"
+    chain.run_stage(one, "slim", recipe=read_recipe(one), fresh=True, progress=house.messages)
+    assert house.messages.texts[-1] == "removed, for slim is made anew: the results of export, bench, report"
+    chain.write_report(house.path)
+    assert not (house.path / "summary.json").exists()
+    states = house.states()
+    assert (states["flops0.7"], states["flops0.5"], states["report"]) == ("done", "pending", "pending")
+    house.ran.clear()
+    house.run()
+    assert house.ran == [*[f"flops0.5 {name}" for name in ("export", "bench", "report")], "report"]
 
 
 def test_a_report_trains_nothing(house):
