@@ -236,6 +236,18 @@ def test_of_several_budgets_a_run_shows_its_own(write_lines: Write) -> None:
     )
 
 
+def test_a_dip_is_told_to_those_who_do_not_see_it(write_lines: Write) -> None:
+    run = write_lines()
+    path = run / "search/history.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text(
+        "".join(json.dumps({**line, "overlap": 0.77 if n == 5 else 1}) + "\n" for n, line in enumerate(lines))
+    )
+    picture = draw_one(run, searching)
+    assert picture is not None
+    assert "overlap of successive plans from 1.00 to 1.00, at least 0.77" in picture.alt
+
+
 def test_the_moving_mean() -> None:
     assert searching.moving_mean([1, 2, 6, 4], 3) == [1.5, 3, 4, 5]
     assert searching.moving_mean([1, float("nan"), 3], 3) == [1, 2, 3]

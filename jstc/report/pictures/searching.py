@@ -152,4 +152,6 @@ def _ends(panels: Sequence[_Panel]) -> Iterator[str]:
         if panel.colour == canvas.BLUE:
             yield f"search-validation accuracy from {percent(first / 100)} to {percent(last / 100)}"
         else:
-            yield f"{panel.title} from {first:.2f} to {last:.2f}"
+            dip = min(known(panel.values))
+            between = f", at least {dip:.2f}" if f"{dip:.2f}" not in {f"{first:.2f}", f"{last:.2f}"} else ""
+            yield f"{panel.title} from {first:.2f} to {last:.2f}{between}"
