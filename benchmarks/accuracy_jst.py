@@ -179,13 +179,14 @@ def _searching(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def _sized(work: Work, recipe: Recipe) -> Recipe:
-    """The recipe of `jst` with as many steps a round as the share for all of its rounds allows.
+    """The recipe of `jst` with as many steps a round as the share for all of its rounds allows; those that it
+    has where no share is set, in a number: by the length of the run they would change with its finetune.
 
     Raises `StageError` where that is none.
     """
     share = work.job.settings.search_share
     if not share:
-        return recipe
+        return _searching(recipe, steps_per_round=schedules.steps_per_round(recipe, work.dataset))
 
     least = recipe.search.alpha_steps  # from there on each step costs the same
     cost, more = (

@@ -114,8 +114,9 @@ class SearchSettings(Strict):
     coarse_budget: Share | Literal["auto"] = Field(
         "auto",
         description="share of the budget that sub-networks of coarse rounds have; auto: 1 in runs that train "
-        "on 320,000 images or more (counted as often as seen), otherwise all groups half as wide, where that "
-        "is 0.35 to 0.8 of it, else 0.52; 1 where weights are given",
+        "on 320,000 images or more (counted as often as seen, in rounds of 0.25 epochs where their length is "
+        "auto), otherwise all groups half as wide, where that is 0.35 to 0.8 of it, else 0.52; 1 where "
+        "weights are given",
     )
     sigma: Range = Field(
         (1.0, 0.1),

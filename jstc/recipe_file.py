@@ -149,22 +149,10 @@ def _finish(source: Source, overrides: Sequence[str], flags: Mapping[str, Any]) 
     draft = _Draft(source)
     given = [(_split(text), *_override_value(text)) for text in overrides]
     given += [(tuple(k.split(".")), v, _flag_name(k)) for k, v in flags.items() if v is not None]
-    _refuse_contradictions(given)
     _replace_budget(draft, {path[0] for path, _, _ in given if len(path) == 1})
     for path, value, origin in given:
         draft.put(path, value, origin)
     return _validate(draft)
-
-
-def _refuse_contradictions(given: Sequence[tuple[KeyPath, Any, str]]) -> None:
-    """An option and a `--set` of the same key: one of them would be lost without a word."""
-    options = {path: (value, origin) for path, value, origin in given if not origin.startswith("--set")}
-    for path, value, origin in given:
-        other, option = options.get(path, (value, origin))
-        if option != origin and str(other) != str(value):
-            raise RecipeError(
-                f"{option} and {origin} say different things ({show(other)}, {show(value)}); give one"
-            )
 
 
 def _replace_budget(draft: _Draft, keys: Iterable[str | int]) -> None:

@@ -119,7 +119,7 @@ def refuse_idle_data(data: Path | None, dataset: str) -> None:
 
     if data is not None and any(entry.name == dataset and not entry.needs_root for entry in catalogue()):
         raise InputError(
-            f"--data {data}: dataset '{dataset}' comes with jstc; leave it out, or name another --dataset"
+            f"--data {data}: dataset '{dataset}' comes with jstc; leave it out, or take another dataset"
         )
 
 

@@ -97,15 +97,16 @@ def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
         _stage(path, name, as_json=as_json, quiet=quiet)
         if not quiet:
             _left_out(path)
+            if not as_json:
+                closing(path, name)
 
 
 def _left_out(path: Path) -> None:
     from jstc.report.summary import unreadable_images
 
-    if images := unreadable_images(path):
-        note(
-            f"note: {images:,} images could not be read and were left out; corrupt.jsonl names them, and why"
-        )
+    if count := unreadable_images(path):
+        images = "1 image" if count == 1 else f"{count:,} images"
+        note(f"note: {images} could not be read, named with the reason in {path / 'corrupt*.jsonl'}")
 
 
 def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
@@ -132,5 +133,3 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
         found = {key: value for key, value in result.items() if key not in _OF_EVERY_GROUP}
         rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
         table([f"{name} of {path}", ""], [[label(name, key), figure(key, value)] for key, value in rows])
-    if not quiet:
-        closing(path, name)

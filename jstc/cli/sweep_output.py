@@ -51,8 +51,6 @@ def stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet:
         header = [printing.label(name, key) for key in _SHOWN[name]]
         rows = [[result["label"], *_cells(result, name)] for result in results]
         printing.table([f"{name} of {path}", *header], rows, numbers_from=1, whole_names=True)
-    if not quiet:
-        printing.closing(path, name)
 
 
 def _result(path: Path, label: str, name: str) -> dict[str, Any]:

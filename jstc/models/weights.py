@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import tarfile
 import textwrap
 import warnings
 import zipfile
@@ -55,7 +54,7 @@ def _read(path: Path, *, allow_pickle: bool) -> Any:
     try:
         return _read_torch(path, weights_only=True)
     except pickle.UnpicklingError:
-        if not _may_be_torch(path):
+        if not (allow_pickle or _may_be_torch(path)):
             raise ModelError(_NEITHER.format(path)) from None
         if not allow_pickle:
             raise ModelError(
@@ -74,10 +73,10 @@ def _read(path: Path, *, allow_pickle: bool) -> Any:
 
 
 def _may_be_torch(path: Path) -> bool:
-    """Whether a file is an archive, or begins as pickles from protocol 2 on do: torch writes no other."""
+    """Whether a file is an archive, or begins as a pickle of protocol 2 on, which torch writes by default."""
     with path.open("rb") as file:
         first = file.read(1)
-    return first == pickle.PROTO or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    return first == pickle.PROTO or zipfile.is_zipfile(path)
 
 
 def _read_torch(path: Path, *, weights_only: bool) -> Any:
@@ -99,7 +98,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
+    return textwrap.fill(lines[0], 200, max_lines=1, placeholder=" ...") if lines else type(error).__name__
 
 
 def _unwrap(document: Any, path: Path) -> dict[str, Tensor]:

@@ -150,7 +150,7 @@ class Chain:
             later for later in reversed(begun) if self._run.is_done(later) and later not in self._run.about
         ]
         if gone and not any(stage.nested for stage in self.table):
-            self._say(f"removed, for {name} is made anew: the results of {', '.join(gone)}")
+            self._say(f"removed with the old {name}: the results of {', '.join(gone)}")
         for later in begun:
             self._forget(later)
 

@@ -87,15 +87,19 @@ def write_report(path: Path, workspace: Workspace) -> None:
     with _opened(path, workspace, told) as chain:
         if not all(chain.is_intact(name) for name in SHARED if name in stages.names(chain.table)):
             return
-        ready = []
+        ready, done = [], {}
         for label in workspace.recipe.labels:
             with _child(path, workspace, label, told) as child:
-                ready.append(all(child.is_intact(stage.name) for stage in child.table[:-1]))
+                before = child.table[:-1]
+                done[label] = all(child.is_done(stage.name) for stage in before)
+                ready.append(all(child.is_intact(stage.name) for stage in before))
                 child.run(child.table[-1:] if ready[-1] else ())
         if all(ready):
             chain.run([stage for stage in chain.table if stage.name not in SHARED])
-        for label, complete in zip(workspace.recipe.labels, ready, strict=True):
-            if not complete and chain.is_done(label):  # a stage of it was made anew since the last report
+        for label in done:
+            if not done[label] and chain.is_done(
+                label
+            ):  # a stage of it was made anew: the report is of the old one
                 chain.reset(label)
 
 

@@ -173,6 +173,16 @@ def test_a_run_that_is_long_only_when_begun_small_costs_no_more_than_there_is(wo
     assert sum(job.ledger.spent.values()) <= job.ledger.total and outcome.flops <= job.limit
 
 
+def test_a_search_whose_rounds_go_by_the_length_of_the_run_is_sized_once(work, monkeypatch):
+    """What is left for finetune decides anew whether a run is long, and so how long its rounds would be."""
+    job = work("jst", overrides=("search.rounds=3", "search.coarse_budget=1"))
+    long = schedules.total_steps(job.recipe, job.dataset) * job.batch
+    monkeypatch.setattr(schedules, "_SHORT", long // 2)
+    recipe = accuracy_jst.fitted(job)
+    assert not schedules.is_long(recipe, job.dataset)
+    assert recipe.search.steps_per_round == schedules.steps_per_round(job.recipe, job.dataset)
+
+
 @pytest.mark.parametrize("method", ["jst", "jst-narrow"])
 def test_the_share_of_the_search_sets_the_steps_of_its_rounds(work, method):
     job = work(method, dataclasses.replace(SMALL, epochs=6, search_share=0.6))

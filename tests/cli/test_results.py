@@ -111,8 +111,9 @@ def test_a_stage_that_is_done_shows_its_result(jstc_command, run, stage):
 def test_images_that_were_left_out_are_counted_after_every_stage(jstc_command, run):
     lines = [{"image": name, "reason": "cut off"} for name in ("a.png", "b.png", "a.png")]
     (run / "corrupt.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    note = "note: 2 images could not be read and were left out; corrupt.jsonl names them, and why\n"
-    assert note in jstc_command("finetune", run).err
+    note = f"note: 2 images could not be read, named with the reason in {run}/corrupt*.jsonl\n"
+    for stage in ("finetune", "slim", "export", "bench"):
+        assert note + f"Everything is in {run}; next: " in jstc_command(stage, run).err
     assert jstc_command("finetune", run, "--quiet").err == ""
 
 

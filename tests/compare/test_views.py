@@ -52,6 +52,15 @@ def test_a_line_has_figures_and_limit(found: Comparison) -> None:
     assert line(failure) == "accuracy, int8: 98.00 % -> 96.00 %, -2.00 points (limit -0.5)"
 
 
+def test_a_drop_that_is_beyond_the_limit_is_not_shown_as_the_limit(document: dict[str, Any]) -> None:
+    base, new = copy.deepcopy(document), copy.deepcopy(document)
+    base["onnx"][1]["accuracy"], new["onnx"][1]["accuracy"] = 594 / 599, 591 / 599
+    found = compare(parse(base, name="a"), parse(new, name="b"), settings=Settings())
+    assert [line(gate) for gate in found.failures] == [
+        "accuracy, int8: 99.17 % -> 98.66 %, -0.501 points (limit -0.5)"
+    ]
+
+
 def test_remarks_explain_what_is_neither_good_nor_bad(found: Comparison) -> None:
     told = remarks(found)
     assert any(text.startswith("unclear: latency, fp32, cpu batch 1: 1.80x -> 1.80x") for text in told)

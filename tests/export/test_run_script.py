@@ -110,7 +110,9 @@ def test_what_is_no_image_is_one_message(onnx_classifier, tmp_path):
     source = onnx_classifier("m.onnx", classes=10, metadata={k: json.dumps(v) for k, v in metadata.items()})
     script = folder(source.parent, {}, source, metadata)
     (tmp_path / "text.png").write_text("text")
-    for name in ("none.png", "text.png"):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
+    (tmp_path / "part.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-60])
+    for name in ("none.png", "text.png", "part.png"):
         command = [sys.executable, str(script), str(tmp_path / name)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (1, "")

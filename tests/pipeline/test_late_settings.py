@@ -33,7 +33,7 @@ def test_an_export_with_other_settings_leaves_the_training_alone(house):
     assert export(house, "export.opset=20") == ["export"]
     assert house.messages.texts == [
         "export.opset: 18 -> 20: running export again",
-        "removed, for export is made anew: the results of bench, report",
+        "removed with the old export: the results of bench, report",
     ]
     states = house.states()
     assert (states["slim"], states["export"], states["bench"], states["report"]) == (
