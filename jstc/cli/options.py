@@ -114,10 +114,13 @@ Run = Annotated[
 
 
 def refuse_idle_data(data: Path | None, dataset: str) -> None:
-    """Raise `InputError` for a folder that would have no effect: it was meant otherwise."""
-    from jstc.data.catalogue import catalogue
+    """Raise `InputError` for a folder that would have no effect: it was meant otherwise.
 
-    if data is not None and any(entry.name == dataset and not entry.needs_root for entry in catalogue()):
+    Raises as `check_root` does as well.
+    """
+    from jstc.data.catalogue import check_root
+
+    if data is not None and check_root(dataset, data) is None:
         raise InputError(
             f"--data {data}: dataset '{dataset}' comes with jstc; leave it out, or take another dataset"
         )

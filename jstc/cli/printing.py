@@ -16,7 +16,6 @@ from jstc.errors import InputError
 
 __all__ = ["closing", "document", "label", "note", "page", "redirected", "table", "text"]
 
-
 _FOLLOWING = {
     "search": "export",
     "finetune": "export",
@@ -63,10 +62,7 @@ def page(run: Path) -> None:
 
 def closing(run: Path, stage: str) -> None:
     """Where the results of a stage are, and the command that goes on from them, on stderr."""
-    following = _FOLLOWING.get(stage)
-    note(
-        f"Everything is in {run}" + (f"; next: jstc {following} {shlex.quote(str(run))}" if following else "")
-    )
+    note(f"Everything is in {run}; next: jstc {_FOLLOWING[stage]} {shlex.quote(str(run))}")
 
 
 def note(content: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from jstc.compare.comparison import Comparison
@@ -112,7 +111,7 @@ def _change(gate: Gate) -> str:
     if gate.change is None:
         return "-"
     if gate.kind in DROPS:
-        return re.sub(r"0$", "", f"{100 * gate.change:+.3f}")  # -0.501 is beyond a limit of 0.5
+        return f"{100 * gate.change:+.3f}".removesuffix("0")  # -0.501 is beyond a limit of 0.5
     if gate.change >= _FACTOR_FROM:
         return f"{1 + gate.change:,.0f}x"
     return f"{100 * gate.change:+.1f} %"

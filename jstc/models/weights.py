@@ -54,9 +54,9 @@ def _read(path: Path, *, allow_pickle: bool) -> Any:
     try:
         return _read_torch(path, weights_only=True)
     except pickle.UnpicklingError:
-        if not (allow_pickle or _may_be_torch(path)):
-            raise ModelError(_NEITHER.format(path)) from None
         if not allow_pickle:
+            if not _may_be_torch(path):
+                raise ModelError(_NEITHER.format(path)) from None
             raise ModelError(
                 f"weights {path} hold more than tensors (a pickled object), which could run any code; save "
                 "model.state_dict() alone, best as safetensors, or, if you trust whoever made the file, add "

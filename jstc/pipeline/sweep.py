@@ -87,20 +87,19 @@ def write_report(path: Path, workspace: Workspace) -> None:
     with _opened(path, workspace, told) as chain:
         if not all(chain.is_intact(name) for name in SHARED if name in stages.names(chain.table)):
             return
-        ready, done = [], {}
+        ready = []
         for label in workspace.recipe.labels:
             with _child(path, workspace, label, told) as child:
                 before = child.table[:-1]
-                done[label] = all(child.is_done(stage.name) for stage in before)
                 ready.append(all(child.is_intact(stage.name) for stage in before))
                 child.run(child.table[-1:] if ready[-1] else ())
+                complete = all(child.is_done(stage.name) for stage in before)
+            if (
+                chain.is_done(label) and not complete
+            ):  # a stage was made anew: the report of all is of the old one
+                chain.reset(label)
         if all(ready):
             chain.run([stage for stage in chain.table if stage.name not in SHARED])
-        for label in done:
-            if not done[label] and chain.is_done(
-                label
-            ):  # a stage of it was made anew: the report is of the old one
-                chain.reset(label)
 
 
 def _run_shared(chain: Chain, name: str, path: Path, workspace: Workspace) -> None:

@@ -34,7 +34,7 @@ _SHORT = 320_000
 """Images that search and finetune train on, each as often as it is seen. Runs of 140,000 and 275,000 are
 better by a long search that begins small; runs of 500,000 by a short one at the budget, in large batches or
 small, on many images or few (docs/method.md, the length of a run)."""
-_EPOCHS_PER_ROUND = {"long": 0.25, "short": 1.0}
+_LONG_RUNS_ROUND, _SHORT_RUNS_ROUND = 0.25, 1.0  # epochs, of a round whose length goes by that of the run
 
 
 def learning_rate(step: int, *, total: int, warmup: int, base: float) -> float:
@@ -88,25 +88,21 @@ def is_long(recipe: Recipe, dataset: Dataset) -> bool:
 
     Rounds whose length is left to this count as those of a long run.
     """
-    return (
-        _run_steps(recipe, dataset, _steps_per_round(recipe, dataset, "long")) * recipe.train.batch_size
-        >= _SHORT
-    )
+    steps = _run_steps(recipe, dataset, _steps_per_round(recipe, dataset, auto=_LONG_RUNS_ROUND))
+    return steps * recipe.train.batch_size >= _SHORT
 
 
 def steps_per_round(recipe: Recipe, dataset: Dataset) -> int:
     """Training steps of one search round."""
-    search = recipe.search
-    given = search.steps_per_round is not None or search.epochs_per_round != "auto"
-    return _steps_per_round(recipe, dataset, "long" if given or is_long(recipe, dataset) else "short")
+    auto = _LONG_RUNS_ROUND if is_long(recipe, dataset) else _SHORT_RUNS_ROUND
+    return _steps_per_round(recipe, dataset, auto=auto)
 
 
-def _steps_per_round(recipe: Recipe, dataset: Dataset, length: str) -> int:
+def _steps_per_round(recipe: Recipe, dataset: Dataset, *, auto: float) -> int:
+    """The same; `auto` are the epochs of a round whose length goes by that of the run."""
     search = recipe.search
-    if search.steps_per_round is not None:
-        return search.steps_per_round
-    epochs = _EPOCHS_PER_ROUND[length] if search.epochs_per_round == "auto" else search.epochs_per_round
-    return max(1, round(epochs * dataset.train.steps(recipe.train.batch_size)))
+    epochs = auto if search.epochs_per_round == "auto" else search.epochs_per_round
+    return search.steps_per_round or max(1, round(epochs * dataset.train.steps(recipe.train.batch_size)))
 
 
 def steps_per_finetune_epoch(recipe: Recipe, dataset: Dataset) -> int:
