@@ -94,9 +94,8 @@ def write_report(path: Path, workspace: Workspace) -> None:
                 ready.append(all(child.is_intact(stage.name) for stage in before))
                 child.run(child.table[-1:] if ready[-1] else ())
                 complete = all(child.is_done(stage.name) for stage in before)
-            if (
-                chain.is_done(label) and not complete
-            ):  # a stage was made anew: the report of all is of the old one
+            # One that was complete and is not now was made anew since: the report of all is of what it was.
+            if chain.is_done(label) and not complete:
                 chain.reset(label)
         if all(ready):
             chain.run([stage for stage in chain.table if stage.name not in SHARED])
