@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jstc.cli.errors import show_tracebacks
-from jstc.errors import InputError
 
 if TYPE_CHECKING:
     from jstc.models import Consent
@@ -37,7 +36,6 @@ __all__ = [
     "Weights",
     "command_line",
     "consent",
-    "refuse_idle_data",
     "run_or_newest",
 ]
 
@@ -111,19 +109,6 @@ Run = Annotated[
         metavar="RUN", help="Run directory, or one budget's in it; the newest under runs/ if left out."
     ),
 ]
-
-
-def refuse_idle_data(data: Path | None, dataset: str) -> None:
-    """Raise `InputError` for a folder that would have no effect: it was meant otherwise.
-
-    Raises as `check_root` does as well.
-    """
-    from jstc.data.catalogue import check_root
-
-    if data is not None and check_root(dataset, data) is None:
-        raise InputError(
-            f"--data {data}: dataset '{dataset}' comes with jstc; leave it out, or take another dataset"
-        )
 
 
 def run_or_newest(run: Path | None) -> Path:

@@ -23,6 +23,11 @@ _FOLLOWING = {
     "export": "bench",
     "bench": "report",
 }
+_LABELS = {
+    "max_abs_diff_fold": "largest difference of a logit, folded",
+    "settled": "plans settled",
+    "round_of_plan": "plan drawn after round",
+}
 
 
 def document(content: Any) -> None:
@@ -111,4 +116,6 @@ def table(
 def label(stage: str, key: str) -> str:
     """What a figure of a stage is called."""
     # The search is judged on images of its own; every other accuracy is on the test split.
-    return "accuracy (search-validation split)" if (stage, key) == ("search", "accuracy") else key
+    if (stage, key) == ("search", "accuracy"):
+        return "accuracy (search-validation split)"
+    return _LABELS.get(key, key.replace("_", " "))

@@ -34,6 +34,7 @@ def run(
     """
     from jstc import files, recipe_file
     from jstc.cli import output
+    from jstc.data.catalogue import refuse_idle_root
     from jstc.pipeline import chain, run_directory
 
     flags = {
@@ -44,7 +45,7 @@ def run(
         "device": device.value if device else None,
     }
     loaded = recipe_file.load(recipe, settings or (), flags)
-    options.refuse_idle_data(data, loaded.dataset)
+    refuse_idle_root(loaded.dataset, data)
     # What a recipe of one's own names is one's own word; the recipe in a run directory may be anybody's.
     foreign = run_directory.holds(recipe) and model is None
     with output.progress(quiet=quiet, verbose=verbose) as shown:

@@ -67,6 +67,7 @@ def search(
     """
     from jstc import recipe_file
     from jstc.cli import output
+    from jstc.data.catalogue import refuse_idle_root
     from jstc.pipeline import chain
 
     flags = {
@@ -88,7 +89,7 @@ def search(
     loaded = (
         recipe_file.load(recipe, overrides, flags) if recipe else recipe_file.from_flags(flags, overrides)
     )
-    options.refuse_idle_data(data, loaded.dataset)
+    refuse_idle_root(loaded.dataset, data)
     _refuse_idle(flags, given=loaded.latency is not None)
     with output.progress(quiet=quiet, verbose=verbose) as shown:
         path = chain.run(

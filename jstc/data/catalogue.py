@@ -7,10 +7,10 @@ from pathlib import Path
 
 from jstc.data import cifar, digits, folder, parquet, webdataset
 from jstc.data.info import DataInfo
-from jstc.errors import DataError, UnknownNameError
+from jstc.errors import DataError, InputError, UnknownNameError
 from jstc.recipe import InputSettings
 
-__all__ = ["CatalogueEntry", "catalogue", "check", "check_root"]
+__all__ = ["CatalogueEntry", "catalogue", "check", "check_root", "refuse_idle_root"]
 
 
 @dataclass(frozen=True)
@@ -73,3 +73,14 @@ def check_root(name: str, root: Path | None) -> Path | None:
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"dataset '{name}': {root} {what}; expected {entry.where}")
     return root
+
+
+def refuse_idle_root(name: str, root: Path | None) -> None:
+    """Raise `InputError` for a folder that would have no effect: it was meant otherwise.
+
+    Raises as `check_root` does as well.
+    """
+    if root is not None and check_root(name, root) is None:
+        raise InputError(
+            f"--data {root}: dataset '{name}' comes with jstc; leave it out, or take another dataset"
+        )

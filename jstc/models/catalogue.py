@@ -34,7 +34,7 @@ _BUILT_IN = {
     "resnet32": "CIFAR ResNet-32, 0.46 M parameters (He et al. 2015)",
     "resnet56": "CIFAR ResNet-56, 0.85 M parameters (He et al. 2015)",
     "resnet110": "CIFAR ResNet-110, 1.7 M parameters (He et al. 2015)",
-    "vgg16_bn": "VGG-16 with batch norm: CIFAR form for small images (14.7 M), else torchvision's",
+    "vgg16_bn": "VGG-16 with batch norm, 14.7 M; large images: torchvision's",
 }
 _TASKS: dict[Task, str] = {
     "classification": "classification network",

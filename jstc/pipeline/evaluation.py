@@ -53,12 +53,14 @@ def evaluate(
 
     A run, and a file in a run's export folder, is evaluated on the run's own data set unless another is
     named. `notes` in the result say what had to be assumed. Raises an `InputError` when the file is no
-    classifier for that data set.
+    classifier for that data set, or the data set has no use for `data`.
     """
     task = _task(path, dataset, data)
     from jstc import ort
+    from jstc.data.catalogue import refuse_idle_root
     from jstc.pipeline import evaluation_notes
 
+    refuse_idle_root(task.dataset, data)
     chosen = ort.resolve(provider)
     opened = _opened(task, chosen, threads)
     classifier, info, split = opened

@@ -79,7 +79,9 @@ def _refuse_idle(images: Images) -> None:
 
 def _from_dataset(model: str, name: str, images: Images) -> ModelSpec:
     from jstc import data, models
+    from jstc.data.catalogue import refuse_idle_root
 
+    refuse_idle_root(name, images.data)
     info = data.check(name, root=images.data, settings=InputSettings(image_size=images.image_size))
     return models.spec(
         model,

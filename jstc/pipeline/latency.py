@@ -97,7 +97,7 @@ class LatencyBudgets:
             document = files.read_json(path)
             model = LatencyModel.from_dict(document, channels.executions, full=channels.full_counts)
         except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            text = f"{path} is damaged or of another network ({error!r}); use --fresh, or another --out"
+            text = f"{path} is damaged or of another network ({error!r}); use --fresh, or another directory"
             raise RunDirectoryError(text) from None
         timer = new_timer(model.setting)
         # The budget is on file in the milliseconds of then: measured now, a busier target would shift it.

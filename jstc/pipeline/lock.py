@@ -32,7 +32,7 @@ def locked(directory: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         raise RunDirectoryError(
-            f"{directory} is in use by {_holder(directory)}; wait for it or stop it, or give another --out"
+            f"{directory} is in use by {_holder(directory)}; wait for it or stop it, or use another directory"
         ) from None
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {directory}: {error.strerror or error}") from None

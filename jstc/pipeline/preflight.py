@@ -177,9 +177,9 @@ def _is_timed(recipe: Recipe, path: Path) -> bool:
 def _check_writable(path: Path) -> None:
     nearest = _nearest(path)
     if not nearest.is_dir():
-        raise RunDirectoryError(f"{nearest} is a file; a run needs a directory: give another --out")
+        raise RunDirectoryError(f"{nearest} is a file; a run needs a directory: name another")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise RunDirectoryError(f"no permission to write in {nearest}; give another --out")
+        raise RunDirectoryError(f"no permission to write in {nearest}; name another directory")
 
 
 def _nearest(path: Path) -> Path:

@@ -205,14 +205,14 @@ def require_same(path: Path, recipe: Recipe) -> None:
 
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"{path} is a file; a run needs a directory: give another --out")
+        raise RunDirectoryError(f"{path} is a file; a run needs a directory: name another")
     if not path.is_dir() or Manifest.load(path) is not None:
         return
     # A process killed just after it took the lock leaves hidden files only.
     if any(not entry.name.startswith((".lock", ".tmp-")) for entry in path.iterdir()):
         raise RunDirectoryError(
             f"{path} has files in it and is not a run directory of jstc (no manifest.json of ours); "
-            "give another --out"
+            "name another directory"
         )
 
 

@@ -94,6 +94,10 @@ WRONG = {
     "two runs": (["bench", "a", "b"], "error: give one run directory, or several ONNX files"),
     "a run and a file": (["bench", "a", "b.onnx"], "error: give either one run directory or ONNX files"),
     "inspect": (["inspect", "resnet21"], "error: unknown model 'resnet21'; did you mean"),
+    "inspect, a folder for embedded data": (
+        ["inspect", "resnet20", "--dataset", "digits", "--data", "d"],
+        "error: --data d: dataset 'digits' comes with jstc",
+    ),
     "inspect, data alone": (["inspect", "resnet20", "--data", "d"], "give --dataset NAME as well"),
     "inspect, classes twice": (
         ["inspect", "resnet20", "--dataset", "digits", "--num-classes", "5"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,9 @@ def test_the_accuracy_of_a_search_says_which_split_it_is_on(jstc_command, run, m
     words = ["search", "resnet20", "--dataset", "digits", "--flops", "0.5", "--out", run]
     assert re.search(r"^ *accuracy \(search-validation split\) +90\.00 %", jstc_command(*words).out, re.M)
     assert json.loads(jstc_command(*words, "--json").out)["accuracy"] == 0.9
-    assert re.search(r"^ *accuracy +95\.00 %", jstc_command("slim", run).out, re.M)
+    slim = jstc_command("slim", run).out
+    assert re.search(r"^ *accuracy +95\.00 %", slim, re.M)
+    assert re.search(r"^ *largest difference of a logit, folded +1e-07", slim, re.M)
 
 
 def test_bench_for_people(jstc_command, run):
@@ -179,6 +182,15 @@ def test_a_run_with_other_settings_is_refused(jstc_command, run):
     assert called.code == 2
     assert "flops: 0.5 -> 0.4" in called.err
     assert "--fresh" in called.err
+
+
+def test_eval_refuses_a_folder_that_the_run_has_no_use_for(jstc_command, run, classifier):
+    (run / "export").mkdir(exist_ok=True)
+    shutil.copy(classifier, run / "export" / "model.onnx")
+    for target in (run, run / "export" / "model.onnx"):
+        called = jstc_command("eval", target, "--data", "d")
+        assert (called.code, called.out) == (2, "")
+        assert called.err.startswith("error: --data d: dataset 'digits' comes with jstc")
 
 
 def test_eval_needs_an_exported_network(jstc_command, run):
