@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "train.lr": 0.05,
     "search.rounds": 4,
     "search.steps_per_round": 6,
+    "search.importance": "learned",
     "search.alpha_steps": 2,
     "search.coarse_share": 0.5,
     "search.candidates": 2,

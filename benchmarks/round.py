@@ -4,9 +4,9 @@
 
 One process, random images of 32x32, interleaved: training steps of the target network, the cut of a
 sub-network as the search draws it (a fine round's plan, at the budget, in the recipe's quanta), training
-steps of the sub-network, and the way back. Prints images per second of both, their ratio, and the share of
-cutting and mapping back in a round of that many steps. With --compile all rounds have the first one's widths,
-and the same steps are made by torch's compiler, too.
+steps of the sub-network, the same with gates (as where channel weights are learned), and the way back. Prints
+images per second, their ratios, and the share of cutting and mapping back in a round of that many steps. With
+--compile all rounds have the first one's widths, and the same steps are made by torch's compiler, too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from jstc import models, recipe_file
 from jstc.channels import analyse
 from jstc.search.anneal import phase
 from jstc.search.policy import Proposer
+from jstc.search.round import frozen
 from jstc.search.updater import Target, cut, put_back
 from jstc.train import device, optim
 from jstc.train.compiling import compiled
@@ -76,17 +77,20 @@ def main() -> None:
         plan = proposer.propose(target, fine, 0, candidate=1 if options.compile else number + 1).plan
         full, _ = timed(lambda: train(network, whole))
         cutting, trial = timed(lambda plan=plan: cut(target, plan, settings))
-        small, _ = timed(lambda trial=trial: train(trial.gated, trial.weights))
+        small, _ = timed(lambda trial=trial: train(trial.gated.ungated(), trial.weights))
+        with frozen(trial.gated.alpha):
+            gated, _ = timed(lambda trial=trial: train(trial.gated, trial.weights))
         if options.compile:
-            called = compiled(trial.gated)
+            called = compiled(trial.gated.ungated())
             fused.append(timed(lambda called=called, trial=trial: train(called, trial.weights))[0])
         back, _ = timed(lambda trial=trial: put_back(trial, target))
-        rows.append((full, small, cutting + back))
-    full, small, moved = (statistics.median(column) for column in zip(*rows[1:], strict=True))
+        rows.append((full, small, gated, cutting + back))
+    full, small, gated, moved = (statistics.median(column) for column in zip(*rows[1:], strict=True))
     count, share = options.steps * options.batch, 100 * moved / (small + moved)
     print(f"{options.model} at {options.flops:g} of its FLOPs, steps of {options.batch}, {where}")
     print(f"target network      {count / full:8.0f} images/s")
     print(f"sub-network         {count / small:8.0f} images/s   {full / small:.2f}x")
+    print(f"with gates          {count / gated:8.0f} images/s   {small / gated:.2f}x the sub-network's")
     if fused:
         made, fast = fused[0], statistics.median(fused[1:])
         print(f"compiled            {count / fast:8.0f} images/s   {small / fast:.2f}x the sub-network's")

@@ -123,7 +123,9 @@ def _build(
 
 
 def _called(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """What is called in training: the network itself, or compiled."""
+    """What is called in training: the network without gates that do nothing, or that compiled."""
+    if isinstance(network, GatedNetwork):
+        network = network.ungated()
     if not recipe.finetune.compile:
         return network
     module: nn.Module = compiling.compiled(network)

@@ -6,7 +6,7 @@ Every command-line flag has a key here; every default is written here or in `rec
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -82,6 +82,15 @@ _GIVEN_SIGMA = (0.1, 0.1)
 """Likewise of a perturbation, where one is asked for."""
 
 
+def _require_gates(said: Set[str]) -> None:
+    """Raise `ValueError` for keys of `search` that say how gates are learned, and not that they are."""
+    idle = [key for key in ("alpha_lr", "alpha_steps") if key in said]
+    if idle and "importance" not in said:
+        raise ValueError(
+            f"{idle[0]} is of learned channel weights, which are off by default: set search.importance too"
+        )
+
+
 class SearchSettings(Strict):
     """Joint search-and-training."""
 
@@ -100,12 +109,13 @@ class SearchSettings(Strict):
     fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict, description="threshold per group for thresholds: fixed; others share one"
     )
-    importance: Literal["learned", "taylor", "weighted", "magnitude", "random"] = Field(
-        "learned",
-        description="what channels rank by: learned, gates; taylor (the default where weights are given), "
-        "gates times what the network would lose with them; weighted, gates times norms",
+    importance: Literal["magnitude", "taylor", "random", "learned", "weighted", "weighted_taylor"] = Field(
+        "magnitude",
+        description="what channels rank by: magnitude, norms of their weights; taylor (the default where "
+        "weights are given), what the network would lose with them; learned, gates that are trained (off: "
+        "not shown to help, docs/accuracy.md); weighted, weighted_taylor, such gates times either",
     )
-    taylor_images: PositiveInt = Field(512, description="training images behind importance: taylor")
+    taylor_images: PositiveInt = Field(512, description="training images behind taylor and weighted_taylor")
     coarse_to_fine: bool = True
     # sampler
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -175,10 +185,20 @@ class SearchSettings(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gates_are_said(self) -> SearchSettings:
+        _require_gates(self.model_fields_set)
+        return self
+
     @property
     def learns_gates(self) -> bool:
         """Whether channels rank by gates, which then are trained."""
-        return self.importance in ("learned", "taylor", "weighted")
+        return self.importance in ("learned", "weighted", "weighted_taylor")
+
+    @property
+    def measures_losses(self) -> bool:
+        """Whether channels rank by what the network as it was given would lose with them."""
+        return self.importance in ("taylor", "weighted_taylor")
 
 
 class Recipe(Strict):
@@ -218,6 +238,7 @@ class Recipe(Strict):
         search = document.get("search")
         if search is not None and not isinstance(search, dict):
             return document
+        _require_gates((search or {}).keys())
         search = {**GIVEN_WEIGHTS, **(search or {})}
         if search.get("perturbation") is True:  # what was measured says more than noise
             search = {"sigma": _GIVEN_SIGMA, **search}

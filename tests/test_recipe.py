@@ -380,6 +380,19 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
         assert recipe.search.perturbation == (switch == "true")
 
 
+@pytest.mark.parametrize("setting", ["alpha_lr=0.1", "alpha_steps=3"])
+def test_settings_of_the_gates_need_gates(write, setting):
+    setting = f"search.{setting}"
+    key = setting.split("=")[0].removeprefix("search.")
+    message = f"{key} is of learned channel weights, .* by default: set search.importance too"
+    for text in (BASE, BASE + "weights: w.safetensors\n"):
+        path = write(text)
+        with pytest.raises(RecipeError, match=message):
+            recipe_file.load(path, [setting])
+        for kind in ("learned", "magnitude"):
+            assert recipe_file.load(path, [setting, f"search.importance={kind}"]).search.importance == kind
+
+
 def test_given_weights_have_defaults_of_their_own(write):
     search = recipe_file.load(write(BASE + "weights: w.safetensors\n")).search
     assert (search.importance, search.inertia, search.coarse_share) == ("taylor", 1.0, 0.0)
@@ -391,4 +404,4 @@ def test_given_weights_have_defaults_of_their_own(write):
     search = recipe_file.load(write(BASE + text)).search
     assert (search.importance, search.inertia) == ("taylor", 2.0)
     scratch = recipe_file.load(write(BASE)).search
-    assert scratch.importance == "learned" and scratch.coarse_share > 0
+    assert scratch.importance == "magnitude" and scratch.coarse_share > 0

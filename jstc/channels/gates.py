@@ -103,6 +103,13 @@ class GatedNetwork(nn.Module):
         scales = self._by_parameter(torch.cat([self.alpha, one]).index_select(0, self._index))
         return {name: _scaled(tensors[name], scale) for name, scale in scales.items()}
 
+    def ungated(self) -> nn.Module:
+        """The plain network where all gates are one, which computes the same in less time; else this one.
+
+        Looks at the gates once: ask again after they have changed.
+        """
+        return self.network if bool((self.alpha == 1).all()) else self
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return functional_call(self.network, self.effective(), args, kwargs)
 

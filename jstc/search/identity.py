@@ -13,7 +13,7 @@ from jstc.train import checkpoint
 
 __all__ = ["identity", "require_same"]
 
-_VERSION = 4
+_VERSION = 5
 """Raised when the same settings come to mean another search, or a checkpoint to hold something else."""
 
 

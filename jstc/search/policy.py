@@ -175,19 +175,19 @@ class Proposer:
 
     def importance(self, target: Target) -> list[Vector]:
         """By what the channels of each group rank, as `search.importance` says; larger is better."""
-        kind = self.recipe.search.importance
-        if kind == "random":
+        search = self.recipe.search
+        if search.importance == "random":
             random = np.random.default_rng(seeds.derive(self.recipe.seed, "search", "importance"))
             return self._split(random.normal(size=len(target.alpha)))
         gates = self._split(target.alpha.double().cpu().numpy())
-        if kind == "learned":
+        if search.importance == "learned":
             return gates
-        if kind == "taylor":
-            losses = self._split(target.taylor.double().cpu().numpy())
-            return [a * loss for a, loss in zip(gates, losses, strict=True)]
-        found = self.channels.magnitude(target.network)
-        norms = [found[g.name].double().numpy() for g in self.channels.groups]
-        return norms if kind == "magnitude" else [a * w for a, w in zip(gates, norms, strict=True)]
+        if search.measures_losses:
+            found = self._split(target.taylor.double().cpu().numpy())
+        else:
+            norms = self.channels.magnitude(target.network)
+            found = [norms[g.name].double().numpy() for g in self.channels.groups]
+        return [a * own for a, own in zip(gates, found, strict=True)] if search.learns_gates else found
 
     def _thresholds(self, now: Phase, states: Tensor, draw: Draw) -> tuple[list[float], Choice | None]:
         search = self.recipe.search

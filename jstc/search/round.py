@@ -22,7 +22,7 @@ from jstc.train.batches import stream
 from jstc.train.device import as_input, autocast
 from jstc.train.loop import Figures, StepOptions, TrainFigures, evaluate, logits, step_options, train_steps
 
-__all__ = ["RoundFigures", "Work", "frozen", "judge", "train_round"]
+__all__ = ["RoundFigures", "Work", "frozen", "judge", "to_call", "train_round"]
 
 
 Batch = tuple[Tensor, Tensor]
@@ -96,7 +96,7 @@ def train_round(
     validation = _batches(work, "alpha", work.dataset.search_val, turn, parts - at.part)
     for start, end in itertools.pairwise(bounds[at.part :]):
         figures = _train_weights(
-            sub, work, at, start=start, end=end, called=sub.gated if called is None else called
+            sub, work, at, start=start, end=end, called=to_call(sub, work) if called is None else called
         )
         at.end(figures, steps=work.steps)
         if work.learns_alpha:
@@ -104,6 +104,11 @@ def train_round(
     replicas.synchronise(sub.gated)
     health.require_finite(sub.gated, step=first + work.steps, schedule=work.schedule)
     return RoundFigures(at.loss, at.accuracy, at.images)
+
+
+def to_call(sub: Trial, work: Work) -> nn.Module:
+    """What the weights' steps call: without gates where these are not learned."""
+    return sub.gated if work.learns_alpha else sub.gated.ungated()
 
 
 def _train_weights(
@@ -197,9 +202,10 @@ def judge(sub: Trial, work: Work, *, limit: int | None) -> Figures:
     images = min(search.recalibration_images, work.dataset.train.num_images)
     batches = work.dataset.train.ordered(batch_size // distributed.world(), limit=images)
     options = {"dtype": work.options.dtype, "channels_last": work.options.channels_last}
-    batchnorm.recalibrate(sub.gated, batches, images=images, **options)  # type: ignore[arg-type]
+    network = sub.gated.ungated()
+    batchnorm.recalibrate(network, batches, images=images, **options)  # type: ignore[arg-type]
     replicas.synchronise(sub.gated)  # GPUs of one kind may still choose other algorithms
     if not work.dataset.search_val.num_images:
         raise StageError("the search-validation split is empty; raise input.val_fraction")
     split = work.dataset.search_val.ordered(batch_size, limit=limit, part=distributed.part())
-    return evaluate(sub.gated, split, **options)  # type: ignore[arg-type]
+    return evaluate(network, split, **options)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from jstc.search.archive import read_plan
 from jstc.search.identity import identity, require_same
 from jstc.search.middle import Middle
 from jstc.search.policy import Proposal, Proposer
-from jstc.search.round import RoundFigures, Work, train_round
+from jstc.search.round import RoundFigures, Work, to_call, train_round
 from jstc.search.state import State
 from jstc.search.taylor import num_images, taylor
 from jstc.search.threshnet import Choice
@@ -132,7 +132,7 @@ class Rounds:
         before, counts = self.state.course.plan, begun.proposal.plan.counts
         if not self._work.recipe.search.compile or before is None or before.counts != counts:
             return None
-        network: nn.Module = compiled(begun.sub.gated)
+        network: nn.Module = compiled(to_call(begun.sub, self._work))
         return network
 
     def _roll_back(self, begun: _Begun, error: DivergedError) -> None:

@@ -26,7 +26,6 @@ SEARCH = (
     "search.rounds=3",
     "search.coarse_share=0.34",
     "search.steps_per_round=2",
-    "search.alpha_steps=2",
     "search.recalibration_images=32",
 )
 
@@ -77,15 +76,19 @@ def test_a_fixed_network_spends_all_but_less_than_a_step(work, method):
         assert 0.9 * job.limit < outcome.flops <= job.limit
 
 
-def test_joint_training_spends_what_its_history_says_and_no_more_than_all(work):
-    job = work("jst")
+@pytest.mark.parametrize(("method", "gates"), [("jst", 0), ("jst-learned", 1)])
+def test_joint_training_spends_what_its_history_says_and_no_more_than_all(work, method, gates):
+    job = work(method)
     seen = _trained_images(job)
     outcome = accuracy_jst.jst(job)
     spent = job.ledger.spent
     assert set(spent) == {"search", "finetune"} and 0.9 < sum(spent.values()) / job.ledger.total <= 1
     assert spent["search"] <= accuracy_jst.most_searched(job, job.recipe)
-    # Every image that any training took: 3 rounds of 2 steps on weights and 2 on gates, then finetune.
-    assert sum(seen.values()) == 3 * 4 * 32 + spent["finetune"] / outcome.flops
+    # Every image that any training took: rounds of 2 steps on weights (and one on gates), then finetune.
+    rounds = seen["train"] / (2 * 32)
+    assert rounds == (1 if gates else 3)  # the gates' steps are at the cost of rounds
+    assert seen["search_val"] == rounds * gates * 32
+    assert seen["train_full"] == spent["finetune"] / outcome.flops
     assert outcome.flops <= job.limit and job.judging(job.limit)["images"] > 0
 
 
@@ -196,7 +199,7 @@ def test_the_share_of_the_search_sets_the_steps_of_its_rounds(work, method):
 
 
 def test_too_small_a_share_for_the_search_is_refused(work):
-    with pytest.raises(StageError, match=r"3 rounds of 2 steps cost .* raise --search-share"):
+    with pytest.raises(StageError, match=r"3 rounds of 1 steps cost .* raise --search-share"):
         accuracy_jst.fitted(work("jst", dataclasses.replace(SMALL, search_share=0.01)))
 
 

@@ -32,6 +32,13 @@ def gated(net, *, seed=None):
     return network
 
 
+def test_only_gates_that_are_all_one_are_left_out(toy):
+    network = gated(normed(toy, nn.BatchNorm2d(8)))
+    assert network.ungated() is network.network
+    network.alpha.data[3] = 0.5
+    assert network.ungated() is network
+
+
 def test_a_gate_before_its_norm_would_not_learn_and_ours_does(toy):
     net = normed(toy, nn.BatchNorm2d(8, eps=1e-12))
     before = torch.ones(8, dtype=torch.float64, requires_grad=True)

@@ -236,6 +236,18 @@ def test_of_several_budgets_a_run_shows_its_own(write_lines: Write) -> None:
     )
 
 
+def test_gates_are_shown_where_they_were_learned(write_lines: Write) -> None:
+    run = write_lines()
+    path = run / "search/history.jsonl"
+    learned = draw_one(run, searching)
+    assert learned is not None and "gates" in learned.alt and "Gates" in learned.caption
+    lines = [json.loads(line) | {"alpha_spread": 0.0} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    picture = draw_one(run, searching)
+    assert picture is not None and "gates" not in picture.alt and "Gates" not in picture.caption
+    assert "overlap of successive plans" in texts(run / "report/search.svg")
+
+
 def test_a_dip_is_told_to_those_who_do_not_see_it(write_lines: Write) -> None:
     run = write_lines()
     path = run / "search/history.jsonl"

@@ -121,7 +121,7 @@ def test_a_finished_search_is_not_trained_again(
     [
         ({"seed": 1}, "seed"),
         ({"model": "other.py:net"}, "model"),
-        ({"weights": "given.safetensors"}, "search, weights"),  # given weights have defaults of their own
+        ({"weights": "given.safetensors"}, "weights"),
         ({"flops": 0.6}, "flops"),
         ({"flops": None, "params": 0.5}, "flops, params"),
         ({"train.lr": 0.05}, "train"),

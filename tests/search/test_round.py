@@ -13,7 +13,7 @@ from torch import Tensor
 from jstc.data import Dataset
 from jstc.errors import StageError
 from jstc.plan import Plan
-from jstc.search.round import Work, judge, train_round
+from jstc.search.round import Work, judge, to_call, train_round
 from jstc.search.updater import Target, Trial, cut
 
 
@@ -75,6 +75,23 @@ def test_gates_that_are_not_learned_stay_and_validation_is_not_read(
     assert figures.images == 4 * 16
     assert torch.equal(sub.gated.alpha, alpha)
     assert not torch.equal(sub.parameters["wide.weight"], weights["wide.weight"])
+
+
+def test_without_gates_a_round_and_its_judgement_are_the_same_bit_for_bit(
+    make_trial: Any, make_work: Any
+) -> None:
+    work = make_work({"search.importance": "magnitude"})
+    gated, plain = make_trial(), make_trial()
+    assert to_call(plain, work) is plain.gated  # these gates are not one
+    for sub in (gated, plain):
+        sub.gated.alpha.data.fill_(1.0)
+    assert to_call(plain, work) is plain.gated.network
+    assert train_round(gated, work, 0, called=gated.gated) == train_round(plain, work, 0)
+    assert all(map(torch.equal, gated.tensors().values(), plain.tensors().values()))
+    judged = judge(plain, work, limit=20)
+    plain.gated.alpha.data[0] = 2.0
+    assert judge(gated, work, limit=20) == judged != judge(plain, work, limit=20)
+    assert to_call(gated, make_work()) is gated.gated  # they are to be learned
 
 
 def test_the_loss_has_a_gradient_in_the_gates_in_training_mode(make_trial: Any, dataset: Dataset) -> None:

@@ -21,7 +21,9 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"search.importance": "weighted"}),
     ({"search.importance": "weighted"}, {"search.importance": "magnitude"}),
     ({}, {"search.importance": "taylor"}),
-    ({"search.importance": "weighted"}, {"search.importance": "taylor"}),
+    ({}, {"search.importance": "weighted_taylor"}),
+    ({"search.importance": "weighted_taylor"}, {"search.importance": "taylor"}),
+    ({"search.importance": "magnitude"}, {"search.importance": "taylor"}),
     ({}, {"search.coarse_to_fine": False}),
     # their settings
     ({"search.thresholds": "fixed"}, {"search.fixed_thresholds": {"wide": 0.3}}),

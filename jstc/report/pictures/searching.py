@@ -44,6 +44,8 @@ def draw(story: Story, *, width: float = canvas.WIDTH) -> Drawing | None:
         _Panel("spread of the gates alpha", column(records, "alpha_spread"), canvas.PURPLE),
     ]
     panels = [panel for panel in panels if len(known(panel.values)) >= _FEWEST]
+    # Gates that were not learned have no spread.
+    panels = [panel for panel in panels if panel.colour != canvas.PURPLE or any(known(panel.values))]
     if not panels or panels[0].colour != canvas.BLUE:
         return None
     coarse = [
