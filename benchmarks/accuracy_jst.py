@@ -188,7 +188,8 @@ def _sized(work: Work, recipe: Recipe) -> Recipe:
     if not share:
         return _searching(recipe, steps_per_round=schedules.steps_per_round(recipe, work.dataset))
 
-    least = recipe.search.alpha_steps  # from there on each step costs the same
+    # From there on each step costs the same.
+    least = recipe.search.alpha_steps if recipe.search.learns_gates else 1
     cost, more = (
         most_searched(work, _searching(recipe, steps_per_round=steps)) for steps in (least, least + 1)
     )

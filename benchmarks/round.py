@@ -77,14 +77,16 @@ def main() -> None:
         plan = proposer.propose(target, fine, 0, candidate=1 if options.compile else number + 1).plan
         full, _ = timed(lambda: train(network, whole))
         cutting, trial = timed(lambda plan=plan: cut(target, plan, settings))
-        small, _ = timed(lambda trial=trial: train(trial.gated.ungated(), trial.weights))
-        with frozen(trial.gated.alpha):
-            gated, _ = timed(lambda trial=trial: train(trial.gated, trial.weights))
+        both = {}
+        for called in ("plain", "gated") if number % 2 else ("gated", "plain"):  # neither is always the first
+            own = trial.gated.ungated() if called == "plain" else trial.gated
+            with frozen(trial.gated.alpha):
+                both[called], _ = timed(lambda own=own, trial=trial: train(own, trial.weights))
         if options.compile:
             called = compiled(trial.gated.ungated())
             fused.append(timed(lambda called=called, trial=trial: train(called, trial.weights))[0])
         back, _ = timed(lambda trial=trial: put_back(trial, target))
-        rows.append((full, small, gated, cutting + back))
+        rows.append((full, both["plain"], both["gated"], cutting + back))
     full, small, gated, moved = (statistics.median(column) for column in zip(*rows[1:], strict=True))
     count, share = options.steps * options.batch, 100 * moved / (small + moved)
     print(f"{options.model} at {options.flops:g} of its FLOPs, steps of {options.batch}, {where}")

@@ -77,7 +77,7 @@ def finetune(
             plan=plan,
             step=job.schedule.total,
         )
-    figures = _score(gated, dataset, recipe=recipe, progress=progress, stage="finetune")
+    figures = _score(gated.ungated(), dataset, recipe=recipe, progress=progress, stage="finetune")
     _report(figures, result, directory)
 
 
@@ -123,7 +123,7 @@ def _build(
 
 
 def _called(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """What is called in training: the network without gates that do nothing, or that compiled."""
+    """What training calls: the network, without gates where all are one, compiled where that is asked."""
     if isinstance(network, GatedNetwork):
         network = network.ungated()
     if not recipe.finetune.compile:

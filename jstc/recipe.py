@@ -6,7 +6,7 @@ Every command-line flag has a key here; every default is written here or in `rec
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -82,13 +82,7 @@ _GIVEN_SIGMA = (0.1, 0.1)
 """Likewise of a perturbation, where one is asked for."""
 
 
-def _require_gates(said: Set[str]) -> None:
-    """Raise `ValueError` for keys of `search` that say how gates are learned, and not that they are."""
-    idle = [key for key in ("alpha_lr", "alpha_steps") if key in said]
-    if idle and "importance" not in said:
-        raise ValueError(
-            f"{idle[0]} is of learned channel weights, which are off by default: set search.importance too"
-        )
+_OF_GATES = ("alpha_lr", "alpha_steps")
 
 
 class SearchSettings(Strict):
@@ -187,7 +181,12 @@ class SearchSettings(Strict):
 
     @model_validator(mode="after")
     def _gates_are_said(self) -> SearchSettings:
-        _require_gates(self.model_fields_set)
+        idle = [key for key in _OF_GATES if key in self.model_fields_set]
+        if idle and "importance" not in self.model_fields_set:
+            raise ValueError(
+                f"{idle[0]} is of learned channel weights, which are off by default: set search.importance "
+                "to learned, weighted or weighted_taylor as well"
+            )
         return self
 
     @property
@@ -238,8 +237,10 @@ class Recipe(Strict):
         search = document.get("search")
         if search is not None and not isinstance(search, dict):
             return document
-        _require_gates((search or {}).keys())
-        search = {**GIVEN_WEIGHTS, **(search or {})}
+        said = search or {}
+        search = {**GIVEN_WEIGHTS, **said}
+        if "importance" not in said and any(key in said for key in _OF_GATES):
+            del search["importance"]  # so that it is missed where it belongs, with the line of the key
         if search.get("perturbation") is True:  # what was measured says more than noise
             search = {"sigma": _GIVEN_SIGMA, **search}
         return document | {"search": search}

@@ -294,3 +294,18 @@ def test_with_compile_the_compiled_network_is_trained(
     )
     train_baseline(target, dataset, recipe=mine, directory=tmp_path / "b", progress=Silent())
     assert [type(module).__name__ for module in compiled] == ["GatedNetwork", "Net"]
+    opened(source, target, channels)
+    finetune(
+        target, channels, dataset, recipe=mine, source=source, directory=tmp_path / "g", progress=Silent()
+    )
+    assert isinstance(compiled[-1], type(target))  # without gates, which are all one
+
+
+def opened(source: Path, target: nn.Module, channels: ChannelMap) -> None:
+    """Sets every gate of the sub-network in `source` to one."""
+    path, plan = source / "subnetwork.safetensors", Plan.load(source / "plan.json")
+    start, gated = subnetwork.load(path, plan=plan), channels.gated(channels.slice(target, plan), plan)
+    start.restore(gated)
+    gated.alpha.data.fill_(1.0)
+    assert start.optimizer is not None
+    subnetwork.save(path, gated, optimizer=start.optimizer, plan=plan, step=start.step)

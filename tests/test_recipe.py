@@ -384,10 +384,14 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
 def test_settings_of_the_gates_need_gates(write, setting):
     setting = f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
-    message = f"{key} is of learned channel weights, .* by default: set search.importance too"
+    message = f"{key} is of learned channel weights, .* by default: set search.importance to learned, "
     for text in (BASE, BASE + "weights: w.safetensors\n"):
+        in_file = text + f"search:\n  {key}: 2\n"
+        line = in_file.count("\n") - 1
+        with pytest.raises(RecipeError, match=f"line {line}: search: {message}"):
+            recipe_file.load(write(in_file))
         path = write(text)
-        with pytest.raises(RecipeError, match=message):
+        with pytest.raises(RecipeError, match=f"--set {setting.split('=')[0]}: search: {message}"):
             recipe_file.load(path, [setting])
         for kind in ("learned", "magnitude"):
             assert recipe_file.load(path, [setting, f"search.importance={kind}"]).search.importance == kind

@@ -21,11 +21,17 @@ def repeats(history: list[dict[str, Any]]) -> int:
     return sum(before["counts"] == after["counts"] for before, after in pairwise(history))
 
 
+@pytest.mark.parametrize("importance", ["learned", "magnitude"])
 @pytest.mark.parametrize("settings", [LASTING, CHANGING], ids=["lasting", "changing"])
 def test_rounds_as_wide_as_the_one_before_are_compiled(
-    searched: Any, run_search: Any, tmp_path: Path, no_backend: list[Any], settings: dict[str, Any]
+    searched: Any,
+    run_search: Any,
+    tmp_path: Path,
+    no_backend: list[Any],
+    settings: dict[str, Any],
+    importance: str,
 ) -> None:
-    steps = {"search.alpha_steps": 1}
+    steps = {"search.importance": importance, "search.alpha_steps": 1}
     plain = searched(settings | steps)
     run = run_search(tmp_path, settings | steps | {"search.compile": True})
     assert len(no_backend) == repeats(run.history)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jstc.channels import GatedNetwork
 from jstc.data import Dataset
 from jstc.errors import StageError
 from jstc.plan import Plan
@@ -78,7 +79,7 @@ def test_gates_that_are_not_learned_stay_and_validation_is_not_read(
 
 
 def test_without_gates_a_round_and_its_judgement_are_the_same_bit_for_bit(
-    make_trial: Any, make_work: Any
+    make_trial: Any, make_work: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = make_work({"search.importance": "magnitude"})
     gated, plain = make_trial(), make_trial()
@@ -90,7 +91,13 @@ def test_without_gates_a_round_and_its_judgement_are_the_same_bit_for_bit(
     assert all(map(torch.equal, gated.tensors().values(), plain.tensors().values()))
     judged = judge(plain, work, limit=20)
     plain.gated.alpha.data[0] = 2.0
-    assert judge(gated, work, limit=20) == judged != judge(plain, work, limit=20)
+    assert judge(plain, work, limit=20) != judged
+    with monkeypatch.context() as patch:
+        patch.setattr(GatedNetwork, "ungated", lambda self: self)
+        assert judge(gated, work, limit=20) == judged
+    with monkeypatch.context() as patch:
+        patch.setattr(GatedNetwork, "forward", None)
+        assert judge(gated, work, limit=20) == judged
     assert to_call(gated, make_work()) is gated.gated  # they are to be learned
 
 

@@ -41,11 +41,11 @@ def draw(story: Story, *, width: float = canvas.WIDTH) -> Drawing | None:
     panels = [
         _Panel("search-validation accuracy (%)", _times_100(column(records, "accuracy")), canvas.BLUE),
         _Panel("overlap of successive plans", column(records, "overlap"), canvas.GREEN),
-        _Panel("spread of the gates alpha", column(records, "alpha_spread"), canvas.PURPLE),
     ]
+    spread = column(records, "alpha_spread")
+    if any(known(spread)):  # it is 0 where gates are not learned
+        panels.append(_Panel("spread of the gates alpha", spread, canvas.PURPLE))
     panels = [panel for panel in panels if len(known(panel.values)) >= _FEWEST]
-    # Gates that were not learned have no spread.
-    panels = [panel for panel in panels if panel.colour != canvas.PURPLE or any(known(panel.values))]
     if not panels or panels[0].colour != canvas.BLUE:
         return None
     coarse = [
