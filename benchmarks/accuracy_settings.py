@@ -72,17 +72,12 @@ METHODS: Mapping[str, Method] = {
     "fastnas": Method("fastnas", "ModelOpt FastNAS", uses=_FASTNAS),
     "target": Method("target", "target network, all of the training (no rival: over the budget)"),
     "jst-perturbation": _ablation("perturbed (off by default)", "search.perturbation=true"),
-    "jst-common": _ablation("one common threshold", "search.thresholds=common"),
+    "jst-threshnet": _ablation("thresholds by the policy (off by default)", "search.thresholds=threshnet"),
     "jst-random": _ablation("random channel weights", "search.importance=random"),
     "jst-learned": _ablation("learned channel weights (off by default)", "search.importance=learned"),
     "jst-fine": _ablation("not from coarse to fine", "search.coarse_to_fine=false"),
     "jst-narrow": _ablation("no coarse rounds below the budget", "search.coarse_budget=1"),
     "jst-lead": _ablation("residual streams in the lead (off by default)", "search.stream_lead=1.5"),
-    "jst-grown": _ablation(
-        "coarse to fine only: random channel weights, one threshold",
-        "search.importance=random",
-        "search.thresholds=common",
-    ),
     "jst-retrain": _ablation("the found plan, trained from scratch", kind="retrain"),
     "jst-teacher": _ablation("target network as teacher, paid for", "finetune.teacher=target"),
 }

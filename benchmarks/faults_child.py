@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "search.importance": "learned",
     "search.alpha_steps": 2,
     "search.coarse_share": 0.5,
+    "search.thresholds": "threshnet",
     "search.candidates": 2,
     "search.candidate_images": 64,
     "search.reward_images": 64,

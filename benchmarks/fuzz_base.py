@@ -30,7 +30,8 @@ class Small(nn.Module):
 SETTINGS = {
     "device": "cpu", "threads": 1, "baseline": True, "input.image_size": 8, "input.workers": 0,
     "search.rounds": 2,
-    "search.steps_per_round": 1, "search.candidates": 2, "search.candidate_images": 16,
+    "search.steps_per_round": 1,
+    "search.thresholds": "threshnet", "search.candidates": 2, "search.candidate_images": 16,
     "search.reward_images": 16,
     "search.recalibration_images": 32, "finetune.epochs": 1, "finetune.steps_per_epoch": 1,
     "export.parity_images": 4, "bench.seconds": 0.01, "bench.batch_sizes": "[1]", "bench.provider": "cpu",

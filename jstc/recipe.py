@@ -83,6 +83,18 @@ _GIVEN_SIGMA = (0.1, 0.1)
 
 
 _OF_GATES = ("alpha_lr", "alpha_steps")
+_OFF = (
+    ("perturbation", "the perturbation", "", ("sigma", "noise_period")),
+    ("importance", "learned channel weights", " to learned, weighted or weighted_taylor", _OF_GATES),
+    (
+        "thresholds",
+        "the policy",
+        " to threshnet",
+        ("threshold_grid", "threshnet_lr", "entropy_bonus", "candidates", "candidate_images"),
+    ),
+)
+"""Parts of the search that are off by default: the switch, in words, what it is set to, and the keys that do
+nothing without."""
 
 
 class SearchSettings(Strict):
@@ -99,7 +111,11 @@ class SearchSettings(Strict):
     perturbation: bool = Field(
         False, description="Gumbel noise on what channels rank by; off: not shown to help (docs/accuracy.md)"
     )
-    thresholds: Literal["threshnet", "common", "fixed"] = "threshnet"
+    thresholds: Literal["common", "threshnet", "fixed"] = Field(
+        "common",
+        description="how much each group keeps: common, one threshold for all; threshnet, a policy that "
+        "learns one for each (off: not shown to help, docs/accuracy.md); fixed, fixed_thresholds",
+    )
     fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict, description="threshold per group for thresholds: fixed; others share one"
     )
@@ -171,22 +187,13 @@ class SearchSettings(Strict):
         return require_rising(value, "thresholds", [0.6, 0.7, 0.8])
 
     @model_validator(mode="after")
-    def _perturbation_is_said(self) -> SearchSettings:
-        idle = [key for key in ("sigma", "noise_period") if key in self.model_fields_set]
-        if idle and "perturbation" not in self.model_fields_set:
-            raise ValueError(
-                f"{idle[0]} is of the perturbation, which is off by default: set search.perturbation as well"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _gates_are_said(self) -> SearchSettings:
-        idle = [key for key in _OF_GATES if key in self.model_fields_set]
-        if idle and "importance" not in self.model_fields_set:
-            raise ValueError(
-                f"{idle[0]} is of learned channel weights, which are off by default: set search.importance "
-                "to learned, weighted or weighted_taylor as well"
-            )
+    def _parts_are_said(self) -> SearchSettings:
+        for switch, what, values, keys in _OFF:
+            idle = [key for key in keys if key in self.model_fields_set]
+            if idle and switch not in self.model_fields_set:
+                raise ValueError(
+                    f"{idle[0]} is of {what}, off by default: set search.{switch}{values} as well"
+                )
         return self
 
     @property

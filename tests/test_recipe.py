@@ -372,7 +372,7 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
     """It is off by default: they alone would do nothing."""
     path, setting = write(BASE), f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
-    message = f"{key} is of the perturbation, which is off by default: set search.perturbation as well"
+    message = f"{key} is of the perturbation, off by default: set search.perturbation as well"
     with pytest.raises(RecipeError, match=message):
         recipe_file.load(path, [setting])
     for switch in ("true", "false"):
@@ -380,11 +380,25 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
         assert recipe.search.perturbation == (switch == "true")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["threshold_grid=[0.5, 0.6]", "threshnet_lr=1", "entropy_bonus=1", "candidates=2", "candidate_images=9"],
+)
+def test_settings_of_the_policy_need_the_policy(write, setting):
+    path, setting = write(BASE), f"search.{setting}"
+    with pytest.raises(
+        RecipeError, match=r"is of the policy, off by default: set search.thresholds to threshnet"
+    ):
+        recipe_file.load(path, [setting])
+    for kind in ("threshnet", "common"):
+        assert recipe_file.load(path, [setting, f"search.thresholds={kind}"]).search.thresholds == kind
+
+
 @pytest.mark.parametrize("setting", ["alpha_lr=0.1", "alpha_steps=3"])
 def test_settings_of_the_gates_need_gates(write, setting):
     setting = f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
-    message = f"{key} is of learned channel weights, .* by default: set search.importance to learned, "
+    message = f"{key} is of learned channel weights, off by default: set search.importance to learned, "
     for text in (BASE, BASE + "weights: w.safetensors\n"):
         in_file = text + f"search:\n  {key}: 2\n"
         line = in_file.count("\n") - 1

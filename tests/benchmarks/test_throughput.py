@@ -32,7 +32,12 @@ def net():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
     )
 """
-FEW = ("search.recalibration_images=16", "search.reward_images=16", "search.candidate_images=8")
+FEW = (
+    "search.recalibration_images=16",
+    "search.reward_images=16",
+    "search.thresholds=threshnet",
+    "search.candidate_images=8",
+)
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "search.threshold_grid": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
     "search.steps_per_round": 4,
     "search.importance": "learned",  # all four parts
+    "search.thresholds": "threshnet",
     "search.alpha_steps": 2,
     "search.recalibration_images": 48,
     "search.reward_images": 36,
