@@ -146,7 +146,7 @@ def test_a_teacher_shortens_finetune(work):
     assert steps[1] / steps[0] == pytest.approx(3 / 5, abs=0.08)
 
 
-@pytest.mark.parametrize(("method", "rounds"), [("jst-narrow", 2), ("jst-fine", 2), ("jst-grown", 3)])
+@pytest.mark.parametrize(("method", "rounds"), [("jst-narrow", 2), ("jst-fine", 2), ("jst-random", 3)])
 def test_an_ablation_whose_rounds_cost_more_has_fewer_of_them(work, method, rounds):
     """Of jst's three rounds, two at 0.4 of the budget: 1.8 rounds' worth at the budget."""
     plain, other = work("jst"), work(method)
