@@ -47,6 +47,7 @@ __all__ = [
     "ExportSettings",
     "FinetuneSettings",
     "GroupSettings",
+    "IdleKeyError",
     "InputSettings",
     "LatencySettings",
     "Precision",
@@ -95,6 +96,14 @@ _OFF = (
 )
 """Parts of the search that are off by default: the switch, in words, what it is set to, and the keys that do
 nothing without."""
+
+
+class IdleKeyError(ValueError):
+    """A key of a section that does nothing as the others are; `key` is its name there."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
 
 
 class SearchSettings(Strict):
@@ -157,15 +166,17 @@ class SearchSettings(Strict):
     )  # fmt: skip
     stream_lead: NonNegativeFloat = Field(
         0.0,
-        description="by how much the thresholds of residual streams are raised in their logit, whatever the "
-        "policy chooses; not in rounds below the budget or with thresholds: fixed; off: not shown to help "
-        "(docs/accuracy.md)",
+        description="by how much the thresholds of residual streams are raised in their logit, also where a "
+        "policy chooses them; not in rounds below the budget or with thresholds: fixed; off: not shown to "
+        "help (docs/accuracy.md)",
     )
     # learning rates of what is searched
     alpha_lr: PositiveFloat = 0.02
     alpha_steps: PositiveInt = Field(1, description="steps on search-validation batches per round")
-    candidates: PositiveInt = Field(3, description="plans of a fine round, judged before the best is trained")
-    candidate_images: PositiveInt = Field(512, description="search-validation images that judge a candidate")
+    candidates: PositiveInt = Field(
+        3, description="with threshnet: plans of a fine round, the best is trained"
+    )
+    candidate_images: PositiveInt = Field(512, description="with threshnet: images that judge each")
     threshnet_lr: PositiveFloat = 0.3
     entropy_bonus: NonNegativeFloat = 0.01
     # judging
@@ -191,8 +202,8 @@ class SearchSettings(Strict):
         for switch, what, values, keys in _OFF:
             idle = [key for key in keys if key in self.model_fields_set]
             if idle and switch not in self.model_fields_set:
-                raise ValueError(
-                    f"{idle[0]} is of {what}, off by default: set search.{switch}{values} as well"
+                raise IdleKeyError(
+                    idle[0], f"this is of {what}, off by default: set search.{switch}{values} as well"
                 )
         return self
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jstc.recipe import Recipe
+from jstc.recipe import IdleKeyError, Recipe
 from jstc.recipe_yaml import KeyPath
 
 __all__ = ["explain", "sections", "show", "split_key"]
@@ -21,11 +21,16 @@ _MAX_SHOWN = 5
 def explain(error: ValidationError, where: Callable[[KeyPath], str], flagged: Collection[KeyPath]) -> str:
     """One line per mistake. `where` says where a key was given; `flagged` keys are named there already."""
     # Branches of a union report one error each: keep the first one per key.
-    found = {_known_path(e["loc"]): dict(e) for e in reversed(error.errors())}
+    found = {_path(e): dict(e) for e in reversed(error.errors())}
     lines = [_explain(where, path, e, path in flagged) for path, e in reversed(found.items())]
     if len(lines) > _MAX_SHOWN:
         lines[_MAX_SHOWN:] = [f"... and {len(lines) - _MAX_SHOWN} more"]
     return "\n".join(lines)
+
+
+def _path(error: Mapping[str, Any]) -> KeyPath:
+    path, raised = _known_path(error["loc"]), error.get("ctx", {}).get("error")
+    return (*path, raised.key) if isinstance(raised, IdleKeyError) else path
 
 
 def sections() -> list[str]:

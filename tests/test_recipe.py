@@ -372,9 +372,9 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
     """It is off by default: they alone would do nothing."""
     path, setting = write(BASE), f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
-    message = f"{key} is of the perturbation, off by default: set search.perturbation as well"
-    with pytest.raises(RecipeError, match=message):
-        recipe_file.load(path, [setting])
+    message = "this is of the perturbation, off by default: set search.perturbation as well"
+    with pytest.raises(RecipeError, match=f"--set search.{key}: {message}"):
+        recipe_file.load(path, ["search.rounds=5", setting, "search.inertia=2"])
     for switch in ("true", "false"):
         recipe = recipe_file.load(path, [setting, f"search.perturbation={switch}"])
         assert recipe.search.perturbation == (switch == "true")
@@ -387,7 +387,7 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
 def test_settings_of_the_policy_need_the_policy(write, setting):
     path, setting = write(BASE), f"search.{setting}"
     with pytest.raises(
-        RecipeError, match=r"is of the policy, off by default: set search.thresholds to threshnet"
+        RecipeError, match=r"this is of the policy, off by default: set search\.thresholds to threshnet"
     ):
         recipe_file.load(path, [setting])
     for kind in ("threshnet", "common"):
@@ -398,14 +398,13 @@ def test_settings_of_the_policy_need_the_policy(write, setting):
 def test_settings_of_the_gates_need_gates(write, setting):
     setting = f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
-    message = f"{key} is of learned channel weights, off by default: set search.importance to learned, "
+    message = "this is of learned channel weights, off by default: set search.importance to learned, "
     for text in (BASE, BASE + "weights: w.safetensors\n"):
-        in_file = text + f"search:\n  {key}: 2\n"
-        line = in_file.count("\n") - 1
-        with pytest.raises(RecipeError, match=f"line {line}: search: {message}"):
+        in_file = text + f"search:\n  rounds: 9\n  {key}: 2\n"
+        with pytest.raises(RecipeError, match=f"line {in_file.count(chr(10))}: search.{key}: {message}"):
             recipe_file.load(write(in_file))
         path = write(text)
-        with pytest.raises(RecipeError, match=f"--set {setting.split('=')[0]}: search: {message}"):
+        with pytest.raises(RecipeError, match=f"--set search.{key}: {message}"):
             recipe_file.load(path, [setting])
         for kind in ("learned", "magnitude"):
             assert recipe_file.load(path, [setting, f"search.importance={kind}"]).search.importance == kind
