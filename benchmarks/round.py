@@ -5,8 +5,8 @@
 One process, random images of 32x32, interleaved: training steps of the target network, the cut of a
 sub-network as the search draws it (a fine round's plan, at the budget, in the recipe's quanta), training
 steps of the sub-network, the same with gates (as where channel weights are learned), and the way back. Prints
-images per second, their ratios, and the share of cutting and mapping back in a round of that many steps. With
---compile all rounds have the first one's widths, and the same steps are made by torch's compiler, too.
+images per second, their ratios, and the share of cutting and mapping back in a round of that many steps. All
+rounds have the widths of the first; with --compile the same steps are made by torch's compiler, too.
 """
 
 from __future__ import annotations
@@ -74,19 +74,20 @@ def main() -> None:
 
     rows, fused = [], []
     for number in range(options.rounds + 1):
-        plan = proposer.propose(target, fine, 0, candidate=1 if options.compile else number + 1).plan
+        plan = proposer.propose(target, fine, 0).plan
         full, _ = timed(lambda: train(network, whole))
         cutting, trial = timed(lambda plan=plan: cut(target, plan, settings))
-        both = {}
-        for called in ("plain", "gated") if number % 2 else ("gated", "plain"):  # neither is always the first
-            own = trial.gated.ungated() if called == "plain" else trial.gated
-            with frozen(trial.gated.alpha):
-                both[called], _ = timed(lambda own=own, trial=trial: train(own, trial.weights))
+        both = [trial.gated.ungated(), trial.gated]
+        with frozen(trial.gated.alpha):
+            taken = {
+                called: timed(lambda called=called, trial=trial: train(called, trial.weights))[0]
+                for called in (both if number % 2 else reversed(both))  # neither is always the first
+            }
         if options.compile:
             called = compiled(trial.gated.ungated())
             fused.append(timed(lambda called=called, trial=trial: train(called, trial.weights))[0])
         back, _ = timed(lambda trial=trial: put_back(trial, target))
-        rows.append((full, both["plain"], both["gated"], cutting + back))
+        rows.append((full, *(taken[called] for called in both), cutting + back))
     full, small, gated, moved = (statistics.median(column) for column in zip(*rows[1:], strict=True))
     count, share = options.steps * options.batch, 100 * moved / (small + moved)
     print(f"{options.model} at {options.flops:g} of its FLOPs, steps of {options.batch}, {where}")

@@ -49,8 +49,9 @@ def finetune(
     plan = Plan.from_dict(distributed.decided(lambda: Plan.load(source / "plan.json").to_dict()))
     start = subnetwork.load(source / "subnetwork.safetensors", plan=plan)
     gated = _build(target, channels, plan, start, recipe)
+    network = gated.ungated()  # training leaves the gates as they are
     job = Job(
-        network=_called(gated, recipe),
+        network=_called(network, recipe),
         trained=gated.network,
         split=dataset.train_full,
         settings=recipe.train,
@@ -77,7 +78,7 @@ def finetune(
             plan=plan,
             step=job.schedule.total,
         )
-    figures = _score(gated.ungated(), dataset, recipe=recipe, progress=progress, stage="finetune")
+    figures = _score(network, dataset, recipe=recipe, progress=progress, stage="finetune")
     _report(figures, result, directory)
 
 
@@ -123,9 +124,7 @@ def _build(
 
 
 def _called(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """What training calls: the network, without gates where all are one, compiled where that is asked."""
-    if isinstance(network, GatedNetwork):
-        network = network.ungated()
+    """What is called in training: the network itself, or compiled."""
     if not recipe.finetune.compile:
         return network
     module: nn.Module = compiling.compiled(network)

@@ -65,6 +65,8 @@ def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[st
 
 def _refuse_idle(images: Images) -> None:
     """What would have no effect was meant otherwise."""
+    from jstc.data.catalogue import refuse_idle_root
+
     if images.dataset is None:
         if images.data is not None:
             raise InputError("--data is the folder of a dataset: give --dataset NAME as well")
@@ -75,13 +77,12 @@ def _refuse_idle(images: Images) -> None:
     ):
         if value is not None:
             raise InputError(f"give either {flag} or --dataset, whose {what} are taken ('{images.dataset}')")
+    refuse_idle_root(images.dataset, images.data)
 
 
 def _from_dataset(model: str, name: str, images: Images) -> ModelSpec:
     from jstc import data, models
-    from jstc.data.catalogue import refuse_idle_root
 
-    refuse_idle_root(name, images.data)
     info = data.check(name, root=images.data, settings=InputSettings(image_size=images.image_size))
     return models.spec(
         model,
