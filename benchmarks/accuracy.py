@@ -34,7 +34,7 @@ import accuracy_data
 import accuracy_table
 from accuracy_settings import CASES, METHODS, Job, Settings
 
-from jstc import files
+from jstc.core import files
 from jstc.errors import InputError
 
 __all__ = ["jobs_of", "main", "results_of"]

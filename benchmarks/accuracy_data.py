@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from accuracy_settings import CASES, Job
 
-from jstc import data, files
+from jstc import data
+from jstc.core import files
 from jstc.data import Dataset
-from jstc.data.memory import Arrays, Augmentation, dataset_in_memory
+from jstc.data.in_memory import Arrays, Augmentation, dataset_in_memory
 from jstc.data.sampling import Indices, spread, stratified
 from jstc.data.transforms import policy
 from jstc.errors import DataError
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 __all__ = ["load", "prepare"]
 

@@ -31,9 +31,9 @@ from accuracy_pretrained import pretrained
 from accuracy_work import Outcome, Work
 from torch import nn
 
-from jstc.data.info import Batch
+from jstc.data.base import Batch
 from jstc.errors import StageError
-from jstc.pipeline.counting import count
+from jstc.runs.stages.train import count
 from jstc.train.loop import evaluate
 
 __all__ = ["searched"]

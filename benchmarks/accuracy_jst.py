@@ -12,19 +12,18 @@ from accuracy_pretrained import pretrained
 from accuracy_work import Outcome, Work, fresh
 from torch import nn
 
-from jstc import files
+from jstc.core import files
+from jstc.core.progress import Silent
 from jstc.errors import StageError
 from jstc.finetune import finetune
+from jstc.jst.importance import num_images
+from jstc.jst.joint import search
+from jstc.jst.phases import begun_at_budget, phase
+from jstc.jst.space import Space
 from jstc.plan import Plan
-from jstc.progress import Silent
-from jstc.recipe import Recipe
-from jstc.search.anneal import phase
-from jstc.search.joint import search
-from jstc.search.length import begun_at_budget
-from jstc.search.space import Space
-from jstc.search.taylor import num_images
+from jstc.recipe.schema import Recipe
 from jstc.train import schedule as schedules
-from jstc.train.history import History
+from jstc.train.metrics import History
 
 __all__ = ["fitted", "given", "jst", "most_searched", "retrain", "spent_by"]
 

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from accuracy_settings import CASES
 
-from jstc import export, files, models
-from jstc.bench.session import Opened, open_file, prepare
-from jstc.bench.statistics import paired_ratio
-from jstc.bench.timing import interleaved_seconds, warm_up
+from jstc import export, models
 from jstc.channels import analyse
+from jstc.core import files
+from jstc.ort.statistics import paired_ratio
+from jstc.ort.timing import Opened, interleaved_seconds, open_file, prepare, warm_up
 from jstc.plan import Plan
 
 __all__ = ["opened"]

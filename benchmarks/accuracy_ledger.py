@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from jstc.data import WHOLE, Part, Split
-from jstc.data.info import Batch
+from jstc.data.base import Batch
 from jstc.errors import StageError
 
 __all__ = ["FORWARD", "Clock", "CountedSplit", "Ledger"]

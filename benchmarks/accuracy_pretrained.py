@@ -11,7 +11,7 @@ from accuracy_work import Work
 from safetensors.torch import load_file
 from torch import nn
 
-from jstc import files
+from jstc.core import files
 from jstc.train import checkpoint
 
 __all__ = ["pretrained"]

@@ -26,9 +26,9 @@ from accuracy_work import Outcome, Work
 from torch import nn
 
 import jstc
-from jstc import files
-from jstc.bench import environment
+from jstc.core import files
 from jstc.data import Dataset
+from jstc.ort import environment
 from jstc.train import device
 
 __all__ = ["KINDS", "run"]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from jstc import recipe_file
 from jstc.errors import InputError
-from jstc.recipe import Recipe
+from jstc.recipe import loading
+from jstc.recipe.schema import Recipe
 
 __all__ = ["CASES", "METHODS", "Case", "Job", "Method", "Settings"]
 
@@ -153,7 +153,7 @@ class Job:
             f"train.weight_decay={s.weight_decay}", f"input.val_fraction={s.val_fraction}",
         )  # fmt: skip
         given = [o for o in self.overrides if self.searches or o.startswith(_OF_ALL)]
-        return recipe_file.from_flags({}, [*base, *case.overrides, *given, *METHODS[self.method].overrides])
+        return loading.from_flags({}, [*base, *case.overrides, *given, *METHODS[self.method].overrides])
 
     @property
     def plain(self) -> Job:

@@ -35,11 +35,10 @@ from torch import Tensor, nn
 
 from jstc.channels import ChannelMap
 from jstc.errors import StageError
-from jstc.models.cifar import PaddedShortcut
+from jstc.models.cifar_networks import PaddedShortcut
 from jstc.plan import Plan
 from jstc.train import seeds
-from jstc.train.batches import stream
-from jstc.train.loop import evaluating
+from jstc.train.loop import evaluating, stream
 
 __all__ = ["kept_by", "largest", "pruned", "traceable"]
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from jstc import models
 from jstc.channels import ChannelMap, analyse
+from jstc.core.progress import Silent
 from jstc.data import Dataset, Split
-from jstc.progress import Silent
-from jstc.recipe import Recipe
+from jstc.recipe.schema import Recipe
 from jstc.train import device, seeds
 from jstc.train import schedule as schedules
 from jstc.train.fit import Job as Training

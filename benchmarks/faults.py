@@ -31,7 +31,7 @@ from faults_compare import differences, fingerprint
 
 __all__ = ["Trial", "Whole", "main", "trial", "unbroken", "warm"]
 
-TRAINING_MODULES = ("jstc.search.joint", "jstc.finetune", "torchvision.models", "sklearn.datasets")
+TRAINING_MODULES = ("jstc.jst.joint", "jstc.finetune", "torchvision.models", "sklearn.datasets")
 TRAINING_MODULES += ("fvcore.nn", "torch._dynamo")
 EXPORT_MODULES = ("jstc.export", "onnxruntime", "onnxscript", "torch.onnx")
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jstc import files, recipe_file
+from jstc.core import files
+from jstc.core.progress import Silent
 from jstc.errors import JstcError
-from jstc.models.consent import Consent
-from jstc.pipeline import chain
-from jstc.progress import Silent
-from jstc.recipe import Recipe
+from jstc.models.user_code import Consent
+from jstc.recipe import loading
+from jstc.recipe.schema import Recipe
+from jstc.runs import commands
 from jstc.train import checkpoint, device
-from jstc.train.history import History
+from jstc.train.metrics import History
 
 __all__ = ["STAGES", "Chosen", "Events", "recipe", "start", "wait"]
 
@@ -55,7 +56,7 @@ def recipe(until: str = STAGES[-1]) -> Chosen:
     """The tiny recipe on the digits, up to the stage `until`."""
     settings = [f"{key}={value}" for key, value in SETTINGS.items()]
     flags = {"model": MODEL, "dataset": "digits", "flops": "0.5"}
-    return Chosen(recipe_file.from_flags(flags, settings), STAGES[: STAGES.index(until) + 1])
+    return Chosen(loading.from_flags(flags, settings), STAGES[: STAGES.index(until) + 1])
 
 
 class Events:
@@ -146,7 +147,7 @@ def start(directory: Path, chosen: Chosen, *, kill_at: int | None = None) -> int
 
 def _work(directory: Path, chosen: Chosen) -> None:
     consent = Consent(model=chosen.recipe.model)
-    chain.run(
+    commands.run(
         chosen.recipe, out=directory, only=chosen.stages, progress=Silent(), command="again", consent=consent
     )
 

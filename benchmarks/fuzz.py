@@ -112,10 +112,10 @@ def _read(base: Path, numbers: Iterable[int], options: argparse.Namespace) -> li
     """The same for functions, in this process."""
     from fuzz_readers import READERS, read_case, warm_up
 
-    from jstc.models import own_code
+    from jstc.models import user_code
 
     os.chdir(base)
-    own_code.remember("net.py:Small")
+    user_code.remember("net.py:Small")
     wanted = options.only.split(",") if options.only else list(READERS)
     warm_up(base, wanted)
     found = [(number, read_case(base, number, options.seed, wanted)) for number in numbers]
@@ -188,9 +188,9 @@ def judged(code: int, text: str) -> str | None:
 
 
 def _call(words: list[str], *, idle: bool) -> int:
-    from jstc.models import own_code
+    from jstc.models import user_code
 
-    own_code.remember("net.py:Small")  # here: a copy is another file
+    user_code.remember("net.py:Small")  # here: a copy is another file
     if idle:
         _stop_before_work()
     if words[0] == "load":
@@ -200,7 +200,7 @@ def _call(words: list[str], *, idle: bool) -> int:
 
 def _stop_before_work() -> None:
     from jstc.errors import StageError
-    from jstc.pipeline.runner import Chain
+    from jstc.runs.chain import Chain
 
     def work(*_: object) -> None:
         raise StageError("a stage would begin")

@@ -102,9 +102,9 @@ def _limited() -> Iterator[None]:
 
 
 def _recipe(_: Path, file: Path) -> None:
-    from jstc import recipe_file
+    from jstc.recipe import loading
 
-    recipe_file.to_yaml(recipe_file.load(file))
+    loading.to_yaml(loading.load(file))
 
 
 def _plan(_: Path, file: Path) -> None:
@@ -115,7 +115,7 @@ def _plan(_: Path, file: Path) -> None:
 
 
 def _manifest(base: Path, _: Path) -> None:
-    from jstc.pipeline.run_directory import newest_run, recorded
+    from jstc.runs.directory import newest_run, recorded
 
     newest_run(base)
     recorded(base / "run")
@@ -134,16 +134,16 @@ def _slim(base: Path, _: Path) -> None:
 
 
 def _summary(base: Path, file: Path) -> None:
-    from jstc import compare
+    from jstc import gate
 
-    whole, broken = compare.load(base / "base" / "summary.json"), compare.load(file)
-    compare.compare(whole, broken, settings=compare.Settings())
-    compare.compare(broken, whole, settings=compare.Settings())
+    whole, broken = gate.load(base / "base" / "summary.json"), gate.load(file)
+    gate.compare(whole, broken, settings=gate.Settings())
+    gate.compare(broken, whole, settings=gate.Settings())
 
 
 def _report(base: Path, _: Path) -> None:
     from jstc import report
-    from jstc.pipeline.damage import explained
+    from jstc.runs.manifest import explained
 
     with explained(base / "run"):
         report.markdown(report.build(base / "run"))
@@ -151,14 +151,14 @@ def _report(base: Path, _: Path) -> None:
 
 def _page(base: Path, _: Path) -> None:
     from jstc import report
-    from jstc.pipeline.damage import explained
+    from jstc.runs.manifest import explained
 
     with explained(base / "run"):
         report.html(base / "run")
 
 
 def _run_recipe(base: Path, file: Path) -> None:
-    from jstc.pipeline.run_directory import read_recipe
+    from jstc.runs.directory import read_recipe
 
     read_recipe(file.parent)
     _report(base, file)
@@ -178,16 +178,16 @@ def _weights(base: Path, file: Path) -> None:
 
 
 def _image(_: Path, file: Path) -> None:
-    from jstc.data import images
+    from jstc.data import decoding
 
-    images.open_file(file)
+    decoding.open_file(file)
 
 
 def _parquet(base: Path, _: Path) -> None:
     import torch
 
     from jstc import data
-    from jstc.recipe import InputSettings
+    from jstc.recipe.schema import InputSettings
 
     settings = InputSettings(image_size=8, workers=0)
     device = torch.device("cpu")

@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jstc import bench, files
-from jstc.bench.session import Opened, open_file, prepare
-from jstc.bench.statistics import Ratio, paired_ratio
-from jstc.bench.timing import interleaved_seconds, warm_up
+from jstc import ort
+from jstc.core import files
+from jstc.ort.statistics import Ratio, paired_ratio
+from jstc.ort.timing import Opened, interleaved_seconds, open_file, prepare, warm_up
 
 __all__ = ["Line", "compared", "lines", "table"]
 
@@ -61,7 +61,7 @@ class Line:
 def main() -> None:
     options = _options()
     names = [_DENSE, *options.networks.split(",")]
-    machine = bench.environment()
+    machine = ort.environment()
     made = {name: _made(name, options) for name in names}
     opened = [
         open_file(name, _path(name, options), provider="cpu", threads=options.threads) for name in names

@@ -19,11 +19,11 @@ import torch
 from jstc import models
 from jstc.channels import ChannelMap, analyse
 from jstc.channels.budget import Budget, Limits, project, resolve
-from jstc.pipeline.latency import LatencyBudgets, setting_of
-from jstc.pipeline.network_timer import NetworkTimer
+from jstc.core.progress import Silent
 from jstc.plan import Plan
-from jstc.progress import Silent
-from jstc.recipe import LatencySettings, Recipe
+from jstc.recipe.schema import LatencySettings, Recipe
+from jstc.runs.latency_budget import LatencyBudgets, setting_of
+from jstc.runs.network_timer import NetworkTimer
 
 SHAPE = (3, 224, 224)
 NANO = 1e6

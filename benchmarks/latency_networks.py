@@ -32,10 +32,11 @@ import torch
 from torch import Tensor, nn
 from zoo_record import limit_memory
 
-from jstc import export, models, recipe_file
+from jstc import export, models
 from jstc.channels import analyse
-from jstc.pipeline.counting import count
-from jstc.search.space import Space
+from jstc.jst.space import Space
+from jstc.recipe import loading
+from jstc.runs.stages.train import count
 
 __all__ = ["Kind", "cut_by_jstc", "cut_by_torch_pruning", "parse", "write"]
 
@@ -91,7 +92,7 @@ def _widths(network: nn.Module) -> list[int]:
 def cut_by_jstc(network: nn.Module, image: Tensor, kind: Kind, *, share: float) -> nn.Module:
     """The sliced network at `share` of the FLOPs, with the limits of a recipe."""
     settings = [f"channels.round_to={kind.step}"]
-    recipe = recipe_file.from_flags({"model": "-", "dataset": "-", "flops": str(share)}, settings)
+    recipe = loading.from_flags({"model": "-", "dataset": "-", "flops": str(share)}, settings)
     channels = analyse(network, image)
     random = np.random.default_rng(kind.seed)
     widths = [group.width for group in channels.groups]

@@ -18,14 +18,15 @@ from collections.abc import Callable
 
 import torch
 
-from jstc import models, recipe_file
+from jstc import models
 from jstc.channels import analyse
-from jstc.search.anneal import phase
-from jstc.search.policy import Proposer
-from jstc.search.round import frozen
-from jstc.search.updater import Target, cut, put_back
+from jstc.jst.phases import phase
+from jstc.jst.proposer import Proposer
+from jstc.jst.round import frozen
+from jstc.jst.subnetwork import Target, cut, put_back
+from jstc.recipe import loading
 from jstc.train import device, optim
-from jstc.train.compiling import compiled
+from jstc.train.device import compiled
 from jstc.train.loop import step_options, train_steps
 from jstc.train.schedule import Schedule
 
@@ -51,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
 
     flags = {"model": options.model, "dataset": "cifar10", "flops": options.flops}
-    recipe = recipe_file.from_flags(flags, ["train.lr=0.01"])
+    recipe = loading.from_flags(flags, ["train.lr=0.01"])
     device.set_threads(options.threads)
     where, settings = device.device("auto"), recipe.train
     spec = models.spec(options.model, num_classes=10, in_channels=3, height=32, width=32)

@@ -36,8 +36,9 @@ from throughput_setup import RANDOM, Setup, Subject
 from throughput_tables import loader_table, memory_table, scaling_table, search_table
 from throughput_train import Plain, Round, Searching
 
-from jstc import bench, files
-from jstc.bench.environment import busy
+from jstc import ort
+from jstc.core import files
+from jstc.ort.machine import busy
 
 __all__ = ["search_rounds"]
 
@@ -50,7 +51,7 @@ _CHILD = Path(__file__).with_name("throughput_child.py")
 def main() -> None:
     options = _options()
     setup = Setup(**{name: getattr(options, name) for name in Setup.__dataclass_fields__})
-    machine = bench.environment()
+    machine = ort.environment()
     subject = Subject.of(setup)
     result = {"setup": asdict(setup), "environment": machine, "device": _device_name(subject.where),
               "threads": torch.get_num_threads(), "images": subject.dataset.train.num_images,

@@ -20,9 +20,9 @@ import torch
 from throughput_setup import Setup, Subject
 from throughput_train import Plain, Searching
 
-from jstc import files, ranks
-from jstc.train import device, distributed, group
-from jstc.train.batches import stream
+from jstc.core import files, processes
+from jstc.train import collectives, device, process_group
+from jstc.train.loop import stream
 
 __all__ = ["memory", "scaling"]
 
@@ -33,7 +33,7 @@ def main() -> None:
         json.dump(memory(setup, sys.argv[3]), sys.stdout)
         return
     found = scaling(setup)
-    if not ranks.follows():
+    if not processes.follows():
         files.write_json(Path(sys.argv[3]), found)
 
 
@@ -87,9 +87,9 @@ def scaling(setup: Setup) -> dict[str, Any]:
     """
     torch.set_num_threads(1)  # torchrun's own habit, unless the recipe says otherwise
     subject = Subject.of(replace(setup, clock="wall"))
-    group.start(subject.where)
+    process_group.start(subject.where)
     threads = torch.get_num_threads()
-    world, batch = ranks.world(), setup.batch
+    world, batch = processes.world(), setup.batch
     sizes = (batch, batch * world, batch)
     alone, weak, strong = (Plain(subject.other_data(), batch=size) for size in sizes)
     turns = []
@@ -98,29 +98,29 @@ def scaling(setup: Setup) -> dict[str, Any]:
         if subject.where.type == "cpu":
             turn["alone, all threads"] = _alone(alone, setup.steps, threads * world)
             device.set_threads(threads)
-        with distributed.together():
+        with collectives.together():
             turn["weak"], turn["strong"] = weak.seconds(setup.steps), strong.seconds(setup.steps)
         turns.append(turn)
     found = {"world": world, "threads": threads, "batches": {"alone": alone.batch, "weak": weak.batch},
              "steps": setup.steps, "turns": turns[1:], "rounds": _rounds(subject)}  # fmt: skip
-    group.shut_down()
+    process_group.shut_down()
     return found
 
 
 def _alone(plain: Plain, steps: int, threads: int) -> float:
     """Process 0 works; the others wait for it at the next barrier."""
-    with distributed.together():
-        distributed.sums([0.0])
+    with collectives.together():
+        collectives.sums([0.0])
     device.set_threads(threads)
-    seconds = plain.seconds(steps) if not ranks.follows() else 0.0
-    with distributed.together():
-        distributed.sums([0.0])
+    seconds = plain.seconds(steps) if not processes.follows() else 0.0
+    with collectives.together():
+        collectives.sums([0.0])
     return seconds
 
 
 def _rounds(subject: Subject) -> list[dict[str, Any]]:
     """A search of one batch shared by all; the first coarse and the first fine round are not counted."""
-    with tempfile.TemporaryDirectory() as folder, distributed.together():
+    with tempfile.TemporaryDirectory() as folder, collectives.together():
         searching = Searching(subject, Path(folder))
         rounds = [searching.round() for _ in range(subject.recipe.search.rounds)]
     half = len(rounds) // 2

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from unittest import mock
 
-from jstc.search import round as rounds_training
-from jstc.search import rounds, turn
-from jstc.train.checkpoints import Checkpoints
-from jstc.train.history import History
+from jstc.jst import joint, rounds
+from jstc.jst import round as rounds_training
+from jstc.train.checkpoint import Checkpoints
+from jstc.train.metrics import History
 
 __all__ = ["JUDGING", "OTHER", "STEPS", "Stopwatch", "watched"]
 
@@ -24,8 +24,8 @@ STEPS, JUDGING, OTHER = "training steps", "judging", "other"
 _PARTS: list[tuple[Any, str, str]] = [
     (rounds, "choose", "sampling"),
     (rounds, "cut", "cutting"),
-    (turn, "cut", "cutting"),
-    (turn, "judge", JUDGING),
+    (joint, "cut", "cutting"),
+    (joint, "judge", JUDGING),
     (rounds_training, "train_steps", STEPS),
     (rounds_training, "_alpha_step", STEPS),
     (rounds_training.health, "require_finite", "looking for infinities"),

@@ -13,9 +13,9 @@ import numpy as np
 from throughput_clock import Stopwatch
 from throughput_setup import RANDOM, Subject, random_dataset
 
-from jstc.data import Dataset, items, loader, memory
-from jstc.data.info import Split
-from jstc.train.batches import stream
+from jstc.data import Dataset, in_memory, loader
+from jstc.data.base import Split
+from jstc.train.loop import stream
 
 __all__ = ["measured"]
 
@@ -45,7 +45,7 @@ def measured(subject: Subject, *, steps: int, repeats: int) -> dict[str, Any]:
 
 
 def _in_memory(subject: Subject) -> dict[str, Dataset]:
-    if isinstance(subject.dataset.train, memory.MemorySplit):
+    if isinstance(subject.dataset.train, in_memory.MemorySplit):
         return {}
     info = subject.dataset.info
     return {RANDOM: random_dataset(subject.recipe, info.input_shape, info.num_classes, subject.where)}
@@ -99,15 +99,15 @@ def _watched_split(split: Split, watch: Stopwatch) -> Split:
 
 @contextlib.contextmanager
 def _watched(watch: Stopwatch) -> Iterator[None]:
-    transform = items.transforms.for_training
+    transform = loader.transforms.for_training
 
     def timed_transform(*given: Any) -> Any:
         return watch.around(transform(*given), "augment")
 
     with (
-        mock.patch.object(items.transforms, "for_training", timed_transform),
-        mock.patch.object(memory, "_move", watch.around(memory._move, "augment")),
-        mock.patch.object(memory, "normalise", watch.around(memory.normalise, "normalise")),
+        mock.patch.object(loader.transforms, "for_training", timed_transform),
+        mock.patch.object(in_memory, "_move", watch.around(in_memory._move, "augment")),
+        mock.patch.object(in_memory, "normalise", watch.around(in_memory.normalise, "normalise")),
         mock.patch.object(loader, "normalise", watch.around(loader.normalise, "normalise")),
     ):
         yield

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from jstc import data, models, recipe_file
+from jstc import data, models
 from jstc.channels import ChannelMap, analyse
 from jstc.data import Dataset
-from jstc.data.feeds import Feeds
-from jstc.data.info import DataInfo
-from jstc.data.loader import LoaderSplit
-from jstc.data.memory import Augmentation, dataset_in_memory
-from jstc.recipe import Recipe
+from jstc.data.base import DataInfo
+from jstc.data.in_memory import Augmentation, dataset_in_memory
+from jstc.data.loader import Feeds, LoaderSplit
+from jstc.recipe import loading
+from jstc.recipe.schema import Recipe
 from jstc.train import device, schedule, seeds
 
 __all__ = ["RANDOM", "Setup", "Subject"]
@@ -79,7 +79,7 @@ class Setup:
         flags = {"model": self.model, "dataset": self.dataset, "data": self.data, "flops": self.flops}
         overrides = ["train.lr=0.01", f"train.batch_size={self.batch}", f"input.workers={self.workers}",
                      f"device={self.device}", f"threads={self.threads}", *size, *self.sets, *own]  # fmt: skip
-        return recipe_file.from_flags(flags, overrides)
+        return loading.from_flags(flags, overrides)
 
 
 @dataclass(frozen=True)

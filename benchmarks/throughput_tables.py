@@ -10,7 +10,7 @@ import numpy as np
 from throughput_clock import JUDGING, STEPS
 from throughput_train import Round
 
-from jstc.bench.statistics import Ratio, paired_ratio
+from jstc.ort.statistics import Ratio, paired_ratio
 
 __all__ = ["loader_table", "memory_table", "scaling_table", "search_table", "shares"]
 

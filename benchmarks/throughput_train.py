@@ -10,15 +10,14 @@ from throughput_clock import JUDGING, STEPS, Stopwatch, watched
 from throughput_setup import Subject
 from torch import nn
 
-from jstc.progress import Silent
-from jstc.search.policy import Proposer
-from jstc.search.round import Work
-from jstc.search.rounds import Rounds
-from jstc.search.state import State
-from jstc.train import distributed, replicas
-from jstc.train.batches import stream
-from jstc.train.learner import Learner
-from jstc.train.loop import step_options, train_steps
+from jstc.core.progress import Silent
+from jstc.jst.proposer import Proposer
+from jstc.jst.round import Work
+from jstc.jst.rounds import Rounds
+from jstc.jst.state import State
+from jstc.train import collectives, ddp
+from jstc.train.job import Learner
+from jstc.train.loop import step_options, stream, train_steps
 from jstc.train.schedule import Schedule
 
 __all__ = ["Plain", "Round", "Searching"]
@@ -42,13 +41,13 @@ class Plain:
     def seconds(self, steps: int) -> float:
         """Of the next `steps` steps; of several processes, those of all of them together."""
         sync_batchnorm = self._settings.sync_batchnorm
-        with replicas.averaging(self.network, sync_batchnorm=sync_batchnorm) as network:
-            distributed.sums([0.0])
+        with ddp.averaging(self.network, sync_batchnorm=sync_batchnorm) as network:
+            collectives.sums([0.0])
             self.subject.sync()
             started = self.subject.now()
             self._train(network, steps)
             self.subject.sync()
-            distributed.sums([0.0])
+            collectives.sums([0.0])
             return self.subject.now() - started
 
     def _train(self, network: nn.Module, steps: int) -> None:

@@ -29,8 +29,8 @@ import zoo_table
 from zoo_record import message
 
 import jstc
-from jstc import files
-from jstc.bench import environment
+from jstc.core import files
+from jstc.ort import environment
 
 __all__ = ["load", "main", "run_part"]
 

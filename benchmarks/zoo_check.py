@@ -26,9 +26,9 @@ from zoo_record import Record, limit_memory, message
 from jstc.channels import ChannelMap, analyse
 from jstc.channels.budget import Limits, smallest
 from jstc.export import parity, write_onnx
-from jstc.pipeline.counting import count
 from jstc.plan import Plan
-from jstc.recipe import ExportSettings
+from jstc.recipe.schema import ExportSettings
+from jstc.runs.stages.train import count
 
 __all__ = ["SHARE", "CheckError", "attainable", "check"]
 

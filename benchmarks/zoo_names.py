@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jstc.models.torchvision_names import torchvision_names
+from jstc.models.catalogue import torchvision_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -50,7 +50,7 @@ from zoo_check import attainable
 from zoo_record import Record, limit_memory, message
 
 from jstc.channels import analyse
-from jstc.pipeline.counting import count
+from jstc.runs.stages.train import count
 
 __all__ = ["PeerResult", "compare", "find_ratio", "prune"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jstc import files
+from jstc.core import files
 
 __all__ = ["Record", "limit_memory", "message"]
 

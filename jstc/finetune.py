@@ -10,20 +10,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from jstc import files
 from jstc.channels import ChannelMap
-from jstc.channels.gates import GatedNetwork
+from jstc.channels.cutting.channel_gates import GatedNetwork
+from jstc.core import files
+from jstc.core.progress import Progress
 from jstc.data import Dataset
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
-from jstc.progress import Progress
-from jstc.recipe import Recipe
-from jstc.train import checkpoint, compiling, device, distributed, seeds, subnetwork
+from jstc.recipe.schema import Recipe
+from jstc.train import checkpoint, collectives, device, handover, seeds
 from jstc.train import schedule as schedules
-from jstc.train.batches import counted
 from jstc.train.fit import FitResult, Job, fit
-from jstc.train.loop import Figures, Teacher, evaluate
-from jstc.train.subnetwork import Subnetwork
+from jstc.train.handover import Subnetwork
+from jstc.train.loop import Figures, Teacher, counted, evaluate
 
 __all__ = ["finetune", "train_baseline"]
 
@@ -46,8 +45,8 @@ def finetune(
     `directory`; called again, goes on from its checkpoint. `target` is not changed: it gives the
     structure, and the teacher its weights when the recipe names given ones.
     """
-    plan = Plan.from_dict(distributed.decided(lambda: Plan.load(source / "plan.json").to_dict()))
-    start = subnetwork.load(source / "subnetwork.safetensors", plan=plan)
+    plan = Plan.from_dict(collectives.decided(lambda: Plan.load(source / "plan.json").to_dict()))
+    start = handover.load_subnetwork(source / "subnetwork.safetensors", plan=plan)
     gated = _build(target, channels, plan, start, recipe)
     network = gated.ungated()  # training leaves the gates as they are
     job = Job(
@@ -69,9 +68,9 @@ def finetune(
         identity={"plan_hash": plan.hash, "source": _hash(source / "subnetwork.safetensors")},
     )
     result = fit(job, directory=directory, progress=progress, stage="finetune")
-    if distributed.is_first():
+    if collectives.is_first():
         plan.save(directory / "plan.json")
-        subnetwork.save(
+        handover.save_subnetwork(
             directory / "subnetwork.safetensors",
             gated,
             optimizer=result.optimizer,
@@ -107,7 +106,7 @@ def train_baseline(
         checkpoint=recipe.checkpoint,
     )
     result = fit(job, directory=directory, progress=progress, stage="baseline")
-    if distributed.is_first():
+    if collectives.is_first():
         checkpoint.save(directory / "model.safetensors", network.state_dict(), {"epochs": result.epochs})
     figures = _score(network, dataset, recipe=recipe, progress=progress, stage="baseline")
     _report(figures, result, directory)
@@ -127,7 +126,7 @@ def _called(network: nn.Module, recipe: Recipe) -> nn.Module:
     """What is called in training: the network itself, or compiled."""
     if not recipe.finetune.compile:
         return network
-    module: nn.Module = compiling.compiled(network)
+    module: nn.Module = device.compiled(network)
     return module
 
 
@@ -149,7 +148,7 @@ def _teacher(target: nn.Module, recipe: Recipe, source: Path) -> Teacher | None:
 
 def _load_target(network: nn.Module, path: Path) -> None:
     message = f"the teacher cannot be read from {path}: {{}}; repeat the search, or use --fresh"
-    saved = distributed.from_first(lambda: (_tensors(path, message), {}))
+    saved = collectives.from_first(lambda: (_tensors(path, message), {}))
     assert saved is not None
     try:
         network.load_state_dict(saved[0])
@@ -165,7 +164,7 @@ def _tensors(path: Path, message: str) -> dict[str, torch.Tensor]:
 
 
 def _hash(path: Path) -> str:
-    return distributed.decided(lambda: files.sha256(path))
+    return collectives.decided(lambda: files.sha256(path))
 
 
 def _score(
@@ -177,7 +176,7 @@ def _score(
 
 
 def _report(figures: Figures, result: FitResult, directory: Path) -> None:
-    if not distributed.is_first():
+    if not collectives.is_first():
         return
     document = {
         "accuracy": figures.accuracy,

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jstc import files
+from jstc.core import files
 from jstc.errors import ChannelError
 
 __all__ = ["Plan"]

@@ -12,14 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jstc import files, models
+from jstc import models
 from jstc.channels import ChannelMap, GatedNetwork, fold
-from jstc.channels.labels import named_tensors
-from jstc.channels.slicing import rebuild
+from jstc.channels.cutting.slicing import rebuild
+from jstc.channels.trace.ids import named_tensors
+from jstc.core import files
 from jstc.errors import ChannelError, ModelError, StageError
 from jstc.models import ModelSpec
 from jstc.plan import Plan
-from jstc.train import subnetwork
+from jstc.train import handover
 
 __all__ = ["FOLD_TOLERANCE", "emit", "load", "rebuilt"]
 
@@ -49,7 +50,7 @@ def emit(
     plan = Plan.load(source / "plan.json")
     small = channels.slice(target, plan)
     gated = channels.gated(small, plan)
-    subnetwork.load(source / "subnetwork.safetensors", plan=plan).restore(gated)
+    handover.load_subnetwork(source / "subnetwork.safetensors", plan=plan).restore(gated)
     network, difference = _folded(gated, images)
     if not difference <= FOLD_TOLERANCE:
         raise StageError(f"folding the gates changed an output by {difference:.3g}, above {FOLD_TOLERANCE:g}")

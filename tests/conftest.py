@@ -96,7 +96,7 @@ def power_cut() -> Callable[..., AbstractContextManager[Any]]:
 
     `power_cut(calls=2)` breaks it off at the third call of `update` instead, whatever it says.
     """
-    from jstc.progress import Silent
+    from jstc.core.progress import Silent
 
     class StopAfter(Silent):
         def __init__(self, done: int | None, calls: int | None) -> None:

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from jstc import data
 from jstc.channels import ChannelMap, analyse
+from jstc.core.progress import Silent
 from jstc.errors import RunDirectoryError
 from jstc.finetune import finetune, train_baseline
 from jstc.plan import Plan
-from jstc.progress import Silent
-from jstc.recipe import InputSettings, Recipe
-from jstc.train import seeds, subnetwork
+from jstc.recipe.schema import InputSettings, Recipe
+from jstc.train import handover, seeds
 from jstc.train.fit import FitResult, Job, fit
-from jstc.train.history import History
 from jstc.train.loop import evaluate
+from jstc.train.metrics import History
 from jstc.train.schedule import run_schedule
 
 SEARCHED = 6  # steps of the search: two rounds of three
@@ -78,7 +78,7 @@ def searched(directory: Path, target: nn.Module, channels: ChannelMap, *, step: 
     gated = channels.gated(channels.slice(target, plan), plan, alpha)
     momentum = {name: torch.full_like(tensor, 1e-3) for name, tensor in gated.network.named_parameters()}
     plan.save(directory / "plan.json")
-    subnetwork.save(
+    handover.save_subnetwork(
         directory / "subnetwork.safetensors", gated, optimizer={"momentum": momentum}, plan=plan, step=step
     )
     return directory
@@ -104,8 +104,8 @@ def test_finetune_trains_what_the_search_left_and_hands_it_on(
     finetune(target, channels, dataset, recipe=mine, source=source, directory=directory, progress=Silent())
     assert equal(state(target), before)
     plan = Plan.load(directory / "plan.json")
-    start = subnetwork.load(source / "subnetwork.safetensors", plan=plan)
-    end = subnetwork.load(directory / "subnetwork.safetensors", plan=plan)
+    start = handover.load_subnetwork(source / "subnetwork.safetensors", plan=plan)
+    end = handover.load_subnetwork(directory / "subnetwork.safetensors", plan=plan)
     assert end.step == run_schedule(mine, dataset).total == 26
     assert equal(end.gates, start.gates)
     assert not torch.equal(end.network["conv1.weight"], start.network["conv1.weight"])
@@ -137,7 +137,7 @@ def test_the_job_is_what_the_search_handed_over(
     finetune(
         target, channels, dataset, recipe=mine, source=source, directory=tmp_path / "f", progress=Silent()
     )
-    start = subnetwork.load(source / "subnetwork.safetensors", plan=Plan.load(source / "plan.json"))
+    start = handover.load_subnetwork(source / "subnetwork.safetensors", plan=Plan.load(source / "plan.json"))
     assert jobs[0].split is dataset.train_full
     assert not jobs[0].augment
     assert jobs[0].optimizer is not None
@@ -259,7 +259,7 @@ def test_averaged_weights_are_what_is_scored_and_handed_on(
             progress=Silent(),
         )
         plan = Plan.load(tmp_path / name / "plan.json")
-        found[name] = subnetwork.load(tmp_path / name / "subnetwork.safetensors", plan=plan)
+        found[name] = handover.load_subnetwork(tmp_path / name / "subnetwork.safetensors", plan=plan)
     assert not equal(found["plain"].network, found["averaged"].network)
     # The averaging changes nothing but what comes out: the optimiser has been the same way.
     assert equal(found["plain"].optimizer["momentum"], found["averaged"].optimizer["momentum"])
@@ -287,7 +287,7 @@ def test_with_compile_the_compiled_network_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compiled: list[nn.Module] = []
-    monkeypatch.setattr("jstc.train.compiling.compiled", lambda module: compiled.append(module) or module)
+    monkeypatch.setattr("jstc.train.device.compiled", lambda module: compiled.append(module) or module)
     mine = recipe(finetune={"epochs": 1, "steps_per_epoch": 2, "compile": True})
     finetune(
         target, channels, dataset, recipe=mine, source=source, directory=tmp_path / "f", progress=Silent()
@@ -304,8 +304,11 @@ def test_with_compile_the_compiled_network_is_trained(
 def opened(source: Path, target: nn.Module, channels: ChannelMap) -> None:
     """Sets every gate of the sub-network in `source` to one."""
     path, plan = source / "subnetwork.safetensors", Plan.load(source / "plan.json")
-    start, gated = subnetwork.load(path, plan=plan), channels.gated(channels.slice(target, plan), plan)
+    start, gated = (
+        handover.load_subnetwork(path, plan=plan),
+        channels.gated(channels.slice(target, plan), plan),
+    )
     start.restore(gated)
     gated.alpha.data.fill_(1.0)
     assert start.optimizer is not None
-    subnetwork.save(path, gated, optimizer=start.optimizer, plan=plan, step=start.step)
+    handover.save_subnetwork(path, gated, optimizer=start.optimizer, plan=plan, step=start.step)

@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import jstc
-from jstc import files, models, slim
+from jstc import models, slim
 from jstc.channels import ChannelMap, GatedNetwork, analyse
-from jstc.channels.labels import named_tensors
+from jstc.channels.trace.ids import named_tensors
+from jstc.core import files
 from jstc.errors import JstcError, ModelError, RunDirectoryError, StageError
 from jstc.models import ModelSpec
-from jstc.models.cifar import CifarResNet
+from jstc.models.cifar_networks import CifarResNet
 from jstc.plan import Plan
-from jstc.train import subnetwork
+from jstc.train import handover
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def trained(spec: ModelSpec, source: Path, *, share: float = 0.5) -> Trained:
     generator = torch.Generator().manual_seed(2)
     gated.alpha.data.uniform_(0.5, 1.5, generator=generator)
     momentum = {name: torch.zeros_like(p) for name, p in gated.network.named_parameters()}
-    subnetwork.save(
+    handover.save_subnetwork(
         source / "subnetwork.safetensors", gated, optimizer={"momentum": momentum}, plan=plan, step=7
     )
     plan.save(source / "plan.json")
@@ -176,7 +177,7 @@ def test_weights_that_are_no_numbers_are_refused(run, tmp_path):
     gated = run.channels.gated(run.channels.slice(run.target, run.plan), run.plan)
     gated.network.load_state_dict(tensors["network"])
     gated.network.linear.bias.data.fill_(float("nan"))
-    subnetwork.save(tmp_path / "subnetwork.safetensors", gated, optimizer={}, plan=run.plan, step=1)
+    handover.save_subnetwork(tmp_path / "subnetwork.safetensors", gated, optimizer={}, plan=run.plan, step=1)
     run.plan.save(tmp_path / "plan.json")
     with pytest.raises(StageError, match="nan"):
         slim.emit(

@@ -2,9 +2,9 @@
 
 from jstc.channels.channel_map import ChannelMap, analyse
 from jstc.channels.cost import Cost
-from jstc.channels.custom import Call, Labels, Tracing, rule
-from jstc.channels.gates import GatedNetwork, fold
+from jstc.channels.cutting.channel_gates import GatedNetwork, fold
 from jstc.channels.groups import Frozen, Group
+from jstc.channels.rules.custom import Call, Labels, Tracing, rule
 
 __all__ = [
     "Call",

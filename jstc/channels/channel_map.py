@@ -11,27 +11,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map_only
 
-from jstc.channels import budget, gates, repair, slicing
-from jstc.channels import part as parts
-from jstc.channels.attention import adapt
-from jstc.channels.copying import copied
+from jstc.channels import budget
+from jstc.channels import submodule as parts
 from jstc.channels.cost import Cost, CostModel, Latency
-from jstc.channels.gates import GatedNetwork
-from jstc.channels.groups import Connected, Frozen, Group
-from jstc.channels.labelling import Labelling
-from jstc.channels.labels import Recorder, named_tensors
-from jstc.channels.layout import Placed, layout
+from jstc.channels.cutting import attributes, channel_gates, slicing
+from jstc.channels.cutting.attention import adapt
+from jstc.channels.cutting.channel_gates import GatedNetwork
+from jstc.channels.cutting.slicing import copied
+from jstc.channels.groups import Connected, Frozen, Group, require_matches
 from jstc.channels.operations import Executions, executed
-from jstc.channels.patterns import require_matches
 from jstc.channels.proof import Proved, prove
-from jstc.channels.refusals import require_plain
-from jstc.channels.trace import run
+from jstc.channels.submodule import Placed, layout
+from jstc.channels.trace.ids import Recorder, named_tensors
+from jstc.channels.trace.labelling import Labelling
+from jstc.channels.trace.tracer import run
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
-__all__ = ["ChannelMap", "analyse"]
+__all__ = ["ChannelMap", "analyse", "require_plain"]
+
+# Networks whose forward cannot be followed at all, refused with what to give instead.
+
+
+def require_plain(model: nn.Module) -> None:
+    """Raise `ChannelError` for scripted, compiled and lazy networks: there is no Python forward to run,
+    no module to cut, or no shape yet."""
+    for name, module in model.named_modules():
+        where = f"'{name}'" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ChannelError(f"{where} is a torch.jit module: give the nn.Module that it was made from")
+        # Its class is torch._dynamo's, and importing that takes seconds.
+        if type(module).__name__ == "OptimizedModule":
+            raise ChannelError(
+                f"{where} was compiled by torch.compile: give the module itself, and compile what is cut"
+            )
+    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(parameter):
+            raise ChannelError(f"'{name}' is lazy and has no shape yet: run the network once on an example")
+
 
 Counts = NDArray[np.int64]
 
@@ -123,7 +143,7 @@ class ChannelMap:
         self.frozen: tuple[Frozen, ...] = structure.frozen
         self.unknown_operations: dict[str, int] = dict(record.unknown)
         self._cost = CostModel(structure, record.counts, shapes)
-        self._sites = gates.gate_sites(structure, record.sites)
+        self._sites = channel_gates.gate_sites(structure, record.sites)
         self._record, self._shapes = record, shapes
         self.latency: Latency | None = None
 
@@ -231,7 +251,7 @@ class ChannelMap:
 
     def attributes(self, plan: Plan) -> dict[str, int]:
         """Attributes that follow a cut (`blocks.0.attn.num_heads`), as they are in the sub-network."""
-        return repair.values(self._following, self._structure, slicing.keep_vector(self._structure, plan))
+        return attributes.values(self._following, self._structure, slicing.keep_vector(self._structure, plan))
 
     def map_back(self, small: nn.Module, model: nn.Module, plan: Plan) -> None:
         """Write the tensors of the sub-network back to where `slice` took them from; the rest stays."""
@@ -270,7 +290,9 @@ class ChannelMap:
             start = spans[name].stop
         device = next((t.device for _, t in named_tensors(small)), torch.device("cpu"))
         ones = torch.ones(start, device=device)
-        network = GatedNetwork(small, ones, gates.site_indices(self._structure, self._sites, plan), spans)
+        network = GatedNetwork(
+            small, ones, channel_gates.site_indices(self._structure, self._sites, plan), spans
+        )
         if alpha is not None:
             network.load_gates(alpha)
         return network

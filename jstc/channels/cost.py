@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels.groups import Structure
-from jstc.channels.labels import Count, Ids
+from jstc.channels.trace.ids import Count, Ids
 
 __all__ = ["Cost", "CostModel", "Latency"]
 

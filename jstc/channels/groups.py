@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import difflib
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jstc.channels.components import components
-from jstc.channels.labels import FIRST_FREE, FIXED, INPUT, KERNEL, Ids, Labels, Recorder
-from jstc.channels.patterns import layer_of, matches
+from jstc.channels.trace.ids import FIRST_FREE, FIXED, INPUT, KERNEL, Ids, Labels, Recorder
+from jstc.errors import InputError
 
-__all__ = ["Connected", "Frozen", "Group", "Structure", "build"]
+__all__ = [
+    "Connected",
+    "Frozen",
+    "Group",
+    "Structure",
+    "build",
+    "components",
+    "layer_of",
+    "matches",
+    "near",
+    "require_matches",
+]
+
+# Connected components, the atomic channels.
+
+
+def components(size: int, ties: Sequence[tuple[Ids, Ids]]) -> Ids:
+    """Connected components of `size` ids under `ties`: for each id the smallest id it is connected to.
+
+    Minimum-label hooking with pointer jumping; scipy has the same, but takes longer to import than a whole
+    analysis.
+    """
+    labels = np.arange(size)
+    if not ties:
+        return labels
+    a, b = (np.concatenate([tie[side] for tie in ties]) for side in (0, 1))
+    while True:
+        low, high = np.minimum(labels[a], labels[b]), np.maximum(labels[a], labels[b])
+        open_ = low != high
+        if not open_.any():
+            return labels
+        a, b = a[open_], b[open_]
+        np.minimum.at(labels, high[open_], low[open_])
+        while (labels[labels] != labels).any():
+            labels = labels[labels]
 
 
 @dataclass(frozen=True)
@@ -248,3 +283,37 @@ def _unique(name: str, names: set[str]) -> str:
         candidate, n = f"{name}#{n}", n + 1
     names.add(candidate)
     return candidate
+
+
+# Patterns that name layers, as users write them in `channels.ignore` and `channels.groups`.
+#
+# A pattern is a shell pattern over module names (`*` also spans dots) and stands for a module together with
+# all that is inside it: `layer4` and `layer4.*` both match `layer4.0.conv1`.
+
+
+def layer_of(parameter: str) -> str:
+    """The name of the module that holds a parameter; its own name for a parameter of the network itself."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Does the pattern stand for the module `name`, or for one that it is inside of?"""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
+
+
+def require_matches(patterns: Iterable[str], parameters: Iterable[str]) -> None:
+    """Raise `InputError`, with near names, for a pattern to ignore that matches no module with weights."""
+    names = list(dict.fromkeys(layer_of(name) for name in parameters))
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            raise InputError(f"ignore: '{pattern}' matches no module with weights; {near(pattern, names)}")
+
+
+def near(pattern: str, names: Sequence[str]) -> str:
+    """Names, or modules around them, that the pattern may have been meant for, in words."""
+    parts = [name.split(".") for name in names]
+    known = dict.fromkeys(".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1))
+    plain = pattern.removesuffix(".*")
+    alike = [name for name in known if name.lower() == plain.lower()]
+    alike = alike or difflib.get_close_matches(plain, known, n=3) or list(names[:3])
+    return "names there are such as " + ", ".join(f"'{name}'" for name in alike)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels.groups import Structure
-from jstc.channels.labels import FIRST_FREE, INPUT, Call, Ids, Labels, Operation, tensors_in
+from jstc.channels.trace.ids import FIRST_FREE, INPUT, Call, Ids, Labels, Operation, tensors_in
 
 if TYPE_CHECKING:
-    from jstc.channels.labelling import Labelling
+    from jstc.channels.trace.labelling import Labelling
 
 __all__ = ["Executed", "Executions", "Traced", "executed"]
 

@@ -2,7 +2,7 @@
 
 Sizes written into a forward (a number of heads, a stored width, a view with a literal) can make a cut
 invalid even where the ids agree. The sliced network is traced once more, its parameters labelled with the
-channels that the uncut network found (`jstc.channels.checking`). Where it fails, attributes that hold the
+channels that the uncut network found (`jstc.channels.replay`). Where it fails, attributes that hold the
 size at fault are made to follow the cut; what fails even so is frozen, with the reason, before the next try.
 """
 
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from jstc.channels.checking import Checking, Failure
+from jstc.channels.cutting.attributes import Sized, sized_attributes, values
+from jstc.channels.cutting.slicing import cut_module, indices, keep_vector
 from jstc.channels.groups import Structure
-from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIRST_FREE, Ids, named_modules
-from jstc.channels.repair import Sized, sized_attributes, values
-from jstc.channels.slicing import cut_module, indices, keep_vector
-from jstc.channels.trace import run
+from jstc.channels.replay import Checking, Failure
+from jstc.channels.trace.ids import FIRST_FREE, Ids, named_modules
+from jstc.channels.trace.labelling import Labelling
+from jstc.channels.trace.tracer import run
 from jstc.plan import Plan
 
 __all__ = ["Proved", "prove"]

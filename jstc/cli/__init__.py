@@ -15,11 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads otherwise spin while they wait for each other; where another process wants the same
     # cores, that made training three to five times slower. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from jstc import ranks
-    from jstc.cli.errors import exit_codes
+    from jstc.cli.exit_codes import exit_codes
+    from jstc.core import processes
 
-    with _one_of_several() if ranks.several() else contextlib.nullcontext(), exit_codes():
-        if ranks.follows():  # what process 0 reads from the command line, it passes on
+    with _one_of_several() if processes.several() else contextlib.nullcontext(), exit_codes():
+        if processes.follows():  # what process 0 reads from the command line, it passes on
             _follow()
         from jstc.cli.app import app
 
@@ -30,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _one_of_several() -> Iterator[None]:
     # torch's own notes about gradients' layouts and closed connections, once for each process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from jstc.pipeline import team
+    from jstc.runs import workers
 
     try:
-        with team.leading():
+        with workers.leading():
             yield
     except (SystemExit, KeyboardInterrupt) as done:
         code = getattr(done, "code", 130)
@@ -46,6 +46,6 @@ def _one_of_several() -> Iterator[None]:
 
 
 def _follow() -> None:
-    from jstc.pipeline.following import follow
+    from jstc.runs.follower import follow
 
     sys.exit(follow())

@@ -7,21 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jstc.cli import (
-    bench,
-    compare,
-    datasets,
-    doctor,
-    evaluate,
-    export,
-    finetune,
-    inspect,
-    models,
-    report,
-    run,
-    search,
-    slim,
-)
+from jstc.cli import bench, compare, evaluate, export, inspect, lists, report, run, search
 
 __all__ = ["app"]
 
@@ -35,9 +21,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        import jstc
+        from jstc._version import __version__
 
-        typer.echo(f"jstc {jstc.__version__}")
+        typer.echo(f"jstc {__version__}")
         raise typer.Exit
 
 
@@ -53,17 +39,17 @@ def jstc(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "search": search.search,
-    "finetune": finetune.finetune,
-    "slim": slim.slim,
+    "finetune": run.finetune,
+    "slim": run.slim,
     "export": export.export,
     "bench": bench.bench,
     "eval": evaluate.evaluate,
     "report": report.report,
     "compare": compare.compare,
     "inspect": inspect.inspect,
-    "models": models.models,
-    "datasets": datasets.datasets,
-    "doctor": doctor.doctor,
+    "models": lists.models,
+    "datasets": lists.datasets,
+    "doctor": lists.doctor,
 }
 
 for _name, _function in _COMMANDS.items():

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jstc.cli import options
+from jstc.core.progress import Progress
 from jstc.errors import InputError
-from jstc.progress import Progress
 
 if TYPE_CHECKING:
-    from jstc.recipe import Recipe
+    from jstc.recipe.schema import Recipe
 
 __all__ = ["bench"]
 
@@ -66,7 +66,7 @@ def bench(
 
     Stages of RUN that it needs and that are missing run first; options replace those of its recipe.
     """
-    from jstc.cli import output
+    from jstc.cli import results
 
     given = {"provider": provider, "threads": threads, "seconds": seconds, "memory": memory}
     settings = _settings(given | {"profile": profile}, batch=batch, trace=trace)
@@ -74,14 +74,14 @@ def bench(
     if onnx_files:
         if len(onnx_files) != len(targets or ()):
             raise InputError("give either one run directory or ONNX files, not both")
-        with output.progress(quiet=quiet, verbose=verbose) as shown:
+        with results.progress(quiet=quiet, verbose=verbose) as shown:
             found = _measured(onnx_files, settings, shown)
-        output.bench(found, as_json=json, quiet=quiet)
+        results.bench(found, as_json=json, quiet=quiet)
         return
     if len(targets or ()) > 1:
         raise InputError("give one run directory, or several ONNX files")
     run = targets[0] if targets else None
-    output.run_stage(
+    results.run_stage(
         "bench",
         run,
         changes=settings,
@@ -95,7 +95,7 @@ def bench(
 
 def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | None) -> dict[str, Any]:
     """The recipe's keys that the options set; `trace` profiles, too."""
-    from jstc.recipe_amount import parse_batch_sizes
+    from jstc.recipe.amounts import parse_batch_sizes
 
     if batch is not None:
         given["batch_sizes"] = parse_batch_sizes(batch)
@@ -105,7 +105,7 @@ def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | N
 
 
 def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from jstc import bench as timing
+    from jstc import ort as timing
 
     recipe = _recipe(settings)
     machine = timing.environment()  # first: its load is that before our own work
@@ -121,6 +121,6 @@ def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -
 
 
 def _recipe(settings: dict[str, Any]) -> Recipe:
-    from jstc import recipe_file
+    from jstc.recipe import loading
 
-    return recipe_file.from_flags({"model": "-", "dataset": "-", "flops": "1", **settings})
+    return loading.from_flags({"model": "-", "dataset": "-", "flops": "1", **settings})

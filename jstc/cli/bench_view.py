@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from jstc.cli import printing
+from jstc.cli import console
 
 __all__ = ["profiles", "read", "rows", "show"]
 
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 def read(folder: Path) -> dict[str, Any]:
     """What the bench stage left in its folder: `rows`, and `skipped` and `profiles` if there are any."""
-    from jstc import files
+    from jstc.core import files
 
     found: dict[str, Any] = files.read_json(folder / "bench.json")
     profile = folder / "profile.json"
@@ -30,14 +30,14 @@ def read(folder: Path) -> dict[str, Any]:
 def show(document: dict[str, Any], *, as_json: bool, quiet: bool = False, title: str = "") -> None:
     """What a comparison found: `rows`, `skipped` and `profiles` of a document, each if it is there."""
     if as_json:
-        printing.document(document)
+        console.document(document)
         return
     rows(document["rows"], quiet=quiet, title=title)
     profiles(document.get("profiles") or ())
     for one in () if quiet else document.get("skipped") or ():
         what = " on ".join(str(one[key]) for key in ("file", "provider") if one.get(key))
         batch = f" at batch {one['batch']}" if one.get("batch") else ""
-        printing.note(f"not measured: {what}{batch}: {one['reason']}")
+        console.note(f"not measured: {what}{batch}: {one['reason']}")
 
 
 def rows(found: Sequence[Row], *, quiet: bool = False, title: str = "") -> None:
@@ -46,10 +46,10 @@ def rows(found: Sequence[Row], *, quiet: bool = False, title: str = "") -> None:
         own = [row for row in found if row["provider"] == provider]
         heading, names = f"{title} on {provider}".strip(), _names(found)
         cells = [[names[row["file"]], *_cells(row)] for row in own]
-        printing.table([heading, *_HEADER], cells, numbers_from=1, numbers_to=8)
+        console.table([heading, *_HEADER], cells, numbers_from=1, numbers_to=8)
     if not quiet:
         for line in _meaning(found):
-            printing.note(line)
+            console.note(line)
 
 
 def profiles(found: Sequence[Row]) -> None:
@@ -59,7 +59,7 @@ def profiles(found: Sequence[Row]) -> None:
         _operators(own, *place)
         _nodes(own)
         for remark in dict.fromkeys(one["remark"] for one in own if one.get("remark")):
-            printing.note(f"note: {remark}")
+            console.note(f"note: {remark}")
 
 
 def _operators(found: Sequence[Row], provider: str, batch: int) -> None:
@@ -70,13 +70,13 @@ def _operators(found: Sequence[Row], provider: str, batch: int) -> None:
     header = [f"ms, {provider}, batch {batch}", *(names[file["file"]] for file in found)]
     lines = [[name, *(_time(of.get(name)) for of in by_file)] for name in slowest]
     sums = [_milliseconds(file["nodes_ms"]) for file in found]
-    printing.table(header, [*lines, ["all nodes", *sums]], numbers_from=1, whole_names=True)
+    console.table(header, [*lines, ["all nodes", *sums]], numbers_from=1, whole_names=True)
 
 
 def _nodes(found: Sequence[Row]) -> None:
     names = _names(found)
     lines = [[names[f["file"]], _node(node), _time(node)] for f in found for node in f["nodes"][:_TOP_NODES]]
-    printing.table(["slowest nodes", "", "ms"], lines, numbers_from=2)
+    console.table(["slowest nodes", "", "ms"], lines, numbers_from=2)
 
 
 def _time(row: Row | None) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstc.cli import options
-from jstc.errors import GateError
+from jstc.cli import console, options
+from jstc.errors import GateError, InputError
 
-__all__ = ["compare"]
+if TYPE_CHECKING:
+    from jstc.gate import Comparison
+
+__all__ = ["compare", "failure", "show", "write"]
 
 Limit = "PERCENT|off"
 Points = "POINTS|off"
@@ -91,9 +95,9 @@ def compare(
 
     In GitHub Actions the table is added to the job's summary, and failures are annotated.
     """
-    from jstc import compare as comparing
-    from jstc.cli import compare_output, output
-    from jstc.pipeline.comparing import compare_runs, places
+    from jstc import gate as comparing
+    from jstc.cli import results
+    from jstc.runs.compared_runs import compare_runs, places
 
     written: dict[comparing.Kind, str | None] = {
         "flops": flops,
@@ -112,9 +116,78 @@ def compare(
         threads=threads,
         places=places(provider, batch),
     )
-    with output.progress(quiet=quiet, verbose=False) as shown:
+    with results.progress(quiet=quiet, verbose=False) as shown:
         found = compare_runs(base, new, settings=settings, measured=measure, seconds=seconds, progress=shown)
-    compare_output.show(found, as_json=json, quiet=quiet)
-    compare_output.write(found, markdown=markdown, junit=junit)
+    show(found, as_json=json, quiet=quiet)
+    write(found, markdown=markdown, junit=junit)
     if found.failures:
-        raise GateError(compare_output.failure(found))
+        raise GateError(failure(found))
+
+
+# Where the outcome of `jstc compare` goes: the terminal, files, and GitHub Actions when it runs us.
+
+
+def show(found: Comparison, *, as_json: bool, quiet: bool) -> None:
+    """The gates on stdout, as a table or as JSON; remarks on stderr."""
+    from jstc import gate as gate_package
+
+    if as_json:
+        console.document(found.to_dict())
+    else:
+        # A table for each budget: its name in every row would not leave enough for the figures.
+        for budget in dict.fromkeys(gate.budget for gate in found.gates):
+            rows = gate_package.rows([g for g in found.gates if g.budget == budget], with_budget=False)
+            console.table((budget or "gate", *gate_package.HEADER[1:]), rows, numbers_from=1, numbers_to=5)
+    if quiet or as_json:
+        return
+    for remark in gate_package.remarks(found):
+        console.note(remark)
+    if not found.failures:
+        console.note(gate_package.headline(found))
+
+
+def write(found: Comparison, *, markdown: Path | None, junit: Path | None) -> None:
+    """The files that were asked for; in GitHub Actions the job's summary and the annotations."""
+    from jstc import gate as gate_package
+
+    for path, content in (
+        (markdown, gate_package.markdown(found).encode()),
+        (junit, gate_package.junit(found)),
+    ):
+        if path is not None:
+            _write(path, content)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        _append(Path(summary), gate_package.markdown(found))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        # The runner reads both streams; stdout is for results.
+        for line in gate_package.workflow_commands(found):
+            console.note(line)
+
+
+def failure(found: Comparison) -> str:
+    """The message of the gates that say no."""
+    from jstc import gate as gate_package
+
+    return "\n".join(
+        [gate_package.headline(found), *(f"  {gate_package.line(gate)}" for gate in found.failures)]
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    from jstc.core import files
+
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a directory")
+    try:
+        files.write_bytes(path, content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"GITHUB_STEP_SUMMARY: cannot write {path}: {error.strerror}") from None

@@ -33,12 +33,12 @@ def evaluate(
     debug: options.Debug = False,
 ) -> None:
     """Accuracy of a RUN's or another ONNX file on the test split."""
-    from jstc.cli import output
-    from jstc.pipeline import evaluation
+    from jstc.cli import results
+    from jstc.runs import evaluation
 
     path = options.run_or_newest(target)
     chosen = provider or options.ProviderName.auto
-    with output.progress(quiet=quiet or json, verbose=False) as shown:
+    with results.progress(quiet=quiet or json, verbose=False) as shown:
         result = evaluation.evaluate(
             path,
             dataset=dataset,
@@ -49,9 +49,9 @@ def evaluate(
             progress=shown,
         )
     if json:
-        output.document(result)
+        results.document(result)
     else:
-        output.table(["", ""], _rows(result))
+        results.table(["", ""], _rows(result))
 
 
 def _rows(result: dict[str, Any]) -> list[list[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstc.cli.errors import show_tracebacks
+from jstc.cli.exit_codes import show_tracebacks
 
 if TYPE_CHECKING:
     from jstc.models import Consent
@@ -113,7 +113,7 @@ Run = Annotated[
 
 def run_or_newest(run: Path | None) -> Path:
     """The run directory that was named, or the newest one; raises `RunDirectoryError` when there is none."""
-    from jstc.pipeline.run_directory import newest_run
+    from jstc.runs.directory import newest_run
 
     return run if run is not None else newest_run()
 
@@ -134,10 +134,10 @@ def command_line() -> str:
 
 
 def _program() -> list[str]:
-    from jstc import ranks
+    from jstc.core import processes
 
-    if not ranks.several():
+    if not processes.several():
         return ["jstc"]
-    each, machines = ranks.local_world(), ranks.world() // ranks.local_world()
+    each, machines = processes.local_world(), processes.world() // processes.local_world()
     several = [f"--nnodes={machines}"] if machines > 1 else []
     return ["torchrun", *several, f"--nproc-per-node={each}", "-m", "jstc"]

@@ -28,7 +28,7 @@ def report(
     Of several budgets, all of them side by side. RUN itself has them as summary.json,
     report.md and report.html once its stages are done.
     """
-    from jstc.pipeline.damage import explained
+    from jstc.runs.manifest import explained
 
     if json + markdown + html > 1:
         raise InputError("give either --json or --markdown or --html")
@@ -43,18 +43,18 @@ def _show(path: Path, *, json: bool, markdown: bool, html: bool, out: Path | Non
     import contextlib
 
     from jstc import report as reporting
-    from jstc.cli import output, printing
-    from jstc.pipeline import chain
+    from jstc.cli import console, results
+    from jstc.runs import commands
 
     # A run that another process is working on is shown, and left to that process.
     with contextlib.suppress(RunDirectoryError):
-        chain.write_report(path)
+        commands.write_report(path)
     several = reporting.is_sweep(path)
     summary = reporting.build_sweep(path) if several else reporting.build(path)
-    with printing.redirected(out):
+    with console.redirected(out):
         if markdown:
-            output.text(reporting.sweep_markdown(summary) if several else reporting.markdown(summary))
+            results.text(reporting.sweep_markdown(summary) if several else reporting.markdown(summary))
         elif html:
-            output.text(reporting.html(path))
+            results.text(reporting.html(path))
         else:
-            output.summary(summary, path, as_json=json)
+            results.summary(summary, path, as_json=json)

@@ -9,7 +9,7 @@ import typer
 
 from jstc.cli import options
 
-__all__ = ["run"]
+__all__ = ["finetune", "run", "slim"]
 
 
 def run(
@@ -32,10 +32,11 @@ def run(
 
     A list of budgets in the recipe (flops: [0.7, 0.5]) shares one search; the other stages run for each.
     """
-    from jstc import files, recipe_file
-    from jstc.cli import output
-    from jstc.data.catalogue import refuse_idle_root
-    from jstc.pipeline import chain, run_directory
+    from jstc.cli import results
+    from jstc.core import files
+    from jstc.data.datasets import refuse_idle_root
+    from jstc.recipe import loading
+    from jstc.runs import commands, directory
 
     flags = {
         "model": model,
@@ -44,12 +45,12 @@ def run(
         "seed": seed,
         "device": device.value if device else None,
     }
-    loaded = recipe_file.load(recipe, settings or (), flags)
+    loaded = loading.load(recipe, settings or (), flags)
     refuse_idle_root(loaded.dataset, data)
     # What a recipe of one's own names is one's own word; the recipe in a run directory may be anybody's.
-    foreign = run_directory.holds(recipe) and model is None
-    with output.progress(quiet=quiet, verbose=verbose) as shown:
-        path = chain.run(
+    foreign = directory.holds(recipe) and model is None
+    with results.progress(quiet=quiet, verbose=verbose) as shown:
+        path = commands.run(
             loaded,
             out=out,
             fresh=fresh,
@@ -57,4 +58,50 @@ def run(
             progress=shown,
             consent=options.consent(None if foreign else loaded.model, pickle=allow_pickle),
         )
-    output.summary(files.read_json(path / "summary.json"), path, as_json=json, quiet=quiet)
+    results.summary(files.read_json(path / "summary.json"), path, as_json=json, quiet=quiet)
+
+
+# `jstc finetune`.
+
+
+def finetune(
+    run: options.Run = None,
+    fresh: options.Fresh = False,
+    model: options.Model = None,
+    allow_pickle: options.AllowPickle = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train the chosen sub-network of a searched RUN.
+
+    Of several budgets, that of each.
+    """
+    from jstc.cli import results
+
+    allowed = options.consent(model, pickle=allow_pickle)
+    results.run_stage("finetune", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, consent=allowed)
+
+
+# `jstc slim`.
+
+
+def slim(
+    run: options.Run = None,
+    fresh: options.Fresh = False,
+    model: options.Model = None,
+    allow_pickle: options.AllowPickle = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Emit the slim network of RUN, without gates.
+
+    Stages that it needs and that are missing run first.
+    """
+    from jstc.cli import results
+
+    allowed = options.consent(model, pickle=allow_pickle)
+    results.run_stage("slim", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, consent=allowed)

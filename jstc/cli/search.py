@@ -65,10 +65,10 @@ def search(
 
     Several budgets share one search; each has a run directory of its own in the run's.
     """
-    from jstc import recipe_file
-    from jstc.cli import output
-    from jstc.data.catalogue import refuse_idle_root
-    from jstc.pipeline import chain
+    from jstc.cli import results
+    from jstc.data.datasets import refuse_idle_root
+    from jstc.recipe import loading
+    from jstc.runs import commands
 
     flags = {
         "model": model,
@@ -86,13 +86,11 @@ def search(
         "device": device.value if device else None,
     }
     overrides = settings or ()
-    loaded = (
-        recipe_file.load(recipe, overrides, flags) if recipe else recipe_file.from_flags(flags, overrides)
-    )
+    loaded = loading.load(recipe, overrides, flags) if recipe else loading.from_flags(flags, overrides)
     refuse_idle_root(loaded.dataset, data)
     _refuse_idle(flags, given=loaded.latency is not None)
-    with output.progress(quiet=quiet, verbose=verbose) as shown:
-        path = chain.run(
+    with results.progress(quiet=quiet, verbose=verbose) as shown:
+        path = commands.run(
             loaded,
             out=out,
             only=["search"],
@@ -101,7 +99,7 @@ def search(
             progress=shown,
             consent=options.consent(loaded.model, pickle=allow_pickle),
         )
-    output.stage(path, "search", as_json=json, quiet=quiet)
+    results.stage(path, "search", as_json=json, quiet=quiet)
 
 
 def _refuse_idle(flags: Mapping[str, object], *, given: bool) -> None:

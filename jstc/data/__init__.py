@@ -5,8 +5,7 @@ Importing this package does not load torch; loading a dataset does.
 
 from __future__ import annotations
 
-from jstc.data.catalogue import CatalogueEntry, catalogue, check
-from jstc.data.info import WHOLE, DataInfo, Dataset, Part, Split
-from jstc.data.loading import load
+from jstc.data.base import WHOLE, DataInfo, Dataset, Part, Split
+from jstc.data.datasets import CatalogueEntry, catalogue, check, load
 
 __all__ = ["WHOLE", "CatalogueEntry", "DataInfo", "Dataset", "Part", "Split", "catalogue", "check", "load"]

@@ -2,25 +2,160 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
 
-from jstc.data.corrupt import CorruptImages
-from jstc.data.decoding import Images, in_workers
-from jstc.data.feeds import Feeds, Place
-from jstc.data.info import WHOLE, Batch, DataInfo, Dataset, Part
-from jstc.data.items import Items, Request
-from jstc.data.memory import normalise
-from jstc.data.sampling import Indices, epoch_order, num_steps, spread, stratified
+from jstc.data import transforms
+from jstc.data.base import WHOLE, Batch, CorruptImages, DataInfo, Dataset, Part
+from jstc.data.decoding import Images, UnreadableImageError, in_workers
+from jstc.data.in_memory import normalise
+from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
 from jstc.errors import DataError
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
-__all__ = ["LoaderSplit", "dataset_from_images"]
+__all__ = ["Answer", "Feeds", "Items", "LoaderSplit", "Place", "Request", "dataset_from_images"]
+
+# What a worker process does: a batch of images, read, decoded and transformed.
+
+
+class Request(NamedTuple):
+    """The positions `start` to `stop` of a batch that has the images `images`.
+
+    `draw` is the seed, the epoch and the place in it of the batch's first image, None without augmentation.
+    With `replace` an image that cannot be read is replaced by the next one of the batch, else left out.
+    """
+
+    images: Indices
+    start: int
+    stop: int
+    draw: tuple[int, int, int] | None
+    replace: bool
+
+
+class Answer(NamedTuple):
+    """Images uint8 [N, 3, H, W], labels int64 [N], and what could not be read: where, and why."""
+
+    images: Tensor
+    labels: Tensor
+    corrupt: list[tuple[str, str]]
+
+
+class Items(TorchDataset[Answer]):
+    """Decoded and transformed images by request.
+
+    An answer is a function of its request and the files: whichever process gives it, in whatever order.
+    """
+
+    def __init__(self, images: Images, info: DataInfo, settings: InputSettings) -> None:
+        self.images = images
+        self.info = info
+        self.for_training = transforms.for_training(info, settings)
+        self.for_evaluation = transforms.for_evaluation(info)
+
+    def __getitems__(self, request: Request) -> Answer:
+        corrupt: dict[str, str] = {}
+        found = [self._at(request, n, corrupt) for n in range(request.start, request.stop)]
+        good = [each for each in found if each is not None]
+        pixels = torch.stack([image for image, _ in good]) if good else _none(self.info)
+        labels = torch.tensor([label for _, label in good], dtype=torch.int64)
+        return Answer(pixels, labels, list(corrupt.items()))
+
+    def _at(self, request: Request, position: int, corrupt: dict[str, str]) -> tuple[Tensor, int] | None:
+        """The image at a position, or the next that can be read, with the augmentation of the position."""
+        count = len(request.images)
+        for step in range(count if request.replace else 1):
+            index = int(request.images[(position + step) % count])
+            try:
+                return self._transformed(index, request.draw, position), int(self.images.labels[index])
+            except UnreadableImageError as error:
+                corrupt[error.where] = error.reason
+        if not request.replace:
+            return None
+        where, reason = next(iter(corrupt.items()))
+        raise DataError(f"none of the {count} images of a batch can be read, such as {where}: {reason}")
+
+    def _transformed(self, index: int, draw: tuple[int, int, int] | None, position: int) -> Tensor:
+        image = self.images.read(index)
+        if draw is None:
+            return self.for_evaluation(image)
+        seed, epoch, first = draw
+        with transforms.seeded(seed_for(seed, "augment", epoch, first + position)):
+            return self.for_training(image)
+
+
+def _none(info: DataInfo) -> Tensor:
+    return torch.empty((0, 3, info.height, info.width), dtype=torch.uint8)
+
+
+# Loaders that pause between two uses, with what their workers have prepared.
+
+_MOST = 2  # a search trains on one split and asks another in turn
+
+
+class Place(NamedTuple):
+    """The next batch of a feed."""
+
+    epoch: int
+    step: int
+
+
+_ALL: weakref.WeakSet[Feeds] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for feeds in list(_ALL):
+        feeds.close()
+
+
+class Feeds:
+    """Endless iterators over epoch after epoch, each to be had again at the place where it was left.
+
+    Starting workers takes long, and what they have prepared would be lost: a round that ends after a few
+    batches leaves its loader for the next round, which begins with the next batch. The least recently used
+    ones are given up.
+    """
+
+    def __init__(self) -> None:
+        self._paused: dict[Hashable, Iterator[Any]] = {}
+        _ALL.add(self)
+
+    def run(
+        self, stream: Hashable, place: Place, steps: int, *, start: Callable[[Place], Iterator[Any]]
+    ) -> Iterator[Any]:
+        """The batches of an epoch of `steps` from `place` on; `start` makes a new feed where none waits."""
+        feed = self._paused.pop((stream, place), None) or start(place)
+        whole = True
+        try:
+            while place.step < steps:
+                whole = False
+                batch = next(feed)
+                whole, place = True, Place(place.epoch, place.step + 1)
+                yield batch
+        finally:
+            if whole:
+                self._pause((stream, place if place.step < steps else Place(place.epoch + 1, 0)), feed)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._paused.clear()
+
+    def _pause(self, key: Hashable, feed: Iterator[Any]) -> None:
+        self._paused[key] = feed
+        # At exit the loader waits five seconds for each worker, unless it has been closed before: the last
+        # registered goes first.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+        while len(self._paused) > _MOST:
+            del self._paused[next(iter(self._paused))]
 
 
 @dataclass(frozen=True, eq=False)

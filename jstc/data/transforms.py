@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jstc.data.info import DataInfo, resize_side
-from jstc.recipe import InputSettings
-from jstc.torchvision_import import import_torchvision
+from jstc.core.torchvision_import import import_torchvision
+from jstc.data.base import DataInfo, resize_side
+from jstc.recipe.schema import InputSettings
 
 __all__ = ["Transform", "for_evaluation", "for_training", "policy", "seeded", "transform_each"]
 

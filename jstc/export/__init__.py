@@ -5,17 +5,20 @@ See `onnx_file`, `precisions`, `parity`, `accuracy`, `preprocess`.
 
 from __future__ import annotations
 
-from jstc.export.accuracy import Score, accuracy, score
-from jstc.export.calibration import largest_activation
-from jstc.export.checking import require_runs, save
+from jstc.export.card import encode_metadata, read_metadata
 from jstc.export.classifier import open_classifier
-from jstc.export.metadata import encode_metadata, read_metadata
-from jstc.export.network import run_reference
-from jstc.export.onnx_file import write_onnx
-from jstc.export.parity import Parity, parity, require
-from jstc.export.precisions import LARGEST_HALF, PRECISIONS, accuracy_problem, converted, file_name
+from jstc.export.parity import Parity, parity, parity_of_answers, require
+from jstc.export.precisions import (
+    LARGEST_HALF,
+    PRECISIONS,
+    accuracy_problem,
+    converted,
+    file_name,
+    largest_activation,
+)
 from jstc.export.preprocess import preprocess_path, write_with_preprocess
-from jstc.export.whole_parity import parity_of_answers
+from jstc.export.scoring import Score, accuracy, score
+from jstc.export.write import require_runs, run_reference, save, write_onnx
 
 __all__ = [
     "LARGEST_HALF",

@@ -1,20 +1,115 @@
-"""The texts beside the files of an export: MODEL_CARD.md, labels.txt and run.py. No torch here."""
+"""What an exported file tells about itself, in ONNX's own `metadata_props`. No torch here."""
 
 from __future__ import annotations
 
 import functools
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jinja2
+import onnx
 import yaml
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
-from jstc.export.licences import licence_fields, licence_remark
+from jstc.core import files
+from jstc.errors import InputError
 
-__all__ = ["CardFacts", "labels_text", "model_card", "run_script"]
+__all__ = [
+    "CardFacts",
+    "decode_metadata",
+    "encode_metadata",
+    "labels_text",
+    "licence_fields",
+    "licence_remark",
+    "model_card",
+    "read_metadata",
+    "run_script",
+]
+
+# Anything else is plain text, also when it looks like a number.
+_JSON_KEYS = frozenset({"labels", "input_size", "mean", "std", "resize_side", "flops", "params", "accuracy"})
+
+
+def encode_metadata(values: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata as the strings that ONNX stores; keys whose value is None are left out.
+
+    Keys of an exported network: `labels` (names, in the order of the logits), `input_size` [C, H, W], `mean`
+    and `std` per input channel, `flops` and `params` by fvcore, `accuracy` (a fraction, test split),
+    `plan_hash`, `model`, `dataset`, `jstc_version`.
+    """
+    known = {key: value for key, value in values.items() if value is not None}
+    return {key: json.dumps(value) if key in _JSON_KEYS else str(value) for key, value in known.items()}
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of an ONNX file, decoded; empty for a file that carries none.
+
+    Raises `InputError` when the file is missing or is not ONNX.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except DecodeError:
+        raise InputError(f"{path} is not an ONNX file") from None
+    if not model.HasField("graph"):
+        raise InputError(f"{path} is not an ONNX file")
+    return decode_metadata({item.key: item.value for item in model.metadata_props})
+
+
+def decode_metadata(strings: Mapping[str, str]) -> dict[str, Any]:
+    """The values of metadata as ONNX stores them; another tool's stay text."""
+    return {key: _decode(key, value) for key, value in strings.items()}
+
+
+def _decode(key: str, text: str) -> Any:
+    if key not in _JSON_KEYS:
+        return text
+    try:
+        return files.parse_json(text, where=key)
+    except ValueError:  # another tool's metadata, in its own form
+        return text
+
+
+# The licence of an export as a model card states it.
+
+UNKNOWN = "unknown"
+# Identifiers that the Hugging Face Hub knows; any other licence is "other" there, with its name beside it.
+_KNOWN = {
+    "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
+    "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0",
+    "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "creativeml-openrail-m", "ecl-2.0",
+    "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "isc",
+    "lgpl", "lgpl-2.1", "lgpl-3.0", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by",
+    "ofl-1.1", "openrail", "openrail++", "osl-3.0", "pddl", "postgresql", "unlicense", "wtfpl", "zlib",
+    "unknown",
+}  # fmt: skip
+
+
+def licence_fields(licence: str) -> dict[str, str]:
+    """The fields of the card's front matter."""
+    if licence.lower() in _KNOWN:
+        return {"license": licence.lower()}
+    return {"license": "other", "license_name": licence}
+
+
+def licence_remark(licence: str) -> str:
+    """One sentence on what may be done with the files."""
+    if licence.lower() == UNKNOWN:
+        return (
+            "No licence was stated for these files (recipe key export.license): ask who gave them to you. "
+            "The licence of the training data applies besides."
+        )
+    return f"Licence of these files: {licence}. The licence of the training data applies besides."
+
+
+# The texts beside the files of an export: MODEL_CARD.md, labels.txt and run.py. No torch here.
 
 _MAX_LABELS = 20
 # What lines are split at, and what no file can hold: control characters, separators, halves of characters.

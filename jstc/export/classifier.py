@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jstc import ort
 from jstc.errors import InputError, StageError
-from jstc.export.metadata import decode_metadata
-from jstc.ort import Provider
+from jstc.export.card import decode_metadata
+from jstc.ort import sessions
+from jstc.ort.sessions import Provider
 
 __all__ = ["Answers", "Classifier", "Normalisation", "open_classifier", "require_fit"]
 
@@ -120,7 +120,7 @@ class Classifier:
             found = self.session.run(
                 [self.output_name], {self.input_name: feed.astype(self.dtype, copy=False)}
             )
-        except ort.ORT_ERRORS as error:
+        except sessions.ORT_ERRORS as error:
             reason = str(error).strip().splitlines()[0]
             raise StageError(f"onnxruntime cannot run {self.path} on these images: {reason}") from error
         if self.gives_classes:
@@ -136,7 +136,7 @@ def open_classifier(
 
     Raises `InputError` when it is none: it has one input, for images, and an output [N, classes].
     """
-    session = ort.open_session(path, provider=provider, threads=threads)
+    session = sessions.open_session(path, provider=provider, threads=threads)
     metadata = decode_metadata(session.get_modelmeta().custom_metadata_map)
     taken = _image_input(session, path)
     sizes = _sizes(taken)

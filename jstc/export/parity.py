@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from jstc.errors import ParityError, StageError
-from jstc.export.network import reference, run_reference
-from jstc.export.running import Runner
+from jstc.export.classifier import Classifier, open_classifier
+from jstc.export.preprocess import CLASSES, PROBABILITIES
+from jstc.export.write import Runner, padded, reference, run_reference
+from jstc.ort import sessions
 
-__all__ = ["Parity", "parity", "require"]
+__all__ = ["Parity", "parity", "parity_of_answers", "require"]
 
 _CHUNK = 32
 # Float32 sums in another order differ by less than this share of the largest logit: 3e-7 to 6e-7 were seen on
@@ -83,3 +87,42 @@ def _advice(result: Parity) -> str:
         "that is more than rounding: try another export.opset, and look for randomness or state "
         "in the network's forward in evaluation mode"
     )
+
+
+# Parity of a file with its preprocessing inside: the probabilities that it gives for the same images.
+
+_ANSWERS_CHUNK = 32
+
+
+def parity_of_answers(network: nn.Module, path: Path, images: Tensor) -> Parity:
+    """Compare the file, which gets the pixels, with `network`, which gets `images` [N, C, H, W], normalised.
+
+    `max_abs_diff` is that of the probabilities of the classes that the file answers with. Raises `StageError`
+    when it cannot run the images, or does not say how they are normalised.
+    """
+    duplicate, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
+    logits = run_reference(duplicate, images.to("cpu", torch.float32))
+    opened = open_classifier(path)
+    parts = zip(*_answers(opened, images.cpu()), strict=True)
+    classes, shares = (torch.from_numpy(np.concatenate(part)) for part in parts)
+    return Parity(
+        max_abs_diff=(logits.softmax(1).gather(1, classes) - shares).abs().max().item(),
+        top1_agreement=(logits.argmax(1) == classes[:, 0]).double().mean().item(),
+        images=len(images),
+        max_abs_logit=logits.abs().max().item(),
+    )
+
+
+def _answers(opened: Classifier, images: Tensor) -> Iterator[list[np.ndarray]]:
+    if opened.normalisation is None:
+        raise StageError(f"{opened.path.name} does not say how its images are normalised")
+    size = opened.batch or _ANSWERS_CHUNK
+    for chunk in torch.split(images, size):
+        filled = padded(chunk, size) if opened.batch else chunk
+        pixels = opened.normalisation.pixels(filled.numpy()).transpose(0, 2, 3, 1)
+        feed = {opened.input_name: np.ascontiguousarray(pixels)}
+        try:
+            found = opened.session.run([CLASSES, PROBABILITIES], feed)
+        except sessions.ORT_ERRORS as error:
+            raise StageError(f"onnxruntime cannot run {opened.path.name} on these images: {error}") from error
+        yield [part[: len(chunk)] for part in found]

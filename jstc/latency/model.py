@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels.operations import Executions
-from jstc.latency.grid import Grid, Widths, axes
-from jstc.latency.layers import Kernel, Layer, layers
-from jstc.latency.machine import Setting
+from jstc.core.progress import Progress
+from jstc.latency.kernels import Grid, Kernel, Layer, Widths, axes, layers
 from jstc.latency.table import Table, Times, from_document, to_document
-from jstc.progress import Progress
+from jstc.ort.machine import Setting
 
 __all__ = ["Calibration", "LatencyModel"]
 

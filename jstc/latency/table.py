@@ -12,12 +12,11 @@ from typing import Any
 import filelock
 import numpy as np
 
-from jstc import cache, files
-from jstc.latency.grid import Widths
-from jstc.latency.layers import Kernel
-from jstc.latency.machine import Setting
-from jstc.latency.timing import measure
-from jstc.progress import Progress, Silent
+from jstc.core import files
+from jstc.core.progress import Progress, Silent
+from jstc.latency.kernels import Kernel, Widths
+from jstc.latency.measure import measure
+from jstc.ort.machine import Setting
 
 __all__ = ["Setting", "Table", "Timer"]
 
@@ -44,7 +43,7 @@ class Table:
 
     def __init__(self, setting: Setting, *, timer: Timer | None = None, path: Path | None = None) -> None:
         self.setting, self._timer = setting, timer or self._measure
-        self.path = path or cache.folder() / "latency" / f"{_digest(setting)}.json"
+        self.path = path or files.folder() / "latency" / f"{_digest(setting)}.json"
         self.times: Times = _read(self.path, setting)
 
     def _measure(self, kernel: Kernel, points: Sequence[Widths]) -> list[float]:

@@ -16,8 +16,8 @@ from jstc.models.catalogue import (
     runs_user_code,
     task,
 )
-from jstc.models.consent import Consent
 from jstc.models.spec import ModelSpec, spec
+from jstc.models.user_code import Consent
 from jstc.models.weights import load_weights
 
 __all__ = [

@@ -7,12 +7,12 @@ from typing import Any
 
 import jinja2
 
-from jstc.report import figures
-from jstc.report.budgets import amount
-from jstc.report.headline import headline, title
-from jstc.report.tables import ideal_share, table
+from jstc.core import numbers
+from jstc.core.numbers import count, percent, points
+from jstc.report.notes import amount, headline, title
+from jstc.report.tables import ideal_share, sweep_table, table
 
-__all__ = ["environment", "markdown"]
+__all__ = ["environment", "markdown", "sweep_headline", "sweep_markdown"]
 
 # Longer lists are folded away behind a line that can be opened.
 _LONG = 24
@@ -52,7 +52,7 @@ def environment() -> jinja2.Environment:
     environment.filters["alt"] = _alt
     environment.globals["ideal_share"] = ideal_share
     for name in _FIGURES:
-        environment.filters[name] = getattr(figures, name)
+        environment.filters[name] = getattr(numbers, name)
     return environment
 
 
@@ -64,3 +64,34 @@ def _cell(value: object) -> str:
 def _alt(value: object) -> str:
     # Group names may hold any character; a bracket would end the text.
     return _cell(value).replace("[", "(").replace("]", ")")
+
+
+# The report of several budgets as Markdown.
+
+
+def sweep_markdown(summary: dict[str, Any]) -> str:
+    """The report of a `summary` as `build_sweep` gives it."""
+    header, rows = sweep_table(summary, wide=True)
+    template = environment().get_template("sweep.md.j2")
+    text = template.render(summary=summary, headline=sweep_headline(summary), header=header, rows=rows)
+    return text.strip() + "\n"
+
+
+def sweep_headline(summary: dict[str, Any]) -> str:
+    """What the largest and the smallest of the networks that are there reach."""
+    found = [row for row in summary["sweep"] if row["slim"]["accuracy"] is not None]
+    if not found:
+        return "There is no slim network yet."
+    texts = [_reached(row, summary) for row in (found if len(found) == 1 else (found[0], found[-1]))]
+    sentence = f"One search for all {len(summary['sweep'])} budgets: {'; '.join(texts)}."
+    target = summary["target"]["accuracy"]
+    if target is None:
+        return sentence
+    return f"{sentence} The target network, trained alone for as many epochs, reaches {percent(target)}."
+
+
+def _reached(row: dict[str, Any], summary: dict[str, Any]) -> str:
+    slim, target = row["slim"], summary["target"]
+    against = f" ({points(slim['accuracy'], target['accuracy'])})" if target["accuracy"] is not None else ""
+    counts = f"{count(slim['flops'])} of {count(target['flops'])} FLOPs"
+    return f"**{percent(slim['accuracy'])}** top-1{against} with {counts}"

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+import torch._dynamo.config as dynamo
 from torch import Tensor, nn
 
-from jstc import ranks
+from jstc.core import processes
 from jstc.errors import InputError
-from jstc.recipe import TrainSettings
+from jstc.recipe.schema import TrainSettings
 
-__all__ = ["as_input", "autocast", "autocast_dtype", "device", "has_fast_bfloat16", "place", "set_threads"]
+__all__ = [
+    "as_input",
+    "autocast",
+    "autocast_dtype",
+    "compiled",
+    "device",
+    "has_fast_bfloat16",
+    "place",
+    "require_compiler",
+    "set_threads",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,12 +47,12 @@ def device(name: str) -> torch.device:
 
 def _choose_gpu() -> None:
     """Of several processes on this machine each has a GPU of its own."""
-    if not ranks.several():
+    if not processes.several():
         return
-    number, count = ranks.local_rank(), torch.cuda.device_count()
+    number, count = processes.local_rank(), torch.cuda.device_count()
     if number >= count:
         raise InputError(
-            f"{ranks.local_world()} processes on a machine with {count} GPUs: each needs its own; start "
+            f"{processes.local_world()} processes on a machine with {count} GPUs: each needs its own; start "
             f"torchrun with --nproc-per-node={count}, or train with --device cpu"
         )
     torch.cuda.set_device(number)
@@ -95,3 +106,42 @@ def as_input(images: Tensor, *, channels_last: bool) -> Tensor:
     if channels_last and images.dim() == 4:
         return images.contiguous(memory_format=torch.channels_last)
     return images
+
+
+# Training through torch.compile, where a compiler works.
+
+_KEPT = 256
+"""Compilations of one forward that torch is to keep: by default 8, after which it calls what is not compiled.
+A search may have as many widths as rounds, and its finetune calls the same forward."""
+
+
+def compiled(network: nn.Module) -> Any:
+    """`network`, compiled at its first call for exactly the shapes that it meets; the parameters are shared.
+
+    Training batches all have one size, so that is one compilation, or two where accumulation divides them
+    unevenly.
+    """
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(dynamo, name, max(getattr(dynamo, name), _KEPT))
+    return torch.compile(network, dynamic=False)
+
+
+def require_compiler(where: torch.device, *, key: str) -> None:
+    """Compile something small on `where`, for the recipe key `key`.
+
+    Raises `InputError` when that does not work here.
+    """
+    try:
+        torch.compile(_double, dynamic=False)(torch.ones(8, device=where))
+    except Exception as error:  # whatever a missing compiler, a missing Triton or an unknown Python raises
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = lines[0] if lines else type(error).__name__
+        needed = "a C++ compiler" if where.type == "cpu" else "Triton and a C compiler"
+        raise InputError(
+            f"{key}: torch.compile does not work here ({told}); on {where.type} it "
+            f"needs {needed}: install that, or leave the key out"
+        ) from None
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return x * 2

@@ -8,19 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jstc import stopping
+from jstc.core import processes
+from jstc.core.progress import Progress
 from jstc.errors import DivergedError, RunDirectoryError, StageError
-from jstc.progress import Progress
-from jstc.train import checkpoint, distributed, health, replicas
-from jstc.train.batches import stream
-from jstc.train.checkpoints import Checkpoints
-from jstc.train.job import FitResult, Job
-from jstc.train.learner import Learner
-from jstc.train.loop import StepOptions, TrainFigures, step_options, train_steps
-from jstc.train.scalars import open_history
+from jstc.train import checkpoint, collectives, ddp, monitor
+from jstc.train.checkpoint import Checkpoints
+from jstc.train.job import FitResult, Job, Learner
+from jstc.train.loop import StepOptions, TrainFigures, step_options, stream, train_steps
+from jstc.train.metrics import Tally, open_history
+from jstc.train.monitor import Watch
 from jstc.train.schedule import Schedule
-from jstc.train.tally import Tally
-from jstc.train.watch import Watch
 
 __all__ = ["FitResult", "Job", "fit"]
 
@@ -36,7 +33,7 @@ def fit(job: Job, *, directory: Path, progress: Progress, stage: str) -> FitResu
     """
     if job.epochs < 1:
         raise StageError(f"{stage}: no steps are left of {job.schedule.total}: the schedule has ended")
-    with stopping.granting():
+    with processes.granting():
         training = _Training(job, directory, progress)
         progress.start(stage, job.epochs, "epoch")
         while training.state.epoch < job.epochs:
@@ -73,7 +70,7 @@ class _Training:
         self.learner = Learner.new(job.module, job.settings, state=job.optimizer, ema_decay=job.ema_decay)
         self.state = _State()
         self._history = open_history(
-            directory, index="epoch", tensorboard=job.tensorboard and distributed.is_first()
+            directory, index="epoch", tensorboard=job.tensorboard and collectives.is_first()
         )
         self._saved = Checkpoints(
             directory / "checkpoint.safetensors",
@@ -93,15 +90,15 @@ class _Training:
         try:
             figures = self._train()
             network = self.job.module.state_dict()
-            replicas.require_equal(network, f"the network after epoch {self.state.epoch + 1}")
-            health.require_finite(self.job.module, step=self._end, schedule=self._schedule)
+            ddp.require_equal(network, f"the network after epoch {self.state.epoch + 1}")
+            monitor.require_finite(self.job.module, step=self._end, schedule=self._schedule)
         except DivergedError as error:
             self._roll_back(error)
             return
         self.state.seconds += self._spent()
         self.state.add(figures)
         self._keep()
-        distributed.decided(self._write)
+        collectives.decided(self._write)
         self._watch.at_rest()
 
     def figures(self) -> dict[str, float]:
@@ -110,10 +107,10 @@ class _Training:
 
     def finish(self) -> None:
         """All epochs are over."""
-        if distributed.is_first():
+        if collectives.is_first():
             self._saved.drop_older()
         self.learner.finish()
-        replicas.synchronise(self.job.module)
+        ddp.synchronise(self.job.module)
 
     def result(self) -> FitResult:
         """What it took."""
@@ -135,7 +132,7 @@ class _Training:
 
     @property
     def _schedule(self) -> Schedule:
-        return health.lowered(self.job.schedule, self.job.settings, self.state.rollbacks)
+        return monitor.lowered(self.job.schedule, self.job.settings, self.state.rollbacks)
 
     def _train(self) -> TrainFigures:
         job, first = self.job, self.job.epoch_start(self.state.epoch)
@@ -151,7 +148,7 @@ class _Training:
             count=self._end - at,
             augment=job.augment,
         )
-        with replicas.averaging(job.network, sync_batchnorm=job.settings.sync_batchnorm) as network:
+        with ddp.averaging(job.network, sync_batchnorm=job.settings.sync_batchnorm) as network:
             return train_steps(
                 network,
                 batches,
@@ -169,7 +166,7 @@ class _Training:
         self.state.rollbacks += 1
         self.state.seconds += self._spent()
         to = f"the start of epoch {self.state.epoch + 1}"
-        self.progress.message(health.rolled_back(error, self.job.settings, self.state.rollbacks, to=to))
+        self.progress.message(monitor.rolled_back(error, self.job.settings, self.state.rollbacks, to=to))
         self.learner.restore(*self._good)
         self._middle = None
 
@@ -189,7 +186,7 @@ class _Training:
     def _save_in_the_middle(self) -> None:
         """The state as it is now, and with it the one at the start of the epoch."""
         sums = self._tally.to_dict()
-        distributed.decided(lambda: self._write_middle(sums))
+        collectives.decided(lambda: self._write_middle(sums))
 
     def _write_middle(self, sums: Mapping[str, Any]) -> None:
         start, start_document = self._good
@@ -204,8 +201,8 @@ class _Training:
         self._saved.save({**self.learner.tensors(), **checkpoint.join(start=start)}, meta)
 
     def _resume(self) -> None:
-        saved = distributed.from_first(self._saved.load)
-        distributed.copy_from_first(self.learner.tensors().values())
+        saved = collectives.from_first(self._saved.load)
+        collectives.copy_from_first(self.learner.tensors().values())
         tensors, meta = ({}, {}) if saved is None else saved
         if saved is not None:
             self.state = _State(**meta["state"])
@@ -214,7 +211,7 @@ class _Training:
         if "middle" in meta:
             self._good = checkpoint.part(tensors, "start"), meta["start"]
             self._middle = meta["middle"]
-        if distributed.is_first():
+        if collectives.is_first():
             self._history.truncate(self.state.epoch)
 
     def _check(self, meta: Mapping[str, Any], path: Path) -> None:

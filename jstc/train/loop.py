@@ -7,32 +7,38 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jstc.core.progress import Progress
 from jstc.errors import DivergedError
-from jstc.recipe import TrainSettings
-from jstc.train import distributed, gradients, memory, seeds
-from jstc.train.average import Average
+from jstc.recipe.schema import TrainSettings
+from jstc.train import collectives, one_step, seeds
 from jstc.train.device import as_input, autocast, autocast_dtype
-from jstc.train.loss import Criterion, Teacher, distillation, logits
-from jstc.train.mixing import Mixing
-from jstc.train.optim import set_learning_rate
+from jstc.train.metrics import Tally
+from jstc.train.one_step import Criterion, Mixing, Teacher, distillation, logits
+from jstc.train.optim import Average, set_learning_rate
 from jstc.train.schedule import Schedule
-from jstc.train.tally import Tally
+
+if TYPE_CHECKING:
+    from jstc.data import Split
 
 __all__ = [
     "Figures",
     "StepOptions",
     "Teacher",
     "TrainFigures",
+    "counted",
     "distillation",
     "evaluate",
     "evaluating",
     "logits",
     "step_options",
+    "stream",
     "train_steps",
 ]
 
@@ -133,10 +139,10 @@ def train_steps(
         for step, batch in zip(itertools.count(first_step), batches, strict=False):
             set_learning_rate(optimizer, schedule.at(step))
             images, labels = _mixed(batch, step, options)
-            seeds.set_global(options.seed, "step", step, *distributed.own_seed())
+            seeds.set_global(options.seed, "step", step, *collectives.own_seed())
             optimizer.zero_grad(set_to_none=True)
             sums.add(*_gradients(network, images, labels, options))
-            gradients.step(optimizer, clip_norm=options.clip_norm, scaler=options.scaler)
+            one_step.step(optimizer, clip_norm=options.clip_norm, scaler=options.scaler)
             if options.average is not None:
                 options.average.update()
             sums.passed()
@@ -157,16 +163,16 @@ def _gradients(
     number = len(labels)
     criterion, parts = options.criterion, options.accumulate
     work = partial(
-        gradients.accumulate,
+        one_step.accumulate,
         network,
         images,
         labels,
         criterion=criterion,
         parts=parts,
         scaler=options.scaler,
-        weight=distributed.share(number, whole=options.images or number * distributed.world()),
+        weight=collectives.share(number, whole=options.images or number * collectives.world()),
     )
-    loss, scores = memory.explained(work, network, images, criterion, parts)
+    loss, scores = one_step.explained(work, network, images, criterion, parts)
     return loss, scores, labels if labels.dim() == 1 else labels.argmax(dim=1)
 
 
@@ -208,3 +214,37 @@ def evaluate(
             sums.add(F.cross_entropy(scores, labels), scores, labels)
     loss, accuracy, seen = sums.means()
     return Figures(accuracy, loss, seen)
+
+
+# Batches in sequence: endless ones for training, addressed by index; all of a split, counted.
+
+
+def stream(
+    split: Split, batch_size: int, *, seed: int, start: int, count: int, augment: bool = True
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches `start` to `start + count` of epoch after shuffled epoch of `split`.
+
+    Of several processes at work together each gets its part of every batch. A pure function of its
+    arguments: whoever stopped after batch k continues at `start=k`, and rounds
+    shorter or longer than an epoch still see every image equally often.
+    """
+    epoch, offset = divmod(start, split.steps(batch_size))
+    while count > 0:
+        batches = split.shuffled(
+            batch_size, seed=seed, epoch=epoch, start=offset, augment=augment, part=collectives.part()
+        )
+        for batch in islice(batches, count):
+            count -= 1
+            yield batch
+        epoch, offset = epoch + 1, 0
+
+
+def counted(
+    split: Split, batch_size: int, *, progress: Progress, stage: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All of `split` in order, shown as progress of `stage`: scoring a large test split takes minutes."""
+    progress.start(stage, -(-split.num_images // batch_size), "test batch")
+    for done, batch in enumerate(split.ordered(batch_size, part=collectives.part()), start=1):
+        yield batch
+        progress.update(done)
+    progress.finish()

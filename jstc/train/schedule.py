@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from jstc.recipe import Recipe
+from jstc.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from jstc.data import Dataset

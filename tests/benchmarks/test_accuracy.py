@@ -17,8 +17,8 @@ from accuracy_settings import CASES, METHODS, Job, Settings
 from accuracy_work import Work, initialise
 
 from jstc.errors import InputError, RecipeError, StageError
-from jstc.recipe import GIVEN_WEIGHTS
-from jstc.search.space import Space
+from jstc.jst.space import Space
+from jstc.recipe.schema import GIVEN_WEIGHTS
 from jstc.train import schedule as schedules
 
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")

@@ -14,7 +14,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from jstc.channels import analyse  # noqa: E402
-from jstc.pipeline.counting import count  # noqa: E402
+from jstc.runs.stages.train import count  # noqa: E402
 
 
 class Chain(nn.Module):

@@ -19,7 +19,7 @@ tables = pytest.importorskip("throughput_tables", exc_type=ImportError)
 throughput = pytest.importorskip("throughput", exc_type=ImportError)
 child = pytest.importorskip("throughput_child", exc_type=ImportError)
 
-from jstc.recipe_file import from_flags  # noqa: E402
+from jstc.recipe.loading import from_flags  # noqa: E402
 
 BENCHMARKS = Path(throughput.__file__).parent
 NETWORK = """

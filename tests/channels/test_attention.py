@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from jstc.channels import analyse
-from jstc.channels.attention import adapt
-from jstc.channels.slicing import rebuild
+from jstc.channels.cutting.attention import adapt
+from jstc.channels.cutting.slicing import rebuild
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import jstc
 from jstc.channels import analyse, rule
-from jstc.channels.labels import named_tensors
+from jstc.channels.trace.ids import named_tensors
 from jstc.errors import ChannelError
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from jstc import models
-from jstc.channels.copying import copied
+from jstc.channels.cutting.slicing import copied
 
 
 class Block(nn.Module):

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from jstc import models
 from jstc.channels import Cost, analyse
-from jstc.channels.gates import fold
-from jstc.pipeline.counting import count
+from jstc.channels.cutting.channel_gates import fold
 from jstc.plan import Plan
+from jstc.runs.stages.train import count
 
 
 def small(toy):

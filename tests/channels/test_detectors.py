@@ -9,7 +9,7 @@ import torch
 
 from jstc import models
 from jstc.channels import analyse
-from jstc.pipeline.counting import count
+from jstc.runs.stages.train import count
 
 SEGMENTATION = ["fcn_resnet50", "deeplabv3_resnet50", "lraspp_mobilenet_v3_large"]
 DETECTION = [

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from jstc.channels import analyse
-from jstc.channels.labels import named_tensors
+from jstc.channels.trace.ids import named_tensors
 from jstc.errors import ChannelError
 
 

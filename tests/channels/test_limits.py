@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jstc import recipe_file
+from jstc.channels.budget import Limits, quantum_for
 from jstc.channels.groups import Group
-from jstc.channels.limits import Limits, quantum_for
 from jstc.errors import RecipeError
-from jstc.recipe import ChannelSettings, GroupSettings
+from jstc.recipe import loading
+from jstc.recipe.schema import ChannelSettings, GroupSettings
 
 GROUPS = (
     Group("conv1", 16, 0, ("conv1", "bn1", "layer1.0.conv2")),
@@ -58,7 +58,7 @@ def test_no_group_is_asked_for_more_than_it_has():
 
 
 def test_the_settings_for_all_are_those_of_a_recipe():
-    settings = recipe_file.from_flags(
+    settings = loading.from_flags(
         {"model": "m", "dataset": "d", "flops": "0.5"},
         ["channels.min_width=3", "channels.round_to=4", "channels.groups.layer2.*.round_to=auto"],
     ).channels

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jstc.channels.labels import Call
-from jstc.channels.meta_shapes import infer
+from jstc.channels.trace.ids import Call
+from jstc.channels.trace.meta_shapes import infer
 
 aten = torch.ops.aten
 zeros = torch.zeros

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jstc.channels import fold
-from jstc.channels.labels import named_tensors
-from jstc.pipeline.counting import count
+from jstc.channels.trace.ids import named_tensors
+from jstc.runs.stages.train import count
 
 CIFAR = ["cifar/resnet20", "cifar/resnet32", "cifar/resnet56", "cifar/resnet110", "cifar/vgg16_bn"]
 NETWORKS = [

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from jstc.channels import analyse
-from jstc.channels.attention import adapt
+from jstc.channels.cutting.attention import adapt
 from jstc.errors import InputError
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import jstc
-from jstc.channels.labels import named_tensors
+from jstc.channels.trace.ids import named_tensors
 from jstc.errors import InputError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jstc.channels import patterns
+from jstc.channels import groups
 from jstc.errors import InputError
 
 PARAMETERS = ("class_token", "stem.weight", "layer4.0.conv1.weight", "layer4.1.conv1.weight", "fc.weight")
@@ -25,12 +25,12 @@ PARAMETERS = ("class_token", "stem.weight", "layer4.0.conv1.weight", "layer4.1.c
     ],
 )
 def test_a_pattern_stands_for_modules_and_all_inside_them(name, pattern, expected):
-    assert patterns.matches(name, pattern) is expected
+    assert groups.matches(name, pattern) is expected
 
 
 def test_a_parameter_of_the_network_itself_goes_by_its_own_name():
-    assert [patterns.layer_of(name) for name in PARAMETERS[:2]] == ["class_token", "stem"]
-    patterns.require_matches(["class_token", "layer4", "f*"], PARAMETERS)
+    assert [groups.layer_of(name) for name in PARAMETERS[:2]] == ["class_token", "stem"]
+    groups.require_matches(["class_token", "layer4", "f*"], PARAMETERS)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_a_parameter_of_the_network_itself_goes_by_its_own_name():
 )
 def test_near_names_are_modules_too(pattern, near):
     with pytest.raises(InputError) as caught:
-        patterns.require_matches(["fc", pattern], PARAMETERS)
+        groups.require_matches(["fc", pattern], PARAMETERS)
     text = f"ignore: '{pattern}' matches no module with weights; names there are such as {near}"
     assert str(caught.value).startswith(text)

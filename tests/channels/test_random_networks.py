@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from jstc.channels import ChannelMap, analyse
-from jstc.channels.labels import named_tensors
-from jstc.pipeline.counting import count
+from jstc.channels.trace.ids import named_tensors
 from jstc.plan import Plan
+from jstc.runs.stages.train import count
 
 
 def _neighbour(name: str) -> Any:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jstc.channels.labels import named_tensors
-from jstc.channels.slicing import rebuild, take_tensors
+from jstc.channels.cutting.slicing import rebuild, take_tensors
+from jstc.channels.trace.ids import named_tensors
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 

@@ -189,7 +189,7 @@ def test_outside_of_actions_nothing_is_annotated(jstc_command, base, worse):
 
 
 def test_help_names_the_defaults(jstc_command):
-    from jstc.compare.limits import DEFAULTS
+    from jstc.gate.gates import DEFAULTS
 
     text = jstc_command("compare", "--help").out
     assert all(f"{100 * limit.amount:g}" in text for limit in DEFAULTS.values())

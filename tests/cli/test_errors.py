@@ -8,7 +8,7 @@ from collections import namedtuple
 import pytest
 
 from jstc.errors import GateError, Interrupted, StageError
-from jstc.pipeline import chain
+from jstc.runs import commands
 
 DIGITS = ["search", "resnet20", "--dataset", "digits", "--flops", "0.5", "--device", "cpu"]
 Usage = namedtuple("Usage", "total used free")
@@ -176,7 +176,7 @@ def test_exit_codes(jstc_command, monkeypatch, error, code, message):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(chain, "run", fail)
+    monkeypatch.setattr(commands, "run", fail)
     called = jstc_command(*DIGITS)
     assert called.code == code
     assert message in called.err

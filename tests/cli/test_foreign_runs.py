@@ -45,10 +45,10 @@ def searched(jstc_command, tmp_path):
 @pytest.fixture
 def stranger(monkeypatch, tmp_path):
     """From here on this is another user's machine."""
-    from jstc.models import own_code
+    from jstc.models import user_code
 
     def become():
-        monkeypatch.setattr(own_code, "_remembered", set())
+        monkeypatch.setattr(user_code, "_remembered", set())
         monkeypatch.setenv("JSTC_CACHE", str(tmp_path / "strangers-cache"))
 
     return become
@@ -92,7 +92,7 @@ def test_a_slim_network_that_names_other_code_than_the_recipe_does_not_run_it(
 
 
 def _put_on_record(run, stage, name):
-    from jstc import files
+    from jstc.core import files
 
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["stages"][stage]["artifacts"][name] = files.sha256(run / name)

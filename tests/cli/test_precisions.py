@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jstc.cli.precisions import told_apart
+from jstc.cli.export import told_apart
 from jstc.errors import InputError, UnknownNameError
 
 

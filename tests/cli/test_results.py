@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from jstc import files, recipe_file
+from jstc.core import files
 from jstc.errors import GateError
-from jstc.pipeline import emitting, exporting, preflight, training
-from jstc.pipeline.run_directory import RunDirectory, read_recipe
 from jstc.plan import Plan
+from jstc.recipe import loading
+from jstc.runs import preflight
+from jstc.runs.directory import RunDirectory, read_recipe
+from jstc.runs.stages import export, slim, train
 
-RECIPE = recipe_file.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5"})
+RECIPE = loading.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5"})
 STAGES = ["search", "finetune", "slim", "export", "bench", "report"]
 ROW = {"provider": "cpu", "bytes": 9, "p95_ms": 2.5, "images_per_second": 1.0, "ratio_low": 1.0,
        "ratio_high": 2.0, "runs": 10}  # fmt: skip
@@ -167,8 +169,8 @@ def test_a_stage_whose_predecessor_is_missing_runs_that_first(jstc_command, run,
         for stage in STAGES[1:]:
             opened.reset(stage)
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
-    monkeypatch.setattr(training, "finetune", lambda context: RESULTS["finetune"])
-    monkeypatch.setattr(emitting, "slim", lambda context: RESULTS["slim"])
+    monkeypatch.setattr(train, "finetune", lambda context: RESULTS["finetune"])
+    monkeypatch.setattr(slim, "slim", lambda context: RESULTS["slim"])
     called = jstc_command("slim", run, option)
     assert (called.code, called.err) == (0, said.format(run=run))
     shown = json.loads(called.out)["stage"] if option == "--json" else called.out.split()[0]
@@ -271,7 +273,7 @@ def test_precisions_given_later_are_in_the_recipe_and_make_the_later_stages_pend
     jstc_command, run, monkeypatch
 ):
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
-    monkeypatch.setattr(exporting, "export", lambda context: RESULTS["export"])
+    monkeypatch.setattr(export, "export", lambda context: RESULTS["export"])
     called = jstc_command("export", "--precision", "int8", "fp32", run, "--max-accuracy-drop", 2, "--quiet")
     assert (called.code, called.err) == (0, "")
     settings = read_recipe(run).export
@@ -287,7 +289,7 @@ def test_a_gate_that_says_no_is_exit_code_3(jstc_command, run, monkeypatch):
         raise GateError("model.int8.onnx loses 2.00 percentage points")
 
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
-    monkeypatch.setattr(exporting, "export", refuse)
+    monkeypatch.setattr(export, "export", refuse)
     called = jstc_command("export", run, "--precision", "int8", "--quiet")
     assert (called.code, called.out) == (3, "")
     assert called.err == "error: model.int8.onnx loses 2.00 percentage points\n"

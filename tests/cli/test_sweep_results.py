@@ -7,13 +7,14 @@ import re
 
 import pytest
 
-from jstc import files, recipe_file
-from jstc.pipeline import preflight
-from jstc.pipeline.run_directory import RunDirectory
+from jstc.core import files
 from jstc.plan import Plan
+from jstc.recipe import loading
+from jstc.runs import preflight
+from jstc.runs.directory import RunDirectory
 
 LABELS = ["flops0.7", "flops0.5"]
-RECIPE = recipe_file.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.7,0.5"})
+RECIPE = loading.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.7,0.5"})
 ROW = {"provider": "cpu", "bytes": 9, "p95_ms": 2.5, "images_per_second": 1.0, "ratio_low": 1.0,
        "ratio_high": 2.0, "runs": 10}  # fmt: skip
 ROWS = [

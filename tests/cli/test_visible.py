@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from jstc.cli import printing
-from jstc.cli.visible import in_json, visible
+from jstc.cli import console
+from jstc.cli.exit_codes import in_json, visible
 
 HOSTILE = "a\x1b[2J\x07\x9b5m\u202eb\rc\ud800\x7f"
 
@@ -22,9 +22,7 @@ def test_json_stays_json():
     assert printed.isprintable() and json.loads(printed) == {"name": HOSTILE}
 
 
-@pytest.mark.parametrize(
-    "show", [printing.text, printing.note, lambda text: printing.table([text], [[text]])]
-)
+@pytest.mark.parametrize("show", [console.text, console.note, lambda text: console.table([text], [[text]])])
 def test_everything_that_is_printed_is_safe(show, capsys):
     show(f"[bold]{HOSTILE}[/x]")
     printed = "".join(capsys.readouterr())

@@ -8,11 +8,11 @@ import pytest
 
 import jstc.data
 from jstc.errors import DataError, UnknownNameError
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 
 def test_the_catalogue_lists_every_dataset() -> None:
-    entries = {entry.name: entry for entry in jstc.data.catalogue()}
+    entries = {entry.name: entry for entry in jstc.data.datasets()}
     assert list(entries) == [
         "digits",
         "cifar10",

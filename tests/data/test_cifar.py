@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import cifar
+from jstc.core.torchvision_import import import_torchvision
+from jstc.data.sources import cifar
 from jstc.errors import DataError
-from jstc.recipe import InputSettings
-from jstc.torchvision_import import import_torchvision
+from jstc.recipe.schema import InputSettings
 
 CPU = torch.device("cpu")
 FILES = {"cifar10": ["data_batch_1", "test_batch"], "cifar100": ["train", "test"]}

@@ -12,11 +12,11 @@ from PIL import Image
 
 import jstc.data
 from jstc.data import Dataset, Part
-from jstc.data.corrupt import CorruptImages, corrupt_file
-from jstc.data.images import UnreadableImageError, open_bytes, open_file
+from jstc.data.base import CorruptImages, corrupt_file
+from jstc.data.decoding import UnreadableImageError, open_bytes, open_file
 from jstc.errors import DataError
-from jstc.pipeline.workspace import Workspace
-from jstc.recipe import InputSettings, Recipe
+from jstc.recipe.schema import InputSettings, Recipe
+from jstc.runs.workspace import Workspace
 
 CPU = torch.device("cpu")
 Make = Callable[..., Path]

@@ -4,8 +4,8 @@ import torch
 
 import jstc.data
 from jstc.data import Dataset
-from jstc.data.memory import MemorySplit
-from jstc.recipe import InputSettings
+from jstc.data.in_memory import MemorySplit
+from jstc.recipe.schema import InputSettings
 
 CPU = torch.device("cpu")
 

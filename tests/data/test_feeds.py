@@ -15,9 +15,9 @@ import torch
 
 import jstc.data
 from jstc.data import Dataset, decoding
-from jstc.data.feeds import Feeds, Place
+from jstc.data.loader import Feeds, Place
 from jstc.errors import StageError
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 Make = Callable[..., Path]
 
@@ -144,7 +144,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_message(
 @pytest.mark.slow
 def test_a_process_with_a_paused_loader_ends_quietly(make_tree: Make) -> None:
     code = (
-        "import jstc.data, torch, pathlib\nfrom jstc.recipe import InputSettings\n"
+        "import jstc.data, torch, pathlib\nfrom jstc.recipe.schema import InputSettings\n"
         f"root = pathlib.Path({str(make_tree())!r})\n"
         "data = jstc.data.load('imagefolder', root=root, settings=InputSettings(image_size=16, workers=1),"
         " seed=0, device=torch.device('cpu'))\n"

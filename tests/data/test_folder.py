@@ -12,7 +12,7 @@ from PIL import Image
 import jstc.data
 from jstc.data import Dataset
 from jstc.errors import DataError
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 CPU = torch.device("cpu")
 Make = Callable[..., Path]

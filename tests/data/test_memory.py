@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from jstc.data.info import DataInfo
-from jstc.data.memory import Augmentation, MemorySplit
+from jstc.data.base import DataInfo
+from jstc.data.in_memory import Augmentation, MemorySplit
 
 INFO = DataInfo("test", ("a", "b"), 3, 8, 8, (0.5, 0.25, 0.0), (0.5, 0.5, 1.0))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pickle
 
-from jstc.data.names import Names
+from jstc.data.base import Names
 
 
 def test_names_come_back_whatever_their_length() -> None:

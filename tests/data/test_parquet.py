@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import Dataset, parquet
-from jstc.data.corrupt import CorruptImages
+from jstc.data import Dataset
+from jstc.data.base import CorruptImages
+from jstc.data.in_memory import MemorySplit
 from jstc.data.loader import LoaderSplit
-from jstc.data.memory import MemorySplit
+from jstc.data.sources import parquet
 from jstc.errors import DataError
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 Make = Callable[..., Path]
 

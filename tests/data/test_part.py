@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import jstc.data
+from jstc.api import GivenSplit
 from jstc.data import Part, Split
-from jstc.data.info import DataInfo
-from jstc.data.memory import Augmentation, MemorySplit
+from jstc.data.base import DataInfo
+from jstc.data.in_memory import Augmentation, MemorySplit
 from jstc.errors import DataError
-from jstc.pipeline.given_data import GivenSplit
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 CPU = torch.device("cpu")
 COUNT, BATCH = 11, 6

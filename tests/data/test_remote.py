@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jstc.data import remote, shards
+from jstc.data.sources import remote, shards
 from jstc.errors import DataError
 
 DATA = bytes(range(256)) * 40

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import jstc.data
 from jstc.data import Dataset, Part
-from jstc.data.info import DataInfo
-from jstc.data.memory import Augmentation, MemorySplit
+from jstc.data.base import DataInfo
+from jstc.data.in_memory import Augmentation, MemorySplit
 from jstc.data.transforms import for_training, policy
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 Make = Callable[..., Path]
 INFO = DataInfo("test", ("a", "b"), 3, 8, 8, (0.5, 0.25, 0.0), (0.5, 0.5, 1.0))

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import Dataset, shard_index, webdataset
+from jstc.data import Dataset
+from jstc.data.sources import shards, webdataset
 from jstc.errors import DataError
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 Make = Callable[..., Path]
 MakePng = Callable[..., bytes]
@@ -135,7 +136,7 @@ def test_a_shard_is_read_through_once(make_shards: Make, monkeypatch: pytest.Mon
     kept = sorted((root.parent / "kept" / "indices").glob("*.npz"))
     assert len(kept) == 3
     with monkeypatch.context() as patch:
-        patch.setattr(shard_index, "_made", lambda path: pytest.fail(f"{path} was read again"))
+        patch.setattr(shards, "_made", lambda path: pytest.fail(f"{path} was read again"))
         assert _numbers(_load(root, say=said.append)) == first
     assert len(said) == 1
     for path in kept:

@@ -15,25 +15,24 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from jstc import ranks
 from jstc.channels import analyse
-from jstc.data.info import DataInfo
-from jstc.data.memory import dataset_in_memory
+from jstc.core import processes
+from jstc.core.progress import Silent
+from jstc.data.base import DataInfo
+from jstc.data.in_memory import dataset_in_memory
 from jstc.errors import StageError
-from jstc.progress import Silent
-from jstc.recipe import TrainSettings
-from jstc.search.round import Work, judge, train_round
-from jstc.search.updater import Target, cut
-from jstc.train import distributed, optim, replicas, seeds
-from jstc.train.batches import counted, stream
-from jstc.train.loop import evaluate, step_options, train_steps
+from jstc.jst.round import Work, judge, train_round
+from jstc.jst.subnetwork import Target, cut
+from jstc.recipe.schema import TrainSettings
+from jstc.train import collectives, ddp, handover, optim, seeds
+from jstc.train.loop import counted, evaluate, step_options, stream, train_steps
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")
 
 
 def _helpers():
-    path = Path(__file__).parents[1] / "search" / "conftest.py"
+    path = Path(__file__).parents[1] / "jst" / "conftest.py"
     spec = importlib.util.spec_from_file_location("search_helpers", path)
     module = sys.modules["search_helpers"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -75,7 +74,7 @@ def steps(number, batch_size, count=4, **settings):
     optimizer = optim.make(dict(network.named_parameters()), chosen)
     options = step_options(chosen, CPU, seed=3, images=split.num_images)
     losses = []
-    with replicas.averaging(network) as called:
+    with ddp.averaging(network) as called:
         for step in range(count):
             batches = stream(split, batch_size, seed=5, start=step, count=1)
             figures = train_steps(
@@ -83,7 +82,7 @@ def steps(number, batch_size, count=4, **settings):
                 options=options,
             )  # fmt: skip
             losses.append(figures.loss)
-    replicas.require_equal(network.state_dict(), "the network")
+    ddp.require_equal(network.state_dict(), "the network")
     return {"losses": losses, "images": figures.images, "weights": network.second.weight.flatten().tolist()}
 
 
@@ -121,7 +120,7 @@ def search(directory):
     helpers = _helpers()
     changes = {"search.rounds": 3, "search.coarse_share": 0.4, "search.steps_per_round": 2}
     changes |= {"finetune.epochs": 1, "finetune.teacher": "target", "checkpoint.every_steps": 1}
-    own = directory if distributed.is_first() else Path(tempfile.mkdtemp()) / "nothing"
+    own = directory if collectives.is_first() else Path(tempfile.mkdtemp()) / "nothing"
     run = helpers.tiny_search(own / "search", changes)
     run_again = helpers.tiny_search(own / "search", changes)
     target = helpers.tiny_network()
@@ -131,7 +130,7 @@ def search(directory):
     return {
         "plan": run.plan.hash,
         "again": run_again.plan.hash,
-        "target": distributed.fingerprint([*run.target.parameters(), *run.target.buffers()]),
+        "target": collectives.fingerprint([*run.target.parameters(), *run.target.buffers()]),
         "wrote": own.exists(),
     }
 
@@ -139,11 +138,10 @@ def search(directory):
 def finetuned_accuracy(directory):
     """Of the network that `search` finetuned: as it was written, and as one process finds it."""
     from jstc.plan import Plan
-    from jstc.train import subnetwork
 
     helpers = _helpers()
     plan = Plan.load(directory / "finetune" / "plan.json")
-    saved = subnetwork.load(directory / "finetune" / "subnetwork.safetensors", plan=plan)
+    saved = handover.load_subnetwork(directory / "finetune" / "subnetwork.safetensors", plan=plan)
     target = helpers.tiny_network()
     channels = analyse(target, torch.zeros(1, 2, 8, 8))
     gated = channels.gated(channels.slice(target, plan), plan)
@@ -155,18 +153,18 @@ def finetuned_accuracy(directory):
 
 def talk():
     """What the processes tell each other."""
-    mine = torch.full((3,), float(distributed.rank()))
-    strided = torch.full((2, 3), distributed.rank(), dtype=torch.int64).t()
-    distributed.copy_from_first([mine, strided])
-    loaded = distributed.from_first(lambda: ({"a": torch.arange(3.0), "b": torch.ones(())}, {"x": 1}))
+    mine = torch.full((3,), float(collectives.rank()))
+    strided = torch.full((2, 3), collectives.rank(), dtype=torch.int64).t()
+    collectives.copy_from_first([mine, strided])
+    loaded = collectives.from_first(lambda: ({"a": torch.arange(3.0), "b": torch.ones(())}, {"x": 1}))
     return {
-        "decided": distributed.decided(lambda: {"rank": distributed.rank()}),
-        "sums": distributed.sums([0.1, 1.0 + distributed.rank()]),
+        "decided": collectives.decided(lambda: {"rank": collectives.rank()}),
+        "sums": collectives.sums([0.1, 1.0 + collectives.rank()]),
         "copied": [mine.tolist(), strided.tolist()],
         "loaded": [{name: tensor.tolist() for name, tensor in loaded[0].items()}, loaded[1]],
-        "nothing": distributed.from_first(lambda: None),
-        "part": list(distributed.part()),
-        "seed": list(distributed.own_seed()),
+        "nothing": collectives.from_first(lambda: None),
+        "part": list(collectives.part()),
+        "seed": list(collectives.own_seed()),
     }
 
 
@@ -185,14 +183,14 @@ def differences():
     def fail():
         raise StageError("no such file")
 
-    same = _complaint(lambda: replicas.require_equal(network.state_dict(), "the network"))
+    same = _complaint(lambda: ddp.require_equal(network.state_dict(), "the network"))
     with torch.no_grad():
-        network.fc.weight[0, 0] += 1e-6 * distributed.rank()
+        network.fc.weight[0, 0] += 1e-6 * collectives.rank()
     return {
         "same": same,
-        "other": _complaint(lambda: replicas.require_equal(network.state_dict(), "the network")),
-        "decided": _complaint(lambda: distributed.decided(fail)),
-        "plan": _complaint(lambda: distributed.require_same(f"plan {distributed.rank()}", "the plan")),
+        "other": _complaint(lambda: ddp.require_equal(network.state_dict(), "the network")),
+        "decided": _complaint(lambda: collectives.decided(fail)),
+        "plan": _complaint(lambda: collectives.require_same(f"plan {collectives.rank()}", "the plan")),
     }
 
 
@@ -216,8 +214,8 @@ def _outcome(check):
 
 
 if __name__ == "__main__":
-    distributed.start(CPU)
-    with distributed.together():
+    collectives.start(CPU)
+    with collectives.together():
         outcomes = {name: _outcome(check) for name, check in CHECKS.items()}
-    distributed.shut_down()
-    (Path(sys.argv[1]) / f"{ranks.rank()}.json").write_text(json.dumps(outcomes))
+    collectives.shut_down()
+    (Path(sys.argv[1]) / f"{processes.rank()}.json").write_text(json.dumps(outcomes))

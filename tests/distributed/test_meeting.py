@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from jstc.errors import StageError
-from jstc.train.meeting import meet
+from jstc.train.process_group import meet
 
 
 class Store:

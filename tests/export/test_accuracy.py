@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from jstc import export
 from jstc.errors import InputError
-from jstc.export.accuracy import score, wilson
 from jstc.export.classifier import open_classifier
+from jstc.export.scoring import score, wilson
 
 
 def test_every_image_counts_once(network: nn.Module, onnx_path: Path, images: Tensor) -> None:

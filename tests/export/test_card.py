@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from jstc.export import card
-from jstc.export.card import CardFacts
-from jstc.export.licences import licence_fields
+from jstc.export.card import CardFacts, licence_fields
 
 METADATA = {
     "labels": ["cat", "dog"], "input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.25] * 3,

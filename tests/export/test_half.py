@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jstc import export
 from jstc.errors import StageError
-from jstc.export.half import to_fp16
+from jstc.export.precisions import to_fp16
 
 
 def types(model: onnx.ModelProto) -> tuple[int, int]:
@@ -48,6 +48,6 @@ def test_a_failure_of_the_converter_is_ours(onnx_path: Path, monkeypatch: pytest
     def fail(*args: object, **options: object) -> None:
         raise KeyError("node")
 
-    monkeypatch.setattr("jstc.export.half.convert_float_to_float16", fail)
+    monkeypatch.setattr("jstc.export.precisions.convert_float_to_float16", fail)
     with pytest.raises(StageError, match="could not convert the graph to float16: 'node'"):
         to_fp16(onnx.load(str(onnx_path)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jstc import export
 from jstc.errors import StageError
-from jstc.export.int8 import to_int8
+from jstc.export.precisions import to_int8
 
 
 @pytest.fixture(scope="module")

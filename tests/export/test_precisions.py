@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from jstc import export
-from jstc.cli.precisions import KNOWN
-from jstc.recipe import ExportSettings
+from jstc.cli.export import KNOWN
+from jstc.recipe.schema import ExportSettings
 
 
 def problem(accuracy: float, max_drop: float = 1.0) -> str | None:

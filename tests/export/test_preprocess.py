@@ -122,7 +122,7 @@ def test_a_fixed_batch_stays_fixed(onnx_classifier):
 
 def test_quantised_files_too(onnx_classifier):
     from jstc.export.precisions import converted
-    from jstc.recipe import ExportSettings
+    from jstc.recipe.schema import ExportSettings
 
     source = onnx_classifier()
     images = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))

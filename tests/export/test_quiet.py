@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from jstc.export.quiet import quiet
+from jstc.export.write import quiet
 
 
 def test_what_is_said_is_kept_and_errors_come_through(capsys: pytest.CaptureFixture[str]) -> None:

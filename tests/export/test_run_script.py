@@ -15,7 +15,7 @@ from jstc import data
 from jstc.export import card
 from jstc.export.classifier import Normalisation, open_classifier
 from jstc.export.preprocess import preprocess_path, write_with_preprocess
-from jstc.recipe import InputSettings
+from jstc.recipe.schema import InputSettings
 
 # Runs run.py for every image, and refuses to import anything else than what it may use.
 BARE = """

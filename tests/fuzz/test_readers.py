@@ -8,7 +8,7 @@ import fuzz_base
 import fuzz_readers
 import pytest
 
-from jstc import files
+from jstc.core import files
 
 CASES = 60  # for each; `python benchmarks/fuzz.py --readers` for thousands
 SEED = 20
@@ -55,7 +55,7 @@ def _emit(folder):
 
     import jstc
     from jstc import models
-    from jstc.pipeline.manifest import Manifest
+    from jstc.runs.manifest import Manifest
     from jstc.train import checkpoint
 
     spec = models.spec(f"{folder / 'net.py'}:Small", num_classes=10, in_channels=3, height=8, width=8)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from jstc.channels import ChannelMap, analyse
+from jstc.core.progress import Silent
 from jstc.latency import LatencyModel, Setting, Table
-from jstc.progress import Silent
 
 SETTING = Setting("cpu", 1, 0, "a processor", "1.0")
 

@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from jstc.latency.grid import Grid, axes
-from jstc.latency.layers import Kernel
+from jstc.latency.kernels import Grid, Kernel, axes
 
 CONV = Kernel("conv", (3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 8, 8))
 

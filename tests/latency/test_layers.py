@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from jstc.channels import analyse
-from jstc.latency.layers import Kernel, layers
+from jstc.latency.kernels import Kernel, layers
 
 
 def kinds(network, shape=(1, 3, 16, 16)):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jstc.channels.budget import Limits, project, resolve, smallest, uniform_counts
+from jstc.core.progress import Silent
 from jstc.errors import BudgetError
 from jstc.latency import Calibration, LatencyModel, Table
-from jstc.progress import Silent
-from jstc.recipe import ChannelSettings
+from jstc.recipe.schema import ChannelSettings
 
 
 def all_steps(channels, model):

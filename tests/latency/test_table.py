@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from jstc import cache
+from jstc.core import files
+from jstc.core.progress import Silent
 from jstc.latency import Table
-from jstc.latency.layers import Kernel
-from jstc.latency.machine import Setting
+from jstc.latency.kernels import Kernel
 from jstc.latency.table import doubtful
-from jstc.progress import Silent
+from jstc.ort.machine import Setting
 
 GEMM, MOVE = Kernel("gemm", (1,)), Kernel("move")
 POINTS = [(8, 16), (8, 32)]
@@ -128,11 +128,11 @@ def test_the_block_is_what_wastes_nothing(setting, fake_timer, tmp_path, block, 
 def test_where_the_cache_is(monkeypatch):
     monkeypatch.delenv("JSTC_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache.folder() == Path("/x/jstc")
+    assert files.folder() == Path("/x/jstc")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.folder() == Path.home() / ".cache" / "jstc"
+    assert files.folder() == Path.home() / ".cache" / "jstc"
     monkeypatch.setenv("JSTC_CACHE", "/own")
-    assert cache.folder() == Path("/own")
+    assert files.folder() == Path("/own")
 
 
 def test_a_setting_names_this_machine():

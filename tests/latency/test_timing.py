@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from jstc.latency import timing
-from jstc.latency.graphs import build
-from jstc.latency.layers import Kernel
+from jstc.latency import measure
+from jstc.latency.kernels import Kernel
+from jstc.latency.measure import build
 
 KERNELS = {
     Kernel("conv", (3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1, 9, 9)): [(3, 8), (8, 8), (6, 10)],
@@ -23,14 +23,14 @@ KERNELS = {
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    monkeypatch.setattr(timing, "_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.key)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_kernel_is_measured(kernel, batch):
     points = KERNELS[kernel]
-    found = timing.measure(kernel, points, provider="cpu", batch=batch, threads=1)
+    found = measure.measure(kernel, points, provider="cpu", batch=batch, threads=1)
     assert len(found) == len(points)
     assert all(0 < ms < math.inf for ms in found)
 
@@ -38,14 +38,14 @@ def test_every_kernel_is_measured(kernel, batch):
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.key)
 def test_by_the_clock_as_on_a_gpu(kernel, tmp_path):
     point = KERNELS[kernel][0]
-    ms = timing._clocked(kernel, point, tmp_path / "k.onnx", provider="cpu", batch=1)
+    ms = measure._clocked(kernel, point, tmp_path / "k.onnx", provider="cpu", batch=1)
     assert 0 < ms < math.inf
 
 
 def test_models_stay_small():
     kernel = Kernel("conv", (3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7, 7))
     points = [(512, 512)] * 50 + [(8, 8)] * 100
-    parts = list(timing._parts(kernel, points, 64))
+    parts = list(measure._parts(kernel, points, 64))
     assert [point for part in parts for point in part] == points
     assert max(map(len, parts)) == 64
     assert all(sum(4 * 9 * a * b for a, b in part) < 2.1e8 for part in parts)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 import jstc.models
+from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import ModelError, UnknownNameError
-from jstc.models.catalogue import runs_user_code
-from jstc.models.torchvision_names import Task, torchvision_names
-from jstc.torchvision_import import import_torchvision
+from jstc.models.catalogue import Task, runs_user_code, torchvision_names
 
 TASKS: list[Task] = ["classification", "segmentation", "detection"]
 

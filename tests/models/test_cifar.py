@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from jstc.models.cifar import BUILDERS, PaddedShortcut, resnet20, vgg16_bn
+from jstc.models.cifar_networks import BUILDERS, PaddedShortcut, resnet20, vgg16_bn
 
 
 def _flops(model: nn.Module, image: torch.Tensor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jstc.report.collapse import by_reason, collapse
+from jstc.report.tables import by_reason, collapse
 
 
 def patterns(names, **options):

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from jstc import report
-from jstc.report import figures
-from jstc.report.page.inline import COLOURS
+from jstc.core import numbers
+from jstc.report.page.page import COLOURS
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 SECTIONS = ["notes", "result", "cut", "files", "speed", "time", "training", "stayed", "machine", "reproduce"]
@@ -161,18 +161,18 @@ def test_the_same_run_gives_the_same_bytes_in_every_process(rich: Path, source: 
 
 def test_every_figure_of_the_summary_is_on_the_page(rich: Path, page: Page) -> None:
     summary, text = report.build(rich), plainly(page.text)
-    told = [figures.count(summary[name][key]) for name in ("target", "slim") for key in ("flops", "params")]
-    told += [figures.percent(summary[name]["accuracy"]) for name in ("target", "slim")]
+    told = [numbers.count(summary[name][key]) for name in ("target", "slim") for key in ("flops", "params")]
+    told += [numbers.percent(summary[name]["accuracy"]) for name in ("target", "slim")]
     for file in summary["onnx"]:
-        told += [file["file"], figures.percent(file["accuracy"]), figures.bytesize(file["bytes"])]
-        told += [figures.percent(file["top1_agreement"])]
+        told += [file["file"], numbers.percent(file["accuracy"]), numbers.bytesize(file["bytes"])]
+        told += [numbers.percent(file["top1_agreement"])]
     for row in summary["bench"]:
-        told += [figures.milliseconds(row["median_ms"]), figures.milliseconds(row["p95_ms"])]
-        told += [figures.ratio(row["speedup_vs_target"])] if row["verdict"] != "target" else []
+        told += [numbers.milliseconds(row["median_ms"]), numbers.milliseconds(row["p95_ms"])]
+        told += [numbers.ratio(row["speedup_vs_target"])] if row["verdict"] != "target" else []
     told += [f"{group['kept']} of {group['width']}" for group in summary["groups"]]
     told += [item["layer"] for item in summary["frozen"]] + summary["notes"][:1]
     told += [summary["plan_hash"], summary["command"], *summary["versions"].values()]
-    told += [figures.duration(value) for value in summary["seconds"].values() if value is not None]
+    told += [numbers.duration(value) for value in summary["seconds"].values() if value is not None]
     assert [one for one in told if plainly(one) not in text] == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jstc.report.pareto import pareto as draw
+from jstc.report.plots.tradeoff import pareto as draw
 
 TARGET = {"flops": 10_000_000, "params": 270_000, "accuracy": 0.99}
 

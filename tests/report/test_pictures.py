@@ -15,16 +15,16 @@ import pytest
 
 from jstc import report
 from jstc.plan import Plan
-from jstc.report import pictures
-from jstc.report.pictures import canvas, searching, training, widths
-from jstc.report.pictures.story import Picture, read_story
+from jstc.report import plots
+from jstc.report.plots import canvas, searching, training, widths
+from jstc.report.plots.canvas import Picture, read_story
 
 ALL = ["report/accuracy.svg", "report/widths.svg", "report/search.svg"]
 Write = Callable[..., Path]
 
 
 def drawn(run: Path) -> list[str]:
-    return [picture.file for picture in pictures.draw(run)]
+    return [picture.file for picture in plots.draw(run)]
 
 
 def draw_one(run: Path, module: Any) -> Picture | None:
@@ -159,7 +159,7 @@ def test_the_training_has_its_phases_and_results(shown: Path) -> None:
 def test_without_a_baseline_there_is_no_line_for_it(write_lines: Write) -> None:
     run = write_lines()
     (run / "baseline/result.json").unlink()
-    pictures.draw(run)
+    plots.draw(run)
     assert "alone" not in " ".join(texts(run / "report/accuracy.svg"))
     assert "alone" not in report.markdown(report.build(run)).split("How the training went")[1]
 
@@ -292,7 +292,7 @@ def test_no_plan_no_widths(finished: Path) -> None:
 
 def test_a_single_group(finished: Path) -> None:
     groups(finished, {"conv1": (10, 16)})
-    assert [p.alt for p in pictures.draw(finished)] == ["10 of 16 channels stay (62.5 %) in 1 group"]
+    assert [p.alt for p in plots.draw(finished)] == ["10 of 16 channels stay (62.5 %) in 1 group"]
 
 
 def test_blocks_alike_share_a_row(finished: Path) -> None:
@@ -333,7 +333,7 @@ def test_marks_of_an_axis_are_short() -> None:
 
 def test_help_and_summary_need_no_drawing_library() -> None:
     code = (
-        "import sys, jstc.report, jstc.report.pictures, jstc.report.pareto, jstc.pipeline.stages;"
+        "import sys, jstc.report, jstc.report.plots, jstc.report.plots.tradeoff, jstc.runs.stages;"
         "sys.exit('matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

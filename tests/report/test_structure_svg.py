@@ -7,8 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jstc.report.structure_layout import lines, rows
-from jstc.report.structure_svg import draw
+from jstc.report.structure import draw, lines, rows
 
 SVG = "{http://www.w3.org/2000/svg}"
 

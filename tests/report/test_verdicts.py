@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from jstc import report
-from jstc.report.page.tiles import tiles
-from jstc.report.page.verdicts import verdicts
+from jstc.report.page.verdicts import tiles, verdicts
 from jstc.report.tables import is_target, table, target_bytes
 
 

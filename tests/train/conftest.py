@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jstc.data.info import WHOLE, Part
+from jstc.data.base import WHOLE, Part
 from jstc.train import seeds
 
 

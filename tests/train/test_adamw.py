@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jstc.recipe import TrainSettings
+from jstc.recipe.schema import TrainSettings
 from jstc.train import optim
-from jstc.train.adamw import PartialAdamW
+from jstc.train.optim import PartialAdamW
 
 SETTINGS = TrainSettings(optimizer="adamw", lr=0.05, weight_decay=0.1, betas=(0.8, 0.95))
 OPTIONS = {"lr": 0.05, "betas": (0.8, 0.95), "weight_decay": 0.1}

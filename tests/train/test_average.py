@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from jstc.train.average import Average
+from jstc.train.optim import Average
 
 
 class Net(nn.Module):

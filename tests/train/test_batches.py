@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from jstc.progress import Silent
-from jstc.train.batches import counted, stream
+from jstc.core.progress import Silent
+from jstc.train.loop import counted, stream
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 7])

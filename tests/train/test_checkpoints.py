@@ -12,7 +12,7 @@ import torch
 
 from jstc.errors import DiskFullError, RunDirectoryError
 from jstc.train import checkpoint
-from jstc.train.checkpoints import Checkpoints
+from jstc.train.checkpoint import Checkpoints
 
 NAME = "checkpoint.safetensors"
 

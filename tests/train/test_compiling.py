@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from jstc.errors import InputError
-from jstc.recipe import TrainSettings
-from jstc.train import compiling, optim
-from jstc.train.batches import stream
-from jstc.train.loop import StepOptions, train_steps
+from jstc.recipe.schema import TrainSettings
+from jstc.train import device, optim
+from jstc.train.loop import StepOptions, stream, train_steps
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")
@@ -34,7 +33,7 @@ def test_a_compiled_network_trains_the_networks_own_parameters(
 ) -> None:
     plain, network = make_network(), make_network()
     trained(plain, plain, split)
-    trained(network, compiling.compiled(network), split)
+    trained(network, device.compiled(network), split)
     assert no_backend == [{"dynamic": False}]
     pairs = zip(plain.state_dict().values(), network.state_dict().values(), strict=True)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
@@ -54,7 +53,7 @@ def test_more_widths_than_torch_keeps_by_default_are_compiled() -> None:
         patch.setattr(torch, "compile", lambda network, **options: plain(network, backend=backend, **options))
         for width in range(1, 12):
             for _ in range(2):  # the second is a network of its own, and needs no compilation
-                compiling.compiled(nn.Sequential(nn.Linear(4, width)))(torch.ones(2, 4))
+                device.compiled(nn.Sequential(nn.Linear(4, width)))(torch.ones(2, 4))
             assert len(made) == width
 
 
@@ -66,13 +65,13 @@ def test_a_missing_compiler_is_said_in_plain_words(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         InputError, match=r"finetune\.compile: .*\(InvalidCxxCompiler.*compiler\); on cpu it needs"
     ):
-        compiling.require_compiler(CPU, key="finetune.compile")
+        device.require_compiler(CPU, key="finetune.compile")
 
 
 @pytest.mark.slow
 def test_torchs_compiler_gives_the_same_network(make_network: Any, split: Any) -> None:
     try:
-        compiling.require_compiler(CPU, key="finetune.compile")
+        device.require_compiler(CPU, key="finetune.compile")
     except InputError as error:
         pytest.skip(str(error))
     networks = [make_network() for _ in range(3)]
@@ -80,9 +79,9 @@ def test_torchs_compiler_gives_the_same_network(make_network: Any, split: Any) -
         network.dropout.p = 0.0
     plain, compiled, parts = networks
     trained(plain, plain, split)
-    trained(compiled, compiling.compiled(compiled), split)
+    trained(compiled, device.compiled(compiled), split)
     pairs = zip(plain.state_dict().values(), compiled.state_dict().values(), strict=True)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
     torch._dynamo.reset()
     with partial(torch._dynamo.config.patch, error_on_recompile=True)():  # one shape, one compilation
-        trained(parts, compiling.compiled(parts), split, accumulate=2)
+        trained(parts, device.compiled(parts), split, accumulate=2)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from jstc.errors import InputError
-from jstc.recipe import TrainSettings
+from jstc.recipe.schema import TrainSettings
 from jstc.train import device as devices
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from jstc.core.progress import Silent
 from jstc.errors import RunDirectoryError, StageError
-from jstc.progress import Silent
-from jstc.recipe import TrainSettings
+from jstc.recipe.schema import TrainSettings
 from jstc.train import checkpoint, optim
-from jstc.train.checkpoints import Checkpoints
+from jstc.train.checkpoint import Checkpoints
 from jstc.train.fit import Job, fit
-from jstc.train.history import History
+from jstc.train.metrics import History
 from jstc.train.schedule import Schedule
 
 Make = Callable[[], nn.Module]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jstc.core.progress import Silent
 from jstc.errors import RunDirectoryError
-from jstc.progress import Silent
-from jstc.recipe import CheckpointSettings, TrainSettings
+from jstc.recipe.schema import CheckpointSettings, TrainSettings
 from jstc.train import checkpoint, optim
 from jstc.train.fit import FitResult, Job, fit
 from jstc.train.schedule import Schedule

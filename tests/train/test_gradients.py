@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jstc.train import gradients
-from jstc.train.loss import Criterion, Teacher
+from jstc.train import one_step
+from jstc.train.one_step import Criterion, Teacher
 
 PLAIN = Criterion(label_smoothing=0.1)
 
@@ -24,7 +24,7 @@ def found(parts: int, split: Any, *, norm: bool = False, **options: Any) -> tupl
     """Gradients, loss and scores of a batch in so many parts."""
     module = network(norm=norm)
     options = {"criterion": PLAIN} | options
-    loss, scores = gradients.accumulate(module, split.images, split.labels, parts=parts, **options)
+    loss, scores = one_step.accumulate(module, split.images, split.labels, parts=parts, **options)
     return torch.cat([p.grad.flatten() for p in module.parameters()]), loss, scores
 
 
@@ -72,7 +72,7 @@ class Replicated(nn.Module):
 
 def test_processes_exchange_gradients_once(split: Any) -> None:
     module = Replicated()
-    gradients.accumulate(module, split.images, split.labels, criterion=PLAIN, parts=3)
+    one_step.accumulate(module, split.images, split.labels, criterion=PLAIN, parts=3)
     assert module.exchanges == [False, False, True]
 
 
@@ -81,7 +81,7 @@ def change(scaler: torch.amp.GradScaler | None, clip_norm: float | None) -> Tens
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     loss = (parameter * torch.tensor([3.0, 4.0, 0.0, 0.0])).sum()
     (loss if scaler is None else scaler.scale(loss)).backward()
-    gradients.step(optimizer, clip_norm=clip_norm, scaler=scaler)
+    one_step.step(optimizer, clip_norm=clip_norm, scaler=scaler)
     return -parameter.detach()
 
 

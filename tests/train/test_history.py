@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jstc.errors import DiskFullError
-from jstc.train.history import History
+from jstc.train.metrics import History
 
 
 def written(path: Path, count: int) -> History:

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jstc.errors import StageError
-from jstc.recipe import TrainSettings
+from jstc.recipe.schema import TrainSettings
 from jstc.train import loop, optim
-from jstc.train.batches import stream
-from jstc.train.loop import StepOptions, Teacher
-from jstc.train.mixing import Mixing
+from jstc.train.loop import StepOptions, Teacher, stream
+from jstc.train.one_step import Mixing
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")

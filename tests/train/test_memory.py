@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from jstc.errors import StageError
-from jstc.recipe import TrainSettings
+from jstc.recipe.schema import TrainSettings
 from jstc.train import optim
 from jstc.train.loop import StepOptions, train_steps
-from jstc.train.loss import Criterion
-from jstc.train.memory import largest
+from jstc.train.one_step import Criterion, largest
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from jstc.core.progress import Silent
 from jstc.errors import DivergedError
-from jstc.progress import Silent
-from jstc.recipe import CheckpointSettings, TrainSettings
+from jstc.recipe.schema import CheckpointSettings, TrainSettings
 from jstc.train import checkpoint, fit, loop
 from jstc.train.job import FitResult, Job
+from jstc.train.metrics import Tally
 from jstc.train.schedule import Schedule
-from jstc.train.tally import Tally
 
 Make = Callable[[], nn.Module]
 NAME = "checkpoint.safetensors"
@@ -221,7 +221,7 @@ def test_after_the_limit_it_says_what_was_tried(
 def test_a_long_epoch_that_diverges_is_not_trained_to_its_end(
     make_network: Make, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jstc.train.watch._LOOK_EVERY", 2)
+    monkeypatch.setattr("jstc.train.monitor._LOOK_EVERY", 2)
     spoiled(monkeypatch, 2)
     messages = Messages()
     long = {"schedule": Schedule(0.05, 12), "steps_per_epoch": 10, "checkpoint": CheckpointSettings()}
@@ -240,7 +240,7 @@ def test_every_so_many_seconds_too(
         passed(tally)
 
     monkeypatch.setattr(Tally, "passed", tick)
-    monkeypatch.setattr("jstc.train.watch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jstc.train.monitor.time.monotonic", lambda: now[0])
     saved: list[float] = []
     write = fit._Training._write_middle
     monkeypatch.setattr(

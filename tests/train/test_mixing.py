@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from jstc.recipe import TrainSettings
+from jstc.recipe.schema import TrainSettings
 from jstc.train import seeds
-from jstc.train.mixing import Mixing
+from jstc.train.one_step import Mixing
 
 
 def mixed(split: Any, step: int = 0, *, seed: int = 0, **alphas: float) -> tuple[Tensor, Tensor]:

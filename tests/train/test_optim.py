@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jstc.recipe import TrainSettings
+from jstc.recipe.schema import TrainSettings
 from jstc.train import optim
 
 SETTINGS = TrainSettings(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)

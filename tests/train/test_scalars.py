@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from torch import nn
 
+from jstc.core.progress import Silent
 from jstc.errors import InputError
-from jstc.progress import Silent
-from jstc.recipe import TrainSettings
-from jstc.train import scalars
+from jstc.recipe.schema import TrainSettings
+from jstc.train import metrics
 from jstc.train.fit import Job, fit
 from jstc.train.schedule import Schedule
 
@@ -78,7 +78,7 @@ def test_without_the_key_nothing_is_written(make_network: Make, split: Any, tmp_
 
 def test_only_numbers_are_shown(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
-    history = scalars.open_history(tmp_path / "search", index="round", tensorboard=True)
+    history = metrics.open_history(tmp_path / "search", index="round", tensorboard=True)
     history.truncate(0)
     history.append({"round": 0, "loss": 1.5, "accuracy": None, "flag": True, "counts": [3], "phase": "fine"})
     assert points(tmp_path) == {"search/loss": [(0, 1.5)]}
@@ -88,5 +88,5 @@ def test_a_missing_package_is_said_before_any_work(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"package is missing; `pip install 'jstc\[tensorboard\]'`"):
-        scalars.open_history(tmp_path / "search", index="round", tensorboard=True)
-    scalars.open_history(tmp_path / "search", index="round", tensorboard=False)
+        metrics.open_history(tmp_path / "search", index="round", tensorboard=True)
+    metrics.open_history(tmp_path / "search", index="round", tensorboard=False)

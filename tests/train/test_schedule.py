@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jstc.recipe import Recipe
+from jstc.recipe.schema import Recipe
 from jstc.train import schedule
 from jstc.train.schedule import Schedule
 

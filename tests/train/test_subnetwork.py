@@ -10,7 +10,7 @@ from torch import nn
 from jstc.channels import GatedNetwork, analyse
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
-from jstc.train import subnetwork
+from jstc.train import handover
 
 
 @pytest.fixture
@@ -29,11 +29,13 @@ def test_what_is_saved_is_restored(plan_and_gated: tuple[Plan, GatedNetwork], tm
     plan, gated = plan_and_gated
     momentum = {"conv.weight": torch.rand_like(gated.network.conv.weight)}
     before, gates = state(gated), {name: gate.clone() for name, gate in gated.gates.items()}
-    subnetwork.save(tmp_path / "s.safetensors", gated, optimizer={"momentum": momentum}, plan=plan, step=41)
+    handover.save_subnetwork(
+        tmp_path / "s.safetensors", gated, optimizer={"momentum": momentum}, plan=plan, step=41
+    )
     with torch.no_grad():
         for tensor in gated.parameters():
             tensor.zero_()
-    loaded = subnetwork.load(tmp_path / "s.safetensors", plan=plan)
+    loaded = handover.load_subnetwork(tmp_path / "s.safetensors", plan=plan)
     loaded.restore(gated)
     assert loaded.step == 41
     assert torch.equal(loaded.optimizer["momentum"]["conv.weight"], momentum["conv.weight"])
@@ -43,16 +45,16 @@ def test_what_is_saved_is_restored(plan_and_gated: tuple[Plan, GatedNetwork], tm
 
 def test_another_plan_is_refused(plan_and_gated: tuple[Plan, GatedNetwork], tmp_path: Path) -> None:
     plan, gated = plan_and_gated
-    subnetwork.save(tmp_path / "s.safetensors", gated, optimizer={}, plan=plan, step=0)
+    handover.save_subnetwork(tmp_path / "s.safetensors", gated, optimizer={}, plan=plan, step=0)
     with pytest.raises(RunDirectoryError, match="another plan"):
-        subnetwork.load(tmp_path / "s.safetensors", plan=Plan.full(plan.widths))
+        handover.load_subnetwork(tmp_path / "s.safetensors", plan=Plan.full(plan.widths))
 
 
 def test_tensors_of_another_model_are_refused(
     plan_and_gated: tuple[Plan, GatedNetwork], tmp_path: Path
 ) -> None:
     plan, gated = plan_and_gated
-    subnetwork.save(tmp_path / "s.safetensors", gated, optimizer={}, plan=plan, step=0)
+    handover.save_subnetwork(tmp_path / "s.safetensors", gated, optimizer={}, plan=plan, step=0)
     gated.network.fc = nn.Linear(5, 3)
     with pytest.raises(RunDirectoryError, match="does not fit the model"):
-        subnetwork.load(tmp_path / "s.safetensors", plan=plan).restore(gated)
+        handover.load_subnetwork(tmp_path / "s.safetensors", plan=plan).restore(gated)

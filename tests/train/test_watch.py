@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from jstc import stopping
+from jstc.core import processes
 from jstc.errors import DivergedError
-from jstc.recipe import CheckpointSettings
-from jstc.train import distributed
+from jstc.recipe.schema import CheckpointSettings
+from jstc.train import collectives
+from jstc.train.metrics import Tally
+from jstc.train.monitor import Watch
 from jstc.train.schedule import Schedule
-from jstc.train.tally import Tally
-from jstc.train.watch import Watch
 
 SCHEDULE = Schedule(0.1, 1000)
 NEVER = CheckpointSettings(every_seconds=None)
@@ -22,15 +22,15 @@ NEVER = CheckpointSettings(every_seconds=None)
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes, of which the other one always has the same to say."""
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "sums", lambda values: [2.0 * value for value in values])
+    monkeypatch.setattr(collectives, "world", lambda: 2)
+    monkeypatch.setattr(collectives, "sums", lambda values: [2.0 * value for value in values])
 
 
 @pytest.fixture
 def pass_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make so many steps that take so many seconds, all with the same loss."""
     now = [0.0]
-    monkeypatch.setattr("jstc.train.watch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jstc.train.monitor.time.monotonic", lambda: now[0])
 
     def pass_steps(tally: Tally, number: int, *, loss: float = 1.0, seconds: float = 0.01) -> None:
         for _ in range(number):
@@ -64,7 +64,7 @@ def test_a_stop_waits_for_few_slow_steps_or_ten_quick_ones(
     saved: list[int] = []
     tally = Watch(NEVER, lambda: saved.append(tally.batches)).over(SCHEDULE, first_step=0)
     pass_steps(tally, 40, seconds=seconds)
-    monkeypatch.setattr(stopping, "requested", lambda: True)
+    monkeypatch.setattr(processes, "requested", lambda: True)
     with pytest.raises(KeyboardInterrupt):
         pass_steps(tally, 40, seconds=seconds)
     assert 40 < saved[0] <= 40 + most

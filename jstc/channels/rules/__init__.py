@@ -1,6 +1,6 @@
 """How channel ids pass through each ATen operation.
 
-A rule is a function of the labelling (`jstc.channels.labelling`) and the executed call. It returns the
+A rule is a function of the labelling (`jstc.channels.trace.labelling`) and the executed call. It returns the
 labels of the output, or a list of them for several outputs. `rule` registers one; that is also how a
 project adds its own operation:
 
@@ -10,7 +10,6 @@ project adds its own operation:
 
 from jstc.channels.rules import (  # noqa: F401  registers the rules
     arithmetic,
-    complex_numbers,
     einsum,
     factories,
     indexing,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIXED, Call, Labels
 from jstc.channels.rules.registry import rule
+from jstc.channels.trace.ids import FIXED, Call, Labels
+from jstc.channels.trace.labelling import Labelling
 
 __all__: list[str] = []
 

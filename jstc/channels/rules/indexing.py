@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIXED, KERNEL, Call, Ids, Labels, tensors_in
 from jstc.channels.rules.registry import rule
+from jstc.channels.trace.ids import FIXED, KERNEL, Call, Ids, Labels, tensors_in
+from jstc.channels.trace.labelling import Labelling
 
 __all__ = ["no_channels"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIRST_FREE, KERNEL, Call, Ids, Labels, fixed
 from jstc.channels.rules.arithmetic import broadcast
 from jstc.channels.rules.registry import rule
+from jstc.channels.trace.ids import FIRST_FREE, KERNEL, Call, Ids, Labels, fixed
+from jstc.channels.trace.labelling import Labelling
 
 __all__: list[str] = []
 

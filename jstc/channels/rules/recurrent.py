@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIXED, Call, Ids, Labels
 from jstc.channels.rules.registry import rule
+from jstc.channels.trace.ids import FIXED, Call, Ids, Labels
+from jstc.channels.trace.labelling import Labelling
 
 __all__: list[str] = []
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from jstc.channels.labelling import Labelling
-from jstc.channels.labels import Call
+from jstc.channels.trace.ids import Call
+from jstc.channels.trace.labelling import Labelling
 
 __all__ = ["find", "rule"]
 

@@ -7,11 +7,10 @@ from math import prod
 
 import numpy as np
 
-from jstc.channels.blocks import Axis, Block, Raw, alone, keep_axis, moved
-from jstc.channels.labelling import Labelling
-from jstc.channels.labels import FIRST_FREE, FIXED, Call, Ids, Labels, fixed
 from jstc.channels.rules.arithmetic import broadcast
 from jstc.channels.rules.registry import rule
+from jstc.channels.trace.ids import FIRST_FREE, FIXED, Call, Ids, Labels, fixed
+from jstc.channels.trace.labelling import Axis, Block, Labelling, Raw, alone, keep_axis, moved
 
 __all__ = ["regroup"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from jstc.pipeline.counting import count
+from jstc.runs.stages.train import count
 
 LAYERS = {
     "lstm": nn.LSTM(6, 8, batch_first=True),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jstc.pipeline.counting import count
+from jstc.runs.stages.train import count
 
 
 def conv(inside: int, outside: int, size: int = 3, **options) -> nn.Conv2d:

@@ -1,0 +1,377 @@
+"""The trace of a cut network, compared operation by operation with the trace of the uncut one.
+
+Where they differ the forward goes on with what should have come out, so that one forward finds every
+place where a cut fails, not only the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from jstc.channels.groups import Structure
+from jstc.channels.trace.ids import FIRST_FREE, FIXED, Call, Ids, Labels, Operation, TieFailure, tensors_in
+from jstc.channels.trace.labelling import Axis, Labelling, Raw, keep_axis
+
+__all__ = ["Checking", "Diverged", "Failure"]
+
+
+class Diverged(Exception):
+    """The cut network executes other operations than the uncut one."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An operation at which a cut network fails.
+
+    `suspects` are ids of the channels that may be at fault; `sizes` the numbers written into the operation
+    that no longer fit, each with the ids of the uncut dimension that has this size; `results` the same of
+    the parts into which a tensor is split, all of them in order.
+    """
+
+    module: str
+    reason: str
+    suspects: tuple[Ids, ...]
+    sizes: tuple[tuple[int, Ids], ...] = ()
+    results: tuple[tuple[int, Ids], ...] = ()
+
+
+class Checking(Labelling):
+    """Labels of a cut network: those of the uncut one at the kept positions, which must meet again."""
+
+    def __init__(self, small: nn.Module, structure: Structure, keep: Ids, traced: Labelling) -> None:
+        self._structure, self._keep, self._traced = structure, keep, traced
+        self._kept: dict[int, Ids] = {}
+        self._ids: list[Ids] = []  # the arrays behind the keys of `_kept`, kept alive
+        self._expected: Operation | None = None
+        self._done = 0
+        self._parts: Iterator[tuple[Ids | None, ...]] = iter(())
+        self.failures: list[Failure] = []
+        super().__init__(small, lambda name: self.kept(traced.params[name]))
+
+    def kept(self, raw: Raw) -> Labels:
+        """Labels after the cut: the atom of each kept position, `FIXED` where nothing can be cut."""
+        return tuple(None if ids is None else self._kept_ids(ids) for ids in self._whole(raw))
+
+    def _whole(self, raw: Raw) -> Labels:
+        """Labels of the uncut network; of what it never decided as a whole, what came of its parts."""
+        parted = [x for x in raw if isinstance(x, Axis) and x.block.labels is None]
+        for axis in parted:
+            axis.block.labels = keep_axis(_Untied(), self._structure.atoms[axis.block.ids])
+        labels = self._traced.decided(raw)
+        for axis in parted:
+            axis.block.labels = None
+        return labels
+
+    def _kept_ids(self, ids: Ids) -> Ids:
+        found = self._kept.get(id(ids))  # arrays of ids are shared by many tensors
+        if found is None:
+            number = self._structure.number(ids)
+            found = np.where(number >= 0, self._structure.atoms[ids], FIXED)[self._keep[number] == 1]
+            self._kept[id(ids)] = found
+            self._ids.append(ids)
+        return found
+
+    # -- what operations say ------------------------------------------------------------------------
+
+    def tie(self, a: Ids | None, b: Ids | None) -> None:
+        """The ids of `a` and `b` are equal, or it is a `TieFailure`."""
+        if a is not None and b is not None and a is not b:
+            _require_same(a, b, "different channels meet")
+
+    def part(self, *parts: Ids | None) -> None:
+        """The parts are those that the uncut network took there, at the kept positions."""
+        expected = next(self._parts, ())
+        if len(expected) != len(parts):
+            raise TieFailure("channels are taken in another number of parts")
+        for mine, theirs in zip(parts, expected, strict=True):
+            if mine is not None and theirs is not None:
+                _require_same(mine, self._kept_ids(theirs), "different channels are taken by their numbers")
+
+    def freeze(self, ids: Ids | None, reason: str) -> None:
+        """Known from the uncut network."""
+
+    def inexact(self, ids: Ids | None, reason: str) -> None:
+        """Known from the uncut network."""
+
+    # -- operation by operation ---------------------------------------------------------------------
+
+    def begin(self, call: Call) -> None:
+        """Raises `Diverged` when the uncut network executed something else here."""
+        super().begin(call)
+        operations = self._traced.record.operations
+        while self._done < len(operations) and call.func is not operations[self._done].call.func:
+            if operations[self._done].call.func not in _COPIES:
+                break
+            self._done += 1  # of channels cut to one the order in memory is right already
+        alike = self._done < len(operations) and _alike(operations[self._done].call.func, call.func)
+        if call.func in _COPIES and not alike:
+            self._expected = None
+            return
+        if not alike:
+            raise Diverged(f"a cut network takes another way at {self.last_op}")
+        self._expected = operations[self._done]
+        self._parts = iter(self._traced.record.parts.get(self._done, ()))
+        self._done += 1
+
+    def follow(self, rule: Callable[[Any, Call], Any], call: Call) -> Any:
+        """What an operation does by position needs no rule here: the right shapes are the right channels.
+
+        A view of the same channels is one of the same dimensions, too; of channels that are cut to one it
+        could not be told from the shape which dimension keeps them.
+        """
+        expected = self._expected
+        if expected is None or call.func is not expected.call.func:
+            return super().follow(rule, call)
+        if call.func in _VIEWS:
+            theirs = self.kept(self._traced.raw(expected.call.first))
+            for mine, other in zip(self.labels(call.first), theirs, strict=True):
+                self.tie(mine, other)
+        elif call.func._schema.name not in _BY_POSITION:
+            return super().follow(rule, call)
+        return [self.kept(raw) for raw in expected.found]
+
+    def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
+        """Known from the uncut network."""
+
+    def site(self, kind: str, params: Sequence[Tensor | None], ids: Ids | None) -> None:
+        """Known from the uncut network."""
+
+    def finish(self, call: Call, found: list[Raw]) -> None:
+        """Compare the outputs' shapes."""
+        expected = self._expected
+        if expected is None:  # a copy, which changes nothing
+            return super().finish(call, found)
+        if expected.call.func is not call.func:
+            found = self._compared(call, expected, found)
+        if torch.Tag.pointwise in call.func.tags or call.func is torch.ops.aten.roll.default:
+            found = self._same_numbers(call, expected, found)
+        if not self._has_shapes(call, expected):
+            shapes = ", ".join(str(list(shape)) for shape in self._shapes(expected))
+            found = self.recover(call, ValueError(f"expected a result of shape {shapes}"))
+        return super().finish(call, found)
+
+    def _same_numbers(self, call: Call, expected: Operation, found: list[Raw]) -> list[Raw]:
+        """Numbers that are no size should not change: an attribute that follows may mean two things."""
+        changed = _changed(expected.call, call)
+        if not changed or changed <= {(n, len(self._kept_ids(ids))) for n, ids in self._dims(expected)}:
+            return found
+        return self.recover(call, ValueError("a number that is no width changes with a cut"))
+
+    def _compared(self, call: Call, expected: Operation, found: list[Raw]) -> list[Raw]:
+        try:
+            for mine, theirs in zip(found, expected.found, strict=True):
+                for a, b in zip(self.decided(mine), self.kept(theirs), strict=True):
+                    if a is not None and b is not None:
+                        _require_same(a, b, "different channels are taken by their numbers")
+        except TieFailure as failure:
+            return self.recover(call, failure)
+        return found
+
+    def recover(self, call: Call, error: Exception) -> list[Raw]:
+        """Note the failure and go on with an output of the right shape."""
+        expected = self._expected
+        if expected is None or isinstance(error, Diverged):
+            raise error
+        self.failures.append(self._failure(call, expected, error))
+        shapes = iter(self._shapes(expected))
+        own = iter(tensors_in(call.out) if isinstance(error, TieFailure) else [])
+
+        def replaced(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            shape, mine = next(shapes), next(own, None)
+            if leaf is expected.call.first and isinstance(call.first, Tensor) and call.first.shape == shape:
+                return call.first  # in place
+            return (
+                mine
+                if mine is not None and mine.shape == shape
+                else torch.zeros(shape, dtype=leaf.dtype, device=leaf.device)
+            )
+
+        with torch.inference_mode(False):  # a view of a parameter must not be an inference tensor
+            call.out = tree_map(replaced, expected.call.out)
+        return [self.kept(raw) for raw in expected.found]
+
+    def crashed(self, error: Exception) -> None:
+        """The forward itself failed between two operations: whatever met at the newest may be at fault."""
+        call = self._call
+        ids = (
+            [] if call is None else [ids for t in call.tensors() for ids in self.labels(t) if ids is not None]
+        )
+        module = self.module if self.crashed_in is None else self.crashed_in
+        self.failures.append(Failure(module, _line(error, self.last_op), tuple(ids)))
+
+    def _shapes(self, operation: Operation) -> list[Any]:
+        return [
+            tuple(n if ids is None else len(ids) for n, ids in zip(t.shape, self.kept(raw), strict=True))
+            for t, raw in zip(tensors_in(operation.call.out), operation.found, strict=True)
+        ]
+
+    def _has_shapes(self, call: Call, operation: Operation) -> bool:
+        """Are the outputs as large as they should be? A dimension without a label may have any size."""
+        outputs = tensors_in(call.out)
+        return len(outputs) == len(operation.found) and all(
+            t.dim() == len(raw)
+            and all(ids is None or len(ids) == n for n, ids in zip(t.shape, self.kept(raw), strict=True))
+            for t, raw in zip(outputs, operation.found, strict=True)
+        )
+
+    # -- who is to blame ----------------------------------------------------------------------------
+
+    def _failure(self, call: Call, expected: Operation, error: Exception) -> Failure:
+        reason = _line(error, self.last_op)
+        sizes, results = tuple(self._sizes(expected)), tuple(self._results(expected))
+        if isinstance(error, TieFailure):
+            suspects = tuple(a for a in error.args[1:] if isinstance(a, np.ndarray))
+            return Failure(self.module, reason, suspects, sizes, results)
+        suspects = tuple(ids for _, ids in sizes) or tuple(self._sources(call, expected))
+        if not suspects:
+            raws = [self._traced.raw(t) for t in expected.call.tensors()]
+            suspects = tuple(i for raw in raws for i in self._whole(raw) if i is not None)
+        return Failure(self.module, reason, suspects, sizes, results)
+
+    def _cut(self, ids: Ids) -> bool:
+        return len(self._kept_ids(ids)) != len(ids)
+
+    def _dims(self, operation: Operation) -> Iterator[tuple[int, Ids]]:
+        """Sizes and ids of all dimensions that meet at an operation of the uncut network."""
+        call = operation.call
+        given = [(t, self._traced.raw(t)) for t in call.tensors()]
+        for tensor, raw in [*zip(tensors_in(call.out), operation.found, strict=True), *given]:
+            for size, ids in zip(tensor.shape, self._whole(raw), strict=True):
+                if ids is not None:
+                    yield size, ids
+
+    def _sizes(self, expected: Operation) -> Iterator[tuple[int, Ids]]:
+        """Numbers in the call that were the size of a dimension which the cut changed."""
+        numbers = set(_numbers(expected.call))
+        if (
+            "split" in expected.call.func._schema.name
+        ):  # a part may be a share of an attribute, or what is left
+            numbers.add(expected.call.first.shape[expected.call["dim"]])
+        for size, ids in self._dims(expected):
+            if size in numbers and self._cut(ids):
+                yield size, ids
+
+    def _results(self, expected: Operation) -> Iterator[tuple[int, Ids]]:
+        """Sizes and ids of the parts of a split along the dimension that was split."""
+        parts = expected.call.out
+        if isinstance(parts, list | tuple) and "dim" in {
+            a.name for a in expected.call.func._schema.arguments
+        }:
+            dim = expected.call["dim"]
+            for part, raw in zip(parts, expected.found, strict=True):
+                ids = self._whole(raw)[dim] if part.dim() == expected.call.first.dim() else None
+                if ids is not None:
+                    yield part.shape[dim], ids
+
+    def _sources(self, call: Call, expected: Operation) -> Iterator[Ids]:
+        """Ids of dimensions from which the forward took a size that does not fit here."""
+        wrong = _changed(expected.call, call)
+        inside = f"{self.module}." if self.module else ""
+        for operation in self._traced.record.operations if wrong else ():
+            if f"{operation.module}.".startswith(inside):
+                for size, ids in self._dims(operation):
+                    if (size, len(self._kept_ids(ids))) in wrong:
+                        yield ids
+
+
+class _Untied:
+    def tie(self, a: Ids | None, b: Ids | None) -> None:
+        """Whatever belongs together is known already."""
+
+
+def _alike(expected: Any, found: Any) -> bool:
+    """A slice that takes all, as one of the first eight of seven, is executed as an alias."""
+    return expected is found or {expected, found} <= _TAKING
+
+
+_BY_POSITION = {
+    f"aten::{name}"
+    for name in (
+        *(
+            "conv1d",
+            "conv2d",
+            "conv3d",
+            "linear",
+            "batch_norm",
+            "layer_norm",
+            "matmul",
+            "cat",
+            "softmax",
+            "dropout",
+        ),
+        *(
+            "adaptive_avg_pool2d",
+            "avg_pool2d",
+            "max_pool2d",
+            "mean",
+            "contiguous",
+            "clone",
+            "permute",
+            "transpose",
+        ),
+        *(
+            "relu",
+            "relu_",
+            "relu6",
+            "relu6_",
+            "hardtanh",
+            "hardtanh_",
+            "silu",
+            "silu_",
+            "gelu",
+            "sigmoid",
+            "tanh",
+        ),
+        *(
+            "hardswish",
+            "hardswish_",
+            "hardsigmoid",
+            "hardsigmoid_",
+            "add",
+            "add_",
+            "mul",
+            "mul_",
+            "sub",
+            "div",
+        ),
+    )
+}
+"""The commonest operations that put nothing by a channel's number; of any other the rule is asked."""
+_VIEWS = {torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten._unsafe_view.default}
+_COPIES = {
+    torch.ops.aten.clone.default,
+    torch.ops.aten.contiguous.default,
+    torch.ops.aten.alias.default,
+    torch.ops.aten.detach.default,
+}
+_TAKING = {torch.ops.aten.slice.Tensor, torch.ops.aten.alias.default}
+
+
+def _numbers(call: Call) -> list[int]:
+    return [n for n in tree_leaves((call.args, call.kwargs)) if type(n) is int]
+
+
+def _changed(before: Call, now: Call) -> set[tuple[int, int]]:
+    """Numbers of a call that are others in the cut network, each with what it is there."""
+    return {(a, b) for a, b in zip(_numbers(before), _numbers(now), strict=False) if a != b}
+
+
+def _line(error: Exception, where: str) -> str:
+    text = str(error.args[0]).strip() if error.args else ""
+    line = text.splitlines()[0] if text else type(error).__name__
+    return f"cannot be cut: {line[:120]} ({where})"
+
+
+def _require_same(a: Ids, b: Ids, what: str) -> None:
+    low = FIRST_FREE - 1  # what is never cut is all alike
+    if a.shape != b.shape or not np.array_equal(np.maximum(a, low), np.maximum(b, low)):
+        raise TieFailure(what, a, b)

@@ -1,0 +1,330 @@
+"""The labels of all tensors of one forward: what rules read, tie and freeze."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from jstc.channels.trace.ids import (
+    FIRST_FREE,
+    FIXED,
+    KERNEL,
+    Call,
+    Count,
+    Ids,
+    Labels,
+    Operation,
+    Recorder,
+    Site,
+    fixed,
+    named_modules,
+    named_tensors,
+    operation_name,
+    tensors_in,
+)
+
+__all__ = ["Axis", "Block", "Labelling", "Raw", "Tying", "alone", "keep_axis", "moved"]
+
+# Channels that a view spread over several dimensions, before it is known which of these keeps them.
+#
+# An attention views its projected tokens `[N, 3 * heads * width]` as `[N, 3, heads, width]`. Whether heads
+# are kept whole or each head is made narrower shows only later, where the products are taken. So a view
+# gives its dimensions one common `Block`, and the first operation that acts on one of them decides.
+
+
+class Tying(Protocol):
+    """What is needed of a labelling."""
+
+    def tie(self, a: Ids | None, b: Ids | None) -> None: ...
+
+
+class Block:
+    """Channel ids over several dimensions at once; `labels` holds those of each once it is decided."""
+
+    def __init__(self, ids: Ids, favourite: int | None = None) -> None:
+        self.ids = ids
+        self.labels: list[Ids] | None = None
+        self.parted = False  # its parts, as of queries, keys and values, are decided each on its own
+        self._favourite = favourite
+
+    def decide(self, labelling: Tying, keep: int | None = None) -> list[Ids]:
+        """Keep the ids on axis `keep` and tie them along the others; the first decision stands."""
+        if self.labels is None:
+            self.labels = keep_axis(labelling, self.ids, self._favourite if keep is None else keep)
+        return self.labels
+
+    def away_from(self, labelling: Tying, axes: Sequence[int]) -> None:
+        """Decide for an axis that is none of `axes`, which an operation acts on as a whole."""
+        others = [d for d in range(self.ids.ndim) if d not in axes]
+        if others and self.labels is None:
+            favourite = self._favourite if self._favourite in others else None
+            widest = max(reversed(others), key=lambda d: self.ids.shape[d])
+            self.decide(labelling, widest if favourite is None else favourite)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The label of one dimension of a block."""
+
+    block: Block
+    index: int
+
+
+Raw = tuple[Ids | Axis | None, ...]
+"""Labels of a tensor, undecided dimensions as they are."""
+
+
+def keep_axis(labelling: Tying, ids: Ids, keep: int | None = None) -> list[Ids]:
+    """Labels of the dimensions of `ids` when `keep` keeps the channels and they are tied along the others.
+
+    Without `keep` it is the dimension along which alone they vary, else the widest, of equals the last.
+    """
+    if keep is None:
+        keep = alone(ids)
+    if keep is None:
+        keep = ids.ndim - 1 - int(np.argmax(ids.shape[::-1]))
+    lines = np.moveaxis(ids, keep, -1).reshape(-1, ids.shape[keep])
+    if len(lines) > 1 and (lines[1:] != lines[0]).any():
+        labelling.tie(np.tile(lines[0], len(lines) - 1), lines[1:].reshape(-1))
+    return [lines[0] if d == keep else np.full(n, FIXED) for d, n in enumerate(ids.shape)]
+
+
+def alone(ids: Ids) -> int | None:
+    """The dimension along which alone ids vary; None if there are several."""
+    for d in range(ids.ndim):
+        line = ids[tuple(slice(None) if o == d else slice(0, 1) for o in range(ids.ndim))]
+        if (line != line.flat[0]).any() and (ids == line).all():
+            return d
+    return None
+
+
+def moved(labelling: Tying, raw: Raw, dim: int, index: int) -> Raw:
+    """Labels without dimension `dim`, an undecided one, of which position `index` is taken.
+
+    All positions must stay equally wide for the view that made them, so they are tied to the first.
+    """
+    axis = raw[dim]
+    assert isinstance(axis, Axis)
+    axis.block.parted = True
+    ids = np.take(axis.block.ids, index, axis=axis.index)
+    labelling.tie(np.take(axis.block.ids, 0, axis=axis.index).reshape(-1), ids.reshape(-1))
+    part = Block(ids) if ids.ndim > 1 else None
+    out: list[Ids | Axis | None] = []
+    for d, label in enumerate(raw):
+        if d == dim:
+            continue
+        if isinstance(label, Axis) and label.block is axis.block:
+            out.append(ids if part is None else Axis(part, label.index - (label.index > axis.index)))
+        else:
+            out.append(label)
+    return tuple(out)
+
+
+class Labelling:
+    """The labels of all tensors of one forward, and the record of what its operations say about them."""
+
+    def __init__(self, model: nn.Module, given: Callable[[str], Labels] | None = None) -> None:
+        """Parameters and buffers have new labels, or those that `given` finds by name when asked for."""
+        self.record = Recorder()
+        self.params: dict[str, Labels] = {}
+        self.modules: list[str] = [""]  # names of those whose forward is running, outermost first
+        self._call: Call | None = None
+        self._call_module = ""
+        self.crashed_in: str | None = None  # the innermost module that ended without a result since then
+        self._labels: dict[int, Raw] = {}
+        self._modules = dict(named_modules(model))
+        self._heads: dict[str, frozenset[int]] = {}
+        self._numbers: dict[int, tuple[Sequence[Ids | None], str]] = {}
+        self._buffers = {id(buffer) for buffer in model.buffers()}
+        self._alive: list[Tensor] = []  # an id() is only good while its tensor lives
+        self._names: dict[int, str] = {}
+        self._given = given
+        convolutions = (m for m in self._modules.values() if isinstance(m, nn.modules.conv._ConvNd))
+        kernels = {id(m.weight) for m in convolutions if isinstance(m.weight, nn.Parameter)}
+        for name, tensor in named_tensors(model):
+            self._names[id(tensor)] = name
+            self._alive.append(tensor)
+            if given is None:
+                fresh = self._fresh_labels(tensor, kernel=id(tensor) in kernels)
+                self.params[name] = self._labels[id(tensor)] = fresh
+
+    @property
+    def module(self) -> str:
+        """Qualified name of the module whose forward is running."""
+        return self.modules[-1]
+
+    def heads(self) -> frozenset[int]:
+        """Numbers of heads that the running module has as attributes, by their names."""
+        if self.module not in self._heads:
+            attributes = vars(self._modules.get(self.module, self)).items()
+            found = (n for key, n in attributes if "head" in key and "dim" not in key and type(n) is int)
+            self._heads[self.module] = frozenset(found)
+        return self._heads[self.module]
+
+    @property
+    def last_op(self) -> str:
+        """The newest operation and its module, to name it in a message."""
+        if self._call is None:
+            return "the first operation"
+        return f"{operation_name(self._call.func)} in {self._call_module or 'the forward'}"
+
+    def leave(self, result: Any) -> None:
+        """The forward of the running module is over; without a result if it failed."""
+        if result is None and self.crashed_in is None:
+            self.crashed_in = self.module
+        self.modules.pop()
+
+    def begin(self, call: Call) -> None:
+        """An operation is going to be executed."""
+        self._call, self._call_module, self.crashed_in = call, self.module, None
+
+    def follow(self, rule: Callable[[Any, Call], Any], call: Call) -> Any:
+        """The labels of the outputs of an operation that was just executed."""
+        return rule(self, call)
+
+    def finish(self, call: Call, found: list[Raw]) -> None:
+        """It was executed, and its outputs have the labels `found`."""
+        for tensor, labels in zip(tensors_in(call.out), found, strict=True):
+            self.put(tensor, labels)
+        self.record.operations.append(Operation(call, self.module, found))
+
+    def recover(self, call: Call, error: Exception) -> list[Raw]:  # noqa: ARG002 - for a proof to override
+        """It failed: labels of its outputs (`call.out`) to go on with; raises the error if there are none."""
+        raise error
+
+    def labels(self, tensor: Tensor, acting_on: Sequence[int] = ()) -> Labels:
+        """The labels of a tensor; `None` for a dimension that the forward made up and that fits anything.
+
+        Undecided dimensions (see `Block`) are decided now; those in `acting_on`, on which the
+        operation acts as a whole, are then not the ones that keep the channels, if others can.
+        """
+        return self.decided(self.raw(tensor), acting_on)
+
+    def raw(self, tensor: Tensor) -> Raw:
+        """The labels of a tensor, undecided dimensions left so: for rules that only move dimensions."""
+        channels, reason = self._numbers.get(id(tensor), ((), ""))
+        for ids in channels:
+            self.freeze(ids, reason)
+        name = self._names.get(id(tensor))
+        if name is not None:
+            self.record.used.setdefault(name, self.module)
+            if self._given is not None and id(tensor) not in self._labels:
+                self._labels[id(tensor)] = self._given(name)
+        found = self._labels.get(id(tensor))
+        # Values that came from outside of the forward's operations (a Python list, an array) are numbered.
+        return tuple(fixed(n) for n in tensor.shape) if found is None else found
+
+    def decided(self, raw: Raw, acting_on: Sequence[int] = ()) -> Labels:
+        """The same labels with all dimensions decided."""
+        axes = [raw[d] for d in acting_on]
+        for axis in axes:
+            if isinstance(axis, Axis):
+                same = [a.index for a in axes if isinstance(a, Axis) and a.block is axis.block]
+                axis.block.away_from(self, same)
+        return tuple(x.block.decide(self)[x.index] if isinstance(x, Axis) else x for x in raw)
+
+    def name(self, tensor: Tensor | None) -> str | None:
+        """Qualified name when the tensor is a parameter or buffer of the network."""
+        return None if tensor is None else self._names.get(id(tensor))
+
+    def numbered(self, part: Tensor) -> None:
+        """Values are written into a part of a made-up tensor: its positions differ from now on."""
+        storage = part.untyped_storage()._cdata
+        for tensor in self._alive:
+            if tensor.untyped_storage()._cdata == storage:
+                raw = self._labels[id(tensor)]
+                self._labels[id(tensor)] = tuple(
+                    fixed(n) if label is None else label for n, label in zip(tensor.shape, raw, strict=True)
+                )
+
+    def holds_numbers(self, tensor: Tensor, of: Sequence[Ids | None], reason: str) -> None:
+        """The values of `tensor` are numbers of channels `of`, which stay whole if anything reads them."""
+        self._numbers[id(tensor)] = (list(of), reason)
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Is the tensor a buffer of the network?"""
+        return id(tensor) in self._buffers
+
+    def tie(self, a: Ids | None, b: Ids | None) -> None:
+        """The ids of `a` and `b` must be equal, position by position."""
+        if a is None or b is None or a is b:
+            return
+        different = a != b
+        if different.any():
+            self.record.ties.append((a[different], b[different]))
+
+    def part(self, *parts: Ids | None) -> None:
+        """Channels were taken by position, as `parts` of a tensor.
+
+        Nothing else may tell that a cut moves them: an activation of the first eight channels, say. So a
+        proof compares them, slice by slice, with what the uncut network took.
+        """
+        self.record.parts.setdefault(len(self.record.operations), []).append(parts)
+
+    def border(self, ids: Ids | None, *parts: Ids) -> None:
+        """Of channels `ids` some are taken up to a certain number, which may be a share of their width."""
+        if ids is not None and (ids >= FIRST_FREE).any():
+            self.record.borders.extend((ids, part) for part in parts)
+
+    def freeze(self, ids: Ids | None, reason: str) -> None:
+        """The channels `ids` can't be cut, because of `reason`."""
+        if ids is not None and (ids >= FIRST_FREE).any():
+            self.record.frozen.append((ids, reason))
+
+    def inexact(self, ids: Ids | None, reason: str) -> None:
+        """Cutting `ids` differs from masking them, because of `reason`."""
+        if ids is not None and (ids >= FIRST_FREE).any():
+            self.record.inexact.append((ids, reason))
+
+    def settle(self) -> None:
+        """The forward is over: decide what no operation has decided."""
+        for operation in self.record.operations:
+            for raw in operation.found:
+                self.decided(tuple(x for x in raw if isinstance(x, Axis) and not x.block.parted))
+
+    def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
+        """Record `factor` times the product of `shape`, whose dimensions carry `labels`."""
+        dims = []
+        for size, ids in zip(shape, labels, strict=True):
+            if ids is not None and (ids >= FIRST_FREE).any():
+                dims.append(ids)
+            else:
+                factor *= size
+        self.record.counts.append(Count(kind, factor, tuple(dims)))
+
+    def site(self, kind: str, params: Sequence[Tensor | None], ids: Ids | None) -> None:
+        """Record a place where a gate on the channels `ids` can be folded into `params`."""
+        names = [self.name(p) for p in params if p is not None]
+        whole = tuple(n for n in names if n is not None) if None not in names else ()
+        if ids is not None and (whole or kind == "norm"):  # a norm without any still undoes what is before it
+            self.record.sites.append(Site(kind, whole, ids))
+
+    def put(self, tensor: Tensor, labels: Raw) -> None:
+        """Set the labels of a tensor, one per dimension."""
+        assert len(labels) == tensor.dim(), (self.last_op, tensor.shape, len(labels))
+        for size, label in zip(tensor.shape, labels, strict=True):
+            assert label is None or isinstance(label, Axis) or len(label) == size, (
+                self.last_op,
+                tensor.shape,
+            )
+        self._labels[id(tensor)] = labels
+        self._alive.append(tensor)
+
+    def _fresh_labels(self, tensor: Tensor, *, kernel: bool) -> Labels:
+        """New ids for each position; a kernel `[*, *, kernel...]` and a table of indices have no channels."""
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            return tuple(fixed(size) for size in tensor.shape)
+        return tuple(
+            np.full(size, KERNEL) if kernel and dim > 1 else (self.fresh(size) if size > 1 else fixed(size))
+            for dim, size in enumerate(tensor.shape)
+        )
+
+    def fresh(self, size: int) -> Ids:
+        """New ids, tied to nothing."""
+        start = self.record.next_id
+        self.record.next_id += size
+        return np.arange(start, start + size)

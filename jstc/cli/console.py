@@ -1,0 +1,121 @@
+"""Tables, texts and JSON on stdout, remarks on stderr: how the results of every command are printed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json as json_module
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jstc.cli.exit_codes import in_json, visible
+from jstc.errors import InputError
+
+__all__ = ["closing", "document", "label", "note", "page", "redirected", "table", "text"]
+
+_FOLLOWING = {
+    "search": "export",
+    "finetune": "export",
+    "slim": "export",
+    "export": "bench",
+    "bench": "report",
+}
+_LABELS = {
+    "max_abs_diff_fold": "largest difference of a logit, folded",
+    "settled": "plans settled",
+    "round_of_plan": "plan drawn after round",
+}
+
+
+def document(content: Any) -> None:
+    """One JSON document."""
+    sys.stdout.write(in_json(json_module.dumps(content, indent=2, ensure_ascii=False)) + "\n")
+
+
+def text(content: str) -> None:
+    """Text as it is, but for what a terminal would obey."""
+    sys.stdout.write(visible(content if content.endswith("\n") else content + "\n"))
+
+
+@contextlib.contextmanager
+def redirected(path: Path | None) -> Iterator[None]:
+    """What is written to stdout meanwhile goes to the file `path`, whole or not at all; None: it stays.
+
+    Raises `InputError` when the file cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as written:
+        yield
+    from jstc.core import files
+
+    try:
+        files.write_text(path, written.getvalue())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def page(run: Path) -> None:
+    """Where the report of a run is, on stderr; nothing when it has not been written."""
+    if (run / "report.html").is_file():
+        note(f"The report is {run / 'report.html'}")
+
+
+def closing(run: Path, stage: str) -> None:
+    """Where the results of a stage are, and the command that goes on from them, on stderr."""
+    note(f"Everything is in {run}; next: jstc {_FOLLOWING[stage]} {shlex.quote(str(run))}")
+
+
+def note(content: str) -> None:
+    """A remark for the reader, on stderr."""
+    print(visible(content), file=sys.stderr)
+
+
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers_from: int | None = None,
+    numbers_to: int | None = None,
+    whole_names: bool = False,
+) -> None:
+    """A table; columns from number `numbers_from` on, up to `numbers_to`, are aligned to the right.
+
+    Plain when not a terminal; on one, texts are folded, those of the first column not with `whole_names`.
+    """
+    numbers = range(len(header))[numbers_from:numbers_to] if numbers_from is not None else ()
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, show_header=any(header), pad_edge=False)
+    for index, name in enumerate(header):
+        right = index in numbers
+        whole = right or (whole_names and index == 0)
+        title = escape(visible(name))
+        shown.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=whole)
+    for row in rows:
+        shown.add_row(*(escape(visible(cell)) for cell in row))
+    console = Console(file=sys.stdout, highlight=False)
+    if console.is_terminal:
+        console.print(shown)
+        return
+    # A pipe has no width: nothing may be wrapped or cut there, nor padded.
+    console = Console(file=sys.stdout, highlight=False, width=1000)
+    with console.capture() as captured:
+        console.print(shown)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    text("\n".join(line for line in lines if line))
+
+
+def label(stage: str, key: str) -> str:
+    """What a figure of a stage is called."""
+    # The search is judged on images of its own; every other accuracy is on the test split.
+    if (stage, key) == ("search", "accuracy"):
+        return "accuracy (search-validation split)"
+    return _LABELS.get(key, key.replace("_", " "))

@@ -1,0 +1,219 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Never
+
+from jstc.errors import DamagedError, DiskFullError
+
+__all__ = [
+    "MAX_JSON_BYTES",
+    "folder",
+    "inside",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_json_bounded",
+    "sha256",
+    "space_for",
+    "write_bytes",
+    "write_json",
+    "write_text",
+    "write_with",
+]
+
+# Reading small documents that may come from anywhere: of bounded size, strict, and inside their folder.
+
+MAX_JSON_BYTES = 64 * 2**20
+"""The largest document of ours is the plan of a network with hundreds of thousands of channels: a few MB."""
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+
+def read_bytes(path: Path, *, limit: int) -> bytes:
+    """All of a file. Raises `DamagedError` when it has more than `limit` bytes, without reading on."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise DamagedError(f"{path} is larger than {limit / 2**20:g} MiB; nothing that jstc reads there is")
+    return data
+
+
+def read_json_bounded(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
+    """The JSON document in a file.
+
+    Raises `DamagedError`, which is also a `ValueError`, for one that is too large or is not strict JSON, and
+    `OSError` when it cannot be read.
+    """
+    return parse_json(read_bytes(path, limit=limit), where=str(path))
+
+
+def parse_json(data: bytes | str, *, where: str) -> Any:
+    """A JSON document; refuses what our own writer never writes: keys given twice, NaN, infinite numbers.
+
+    Raises `DamagedError` with the reason, and `where` it was found.
+    """
+    try:
+        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)
+        if _HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")  # halves of characters cannot be written
+        return found
+    except RecursionError:
+        raise DamagedError(f"{where} is damaged or no JSON: it is nested too deep") from None
+    except ValueError as error:  # JSON, UTF-8, whole numbers of thousands of digits
+        raise DamagedError(f"{where} is damaged or no JSON: {_short(error)}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:60]!r} is given twice")
+    return found
+
+
+def _constant(text: str) -> Never:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:60]} is out of range")
+    return value
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file called `name` in a document that lies in `folder`.
+
+    Raises `DamagedError` when the name leads out of the folder: an absolute path, `..`, a Windows form, or a
+    link on the way.
+    """
+    parts = name.split("/")
+    if not name or {"", ".", ".."} & set(parts) or any(char in name for char in "\\:\0"):
+        raise DamagedError(f"{name[:200]!r} is not the name of a file in {folder}")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DamagedError(f"{path} leads out of {folder} by a link; nothing is read or written there")
+    return path
+
+
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # not every platform has quotas
+
+
+def write_with(path: Path, write: Callable[[Path], object], *, size: int | None = None) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it to `path`.
+
+    A process killed at any point leaves either the old file or the new one, never a part of it.
+    The temporary file keeps the suffix of `path`, because some libraries choose a format by it.
+    `size` is how many bytes the file takes, where that is known. Raises `DiskFullError` where there is no
+    space; the old file is then still there.
+    """
+    with space_for(path, size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def space_for(path: Path, size: int | None = None) -> Iterator[None]:
+    """Whatever tells in the block that the disk of `path` is full becomes a `DiskFullError`."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise DiskFullError(_full(path, size)) from error
+
+
+def _is_full(error: Exception) -> bool:
+    # Some libraries have errors of their own, which carry the system's in their text only.
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return any(os.strerror(number) in str(error) for number in _FULL)
+
+
+def _full(path: Path, size: int | None) -> str:
+    needed = "" if size is None else f"; it takes {size / 1e6:,.1f} MB"
+    free = ""
+    with contextlib.suppress(OSError):
+        free = f", {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free"
+    return (
+        f"no space left on the disk for {path}{needed}{free}. What was written before is intact: "
+        "free some space and run the same command again"
+    )
+
+
+def _sync_directory(directory: Path) -> None:
+    # Without this the rename itself may be lost with the power. Not every platform can open a folder.
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    write_with(path, lambda temporary: temporary.write_bytes(data), size=len(data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write `document` to `path` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON document. Raises `OSError`, or `DamagedError`, which is also a `ValueError`."""
+    return read_json_bounded(path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Where jstc keeps what belongs to this machine and its user, outside of every run directory.
+
+
+def folder() -> Path:
+    """`JSTC_CACHE`, or `jstc` in `XDG_CACHE_HOME` or in `~/.cache`."""
+    own = os.environ.get("JSTC_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jstc"

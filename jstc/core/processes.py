@@ -1,0 +1,183 @@
+"""A signal to stop, granted where nothing is lost: a training looks for it after every step, and saves first.
+
+Where nobody looks, a signal raises KeyboardInterrupt at once, as Python does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+__all__ = [
+    "GRACE_SECONDS",
+    "follows",
+    "grant",
+    "granting",
+    "handle",
+    "interruptible",
+    "leads",
+    "local_rank",
+    "local_world",
+    "rank",
+    "reached",
+    "requested",
+    "restarts",
+    "several",
+    "world",
+]
+
+GRACE_SECONDS = 10.0
+"""So long a signal waits for the end of a step; who sends one often kills half a minute later."""
+
+
+@dataclass
+class _Request:
+    depth: int = 0
+    number: int | None = None
+    process: int = 0
+    deadline: threading.Timer | None = None
+
+
+_request = _Request()
+
+
+@contextlib.contextmanager
+def granting() -> Iterator[None]:
+    """Within the block a signal is only noted: the block asks `requested` after every step.
+
+    A second one, or one that is not granted within `GRACE_SECONDS`, raises KeyboardInterrupt; so does the
+    end of the block when a request is still open.
+    """
+    _request.depth, _request.process = _request.depth + 1, os.getpid()
+    try:
+        yield
+    except RuntimeError:
+        if _request.number is None:
+            raise
+        # Ctrl-C also went to processes that we work with, and what they do without is no news.
+    finally:
+        _request.depth -= 1
+        reached()
+        open_, _request.number = _request.number is not None, None
+    if open_:
+        grant()
+
+
+def requested() -> bool:
+    """Whether a signal waits to be granted."""
+    return _request.number is not None
+
+
+def reached() -> None:
+    """The end of a step is reached: what remains is to save, however long that takes."""
+    if _request.deadline is not None:
+        _request.deadline.cancel()
+        _request.deadline = None
+
+
+def grant() -> NoReturn:
+    """Stop, now that everything is saved."""
+    reached()
+    _request.number = None
+    raise KeyboardInterrupt
+
+
+def handle(number: int, _frame: FrameType | None) -> None:
+    """The handler of SIGINT and SIGTERM."""
+    if _request.depth and os.getpid() != _request.process:
+        return  # a worker that was forked: the process that it works for will stop it
+    if not _request.depth or _request.number is not None:
+        grant()
+    _request.number = number
+    _request.deadline = threading.Timer(GRACE_SECONDS, _repeat, [number])
+    _request.deadline.daemon = True
+    _request.deadline.start()
+
+
+def _repeat(number: int) -> None:
+    # To the main thread itself, so that it also leaves a system call that it waits in.
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)
+
+
+# Ctrl-C and SIGTERM end a run in the same orderly way.
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT raise KeyboardInterrupt, in a training once it is saved."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    # What a shell starts in the background is to ignore Ctrl-C.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Which of several processes this one is, as torchrun tells it. No torch here.
+#
+# The processes of a run are numbered from 0. Process 0 leads: it decides, writes and speaks; the
+# others follow.
+
+
+def several() -> bool:
+    """Whether torchrun started this process as one of several.
+
+    Its variables count only together with the one that no other program sets: a container or a notebook may
+    well have a WORLD_SIZE of its own.
+    """
+    return "TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE", 1) > 1
+
+
+def world() -> int:
+    """Number of processes, on all machines together."""
+    return _number("WORLD_SIZE", 1) if several() else 1
+
+
+def rank() -> int:
+    """Number of this process."""
+    return _number("RANK", 0) if several() else 0
+
+
+def local_world() -> int:
+    """Number of processes on this machine."""
+    return _number("LOCAL_WORLD_SIZE", 1) if several() else 1
+
+
+def local_rank() -> int:
+    """Number of this process among those on this machine, which is the number of its GPU."""
+    return _number("LOCAL_RANK", 0) if several() else 0
+
+
+def leads() -> bool:
+    """Whether this is process 0 of several."""
+    return several() and rank() == 0
+
+
+def follows() -> bool:
+    """Whether this is one of several, and not process 0."""
+    return rank() > 0
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes anew (`--max-restarts`)."""
+    return _number("TORCHELASTIC_RESTART_COUNT", 0) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default

@@ -1,0 +1,120 @@
+"""The names of datasets, and what is wrong with one before it is loaded. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jstc.data.base import DataInfo, Dataset
+from jstc.data.sources import cifar, digits, folder, parquet, webdataset
+from jstc.errors import DataError, InputError, UnknownNameError
+from jstc.recipe.schema import InputSettings
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CatalogueEntry", "catalogue", "check", "check_root", "load", "refuse_idle_root"]
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One line of `jstc datasets`; `where` says what the data folder must hold."""
+
+    name: str
+    description: str
+    needs_root: bool
+    where: str
+
+
+_ENTRIES = (
+    CatalogueEntry("digits", "1,797 handwritten digits, 10 classes, shown at 32x32", False, "embedded"),
+    CatalogueEntry("cifar10", "60,000 photographs at 32x32, 10 classes", True, cifar.WHERE["cifar10"]),
+    CatalogueEntry("cifar100", "60,000 photographs at 32x32, 100 classes", True, cifar.WHERE["cifar100"]),
+    CatalogueEntry("imagenet", "ImageNet-1k, 1,000 classes", True, folder.WHERE),
+    CatalogueEntry("imagefolder", "your own images, one folder per class", True, folder.WHERE),
+    CatalogueEntry("parquet", "your own images, as Hugging Face stores them", True, parquet.WHERE),
+    CatalogueEntry("webdataset", "your own images in tar files, here or on a server", True, webdataset.WHERE),
+)
+
+
+def catalogue() -> list[CatalogueEntry]:
+    """Every dataset that can be named."""
+    return list(_ENTRIES)
+
+
+def check(name: str, *, root: Path | None, settings: InputSettings | None = None) -> DataInfo:
+    """Find what is wrong with a dataset, cheaply, and return its form.
+
+    Raises `UnknownNameError` or `DataError`, with what would be right.
+    """
+    settings = settings or InputSettings()
+    folder_or_none = check_root(name, root)
+    if folder_or_none is None:
+        return digits.describe(settings)
+    if name in cifar.WHERE:
+        return cifar.check(name, folder_or_none, settings)
+    if name == "parquet":
+        return parquet.check(folder_or_none, settings)
+    if name == "webdataset":
+        return webdataset.check(folder_or_none, settings)
+    return folder.check(name, folder_or_none, settings)
+
+
+def check_root(name: str, root: Path | None) -> Path | None:
+    """The data folder (or pattern) of a known dataset, None where it needs none. Raises as `check` does."""
+    entry = next((e for e in _ENTRIES if e.name == name), None)
+    if entry is None:
+        names = [e.name for e in _ENTRIES]
+        raise UnknownNameError("dataset", name, names, f"(known: {', '.join(names)})")
+    if not entry.needs_root:
+        return None
+    if root is None:
+        raise DataError(
+            f"dataset '{name}' needs a data folder: --data DIR (or data: in the recipe), {entry.where}"
+        )
+    if not root.is_dir() and name != "webdataset":  # which has patterns, too
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"dataset '{name}': {root} {what}; expected {entry.where}")
+    return root
+
+
+def refuse_idle_root(name: str, root: Path | None) -> None:
+    """Raise `InputError` for a folder that would have no effect: it was meant otherwise.
+
+    Raises as `check_root` does as well.
+    """
+    if root is not None and check_root(name, root) is None:
+        raise InputError(
+            f"--data {root}: dataset '{name}' comes with jstc; leave it out, or take another dataset"
+        )
+
+
+# Loading a dataset by name. Torch loads with the first one.
+
+
+def load(
+    name: str,
+    *,
+    root: Path | None,
+    settings: InputSettings,
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None] = lambda _: None,
+) -> Dataset:
+    """Load a dataset; its batches arrive on `device`. `say` hears of what takes long.
+
+    `seed` decides which share of the training split is kept for search-validation, and nothing else.
+    Raises `UnknownNameError` or `DataError`, as `check` does.
+    """
+    folder_or_none = check_root(name, root)
+    if folder_or_none is None:
+        return digits.load(settings, seed=seed, device=device)
+    if name in cifar.WHERE:
+        return cifar.load(name, folder_or_none, settings, seed=seed, device=device)
+    if name == "parquet":
+        return parquet.load(folder_or_none, settings, seed=seed, device=device)
+    if name == "webdataset":
+        return webdataset.load(folder_or_none, settings, seed=seed, device=device, say=say)
+    return folder.load(name, folder_or_none, settings, seed=seed, device=device)

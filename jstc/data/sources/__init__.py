@@ -1,0 +1,1 @@
+"""Where images come from: one file for each form in which data sets are stored."""

@@ -1,0 +1,170 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), in whichever form they are at hand. No torch at import."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jstc.core.torchvision_import import import_torchvision
+from jstc.data.base import CorruptImages, DataInfo, Dataset
+from jstc.data.sources import parquet
+from jstc.errors import DataError
+from jstc.recipe.schema import InputSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["LABELS", "WHERE", "check", "load"]
+
+_SIDE = 32
+_PYTHON = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_BINARY = {"cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}
+_BINARY_FILES = {
+    "cifar10": (tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",)),
+    "cifar100": (("train.bin",), ("test.bin",)),
+}
+_LABEL_BYTES = {"cifar10": 1, "cifar100": 2}  # cifar100: the coarse label, then the fine one
+_ARRAY_NAMES = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"),
+                ("_codecs", "encode")}  # fmt: skip
+_MEAN = {"cifar10": (0.4914, 0.4822, 0.4465), "cifar100": (0.5071, 0.4865, 0.4409)}
+_STD = {"cifar10": (0.2470, 0.2435, 0.2616), "cifar100": (0.2673, 0.2564, 0.2762)}
+
+WHERE = {
+    name: f"a folder with {_PYTHON[name]}/ or {_BINARY[name]}/ (from www.cs.toronto.edu/~kriz/cifar.html), "
+    "or with train.parquet and test.parquet"
+    for name in _PYTHON
+}
+
+_CIFAR100 = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+    dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
+    leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+    otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+    road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+"""
+
+LABELS = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "cifar100": tuple(_CIFAR100.split()),
+}
+
+
+def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
+    """Find the files. Raises `DataError` when they are in none of the known forms."""
+    form, folder = _find(name, root)
+    if form == "binary":
+        _check_binary(name, folder)
+    elif form == "parquet":
+        found = parquet.check(root, InputSettings())
+        if found.num_classes > len(LABELS[name]) or (found.height, found.width) != (_SIDE, _SIDE):
+            raise DataError(
+                f"dataset '{name}': the parquet files in {root} have {found.num_classes} classes at "
+                f"{found.height}x{found.width}; expected {len(LABELS[name])} at 32x32 (or: dataset parquet)"
+            )
+    side = settings.image_size or _SIDE
+    return DataInfo(name, LABELS[name], 3, side, side, _MEAN[name], _STD[name])
+
+
+def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
+    """Load all images as bytes."""
+    from jstc.data.in_memory import Augmentation, dataset_in_memory
+
+    info = check(name, root, settings)
+    form, folder = _find(name, root)
+    corrupt = CorruptImages(settings.max_corrupt)
+    if form == "parquet":
+        size, workers = (_SIDE, _SIDE), settings.workers
+        train, test = (
+            parquet.decode(root, part, info.labels, size=size, workers=workers, corrupt=corrupt)
+            for part in ("train", "test")
+        )
+    elif form == "binary":
+        train, test = (_read_binary(name, folder, files) for files in _BINARY_FILES[name])
+    else:
+        train, test = (_read_python(name, folder, train=part) for part in (True, False))
+    return dataset_in_memory(
+        info,
+        train,
+        test,
+        augmentation=Augmentation.wanted(settings, info, side=_SIDE, flip=True),
+        val_fraction=settings.val_fraction,
+        seed=seed,
+        device=device,
+        corrupt=corrupt,
+    )
+
+
+def _find(name: str, root: Path) -> tuple[str, Path]:
+    for form, folders in (("python", _PYTHON), ("binary", _BINARY)):
+        for folder in (root / folders[name], root):
+            if folder.name == folders[name] and folder.is_dir():
+                return form, folder
+    if parquet.has_files(root):
+        return "parquet", root
+    raise DataError(f"dataset '{name}': nothing known in {root}; expected {WHERE[name]}")
+
+
+def _check_binary(name: str, folder: Path) -> None:
+    record = _LABEL_BYTES[name] + 3 * _SIDE * _SIDE
+    for file in (path for files in _BINARY_FILES[name] for path in files):
+        path = folder / file
+        if not path.is_file() or path.stat().st_size == 0 or path.stat().st_size % record:
+            raise DataError(f"dataset '{name}': {path} is missing or incomplete; unpack the archive again")
+
+
+def _read_binary(name: str, folder: Path, files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    import torch
+
+    head = _LABEL_BYTES[name]
+    raw = np.concatenate([np.fromfile(folder / file, dtype=np.uint8) for file in files])
+    records = raw.reshape(-1, head + 3 * _SIDE * _SIDE)
+    images = np.ascontiguousarray(records[:, head:]).reshape(-1, 3, _SIDE, _SIDE)
+    return torch.from_numpy(images), torch.from_numpy(records[:, head - 1].astype(np.int64))
+
+
+def _read_python(name: str, folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+    # These archives are pickles by the dataset's authors.
+    import torch
+
+    datasets = import_torchvision("torchvision.datasets")
+    kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    batches = [
+        _published(name, folder / file, md5) for file, md5 in (kind.train_list if train else kind.test_list)
+    ]
+    pixels = np.concatenate([np.asarray(batch["data"]) for batch in batches]).reshape(-1, 3, _SIDE, _SIDE)
+    labels = [label for batch in batches for label in batch.get("labels", batch.get("fine_labels"))]
+    return torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(labels, dtype=torch.int64)
+
+
+def _published(name: str, path: Path, md5: str) -> Any:
+    """What a batch holds, if it is the published one by its MD5; and even then arrays are all it may make."""
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
+        raise DataError(
+            f"dataset '{name}': the files in {path.parent} are missing or not the published ones (MD5); "
+            "unpack the archive again"
+        )
+    with warnings.catch_warnings():
+        # numpy's opinion on how these pickles, which are older than it, were written
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+        return _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles numbers, texts, lists and arrays; any other name in a file is refused, not imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """See `pickle.Unpickler`. Raises `DataError`."""
+        if (module.replace("._core.", ".core."), name) not in _ARRAY_NAMES:
+            raise DataError(f"a batch of CIFAR names {module}.{name}, which is no array; it is not loaded")
+        return super().find_class(module, name)

@@ -1,0 +1,55 @@
+"""The digits that scikit-learn carries: 1,797 grey 8x8 images, no download. No torch at import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jstc.data.base import DataInfo, Dataset
+from jstc.recipe.schema import InputSettings
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["describe", "load"]
+
+_SIDE = 32  # what the CIFAR networks are made for
+_TEST_SHARE = 1 / 3
+_TEST_SEED = 0  # of the split, never of the run: every run is judged on the same images
+_MEAN, _STD = 0.305, 0.323
+
+
+def describe(settings: InputSettings) -> DataInfo:
+    """Form of the dataset."""
+    side = settings.image_size or _SIDE
+    labels = tuple(str(digit) for digit in range(10))
+    return DataInfo("digits", labels, 3, side, side, (_MEAN,) * 3, (_STD,) * 3)
+
+
+def load(settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
+    """Load the digits as RGB images; a fixed third of every class is the test split."""
+    import torch
+    from sklearn.datasets import load_digits
+    from torch.nn import functional as F
+
+    from jstc.data.in_memory import Augmentation, dataset_in_memory
+    from jstc.data.sampling import stratified
+
+    pixels, labels = load_digits(return_X_y=True)
+    grey = torch.from_numpy(pixels / 16 * 255).float().view(-1, 1, 8, 8)
+    large = F.interpolate(grey, (_SIDE, _SIDE), mode="bilinear", align_corners=False)
+    images = large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    classes = torch.from_numpy(labels.astype(np.int64))
+    train, test = stratified(labels, _TEST_SHARE, seed=_TEST_SEED)
+    # A mirrored digit is another sign: shifts only.
+    augmentation = Augmentation.wanted(settings, describe(settings), side=_SIDE, flip=False)
+    return dataset_in_memory(
+        describe(settings),
+        (images[train], classes[train]),
+        (images[test], classes[test]),
+        augmentation=augmentation,
+        val_fraction=settings.val_fraction,
+        seed=seed,
+        device=device,
+    )

@@ -1,0 +1,170 @@
+"""Image trees: `train/<class>/*.jpg` and `val/<class>/*.jpg`. No torch at import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from jstc.core.torchvision_import import import_torchvision
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, Names, resize_side
+from jstc.data.decoding import UnreadableImageError, open_file
+from jstc.data.sampling import seed_for, spread
+from jstc.errors import DataError
+from jstc.recipe.schema import InputSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from jstc.data.decoding import Images
+
+__all__ = ["SUFFIXES", "WHERE", "check", "image_files", "load", "require_readable", "sample_tree"]
+
+# A look at an image tree before the run: no empty classes, and images that can be read. No torch here.
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_SAMPLE = 32  # images of a split: a third of a second to decode
+_SHOWN_LEFT_OUT = 3
+
+
+def sample_tree(name: str, folder: Path, classes: Sequence[str], *, max_corrupt: int) -> None:
+    """Look into every class folder, and at one image of each of some. Raises `DataError`."""
+    _require_images(name, folder, classes)
+    looked_at = [classes[i] for i in spread(len(classes), _SAMPLE)]
+    files = [sorted(image_files(folder / c)) for c in looked_at]
+    sample = [paths[seed_for(0, "sample", k) % len(paths)] for k, paths in enumerate(files)]
+    per_class = sum(len(paths) for paths in files) / len(files)
+    reads = [partial(open_file, path) for path in sample]
+    require_readable(name, reads, images=round(per_class * len(classes)), max_corrupt=max_corrupt)
+
+
+def require_readable(
+    name: str, sample: Sequence[Callable[[], object]], *, images: int, max_corrupt: int
+) -> None:
+    """Raise `DataError` when the sample says that more than `max_corrupt` of so many images are damaged.
+
+    Each of the sample is a call that reads an image, and raises `UnreadableImageError` when it cannot.
+    """
+    damaged = [error for error in map(_error, sample) if error is not None]
+    too_many = len(damaged) * images > max_corrupt * len(sample)
+    if len(damaged) > max_corrupt or (too_many and len(damaged) > 1):  # a single one may be chance
+        shown = "; ".join(map(str, damaged[:_SHOWN_LEFT_OUT]))
+        raise DataError(
+            f"dataset '{name}': {len(damaged)} of {len(sample)} images looked at, out of about {images:,}, "
+            f"are damaged, input.max_corrupt allows {max_corrupt}: {shown}"
+        )
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Paths of the images in a folder and below it."""
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(parent) / n for n in names if n.lower().endswith(SUFFIXES))
+
+
+def _require_images(name: str, folder: Path, classes: Sequence[str]) -> None:
+    empty = [c for c in classes if next(image_files(folder / c), None) is None]
+    if empty:
+        more = " ..." if len(empty) > _SHOWN_LEFT_OUT else ""
+        folders = "1 class folder" if len(empty) == 1 else f"{len(empty)} class folders"
+        raise DataError(
+            f"dataset '{name}': {folders} in {folder} without images: "
+            f"{', '.join(empty[:_SHOWN_LEFT_OUT])}{more}; images end in {', '.join(SUFFIXES)}"
+        )
+
+
+def _error(read: Callable[[], object]) -> UnreadableImageError | None:
+    try:
+        read()
+    except UnreadableImageError as error:
+        return error
+    return None
+
+
+WHERE = "a folder with train/<class>/*.jpg and val/<class>/*.jpg (or validation/, test/)"
+_TEST_FOLDERS = ("val", "validation", "test")
+_SIDE = 224
+_SHOWN = 3
+
+
+def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
+    """Find what is wrong with an image tree: by its folders, and by a sample of the images of each split.
+
+    Raises `DataError`.
+    """
+    try:
+        classes = _checked(name, root, settings)
+    except OSError as error:  # a folder that may not be looked into, a share that is gone
+        raise DataError(f"dataset '{name}': cannot look into {root}: {error}") from None
+    side = settings.image_size or _SIDE
+    crop_of = resize_side(side, side)
+    return DataInfo(name, tuple(classes), 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
+
+
+def _checked(name: str, root: Path, settings: InputSettings) -> list[str]:
+    train, test = _split_folders(name, root)
+    classes, others = _classes(name, train), _classes(name, test)
+    if classes != others:
+        raise DataError(f"dataset '{name}': {_difference(train, test, classes, others)}")
+    for folder in (train, test):
+        sample_tree(name, folder, classes, max_corrupt=settings.max_corrupt)
+    return classes
+
+
+def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
+    """An image tree whose images are decoded as they are needed."""
+    from jstc.data.loader import dataset_from_images
+
+    info = check(name, root, settings)
+    train, test = (_images(folder, info.labels) for folder in _split_folders(name, root))
+    return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
+
+
+def _split_folders(name: str, root: Path) -> tuple[Path, Path]:
+    train = root / "train"
+    test = next((root / n for n in _TEST_FOLDERS if (root / n).is_dir()), None)
+    if train.is_dir() and test is not None:
+        return train, test
+    missing = "train/" if not train.is_dir() else "val/, validation/ or test/"
+    found = ", ".join(sorted(f"{p.name}/" for p in _folders(root))[:_SHOWN]) or "no folders"
+    raise DataError(f"dataset '{name}': {root} has no {missing}, but {found}; expected {WHERE}")
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+
+
+def _classes(name: str, folder: Path) -> list[str]:
+    classes = sorted(p.name for p in _folders(folder))
+    if not classes:
+        loose = " (images must lie in one folder per class)" if next(image_files(folder), None) else ""
+        raise DataError(f"dataset '{name}': {folder} has no class folders{loose}; expected {WHERE}")
+    return classes
+
+
+def _difference(train: Path, test: Path, classes: list[str], others: list[str]) -> str:
+    text = []
+    for folder, missing in ((test, set(classes) - set(others)), (train, set(others) - set(classes))):
+        if missing:
+            more = " ..." if len(missing) > _SHOWN else ""
+            shown = ", ".join(sorted(missing)[:_SHOWN])
+            text.append(f"{folder} lacks {len(missing)} of the classes: {shown}{more}")
+    return "; ".join(text) + "; both must have the same class folders"
+
+
+def _images(folder: Path, labels: tuple[str, ...]) -> Images:
+    from jstc.data.decoding import Images
+
+    datasets = import_torchvision("torchvision.datasets")
+    index = {label: number for number, label in enumerate(labels)}
+    samples = datasets.ImageFolder.make_dataset(str(folder), index, SUFFIXES)
+    paths = Names.pack([os.fsencode(path) for path, _ in samples])
+    return Images(partial(_read, paths), np.array([label for _, label in samples], dtype=np.int64))
+
+
+def _read(paths: Names, index: int) -> Image.Image:
+    return open_file(Path(os.fsdecode(paths[index])))

@@ -1,0 +1,179 @@
+"""WebDataset: images in tar files, local or remote. No torch at import.
+
+A shard is read through once, for an index of its samples; after that every image can be read alone, so that
+order and resumption are those of an image tree. Remote shards are copied first. Nothing in a shard is
+unpickled, run, or written to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from jstc.core import files
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, Names, resize_side
+from jstc.data.decoding import UnreadableImageError, open_bytes
+from jstc.data.sampling import Indices, spread
+from jstc.data.sources import remote
+from jstc.data.sources.folder import require_readable
+from jstc.data.sources.shards import WHERE, ShardIndex, Shards, class_names, find, index_of, is_kept
+from jstc.errors import DataError
+from jstc.recipe.schema import InputSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from jstc.data.decoding import Images
+
+__all__ = ["WHERE", "check", "load"]
+
+_SIDE = 224
+_SHARDS_LOOKED_INTO = 4
+_IMAGES_LOOKED_AT = 32
+_MOST_IMAGE_BYTES = 2**30
+_MOST_CLASSES = 1_000_000
+
+
+def check(root: Path, settings: InputSettings) -> DataInfo:
+    """Find what is wrong by the shards' names, the classes, and a sample of images where they are local.
+
+    Raises `DataError`.
+    """
+    shards = find(root)
+    labels = class_names(shards) or _names_in_labels(shards, settings)
+    for places in (shards.train, shards.test):
+        if remote.is_url(places[0]):
+            remote.require_there(places[0])
+        else:
+            _look_into(places, settings)
+    side = settings.image_size or _SIDE
+    crop_of = resize_side(side, side)
+    return DataInfo("webdataset", labels, 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
+
+
+def load(
+    root: Path,
+    settings: InputSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None] = lambda _: None,
+) -> Dataset:
+    """Shards whose images are decoded as they are needed; remote ones are copied first."""
+    from jstc.data.loader import dataset_from_images
+
+    info, shards = check(root, settings), find(root)
+    train_paths, test_paths = (_local(places, settings, say) for places in (shards.train, shards.test))
+    new = [path for path in train_paths + test_paths if not is_kept(path, _cache(settings))]
+    if new:
+        say(f"reading {len(new):,} shards through, once, to find their images")
+    train, test = (_images(paths, info.labels, settings) for paths in (train_paths, test_paths))
+    return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
+
+
+def _cache(settings: InputSettings) -> Path:
+    return settings.cache or files.folder()
+
+
+def _local(places: Sequence[str], settings: InputSettings, say: Callable[[str], None]) -> list[Path]:
+    if not any(map(remote.is_url, places)):
+        return [Path(place) for place in places]
+    return remote.copies(places, _cache(settings) / "shards", say=say)
+
+
+def _names_in_labels(shards: Shards, settings: InputSettings) -> tuple[str, ...]:
+    """Without a list of classes: 0, 1, 2 ... up to the largest label, or the names that occur, sorted."""
+    if shards.remote:
+        raise DataError(
+            f"dataset 'webdataset': remote shards need a list of the classes, one name a line, at "
+            f"{shards.places[0]}/classes.txt"
+        )
+    indices = [index_of(Path(place), _cache(settings)) for place in shards.train]
+    found = {index.labels[n].decode() for index in indices for n in range(len(index.labels))}
+    if not found:
+        raise DataError(f"dataset 'webdataset': no images with labels in {shards.train[0]}")
+    if not all(label.isdecimal() for label in found):
+        return tuple(sorted(found))
+    most = max(map(int, found))
+    if most >= _MOST_CLASSES:
+        raise DataError(f"dataset 'webdataset': the greatest label is {most}; expected 0, 1, 2 ...")
+    return tuple(map(str, range(most + 1)))
+
+
+def _look_into(places: Sequence[str], settings: InputSettings) -> None:
+    looked = [Path(places[n]) for n in spread(len(places), _SHARDS_LOOKED_INTO)]
+    indices = [index_of(path, _cache(settings)) for path in looked]
+    members = _Members.of(looked, indices)
+    if not len(members.offsets):
+        raise DataError(f"dataset 'webdataset': no images in {looked[0]}; images end in .jpg, .png ...")
+    sample = [partial(members, int(n)) for n in spread(len(members.offsets), _IMAGES_LOOKED_AT)]
+    images = len(members.offsets) * len(places) // len(looked)
+    require_readable("webdataset", sample, images=images, max_corrupt=settings.max_corrupt)
+
+
+@dataclass(frozen=True, eq=False)
+class _Members:
+    """Reads image `index` out of the shard that holds it."""
+
+    paths: tuple[Path, ...]
+    shard: Indices
+    offsets: Indices
+    sizes: Indices
+    names: Names
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], indices: Sequence[ShardIndex]) -> _Members:
+        """All images of the shards, in order."""
+        counts = [len(index.offsets) for index in indices]
+        return cls(
+            tuple(paths),
+            np.repeat(np.arange(len(paths), dtype=np.int64), counts),
+            np.concatenate([index.offsets for index in indices]),
+            np.concatenate([index.sizes for index in indices]),
+            Names.joined([index.names for index in indices]),
+        )
+
+    def __call__(self, index: int) -> Image.Image:
+        path, size = self.paths[self.shard[index]], int(self.sizes[index])
+        where = f"{self.names[index].decode('utf-8', 'replace')} of {path}"
+        if size > _MOST_IMAGE_BYTES:
+            raise UnreadableImageError(where, f"{size / 2**30:.1f} GiB is too large")
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(int(self.offsets[index]))
+                data = file.read(size)
+        except OSError as error:
+            raise UnreadableImageError(where, str(error)) from None
+        return open_bytes(data, where)
+
+
+def _images(paths: list[Path], names: tuple[str, ...], settings: InputSettings) -> Images:
+    from jstc.data.decoding import Images
+
+    indices = [index_of(path, _cache(settings)) for path in paths]
+    known = {name: number for number, name in enumerate(names)}
+    labels = [_numbers(index, path, known) for index, path in zip(indices, paths, strict=True)]
+    return Images(_Members.of(paths, indices), np.concatenate(labels))
+
+
+def _numbers(index: ShardIndex, path: Path, known: dict[str, int]) -> Indices:
+    """Labels int64 [N] of a shard's samples: numbers as they are, names by the list of classes."""
+    numbers = np.empty(len(index.labels), dtype=np.int64)
+    for n in range(len(numbers)):
+        label = index.labels[n].decode()
+        found = int(label) if label.isdecimal() and len(label) < 19 else known.get(label, -1)
+        if not 0 <= found < len(known):
+            name = index.names[n].decode("utf-8", "replace")
+            shown = ", ".join(list(known)[:3]) + (" ..." if len(known) > 3 else "")
+            raise DataError(
+                f"dataset 'webdataset': {name} of {path} has label {label!r}; expected a number below "
+                f"{len(known)}, or one of the classes: {shown}"
+            )
+        numbers[n] = found
+    return numbers

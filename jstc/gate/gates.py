@@ -1,0 +1,189 @@
+"""The gates on figures that are counted or computed, and so are the same wherever they are read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from jstc.errors import InputError
+from jstc.gate.summaries import Network, OnnxFile
+
+__all__ = [
+    "DEFAULTS",
+    "DIFFERENCE_FLOOR",
+    "DROPS",
+    "KINDS",
+    "Gate",
+    "Kind",
+    "Limit",
+    "Verdict",
+    "file_gates",
+    "gone",
+    "limits",
+    "network_gates",
+    "parse",
+]
+
+# How much worse the new run may be, gate by gate: the defaults, and how people write others.
+
+Kind = Literal["flops", "params", "bytes", "accuracy", "max_abs_diff", "top1_agreement", "latency"]
+
+DIFFERENCE_FLOOR = 1e-4
+"""Up to here a difference between torch and ONNX is rounding, and how much it grew means nothing."""
+
+DROPS = frozenset({"accuracy", "top1_agreement"})
+"""Gates in percentage points; all others are in percent of the base."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`amount`: the largest share that a figure may grow by, or a fraction may drop by; None: no gate.
+
+    `or_budget`: a figure within a budget that both runs were given is never too large.
+    """
+
+    amount: float | None
+    or_budget: bool = False
+
+
+DEFAULTS: Mapping[Kind, Limit] = {
+    "flops": Limit(0.0, or_budget=True),
+    "params": Limit(0.05, or_budget=True),
+    "bytes": Limit(0.05),
+    "accuracy": Limit(0.005),
+    "max_abs_diff": Limit(2.0),
+    "top1_agreement": Limit(0.005),
+    "latency": Limit(0.05),
+}
+KINDS = tuple(DEFAULTS)
+
+
+def limits(given: Mapping[Kind, str | None]) -> dict[Kind, Limit]:
+    """A limit for every gate; `given` are those that the user wrote, and None those that were left out."""
+    written = {kind: parse(text, kind) for kind, text in given.items() if text is not None}
+    return {**DEFAULTS, **written}
+
+
+def parse(text: str, kind: Kind) -> Limit:
+    """`5%` and `5` are five percent (percentage points where the gate is a drop); `off` is no gate.
+
+    Raises `InputError` for anything else.
+    """
+    if text.strip().lower() == "off":
+        return Limit(None)
+    match = re.fullmatch(r"\s*\+?([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*%?\s*", text.lower())
+    amount = float(match[1]) / 100 if match else math.inf
+    if not math.isfinite(amount):
+        unit = "percentage points, such as 0.5" if kind in DROPS else "percent, such as 5 or 5%"
+        raise InputError(f"'{text}' is not a limit of the gate on {kind}: give {unit}, or off")
+    return Limit(amount)
+
+
+Verdict = Literal["ok", "fails", "unclear", "not comparable", "new", "off"]
+
+_EPSILON = 1e-9  # a drop from 0.985 to 0.98 is 0.005, and not a little more
+_FILE_KINDS: tuple[Kind, ...] = ("accuracy", "max_abs_diff", "top1_agreement", "bytes")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One figure of both runs, and what is said of it.
+
+    `change` and `limit` are shares of `base`, for accuracies and agreements fractions; `low` to `high` is
+    the interval of a measured change, 99 % or more. `of` is what the figure belongs to: `slim`, `fp32`, ...
+    `kind` is `file` or `budget` for a thing that is in one of the runs only.
+    """
+
+    kind: Kind | Literal["file", "budget"]
+    of: str
+    verdict: Verdict
+    base: float | None = None
+    new: float | None = None
+    change: float | None = None
+    limit: float | None = None
+    reason: str = ""
+    low: float | None = None
+    high: float | None = None
+    budget: str = ""
+    unit: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON document."""
+        return asdict(self)
+
+
+def network_gates(base: Network, new: Network, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+    """The gates on the slim network in torch."""
+    for kind in ("flops", "params", "accuracy"):
+        before, after = getattr(base.slim, kind), getattr(new.slim, kind)
+        gate = _figure(kind, "slim", before, after, limits[kind])
+        if gate is not None:
+            yield _within_budget(gate, base, new, limits[kind])
+
+
+def file_gates(base: Network, new: Network, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+    """The gates on the exported files; a file that is gone is one failure, not one for each figure."""
+    for of, entry in base.files.items():
+        if of in new.files:
+            yield from _one_file(of, entry, new.files[of], limits)
+        else:
+            yield gone("file", of, f"the base has {entry.file}")
+    for of, entry in new.files.items():
+        if of not in base.files:
+            yield Gate("file", of, "new", reason=f"{entry.file} is not in the base")
+
+
+def gone(kind: Kind | Literal["file", "budget"], of: str, what: str) -> Gate:
+    """The gate on something that only the base has."""
+    return Gate(kind, of, "fails", reason=f"gone: {what}, the new run does not")
+
+
+def _one_file(of: str, base: OnnxFile, new: OnnxFile, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+    for kind in _FILE_KINDS:
+        gate = _figure(kind, of, getattr(base, kind), getattr(new, kind), limits[kind])
+        if gate is not None:
+            yield gate
+
+
+def _figure(kind: Kind, of: str, base: float | None, new: float | None, limit: Limit) -> Gate | None:
+    if base is None and new is None:
+        return None
+    if limit.amount is None:
+        return Gate(kind, of, "off", base, new, _change(kind, base, new))
+    if base is None:
+        return Gate(kind, of, "new", None, new, reason="the base does not have it")
+    if new is None:
+        return Gate(kind, of, "fails", base, limit=limit.amount, reason="gone: the new run does not have it")
+    change = _change(kind, base, new)
+    verdict: Verdict = "fails" if _worse(kind, base, new) > limit.amount + _EPSILON else "ok"
+    if kind == "max_abs_diff" and new <= DIFFERENCE_FLOOR:
+        verdict = "ok"
+    return Gate(kind, of, verdict, base, new, change, limit.amount)
+
+
+def _change(kind: Kind, base: float | None, new: float | None) -> float | None:
+    if base is None or new is None:
+        return None
+    if kind in DROPS:
+        return new - base
+    return new / base - 1 if base else (0.0 if not new else None)
+
+
+def _worse(kind: Kind, base: float, new: float) -> float:
+    change = _change(kind, base, new)
+    if change is None:  # from nothing to something is more than any share
+        return float("inf")
+    return -change if kind in DROPS else change
+
+
+def _within_budget(gate: Gate, base: Network, new: Network, limit: Limit) -> Gate:
+    budget = base.budget
+    if not limit.or_budget or gate.verdict != "fails" or gate.new is None or budget != new.budget:
+        return gate
+    if budget.metric != gate.kind or budget.limit is None or gate.new > budget.limit:
+        return gate
+    reason = "within the budget of both runs"
+    return Gate(gate.kind, gate.of, "ok", gate.base, gate.new, gate.change, gate.limit, reason)

@@ -1,0 +1,148 @@
+"""The plans that a search may visit: at the budget, in the quanta that the recipe asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jstc.channels import ChannelMap
+from jstc.channels.budget import Budget, Limits, project, resolve, smallest, uniform_counts
+from jstc.plan import Plan
+from jstc.recipe.schema import Recipe
+
+__all__ = ["Budget", "Space", "limit", "limits"]
+
+Vector = NDArray[np.float64]
+
+
+_WIDE = ({"parts": 2}, {"parts": 4})
+_WIDE_GIVEN = ({"least": 4},)
+"""What `round_to: auto` tries before its finest steps. Less wide with given weights: half of a narrow group
+is too much to take from a trained network at once, and steps of 4 still are faster than free widths."""
+
+_ROOM = 2
+_CLOSE = 0.98
+"""Steps are so wide where the smallest sub-network is so many times cheaper than every budget, and the
+evenly cut one comes so close to it."""
+
+
+def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
+    """Under `round_to: auto` the widest steps that leave the search room; processors like multiples of 8.
+
+    Raises `BudgetError` where not even the finest ones meet a budget.
+    """
+    settings = recipe.channels
+    if channels.latency is not None:
+        return Limits.from_settings(channels.groups, settings, block=channels.latency.block)
+    finest = Limits.from_settings(channels.groups, settings)
+    budgets = [resolve(channels, *budget, finest) for budget in recipe.budgets]
+    for steps in _WIDE if recipe.weights is None else _WIDE_GIVEN:
+        wide = Limits.from_settings(channels.groups, settings, **steps)
+        if all(_suits(channels, budget, wide) for budget in budgets):
+            return wide
+    return finest
+
+
+def _suits(channels: ChannelMap, budget: Budget, bounds: Limits) -> bool:
+    if _ROOM * budget.of(smallest(channels, bounds)) > budget.limit:
+        return False
+    cost = channels.cost_of_counts(uniform_counts(channels, budget, bounds))
+    return budget.of(cost) >= _CLOSE * budget.limit
+
+
+_HALF_SUITS = (0.35, 0.8)
+_OTHERWISE = 0.52
+"""Coarse rounds under `coarse_budget: auto`: a network of half the width where it costs such a share of the
+budget. Dearer, it would save little; cheaper, its channels would be too small a core of the later ones."""
+
+
+def _coarse_share(channels: ChannelMap, budget: Budget, bounds: Limits, recipe: Recipe) -> float:
+    asked = recipe.search.coarse_budget
+    if asked != "auto":
+        return asked
+    halves = np.array([group.width // 2 for group in channels.groups])
+    steps = np.maximum(halves - bounds.least, 0) // bounds.quantum
+    half = budget.of(channels.cost_of_counts(bounds.least + steps * bounds.quantum))
+    share = (half + 0.5) / budget.limit  # the network itself must fit, whatever the division rounds to
+    low, high = _HALF_SUITS
+    return share if low <= share <= high else _OTHERWISE
+
+
+def limits(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
+    """The recipe's budgets as counts, by label. For latencies `channels` must be timed.
+
+    Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet one, and
+    `RecipeError` for settings of groups that are not there.
+    """
+    return {
+        label: space.budget for label, space in zip(recipe.labels, Space.each(channels, recipe), strict=True)
+    }
+
+
+def limit(channels: ChannelMap, recipe: Recipe) -> Budget:
+    """The one budget of a recipe as a count. Raises as `limits` does."""
+    [budget] = limits(channels, recipe).values()
+    return budget
+
+
+@dataclass(frozen=True)
+class Space:
+    """Groups, budget and limits of one search; `coarse`: the share of the budget that coarse rounds have."""
+
+    channels: ChannelMap
+    budget: Budget
+    limits: Limits
+    coarse: float = 1.0
+
+    @classmethod
+    def of(cls, channels: ChannelMap, recipe: Recipe) -> Space:
+        """The space of a recipe with one budget. Raises `BudgetError` as `limit` does."""
+        [space] = cls.each(channels, recipe)
+        return space
+
+    @classmethod
+    def each(cls, channels: ChannelMap, recipe: Recipe) -> list[Space]:
+        """One space for each budget of a recipe. Raises `BudgetError` as `limits` does."""
+        bounds = _limits(channels, recipe)
+        budgets = [resolve(channels, *budget, bounds) for budget in recipe.budgets]
+        return [
+            cls(channels, budget, bounds, _coarse_share(channels, budget, bounds, recipe))
+            for budget in budgets
+        ]
+
+    def of_rounds(self, *, below: bool) -> Space:
+        """The space of coarse rounds below the budget, or of the others."""
+        return self.at(self.coarse) if below else self
+
+    def at(self, share: float) -> Space:
+        """The same space at a share of its budget, or at the smallest that the limits allow."""
+        if share >= 1:
+            return self
+        least = self.budget.of(smallest(self.channels, self.limits))
+        bound = max(least, int(share * self.budget.limit))
+        budget = Budget(self.budget.metric, bound, self.budget.share * bound / self.budget.limit)
+        return Space(self.channels, budget, self.limits)
+
+    def plan(self, order: Sequence[NDArray[np.int64]], levels: Sequence[Vector]) -> Plan:
+        """The plan that keeps, of every group, the first channels in `order`, as many as the budget allows.
+
+        `levels[g][k]`: the value of the common scalar at which the k-th channel of group g, in that order,
+        joins.
+        """
+        counts = project(self.channels, levels, self.budget, self.limits).tolist()
+        kept = {
+            group.name: tuple(sorted(chosen[:count].tolist()))
+            for group, chosen, count in zip(self.channels.groups, order, counts, strict=True)
+        }
+        return Plan(kept, self.channels.widths)
+
+    def split(self, vector: Vector) -> list[Vector]:
+        """A vector over all prunable channels, group by group."""
+        return [vector[g.start : g.start + g.width] for g in self.channels.groups]
+
+    def join(self, values: Mapping[str, Vector]) -> Vector:
+        """The inverse of `split`, from values by group name."""
+        return np.concatenate([values[g.name] for g in self.channels.groups])

@@ -1,0 +1,227 @@
+"""Everything a search knows between two rounds, and the one file that it is kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jstc.channels import ChannelMap
+from jstc.errors import RunDirectoryError
+from jstc.jst.phases import Phase, phase
+from jstc.jst.subnetwork import Target
+from jstc.jst.threshnet import ThreshNet
+from jstc.plan import Plan
+from jstc.recipe.schema import Recipe, SearchSettings
+from jstc.train import checkpoint, job, optim
+
+__all__ = ["Archive", "Course", "Entry", "State", "identity", "read_plan", "require_same"]
+
+# The best plans seen so far, by search-validation accuracy.
+
+
+def read_plan(document: Any, groups: Iterable[str]) -> Plan:
+    """The plan in a JSON document whose keys were sorted, with its groups in the order of `groups` again.
+
+    Their order decides the bytes of `plan.json`, and the last bit of a sum over the groups.
+    """
+    plan = Plan.from_dict(document)
+    names = list(groups)
+    return Plan({n: plan.kept[n] for n in names}, {n: plan.widths[n] for n in names})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plan, its accuracy on search-validation after its round, and the round."""
+
+    plan: Plan
+    accuracy: float
+    round: int
+
+
+class Archive:
+    """At most `size` different plans; of one plan the newest score, of equal scores the newer plan.
+
+    Newer, because the target network's weights go on changing: an old plan's score is a promise less kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.entries: list[Entry] = []
+
+    def add(self, plan: Plan, accuracy: float, round_: int) -> None:
+        """Offer a plan."""
+        others = [entry for entry in self.entries if entry.plan.hash != plan.hash]
+        ranked = sorted([*others, Entry(plan, accuracy, round_)], key=lambda e: (-e.accuracy, -e.round))
+        self.entries = ranked[: self.size]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """A JSON document."""
+        return [{"plan": e.plan.to_dict(), "accuracy": e.accuracy, "round": e.round} for e in self.entries]
+
+    def restore(self, document: list[dict[str, Any]], groups: Iterable[str]) -> None:
+        """The inverse of `to_list`; `groups` are the names of the network's groups in their order."""
+        names = list(groups)
+        self.entries = [Entry(read_plan(e["plan"], names), e["accuracy"], e["round"]) for e in document]
+
+
+@dataclass
+class Course:
+    """What a search knows of one budget: the best plans, the latest one, overlaps of successive plans."""
+
+    archive: Archive
+    plan: Plan | None = None
+    overlaps: list[float] = field(default_factory=list)
+    thresholds: list[int] | None = None  # the policy's choice in the latest fine round, by number in the grid
+
+    def advance(self, plan: Plan, accuracy: float | None, round_: int, *, at_budget: bool) -> float | None:
+        """A round with `plan` is over; returns its overlap with the plan before.
+
+        Plans not judged, and those below the budget, are no candidates for the verdict.
+        """
+        overlap = self.plan.overlap(plan) if self.plan is not None else None
+        if at_budget and accuracy is not None:
+            self.archive.add(plan, accuracy, round_)
+        self.plan = plan
+        if overlap is not None:
+            self.overlaps.append(overlap)
+        return overlap
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON document."""
+        plan = None if self.plan is None else self.plan.to_dict()
+        latest = {"plan": plan, "thresholds": self.thresholds}
+        return {**latest, "overlaps": self.overlaps, "archive": self.archive.to_list()}
+
+    def restore(self, document: Mapping[str, Any], groups: Mapping[str, int]) -> None:
+        """The inverse of `to_dict`."""
+        self.plan = None if document["plan"] is None else read_plan(document["plan"], groups)
+        self.overlaps, self.thresholds = document["overlaps"], document["thresholds"]
+        self.archive.restore(document["archive"], groups)
+
+
+@dataclass
+class State:
+    """The target network and its channel weights, the policy, each budget's course, how far the search is."""
+
+    target: Target
+    threshnet: ThreshNet
+    courses: list[Course]
+    settings: SearchSettings
+    scaler: torch.amp.GradScaler | None = None  # of gradients in float16
+    round: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    last_seconds: float = 0.0
+    rollbacks: int = 0
+
+    @classmethod
+    def new(cls, network: nn.Module, channels: ChannelMap, threshnet: ThreshNet, recipe: Recipe) -> State:
+        """The state before the first round."""
+        courses = [Course(Archive(recipe.search.archive_size)) for _ in recipe.budgets]
+        target = Target.new(network, channels, recipe.train)
+        scaler = job.scaler(recipe.train, target.alpha.device)
+        return cls(target, threshnet, courses, recipe.search, scaler)
+
+    @property
+    def course(self) -> Course:
+        """That of the budget whose turn the next round is."""
+        return self.courses[self.round % len(self.courses)]
+
+    def _phase(self, round_: int) -> Phase:
+        return phase(self.settings, round_, budgets=len(self.courses))
+
+    @property
+    def could_settle(self) -> bool:
+        """Whether the search has had as many fine rounds as it takes to tell."""
+        first = self.round - (self.settings.settle_window + 1) * len(self.courses)
+        return first >= 0 and not self._phase(first).coarse
+
+    @property
+    def settled(self) -> bool:
+        """Whether the plans of every budget's last rounds, all of them fine ones, hardly differ any more."""
+        window = self.settings.settle_window
+        recent = [course.overlaps[-window:] for course in self.courses]
+        return self.could_settle and all(sum(r) / window >= self.settings.settle_overlap for r in recent)
+
+    def advance(self, plan: Plan, accuracy: float | None, *, images: int, seconds: float) -> float | None:
+        """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""
+        at_budget = not self._phase(self.round).below
+        overlap = self.course.advance(plan, accuracy, self.round, at_budget=at_budget)
+        self.round += 1
+        self.images += images
+        self.seconds += seconds
+        self.last_seconds = seconds
+        return overlap
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of a checkpoint; the live ones."""
+        target, (policy, _) = self.target, self.threshnet.state()
+        gates = {name: getattr(target, name) for name in ("alpha", "moments", "steps", "trained", "taylor")}
+        network = target.network.state_dict()
+        return checkpoint.join(network=network, **target.optimizer, gates=gates, policy=policy)
+
+    def document(self) -> dict[str, Any]:
+        """All of a checkpoint that is no tensor, as JSON."""
+        scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        return {
+            "round": self.round,
+            "images": self.images,
+            "seconds": self.seconds,
+            "rollbacks": self.rollbacks,
+            "policy": self.threshnet.state()[1],
+            "courses": [course.to_dict() for course in self.courses],
+            **scaler,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take over what `tensors` and `document` gave; it must be of the same search."""
+        target = self.target
+        target.network.load_state_dict(checkpoint.part(tensors, "network"))
+        with torch.no_grad():
+            for kind, values in optim.from_tensors(tensors).items():
+                for name, value in values.items():
+                    target.optimizer[kind][name].copy_(value)
+            for name, value in checkpoint.part(tensors, "gates").items():
+                getattr(target, name).copy_(value)
+        self.threshnet.restore(checkpoint.part(tensors, "policy"), meta["policy"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(meta["scaler"])
+        for course, document in zip(self.courses, meta["courses"], strict=True):
+            course.restore(document, target.channels.widths)
+        self.round, self.images, self.seconds = meta["round"], meta["images"], meta["seconds"]
+        self.rollbacks = meta["rollbacks"]
+
+
+# What makes a search the same search when it is called again.
+
+_VERSION = 5
+"""Raised when the same settings come to mean another search, or a checkpoint to hold something else."""
+
+
+def identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
+    """What decides the numbers of a search; a checkpoint of another one is refused."""
+    keys = {"model", "cifar", "weights", "dataset", "seed", "flops", "params", "latency", "latency_on"}
+    settings = recipe.model_dump(mode="json", include=keys)
+    parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("train", "search", "channels")}
+    parts["input"] = recipe.input.model_dump(mode="json", exclude=set(recipe.input.FREE))
+    finetune = recipe.finetune
+    schedule = {"finetune_epochs": finetune.epochs, "finetune_steps_per_epoch": finetune.steps_per_epoch}
+    return {"version": _VERSION, **settings, **parts, **schedule, "widths": channels.widths}
+
+
+def require_same(theirs: Any, ours: Mapping[str, Any], path: Path) -> None:
+    """Raise `RunDirectoryError` unless the checkpoint at `path` says that it belongs to our search.
+
+    Before anything is taken over: tensors of another network or policy do not even fit.
+    """
+    different = checkpoint.differences(theirs, ours)
+    if different:
+        raise RunDirectoryError(
+            f"{path} belongs to another search ({', '.join(different)} differ); "
+            "use another directory, or --fresh"
+        )

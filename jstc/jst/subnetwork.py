@@ -1,0 +1,134 @@
+"""The state of a search, and the way between the target network and its sub-networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from jstc.channels import ChannelMap, GatedNetwork
+from jstc.plan import Plan
+from jstc.recipe.schema import SearchSettings, TrainSettings
+from jstc.train import checkpoint, optim
+from jstc.train.device import place
+
+__all__ = ["Target", "Trial", "cut", "put_back"]
+
+_BETAS = (0.9, 0.99)
+_FORGETTING = 0.5
+
+
+@dataclass
+class Target:
+    """The target network with everything that belongs to its channels; all changed in place.
+
+    `alpha` [prunable channels] holds the channel weights, `moments` [2, prunable channels] Adam's averages
+    of their gradients, `steps` [prunable channels] how often each was updated, `trained` [prunable channels]
+    how much of the last rounds trained each, 1 for all of them, `taylor` [prunable channels] what the network
+    as it was given would lose with each, relative to the mean of its group (1 where nobody asked);
+    `optimizer` is the state of the weights' optimiser, by kind and parameter.
+    """
+
+    network: nn.Module
+    channels: ChannelMap
+    alpha: Tensor
+    moments: Tensor
+    steps: Tensor
+    trained: Tensor
+    taylor: Tensor
+    optimizer: optim.State
+
+    @classmethod
+    def new(cls, network: nn.Module, channels: ChannelMap, settings: TrainSettings) -> Target:
+        """All channel weights 1, no optimiser has made a step."""
+        total = sum(group.width for group in channels.groups)
+        where = next(network.parameters()).device
+        return cls(
+            network,
+            channels,
+            torch.ones(total, device=where),
+            torch.zeros(2, total, device=where),
+            torch.zeros(total, device=where),
+            torch.zeros(total, device=where),
+            torch.ones(total, device=where),
+            optim.new_state(dict(network.named_parameters()), settings),
+        )
+
+    def index(self, plan: Plan) -> Tensor:
+        """Numbers of the kept channels, in the order in which a gated sub-network holds their gates."""
+        parts = [torch.tensor(plan.kept[g.name]) + g.start for g in self.channels.groups]
+        return torch.cat(parts).to(self.alpha.device)
+
+
+@dataclass
+class Trial:
+    """A sub-network in training: physically small, gated, with optimisers that go on where they were."""
+
+    plan: Plan
+    gated: GatedNetwork
+    weights: torch.optim.Optimizer
+    moments: Tensor
+    steps: Tensor
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters of the plain network by name."""
+        return dict(self.gated.network.named_parameters())
+
+    def step_alpha(self, gradient: Tensor, settings: SearchSettings) -> None:
+        """One Adam step (Kingma and Ba 2015) on the gates; `gradient` [kept channels].
+
+        Not torch's Adam, because the channels of a sub-network have been updated unequally often: each
+        keeps its own count for the bias correction. Gates stay at or above zero.
+        """
+        self.steps += 1
+        with torch.no_grad():
+            for moment, beta, value in zip(self.moments, _BETAS, (gradient, gradient.square()), strict=True):
+                moment.lerp_(value, 1 - beta)
+            first, second = (m / (1 - beta**self.steps) for m, beta in zip(self.moments, _BETAS, strict=True))
+            self.gated.alpha.sub_(settings.alpha_lr * first / (second.sqrt() + 1e-8)).clamp_(min=0.0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training changes; the live tensors."""
+        gates = {"alpha": self.gated.alpha, "moments": self.moments, "steps": self.steps}
+        state = optim.get_state(self.weights, self.parameters)
+        return checkpoint.join(network=self.gated.network.state_dict(), **state, gates=gates)
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` gave, of a sub-network of the same plan."""
+        self.gated.network.load_state_dict(checkpoint.part(tensors, "network"))
+        optim.set_state(self.weights, self.parameters, optim.from_tensors(tensors))
+        gates = checkpoint.part(tensors, "gates")
+        for tensor, name in ((self.gated.alpha, "alpha"), (self.moments, "moments"), (self.steps, "steps")):
+            tensor.copy_(gates[name])
+
+
+def cut(target: Target, plan: Plan, settings: TrainSettings) -> Trial:
+    """The sub-network of a plan, with the slices of weights, statistics, gates and the optimiser's state."""
+    where = target.alpha.device
+    small = place(target.channels.slice(target.network, plan), settings, where)
+    index = target.index(plan)
+    gated = target.channels.gated(small, plan)
+    with torch.no_grad():
+        gated.alpha.copy_(target.alpha[index])
+    named = dict(small.named_parameters())
+    optimizer = optim.make(named, settings, partial=True)
+    state = {kind: target.channels.take(tensors, plan) for kind, tensors in target.optimizer.items()}
+    optim.set_state(optimizer, named, state)
+    return Trial(plan, gated, optimizer, target.moments[:, index], target.steps[index])
+
+
+def put_back(sub: Trial, target: Target) -> None:
+    """Write everything that the sub-network changed back to where it came from; the rest keeps its values."""
+    target.channels.map_back(sub.gated.network, target.network, sub.plan)
+    for kind, tensors in optim.get_state(sub.weights, sub.parameters).items():
+        target.channels.put(tensors, target.optimizer[kind], sub.plan)
+    index = target.index(sub.plan)
+    target.alpha[index] = sub.gated.alpha.detach()
+    target.moments[:, index] = sub.moments
+    target.steps[index] = sub.steps
+    target.trained *= _FORGETTING
+    target.trained[index] += 1 - _FORGETTING

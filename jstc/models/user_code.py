@@ -1,0 +1,217 @@
+"""Networks from the user's own code: `path/to/file.py:factory` or `package.module:factory`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jstc.core import files
+from jstc.errors import ModelError
+from jstc.models.catalogue import runs_user_code, split_user_name
+from jstc.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Consent", "constructor", "is_remembered", "remember", "require"]
+
+_T = TypeVar("_T")
+
+
+def constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
+    """What builds the network: the user's factory, given `num_classes` and `in_channels` if it takes them.
+
+    Raises `ModelError` when the code cannot be imported, has no such factory, or the factory fails or
+    returns something else than a module.
+    """
+    location, name = split_user_name(spec.name)
+    module = _import(location, spec.name)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise ModelError(f"model '{spec.name}': {location} has no function '{name}'")
+    arguments = _arguments(factory, spec)
+    return lambda: _call(factory, arguments, spec.name)
+
+
+def _import(location: str, name: str) -> ModuleType:
+    try:
+        if location.endswith(".py"):
+            return _import_file(Path(location))
+        return _with_path(Path.cwd(), lambda: importlib.import_module(location))
+    except Exception as error:
+        raise ModelError(f"model '{name}' cannot be imported: {_where(error)}") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    # A name of its own for every file, so that two model.py do not meet; in sys.modules, because
+    # dataclasses and pickle look there.
+    name = f"_jstc_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    _with_path(path.parent, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+def _with_path(folder: Path, work: Callable[[], _T]) -> _T:
+    # As with `python file.py`: a file may import its neighbours, a module may lie where the user stands.
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        return work()
+    finally:
+        if entry in sys.path:
+            sys.path.remove(entry)
+
+
+def _arguments(factory: Callable[..., Any], spec: ModelSpec) -> dict[str, int]:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+    by_name = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    offered = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
+    taken = {k: v for k, v in offered.items() if k in parameters and parameters[k].kind in by_name}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        taken["num_classes"] = spec.num_classes
+    _require_no_others(parameters.values(), taken, spec.name)
+    return taken
+
+
+def _require_no_others(parameters: Iterable[inspect.Parameter], taken: Mapping[str, int], name: str) -> None:
+    variadic = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    missing = [
+        f"'{p.name}'"
+        for p in parameters
+        if p.default is inspect.Parameter.empty and p.kind not in variadic and p.name not in taken
+    ]
+    if missing:
+        raise ModelError(
+            f"model '{name}': the factory asks for {' and '.join(missing)}; it is given num_classes and "
+            "in_channels by name where it takes them, and nothing else: give the others a default"
+        )
+
+
+def _call(factory: Callable[..., Any], arguments: dict[str, int], name: str) -> nn.Module:
+    from torch import nn
+
+    try:
+        model = factory(**arguments)
+    except Exception as error:
+        raise ModelError(f"model '{name}': the factory failed: {_where(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model '{name}': expected a torch.nn.Module, but got {type(model).__name__}")
+    return model
+
+
+def _where(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return f"{text} in {error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "importlib" not in f.filename and Path(f.filename) != Path(__file__)]
+    return f"{text} in {own[-1].filename}, line {own[-1].lineno}" if own else text
+
+
+# Whose code may be run: that of networks which the user has named on a command line of this machine.
+#
+# A run directory comes from anywhere, and its recipe may say `model: net.py:make`. What was named is on
+# record outside of all run directories, in the user's cache: a file for each name, with the place of
+# the source and the SHA-256 that it had. No torch here.
+
+_remembered: set[tuple[str, str]] = set()
+"""Of this process, where nothing can be written."""
+
+
+def require(name: str, *, named: str | None = None) -> None:
+    """Raise `ModelError` unless the network `name` may be built: its code is no user's, or the user's own.
+
+    It is the user's own when `named`, by the command line at work, or an earlier one with the same source.
+    """
+    if not runs_user_code(name):
+        return
+    if named is not None:
+        if _identity(named) != _identity(name):
+            raise ModelError(f"--model {named}: the network of this run is '{name}'; name that one, or none")
+        remember(name)
+    if not is_remembered(name):
+        raise ModelError(
+            f"building this network runs code, '{name}', which no command of yours has named since it was "
+            f"last changed; if you trust that code, add --model {name}"
+        )
+
+
+def remember(name: str) -> None:
+    """Put on record that the user has named the network; nothing for one without code of a user."""
+    if not runs_user_code(name):
+        return
+    key, digest = _identity(name), _digest(name)
+    _remembered.add((key, digest))
+    with contextlib.suppress(OSError):  # then the next command has to name it again
+        files.write_json(_record(key), {"model": key, "sha256": digest})
+
+
+def is_remembered(name: str) -> bool:
+    """Whether the user has named the network, and its source is as it was then."""
+    key, digest = _identity(name), _digest(name)
+    if (key, digest) in _remembered:
+        return True
+    try:
+        document = files.read_json(_record(key))
+    except (OSError, ValueError):
+        return False
+    return bool(document == {"model": key, "sha256": digest})
+
+
+def _record(key: str) -> Path:
+    return files.folder() / "models" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def _identity(name: str) -> str:
+    """The place of the source and the factory in it: `/home/me/net.py:make`."""
+    location, factory = split_user_name(name)
+    return f"{_source(location) or location}:{factory}"
+
+
+def _digest(name: str) -> str:
+    source = _source(split_user_name(name)[0])
+    return files.sha256(source) if source is not None and source.is_file() else ""
+
+
+def _source(location: str) -> Path | None:
+    """The file of a module, found without running anything; None for one that has none."""
+    if location.endswith(".py"):
+        return Path(location).resolve()
+    places: list[str] | None = [str(Path.cwd()), *sys.path]
+    spec, parts = None, location.split(".")
+    for depth in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:depth]), places) if places else None
+        if spec is None:
+            return None
+        places = list(spec.submodule_search_locations or ())
+    return Path(spec.origin).resolve() if spec is not None and spec.origin else None
+
+
+# What only the person at the command line can allow, for that one command: no file can.
+
+
+@dataclass(frozen=True)
+class Consent:
+    """`model`: the network whose code may be run; `pickle`: weights may be unpickled, which runs any code."""
+
+    model: str | None = None
+    pickle: bool = False

@@ -1,0 +1,223 @@
+"""Latencies of ONNX files against the first of them, the target network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from jstc.core.progress import Progress, Silent
+from jstc.errors import InputError
+from jstc.ort import memory_use, sessions
+from jstc.ort.profiling import profile
+from jstc.ort.rows import BenchRow, Comparison, Skipped, against, timed_row, with_memory
+from jstc.ort.sessions import Provider
+from jstc.ort.statistics import paired_ratio
+from jstc.ort.timing import Facts, Opened, WarmUp, interleaved_seconds, open_file, prepare, warm_up
+from jstc.recipe.schema import BenchSettings
+
+__all__ = ["compare", "measure"]
+
+_WARM_UP_SHARE = 0.5  # of the measuring time, at most
+
+
+def compare(
+    files: Mapping[str, Path], *, settings: BenchSettings, progress: Progress | None = None
+) -> list[BenchRow]:
+    """Time every file (label -> path) at every batch size, and nothing else; the first one is the target.
+
+    Raises `InputError` for whatever cannot be measured.
+    """
+    bare = settings.model_copy(update={"memory": False, "profile": False})
+    found = measure(files, settings=bare, progress=progress)
+    if found.skipped:
+        raise InputError(found.skipped[0].reason)
+    return found.rows
+
+
+def measure(
+    files: Mapping[str, Path],
+    *,
+    settings: BenchSettings,
+    facts: Mapping[str, Facts] | None = None,
+    traces: Path | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Time every file (label -> path) on every provider at every batch size; the first one is the target.
+
+    `facts` of files by label come before what their metadata say. What cannot be measured is told and left
+    out. With `settings.profile` the operators are profiled, too; onnxruntime's traces are put into `traces`.
+    Raises `InputError` when a file is missing, or nothing can be measured at all.
+    """
+    if not files:
+        raise InputError("nothing to measure: give at least one ONNX file")
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"no such ONNX file: {path}")
+    work = _Work(files, settings, facts or {}, progress or Silent())
+    rows = [row for provider in work.providers() for row in work.on(provider)]
+    if not rows:
+        raise InputError("nothing could be measured: " + "; ".join(s.reason for s in work.skipped))
+    work.progress.finish()
+    rows = work.memory(rows) if settings.memory else rows
+    profiles = list(work.profiles(rows, traces)) if settings.profile else []
+    return Comparison(rows, work.skipped, profiles)
+
+
+class _Work:
+    """One comparison under way: what is asked for, whom to tell, and what had to be left out."""
+
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        settings: BenchSettings,
+        facts: Mapping[str, Facts],
+        progress: Progress,
+    ) -> None:
+        self.files, self.settings, self.facts, self.progress = files, settings, facts, progress
+        self.skipped: list[Skipped] = []
+
+    def skip(self, provider: str, reason: str, file: str | None = None, batch: int | None = None) -> None:
+        """Leave something out, and say so."""
+        self.skipped.append(Skipped(provider, reason, file, batch))
+        self.progress.message(f"bench: not measured on {provider}: {reason}")
+
+    def providers(self) -> list[Provider]:
+        """Those asked for that work here."""
+        found: list[Provider] = []
+        for name in self.settings.providers:
+            if name == "auto":
+                found.append(sessions.resolve("auto"))
+                self.progress.message(_chosen(found[-1]))
+            elif reason := sessions.problem(name):
+                self.skip(name, reason)
+            else:
+                found.append(name)
+        return list(dict.fromkeys(found))
+
+    def on(self, provider: Provider) -> Iterator[BenchRow]:
+        """The rows of one provider; its sessions last as long as its measuring."""
+        opened = [item for label in self.files if (item := self._open(label, provider))]
+        if not opened:
+            return
+        batches = _batches(opened, self.settings.batch_sizes)
+        for batch in self.settings.batch_sizes:
+            if batch not in batches:  # every file has a batch size of its own: nothing is timed at this one
+                for item in opened:
+                    self._fits(item, batch)
+        self.progress.start("bench", len(batches), "batch size")
+        for done, batch in enumerate(batches, start=1):
+            rows = self._at_batch(opened, batch)
+            yield from rows
+            if rows:
+                last = rows[-1]
+                self.progress.update(
+                    done, batch=batch, median_ms=last.median_ms, speedup=last.speedup_vs_target
+                )
+
+    def _open(self, label: str, provider: Provider) -> Opened | None:
+        try:
+            found = open_file(
+                label,
+                self.files[label],
+                provider=provider,
+                threads=self.settings.threads,
+                facts=self.facts.get(label),
+            )
+        except InputError as error:
+            self.skip(provider, str(error), label)
+            return None
+        if found.elsewhere:
+            counts = ", ".join(f"{count} on {other}" for other, count in found.elsewhere.items())
+            self.progress.message(f"bench: {label} on {provider}: nodes that run elsewhere: {counts}")
+        return found
+
+    def _at_batch(self, opened: Sequence[Opened], batch: int) -> list[BenchRow]:
+        items = [item for item in opened if self._fits(item, batch)]
+        runs = {item.label: run for item in items if (run := self._first_run(item, batch))}
+        items = [item for item in items if item.label in runs]
+        if not items:
+            return []
+        calls = list(runs.values())
+        seconds = self.settings.seconds
+        warm = warm_up(calls, seconds=seconds * _WARM_UP_SHARE)
+        if not all(warm.steady):
+            restless = [i.label for i, steady in zip(items, warm.steady, strict=True) if not steady]
+            self.progress.message(
+                f"bench: still not steady after {warm.rounds} rounds at batch {batch}: {', '.join(restless)}"
+            )
+        latencies = interleaved_seconds(calls, seconds=seconds)
+        target = next((item for item in items if item.label == next(iter(self.files))), None)
+        return list(_rows(items, target, latencies, warm, batch))
+
+    def _fits(self, item: Opened, batch: int) -> bool:
+        if item.fixed_batch in (None, batch):
+            return True
+        if batch in self.settings.batch_sizes:
+            reason = f"{item.path} has a fixed batch size of {item.fixed_batch} and is timed at that only"
+            self.skip(item.provider, reason, item.label, batch)
+        return False
+
+    def _first_run(self, item: Opened, batch: int) -> Callable[[], object] | None:
+        try:
+            run = prepare(item, batch)
+            run()
+        except sessions.ORT_ERRORS as error:
+            reason = f"{item.path}: onnxruntime cannot run it at batch {batch}: {sessions.first_line(error)}"
+            self.skip(item.provider, reason, item.label, batch)
+            return None
+        return run
+
+    def memory(self, rows: Sequence[BenchRow]) -> list[BenchRow]:
+        """The rows with what each file takes, measured in processes of their own."""
+        threads = self.settings.threads
+        tasks = [memory_use.Task(str(self.files[r.file]), r.provider, r.batch, threads) for r in rows]
+        answers = memory_use.peak_memory(tasks)
+        return [with_memory(row, answer) for row, answer in zip(rows, answers, strict=True)]
+
+    def profiles(self, rows: Sequence[BenchRow], traces: Path | None) -> Iterator[dict[str, object]]:
+        """Where the time goes, for every row."""
+        for index, row in enumerate(rows):
+            name = f"trace-{index:02d}-{Path(row.file).stem}-{row.provider}-batch{row.batch}.json"
+            yield profile(
+                row.file,
+                self.files[row.file],
+                provider=row.provider,
+                batch=row.batch,
+                threads=self.settings.threads,
+                trace_to=traces / name if traces else None,
+            )
+
+
+def _chosen(provider: Provider) -> str:
+    reason = "" if provider == "cuda" else f": {sessions.cuda_problem()}"
+    return f"bench: provider auto is {provider} here{reason}"
+
+
+def _batches(opened: Sequence[Opened], wanted: Sequence[int]) -> list[int]:
+    """The batch sizes asked for, then those that a file insists on."""
+    fixed = [item.fixed_batch for item in opened if item.fixed_batch is not None]
+    free = len(fixed) < len(opened)
+    return list(dict.fromkeys([*(b for b in wanted if free or b in fixed), *fixed]))
+
+
+def _rows(
+    items: Sequence[Opened],
+    target: Opened | None,
+    latencies: npt.NDArray[np.float64],
+    warm: WarmUp,
+    batch: int,
+) -> Iterator[BenchRow]:
+    columns = {item.label: latencies[:, index] for index, item in enumerate(items)}
+    for item, steady in zip(items, warm.steady, strict=True):
+        row = timed_row(item, batch, columns[item.label])
+        row = replace(row, warm_up_rounds=warm.rounds, steady=steady)
+        if target is None:
+            yield replace(row, verdict="no target")
+        elif target is not item:
+            yield against(row, target.facts, paired_ratio(columns[target.label], columns[item.label]))
+        else:
+            yield row

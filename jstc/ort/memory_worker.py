@@ -1,0 +1,105 @@
+"""The process that `jstc.ort.memory_use` starts: tasks as JSON on stdin, answers as JSON on stdout."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from jstc.errors import JstcError
+from jstc.ort import sessions, timing
+from jstc.ort.memory_use import Task
+
+__all__ = ["main", "measured"]
+
+_RUNS = 3  # the second plans its buffers anew, knowing the sizes of the first
+
+Answer = dict[str, Any]
+
+
+def main() -> None:
+    """Measure every task in a fork of this process, which has imported onnxruntime and nothing else."""
+    tasks = [Task(**task) for task in json.load(sys.stdin)]
+    json.dump([_in_fork(task) for task in tasks], sys.stdout)
+
+
+def _in_fork(task: Task) -> Answer:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w") as stream:
+                json.dump(_answer(task), stream)
+        finally:
+            os._exit(0)  # not through the parent's clean-up
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        text = stream.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status or not text:
+        return {"mb": None, "reason": f"the process that ran it ended with status {status}"}
+    answer: Answer = json.loads(text)
+    return answer
+
+
+def _answer(task: Task) -> Answer:
+    try:
+        return {"mb": measured(task) / 1e6, "reason": None}
+    except (
+        Exception
+    ) as error:  # of onnxruntime, CUDA or the system: a figure that cannot be had is no failure
+        text = str(error) if isinstance(error, JstcError) else sessions.first_line(error)
+        return {"mb": None, "reason": text}
+
+
+def measured(task: Task) -> int:
+    """Bytes that opening and running the file takes at its peak, in this process."""
+    on_cpu = task.provider == "cpu"
+    sessions.resolve(task.provider)  # loads the provider's libraries, which is not the file's doing
+    before = _status("VmRSS") if on_cpu else _device_used()
+    held = _run(task)
+    after = _status("VmHWM") if on_cpu else _device_used()
+    del held  # not before: the device gets its memory back
+    return max(0, after - before)
+
+
+def _run(task: Task) -> object:
+    opened = timing.open_file("", Path(task.path), provider=task.provider, threads=task.threads)
+    run = timing.prepare(opened, task.batch)
+    for _ in range(_RUNS):
+        run()
+    return run
+
+
+def _status(key: str) -> int:
+    """A figure of /proc/self/status, which are in kB; in bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {key}")
+
+
+def _device_used() -> int:
+    """Bytes in use on the first CUDA device, by any process."""
+    driver = ctypes.CDLL("libcuda.so.1")
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    _require(driver.cuInit(0))
+    _require(driver.cuDeviceGet(ctypes.byref(device), 0))
+    _require(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+    _require(driver.cuCtxSetCurrent(context))
+    _require(driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)))
+    return total.value - free.value
+
+
+def _require(code: int) -> None:
+    if code:
+        raise OSError(f"the CUDA driver answered with error {code}")
+
+
+if __name__ == "__main__":
+    main()

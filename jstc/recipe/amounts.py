@@ -1,0 +1,141 @@
+"""Budgets as people write them: one, or several; and what each is called. No torch here."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
+
+from jstc.errors import InputError
+
+__all__ = [
+    "Amount",
+    "Metric",
+    "budget_label",
+    "milliseconds",
+    "parse_amount",
+    "parse_amounts",
+    "parse_batch_sizes",
+    "parse_latencies",
+    "parse_latency",
+]
+
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "%": 0.01}
+_LEAST_ROUNDED = 1000  # a count such as 1.2345k may be meant roughly, one such as 1.5 was meant as a share
+
+_TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_NOT_A_TIME = "neither a share such as 0.5 or 50%, nor a time with its unit, such as 2ms"
+
+Metric = Literal["flops", "params", "latency"]
+Amount = float | str
+"""A share or a count as a number; a time as a text such as `2ms`."""
+
+_T = TypeVar("_T", float, Amount)
+
+
+def parse_batch_sizes(words: Iterable[str]) -> list[int]:
+    """Batch sizes as options give them: `1,8,32`, or one by one. Raises `InputError` for what is none."""
+    sizes = [word.strip() for part in words for word in part.split(",")]
+    for word in sizes:
+        if not word.isdecimal() or int(word) < 1:
+            raise InputError(f"--batch {word}: expected batch sizes from 1 on, such as --batch 1,8,32")
+    return list(map(int, sizes))
+
+
+def parse_amount(value: object) -> float:
+    """A budget as a number: a share of the target network in (0, 1], or an absolute count above 1.
+
+    Understands `0.5`, `50%`, `2G`, `500M`, `1.5e9`. Raises `ValueError` for anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("expected a share such as 0.5 or a count such as 500M")
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt%]?)\s*", str(value).lower())
+    try:
+        amount = float(match[1]) * _UNITS[match[2]] if match else -1.0
+    except ValueError:
+        amount = -1.0
+    if not 0 < amount < float("inf"):
+        raise ValueError(f"'{value}' is not a share such as 0.5 or 50%, nor a count such as 500M")
+    assert match is not None
+    if amount > 1 and (match[2] == "%" or (amount < _LEAST_ROUNDED and amount % 1)):
+        raise ValueError(
+            f"'{value}' is neither a share, which goes up to 1, "
+            "nor a count, which is a whole number such as 500M"
+        )
+    return amount
+
+
+def parse_amounts(value: object) -> float | tuple[float, ...] | None:
+    """One budget, or several as a list or a text with commas (`0.7,0.5,0.35`), from largest to smallest.
+
+    A list of one is that one. Raises `ValueError` as `parse_amount` does, and for a budget given twice.
+    """
+    return _several(value, parse_amount, "a count such as 500M")
+
+
+def parse_latency(value: object) -> Amount:
+    """A budget of latency: a share of the target network's in (0, 1], or a time such as `2ms`, as a text.
+
+    Understands `0.5`, `50%`, `2ms`, `800us`, `0.01s`. Raises `ValueError` for anything else.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(us|ms|s|%?)\s*", str(value).lower())
+    try:
+        number = float(match[1]) if match and not isinstance(value, bool) else -1.0
+    except ValueError:
+        number = -1.0
+    if match is None or not 0 < number < float("inf"):
+        raise ValueError(f"'{value}' is {_NOT_A_TIME}")
+    if match[2] in _TIMES:
+        return f"{number * _TIMES[match[2]]:g}ms"
+    share = number / 100 if match[2] == "%" else number
+    if share > 1:
+        raise ValueError(f"'{value}' is {_NOT_A_TIME}")
+    return share
+
+
+def parse_latencies(value: object) -> Amount | tuple[Amount, ...] | None:
+    """The same for one or several, from the longest to the shortest; shares and times do not mix."""
+    return _several(value, parse_latency, "a time such as 2ms")
+
+
+def milliseconds(amount: str) -> float:
+    """Of a time as `parse_latency` gives it."""
+    return float(amount.removesuffix("ms"))
+
+
+def _several(value: object, parse: Callable[[object], _T], absolute: str) -> _T | tuple[_T, ...] | None:
+    if isinstance(value, str) and "," in value:
+        value = value.split(",")
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        return parse(value)
+    if not value:
+        raise ValueError(f"an empty list; expected a share such as 0.5 or {absolute}, or several")
+    found = list(map(parse, value))
+    if len({isinstance(amount, str) for amount in found}) > 1:
+        raise ValueError("shares and times in one list: which is longer is not known yet; give either")
+    amounts = sorted(found, key=_size, reverse=True)
+    for one, next_one in itertools.pairwise(amounts):
+        if _short(one) == _short(next_one):  # they would share a name, too
+            raise ValueError(f"the budget {_short(one)} is there twice")
+    return tuple(amounts) if len(amounts) > 1 else amounts[0]
+
+
+def _size(amount: Amount) -> float:
+    return milliseconds(amount) if isinstance(amount, str) else amount
+
+
+def budget_label(metric: Metric, amount: Amount) -> str:
+    """What a budget is called, in names of folders too: `flops0.5`, `flops20M`, `latency2ms`."""
+    return f"{metric}{_short(amount)}"
+
+
+def _short(amount: Amount) -> str:
+    if isinstance(amount, str):
+        return amount.replace("+", "")
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if amount >= size:
+            return f"{amount / size:g}{unit}".replace("+", "")
+    return f"{amount:g}"

@@ -1,0 +1,185 @@
+"""Recipes as files: read with overrides, checked with the line of every mistake, written back whole."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from jstc.core import files
+from jstc.errors import DamagedError, RecipeError
+from jstc.recipe.explain import explain, sections, show, split_key
+from jstc.recipe.schema import Recipe
+from jstc.recipe.yaml_reader import KeyPath, Source, parse, scalar
+
+__all__ = ["differences", "from_flags", "load", "read_plain", "to_yaml"]
+
+_MAX_BYTES = 200_000  # what takes seconds to read
+_BUDGETS = ("flops", "params", "latency")
+
+
+def load(path: Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> Recipe:
+    """Read the recipe at `path`; `overrides` (`train.lr=0.05`) and then `flags` win over it.
+
+    Raises `RecipeError` that names the file and line, the flag, or the `--set` that is wrong.
+    """
+    return _finish(_read(path), overrides, flags or {})
+
+
+def from_flags(flags: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from command-line flags alone: dotted key -> value, None for a flag that was not given."""
+    return _finish(Source("recipe", {}), overrides, flags)
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """What the file says, of whatever version of jstc it is; safe, bounded, and not checked any further.
+
+    Raises `RecipeError`.
+    """
+    data: dict[str, Any] = _read(path).data
+    return data
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The full recipe, defaults filled in; `load` gives an equal recipe back."""
+    data = recipe.model_dump(mode="json")
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that our reader would take for a number, such as `1e5`."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = None if scalar(text) == text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted keys whose values differ, with both values: `train.lr: 0.1 -> 0.05`."""
+    mine, theirs = (_flat(recipe.model_dump(mode="json")) for recipe in (one, other))
+    keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+    found = [f"{key}: {show(mine.get(key))} -> {show(theirs.get(key))}" for key in keys]
+    orders = [list(recipe.channels.groups) for recipe in (one, other)]
+    if not found and orders[0] != orders[1]:  # of two entries for one group the later wins
+        found.append(f"order of channels.groups: {show(orders[0])} -> {show(orders[1])}")
+    return found
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _read(path: Path) -> Source:
+    try:
+        text = files.read_bytes(path, limit=_MAX_BYTES).decode("utf-8")
+        source = parse(text, str(path))
+    except DamagedError:
+        raise RecipeError(f"{path}: larger than {_MAX_BYTES} bytes; no recipe is so large") from None
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}{_near_files(path)}") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path} is a directory, not a recipe (a YAML file)") from None
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not text in UTF-8; a recipe is a YAML file") from None
+    if not isinstance(source.data, dict):
+        raise RecipeError(f"{path}: expected keys such as `model: resnet20`, got {show(source.data)}")
+    return source
+
+
+def _near_files(path: Path) -> str:
+    folder = path.parent
+    names = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=2, cutoff=0.5)
+    return "; did you mean " + " or ".join(str(folder / name) for name in near) + "?" if near else ""
+
+
+# --- overrides ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Draft:
+    """Data on its way to a recipe, and who said what: flags and `--set` win over the file's lines."""
+
+    source: Source
+    said_by: dict[KeyPath, str] = field(default_factory=dict)
+
+    def put(self, path: KeyPath, value: Any, origin: str) -> None:
+        target = self.source.data
+        for key in path[:-1]:
+            if target.get(key) is None:
+                target[key] = {}
+            target = target[key]
+            if not isinstance(target, dict):
+                raise RecipeError(f"{origin}: {key} is a single value, not a section")
+        target[path[-1]] = value
+        self.said_by[path] = origin
+
+    def where(self, path: KeyPath) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.said_by:
+                return self.said_by[path[:length]]
+        # A section that is there only because a key in it was set: `--set serch.rounds=2`.
+        below = [origin for key, origin in self.said_by.items() if key[: len(path)] == path]
+        if path and below and path not in self.source.lines:
+            return below[0]
+        return self.source.where(path)
+
+
+def _finish(source: Source, overrides: Sequence[str], flags: Mapping[str, Any]) -> Recipe:
+    for name in sections():
+        if source.data.get(name, "") is None:
+            del source.data[name]  # a section whose keys are all commented out
+    draft = _Draft(source)
+    given = [(_split(text), *_override_value(text)) for text in overrides]
+    given += [(tuple(k.split(".")), v, _flag_name(k)) for k, v in flags.items() if v is not None]
+    _replace_budget(draft, {path[0] for path, _, _ in given if len(path) == 1})
+    for path, value, origin in given:
+        draft.put(path, value, origin)
+    return _validate(draft)
+
+
+def _replace_budget(draft: _Draft, keys: Iterable[str | int]) -> None:
+    # A budget given on the command line takes the place of the file's, whatever its metric.
+    if set(_BUDGETS) & set(keys):
+        for name in _BUDGETS:
+            draft.source.data.pop(name, None)
+
+
+def _flag_name(key: str) -> str:
+    return "--" + key.rsplit(".", 1)[-1].replace("_", "-")
+
+
+def _split(override: str) -> KeyPath:
+    key, equals, _ = override.partition("=")
+    if not equals or not key.strip("."):
+        raise RecipeError(f"--set {override}: expected key=value, such as --set train.lr=0.05")
+    return split_key(key.strip())
+
+
+def _override_value(override: str) -> tuple[Any, str]:
+    key, _, text = override.partition("=")
+    return parse(text, f"--set {key}").data, f"--set {key}"
+
+
+def _validate(draft: _Draft) -> Recipe:
+    try:
+        return Recipe.model_validate(draft.source.data)
+    except ValidationError as error:
+        raise RecipeError(explain(error, draft.where, draft.said_by)) from None

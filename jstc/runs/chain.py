@@ -1,0 +1,253 @@
+"""The chain of stages in one run directory: which have to run, and what is kept when one stops."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jstc.core import files
+from jstc.core.processes import interruptible
+from jstc.core.progress import Progress
+from jstc.errors import DiskFullError, Interrupted, RunDirectoryError, StageError
+from jstc.runs import preflight
+from jstc.runs.directory import RunDirectory, recorded
+from jstc.runs.stages import Stage, builds_on, built_on
+from jstc.runs.workspace import StageContext, Workspace
+
+__all__ = ["Chain", "Stopwatch"]
+
+# Seconds of work that survive interruptions.
+
+_SAVE_EVERY = 10.0
+
+
+class Stopwatch:
+    """A `Progress` that passes everything on, and puts the time of a stage on the run's record."""
+
+    def __init__(self, run: RunDirectory, stage: str, progress: Progress) -> None:
+        self._run, self._stage, self._progress = run, stage, progress
+        self._since = time.monotonic()
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._progress.start(stage, total, unit)
+
+    def update(self, done: int, **figures: float) -> None:
+        # Now and then, so that even a process that is killed leaves most of its time on record.
+        if time.monotonic() - self._since > _SAVE_EVERY:
+            self.save()
+        self._progress.update(done, **figures)
+
+    def message(self, text: str) -> None:
+        self._progress.message(text)
+
+    def finish(self) -> None:
+        self._progress.finish()
+
+    def save(self) -> None:
+        """Record the time since the last save."""
+        now = time.monotonic()
+        self._since, elapsed = now, now - self._since
+        self._run.spend(self._stage, elapsed)
+
+
+class Chain:
+    """Runs stages of `table` in an open run directory.
+
+    `command` continues the run when it is interrupted; `title` tells this run from others of one command.
+    """
+
+    def __init__(
+        self,
+        opened: RunDirectory,
+        workspace: Workspace,
+        table: Sequence[Stage],
+        *,
+        progress: Progress,
+        command: str,
+        title: str = "",
+    ) -> None:
+        self.table = table
+        self._run, self._workspace = opened, workspace
+        self._progress, self._command, self._title = progress, command, title
+        self._announced = not title
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        return next(stage for stage in self.table if stage.name == name)
+
+    def run(self, wanted: Sequence[Stage]) -> None:
+        """Run those of `wanted` that are not done, or whose files are damaged."""
+        for stage in wanted:
+            damaged = self._damaged(stage)
+            if damaged:
+                if not stage.nested:  # it looks after its files itself, and says so
+                    self._say(f"{stage.name}: {_names(damaged)} missing or changed; running it again")
+                self.reset(stage.name)
+            if not self._run.is_done(stage.name):
+                self._reset_later(stage.name)
+                self._work(stage)
+
+    def _damaged(self, stage: Stage) -> list[str]:
+        """Files that a done stage left, or would leave today, and that are not as they were."""
+        damaged = list(self._run.damaged(stage.name))
+        if not self._run.is_done(stage.name):
+            return damaged
+        return damaged + [
+            name for name in stage.loose if name not in damaged and not (self._run.path / name).is_file()
+        ]
+
+    def run_one(self, name: str, *, fresh: bool = False) -> None:
+        """Run one stage after what it needs and is missing; `fresh` runs it although it is done.
+
+        Raises as `missing_before` does, and an `InputError` for what is wrong, before any work.
+        """
+        stage = self.stage(name)
+        missing = self.missing_before(stage)
+        # Before anything is deleted.
+        if fresh or missing or self._run.changed or self._damaged(stage) or not self._run.is_done(name):
+            preflight.check(self._workspace, self._run.path)
+        self.renew()
+        if fresh:
+            self.reset(name)
+        self.run_first(missing)
+        self.run([stage])
+
+    def run_first(self, missing: Sequence[Stage]) -> None:
+        """Run the stages that another one needs, and say so of each before it starts."""
+        for stage in missing:
+            begun = self._run.record(stage.name).state != "pending"
+            text = "is unfinished: continuing it first" if begun else "has not run yet: running it first"
+            self._say(f"{stage.name} {text}")
+            self.run([stage])
+
+    def missing_before(self, stage: Stage) -> list[Stage]:
+        """The stages that `stage` builds on, directly or not, and that are not done.
+
+        Raises `RunDirectoryError` when the search is among them, which only its own command continues, or
+        when what these stages and `stage` itself read is damaged.
+        """
+        needed = builds_on(self.table, stage)
+        missing = [earlier for earlier in needed if not self._run.is_done(earlier.name)]
+        if any(earlier.name == "search" for earlier in missing):
+            raise RunDirectoryError(
+                f"{stage.name} needs the search first, which is {self._run.record('search').state}: "
+                f"{self._how_to_make('search')}"
+            )
+        for name in dict.fromkeys(name for reader in (*missing, stage) for name in reader.inputs):
+            damaged = self._run.damaged(name)
+            if damaged:
+                text = f"{_names(damaged)} in {self._run.path} is missing or changed"
+                raise RunDirectoryError(f"{text}: {self._how_to_make(name)}")
+        return missing
+
+    def is_done(self, name: str) -> bool:
+        """Whether a stage is done."""
+        return self._run.is_done(name)
+
+    def is_intact(self, name: str) -> bool:
+        """Whether a stage is done and its files are as it left them."""
+        return self._run.is_done(name) and not self._run.damaged(name)
+
+    def renew(self) -> None:
+        """Forget the stages whose own settings are others now, and put the recipe with these on file."""
+        nested = [stage.name for stage in self.table if stage.nested]
+        for section, found in self._run.changed.items():
+            if not nested and self._run.record(section).state != "pending":
+                self._say(f"{'; '.join(found)}: running {section} again")
+            for name in nested or [section]:  # the runs of several budgets find out themselves
+                self.reset(name)
+        self._run.adopt_recipe()
+
+    def reset(self, name: str) -> None:
+        """Forget a stage and everything that was built on it."""
+        self._reset_later(name)
+        self._forget(name)
+
+    def _how_to_make(self, name: str) -> str:
+        path, begun_with = self._run.path, self._run.manifest.command
+        # The first two have no command that takes a run directory.
+        if name == "search":
+            return f"continue with `{begun_with}`" if begun_with else "continue as it was begun"
+        if name == "baseline":  # the run may have begun with the search, whose command does not train it
+            return f"run `jstc run {path / 'recipe.yaml'} --out {path}`"
+        return f"run `jstc {name} {path} --fresh`"
+
+    def _reset_later(self, name: str) -> None:
+        begun = [later for later in built_on(self.table, name) if self._run.record(later).state != "pending"]
+        # What the command is about runs again in a moment; nested ones find out themselves what can stay.
+        gone = [
+            later for later in reversed(begun) if self._run.is_done(later) and later not in self._run.about
+        ]
+        if gone and not any(stage.nested for stage in self.table):
+            self._say(f"removed with the old {name}: the results of {', '.join(gone)}")
+        for later in begun:
+            self._forget(later)
+
+    def _forget(self, name: str) -> None:
+        if self.stage(name).nested:  # a run of its own: it finds out itself what can stay
+            self._run.forget(name)
+        else:
+            self._run.reset(name)
+
+    def _say(self, text: str) -> None:
+        self._announce()
+        self._progress.message(text)
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            self._progress.message(f"{self._title}:")
+
+    def _work(self, stage: Stage) -> None:
+        name, folder = stage.name, self._run.folder(stage.name)
+        self._announce()
+        watch = Stopwatch(self._run, name, self._progress)
+        self._run.begin(name)
+        try:
+            with interruptible():
+                result = stage.run(StageContext(self._workspace, self._run.path, folder, watch))
+                watch.save()
+        except BaseException as error:
+            with contextlib.suppress(DiskFullError):  # the record says then that the stage is running
+                watch.save()
+                self._run.fail(name)
+            translated = _translated(error, self._full_name(name), self._command)
+            if translated is error:
+                raise
+            raise translated from error
+        finally:
+            self._progress.finish()
+        if result is not None:
+            self._save_result(name, folder / "result.json", result)
+        written = recorded(folder) if stage.nested else _written(folder)
+        self._run.finish(name, written + [self._run.path / loose for loose in stage.loose])
+
+    def _full_name(self, stage: str) -> str:
+        return f"{stage} of {self._title}" if self._title else stage
+
+    def _save_result(self, name: str, path: Path, result: Mapping[str, Any]) -> None:
+        known = files.read_json(path) if path.exists() else {}
+        seconds = round(self._run.record(name).seconds, 3)
+        files.write_json(path, {**known, **result, "seconds": seconds})
+
+
+def _translated(error: BaseException, stage: str, command: str) -> BaseException:
+    if isinstance(error, KeyboardInterrupt):
+        text = f"interrupted during {stage}; what was finished is saved"
+        return Interrupted(f"{text}. Continue with:\n  {command}" if command else text)
+    if type(error).__name__ == "OutOfMemoryError":
+        return StageError(
+            f"{stage}: out of GPU memory; lower train.batch_size ({str(error).splitlines()[0]})"
+        )
+    return error
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _written(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]

@@ -1,0 +1,104 @@
+"""What the commands ask for: all stages of a recipe, some of them, one, or the report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jstc.core import processes
+from jstc.core.progress import Progress, Silent
+from jstc.recipe.schema import Recipe
+from jstc.runs import preflight, stages, sweep
+from jstc.runs.chain import Chain
+from jstc.runs.directory import RunDirectory, default_path, read_recipe
+from jstc.runs.workspace import Workspace
+
+if TYPE_CHECKING:
+    from jstc.models import Consent
+
+__all__ = ["run", "run_stage", "write_report"]
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    only: Collection[str] = (),
+    workspace: Workspace | None = None,
+    fresh: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+    consent: Consent | None = None,
+) -> Path:
+    """Run the stages of `recipe` in order, continuing what is there; `only` names those to run, if not all.
+
+    With several budgets, each has a run directory inside this one. `consent` says whose code may be run, and
+    whether weights may be unpickled. Returns the run directory. Raises `InputError` before any work,
+    `Interrupted` with the `command` that continues the run, `StageError` when a stage cannot do its work.
+    """
+    path = out or default_path(recipe)
+    workspace = workspace or Workspace(recipe, consent)
+    progress, fresh = progress or Silent(), _is_fresh(fresh)
+    workspace.belongs_to(path, progress, fresh=fresh)
+    preflight.check(workspace, path)
+    if not only or "bench" in only:
+        preflight.check_bench(recipe, path, fresh=fresh)
+    if sweep.is_sweep(recipe):
+        sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
+        return path
+    table = stages.table(recipe)
+    names = stages.names(table)
+    with RunDirectory.open(
+        path, recipe, stages=names, command=command, fresh=fresh, about=only or names
+    ) as opened:
+        workspace.recipe = opened.recipe
+        chain = Chain(opened, workspace, table, progress=progress, command=command)
+        chain.renew()
+        chain.run([stage for stage in table if not only or stage.name in only])
+    return path
+
+
+def run_stage(
+    path: Path,
+    name: str,
+    *,
+    recipe: Recipe,
+    fresh: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+    consent: Consent | None = None,
+) -> None:
+    """Run one stage of the run at `path`, whose recipe is `recipe`, after what it needs and is missing.
+
+    Nothing happens when it is done. `fresh` runs it again, and makes the stages that build on it pending; so
+    do settings of the stage's own in `recipe` that the run does not have yet (see `late_settings`).
+    Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
+    """
+    workspace, progress, fresh = Workspace(recipe, consent), progress or Silent(), _is_fresh(fresh)
+    if sweep.is_sweep(recipe):
+        sweep.run_stage(path, name, workspace, fresh=fresh, command=command, progress=progress)
+        return
+    table = stages.table(recipe)
+    names = stages.names(table)
+    with RunDirectory.open(path, recipe, stages=names, command=command, about=(name,)) as opened:
+        workspace.recipe = opened.recipe
+        Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
+
+
+def _is_fresh(asked: bool) -> bool:
+    # Started anew by torchrun, the same command line goes on with what it has begun.
+    return asked and not processes.restarts()
+
+
+def write_report(path: Path) -> None:
+    """Write summary.json and report.md of the run at `path`, if the stages before the report are done."""
+    recipe = read_recipe(path)
+    if sweep.is_sweep(recipe):
+        sweep.write_report(path, Workspace(recipe))
+        return
+    table = stages.table(recipe)
+    with RunDirectory.open(path, recipe, stages=stages.names(table), command="") as opened:
+        if all(opened.is_done(name) for name in table[-1].inputs):
+            chain = Chain(opened, Workspace(recipe), table, progress=Silent(), command="")
+            chain.run(table[-1:])

@@ -1,0 +1,166 @@
+"""Two runs compared: their summaries and files found and checked, their files timed in turns. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jstc import gate as comparing
+from jstc.core import files
+from jstc.core.progress import Progress, Silent
+from jstc.errors import InputError
+from jstc.gate import Comparison, Gate, Measuring, Place, Settings, Summary, Timed
+from jstc.ort import sessions
+from jstc.recipe.amounts import parse_batch_sizes
+from jstc.recipe.schema import BenchSettings
+from jstc.runs.manifest import Manifest, explained
+
+__all__ = ["compare_runs", "measure", "places", "unusable"]
+
+
+def compare_runs(
+    base: Path,
+    new: Path,
+    *,
+    settings: Settings,
+    measured: bool | None = None,
+    seconds: float = 0.25,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Every gate on `new`, a run directory or a summary.json, against `base`.
+
+    `measured`: whether the ONNX files are timed here; None: where both are run directories that hold them.
+    `seconds`: how long one timing of two files takes. Raises `InputError`.
+    """
+    before = _intact(_side(base, needs_files=measured is True), lost_is_fault=True)
+    after = _intact(_side(new, needs_files=measured is True), lost_is_fault=False)
+    if measured is False or before.root is None or after.root is None:
+        return comparing.compare(before, after, settings=settings)
+    progress = progress or Silent()
+    labels = [label for label in before.networks if label in after.networks]
+    pairs = [comparing.timed_pairs(before, after, label, settings) for label in labels]
+    progress.start("compare", sum(map(len, pairs)), "timing")
+    how = Measuring(partial(measure, seconds=seconds), unusable, _counted(progress))
+    result = comparing.compare(before, after, settings=settings, measuring=how)
+    progress.finish()
+    return result
+
+
+def places(provider: str | None, batches: Sequence[str] | None) -> tuple[Place, ...]:
+    """Where to time, from what a user wrote (`cpu,cuda`; `1,8`, also one by one); nothing: nothing special.
+
+    Raises `InputError` for what is no provider, or one that does not work here, and no batch size.
+    """
+    if provider is None and not batches:
+        return ()
+    try:
+        names = BenchSettings.model_validate({"provider": provider or "cpu"}).providers
+    except ValidationError:
+        known = ", ".join(("auto", *sessions.PROVIDER_NAMES))
+        raise InputError(f"--provider {provider}: expected one or more of {known}, with commas") from None
+    sizes = parse_batch_sizes(batches or ("1",))
+    return tuple(Place(sessions.resolve(name), size) for name in names for size in sizes)
+
+
+def measure(first: Path, second: Path, place: Place, *, seconds: float, effort: int = 1) -> Timed:
+    """Time two files in turns in sessions of their own. Raises `InputError` for one that cannot be run."""
+    from jstc import ort
+
+    settings = BenchSettings(
+        provider=place.provider,  # type: ignore[arg-type]  # `unusable` has checked it
+        batch_sizes=(place.batch,),
+        threads=place.threads,
+        seconds=seconds * effort,
+    )
+    one, other = ort.compare({"first": first, "second": second}, settings=settings)
+    return Timed(one.median_ms, other.median_ms, 1 / other.speedup_vs_target)
+
+
+def unusable(provider: str) -> str | None:
+    """Why the provider cannot be used on this machine, or None."""
+    for known in sessions.PROVIDER_NAMES:
+        if known == provider:
+            return sessions.problem(known)
+    return f"this version of jstc knows no provider '{provider}'"
+
+
+def _side(path: Path, *, needs_files: bool) -> Summary:
+    if path.is_dir():
+        with explained(path):
+            document = _document(path)
+        summary = _rooted(comparing.parse(document, name=str(path)), path)
+    elif path.exists():
+        summary = comparing.load(path)
+        if needs_files:
+            summary = _rooted(summary, path.parent)
+    else:
+        raise InputError(f"no run directory or summary.json at {path}")
+    if needs_files and summary.root is None:
+        raise InputError(f"--measure needs ONNX files, and there are none with {path}")
+    return summary
+
+
+def _document(run: Path) -> Any:
+    # From what the stages left, where they are: a summary.json may be older than a stage that ran again.
+    from jstc import report
+
+    if (run / "recipe.yaml").is_file() and (run / "manifest.json").is_file():
+        return report.build_sweep(run) if report.is_sweep(run) else report.build(run)
+    if (run / "summary.json").is_file():
+        return comparing.read(run / "summary.json")
+    raise InputError(f"{run} is not a run directory: it has neither a summary.json nor a recipe.yaml")
+
+
+def _rooted(summary: Summary, root: Path) -> Summary:
+    """With its directory, when that is one that files were exported to."""
+    entries = [entry for network in summary.networks.values() for entry in network.files.values()]
+    held = any((root / entry.file).parent.is_dir() for entry in entries)
+    return replace(summary, root=root) if held else summary
+
+
+def _intact(side: Summary, *, lost_is_fault: bool) -> Summary:
+    """Without the files that are no longer there. Raises `InputError` for one that was changed."""
+    if side.root is None:
+        return side
+    hashes, networks = _hashes(side.root, side.networks), {}
+    for label, network in side.networks.items():
+        kept = {}
+        for of, entry in network.files.items():
+            path = files.inside(side.root, entry.file)
+            if path.is_file():
+                _require_unchanged(path, entry.bytes, hashes.get(path))
+                kept[of] = entry
+            elif lost_is_fault:
+                raise InputError(f"{path} is gone, and is in the summary of {side.name}; export it again")
+        networks[label] = replace(network, files=kept)
+    return replace(side, networks=networks)
+
+
+def _require_unchanged(path: Path, size: float | None, sha: str | None) -> None:
+    found = path.stat().st_size
+    if (size is not None and found != size) or (sha is not None and files.sha256(path) != sha):
+        raise InputError(f"{path} is damaged: it is not the file that the run wrote; export it again")
+
+
+def _hashes(root: Path, labels: Any) -> dict[Path, str]:
+    found: dict[Path, str] = {}
+    for folder in {root, *(root / label for label in labels)}:
+        manifest = Manifest.load(folder)
+        for record in manifest.stages.values() if manifest else ():
+            found |= {folder / name: sha for name, sha in record.artifacts.items()}
+    return found
+
+
+def _counted(progress: Progress) -> Callable[[Gate], None]:
+    seen: list[Gate] = []
+
+    def done(gate: Gate) -> None:
+        seen.append(gate)
+        progress.update(len(seen))
+
+    return done

@@ -1,0 +1,359 @@
+"""The run directory: one run, one process at a time, every stage's state and files on record.
+
+recipe.yaml    the full recipe as run
+manifest.json  versions, seed, command, stage states, sha256 of every artifact
+.lock          held by the process at work; the system releases it when the process dies
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import filelock
+
+from jstc.core import files
+from jstc.errors import RecipeError, RunDirectoryError
+from jstc.recipe.loading import load, to_yaml
+from jstc.recipe.schema import Recipe
+from jstc.runs.manifest import Manifest, StageRecord, State, changed, merged, other_settings, with_free
+
+__all__ = [
+    "RunDirectory",
+    "default_path",
+    "delete_folder",
+    "delete_leftovers",
+    "delete_results",
+    "holds",
+    "locked",
+    "newest_run",
+    "read_recipe",
+    "recorded",
+    "refuse",
+    "refuse_one",
+    "require_same",
+]
+
+# One process per run directory. The lock is the operating system's, so a killed process leaves none.
+
+_LOCK = ".lock"
+_HOLDER = ".lock-holder.json"  # beside the lock: a locked file cannot be read on every platform
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of `directory`, creating the directory if need be.
+
+    Raises `RunDirectoryError` at once when another process holds it, or when it cannot be written.
+    """
+    lock = filelock.FileLock(directory / _LOCK, timeout=0)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunDirectoryError(
+            f"{directory} is in use by {_holder(directory)}; wait for it or stop it, or use another directory"
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to {directory}: {error.strerror or error}") from None
+    try:
+        files.write_json(directory / _HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (directory / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(directory: Path) -> str:
+    try:
+        holder = files.read_json(directory / _HOLDER)
+        return f"process {int(holder['pid'])} on {holder['host']}"
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError):
+        return "another process"
+
+
+# Links that lead out of a run directory: what is written or deleted through them is somebody else's.
+
+
+def refuse(run: Path) -> None:
+    """Raise `RunDirectoryError` when something in the run directory, at any depth, is a link that leads out.
+
+    The directory itself may be one.
+    """
+    for parent, folders, names in os.walk(run):
+        for name in (*folders, *names):
+            refuse_one(Path(parent) / name, run)
+
+
+def refuse_one(path: Path, run: Path) -> None:
+    """Raise `RunDirectoryError` when `path` is a link that leads out of `run`."""
+    if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
+        raise RunDirectoryError(
+            f"{path} is a link that leads out of the run directory; nothing is written through it: put the "
+            "files in its place, or have the whole directory elsewhere with --out"
+        )
+
+
+# What is deleted of a run directory: what jstc has put there, by name, and nothing else.
+
+_LOOSE_FILES = ("summary.json", "report.md", "report.html", "target.json", "corrupt.jsonl", "corrupt-*.jsonl")
+
+
+def delete_leftovers(path: Path) -> None:
+    """Delete temporary files of a process that was killed while writing; the caller holds the lock."""
+    # Nobody is writing now, unless it is in a folder that is a run of its own, with its own lock.
+    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.is_symlink()]
+    ours = [folder for folder in folders if not (folder / "manifest.json").exists()]
+    found = [
+        leftover for folder in ours for depth in ("", "*/") for leftover in folder.glob(depth + ".tmp-*")
+    ]
+    for leftover in [*path.glob(".tmp-*"), *found]:
+        leftover.unlink(missing_ok=True)
+
+
+def delete_results(path: Path, stages: Collection[str]) -> None:
+    """Delete all that a run has made: whatever else a user has put there stays."""
+    for stage in stages:
+        delete_folder(path / stage)
+    for pattern in _LOOSE_FILES:
+        for file in path.glob(pattern):
+            file.unlink(missing_ok=True)
+    delete_leftovers(path)
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder, of a link the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        shutil.rmtree(folder)
+
+
+ROOT = Path("runs")
+_MAX_DIFFERENCES = 8
+
+
+class RunDirectory:
+    """An open run directory; get one from `RunDirectory.open`."""
+
+    def __init__(self, path: Path, recipe: Recipe, manifest: Manifest) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.manifest = manifest
+        self.changed: dict[str, list[str]] = {}
+        self.about: Collection[str] = ()
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        path: Path,
+        recipe: Recipe,
+        *,
+        stages: Sequence[str],
+        command: str,
+        fresh: bool = False,
+        about: Collection[str] = (),
+    ) -> Iterator[RunDirectory]:
+        """Create the directory, or continue the run in it, and hold its lock.
+
+        `fresh` deletes what the run has made before. A run that exists keeps its settings of the late stages
+        (see `late_settings`), except for those stages that the command is `about`: `recipe` is then what to
+        go by, `changed` says what is new in it, and `adopt_recipe` puts it on file. Raises
+        `RunDirectoryError` when another process holds the directory, when it is not a run of jstc, when it
+        belongs to another recipe, or when a link in it leads out.
+        """
+        _refuse_foreign(path)
+        refuse_one(path / ".lock", path)  # locking empties the file
+        with locked(path):
+            manifest = Manifest.load(path)
+            if manifest is not None and not fresh and (path / "recipe.yaml").exists():
+                _refuse_other_recipe(path, recipe)
+                refuse(path)
+                delete_leftovers(path)
+                yield cls._continued(path, recipe, manifest, about)
+                return
+            names = {*stages, *(manifest.stages if manifest else ())}
+            _refuse_busy(path, names)
+            manifest = Manifest.new(command, recipe.seed, stages)
+            manifest.save(path)  # first: from here on the directory is known as ours
+            delete_results(path, names)
+            files.write_text(path / "recipe.yaml", to_yaml(recipe))
+            yield cls(path, recipe, manifest)
+
+    @classmethod
+    def _continued(
+        cls, path: Path, recipe: Recipe, manifest: Manifest, about: Collection[str]
+    ) -> RunDirectory:
+        stored = _with_free_settings(path, recipe)
+        found = cls(path, merged(recipe, stored, about=about), manifest)
+        found.about = about
+        found.changed = changed(stored, found.recipe)
+        return found
+
+    def adopt_recipe(self) -> None:
+        """Put `recipe` on file, once nothing is left that was made with other settings."""
+        if self.changed:
+            files.write_text(self.path / "recipe.yaml", to_yaml(self.recipe))
+            self.changed = {}
+
+    def folder(self, stage: str) -> Path:
+        """Where `stage` writes."""
+        return self.path / stage
+
+    def record(self, stage: str) -> StageRecord:
+        """State, seconds and artifacts of `stage`."""
+        return self.manifest.stages.setdefault(stage, StageRecord())
+
+    def begin(self, stage: str) -> None:
+        """`stage` starts, or goes on after an interruption."""
+        self._set(stage, "running")
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Put `seconds` of work on the record of `stage`."""
+        self.record(stage).seconds += seconds
+        self.manifest.save(self.path)
+
+    def fail(self, stage: str) -> None:
+        """`stage` stopped before its end; its checkpoints stay."""
+        self._set(stage, "failed")
+
+    def finish(self, stage: str, artifacts: Sequence[Path]) -> None:
+        """`stage` is done and has written `artifacts`."""
+        hashes = {path.relative_to(self.path).as_posix(): files.sha256(path) for path in sorted(artifacts)}
+        self.record(stage).artifacts = hashes
+        self._set(stage, "done")
+
+    def reset(self, stage: str) -> None:
+        """Forget `stage` and delete what it wrote."""
+        artifacts = self.record(stage).artifacts
+        self.forget(stage)
+        for name in artifacts:
+            (self.path / name).unlink(missing_ok=True)
+        delete_folder(self.folder(stage))
+
+    def forget(self, stage: str) -> None:
+        """Take `stage` for one that has not begun; what it wrote stays."""
+        self.manifest.stages[stage] = StageRecord()
+        self.manifest.save(self.path)
+
+    def is_done(self, stage: str) -> bool:
+        """Whether `stage` has finished; its files are not looked at."""
+        return self.record(stage).state == "done"
+
+    def damaged(self, stage: str) -> list[str]:
+        """Artifacts of `stage` that are missing or no longer what the stage wrote."""
+        return [name for name, sha in self.record(stage).artifacts.items() if not self._intact(name, sha)]
+
+    def _intact(self, name: str, sha: str) -> bool:
+        path = self.path / name
+        return path.is_file() and files.sha256(path) == sha
+
+    def _set(self, stage: str, state: State) -> None:
+        self.record(stage).state = state
+        self.manifest.save(self.path)
+
+
+def default_path(recipe: Recipe, root: Path = ROOT) -> Path:
+    """`runs/<model>-<dataset>-<metric><amounts>[-seedN]`: the same settings find the same directory."""
+    metric, _ = recipe.budgets[0]
+    amounts = "-".join(label.removeprefix(metric) for label in recipe.labels)
+    name = f"{recipe.model}-{recipe.dataset}-{metric}{amounts}"
+    if recipe.seed:
+        name += f"-seed{recipe.seed}"
+    safe = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in name)
+    return root / safe.lstrip(".-")[:120]
+
+
+def newest_run(root: Path = ROOT) -> Path:
+    """The run under `root` that was worked on last. Raises `RunDirectoryError` when there is none."""
+    runs = [path.parent for path in root.glob("*/manifest.json") if Manifest.load(path.parent) is not None]
+    if not runs:
+        raise RunDirectoryError(
+            f"no runs under {root}/; start one with `jstc run RECIPE`, or name a run directory"
+        )
+    return max(runs, key=lambda path: (path / "manifest.json").stat().st_mtime_ns)
+
+
+def holds(file: Path) -> bool:
+    """Whether `file` lies directly in a run directory, damaged ones included."""
+    try:
+        return Manifest.load(file.resolve().parent) is not None
+    except RunDirectoryError:
+        return True
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe of the run at `path`. Raises `RunDirectoryError` when there is no run."""
+    if not path.exists():
+        raise RunDirectoryError(f"no run directory at {path}")
+    if Manifest.load(path) is None or not (path / "recipe.yaml").exists():
+        raise RunDirectoryError(f"{path} is not a run directory (it has no manifest.json and recipe.yaml)")
+    try:
+        return load(path / "recipe.yaml")
+    except RecipeError as error:
+        raise RunDirectoryError(
+            f"the recipe of the run was changed or is of another version: {error}"
+        ) from None
+
+
+def recorded(path: Path) -> list[Path]:
+    """The files that the stages of the run at `path` have left."""
+    manifest = Manifest.load(path)
+    records = manifest.stages.values() if manifest else ()
+    return [path / name for record in records for name in record.artifacts]
+
+
+def require_same(path: Path, recipe: Recipe) -> None:
+    """Raise `RunDirectoryError` unless a run of `recipe` can begin or go on at `path`."""
+    _refuse_foreign(path)
+    if Manifest.load(path) is not None and (path / "recipe.yaml").exists():
+        _refuse_other_recipe(path, recipe)
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"{path} is a file; a run needs a directory: name another")
+    if not path.is_dir() or Manifest.load(path) is not None:
+        return
+    # A process killed just after it took the lock leaves hidden files only.
+    if any(not entry.name.startswith((".lock", ".tmp-")) for entry in path.iterdir()):
+        raise RunDirectoryError(
+            f"{path} has files in it and is not a run directory of jstc (no manifest.json of ours); "
+            "name another directory"
+        )
+
+
+def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
+    found = other_settings(read_recipe(path), recipe)
+    if not found:
+        return
+    if len(found) > _MAX_DIFFERENCES:
+        found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]
+    raise RunDirectoryError(
+        f"{path} belongs to a run with other settings:\n  " + "\n  ".join(found) + "\n"
+        "start over with --fresh, write elsewhere with --out DIR, or go back to the old settings"
+    )
+
+
+def _with_free_settings(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe on file, with the free settings of `recipe`: commands that only name the run need them."""
+    stored = read_recipe(path)
+    found = with_free(stored, recipe)
+    if found != stored:
+        files.write_text(path / "recipe.yaml", to_yaml(found))
+    return found
+
+
+def _refuse_busy(path: Path, stages: set[str]) -> None:
+    """A folder of ours may be a run of its own, which another process is working on."""
+    for stage in stages:
+        if (path / stage / "manifest.json").exists():
+            with locked(path / stage):
+                pass

@@ -1,0 +1,280 @@
+"""The accuracy of an ONNX file on a data set, through onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jstc.core import files, processes
+from jstc.core.progress import Progress, Silent
+from jstc.errors import InputError, RunDirectoryError
+from jstc.recipe.schema import InputSettings
+from jstc.runs.manifest import explained
+
+if TYPE_CHECKING:
+    from jstc.data import DataInfo, Split
+    from jstc.data.base import Batch
+    from jstc.export.classifier import Classifier
+    from jstc.export.scoring import Score
+    from jstc.ort.sessions import Provider
+
+__all__ = ["afterthoughts", "assumptions", "evaluate", "take_part"]
+
+_BATCH_SIZE = 128
+
+
+_Opened = tuple["Classifier", "DataInfo", "Split"]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The file, and the data set with its folder and settings; `image_size` None is still to be found."""
+
+    file: Path
+    dataset: str
+    data: Path | None
+    settings: InputSettings
+
+
+def evaluate(
+    path: Path,
+    *,
+    dataset: str | None = None,
+    data: Path | None = None,
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
+    threads: int = 0,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Accuracy of a run's exported network, or of any ONNX classifier, on (`limit` images of) a test split.
+
+    A run, and a file in a run's export folder, is evaluated on the run's own data set unless another is
+    named. `notes` in the result say what had to be assumed. Raises an `InputError` when the file is no
+    classifier for that data set, or the data set has no use for `data`.
+    """
+    task = _task(path, dataset, data)
+    from jstc.data.datasets import refuse_idle_root
+    from jstc.ort import sessions
+
+    refuse_idle_root(task.dataset, data)
+    chosen = sessions.resolve(provider)
+    opened = _opened(task, chosen, threads)
+    classifier, info, split = opened
+    _, notes = assumptions(classifier, info)
+    enough = min(limit or split.num_images, split.num_images) >= processes.world()
+    with _shared(task, chosen, threads, limit) if enough else contextlib.nullcontext():
+        found = _score(opened, limit, progress or Silent())
+    return {
+        "file": str(task.file),
+        "dataset": task.dataset,
+        "split": "test",
+        "images": found.images,
+        "images_in_split": split.num_images,
+        "provider": chosen,
+        "threads": threads,
+        "batch": classifier.batch,
+        "accuracy": found.accuracy,
+        "accuracy_interval": list(found.interval),
+        "top5_accuracy": found.top5_accuracy,
+        "undefined": found.undefined,
+        "seconds": round(found.seconds, 3),
+        "notes": [*notes, *afterthoughts(found, split.num_images, limit)],
+    }
+
+
+@contextlib.contextmanager
+def _shared(task: _Task, provider: Provider, threads: int, limit: int | None) -> Iterator[None]:
+    """Of several processes each evaluates its part of the images."""
+    import torch
+
+    from jstc.runs import workers
+
+    document = {
+        "kind": "eval",
+        "file": str(task.file),
+        "dataset": task.dataset,
+        "data": None if task.data is None else str(task.data),
+        "settings": task.settings.model_dump(mode="json"),
+        "provider": provider,
+        "threads": threads,
+        "limit": limit,
+    }
+    with workers.shared(document, torch.device("cpu")):
+        yield
+
+
+def take_part(document: Mapping[str, Any]) -> None:
+    """For the processes beside the one that evaluates: this one's part of the images."""
+    data, settings = document["data"], InputSettings.model_validate(document["settings"])
+    task = _Task(Path(document["file"]), document["dataset"], None if data is None else Path(data), settings)
+    _score(_opened(task, document["provider"], document["threads"]), document["limit"], Silent())
+
+
+def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:
+    """Of all processes together."""
+    from jstc.export.classifier import Normalisation
+    from jstc.export.scoring import score
+    from jstc.train import collectives
+
+    classifier, info, split = opened
+    class_of, _ = assumptions(classifier, info)
+    images = split.num_images if limit is None else min(limit, split.num_images)
+    own = score(
+        classifier,
+        _batches(split, images, progress),
+        normalised=Normalisation(info.mean, info.std),
+        class_of=class_of,
+        num_classes=info.num_classes,
+    )
+    return own.added_up(collectives.sums)
+
+
+def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
+    """The file and the test split, at the size that the file takes; they fit each other."""
+    import torch
+
+    from jstc import data
+    from jstc.export.classifier import open_classifier, require_fit
+
+    classifier = open_classifier(task.file, provider=provider, threads=threads)
+    side = task.settings.image_size or _side(classifier)
+    settings = task.settings.model_copy(update={"image_size": side})
+    info = data.check(task.dataset, root=task.data, settings=settings)
+    if classifier.outputs > 1:  # another one may have the scores
+        classifier = open_classifier(
+            task.file, provider=provider, threads=threads, num_classes=info.num_classes
+        )
+    require_fit(classifier, shape=info.input_shape, num_classes=info.num_classes)
+    device = torch.device("cpu")
+    return (
+        classifier,
+        info,
+        data.load(task.dataset, root=task.data, settings=settings, seed=0, device=device).test,
+    )
+
+
+def _batches(split: Split, images: int, progress: Progress) -> Iterator[Batch]:
+    from jstc.train import collectives
+
+    batch_size, part = _BATCH_SIZE * collectives.world(), collectives.part()
+    progress.start("eval", -(-images // batch_size), "batch")
+    for done, batch in enumerate(split.ordered(batch_size, limit=images, part=part), start=1):
+        yield batch
+        progress.update(done)
+    progress.finish()
+
+
+def _task(path: Path, dataset: str | None, data: Path | None) -> _Task:
+    """What is to be evaluated, on what. Raises an `InputError` when the file or the run is not there."""
+    from jstc.runs.directory import read_recipe
+
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise InputError(f"no file at {path}")
+        run = path.absolute().parents[1]
+        if path.absolute().parent.name != "export" or not (run / "recipe.yaml").exists():
+            return _foreign(path, dataset, data)
+        file = path
+    else:
+        run, file = path, None
+    recipe = read_recipe(run)
+    if len(recipe.labels) > 1:
+        runs = ", ".join(str(run / label) for label in recipe.labels)
+        raise InputError(f"{run} has a network for each of its budgets; name one of {runs}")
+    file = file or _exported(run)
+    name = dataset or recipe.dataset
+    root = data or (recipe.data if name == recipe.dataset else None)
+    return _Task(file, name, root, recipe.input)
+
+
+def _foreign(path: Path, dataset: str | None, data: Path | None) -> _Task:
+    if dataset is None:
+        raise InputError(f"on which dataset? Give --dataset NAME to evaluate {path}")
+    return _Task(path, dataset, data, InputSettings())
+
+
+def _exported(run: Path) -> Path:
+    """The first file of the export: float32, unless the run has none."""
+    plain, result = run / "export" / "model.onnx", run / "export" / "result.json"
+    if not plain.exists() and result.exists():
+        with explained(run):
+            plain = files.inside(run, files.read_json(result)["files"][0]["file"])
+    if not plain.exists():
+        raise RunDirectoryError(f"{run} has no exported network yet: run `jstc export {run}`")
+    return plain
+
+
+def _side(classifier: Classifier) -> int | None:
+    """The side in pixels that the network takes, where the graph or its metadata says so."""
+    _, height, width = classifier.shape
+    own = classifier.metadata.get("input_size")
+    if height is None and isinstance(own, list) and len(own) == 3:
+        _, height, width = own
+    return height if isinstance(height, int) and height == width else None
+
+
+# What an evaluation had to assume, and what its figures do not say by themselves.
+
+_ALIKE = 1e-6
+
+
+def assumptions(classifier: Classifier, info: DataInfo) -> tuple[list[int] | None, list[str]]:
+    """The data set's class for each of the file's (None: the same number), and what is to be said."""
+    class_of, remark = _matched(classifier.labels, info.labels)
+    notes = [remark, _of_pixels(classifier, info), _of_outputs(classifier)]
+    return class_of, [note for note in notes if note]
+
+
+def afterthoughts(score: Score, num_images: int, limit: int | None = None) -> list[str]:
+    """What is to be said when the figures of `limit` of the test split's `num_images` are there."""
+    notes = []
+    asked = num_images if limit is None else min(limit, num_images)
+    if asked < num_images:
+        notes.append(f"{asked:,} of the {num_images:,} images of the test split, spread evenly over it")
+    if score.images < asked:
+        notes.append(f"{asked - score.images:,} of these images cannot be read: they are left out")
+    if score.undefined:
+        notes.append(f"the scores of {score.undefined:,} images are infinite or undefined: counted as wrong")
+    return notes
+
+
+def _matched(own: Sequence[str] | None, others: Sequence[str]) -> tuple[list[int] | None, str | None]:
+    if own is None:
+        return None, "the file does not name its classes: class i is taken for the data set's class i"
+    names, wanted = ([_plain(label) for label in labels] for labels in (own, others))
+    if names == wanted:
+        return None, None
+    if len(set(names)) == len(names) and set(names) == set(wanted):
+        remark = "the file has its classes in another order than the data set: they are matched by name"
+        return [wanted.index(name) for name in names], remark
+    differ = [i for i, (mine, theirs) in enumerate(zip(names, wanted, strict=False)) if mine != theirs]
+    example = f" (class {differ[0]}: '{own[differ[0]]}' and '{others[differ[0]]}')" if differ else ""
+    return None, (
+        f"the file names {len(own)} classes, and {len(differ)} have other names in the data set{example}: "
+        "class i is taken for class i, which may be wrong"
+    )
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.casefold().replace("_", " ").split())
+
+
+def _of_pixels(classifier: Classifier, info: DataInfo) -> str | None:
+    own = classifier.normalisation
+    if classifier.takes_pixels:
+        return "the file takes pixels: it got images that had the size of the evaluation already"
+    if own is None:
+        return "the file does not say how it normalises images: mean and std are the data set's"
+    pairs = zip((*own.mean, *own.std), (*info.mean, *info.std), strict=True)
+    if all(abs(mine - theirs) < _ALIKE for mine, theirs in pairs):
+        return None
+    return "images are normalised with mean and std of the file, which are not the data set's"
+
+
+def _of_outputs(classifier: Classifier) -> str | None:
+    if classifier.outputs == 1 or classifier.gives_classes:
+        return None
+    return f"of the file's {classifier.outputs} outputs, '{classifier.output_name}' has the scores"

@@ -1,0 +1,275 @@
+"""What can be cut in a network, before anything is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jstc.errors import InputError
+from jstc.recipe.schema import ChannelSettings, InputSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from jstc.channels import ChannelMap
+    from jstc.channels.submodule import Placed
+    from jstc.models import ModelSpec
+    from jstc.recipe.schema import ChannelSettings
+
+__all__ = ["Images", "document", "facts", "inspect"]
+
+_IMAGENET_CLASSES = 1000
+_CIFAR_CLASSES = 10
+_CIFAR_SIDE = 32
+_COLOURS = 3
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a network is to be built for: a dataset's images and classes, or plain numbers.
+
+    What is not given is CIFAR-10's for networks in CIFAR form and ImageNet's for others.
+    """
+
+    dataset: str | None = None
+    data: Path | None = None
+    num_classes: int | None = None
+    in_channels: int | None = None
+    image_size: int | None = None
+    cifar: bool = False
+
+
+def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[str, Any]:
+    """Groups, layers, frozen channels, totals and the smallest reachable budget, as JSON.
+
+    Raises an `InputError` for anything that the user can put right.
+    """
+    from jstc import models
+    from jstc.models import user_code
+
+    _refuse_idle(images)
+    models.check(model)
+    user_code.remember(model)
+    spec = _from_dataset(model, images.dataset, images) if images.dataset else _spec(model, images)
+    network = models.build(spec, device="meta")
+    channels = _channels(spec, network, settings)
+    return {
+        "model": spec.name,
+        "input": list(spec.input_shape),
+        "num_classes": _num_classes(spec, network),
+        "ignore": list(settings.ignore),
+        **document(network, channels, settings),
+    }
+
+
+def _refuse_idle(images: Images) -> None:
+    """What would have no effect was meant otherwise."""
+    from jstc.data.datasets import refuse_idle_root
+
+    if images.dataset is None:
+        if images.data is not None:
+            raise InputError("--data is the folder of a dataset: give --dataset NAME as well")
+        return
+    for flag, value, what in (
+        ("--num-classes", images.num_classes, "classes"),
+        ("--in-channels", images.in_channels, "channels"),
+    ):
+        if value is not None:
+            raise InputError(f"give either {flag} or --dataset, whose {what} are taken ('{images.dataset}')")
+    refuse_idle_root(images.dataset, images.data)
+
+
+def _from_dataset(model: str, name: str, images: Images) -> ModelSpec:
+    from jstc import data, models
+
+    info = data.check(name, root=images.data, settings=InputSettings(image_size=images.image_size))
+    return models.spec(
+        model,
+        num_classes=info.num_classes,
+        in_channels=info.channels,
+        height=info.height,
+        width=info.width,
+        cifar=images.cifar,
+    )
+
+
+def _spec(model: str, images: Images) -> ModelSpec:
+    from jstc import models
+    from jstc.models.spec import CIFAR_FORMS
+
+    small = images.cifar or CIFAR_FORMS.get(model, False)
+    side = images.image_size or (_CIFAR_SIDE if small else models.image_side(model))
+    return models.spec(
+        model,
+        num_classes=images.num_classes or (_CIFAR_CLASSES if small else _IMAGENET_CLASSES),
+        in_channels=images.in_channels or _COLOURS,
+        height=side,
+        width=side,
+        cifar=images.cifar,
+    )
+
+
+def _channels(spec: ModelSpec, network: nn.Module, settings: ChannelSettings) -> ChannelMap:
+    import torch
+
+    from jstc import channels, models
+    from jstc.errors import ChannelError, ModelError
+
+    example = torch.zeros(1, *spec.input_shape, device="meta")
+    try:
+        return channels.analyse(network, example, ignore=settings.ignore, part=models.part(spec.name))
+    except ChannelError as error:
+        raise ModelError(f"model '{spec.name}': {error}") from error
+
+
+def _num_classes(spec: ModelSpec, network: nn.Module) -> int:
+    """A factory of the user's need not ask for the number of classes; its network knows."""
+    from jstc.models import runs_user_code
+    from jstc.runs.preflight import num_scores
+
+    if runs_user_code(spec.name):
+        with contextlib.suppress(Exception):  # inspecting a network that is no classifier is fine
+            return num_scores(network, spec.input_shape)
+    return spec.num_classes
+
+
+# The channel structure of a network as JSON: groups, layers, what is frozen, and what can be reached.
+
+
+def document(network: nn.Module, channels: ChannelMap, settings: ChannelSettings) -> dict[str, Any]:
+    """What `channels` knows of `network`; `settings` say how far its groups may be cut.
+
+    `flops` and `params` of a group are those that it takes part in: an operation between two groups belongs
+    to both. Raises `RecipeError` for settings of groups that are not there.
+    """
+    from jstc.channels.budget import Limits, smallest
+
+    limits = Limits.from_settings(channels.groups, settings)
+    cost, least = channels.cost(), smallest(channels, limits)
+    return {
+        "flops": cost.flops,
+        "params": cost.params,
+        "groups": _groups(channels, limits.least.tolist(), limits.quantum.tolist()),
+        "frozen": _frozen(network, channels),
+        "layers": _layers(network, channels),
+        "unknown_operations": dict(channels.unknown_operations),
+        "flops_share_cuttable": channels.coverage,
+        "params_share_cuttable": channels.params_coverage,
+        "smallest_flops": least.flops,
+        "smallest_params": least.params,
+        "smallest_flops_share": least.flops / cost.flops if cost.flops else 1.0,
+        "smallest_params_share": least.params / cost.params if cost.params else 1.0,
+    }
+
+
+def _groups(channels: ChannelMap, least: list[int], steps: list[int]) -> list[dict[str, Any]]:
+    whole, units = channels.cost().params, _units(channels)
+    return [
+        {
+            "name": group.name,
+            "width": group.width,
+            "unit": units[group.name],
+            "least": least[index],
+            "step": steps[index],
+            "flops_share": channels.flops_share[group.name],
+            "params": whole - _without(channels, index),
+            "layers": list(group.layers),
+            "not_like_masking": channels.inexact.get(group.name),
+        }
+        for index, group in enumerate(channels.groups)
+    ]
+
+
+def _units(channels: ChannelMap) -> dict[str, int]:
+    """Positions that one channel of a group takes where it takes fewest: more than one for a head."""
+    found: dict[str, int] = {}
+    for placed in channels.layout:
+        for names, sizes in zip(placed.groups, placed.sizes, strict=True):
+            for name, size in zip(names, sizes, strict=True):
+                unit = size // channels.widths[name]
+                found[name] = min(unit, found.get(name, unit))
+    return found
+
+
+def _without(channels: ChannelMap, index: int) -> int:
+    """Parameters of the network if the group had no channels at all."""
+    counts = channels.full_counts.copy()
+    counts[index] = 0
+    return channels.cost_of_counts(counts).params
+
+
+def _frozen(network: nn.Module, channels: ChannelMap) -> list[dict[str, Any]]:
+    outs = {placed.layer: _out_dim(network, placed) for placed in channels.layout if len(placed.shape) > 1}
+    return [
+        {
+            "layer": frozen.layer,
+            "kind": _kind(network, frozen.layer),
+            "side": "out" if frozen.dim == outs.get(frozen.layer, 0) else "in",
+            "channels": frozen.channels,
+            "reason": frozen.reason,
+        }
+        for frozen in channels.frozen
+    ]
+
+
+def _layers(network: nn.Module, channels: ChannelMap) -> list[dict[str, Any]]:
+    """Modules with parameters, in the order of the forward.
+
+    `makes` and `reads` are names of groups; `made` says how many of the layer's channels each group has.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for placed in channels.layout:
+        out = _out_dim(network, placed)
+        entry = {"name": placed.layer, "kind": _kind(network, placed.layer), "rank": 0, "width": 0}
+        layer = found.setdefault(placed.layer, {**entry, "makes": [], "made": [], "reads": []})
+        if len(placed.shape) > layer["rank"]:
+            layer |= {"rank": len(placed.shape), "width": placed.shape[out]}
+        for dim, (names, sizes) in enumerate(zip(placed.groups, placed.sizes, strict=True)):
+            side = layer["makes" if dim == out else "reads"]
+            for name, size in zip(names, sizes, strict=True):
+                if name not in side:
+                    side.append(name)
+                    layer["made"] += [size] if dim == out else []
+    return list(found.values())
+
+
+def _out_dim(network: nn.Module, placed: Placed) -> int:
+    """The dimension along which a parameter makes channels, by the conventions of torch's layers."""
+    kind = _kind(network, placed.layer)
+    if "ConvTranspose" in kind:
+        return min(1, len(placed.shape) - 1)
+    words = placed.parameter.rpartition(".")[2].split("_")
+    lone = not {words[0], words[-1]} & {"weight", "bias"}  # such as a class token or a table
+    return len(placed.shape) - 1 if lone or "Embedding" in kind else 0
+
+
+def _kind(network: nn.Module, layer: str) -> str:
+    try:
+        return type(network.get_submodule(layer)).__name__
+    except AttributeError:
+        return "Parameter"
+
+
+# What this machine offers, for `jstc doctor`.
+
+
+def facts() -> dict[str, Any]:
+    """Versions, processor, GPUs, number formats, onnxruntime's working providers, free disk, as JSON."""
+    import torch
+
+    from jstc import ort
+    from jstc.runs.manifest import versions
+    from jstc.train import device
+
+    known = ort.environment()
+    chosen = device.device("auto")
+    known["packages"] = versions()
+    known["training_device"] = str(chosen)
+    known["torch_cuda"] = torch.cuda.is_available()
+    known["torch_threads"] = torch.get_num_threads()
+    known["fast_bfloat16"] = device.has_fast_bfloat16(chosen)
+    known["free_disk_gb"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
+    return known

@@ -1,0 +1,188 @@
+"""Budgets of latency: calibrated on whole networks before a search, and the winner measured after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jstc.core import files
+from jstc.core.progress import Progress
+from jstc.errors import RunDirectoryError
+from jstc.plan import Plan
+from jstc.recipe.schema import LatencySettings, Recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from jstc.channels import ChannelMap
+    from jstc.channels.budget import Budget, Limits
+    from jstc.latency import LatencyModel, Setting
+    from jstc.runs.network_timer import NetworkTimer
+
+__all__ = ["FILE", "NANO", "Fitted", "LatencyBudgets", "setting_of"]
+
+FILE = "search/latency.json"
+"""What a run's predictions depend on, so that the same search goes on with the same."""
+
+_ROUNDS = 3
+_CLOSE = 0.02
+_OVER, _UNDER, _AIM = 1.01, 0.96, 0.985
+NANO = 1_000_000
+
+
+def setting_of(settings: LatencySettings) -> Setting:
+    """Where the times are to be measured. Raises `InputError` for a provider that does not work here."""
+    from jstc.latency import Setting
+    from jstc.ort import sessions
+
+    provider = sessions.resolve(settings.provider)
+    return Setting.here(provider, batch=settings.batch, threads=settings.threads)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A plan after it was measured: predicted and measured milliseconds, and how often it was changed."""
+
+    plan: Plan
+    predicted_ms: float
+    measured_ms: float
+    target_ms: float
+    corrections: int
+
+    def to_dict(self, setting: Setting) -> dict[str, Any]:
+        """For the results of the search."""
+        found = {name: round(getattr(self, name), 6) for name in ("predicted_ms", "measured_ms", "target_ms")}
+        where = {"provider": setting.provider, "batch": setting.batch, "threads": setting.threads}
+        return {**found, **where, "corrections": self.corrections}
+
+
+class LatencyBudgets:
+    """The latency of one target network's sub-networks: predicted before, measured after a search."""
+
+    def __init__(self, channels: ChannelMap, model: LatencyModel, timer: NetworkTimer) -> None:
+        self.channels, self.model, self.timer = channels.timed(model), model, timer
+
+    @classmethod
+    def measured(
+        cls, channels: ChannelMap, timer: NetworkTimer, recipe: Recipe, *, progress: Progress
+    ) -> LatencyBudgets:
+        """From the table of this machine, completed where something is missing, and a few whole networks."""
+        from jstc.latency import LatencyModel, Table
+
+        table = Table(timer.setting)
+        model = LatencyModel.measured(
+            channels.executions, table, full=channels.full_counts, progress=progress
+        )
+        found = cls(channels, model, timer)
+        found._calibrate(recipe, progress)
+        return found
+
+    @classmethod
+    def restored(
+        cls, path: Path, channels: ChannelMap, new_timer: Callable[[Setting], NetworkTimer]
+    ) -> LatencyBudgets:
+        """As a search that has begun had it, the target network's time included.
+
+        Raises `RunDirectoryError` for a file that is damaged.
+        """
+        from jstc.latency import LatencyModel
+
+        try:
+            document = files.read_json(path)
+            model = LatencyModel.from_dict(document, channels.executions, full=channels.full_counts)
+        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            text = f"{path} is damaged or of another network ({error!r}); use --fresh, or another directory"
+            raise RunDirectoryError(text) from None
+        timer = new_timer(model.setting)
+        # The budget is on file in the milliseconds of then: measured now, a busier target would shift it.
+        timer.resume(model(channels.full_counts))
+        return cls(channels, model, timer)
+
+    def save(self, path: Path) -> None:
+        """For `restored`."""
+        files.write_json(path, self.model.to_dict())
+
+    def _calibrate(self, recipe: Recipe, progress: Progress) -> None:
+        """Measure the target network, the smallest, and one at each budget until it is as predicted."""
+        from jstc.latency import Calibration
+
+        limits, full = self.limits(recipe), self.channels.full_counts
+        progress.start("latency", _ROUNDS + 1, "network")
+        [least_ms] = self.timer.milliseconds([self._plan(limits.least)])
+        ends = Calibration().with_point(self.model.total(full), self.timer.target_ms)
+        self.model.calibration = ends = ends.with_point(self.model.total(limits.least), least_ms)
+        for done in range(1, _ROUNDS + 1):
+            progress.update(done)
+            counts = self._at_budgets(recipe, limits)
+            predicted = np.array([self.model(c) for c in counts])
+            found = self.timer.milliseconds([self._plan(c) for c in counts])
+            self.model.calibration = ends
+            for each, ms in zip(counts, found, strict=True):
+                self.model.calibration = self.model.calibration.with_point(self.model.total(each), ms)
+            if (np.abs(np.array(found) / predicted - 1) < _CLOSE).all():
+                break
+        progress.finish()
+
+    def limits(self, recipe: Recipe) -> Limits:
+        """How far each group may be cut: `auto` steps are the provider's."""
+        from jstc.channels.budget import Limits
+
+        return Limits.from_settings(self.channels.groups, recipe.channels, block=self.model.block)
+
+    def _at_budgets(self, recipe: Recipe, limits: Limits) -> list[NDArray[np.int64]]:
+        """Counts of uniform plans at the budgets. Raises `BudgetError` for one that none can meet."""
+        from jstc.channels.budget import resolve, uniform_counts
+
+        budgets = [resolve(self.channels, *budget, limits) for budget in recipe.budgets]
+        return [uniform_counts(self.channels, budget, limits) for budget in budgets]
+
+    def _plan(self, counts: NDArray[np.int64]) -> Plan:
+        """The first channels of every group."""
+        kept = {g.name: tuple(range(n)) for g, n in zip(self.channels.groups, counts.tolist(), strict=True)}
+        return Plan(kept, self.channels.widths)
+
+    def fit(self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, limits: Limits) -> Fitted:
+        """Measure a plan; where it misses its budget as measured, widen or narrow all its groups alike.
+
+        `order` has the channels of every group, the first to keep first.
+        """
+        tried: list[Fitted] = []
+        for corrections in range(_ROUNDS + 1):
+            predicted = self.model(self.channels.counts(plan))
+            [measured] = self.timer.milliseconds([plan])
+            tried.append(Fitted(plan, predicted, measured, self.timer.target_ms, corrections))
+            if _UNDER <= measured * NANO / budget.limit <= _OVER:
+                break
+            aim = _AIM * budget.limit * predicted / measured
+            following = self._scaled(plan, order, _bounded(budget, aim, self.channels, limits), limits)
+            if following.hash in {each.plan.hash for each in tried}:
+                break
+            plan = following
+        return min(tried, key=lambda each: _miss(each.measured_ms * NANO / budget.limit))
+
+    def _scaled(self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, limits: Limits) -> Plan:
+        from jstc.channels.budget import project
+
+        groups = self.channels.groups
+        levels = [np.arange(1, g.width + 1) / len(plan.kept[g.name]) for g in groups]
+        counts = project(self.channels, levels, budget, limits).tolist()
+        chosen = zip(groups, order, counts, strict=True)
+        kept = {group.name: tuple(sorted(first[:count].tolist())) for group, first, count in chosen}
+        return Plan(kept, self.channels.widths)
+
+
+def _bounded(budget: Budget, aim: float, channels: ChannelMap, limits: Limits) -> Budget:
+    from jstc.channels.budget import Budget, smallest
+
+    least = budget.of(smallest(channels, limits))
+    limit = max(least, int(aim))
+    return Budget(budget.metric, limit, budget.share * limit / budget.limit)
+
+
+def _miss(ratio: float) -> float:
+    """How bad it is to be at this share of the budget: above is worse than as far below."""
+    return 4 * (ratio - 1) if ratio > 1 else 1 - ratio

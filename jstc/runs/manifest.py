@@ -1,0 +1,201 @@
+"""Settings that only the last stages read: a run may be given others without training anything again."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jstc._version import __version__
+from jstc.core import files
+from jstc.errors import JstcError, RunDirectoryError
+from jstc.recipe.loading import differences
+from jstc.recipe.schema import Recipe
+from jstc.recipe.sections import InputSettings
+
+__all__ = [
+    "FREE",
+    "LATE",
+    "Manifest",
+    "StageRecord",
+    "State",
+    "changed",
+    "explained",
+    "merged",
+    "other_settings",
+    "versions",
+    "with_free",
+]
+
+LATE = ("export", "bench")
+"""Sections of the recipe that are read by the stage of that name and by stages built on it, by no other."""
+
+FREE = ("checkpoint", "tensorboard")
+"""Sections and keys that change nothing in a run's numbers: every command may give others. So are the keys of
+the input section that `InputSettings.FREE` names."""
+
+
+def merged(recipe: Recipe, stored: Recipe, *, about: Collection[str]) -> Recipe:
+    """`recipe`, but with the late sections of `stored` for the stages that the command is not `about`.
+
+    So `jstc search` of a run that has been exported in other precisions since leaves the export alone.
+    """
+    return recipe.model_copy(update={name: getattr(stored, name) for name in LATE if name not in about})
+
+
+def changed(stored: Recipe, recipe: Recipe) -> dict[str, list[str]]:
+    """The late sections that differ, each with what differs: `export.opset: 18 -> 20`."""
+    found = {name: _between(stored, recipe, name) for name in LATE}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def other_settings(stored: Recipe, recipe: Recipe) -> list[str]:
+    """What differs outside the late sections and what is free, and makes it another run."""
+    return differences(stored, with_free(merged(recipe, stored, about=()), stored))
+
+
+def with_free(recipe: Recipe, other: Recipe) -> Recipe:
+    """`recipe` with what `other` has of the settings that change nothing in a run's numbers."""
+    reading = {name: getattr(other.input, name) for name in InputSettings.FREE}
+    free = {name: getattr(other, name) for name in FREE}
+    return recipe.model_copy(update=free | {"input": recipe.input.model_copy(update=reading)})
+
+
+def _between(stored: Recipe, recipe: Recipe, section: str) -> list[str]:
+    return differences(stored, stored.model_copy(update={section: getattr(recipe, section)}))
+
+
+# manifest.json: what ran, with what, how far it came, and the sha256 of every file it left.
+
+_PACKAGES = (
+    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore",
+    "numpy", "safetensors", "timm",
+)  # fmt: skip
+
+_AWAY = "put back a good copy, or begin a run in another directory (--out of `jstc search` and `jstc run`)"
+
+State = Literal["pending", "running", "done", "failed"]
+# Files are deleted by these names: they must not lead out of the run directory.
+_StageName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.-]*$")]
+_Artifact = Annotated[str, Field(pattern=r"^[^./\\:][^/\\:]*(/[^./\\:][^/\\:]*)*$")]
+
+
+class StageRecord(BaseModel):
+    """How far one stage has come."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    state: State = "pending"
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    artifacts: dict[_Artifact, str] = Field(default_factory=dict)
+
+
+class Manifest(BaseModel):
+    """The record of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["jstc run"]
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    created: str
+    command: str
+    seed: int
+    versions: dict[str, str]
+    stages: dict[_StageName, StageRecord]
+
+    @classmethod
+    def new(cls, command: str, seed: int, stages: Sequence[str]) -> Manifest:
+        """The manifest of a run that has not begun."""
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        head = {"kind": "jstc run", "schema": 1, "created": created, "command": command, "seed": seed}
+        return cls.model_validate(head | {"versions": versions(), "stages": {s: {} for s in stages}})
+
+    @classmethod
+    def load(cls, directory: Path) -> Manifest | None:
+        """The manifest in `directory`; None when there is none, or one that is not ours.
+
+        Raises `RunDirectoryError` when it is ours and unreadable.
+        """
+        path = directory / "manifest.json"
+        try:
+            document = files.read_json(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"{path} cannot be read ({error}); {_AWAY}") from None
+        if not isinstance(document, dict) or document.get("kind") != "jstc run":
+            return None
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RunDirectoryError(
+                f"{path} is damaged or of another version of jstc ({where}: {first['msg']}); {_AWAY}"
+            ) from None
+
+    def save(self, directory: Path) -> None:
+        """Write the manifest into `directory`."""
+        files.write_json(directory / "manifest.json", self.model_dump(mode="json", by_alias=True))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers of a run."""
+    found = {"jstc": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# What files of a run cause that hold something else than a stage writes: one message that names them.
+
+_SHOWN = 3
+
+
+@contextlib.contextmanager
+def explained(run: Path) -> Iterator[None]:
+    """While files of the run at `run` are only read: what they make fail is a `RunDirectoryError`.
+
+    It names those that are no longer what their stage has written, where the record of the run knows.
+    """
+    try:
+        yield
+    except (JstcError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever reading `{"flops": []}` as a number leads to
+        raise RunDirectoryError(_explanation(run, error)) from error
+
+
+def _explanation(run: Path, error: Exception) -> str:
+    changed = _changed(run)
+    if not changed:
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        return (
+            f"{run} holds something that this version of jstc does not write ({said}); --debug shows where, "
+            "and `--fresh` makes a stage write its files again"
+        )
+    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    names = ", ".join(changed[:_SHOWN]) + more
+    return f"{names} in {run} was changed since its stage has written it; run that stage again with --fresh"
+
+
+def _changed(run: Path) -> list[str]:
+    with contextlib.suppress(JstcError, OSError):
+        manifest = Manifest.load(run)
+        records = manifest.stages.values() if manifest else ()
+        hashes = {name: sha for record in records for name, sha in record.artifacts.items()}
+        return [name for name, sha in hashes.items() if not _is(run / name, sha)]
+    return []
+
+
+def _is(path: Path, sha: str) -> bool:
+    return path.is_file() and files.sha256(path) == sha

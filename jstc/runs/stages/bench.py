@@ -1,0 +1,107 @@
+"""The stage that times the exported files beside the target network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jstc.core import files
+from jstc.runs.workspace import StageContext
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from jstc.ort import Comparison, Facts
+
+__all__ = ["bench"]
+
+_TARGET = "bench/target.onnx"
+
+
+def bench(context: StageContext) -> dict[str, Any]:
+    """Time every file of the export beside the target network's, interleaved.
+
+    Files with the preprocessing inside take other inputs, and are left out. Writes bench.json,
+    environment.json and, by request, profile.json and onnxruntime's traces.
+    """
+    from jstc import ort as timing
+
+    machine = timing.environment()  # first: its load is that before our own work
+    if said := timing.busy(machine):
+        context.progress.message(f"bench: {said}")
+    _write_target(context, context.path / _TARGET)
+    facts = _facts(context)
+    for name in _left_out(context):
+        context.progress.message(
+            f"bench: {name} is left out: its time would be that of the preprocessing, too"
+        )
+    settings, folder = context.recipe.bench, context.folder
+    found = timing.measure(
+        {name: files.inside(context.path, name) for name in facts},
+        settings=settings,
+        facts=facts,
+        traces=folder if settings.trace else None,
+        progress=context.progress,
+    )
+    _write(found, folder, left_out=_left_out(context), machine=machine)
+    return {}
+
+
+def _write(found: Comparison, folder: Path, *, left_out: list[str], machine: dict[str, Any]) -> None:
+    skipped = [
+        {"file": name, "provider": None, "batch": None, "reason": "it has the preprocessing inside"}
+        for name in left_out
+    ]
+    document = found.to_dict()
+    files.write_json(folder / "bench.json", document | {"skipped": document["skipped"] + skipped})
+    files.write_json(folder / "environment.json", machine)
+    if found.profiles:
+        files.write_json(folder / "profile.json", {"profiles": found.profiles})
+
+
+def _entries(context: StageContext) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = files.read_json(context.path / "export" / "result.json")["files"]
+    return entries
+
+
+def _left_out(context: StageContext) -> list[str]:
+    return [entry["file"] for entry in _entries(context) if entry.get("preprocess")]
+
+
+def _facts(context: StageContext) -> Mapping[str, Facts]:
+    """The files to be timed, by their places in the run directory, the target network's first."""
+    from jstc.ort import Facts
+
+    slim = files.read_json(context.path / "slim" / "result.json")
+    found = {_TARGET: Facts(context.workspace.channels.cost().flops, "fp32")}
+    for entry in _entries(context):
+        if not entry.get("preprocess"):
+            found[entry["file"]] = Facts(slim["flops"], entry["precision"])
+    return found
+
+
+def _write_target(context: StageContext, path: Path) -> None:
+    from jstc.export import encode_metadata, write_onnx
+
+    workspace, settings = context.workspace, context.recipe.export
+    cost = workspace.channels.cost()
+    write_onnx(
+        _trained_target(context),
+        path,
+        shape=workspace.spec.input_shape,
+        opset=settings.opset,
+        batch=settings.batch,
+        metadata=encode_metadata({"flops": cost.flops, "params": cost.params}),
+    )
+
+
+def _trained_target(context: StageContext) -> nn.Module:
+    # Without a baseline the initial weights serve: the time does not depend on them.
+    from jstc import models
+
+    network = context.workspace.new_target()
+    weights = context.path / "baseline" / "model.safetensors"
+    if context.recipe.baseline and weights.exists():
+        models.load_weights(network, weights)
+    return network

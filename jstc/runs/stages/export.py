@@ -1,0 +1,283 @@
+"""The export stage: the slim network as ONNX in every precision asked for, each held to its gate."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jstc.core import files
+from jstc.errors import GateError
+from jstc.plan import Plan
+from jstc.recipe.schema import ExportSettings, Precision
+from jstc.runs.stages import model_card
+from jstc.runs.stages.train import images
+from jstc.runs.workspace import StageContext
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from jstc.export import Score
+    from jstc.ort.sessions import Provider
+
+__all__ = ["Reference", "export", "figures", "problem"]
+
+# What an exported file is worth: its accuracy on the test split and its agreement with torch.
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The slim network in torch and in `source`, a float32 file; what every file is compared with.
+
+    `images` [N, C, H, W] are those for parity, `accuracy` that of torch on the whole test split.
+    """
+
+    network: nn.Module
+    source: Path
+    images: Tensor
+    accuracy: float
+
+
+def figures(context: StageContext, path: Path, precision: Precision, reference: Reference) -> dict[str, Any]:
+    """The entry of the file at `path` in the stage's result, without what depends on its last bytes."""
+    from jstc import export as exporting
+
+    provider = _provider(precision)
+    found = _scored(context, path, provider)
+    whole = path == exporting.preprocess_path(path.with_name(exporting.file_name(precision)))
+    compare = exporting.parity_of_answers if whole else exporting.parity
+    alike = compare(reference.network, path, reference.images)
+    return {
+        "file": f"{context.folder.name}/{path.name}",
+        "precision": precision,
+        **({"preprocess": True} if whole else {}),
+        "accuracy": found.accuracy,
+        "accuracy_provider": provider,
+        "undefined": found.undefined,
+        "max_abs_diff": alike.max_abs_diff,
+        "top1_agreement": alike.top1_agreement,
+        **_range(precision, reference),
+        "batch": context.recipe.export.batch,
+    }
+
+
+def problem(entry: dict[str, Any], reference: Reference, *, max_drop: float) -> str | None:
+    """Why a file with these figures must not be kept, if so."""
+    from jstc import export as exporting
+
+    file = Path(entry["file"]).name
+    lost = exporting.accuracy_problem(
+        file, accuracy=entry["accuracy"], reference=reference.accuracy, max_drop=max_drop
+    )
+    largest = entry.get("largest_activation", 0.0)
+    if largest > exporting.LARGEST_HALF:
+        return f"{file}: activations reach {largest:.3g}, and float16 ends at {exporting.LARGEST_HALF:g}"
+    if entry["undefined"] or not math.isfinite(entry["max_abs_diff"]):
+        remark = f"the logits of {entry['undefined']} test images are infinite or undefined"
+        return f"{lost}; {remark}" if lost else f"{file}: {remark}"
+    return lost
+
+
+def _range(precision: Precision, reference: Reference) -> dict[str, float]:
+    # The CPU computes most of fp16 in float32 and would not overflow where other hardware does.
+    import onnx
+
+    from jstc import export as exporting
+
+    if precision != "fp16":
+        return {}
+    model = onnx.load(str(reference.source))
+    return {"largest_activation": exporting.largest_activation(model, reference.images)}
+
+
+def _provider(precision: Precision) -> Provider:
+    # Half precision is judged where it is computed, if it can be here; the CPU mostly uses float32 for it.
+    from jstc.ort import sessions
+
+    return sessions.resolve("auto") if precision == "fp16" else "cpu"
+
+
+def _scored(context: StageContext, path: Path, provider: Provider) -> Score:
+    """The answers on the whole test split, shown as progress."""
+    from jstc import export as exporting
+    from jstc.train.loop import counted
+
+    workspace, batch_size = context.workspace, context.recipe.train.batch_size
+    shown = "export " + path.name.removeprefix("model.").removesuffix("onnx").rstrip(".")
+    batches = counted(workspace.dataset.test, batch_size, progress=context.progress, stage=shown.strip())
+    classes = workspace.info.num_classes
+    opened = exporting.open_classifier(path, provider=provider, num_classes=classes)
+    return exporting.score(opened, batches, num_classes=classes)
+
+
+_CALIBRATION_BATCH = 64
+
+
+def export(context: StageContext) -> dict[str, Any]:
+    """Write the slim network in every precision, verify each file, and describe them.
+
+    A file gets its place when it has passed; the others are tried all the same. Raises `ParityError` when the
+    float32 graph disagrees with torch, `GateError` for the precisions that lost too much.
+    """
+    _delete_old(context.folder)
+    with tempfile.TemporaryDirectory(prefix="jstc-export-") as scratch:
+        source = _source(context, Path(scratch))
+        tried = [found for name in context.recipe.export.precisions for found in _tried(source, name)]
+    _require_passed(tried, context.recipe.export)
+    accuracy = source.reference.accuracy
+    entries = sorted((found.entry for found in tried), key=lambda entry: entry.get("preprocess", False))
+    model_card.describe(context, metadata=source.metadata | {"accuracy": accuracy}, entries=entries)
+    return {"files": entries, "torch_accuracy": accuracy}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What all files are made from, compared with, and tell of themselves."""
+
+    context: StageContext
+    metadata: dict[str, Any]
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A file with its figures, and what is wrong with it."""
+
+    precision: Precision
+    entry: dict[str, Any]
+    problem: str | None
+
+
+def _source(context: StageContext, scratch: Path) -> _Source:
+    from jstc import export as exporting
+
+    settings, workspace = context.recipe.export, context.workspace
+    network = workspace.load_slim(context.path / "slim")
+    path, metadata = scratch / "source.onnx", _metadata(context)
+    exporting.write_onnx(
+        network,
+        path,
+        shape=workspace.spec.input_shape,
+        opset=settings.opset,
+        batch=settings.batch,
+        metadata={},
+    )
+    chosen = images(context, settings.parity_images)
+    reference = Reference(network, path, chosen, accuracy=metadata.pop("accuracy"))
+    found = exporting.parity(network, path, reference.images)
+    exporting.require(found, max_abs_diff=settings.max_abs_diff, file=exporting.file_name("fp32"))
+    return _Source(context, metadata, reference)
+
+
+def _tried(source: _Source, precision: Precision) -> list[_Tried]:
+    """The files of `precision`; those that passed are in their place."""
+    import onnx
+
+    from jstc import export as exporting
+
+    context, tried = source.context, []
+    for candidate in _candidates(source, precision):
+        found = figures(context, candidate, precision, source.reference)
+        wrong = problem(found, source.reference, max_drop=context.recipe.export.max_accuracy_drop)
+        if wrong is None:
+            metadata = {**source.metadata, "precision": precision, "accuracy": found["accuracy"]}
+            exporting.save(
+                onnx.load(str(candidate)),
+                context.folder / candidate.name,
+                metadata=exporting.encode_metadata(metadata),
+            )
+            found["bytes"] = (context.folder / candidate.name).stat().st_size
+        tried.append(_Tried(precision, found | {"params": source.metadata["params"]}, wrong))
+    return tried
+
+
+def _candidates(source: _Source, precision: Precision) -> Iterator[Path]:
+    """Files that have run, but not passed: the network's, and the one with its preprocessing inside."""
+    import onnx
+
+    from jstc import export as exporting
+
+    context, path = source.context, source.reference.source.with_name(exporting.file_name(precision))
+    settings, info = context.recipe.export, context.workspace.info
+    model = exporting.converted(
+        onnx.load(str(source.reference.source)),
+        precision,
+        settings=settings,
+        images=lambda: _calibration_images(context),
+    )
+    exporting.save(model, path, metadata=exporting.encode_metadata(source.metadata))
+    exporting.require_runs(path, source.reference.images)
+    yield path
+    if settings.with_preprocess:
+        companion = exporting.preprocess_path(path)
+        exporting.write_with_preprocess(
+            path,
+            companion,
+            mean=info.mean,
+            std=info.std,
+            size=(info.height, info.width),
+            resize_side=info.resize_side,
+        )
+        yield companion
+
+
+def _calibration_images(context: StageContext) -> Tensor:
+    """Training images as evaluation shows them, not augmented, spread over the split; on the CPU."""
+    import torch
+
+    count = context.recipe.export.calibration_images
+    found = context.workspace.dataset.train.ordered(_CALIBRATION_BATCH, limit=count)
+    return torch.cat([batch.cpu() for batch, _ in found])
+
+
+def _delete_old(folder: Path) -> None:
+    # Of an attempt that failed: a file there must not be taken for one that passed.
+    for old in folder.glob("*.onnx"):
+        old.unlink()
+
+
+def _require_passed(tried: list[_Tried], settings: ExportSettings) -> None:
+    failed = [found for found in tried if found.problem]
+    if not failed:
+        return
+    names = list(dict.fromkeys(found.precision for found in failed))
+    passed = ", ".join(Path(found.entry["file"]).name for found in tried if not found.problem)
+    raise GateError(
+        "\n".join(str(found.problem) for found in failed)
+        + f"\nNot kept. Ways out: {'; '.join(_ways_out(names, settings))}."
+        + (f" Passed: {passed}" if passed else "")
+    )
+
+
+def _ways_out(names: list[Precision], settings: ExportSettings) -> Iterator[str]:
+    if "int8" in names and not settings.reduce_range:
+        yield "weights of 7 bits (--set export.reduce_range=true)"
+    if "int8" in names:
+        yield "more images or another method for its calibration (export.calibration_images, .calibration)"
+    yield "allow more (--max-accuracy-drop)"
+    yield f"leave out {' and '.join(names)} (--precision)"
+
+
+def _metadata(context: StageContext) -> dict[str, Any]:
+    """What the exported files tell about themselves; see `jstc.export.encode_metadata`."""
+    from jstc._version import __version__
+
+    slim = files.read_json(context.path / "slim" / "result.json")
+    info = context.workspace.info
+    return {
+        "labels": list(info.labels),
+        "input_size": list(context.workspace.spec.input_shape),
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "resize_side": info.resize_side,
+        "flops": slim["flops"],
+        "params": slim["params"],
+        "accuracy": slim["accuracy"],
+        "plan_hash": Plan.load(context.path / "slim" / "plan.json").hash,
+        "model": context.recipe.model,
+        "dataset": context.recipe.dataset,
+        "jstc_version": __version__,
+    }

@@ -1,0 +1,286 @@
+"""The stages that train: baseline, search, finetune."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jstc.core import files, processes
+from jstc.core.progress import Progress
+from jstc.errors import StageError
+from jstc.plan import Plan
+from jstc.recipe.schema import Recipe
+from jstc.runs.latency_budget import FILE, NANO, Fitted, LatencyBudgets
+from jstc.runs.workers import everywhere
+from jstc.runs.workspace import StageContext, Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from jstc.channels import Cost
+    from jstc.channels.budget import Budget
+
+__all__ = [
+    "Fitting",
+    "accuracy",
+    "baseline",
+    "batches",
+    "count",
+    "finetune",
+    "images",
+    "require_equal",
+    "search",
+    "target_document",
+]
+
+# The test split as the stages use it: a network's accuracy, batches that count, a few images.
+
+
+def accuracy(context: StageContext, network: nn.Module) -> float:
+    """Top-1 accuracy of `network` on the whole test split, in float32."""
+    from jstc.train import device, loop
+
+    settings = context.recipe.train
+    placed = device.place(network, settings, context.workspace.device)
+    return loop.evaluate(placed, batches(context), channels_last=settings.channels_last).accuracy
+
+
+def batches(context: StageContext) -> Iterator[tuple[Tensor, Tensor]]:
+    """The whole test split in order, each batch counted as progress of the stage."""
+    from jstc.train.loop import counted
+
+    test, batch_size = context.workspace.dataset.test, context.recipe.train.batch_size
+    return counted(test, batch_size, progress=context.progress, stage=context.folder.name)
+
+
+def images(context: StageContext, count: int) -> Tensor:
+    """The first `count` images of a spread over the test split, [N, C, H, W] on the CPU."""
+    import torch
+
+    found = context.workspace.dataset.test.ordered(count, limit=count)
+    return torch.cat([batch.cpu() for batch, _ in found])
+
+
+@everywhere
+def baseline(context: StageContext) -> dict[str, Any]:
+    """Train the target network alone, for the comparison."""
+    from jstc import finetune as training
+
+    workspace = context.workspace
+    training.train_baseline(
+        _target(workspace),
+        workspace.dataset,
+        recipe=context.recipe,
+        directory=context.folder,
+        progress=context.progress,
+    )
+    workspace.dataset.close()
+    return {}
+
+
+@everywhere
+def search(context: StageContext) -> dict[str, Any]:
+    """Find a plan at every budget, and train the target network's parts on the way."""
+    from jstc.jst.joint import search as search_jointly
+
+    workspace, target = context.workspace, context.workspace.new_target()
+    before = _given_weights(context)
+    fitting = None
+    if not processes.follows():
+        files.write_json(context.path / "target.json", target_document(workspace) | before)
+        # Before the training, not after it: the budget is worth nothing if the two counts differ.
+        require_equal("target", target, workspace.example_input(), workspace.channels.cost())
+        fitting = Fitting.of(context)
+    plans = search_jointly(
+        _placed(target, workspace),
+        workspace.costed,
+        workspace.dataset,
+        recipe=context.recipe,
+        directory=context.folder,
+        progress=context.progress,
+        adjust=fitting,
+    )
+    workspace.dataset.close()
+    found = {} if fitting is None else fitting.results()
+    figures = {label: _cost(workspace, plan) | found.get(label, {}) for label, plan in plans.items()}
+    return {"budgets": figures} if len(figures) > 1 else next(iter(figures.values()))
+
+
+def _cost(workspace: Workspace, plan: Plan) -> dict[str, Any]:
+    cost = workspace.channels.cost(plan)
+    return {"flops": cost.flops, "params": cost.params}
+
+
+@everywhere
+def finetune(context: StageContext) -> dict[str, Any]:
+    """Train the chosen sub-network alone."""
+    from jstc import finetune as training
+
+    workspace = context.workspace
+    training.finetune(
+        _target(workspace),
+        workspace.channels,
+        workspace.dataset,
+        recipe=context.recipe,
+        source=context.path / "search",
+        directory=context.folder,
+        progress=context.progress,
+    )
+    workspace.dataset.close()
+    return {}
+
+
+def target_document(workspace: Workspace) -> dict[str, Any]:
+    """The target network, its groups and the budget, or the budgets, as JSON."""
+    channels = workspace.channels
+    cost = channels.cost()
+    groups = [
+        {
+            "name": g.name,
+            "width": g.width,
+            "flops_share": channels.flops_share[g.name],
+            "layers": list(g.layers),
+        }
+        for g in channels.groups
+    ]
+    frozen = [{"layer": f.layer, "channels": f.channels, "reason": f.reason} for f in channels.frozen]
+    return {
+        "model": workspace.spec.to_dict(),
+        "flops": cost.flops,
+        "params": cost.params,
+        **_budgets(workspace),
+        **_latency(workspace),
+        "groups": groups,
+        "frozen": frozen,
+        "unknown_operations": channels.unknown_operations,
+    }
+
+
+def _budgets(workspace: Workspace) -> dict[str, Any]:
+    found = [
+        {"label": label, "metric": budget.metric, "limit": budget.shown_limit, "share": budget.share}
+        for label, budget in workspace.budgets.items()
+    ]
+    if len(found) > 1:
+        return {"budgets": found}
+    return {"budget": {key: found[0][key] for key in ("metric", "limit", "share")}}
+
+
+def _latency(workspace: Workspace) -> dict[str, Any]:
+    """The target network's latency as measured, where the budget is one."""
+    if workspace.latency is None:
+        return {}
+    return {"latency_ms": workspace.latency.model(workspace.channels.full_counts)}
+
+
+def _given_weights(context: StageContext) -> dict[str, Any]:
+    """What the given weights are worth, for the report; nothing is decided by it."""
+    if context.recipe.weights is None:
+        return {}
+    return {"accuracy_before": accuracy(context, context.workspace.new_target())}
+
+
+def _target(workspace: Workspace) -> nn.Module:
+    return _placed(workspace.new_target(), workspace)
+
+
+def _placed(target: nn.Module, workspace: Workspace) -> nn.Module:
+    from jstc.train import device
+
+    return device.place(target, workspace.recipe.train, workspace.device)
+
+
+# FLOPs and parameters as fvcore counts them: the second opinion on our own cost model.
+
+
+def count(network: nn.Module, example_input: Tensor) -> tuple[int, int]:
+    """FLOPs for one example and parameters, by fvcore. One multiply-add is one FLOP."""
+    from torch.jit._trace import TracerWarning  # what torch.jit.TracerWarning is, for type checkers
+
+    with warnings.catch_warnings():
+        # fvcore traces with torch.jit, which torch has begun to call deprecated.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", message=".*torch.jit.*", category=category)
+        warnings.filterwarnings("ignore", category=TracerWarning)
+        from fvcore.nn import FlopCountAnalysis, parameter_count
+
+        analysis = FlopCountAnalysis(network.eval(), (example_input,))
+        analysis.set_op_handle("aten::_convolution_mode", _named_padding)
+        # What fvcore does not count (norms excepted), our cost model does not count either.
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+        return int(analysis.total()), int(parameter_count(network)[""])
+
+
+def _named_padding(inputs: list[Any], outputs: list[Any]) -> int:
+    """A convolution with padding="same" or "valid": fvcore counts it under its other name only."""
+    from fvcore.nn.jit_handles import conv_flop_count, get_shape
+
+    return int(conv_flop_count(get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0])))
+
+
+def require_equal(name: str, network: nn.Module, example_input: Tensor, cost: Cost) -> None:
+    """Raise `StageError` unless fvcore counts exactly what the cost model says."""
+    flops, params = count(network, example_input)
+    if (flops, params) != (cost.flops, cost.params):
+        raise StageError(
+            f"the counts of the {name} network disagree: fvcore finds {flops:,} FLOPs and {params:,} "
+            f"parameters, the cost model {cost.flops:,} and {cost.params:,}; this is a fault of jstc"
+        )
+
+
+_MISSED = 0.05
+
+
+class Fitting:
+    """What a search asks for its best plans: each is measured, and changed where it misses its budget."""
+
+    def __init__(
+        self, latency: LatencyBudgets, budgets: Mapping[str, Budget], recipe: Recipe, tell: Progress
+    ) -> None:
+        self._latency, self._budgets, self._recipe, self._tell = latency, budgets, recipe, tell
+        self._found: dict[str, Fitted] = {}
+
+    @classmethod
+    def of(cls, context: StageContext) -> Fitting | None:
+        """For a run whose budget is one of latency; what the predictions depend on is kept in the run.
+
+        Raises `InputError` where the provider of a search that goes on does not work any more.
+        """
+        from jstc.ort import sessions
+
+        workspace = context.workspace
+        if workspace.latency is None:
+            return None
+        sessions.resolve(workspace.latency.model.setting.provider)  # needed at the end
+        workspace.latency.save(context.path / FILE)
+        return cls(workspace.latency, workspace.budgets, context.recipe, context.progress)
+
+    def __call__(self, plan: Plan, order: Sequence[NDArray[np.int64]], number: int) -> Plan:
+        label = self._recipe.labels[number]
+        budget = self._budgets[label]
+        found = self._latency.fit(plan, order, budget, self._latency.limits(self._recipe))
+        self._found[label] = found
+        self._tell.message(_told(found, budget))
+        return found.plan
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Figures of the search by label."""
+        setting = self._latency.model.setting
+        return {label: {"latency": found.to_dict(setting)} for label, found in self._found.items()}
+
+
+def _told(found: Fitted, budget: Budget) -> str:
+    limit = budget.limit / NANO
+    figures = f"{found.measured_ms:.4g} ms measured, {found.predicted_ms:.4g} ms predicted"
+    text = f"latency: {figures}, of {limit:.4g} ms"
+    if found.corrections:
+        text += f", after the widths were corrected {found.corrections} times"
+    over = found.measured_ms / limit - 1
+    if abs(over) <= _MISSED:
+        return text
+    return f"{text}; that is {100 * abs(over):.0f} % " + ("too much" if over > 0 else "less than allowed")

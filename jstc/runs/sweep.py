@@ -1,0 +1,271 @@
+"""Several budgets: one search in the run directory, and in it one ordinary run directory for each budget."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jstc.core import files
+from jstc.core.progress import Progress, Silent
+from jstc.errors import RunDirectoryError
+from jstc.recipe.schema import Recipe
+from jstc.runs import preflight, stages
+from jstc.runs.chain import Chain
+from jstc.runs.directory import RunDirectory, require_same
+from jstc.runs.manifest import Manifest
+from jstc.runs.stages import Stage
+from jstc.runs.stages import report as report_stage
+from jstc.runs.workspace import StageContext, Workspace
+
+__all__ = ["SHARED", "adopt", "is_sweep", "report", "run", "run_stage", "write_report"]
+
+# What the run of one budget takes over from the run that searched for several: copies, on its own record.
+
+SHARED = ("baseline", "search")
+"""The stages that all budgets share."""
+
+_LEFT_BEHIND = ("checkpoint.safetensors", "result.json")  # what only the shared training needs, or is merged
+
+
+def adopt(parent: Path, child: RunDirectory, *, reset: Callable[[str], None]) -> None:
+    """Give `child` the shared stages of the run at `parent` that are done.
+
+    What is there already stays; `reset` is called for a stage of the child that holds something else, and
+    has to forget what was built on it. Every file is read whole, so that a copy is never of two searches.
+    """
+    manifest = Manifest.load(parent)
+    assert manifest is not None
+    contents = {"baseline": _baseline, "search": _search}
+    for stage in SHARED:
+        if stage in manifest.stages and manifest.stages[stage].state == "done":
+            _take(child, stage, contents[stage](parent, child.path.name), reset)
+
+
+def _take(
+    child: RunDirectory, stage: str, contents: Mapping[str, bytes], reset: Callable[[str], None]
+) -> None:
+    record = child.record(stage)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    same = record.state == "done" and record.artifacts == hashes
+    if same and not child.damaged(stage):
+        return
+    if not same:
+        reset(stage)
+    for name, data in contents.items():
+        files.write_bytes(child.path / name, data)
+    child.finish(stage, [child.path / name for name in contents])
+
+
+def _baseline(parent: Path, _label: str) -> dict[str, bytes]:
+    return _files("baseline", parent / "baseline") | {
+        "baseline/result.json": (parent / "baseline" / "result.json").read_bytes()
+    }
+
+
+def _search(parent: Path, label: str) -> dict[str, bytes]:
+    shared, own = parent / "search", parent / "search" / label
+    result = files.read_json(shared / "result.json")
+    figures = result.pop("budgets")
+    # The shared training's time: the label's own figures say nothing of it.
+    merged = result | files.read_json(own / "result.json") | figures[label] | {"seconds": result["seconds"]}
+    return {
+        **_files("search", shared),
+        **_files("search", own),
+        "search/result.json": _as_json(merged | {"shared_by": list(figures)}),
+        "target.json": _as_json(_target(parent, label)),
+    }
+
+
+def _target(parent: Path, label: str) -> dict[str, Any]:
+    document: dict[str, Any] = files.read_json(parent / "target.json")
+    [budget] = [budget for budget in document["budgets"] if budget["label"] == label]
+    budget = {key: budget[key] for key in ("metric", "limit", "share")}
+    return {key: value for key, value in document.items() if key != "budgets"} | {"budget": budget}
+
+
+def _files(stage: str, folder: Path) -> dict[str, bytes]:
+    """The files that lie directly in `folder`, by their names in the child."""
+    found = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    return {f"{stage}/{path.name}": path.read_bytes() for path in found if path.name not in _LEFT_BEHIND}
+
+
+def _as_json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+# The report stage of several budgets.
+
+
+def report(context: StageContext) -> None:
+    """Write the summary, both reports and the picture of the trade-off from what all budgets left."""
+    from jstc import report as reporting
+    from jstc.report.plots.tradeoff import pareto
+
+    found, target = reporting.points(reporting.build_sweep(context.path))
+    picture = pareto(found, target=target)
+    if picture is not None:
+        files.write_text(context.path / reporting.PICTURE, picture)
+    else:
+        (context.path / reporting.PICTURE).unlink(missing_ok=True)
+    summary = reporting.build_sweep(context.path)  # which says whether there is a picture
+    files.write_json(context.path / "summary.json", summary)
+    files.write_text(context.path / "report.md", reporting.sweep_markdown(summary))
+    files.write_text(context.path / "report.html", reporting.html(context.path))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Whom to tell, the command that continues, and the stages that it is about."""
+
+    progress: Progress
+    command: str
+    about: Collection[str]
+
+
+def is_sweep(recipe: Recipe) -> bool:
+    """Whether there are several budgets."""
+    return len(recipe.budgets) > 1
+
+
+def run(
+    path: Path,
+    workspace: Workspace,
+    *,
+    only: Collection[str] = (),
+    fresh: bool = False,
+    command: str = "",
+    progress: Progress,
+) -> None:
+    """Run the shared stages, then those of every budget; or of all these only the ones named in `only`.
+
+    Every budget has its run directory afterwards, with the search in it. Raises as `chain.run` does.
+    """
+    told = _Told(progress, command, only or stages.names(stages.table(workspace.recipe)))
+    with _opened(path, workspace, told, fresh=fresh) as chain:
+        if not only:
+            chain.run(chain.table)
+            return
+        chain.run([stage for stage in chain.table if stage.name in SHARED and stage.name in only])
+        for label in workspace.recipe.labels:
+            with _child(path, workspace, label, told) as child:
+                child.run([s for s in child.table if s.name in only and s.name not in SHARED])
+
+
+def run_stage(
+    path: Path, name: str, workspace: Workspace, *, fresh: bool = False, command: str, progress: Progress
+) -> None:
+    """Run one stage of every budget, as `chain.run_stage` does for one."""
+    told = _Told(progress, command, (name,))
+    with _opened(path, workspace, told) as chain:
+        if fresh:  # before anything is deleted
+            preflight.check(workspace, path)
+        _run_shared(chain, name, path, workspace)
+        labels = workspace.recipe.labels
+        for label in labels if fresh else ():
+            # All of them first: an interrupted command is repeated without --fresh.
+            with _child(path, workspace, label, told) as child:
+                child.missing_before(child.stage(name))
+                child.reset(name)
+            chain.reset(label)
+        for label in labels:
+            with _child(path, workspace, label, told) as child:
+                child.run_one(name)
+
+
+def write_report(path: Path, workspace: Workspace) -> None:
+    """Write the reports of the budgets whose other stages are done; and the one of all, if all are."""
+    told = _Told(Silent(), "", ("report",))
+    with _opened(path, workspace, told) as chain:
+        if not all(chain.is_intact(name) for name in SHARED if name in stages.names(chain.table)):
+            return
+        ready = []
+        for label in workspace.recipe.labels:
+            with _child(path, workspace, label, told) as child:
+                before = child.table[:-1]
+                ready.append(all(child.is_intact(stage.name) for stage in before))
+                child.run(child.table[-1:] if ready[-1] else ())
+                complete = all(child.is_done(stage.name) for stage in before)
+            # One that was complete and is not now was made anew since: the report of all is of what it was.
+            if chain.is_done(label) and not complete:
+                chain.reset(label)
+        if all(ready):
+            chain.run([stage for stage in chain.table if stage.name not in SHARED])
+
+
+def _run_shared(chain: Chain, name: str, path: Path, workspace: Workspace) -> None:
+    """Run what a budget's stage `name` takes over and is missing. Raises as `Chain.missing_before` does."""
+    table = stages.table(workspace.recipe)
+    stage = next(stage for stage in table if stage.name == name)
+    needed = tuple(found.name for found in stages.builds_on(table, stage) if found.name in SHARED)
+    missing = chain.missing_before(Stage(name, stage.run, needed))
+    if missing:
+        preflight.check(workspace, path)
+    chain.run_first(missing)
+
+
+def _table(recipe: Recipe, command: str) -> list[Stage]:
+    shared = [stage for stage in stages.table(recipe) if stage.name in SHARED]
+    inputs = tuple(stages.names(shared))
+    each = [Stage(label, partial(_complete, command=command), inputs, nested=True) for label in recipe.labels]
+    last = Stage("report", report, (*inputs, *recipe.labels), report_stage.FILES)
+    return [*shared, *each, last]
+
+
+def _complete(context: StageContext, *, command: str) -> None:
+    """All stages of one budget; `context` is that of the whole."""
+    path, label = context.path, context.folder.name
+    told = _Told(context.progress, command, stages.names(stages.table(context.recipe)))
+    with _child(path, context.workspace, label, told) as child:
+        child.run(child.table)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, workspace: Workspace, told: _Told, *, fresh: bool = False) -> Iterator[Chain]:
+    recipe = workspace.recipe
+    table = _table(recipe, told.command)
+    names = stages.names(table)
+    with RunDirectory.open(
+        path, recipe, stages=names, command=told.command, fresh=fresh, about=told.about
+    ) as opened:
+        workspace.recipe = opened.recipe
+        _require_children(path, recipe)
+        chain = Chain(opened, workspace, table, progress=told.progress, command=told.command)
+        chain.renew()
+        yield chain
+
+
+@contextlib.contextmanager
+def _child(path: Path, workspace: Workspace, label: str, told: _Told) -> Iterator[Chain]:
+    """The run of one budget, with what the shared stages of the run at `path` give it."""
+    alone, labels = workspace.at(label), workspace.recipe.labels
+    table = stages.table(alone.recipe)
+    title = f"{label} ({labels.index(label) + 1} of {len(labels)})"
+    names = stages.names(table)
+    with RunDirectory.open(
+        path / label, alone.recipe, stages=names, command=told.command, about=told.about
+    ) as opened:
+        alone.recipe = opened.recipe
+        chain = Chain(opened, alone, table, progress=told.progress, command=told.command, title=title)
+        adopt(path, opened, reset=chain.reset)
+        chain.renew()
+        yield chain
+    workspace.take_over(alone)
+
+
+def _require_children(path: Path, recipe: Recipe) -> None:
+    """Before any work: a folder of a budget that is damaged would stop the run after the search."""
+    for label in recipe.labels:
+        try:
+            require_same(path / label, recipe.at(label))
+        except RunDirectoryError as error:
+            found = str(error).splitlines()[0].rpartition("; ")[0] or str(error).splitlines()[0]
+            raise RunDirectoryError(
+                f"{path / label} cannot go on as the run of a budget: {found.rstrip(':')}. "
+                "Delete it, and the same command makes it again"
+            ) from None

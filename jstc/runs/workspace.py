@@ -1,0 +1,244 @@
+"""What the stages of one run share, each thing made when it is first needed and then kept."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jstc.core import processes
+from jstc.core.progress import Progress, Silent
+from jstc.errors import BudgetError, ModelError
+from jstc.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from jstc.channels import ChannelMap
+    from jstc.data import DataInfo, Dataset
+    from jstc.jst.space import Budget
+    from jstc.latency import Setting
+    from jstc.models import Consent, ModelSpec
+    from jstc.runs.latency_budget import LatencyBudgets
+    from jstc.runs.network_timer import NetworkTimer
+
+__all__ = ["StageContext", "Workspace"]
+
+
+class Workspace:
+    """Device, data, target network and channel groups of a recipe. Making one costs nothing."""
+
+    def __init__(self, recipe: Recipe, consent: Consent | None = None) -> None:
+        from jstc.models import Consent
+
+        self.recipe = recipe
+        self.consent = consent or Consent()
+        self.path: Path | None = None
+        self.fresh = False
+        self.progress: Progress = Silent()
+
+    def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:
+        """Say which run directory it is for, whom to tell what takes long, and whether to start over."""
+        self.path, self.fresh = path, fresh or self.fresh
+        self.progress = progress or self.progress
+
+    def check_names(self) -> None:
+        """Look at names, files and folders, without torch. Raises an `InputError` for what is not there."""
+        from jstc import models
+
+        models.check(self.recipe.model)
+        self.require_own_code()
+        models.require_classifier(self.recipe.model)
+        weights = self.recipe.weights
+        if weights is not None and not weights.is_file():
+            raise ModelError(f"no weights file at {weights}")
+        _ = self.info
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where training happens."""
+        from jstc.train import device
+
+        device.set_threads(self.recipe.threads)
+        return device.device(self.recipe.device)
+
+    @cached_property
+    def info(self) -> DataInfo:
+        """Classes and image shape; raises `DataError` when the data set cannot be used."""
+        from jstc import data
+
+        return data.check(self.recipe.dataset, root=self.recipe.data, settings=self.recipe.input)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The four splits, on the device or read as they are needed."""
+        from jstc import data
+        from jstc.data.base import corrupt_file
+
+        recipe = self.recipe
+        found = data.load(
+            recipe.dataset,
+            root=recipe.data,
+            settings=recipe.input,
+            seed=recipe.seed,
+            device=self.device,
+            say=self.progress.message,
+        )
+        if self.path is not None:
+            found.corrupt.keep_in(self.path / corrupt_file(processes.rank()))
+        return found
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """What is needed to build the target network again."""
+        from jstc import models
+
+        info = self.info
+        return models.spec(
+            self.recipe.model,
+            num_classes=len(info.labels),
+            in_channels=info.channels,
+            height=info.height,
+            width=info.width,
+            cifar=self.recipe.cifar,
+        )
+
+    @cached_property
+    def channels(self) -> ChannelMap:
+        """Groups, frozen channels and costs of the target network, found without its weights."""
+        from jstc import channels
+
+        return channels.analyse(self.skeleton(), self.example_input(), ignore=self.recipe.channels.ignore)
+
+    @cached_property
+    def latency(self) -> LatencyBudgets | None:
+        """What predicts and measures latencies, where the budget is one: as the run had it, or measured now.
+
+        Raises `InputError` for a provider that does not work here, `BudgetError` for a budget out of reach.
+        """
+        if self.recipe.latency is None:
+            return None
+        from jstc.runs.latency_budget import LatencyBudgets, setting_of
+
+        if self.predictions is not None:
+            return LatencyBudgets.restored(self.predictions, self.channels, self._network_timer)
+        timer = self._network_timer(setting_of(self.recipe.latency_on))
+        return LatencyBudgets.measured(self.channels, timer, self.recipe, progress=self.progress)
+
+    @property
+    def predictions(self) -> Path | None:
+        """The file that a search which goes on takes its predictions of latency from."""
+        from jstc.runs.latency_budget import FILE
+
+        known = None if self.path is None or self.fresh else self.path / FILE
+        return known if known is not None and known.is_file() else None
+
+    def _network_timer(self, setting: Setting) -> NetworkTimer:
+        from jstc.runs.network_timer import NetworkTimer
+
+        return NetworkTimer(self.new_target, self.channels, setting, self.spec.input_shape)
+
+    @property
+    def costed(self) -> ChannelMap:
+        """The channels with all costs that a budget may be of: with a latency, where the budget is one."""
+        return self.channels if self.latency is None else self.latency.channels
+
+    @cached_property
+    def budgets(self) -> dict[str, Budget]:
+        """The budgets as counts by label, largest first.
+
+        Raises `BudgetError` when no sub-network can meet one, or two are the same.
+        """
+        from jstc.jst import space
+
+        found = {label: space.limit(self.costed, self.recipe.at(label)) for label in self.recipe.labels}
+        labels = sorted(found, key=lambda label: -found[label].limit)
+        for one, other in itertools.pairwise(labels):
+            if found[one].limit == found[other].limit:
+                raise BudgetError(f"{one} and {other} are the same budget: leave out one of them")
+        return {label: found[label] for label in labels}
+
+    def at(self, label: str) -> Workspace:
+        """The same for one of the recipe's budgets, with what has been made so far."""
+        return self.with_recipe(self.recipe.at(label))
+
+    def with_recipe(self, recipe: Recipe) -> Workspace:
+        """The same for a recipe with other budgets, with what has been made so far."""
+        other = copy.copy(self)
+        other.__dict__.pop("budgets", None)
+        other.recipe = recipe
+        return other
+
+    def predict_latency(self, document: dict[str, Any]) -> None:
+        """Predict latencies as another process does, from the `to_dict` of its model."""
+        from jstc.latency import LatencyModel
+        from jstc.runs.latency_budget import LatencyBudgets
+
+        model = LatencyModel.from_dict(document, self.channels.executions, full=self.channels.full_counts)
+        timer = self._network_timer(model.setting)
+        self.__dict__["latency"] = LatencyBudgets(self.channels, model, timer)
+
+    def take_over(self, other: Workspace) -> None:
+        """Keep what `other`, which is this one at a budget, has made."""
+        for name in ("device", "info", "dataset", "spec", "channels", "latency"):
+            if name in other.__dict__:
+                self.__dict__[name] = other.__dict__[name]
+
+    def example_input(self, device: str = "cpu") -> Tensor:
+        """One image of zeros, [1, C, H, W]."""
+        import torch
+
+        return torch.zeros(1, *self.spec.input_shape, device=device)
+
+    def require_own_code(self) -> None:
+        """Raise `ModelError` when building the network would run code that the user has not named."""
+        from jstc.models import user_code
+
+        user_code.require(self.recipe.model, named=self.consent.model)
+
+    def skeleton(self) -> nn.Module:
+        """The target network without weights."""
+        from jstc import models
+
+        self.require_own_code()
+        return models.build(self.spec, device="meta")
+
+    def new_target(self) -> nn.Module:
+        """A target network with its initial weights: the recipe's, or random ones by the seed; on the CPU."""
+        from jstc import models
+        from jstc.train import seeds
+
+        self.require_own_code()
+        model = models.build(self.spec, seed=seeds.derive(self.recipe.seed, "init"))
+        if self.recipe.weights is not None:
+            models.load_weights(model, self.recipe.weights, allow_pickle=self.consent.pickle)
+        return model
+
+    def load_slim(self, folder: Path) -> nn.Module:
+        """The emitted network in `folder`, in eval mode."""
+        from jstc import slim
+
+        self.require_own_code()
+        return slim.load(folder, allow_code=self.recipe.model)  # what the file beside it names may be another
+
+
+# What a stage function gets.
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage function gets: the shared things, the run, its own folder, and whom to tell."""
+
+    workspace: Workspace
+    path: Path
+    folder: Path
+    progress: Progress
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        return self.workspace.recipe

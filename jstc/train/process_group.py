@@ -1,0 +1,154 @@
+"""The group of all processes, as torchrun started them: meeting in its store, joining, leaving."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from jstc.core import processes
+from jstc.errors import StageError
+
+__all__ = ["lost", "meet", "shut_down", "start", "store", "team"]
+
+# How the processes of one start find each other in torchrun's store.
+#
+# When torchrun starts them anew the store is still there, with what those before them wrote, and nothing that
+# all of them are told says which start it is. So process 0 names a session, and takes into it those that are
+# there now: each of the others shows a number that it has just drawn, and accepts the session that has it.
+
+_POLL_SECONDS = 0.05
+
+
+def meet(store: Any, *, rank: int, world: int, seconds: float) -> str:
+    """The name of the session of all `world` processes, which make this call together.
+
+    Raises `StageError` when not all of them have come within some seconds.
+    """
+    return _invite(store, world, seconds) if rank == 0 else _join(store, rank, seconds)
+
+
+def _invite(store: Any, world: int, seconds: float) -> str:
+    session, others = uuid.uuid4().hex, [str(rank) for rank in range(1, world)]
+    told: dict[str, str] = {}
+
+    def all_here() -> bool:
+        nonlocal told
+        seen = {
+            rank: store.get(f"hello/{rank}").decode() for rank in others if store.check([f"hello/{rank}"])
+        }
+        if seen != told:  # one that was left behind by a start before is replaced sooner or later
+            store.set("session", json.dumps({"name": session, "of": seen}))
+            told = seen
+        return all(store.check([f"{session}/here/{rank}"]) for rank in others)
+
+    _wait(all_here, seconds, "not all processes of the run have come")
+    return session
+
+
+def _join(store: Any, rank: int, seconds: float) -> str:
+    own, found = uuid.uuid4().hex, ""
+    store.set(f"hello/{rank}", own)
+
+    def invited() -> bool:
+        nonlocal found
+        if not store.check(["session"]):
+            return False
+        session = json.loads(store.get("session"))
+        found = session["name"]
+        return bool(session["of"].get(str(rank)) == own)
+
+    _wait(invited, seconds, "process 0 of the run has not come")
+    store.set(f"{found}/here/{rank}", b"1")
+    return found
+
+
+def _wait(until: Callable[[], bool], seconds: float, complaint: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        if time.monotonic() > deadline:
+            raise StageError(f"{complaint} within {seconds:.0f} seconds")
+        time.sleep(_POLL_SECONDS)
+
+
+_TRAINING_TIMEOUT = timedelta(minutes=10)
+"""For the exchange of gradients: a file system that stalls is waited for, a process that hangs is not."""
+_CONTROL_TIMEOUT = timedelta(hours=1)
+"""While process 0 saves or measures, the others wait for its word."""
+_LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")
+
+
+@dataclass
+class _Team:
+    """What this process knows of the others; `control` is a group of gloo's, for all that is no gradient.
+
+    `own` says that the group of all processes is ours, and not one that a user's program had before.
+    """
+
+    store: Any = None
+    control: Any = None
+    active: bool = False
+    own: bool = False
+    groups: int = 0
+
+
+team = _Team()
+
+
+def store() -> Any:
+    """The part of torchrun's key-value store that is these processes' own; the first call meets them all.
+
+    Raises `StageError` when some of them do not come.
+    """
+    if team.store is None:
+        from torch.distributed.rendezvous import rendezvous
+
+        whole, rank, world = next(rendezvous("env://", timeout=_TRAINING_TIMEOUT))
+        whole = dist.PrefixStore("jstc", whole)  # type: ignore[attr-defined]
+        # Process 0 may look at its input, or measure, for any time before it calls; torchrun ends the others
+        # when it fails.
+        patience = math.inf if rank else _TRAINING_TIMEOUT.total_seconds()
+        session = meet(whole, rank=rank, world=world, seconds=patience)
+        team.store = dist.PrefixStore(session, whole)  # type: ignore[attr-defined]
+    return team.store
+
+
+def start(where: torch.device) -> None:
+    """Join the group of all processes, once; returns when all of them are there.
+
+    Gradients travel by NCCL between GPUs and by gloo between CPUs, everything else by gloo.
+    """
+    if dist.is_initialized() and team.control is not None:
+        return
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if where.type == "cuda" else "gloo",
+            store=dist.PrefixStore(f"group/{team.groups}", store()),  # type: ignore[attr-defined]
+            rank=processes.rank(),
+            world_size=processes.world(),
+            timeout=_TRAINING_TIMEOUT,
+        )
+        team.groups, team.own = team.groups + 1, True
+    team.control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
+
+
+def shut_down() -> None:
+    """Leave the group; does nothing for a process that is in none. A group that was there before stays."""
+    if team.control is not None and dist.is_initialized():
+        dist.destroy_process_group(None if team.own else team.control)
+    team.control, team.own = None, False
+
+
+def lost(error: BaseException) -> bool:
+    """Whether `error` means that another process is gone."""
+    if isinstance(error, dist.DistError):
+        return True
+    return type(error) is RuntimeError and any(word in str(error).lower() for word in _LOST)

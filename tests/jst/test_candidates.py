@@ -1,0 +1,196 @@
+"""Several plans for one round, judged against each other before the best is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jstc.channels import ChannelMap
+from jstc.data import Dataset
+from jstc.jst import joint
+from jstc.jst.phases import Phase, phase
+from jstc.jst.proposer import COMMON_THRESHOLD, Proposal, Proposer
+from jstc.jst.round import judge
+from jstc.jst.state import State
+from jstc.jst.subnetwork import Target, cut
+
+FINE = Phase(sigma=0.5, tau=1.0, coarse=False)
+STILL = Phase(sigma=0.0, tau=1.0, coarse=False)
+COARSE = Phase(sigma=0.5, tau=1.0, coarse=True)
+
+
+def test_candidates_are_different_plans_and_the_first_is_the_one_without_others(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    proposer, numbers = Proposer(channels, make_recipe({"search.candidates": 8})), []
+    for round_ in range(5):
+        candidates = proposer.candidates(target, FINE, round_)
+        hashes = [candidate.plan.hash for candidate in candidates]
+        assert len(set(hashes)) == len(hashes)
+        numbers.append(len(hashes))
+        assert candidates[0].plan == proposer.propose(target, FINE, round_).plan
+        likeliest = [COMMON_THRESHOLD] * len(channels.groups)
+        assert candidates[0].thresholds == pytest.approx(likeliest)
+        assert all(candidate.choice is not None for candidate in candidates)
+    assert max(numbers) > 2
+
+
+def test_candidates_depend_on_seed_and_round_only(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    def hashes(round_: int, **changes: Any) -> list[str]:
+        proposer = Proposer(channels, make_recipe({"search.candidates": 3} | changes))
+        return [candidate.plan.hash for candidate in proposer.candidates(target, FINE, round_)]
+
+    assert hashes(3) == hashes(3)
+    assert set(hashes(3)) != set(hashes(4))
+    assert set(hashes(3)) != set(hashes(3, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("now", "changes"),
+    [
+        (COARSE, {}),
+        (FINE, {"search.candidates": 1}),
+        (STILL, {"search.thresholds": "common"}),
+        (STILL, {"search.thresholds": "fixed"}),
+    ],
+)
+def test_there_is_one_candidate_where_all_would_be_alike(
+    channels: ChannelMap, target: Target, make_recipe: Any, now: Phase, changes: dict[str, Any]
+) -> None:
+    proposer = Proposer(channels, make_recipe({"search.candidates": 4} | changes))
+    assert len(proposer.candidates(target, now, 2)) == 1
+
+
+def test_thresholds_are_drawn_again_until_plans_are_different(
+    channels: ChannelMap, target: Target, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small differences between thresholds change nothing where channels join in steps."""
+    proposer = Proposer(channels, make_recipe({"search.candidates": 3, "search.tau": [8.0, 8.0]}))
+    still = Phase(sigma=0.0, tau=8.0, coarse=False)
+
+    def numbers() -> list[int]:
+        return [len(proposer.candidates(target, still, round_, [3, 3, 3])) for round_ in range(8)]
+
+    drawn_again = numbers()
+    monkeypatch.setattr("jstc.jst.proposer._DRAWS", 1)
+    once = numbers()
+    assert max(drawn_again) == 3
+    assert sum(drawn_again) >= sum(once) + 4
+
+
+def test_a_round_without_a_choice_teaches_nothing(
+    run_search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it earns after its training is the progress of the weights as much as the thresholds' merit."""
+    whole = Proposer.candidates
+    monkeypatch.setattr(Proposer, "candidates", lambda *args: whole(*args)[:1])
+    run = run_search(tmp_path, ALL_FINE)
+    assert [record["advantage"] for record in run.history] == [None] * 3
+
+
+def test_candidates_of_equal_plans_are_one(channels: ChannelMap, target: Target, make_recipe: Any) -> None:
+    """With a policy that has closed, all of them choose the same thresholds."""
+    proposer = Proposer(channels, make_recipe({"search.candidates": 6}))
+    with torch.no_grad():
+        proposer.threshnet.own[:, 3] = 50.0
+    [only] = proposer.candidates(target, FINE, 2)
+    assert only.plan == proposer.propose(target, FINE, 2).plan
+
+
+def test_the_policy_learns_from_candidates_by_what_each_of_them_earned(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    proposer = Proposer(channels, make_recipe({"search.candidates": 4, "search.entropy_bonus": 0.0}))
+    candidates = proposer.candidates(target, FINE, 0)
+    rewards = [-1.0] * (len(candidates) - 1) + [-0.5]
+    before = [log_chance(proposer, candidate) for candidate in candidates]
+    advantage = proposer.learn(candidates, rewards, 0)
+    change = [log_chance(proposer, c) - old for c, old in zip(candidates, before, strict=True)]
+    assert advantage is not None and advantage > 0
+    assert change[-1] > 0
+    assert change[-1] == max(change)
+    assert proposer.threshnet.moving == {}
+
+
+def log_chance(proposer: Proposer, proposal: Proposal) -> float:
+    """Logarithm of the chance that the policy gives to the thresholds of a proposal."""
+    net, choice = proposer.threshnet, proposal.choice
+    assert choice is not None
+    logits = torch.tanh(choice.states @ net.hidden) @ net.head + net.own
+    return float(logits.detach().log_softmax(-1).gather(1, choice.index[:, None]).sum())
+
+
+ALL_FINE = {"search.coarse_share": 0.0, "search.candidates": 8, "search.rounds": 3}
+
+
+@pytest.fixture
+def choosing(channels: ChannelMap, target: Target, make_work: Any) -> Any:
+    """State, proposer and work before a round that chooses among candidates."""
+
+    def make(**changes: Any) -> tuple[State, Proposer, Any]:
+        work = make_work(ALL_FINE | changes)
+        proposer = Proposer(channels, work.recipe)
+        state = State.new(target.network, channels, proposer.threshnet, work.recipe)
+        state.target = target
+        return state, proposer, work
+
+    return make
+
+
+@pytest.mark.parametrize("round_", [0, 1])
+def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int) -> None:
+    state, proposer, work = choosing()
+    state.round = round_
+    now = phase(work.recipe.search, round_)
+    losses = {
+        proposal.plan.hash: judge(cut(state.target, proposal.plan, work.recipe.train), work, limit=36).loss
+        for proposal in proposer.candidates(state.target, now, round_)
+    }
+    assert len(set(losses.values())) == len(losses) > 1
+    chosen, advantage = joint.choose(state, proposer, work)
+    assert losses[chosen.plan.hash] == min(losses.values())
+    assert advantage is not None and advantage > 0
+
+
+def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapshot: Any) -> None:
+    state, proposer, work = choosing()
+    before = snapshot(state.target)
+    policy = proposer.threshnet.own.detach().clone()
+    joint.choose(state, proposer, work)
+    after = snapshot(state.target)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert not torch.equal(proposer.threshnet.own, policy)
+
+
+def test_a_single_candidate_is_not_judged_before_its_training(choosing: Any) -> None:
+    state, proposer, work = choosing(**{"search.candidates": 1})
+    chosen, advantage = joint.choose(state, proposer, work)
+    assert advantage is None
+    assert chosen.plan == proposer.propose(state.target, chosen.phase, 0).plan
+
+
+@pytest.mark.parametrize(("candidates", "compared"), [(1, False), (8, True)])
+def test_only_single_candidates_wait_for_a_past_to_compare_with(
+    searched: Any, candidates: int, compared: bool
+) -> None:
+    history = searched(ALL_FINE | {"search.candidates": candidates}).history
+    assert (history[0]["advantage"] > 0) is compared
+    assert all(record["advantage"] is not None for record in history[1:])
+
+
+def test_candidates_are_judged_on_as_many_images_as_asked_for(
+    run_search: Any, dataset: Dataset, watched: Any, tmp_path: Path
+) -> None:
+    counts = []
+    for images in (16, 48):
+        asked: list[str] = []
+        settings = {"search.candidate_images": images, "search.rounds": 1, "search.coarse_share": 0.0}
+        data = watched(dataset, search_val=asked.append)
+        run_search(tmp_path / str(images), settings | {"search.archive_size": 1}, dataset=data)
+        counts.append(asked.count("ordered"))
+    assert counts[1] - counts[0] in (2 * 2, 2 * 3)  # two batches of 16 more for each of up to 3 candidates

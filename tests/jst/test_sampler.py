@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jstc.channels import ChannelMap
+from jstc.jst import sampler
+from jstc.jst.space import Space
+from jstc.plan import Plan
+from jstc.recipe.schema import Recipe
+
+PARTS = 1024  # probabilities are whole 1024ths, so that their sums are exact
+random = np.random.default_rng
+
+
+@st.composite
+def falling(draw: st.DrawFn) -> np.ndarray:
+    cuts = draw(st.lists(st.integers(0, PARTS), max_size=40))
+    shares = np.diff([0, *sorted(cuts), PARTS])
+    return -np.sort(-shares) / PARTS
+
+
+thresholds = st.integers(1, PARTS).map(lambda part: part / PARTS)
+
+
+def smallest_set(p: np.ndarray, threshold: float) -> int:
+    return next(k for k in range(1, len(p) + 1) if p[:k].sum() >= threshold)
+
+
+@given(p=falling(), threshold=thresholds)
+def test_a_threshold_keeps_the_smallest_set_that_adds_up_to_it(p: np.ndarray, threshold: float) -> None:
+    joined = sampler.joining_levels(p, threshold) < 0
+    assert joined.sum() == smallest_set(p, threshold)
+    assert joined[: joined.sum()].all()
+
+
+@given(p=falling(), low=thresholds, high=thresholds, scalar=st.floats(-5, 5))
+def test_a_higher_threshold_never_keeps_fewer(p: np.ndarray, low: float, high: float, scalar: float) -> None:
+    low, high = sorted((low, high))
+    few, many = (sampler.joining_levels(p, threshold) < scalar for threshold in (low, high))
+    assert not (few & ~many).any()
+
+
+@pytest.mark.parametrize("scalar", [-2.0, -0.3, 0.7, 3.0])
+def test_the_scalar_moves_the_threshold_on_the_logistic_scale(scalar: float) -> None:
+    p = np.sort(random(0).dirichlet(np.ones(64)))[::-1]
+    moved = 1 / (1 + math.exp(-(math.log(0.6 / 0.4) + scalar)))
+    assert (sampler.joining_levels(p, 0.6) < scalar).sum() == smallest_set(p, moved)
+
+
+def test_probabilities_are_the_softmax_of_the_formula() -> None:
+    weights, noise = random(1).normal(size=(2, 9))
+    p = sampler.probabilities(weights, noise, sigma=0.3, tau=0.7)
+    expected = np.exp((weights + 0.3 * noise) / 0.7)
+    assert p == pytest.approx(expected / expected.sum())
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_probabilities_stay_finite_far_out() -> None:
+    p = sampler.probabilities(np.array([-4e3, 0.0, 4e3]), np.zeros(3), sigma=1.0, tau=0.1)
+    assert p.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_gumbel_noise_has_the_mean_variance_and_median_of_gumbel() -> None:
+    noise = sampler.gumbel(200_000, random(2))
+    assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.02)
+    assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.02)
+    assert np.median(noise) == pytest.approx(-math.log(math.log(2)), abs=0.02)
+
+
+def test_gumbel_noise_is_finite_even_for_a_zero() -> None:
+    class Zeros:
+        def random(self, size: int) -> np.ndarray:
+            return np.zeros(size)
+
+    assert np.isfinite(sampler.gumbel(3, Zeros())).all()  # type: ignore[arg-type]
+
+
+def lasting(round_: int, period: int, size: int = 50, **changes: int) -> np.ndarray:
+    options = {"seed": 0} | changes
+    return sampler.lasting_gumbel(size, round_=round_, period=period, **options)
+
+
+@given(period=st.integers(1, 12), first=st.integers(0, 60), seed=st.integers(0, 99))
+def test_lasting_noise_changes_once_in_a_period_in_each_element(period: int, first: int, seed: int) -> None:
+    rounds = np.array([lasting(first + n, period, seed=seed) for n in range(2 * period + 1)])
+    changes = (np.diff(rounds, axis=0) != 0).astype(int)
+    assert (changes[:period].sum(0) == 1).all()
+    assert (changes[:period] == changes[period:]).all()
+
+
+def test_lasting_noise_changes_a_few_elements_in_every_round() -> None:
+    rounds = np.array([lasting(n, 10, size=5000) for n in range(12)])
+    assert (np.diff(rounds, axis=0) != 0).mean(1) == pytest.approx(0.1, abs=0.02)
+
+
+def test_noise_with_a_period_of_one_is_new_in_every_round() -> None:
+    rounds = np.array([lasting(n, 1, size=200) for n in range(20)])
+    assert len(np.unique(rounds)) == rounds.size
+    correlation = np.corrcoef(rounds) - np.eye(20)
+    assert np.abs(correlation).max() < 0.3
+
+
+@pytest.mark.parametrize("period", [1, 4])
+def test_lasting_noise_is_gumbel_in_every_round(period: int) -> None:
+    for round_ in (0, 3, 9):
+        noise = lasting(round_, period, size=100_000)
+        assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.02)
+        assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.03)
+
+
+def test_lasting_noise_depends_on_its_arguments_only() -> None:
+    first = lasting(7, 4)
+    np.random.seed(3)
+    lasting(2, 9)
+    assert (lasting(7, 4) == first).all()
+    assert (lasting(7, 4, seed=1) != first).mean() == 1
+
+
+def test_elements_change_at_different_rounds_for_another_seed() -> None:
+    """Which channels change together is itself drawn."""
+    first, second = ([lasting(n, 4, seed=seed) for n in (0, 1)] for seed in (0, 1))
+    assert ((first[0] != first[1]) != (second[0] != second[1])).any()
+
+
+def test_perturbed_channels_come_first_as_often_as_their_softmax_says() -> None:
+    """The Gumbel-max theorem; it holds for noise that is Gumbel and independent from channel to channel."""
+    weights, source = np.array([1.0, 0.0, -1.0, 0.5]), random(3)
+    firsts = [
+        sampler.probabilities(weights, sampler.gumbel(4, source), sigma=1.0, tau=0.5).argmax()
+        for _ in range(8000)
+    ]
+    expected = np.exp(weights) / np.exp(weights).sum()
+    assert np.bincount(firsts) / 8000 == pytest.approx(expected, abs=0.02)
+
+
+def test_standardised_weights_have_no_mean_per_group_and_unit_spread_in_all() -> None:
+    groups = [random(4).normal(3, 0.5, 10), random(5).normal(-1, 2.0, 30)]
+    result = sampler.standardised(groups)
+    assert [g.mean() for g in result] == pytest.approx([0, 0], abs=1e-12)
+    assert np.sqrt(np.mean(np.concatenate(result) ** 2)) == pytest.approx(1)
+    assert result[1].std() / result[0].std() == pytest.approx(groups[1].std() / groups[0].std())
+
+
+def test_equal_weights_are_not_blown_up() -> None:
+    result = sampler.standardised([1 + 1e-4 * random(6).normal(size=20)])
+    assert np.abs(result[0]).max() < 0.05
+    assert sampler.standardised([np.ones(4)])[0].tolist() == [0.0] * 4
+
+
+def draw(space: Space, seed: int, values: list[float] | None = None) -> tuple[Any, list[np.ndarray]]:
+    source = random(seed)
+    p = [source.dirichlet(np.full(g.width, 0.5)) for g in space.channels.groups]
+    chosen = source.uniform(0.3, 0.95, len(p)).tolist() if values is None else values
+    return sampler.sample(space, p, chosen), p
+
+
+@pytest.mark.parametrize("budget", [{"flops": 0.3}, {"flops": 0.9}, {"flops": None, "params": 0.5}])
+def test_plans_meet_the_budget_and_leave_no_room_for_another_channel(
+    channels: ChannelMap, make_recipe: Any, budget: dict[str, Any]
+) -> None:
+    space = Space.of(channels, make_recipe(budget))
+    for seed in range(30):
+        plan, _ = draw(space, seed)
+        used = space.budget.of(channels.cost(plan))
+        assert used <= space.budget.limit
+        assert used >= 0.98 * space.budget.limit or cheapest_larger(space, plan) > space.budget.limit
+
+
+def cheapest_larger(space: Space, plan: Plan) -> int:
+    """The least that a plan would cost with one more quantum of channels in one group."""
+    counts, widths = space.channels.counts(plan), space.channels.full_counts
+    steps = np.diag(space.limits.quantum)
+    costs = [
+        space.channels.cost_of_counts(counts + step) for step in steps if (counts + step <= widths).all()
+    ]
+    return min(space.budget.of(cost) for cost in costs)
+
+
+def test_the_likeliest_channels_are_kept(channels: ChannelMap, make_recipe: Any) -> None:
+    space = Space.of(channels, make_recipe())
+    for seed in range(20):
+        plan, p = draw(space, seed)
+        for kept, each in zip(plan.kept.values(), p, strict=True):
+            removed = np.delete(each, kept)
+            assert removed.size == 0 or each[list(kept)].min() >= removed.max()
+
+
+@pytest.mark.parametrize("group", [0, 1, 2])
+def test_a_group_with_a_higher_threshold_than_the_others_gets_more(
+    channels: ChannelMap, make_recipe: Any, group: int
+) -> None:
+    space = Space.of(channels, make_recipe())
+    gains = []
+    for seed in range(10):
+        common, _ = draw(space, seed, [0.6] * 3)
+        favoured, _ = draw(space, seed, [0.95 if g == group else 0.6 for g in range(3)])
+        gains.append(channels.counts(favoured)[group] - channels.counts(common)[group])
+    assert min(gains) >= 0
+    assert sum(gains) > 0
+
+
+def test_widths_are_rounded_and_never_below_the_least(channels: ChannelMap, make_recipe: Any) -> None:
+    recipe: Recipe = make_recipe({"channels.round_to": 4, "channels.min_share": 0.3})
+    space = Space.of(channels, recipe)
+    counts = np.array([channels.counts(draw(space, seed)[0]) for seed in range(20)])
+    assert not (counts % 4).any()
+    assert (counts >= [4, 4, 8]).all()
+    assert len(np.unique(counts, axis=0)) > 1
+
+
+def test_vectors_are_split_by_group_and_joined_again(channels: ChannelMap, make_recipe: Any) -> None:
+    space, vector = Space.of(channels, make_recipe()), np.arange(36.0)
+    parts = space.split(vector)
+    assert [len(part) for part in parts] == [8, 12, 16]
+    names = [g.name for g in channels.groups]
+    assert space.join(dict(zip(names, parts, strict=True))).tolist() == vector.tolist()
+
+
+def test_a_raised_threshold_is_the_one_moved_in_its_logit() -> None:
+    assert sampler.raised(0.5, 0.0) == 0.5
+    assert sampler.raised(0.7, 1.0) == pytest.approx(1 / (1 + np.exp(-(np.log(0.7 / 0.3) + 1.0))))
+    assert sampler.raised(1.0, 2.0) == 1.0

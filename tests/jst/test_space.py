@@ -1,0 +1,150 @@
+"""The limits of single groups hold in every plan that a search may visit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jstc import models
+from jstc.channels import ChannelMap, analyse
+from jstc.channels.budget import uniform_counts
+from jstc.errors import BudgetError, RecipeError
+from jstc.jst import space
+from jstc.jst.space import Space
+
+
+def counts(channels: ChannelMap, own: Space, seed: int) -> list[int]:
+    random = np.random.default_rng(seed)
+    levels = [np.sort(random.random(g.width)) * random.uniform(0.2, 1) for g in channels.groups]
+    order = [random.permutation(group.width) for group in channels.groups]
+    return channels.counts(own.plan(order, levels)).tolist()
+
+
+def test_plans_keep_to_the_limits_of_their_groups(channels: ChannelMap, make_recipe: Any) -> None:
+    groups = {"wide": {"round_to": 3}, "last": {"min_share": 0.8, "round_to": 1}}
+    own = Space.of(channels, make_recipe({"channels.groups": groups, "flops": 0.7}))
+    found = np.array([counts(channels, own, seed) for seed in range(20)])
+    stem, wide, last = found.T
+    assert not (wide % 3).any() and len(set(wide.tolist())) > 1
+    assert last.min() >= 13
+    assert stem.min() < 8
+
+
+def test_limits_out_of_reach_and_groups_that_are_not_there(channels: ChannelMap, make_recipe: Any) -> None:
+    whole = {name: {"min_share": 1.0} for name in ("stem", "wide", "last")}
+    with pytest.raises(BudgetError, match=r"no sub-network meets flops .* channels\.groups"):
+        space.limit(channels, make_recipe({"channels.groups": whole}))
+    with pytest.raises(RecipeError, match=r"channels.groups: 'wise' .* such as 'wide'"):
+        space.limit(channels, make_recipe({"channels.groups": {"wise": {"min_width": 2}}}))
+
+
+def some_plan(own: Space) -> Any:
+    random = np.random.default_rng(1)
+    levels = [np.sort(random.random(g.width)) for g in own.channels.groups]
+    return own.plan([np.arange(g.width) for g in own.channels.groups], levels)
+
+
+@pytest.mark.parametrize("budget", [{"flops": 0.6}, {"flops": None, "params": 0.6}])
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_a_share_of_the_budget_is_met(
+    channels: ChannelMap, make_recipe: Any, budget: dict[str, Any], share: float
+) -> None:
+    whole = Space.of(channels, make_recipe(budget))
+    part = whole.at(share)
+    assert part.budget.metric == whole.budget.metric
+    assert part.budget.limit == int(share * whole.budget.limit)
+    assert part.budget.share == pytest.approx(share * whole.budget.share, rel=1e-3)
+    assert 0.9 * part.budget.limit < whole.budget.of(channels.cost(some_plan(part))) <= part.budget.limit
+
+
+def test_the_whole_share_is_the_space_itself(channels: ChannelMap, make_recipe: Any) -> None:
+    whole = Space.of(channels, make_recipe())
+    assert whole.at(1.0) is whole
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_a_share_out_of_reach_is_the_smallest_within_reach(
+    channels: ChannelMap, make_recipe: Any, share: float
+) -> None:
+    recipe = make_recipe({"flops": 0.5, "channels.min_share": 0.6})
+    part = Space.of(channels, recipe).at(share)
+    assert list(some_plan(part).counts.values()) == part.limits.least.tolist()
+    least = channels.cost_of_counts(part.limits.least).flops
+    assert part.budget.limit == least
+    assert part.budget.share == pytest.approx(least / channels.cost().flops, rel=1e-3)
+
+
+@pytest.mark.parametrize("budget", [{"flops": 0.5}, {"flops": 0.35}, {"flops": None, "params": 0.5}], ids=str)
+def test_coarse_rounds_are_those_of_the_network_of_half_the_width(
+    channels: ChannelMap, make_recipe: Any, budget: dict[str, Any]
+) -> None:
+    own = Space.of(channels, make_recipe({"search.coarse_budget": "auto"} | budget))
+    coarse = own.of_rounds(below=True)
+    assert even_counts(coarse) == [group.width // 2 for group in channels.groups]
+    assert own.of_rounds(below=False) is own
+
+
+@pytest.mark.parametrize("flops", [0.9, 0.3])
+def test_where_half_the_width_is_too_dear_or_too_cheap_coarse_rounds_have_a_fixed_share(
+    channels: ChannelMap, make_recipe: Any, flops: float
+) -> None:
+    own = Space.of(channels, make_recipe({"search.coarse_budget": "auto", "flops": flops}))
+    assert own.coarse == 0.52
+
+
+def test_several_budgets_share_their_coarse_network(channels: ChannelMap, make_recipe: Any) -> None:
+    each = Space.each(channels, make_recipe({"search.coarse_budget": "auto", "flops": [0.7, 0.5, 0.35]}))
+    first, *others = [even_counts(own.of_rounds(below=True)) for own in each]
+    assert others == [first, first]
+
+
+def test_a_share_for_coarse_rounds_is_taken_as_it_is(channels: ChannelMap, make_recipe: Any) -> None:
+    assert Space.of(channels, make_recipe({"search.coarse_budget": 0.3})).coarse == 0.3
+
+
+def even_counts(own: Space) -> list[int]:
+    counts: list[int] = uniform_counts(own.channels, own.budget, own.limits).tolist()
+    return counts
+
+
+def test_there_is_a_space_for_each_budget(channels: ChannelMap, make_recipe: Any) -> None:
+    recipe = make_recipe({"flops": [0.4, 0.6]})
+    each = Space.each(channels, recipe)
+    assert [s.budget for s in each] == list(space.limits(channels, recipe).values())
+    assert [s.budget.share for s in each] == pytest.approx([0.6, 0.4], rel=1e-3)
+    with pytest.raises(BudgetError, match="smallest reachable"):
+        Space.each(channels, make_recipe({"flops": [0.4, 0.001]}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"flops": 0.5}, {8: {4}, 16: {8}}),
+        ({"flops": 0.25}, {16: {4}, 64: {8}}),
+        ({"flops": 0.1}, {16: {2}, 32: {4}, 64: {8}}),
+        ({"flops": [0.5, 0.1]}, {16: {2}}),  # the smallest budget decides
+        ({"flops": 0.5, "channels.round_to": 1}, {16: {1}}),
+        ({"flops": 0.5, "weights": "trained.safetensors"}, {8: {4}, 16: {4}, 32: {4}, 64: {8}}),
+        ({"flops": 0.05, "weights": "trained.safetensors"}, {16: {2}, 32: {4}, 64: {8}}),
+    ],
+    ids=str,
+)
+def test_narrow_groups_have_multiples_of_8_where_the_budget_leaves_room(
+    make_recipe: Any, changes: dict[str, Any], steps: dict[int, set[int]]
+) -> None:
+    spec = models.spec("resnet20", num_classes=10, in_channels=3, height=32, width=32)
+    channels = analyse(models.build(spec, device="meta"), torch.zeros(1, 3, 32, 32))
+    bounds = Space.each(channels, make_recipe(changes))[0].limits
+    found: dict[int, set[int]] = {}
+    for group, step in zip(channels.groups, bounds.quantum.tolist(), strict=True):
+        found.setdefault(group.width, set()).add(step)
+    assert {width: found[width] for width in steps} == steps
+
+
+def test_steps_too_wide_to_come_near_the_budget_are_halved(channels: ChannelMap, make_recipe: Any) -> None:
+    # Three groups: in steps of a half of each hardly any budget can be met.
+    assert [group.width for group in channels.groups] == [8, 12, 16]
+    assert Space.of(channels, make_recipe({"flops": 0.7})).limits.quantum.tolist() == [1, 1, 2]

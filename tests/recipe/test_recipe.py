@@ -1,0 +1,422 @@
+"""Recipes: what is accepted, what is refused and how, and that nothing is lost on the way to a file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jstc.errors import RecipeError
+from jstc.recipe import loading
+from jstc.recipe.schema import GroupSettings, Recipe
+from jstc.recipe.yaml_reader import parse, scalar
+
+BASE = "model: m\ndataset: d\nflops: 0.5\n"
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "r.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(path: Path, overrides=(), flags=None) -> str:
+    with pytest.raises(RecipeError) as caught:
+        loading.load(path, overrides, flags)
+    return str(caught.value).replace(str(path), "FILE")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads_and_names_only_values_a_reader_can_see(path):
+    recipe = loading.load(path)
+    assert recipe.budget[1] > 0
+    assert loading.load(path, ["seed=7"]).seed == 7
+
+
+def test_the_quickstart_is_there():
+    recipe = loading.load(Path(__file__).parents[2] / "recipes" / "quickstart.yaml")
+    assert (recipe.model, recipe.dataset, recipe.baseline) == ("resnet20", "digits", True)
+
+
+WRONG = {
+    "text for a number": (
+        "train:\n  batch_size: two\n",
+        'FILE, line 5: train.batch_size: expected a whole number above 0, got "two"',
+    ),
+    "out of range": ("seed: -1\n", "FILE, line 4: seed: expected a whole number at least 0, got -1"),
+    "a boolean is no number": (
+        "seed: true\n",
+        "FILE, line 4: seed: expected a whole number at least 0, got true",
+    ),
+    "a share of a number": (
+        "threads: 1.5\n",
+        "FILE, line 4: threads: expected a whole number at least 0, got 1.5",
+    ),
+    "a number for a word": (
+        "input:\n  augment: 1\n",
+        "FILE, line 5: input.augment: expected true or false, got 1",
+    ),
+    "infinity": ("train: {lr: .inf}\n", 'FILE, line 4: train.lr: expected a number above 0, got ".inf"'),
+    "not one of the words": (
+        "device: gpu\n",
+        'FILE, line 4: device: expected auto or cpu or cuda, got "gpu"',
+    ),
+    "a union": (
+        "channels:\n\n  round_to: x\n",
+        'FILE, line 6: channels.round_to: expected a whole number above 0, or auto, got "x"',
+    ),
+    "a path": ("weights: 3\n", "FILE, line 4: weights: expected a path, or null, got 3"),
+    "a short pair": (
+        "search:\n  sigma: [1]\n",
+        "FILE, line 5: search.sigma: expected a list of 2, each a number at least 0, got [1]",
+    ),
+    "inside a list": (
+        "search:\n  tau: [1,\n    a]\n",
+        'FILE, line 6: search.tau.1: expected a number above 0, got "a"',
+    ),
+    "a temperature of zero": (
+        "search:\n  tau: [1, 0]\n",
+        "FILE, line 5: search.tau.1: expected a number above 0, got 0",
+    ),
+    "a short list": (
+        "search: {threshold_grid: [0.5]}\n",
+        "FILE, line 4: search.threshold_grid: expected a list of at least 2, "
+        "each a number above 0 and below 1, got [0.5]",
+    ),
+    "equal thresholds": (
+        "search: {threshold_grid: [0.7, 0.7]}\n",
+        "FILE, line 4: search.threshold_grid: expected thresholds that rise, such as [0.6, 0.7, 0.8]",
+    ),
+    "no section": ("train: 3\n", "FILE, line 4: train: expected a section with keys of its own, got 3"),
+    "misspelt": ("modle: m\n", "FILE, line 4: unknown key modle; did you mean model?"),
+    "misspelt inside": (
+        "train:\n  lr: 1\n  batchsize: 3\n",
+        "FILE, line 6: unknown key train.batchsize; did you mean train.batch_size?",
+    ),
+    "in the wrong section": ("lr: 0.1\n", "FILE, line 4: unknown key lr; did you mean train.lr?"),
+    "twice": ("model: k\n", "FILE, line 4: model is given twice (first on line 1)"),
+    "nothing near": (
+        "search:\n  wheel: 3\n",
+        "FILE, line 5: unknown key search.wheel; known here: rounds, epochs_per_round, steps_per_round, "
+        "perturbation, thresholds, fixed_thresholds, importance, taylor_images, coarse_to_fine, "
+        "coarse_share, coarse_budget, sigma, noise_period, inertia, tau, threshold_grid, "
+        "stream_lead, alpha_lr, alpha_steps, candidates, candidate_images, threshnet_lr, entropy_bonus, "
+        "archive_size, recalibration_images, reward_images, judge_every, compile, settle_overlap, "
+        "settle_window",
+    ),
+    "a key of a group": (
+        "channels:\n  groups:\n    layer4.*: {min_width: 8}\n    layer1:\n      min_widht: 4\n",
+        "FILE, line 8: unknown key channels.groups.layer1.min_widht; "
+        "did you mean channels.groups.layer1.min_width?",
+    ),
+    "a value of a group": (
+        "channels:\n  groups:\n    layer4.*:\n      round_to: wide\n",
+        "FILE, line 7: channels.groups.layer4.*.round_to: expected a whole number above 0, or auto, or null, "
+        'got "wide"',
+    ),
+    "a group without keys": (
+        "channels: {groups: {layer4: 8}}\n",
+        "FILE, line 4: channels.groups.layer4: expected a section with keys of its own, got 8",
+    ),
+    "two budgets": ("params: 1M\n", "FILE: give one budget: either flops or params or latency"),
+    "a tag": (
+        "x: !!python/object:os.system 1\n",
+        "FILE, line 4: the tag tag:yaml.org,2002:python/object:os.system is not allowed in a recipe",
+    ),
+    "not YAML": ("x: [1\n", "FILE, line 5: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+    "two documents": (
+        "---\nx: 1\n",
+        "FILE, line 4: not valid YAML: expected a single document in the stream but found another document",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_named_with_its_line_and_what_would_be_right(write, text, message):
+    assert refusal(write(BASE + text)) == message
+
+
+def test_several_mistakes_are_all_named_in_the_order_of_the_file(write):
+    lines = refusal(write("model: 1\nflops: 2x\ntrain:\n  lr: no\n  bach: 3\n")).splitlines()
+    assert lines[0] == "FILE, line 1: model: expected text, got 1"
+    assert "FILE: dataset is missing" in lines
+    assert "FILE, line 2: flops: '2x' is not a share such as 0.5 or 50%, nor a count such as 500M" in lines
+    assert len(lines) == 5
+
+
+def test_what_is_not_a_recipe_at_all(write, tmp_path):
+    assert refusal(write("- a\n")) == 'FILE: expected keys such as `model: resnet20`, got ["a"]'
+    assert refusal(write("")) == "FILE: expected keys such as `model: resnet20`, got null"
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
+    assert refusal(tmp_path / "r.yaml") == "FILE is not text in UTF-8; a recipe is a YAML file"
+    assert refusal(tmp_path).endswith("is a directory, not a recipe (a YAML file)")
+
+
+def test_a_missing_file_names_its_neighbours(write, tmp_path):
+    near = write(BASE)
+    assert refusal(tmp_path / "rr.yaml") == f"no recipe at FILE; did you mean {near}?"
+    assert refusal(tmp_path / "no" / "x.yaml") == "no recipe at FILE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [" + "1," * 60 + "]\nb: &b [" + "*a," * 60 + "]\nc: [" + "*b," * 60 + "]",
+        "a: " + "[" * 5000 + "]" * 5000,
+        "a: &a [*a]",
+        "a: [" + "1," * 90_000 + "]",
+        "a: " + "[1," * 60_000,
+    ],
+    ids=["aliases that multiply", "depth", "a loop", "length", "depth without an end"],
+)
+def test_hostile_yaml_is_refused_in_bounded_time(write, text):
+    began = time.process_time()
+    assert "levels deep" in refusal(write(BASE + text))
+    assert time.process_time() - began < 2
+
+
+def test_a_file_that_is_too_large_for_a_recipe_is_not_read(write):
+    assert refusal(write(BASE + "#" * 200_000)) == "FILE: larger than 200000 bytes; no recipe is so large"
+
+
+def test_numbers_are_read_as_people_write_them(write):
+    recipe = loading.load(write(BASE + "seed: 010\ntrain:\n  lr: 1e-1\n  weight_decay: 1\nsearch:\n"))
+    assert recipe.train.lr == 0.1
+    assert recipe.train.weight_decay == 1.0
+    assert recipe.seed == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1_000", 1000), ("-3", -3), ("1e5", 1e5), (".5", 0.5), ("1.", 1.0), ("1e999", "1e999"),
+        ("1:30", "1:30"),
+        ("yes", True), ("Off", False), ("~", None), ("2026-01-01", "2026-01-01"), ("50%", "50%"),
+        ("0x1f", "0x1f"),
+    ],
+)  # fmt: skip
+def test_plain_scalars(text, value):
+    assert scalar(text) == value
+    assert type(scalar(text)) is type(value)
+
+
+def test_quoted_scalars_stay_text():
+    assert parse("a: '1'\nb: \"true\"\n", "x").data == {"a": "1", "b": "true"}
+
+
+def test_a_recipe_without_a_budget(write):
+    message = (
+        "no budget: a recipe needs the key flops, params or latency, "
+        "`jstc search` the option --flops, --params or --latency"
+    )
+    assert refusal(write("model: m\ndataset: d\n")) == f"FILE: {message}"
+
+
+def test_overrides_win_over_the_file_and_flags_over_overrides(write):
+    path = write(BASE + "seed: 1\ntrain: {lr: 0.1}\n")
+    recipe = loading.load(path, ["seed=2", "train.lr=1e-2", "search.tau=[2, 1]"], {"seed": 3, "data": None})
+    assert (recipe.seed, recipe.train.lr, recipe.search.tau) == (3, 0.01, (2.0, 1.0))
+
+
+def test_an_override_reaches_group_names_with_dots(write):
+    recipe = loading.load(write(BASE), ["search.fixed_thresholds.layer1.0.conv1=0.5"])
+    assert recipe.search.fixed_thresholds == {"layer1.0.conv1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("channels.groups.layer1.0.*.min_width=4", "layer1.0.*"),
+        ("channels.groups.*={min_width: 4}", "*"),
+        ("channels.groups={layer1.0: {min_width: 4}}", "layer1.0"),
+    ],
+)
+def test_an_override_reaches_the_settings_of_groups(write, override, name):
+    recipe = loading.load(write(BASE), [override])
+    assert recipe.channels.groups == {name: GroupSettings(min_width=4)}
+
+
+def test_settings_of_groups_that_are_all_commented_out_are_none(write):
+    assert loading.load(write(BASE + "channels:\n  groups:\n  # layer1: {}\n")).channels.groups == {}
+
+
+def test_a_budget_on_the_command_line_replaces_the_files(write):
+    assert loading.load(write(BASE), ["params=1M"]).budget == ("params", 1e6)
+    assert loading.load(write(BASE), [], {"params": "30%"}).budget == ("params", 0.3)
+    both = refusal(write(BASE), [], {"params": "1M", "flops": "0.5"})
+    assert both == "FILE: give one budget: either flops or params or latency"
+
+
+def test_several_budgets_in_a_file_an_override_and_a_flag(write):
+    path = write("model: m\ndataset: d\nflops: [0.35, 0.7]\n")
+    assert loading.load(path).budgets == (("flops", 0.7), ("flops", 0.35))
+    assert loading.load(path, ["params=1M, 0.5"]).labels == ("params1M", "params0.5")
+    assert loading.load(path, [], {"flops": "0.2,0.4"}).labels == ("flops0.4", "flops0.2")
+    assert refusal(write("model: m\ndataset: d\nflops:\n  - 0.5\n  - 50%\n")) == (
+        "FILE, line 3: flops: the budget 0.5 is there twice"
+    )
+
+
+def test_a_list_of_one_budget_is_that_budget(write):
+    one, listed = (
+        loading.to_yaml(loading.load(write(f"model: m\ndataset: d\nflops: {text}\n")))
+        for text in ("0.5", "[50%]")
+    )
+    assert one == listed
+    assert "\nflops: 0.5\n" in one
+
+
+def test_the_order_in_which_budgets_are_given_is_no_difference(write):
+    one = loading.load(write("model: m\ndataset: d\nflops: [0.5, 0.7]\n"))
+    two = loading.load(write("model: m\ndataset: d\nflops: 0.7, 0.5\n"))
+    assert loading.differences(one, two) == []
+
+
+def test_one_of_several_budgets_alone(write):
+    recipe = loading.load(write("model: m\ndataset: d\nseed: 3\nflops: [0.5, 20M]\n"))
+    alone = recipe.at("flops20M")
+    assert (alone.budget, alone.labels, alone.seed) == (("flops", 2e7), ("flops20M",), 3)
+    assert alone.at("flops20M") == alone
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr", "--set train.lr: expected key=value, such as --set train.lr=0.05"),
+        ("=3", "--set =3: expected key=value, such as --set train.lr=0.05"),
+        ("train.lr=abc", '--set train.lr: expected a number above 0, got "abc"'),
+        (
+            "search.setle_window=1",
+            "--set search.setle_window: unknown key search.setle_window; did you mean search.settle_window?",
+        ),
+        (
+            "bench.cores=1",
+            "--set bench.cores: unknown key bench.cores; known here: "
+            "provider, batch_sizes, threads, seconds, memory, profile, trace",
+        ),
+        ("train.rl=1", "--set train.rl: unknown key train.rl; did you mean train.lr?"),
+        ("tarin.lr=1", "--set tarin.lr: unknown key tarin; did you mean train?"),
+        ("model.x=3", "--set model.x: model is a single value, not a section"),
+        ("seed=[1", "--set seed, line 1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+    ],
+)
+def test_a_wrong_override_is_named(write, override, message):
+    assert refusal(write(BASE), [override]) == message
+
+
+def test_a_wrong_flag_is_named(write):
+    message = refusal(write(BASE), [], {"flops": "lots"})
+    assert message == "--flops: 'lots' is not a share such as 0.5 or 50%, nor a count such as 500M"
+
+
+def test_flags_alone_make_a_recipe(tmp_path):
+    recipe = loading.from_flags({"model": "m", "dataset": "d", "flops": "500M", "data": tmp_path})
+    assert recipe.budget == ("flops", 5e8)
+    assert recipe.data == tmp_path
+
+
+def test_differences_name_the_keys():
+    one = loading.from_flags({"model": "m", "dataset": "d", "flops": "0.5"})
+    two = loading.from_flags({"model": "m", "dataset": "d", "params": "0.5"}, ["train.lr=0.2"])
+    assert loading.differences(one, one) == []
+    assert loading.differences(one, two) == [
+        "flops: 0.5 -> null", "params: null -> 0.5", "train.lr: 0.1 -> 0.2",
+    ]  # fmt: skip
+
+
+def test_the_order_of_groups_is_a_difference_for_the_later_wins(write):
+    one = loading.load(write(BASE + "channels: {groups: {a: {min_width: 1}, b: {min_width: 2}}}\n"))
+    two = loading.load(write(BASE + "channels: {groups: {b: {min_width: 2}, a: {min_width: 1}}}\n"))
+    assert loading.differences(one, one) == []
+    assert loading.differences(one, two) == ['order of channels.groups: ["a", "b"] -> ["b", "a"]']
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
+floats = st.floats(min_value=1e-300, max_value=1e300)
+amounts = st.floats(min_value=1e-300, max_value=1) | st.integers(1, 10**15).map(float)
+
+
+names = st.one_of(texts, st.sampled_from(["1e5", "yes", "~", "010", "1:2", "null", "- a", "#x"]))
+
+
+@given(
+    model=names,
+    amount=amounts
+    | st.lists(st.floats(0.001, 1).map(lambda share: round(share, 3)), min_size=1, unique=True),
+    lr=floats,
+    thresholds=st.dictionaries(texts, st.floats(0.01, 1), max_size=3),
+)
+def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresholds):
+    recipe = Recipe.model_validate(
+        {"model": model, "dataset": "d", "flops": amount, "data": "a/b", "train": {"lr": lr},
+         "search": {"fixed_thresholds": thresholds},
+         "channels": {"ignore": [model], "groups": {model: {"min_share": min(lr, 1.0)}}}}
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("round-trip") / "r.yaml"
+    path.write_text(loading.to_yaml(recipe), encoding="utf-8")
+    assert loading.load(path) == recipe
+
+
+@pytest.mark.parametrize("setting", ["sigma=[2, 1]", "noise_period=3"])
+def test_settings_of_the_perturbation_need_its_switch(write, setting):
+    """It is off by default: they alone would do nothing."""
+    path, setting = write(BASE), f"search.{setting}"
+    key = setting.split("=")[0].removeprefix("search.")
+    message = "this is of the perturbation, off by default: set search.perturbation as well"
+    with pytest.raises(RecipeError, match=f"--set search.{key}: {message}"):
+        loading.load(path, ["search.rounds=5", setting, "search.inertia=2"])
+    for switch in ("true", "false"):
+        recipe = loading.load(path, [setting, f"search.perturbation={switch}"])
+        assert recipe.search.perturbation == (switch == "true")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["threshold_grid=[0.5, 0.6]", "threshnet_lr=1", "entropy_bonus=1", "candidates=2", "candidate_images=9"],
+)
+def test_settings_of_the_policy_need_the_policy(write, setting):
+    path, setting = write(BASE), f"search.{setting}"
+    with pytest.raises(
+        RecipeError, match=r"this is of the policy, off by default: set search\.thresholds to threshnet"
+    ):
+        loading.load(path, [setting])
+    for kind in ("threshnet", "common"):
+        assert loading.load(path, [setting, f"search.thresholds={kind}"]).search.thresholds == kind
+
+
+@pytest.mark.parametrize("setting", ["alpha_lr=0.1", "alpha_steps=3"])
+def test_settings_of_the_gates_need_gates(write, setting):
+    setting = f"search.{setting}"
+    key = setting.split("=")[0].removeprefix("search.")
+    message = "this is of learned channel weights, off by default: set search.importance to learned, "
+    for text in (BASE, BASE + "weights: w.safetensors\n"):
+        in_file = text + f"search:\n  rounds: 9\n  {key}: 2\n"
+        with pytest.raises(RecipeError, match=f"line {in_file.count(chr(10))}: search.{key}: {message}"):
+            loading.load(write(in_file))
+        path = write(text)
+        with pytest.raises(RecipeError, match=f"--set search.{key}: {message}"):
+            loading.load(path, [setting])
+        for kind in ("learned", "magnitude"):
+            assert loading.load(path, [setting, f"search.importance={kind}"]).search.importance == kind
+
+
+def test_given_weights_have_defaults_of_their_own(write):
+    search = loading.load(write(BASE + "weights: w.safetensors\n")).search
+    assert (search.importance, search.inertia, search.coarse_share) == ("taylor", 1.0, 0.0)
+    assert (search.coarse_budget, search.stream_lead, search.perturbation) == (1.0, 0.0, False)
+    perturbed = "weights: w.safetensors\nsearch: {perturbation: true"
+    assert loading.load(write(BASE + perturbed + "}\n")).search.sigma == (0.1, 0.1)
+    assert loading.load(write(BASE + perturbed + ", sigma: [1, 0]}\n")).search.sigma == (1.0, 0.0)
+    text = "weights: w.safetensors\nsearch:\n  inertia: 2.0\n"
+    search = loading.load(write(BASE + text)).search
+    assert (search.importance, search.inertia) == ("taylor", 2.0)
+    scratch = loading.load(write(BASE)).search
+    assert scratch.importance == "magnitude" and scratch.coarse_share > 0

@@ -1,0 +1,158 @@
+"""Process 0 hands out tasks, the others do them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jstc.core import processes
+from jstc.errors import RecipeError, StageError
+from jstc.runs import evaluation, follower, preflight, workers
+from jstc.runs.workspace import Workspace
+from jstc.train import collectives
+
+
+class Store:
+    """torchrun's, in memory."""
+
+    def __init__(self):
+        self.content = {}
+
+    def set(self, key, value):
+        self.content[key] = value
+
+    def get(self, key):
+        return self.content[key]
+
+    def check(self, keys):
+        return all(key in self.content for key in keys)
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Two processes that share a store; call it with a rank to be that process."""
+    store = Store()
+    monkeypatch.setattr(collectives, "store", lambda: store)
+    monkeypatch.setattr(collectives, "start", lambda where: None)
+    monkeypatch.setattr(collectives, "shut_down", lambda: None)
+
+    def be(rank):
+        values = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        for name, value in (values | {"RANK": str(rank), "LOCAL_RANK": str(rank)}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(workers, "_state", {"next": 0, "stopped": 0})
+
+    be(0)
+    return be
+
+
+class Where:
+    type = "cpu"
+
+
+def test_tasks_are_done_in_order_until_the_end(two, monkeypatch):
+    with workers.leading():
+        for number in (1, 2):
+            with workers.shared({"kind": "eval", "number": number}, Where()):
+                assert collectives.world() == 2
+        assert collectives.world() == 1
+    two(1)
+    done = []
+    monkeypatch.setattr(evaluation, "take_part", lambda task: done.append(task["number"]))
+    assert follower.follow() == 0
+    assert done == [1, 2]
+
+
+def test_what_process_0_says_the_others_do_not_say_again(two, monkeypatch):
+    with pytest.raises(StageError), workers.leading(), workers.shared({"kind": "eval"}, Where()):
+        raise StageError("diverged")
+    two(1)
+    monkeypatch.setattr(evaluation, "take_part", lambda task: fail(StageError("diverged")))
+    assert follower.follow() == 1
+
+
+def test_what_is_wrong_in_one_process_alone_it_says_itself(two, monkeypatch):
+    with workers.leading(), workers.shared({"kind": "eval"}, Where()):
+        pass
+    two(1)
+    monkeypatch.setattr(follower, "_ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(evaluation, "take_part", lambda task: fail(StageError("no such folder")))
+    with pytest.raises(StageError, match=r"process 1 of 2, on .*: no such folder"):
+        follower.follow()
+
+
+def test_a_lost_process_is_an_error_with_a_message(two):
+    gone = RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+    with pytest.raises(StageError, match="has ended"), workers.shared({"kind": "eval"}, Where()):
+        raise gone
+    with pytest.raises(RuntimeError, match="a bug"), workers.shared({"kind": "eval"}, Where()):
+        raise RuntimeError("a bug")
+
+
+def test_a_process_alone_shares_nothing():
+    with workers.leading(), workers.shared({"kind": "eval"}, Where()):
+        assert collectives.world() == 1
+
+
+def test_batches_must_be_shared_evenly(two, make_workspace, tmp_path):
+    with pytest.raises(RecipeError, match=r"train.batch_size: 9 images .* by 2 processes; take 8 or 10"):
+        preflight.check(make_workspace("train.batch_size=9"), tmp_path / "run")
+
+
+def test_norms_over_processes_need_gpus(two, make_workspace, tmp_path):
+    with pytest.raises(RecipeError, match=r"train.sync_batchnorm"):
+        preflight.check(make_workspace("train.sync_batchnorm=true", "device=cpu"), tmp_path / "run")
+
+
+@pytest.fixture
+def make_workspace():
+    from jstc.recipe import loading
+
+    flags = {"model": "resnet20", "dataset": "digits", "flops": "0.5"}
+    return lambda *settings: Workspace(loading.from_flags(flags, settings))
+
+
+def test_started_anew_by_torchrun_a_run_goes_on(house, two, monkeypatch):
+    monkeypatch.setattr(processes, "leads", lambda: False)
+    house.run()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert house.run(fresh=True) == []
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert "search" in house.run(fresh=True)
+
+
+STUCK = """
+import signal, time
+from jstc.pipeline import departure
+departure.GRACE_SECONDS = {grace}
+signal.signal(signal.SIGTERM, lambda *_: None)
+with departure.watched(lambda: {may_go}):
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep({work})
+print("by itself")
+"""
+
+
+@pytest.mark.parametrize(
+    ("grace", "may_go", "work", "code"), [(60, True, 60, 1), (0.2, False, 60, 1), (60, False, 0.1, 0)]
+)
+def test_a_process_that_is_stuck_is_ended(grace, may_go, work, code):
+    program = [sys.executable, "-c", STUCK.format(grace=grace, may_go=may_go, work=work)]
+    found = subprocess.run(program, check=False, capture_output=True, timeout=50, text=True)
+    assert (found.returncode, found.stdout.strip()) == (code, "" if code else "by itself")
+
+
+def fail(error):
+    raise error
+
+
+def test_the_word_of_process_0_is_heard_although_torchrun_ends_it():
+    leaving = [True]
+    with workers.heeding(unless=lambda: leaving[0]):
+        signal.raise_signal(signal.SIGTERM)
+        leaving[0] = False
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
