@@ -18,8 +18,8 @@ FREE = frozenset({
 _VERSION = re.compile(r"\d+(\.\d+){1,3}([.+-]?[a-z]+\w*)*(\+\w+)?")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:\d\d|Z)?")
 
-_SPENT = r"(?:\d+ h(?: \d+ min)?|\d+ min(?: \d+ s)?|\d+(?:\.\d+)? m?s)"
-_STAGES = "search|finetune|slim|export|bench|baseline|report"
+_SPENT = r"(?:\d+ h(?: \d+ min)?|\d+ min(?: \d+ s)?|\d+(?:\.\d+)? s)"
+_STAGES = r"search|finetune|slim|export|bench|baseline|report|(?:flops|params|latency)[\d.]+\w*"
 _TEXTS = (
     (_DATE, "<date>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<sha256>"),
