@@ -46,6 +46,8 @@ def _names() -> list[str]:
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     """The network, and an example input [1, 3, H, W]; on the meta device where it can be made there."""
+    make: Any
+    options: dict[str, Any]
     if name.startswith("timm:"):
         import timm
 
