@@ -25,7 +25,7 @@ _TEXTS = (
     (re.compile(r"\b[0-9a-f]{64}\b"), "<sha256>"),
     (re.compile(rf"\b({_STAGES}) {_SPENT}(?=[,.<]|$)"), r"\1 <time>"),
     (re.compile(r"(load[ _]average(?:</dt><dd>|\s+))[\d.]+"), r"\1<number>"),
-    (re.compile(r"(free_disk_gb\s+)[\d.]+"), r"\1<number>"),
+    (re.compile(r"((?:free_disk_gb|^ *seconds)\s+)[\d.]+"), r"\1<number>"),
     (re.compile(r"\b(?:Linux|macOS|Windows)-[\w.-]+"), "<os>"),
     (re.compile(r"\b\d+\.\d+\.\d+(?:\.\d+|\.?[a-z]+\w*)*(?:\+\w+)?\b"), "<version>"),
 )

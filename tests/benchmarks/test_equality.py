@@ -92,6 +92,7 @@ def test_all_else_is_not(pair: Pair, before: Any, after: Any) -> None:
     [
         ("- run begun 2026-11-30T04:30:33+00:00", "- run begun 2026-12-01T00:00:00+00:00"),
         ("Time: search 11 s, slim 0.5 s.", "Time: search 2 min 5 s, slim 4.1 s."),
+        (" seconds         0.0", " seconds         0.1"),
         ("search 5.6 s, flops0.7 1 min 10 s, flops0.5 52 s.", "search 1 h, flops0.7 27 s, flops0.5 1 min."),
         ("Versions: fvcore 0.1.5.post20221221, torch 2.14.1.", "Versions: fvcore 0.1.6, torch 2.15.0."),
         ("<dt>load average</dt><dd>1.99</dd>", "<dt>load average</dt><dd>2.46</dd>"),
