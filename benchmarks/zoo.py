@@ -1,9 +1,9 @@
 """Many networks, each through everything that jstc says of any network, and beside Torch-Pruning.
 
-    python benchmarks/zoo.py --set torchvision --set timm --table docs/zoo.md    # the checks, and their table
-    python benchmarks/zoo.py --set torchvision --peer --table docs/zoo.md        # add the comparison
-    python benchmarks/zoo.py resnet18 timm:resnet10t --no-onnx                   # a few networks
-    python benchmarks/zoo.py --table docs/zoo.md                                 # the table alone
+    python benchmarks/zoo.py --set torchvision --set timm --table docs/research/zoo.md  # checks and table
+    python benchmarks/zoo.py --set torchvision --peer --table docs/research/zoo.md      # the comparison, too
+    python benchmarks/zoo.py resnet18 timm:resnet10t --no-onnx                          # a few networks
+    python benchmarks/zoo.py --table docs/research/zoo.md                               # the table alone
 
 Every network is checked in a process of its own with a time limit (`zoo_check.py`), and compared in another
 (`--peer`, `zoo_peer.py`; needs torch-pruning). Each adds one JSON line to the results file; what is there is

@@ -121,12 +121,14 @@ class SearchSettings(Strict):
     steps_per_round: PositiveInt | None = Field(None, description="overrides epochs_per_round")
     # the four parts, each switchable
     perturbation: bool = Field(
-        False, description="Gumbel noise on what channels rank by; off: not shown to help (docs/accuracy.md)"
+        False,
+        description="Gumbel noise on what channels rank by; off: not shown to help "
+        "(docs/research/accuracy.md)",
     )
     thresholds: Literal["common", "threshnet", "fixed"] = Field(
         "common",
         description="how much each group keeps: common, one threshold for all; threshnet, a policy that "
-        "learns one for each (off: not shown to help, docs/accuracy.md); fixed, fixed_thresholds",
+        "learns one for each (off: not shown to help, docs/research/accuracy.md); fixed, fixed_thresholds",
     )
     fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict, description="threshold per group for thresholds: fixed; others share one"
@@ -135,7 +137,7 @@ class SearchSettings(Strict):
         "magnitude",
         description="what channels rank by: magnitude, norms of their weights; taylor (the default where "
         "weights are given), what the network would lose with them; learned, gates that are trained (off: "
-        "not shown to help, docs/accuracy.md); weighted, weighted_taylor, such gates times either",
+        "not shown to help, docs/research/accuracy.md); weighted, weighted_taylor, such gates times either",
     )
     taylor_images: PositiveInt = Field(512, description="training images behind taylor and weighted_taylor")
     coarse_to_fine: bool = True
@@ -171,7 +173,7 @@ class SearchSettings(Strict):
         0.0,
         description="by how much the thresholds of residual streams are raised in their logit, also where a "
         "policy chooses them; not in rounds below the budget or with thresholds: fixed; off: not shown to "
-        "help (docs/accuracy.md)",
+        "help (docs/research/accuracy.md)",
     )
     # learning rates of what is searched
     alpha_lr: PositiveFloat = 0.02

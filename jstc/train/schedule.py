@@ -33,7 +33,7 @@ _LONGEST_WARMUP = 0.25
 _SHORT = 320_000
 """Images that search and finetune train on, each as often as it is seen. Runs of 140,000 and 275,000 are
 better by a long search that begins small; runs of 500,000 by a short one at the budget, in large batches or
-small, on many images or few (docs/method.md, the length of a run)."""
+small, on many images or few (docs/research/trials.md, the length of a run)."""
 _LONG_RUNS_ROUND, _SHORT_RUNS_ROUND = 0.25, 1.0  # epochs, of a round whose length goes by that of the run
 
 
