@@ -1,8 +1,11 @@
-"""The group of all processes, as torchrun started them: meeting in its store, joining, leaving."""
+"""The group of all processes, as torchrun started them: their rendezvous in its store, joining, leaving.
+
+`rendezvous` may go when a new start of torchrun finds an empty store: start two processes with
+`--max-restarts`, kill one, and see whether the others come back without it.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import uuid
@@ -17,58 +20,44 @@ import torch.distributed as dist
 from jstc.core import processes
 from jstc.errors import StageError
 
-__all__ = ["lost", "meet", "shut_down", "start", "store", "team"]
+__all__ = ["lost", "rendezvous", "shut_down", "start", "store", "team"]
 
 # How the processes of one start find each other in torchrun's store.
 #
-# When torchrun starts them anew the store is still there, with what those before them wrote, and nothing that
-# all of them are told says which start it is. So process 0 names a session, and takes into it those that are
-# there now: each of the others shows a number that it has just drawn, and accepts the session that has it.
+# When torchrun starts them anew (`--max-restarts`) the store is still there, with the addresses of those before
+# them, to which gloo and NCCL would connect (pytorch issue 135712; torch 2.14 still does, in every rendezvous).
+# Nothing that all are told says which start it is: each machine counts only the restarts of its own. So
+# process 0 names a session, under which all that follows is kept, and tells it to whoever shows a number that
+# it has just drawn.
 
 _POLL_SECONDS = 0.05
 
 
-def meet(store: Any, *, rank: int, world: int, seconds: float) -> str:
+def rendezvous(store: Any, *, rank: int, world: int, seconds: float) -> str:
     """The name of the session of all `world` processes, which make this call together.
 
     Raises `StageError` when not all of them have come within some seconds.
     """
-    return _invite(store, world, seconds) if rank == 0 else _join(store, rank, seconds)
-
-
-def _invite(store: Any, world: int, seconds: float) -> str:
-    session, others = uuid.uuid4().hex, [str(rank) for rank in range(1, world)]
-    told: dict[str, str] = {}
-
-    def all_here() -> bool:
-        nonlocal told
-        seen = {
-            rank: store.get(f"hello/{rank}").decode() for rank in others if store.check([f"hello/{rank}"])
-        }
-        if seen != told:  # one that was left behind by a start before is replaced sooner or later
-            store.set("session", json.dumps({"name": session, "of": seen}))
-            told = seen
-        return all(store.check([f"{session}/here/{rank}"]) for rank in others)
-
-    _wait(all_here, seconds, "not all processes of the run have come")
+    own = uuid.uuid4().hex
+    if rank == 0:
+        missing = set(range(1, world))
+        _wait(lambda: _all_told(store, own, missing), seconds, "not all processes of the run have come")
+        return own
+    store.set(f"hello/{rank}", own)
+    _wait(lambda: store.check([f"session/{own}"]), seconds, "process 0 of the run has not come")
+    session: str = store.get(f"session/{own}").decode()
+    store.set(f"{session}/here/{rank}", b"1")
     return session
 
 
-def _join(store: Any, rank: int, seconds: float) -> str:
-    own, found = uuid.uuid4().hex, ""
-    store.set(f"hello/{rank}", own)
-
-    def invited() -> bool:
-        nonlocal found
-        if not store.check(["session"]):
-            return False
-        session = json.loads(store.get("session"))
-        found = session["name"]
-        return bool(session["of"].get(str(rank)) == own)
-
-    _wait(invited, seconds, "process 0 of the run has not come")
-    store.set(f"{found}/here/{rank}", b"1")
-    return found
+def _all_told(store: Any, session: str, missing: set[int]) -> bool:
+    """Tell the session to all who wait; a number that an earlier start has left is replaced in time."""
+    for rank in list(missing):
+        if store.check([f"{session}/here/{rank}"]):
+            missing.remove(rank)
+        elif store.check([f"hello/{rank}"]):
+            store.set(f"session/{store.get(f'hello/{rank}').decode()}", session)
+    return not missing
 
 
 def _wait(until: Callable[[], bool], seconds: float, complaint: str) -> None:
@@ -109,14 +98,14 @@ def store() -> Any:
     Raises `StageError` when some of them do not come.
     """
     if team.store is None:
-        from torch.distributed.rendezvous import rendezvous
+        from torch.distributed.rendezvous import rendezvous as torchruns
 
-        whole, rank, world = next(rendezvous("env://", timeout=_TRAINING_TIMEOUT))
+        whole, rank, world = next(torchruns("env://", timeout=_TRAINING_TIMEOUT))
         whole = dist.PrefixStore("jstc", whole)  # type: ignore[attr-defined]
         # Process 0 may look at its input, or measure, for any time before it calls; torchrun ends the others
         # when it fails.
         patience = math.inf if rank else _TRAINING_TIMEOUT.total_seconds()
-        session = meet(whole, rank=rank, world=world, seconds=patience)
+        session = rendezvous(whole, rank=rank, world=world, seconds=patience)
         team.store = dist.PrefixStore(session, whole)  # type: ignore[attr-defined]
     return team.store
 

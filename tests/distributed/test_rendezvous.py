@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from jstc.errors import StageError
-from jstc.train.process_group import meet
+from jstc.train.process_group import rendezvous
 
 
 class Store:
@@ -30,7 +30,7 @@ def all_meet(store, world):
     found = {}
 
     def one(rank):
-        found[rank] = meet(store, rank=rank, world=world, seconds=20)
+        found[rank] = rendezvous(store, rank=rank, world=world, seconds=20)
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(world)]
     for thread in threads:
@@ -61,6 +61,6 @@ def test_fewer_processes_than_before():
 
 def test_one_that_does_not_come_is_an_error():
     with pytest.raises(StageError, match="not all processes of the run have come within 0 seconds"):
-        meet(Store(), rank=0, world=2, seconds=0.1)
+        rendezvous(Store(), rank=0, world=2, seconds=0.1)
     with pytest.raises(StageError, match="process 0"):
-        meet(Store(), rank=1, world=2, seconds=0.1)
+        rendezvous(Store(), rank=1, world=2, seconds=0.1)
