@@ -293,13 +293,10 @@ def test_joined_tensors(shape, widths, dim, wrong):
     assert not agree(aten.cat.default, [zeros(0), zeros(2, 3)]) and not agree(aten.cat.default, [])
 
 
-@given(sides, st.permutations(range(4)), st.data())
-def test_reshaping(shape, order, data):
+@given(sides, st.permutations(range(4)))
+def test_copies_and_rolls(shape, order):
     shape = (*shape, 2, 1, 3, 2)[:4]
     x = zeros(shape).permute(order)
-    sizes = data.draw(st.sampled_from([[-1], [-1, 2], [*x.shape[:2], -1], [x.numel()], [7, -1], [2, 3]]))
-    assert agree(aten.reshape.default, x, sizes)
-    assert agree(aten.contiguous.default, x) and inferred(aten.contiguous.default, x).is_contiguous()
     assert agree(aten.clone.default, x) and agree(aten.zeros_like.default, x)
     assert agree(aten.zeros_like.default, x, dtype=torch.int64, pin_memory=False)
     assert inferred(aten.zeros_like.default, x, device=torch.device("cpu")) is None
@@ -308,27 +305,12 @@ def test_reshaping(shape, order, data):
     agree(aten.roll.default, x, [1, 2], [5, 1])
 
 
-def test_dropout_of_a_network_that_is_not_trained():
-    x = zeros(2, device="meta")
-    assert infer(Call(aten.dropout.default, (x, 0.5, False), {})) is x
-    assert infer(Call(aten.dropout.default, (x, 0.5, True), {})) is None
-
-
-@given(sides, st.lists(st.integers(0, 2), max_size=10), st.sampled_from(["constant", "reflect", "replicate"]))
-def test_padding(shape, pad, mode):
-    usual = len(pad) % 2 == 0 and len(pad) <= 2 * len(shape)
-    assert agree(aten.constant_pad_nd.default, zeros(shape), pad) or not usual
-    assert agree(aten.pad.default, zeros(shape), pad, mode) or not usual or mode != "constant"
-    assert not agree(aten.constant_pad_nd.default, zeros(4, 4), [-1, 0])
-
-
 @given(st.lists(st.sampled_from([None, (2,), (3, 1), (1,)]), min_size=1, max_size=3), st.booleans())
 def test_indexing(indices, wrong):
     given_ = [None if shape is None else zeros(shape, dtype=torch.int64) for shape in indices]
     func, x = aten.index.Tensor, zeros(2, 3, 4, 5)
     assert agree(func, x, [*given_, zeros(3 if wrong else 1, dtype=torch.int64)][:4])
     assert inferred(func, x, [torch.ones(2, dtype=torch.bool)]) is None
-    assert agree(aten.index_select.default, x, -2, zeros(3, dtype=torch.int64))
 
 
 @given(sides, sides)
