@@ -20,7 +20,6 @@ from jstc.channels.cost import Cost, CostModel, Latency
 from jstc.channels.cutting import attributes, channel_gates, slicing
 from jstc.channels.cutting.attention import adapt
 from jstc.channels.cutting.channel_gates import GatedNetwork
-from jstc.channels.cutting.slicing import copied
 from jstc.channels.groups import Connected, Frozen, Group, require_matches
 from jstc.channels.operations import Executions, executed
 from jstc.channels.proof import Proved, prove
@@ -128,7 +127,7 @@ def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn
             nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
         )
     moved = tree_map_only(Tensor, lambda x: _moved(x, device), inputs)
-    replica: nn.Module = copied(model, memo).eval()
+    replica: nn.Module = copy.deepcopy(model, memo).eval()
     adapt(replica)
     return replica, moved
 
