@@ -107,7 +107,7 @@ def most_searched(work: Work, recipe: Recipe) -> int:
     """The most that a search can cost which runs all its rounds, each at the budget of its phase."""
     search, batch = recipe.search, recipe.train.batch_size
     steps = schedules.steps_per_round(recipe, work.dataset)
-    gates = min(search.alpha_steps, steps) if search.learns_gates else 0
+    gates = min(search.gate_steps, steps) if search.learns_gates else 0
     part, held = (min(batch, split.num_images) for split in (work.dataset.train, work.dataset.search_val))
     space = Space.of(work.channels, recipe)
     limits = (
@@ -188,7 +188,7 @@ def _sized(work: Work, recipe: Recipe) -> Recipe:
         return _searching(recipe, steps_per_round=schedules.steps_per_round(recipe, work.dataset))
 
     # From there on each step costs the same.
-    least = recipe.search.alpha_steps if recipe.search.learns_gates else 1
+    least = recipe.search.gate_steps if recipe.search.learns_gates else 1
     cost, more = (
         most_searched(work, _searching(recipe, steps_per_round=steps)) for steps in (least, least + 1)
     )

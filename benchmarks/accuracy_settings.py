@@ -77,7 +77,9 @@ METHODS: Mapping[str, Method] = {
     "jst-learned": _ablation("learned channel weights (off by default)", "search.importance=learned"),
     "jst-fine": _ablation("not from coarse to fine", "search.coarse_to_fine=false"),
     "jst-narrow": _ablation("no coarse rounds below the budget", "search.coarse_budget=1"),
-    "jst-lead": _ablation("residual streams in the lead (off by default)", "search.stream_lead=1.5"),
+    "jst-lead": _ablation(
+        "residual streams in the lead (off by default)", "search.residual_threshold_offset=1.5"
+    ),
     "jst-retrain": _ablation("the found plan, trained from scratch", kind="retrain"),
     "jst-teacher": _ablation("target network as teacher, paid for", "finetune.teacher=target"),
 }

@@ -32,7 +32,7 @@ SETTINGS = {
     "search.rounds": 2,
     "search.steps_per_round": 1,
     "search.thresholds": "threshnet", "search.candidates": 2, "search.candidate_images": 16,
-    "search.reward_images": 16,
+    "search.eval_images": 16,
     "search.recalibration_images": 32, "finetune.epochs": 1, "finetune.steps_per_epoch": 1,
     "export.parity_images": 4, "bench.seconds": 0.01, "bench.batch_sizes": "[1]", "bench.provider": "cpu",
     "bench.threads": 1, "bench.memory": "false", "bench.profile": "true",

@@ -66,8 +66,12 @@ class Setup:
     @property
     def recipe(self) -> Recipe:
         """The recipe of a search of as many coarse rounds as fine ones; the first of each is not counted."""
-        return self._recipe(f"search.rounds={2 * (self.repeats + 1)}", "search.coarse_share=0.5",
-                            "search.settle_overlap=1.0", f"search.steps_per_round={self.steps}")  # fmt: skip
+        return self._recipe(
+            f"search.rounds={2 * (self.repeats + 1)}",
+            "search.coarse_share=0.5",
+            "search.early_stop_overlap=1.0",
+            f"search.steps_per_round={self.steps}",
+        )
 
     @property
     def usual_recipe(self) -> Recipe:

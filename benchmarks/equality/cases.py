@@ -30,7 +30,7 @@ def _sweep(run: Run) -> None:
     """Two budgets, ranked by Taylor; all precisions, and files with their own preparation of images."""
     run.recipe()
     settings = _SMALL | {
-        "flops": "[0.7,0.5]", "search.importance": "taylor", "search.taylor_images": 64,
+        "flops": "[0.7,0.5]", "search.importance": "taylor", "search.importance_images": 64,
         "export.precisions": "fp32,fp16,int8", "export.with_preprocess": "true",
         "export.calibration_images": 64,
     }  # fmt: skip

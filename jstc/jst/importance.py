@@ -24,7 +24,7 @@ _BATCH = 8
 
 def num_images(search: SearchSettings, split: Split) -> int:
     """Of the training `split`, those that channels are ranked by: none, unless `importance` asks for it."""
-    return min(search.taylor_images, split.num_images) if search.measures_losses else 0
+    return min(search.importance_images, split.num_images) if search.measures_losses else 0
 
 
 def taylor(target: Target, work: Work, progress: Progress) -> Tensor:

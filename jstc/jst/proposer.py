@@ -77,7 +77,7 @@ class Proposer:
         self.channels, self.recipe = channels, recipe
         self.spaces = Space.each(channels, recipe)
         _check_names(channels, recipe)
-        lead = recipe.search.stream_lead
+        lead = recipe.search.residual_threshold_offset
         self._leads = [lead if group.name in channels.streams else 0.0 for group in channels.groups]
         self.threshnet = ThreshNet(
             len(channels.groups),
@@ -156,7 +156,7 @@ class Proposer:
         if round_ is not None:
             noise = sampler.lasting_gumbel(len(noise), seed=seed, round_=round_, period=search.noise_period)
         weights = sampler.standardised(self.importance(target))
-        return View(weights, self._split(search.inertia * _recency(target)), self._split(noise))
+        return View(weights, self._split(search.recency_bonus * _recency(target)), self._split(noise))
 
     def _draw(self, budget: int, view: View, now: Phase, *, draw: Draw) -> Proposal:
         space = self.spaces[budget].of_rounds(below=now.below)
@@ -168,7 +168,7 @@ class Proposer:
         thresholds, choice = self._thresholds(now, states, draw)
         # What has been trained ranks higher in its group, and groups keep the widths that have been trained.
         ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, view.inertia, strict=True)]
-        widths = _width_inertia(self.recipe.search.inertia, coarse=now.coarse)
+        widths = _width_inertia(self.recipe.search.recency_bonus, coarse=now.coarse)
         earlier = [widths * k for k in view.inertia]
         plan = sampler.sample(space, p, thresholds, ranks=ranks, earlier=earlier)
         return Proposal(plan, now, thresholds, choice)
@@ -202,7 +202,7 @@ class Proposer:
         return self._favoured(self.threshnet.thresholds(choice)), choice
 
     def _favoured(self, thresholds: Sequence[float]) -> list[float]:
-        """The thresholds with those of residual streams raised by `search.stream_lead`."""
+        """The thresholds with those of residual streams raised by `search.residual_threshold_offset`."""
         return [sampler.raised(r, lead) for r, lead in zip(thresholds, self._leads, strict=True)]
 
 

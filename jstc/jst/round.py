@@ -152,9 +152,9 @@ def train_round(
     Raises `DivergedError` when a loss, a weight or a gate is not finite.
     """
     at, first = middle or Middle(), round_ * work.steps
-    parts = min(work.recipe.search.alpha_steps, work.steps) if work.learns_alpha else 1
+    parts = min(work.recipe.search.gate_steps, work.steps) if work.learns_alpha else 1
     bounds = [first + work.steps * part // parts for part in range(parts + 1)]
-    turn = round_ * work.recipe.search.alpha_steps + at.part
+    turn = round_ * work.recipe.search.gate_steps + at.part
     validation = _batches(work, "alpha", work.dataset.search_val, turn, parts - at.part)
     for start, end in itertools.pairwise(bounds[at.part :]):
         figures = _train_weights(

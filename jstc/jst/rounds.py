@@ -232,9 +232,9 @@ def reward(sub: Trial, proposal: Proposal, state: State, work: Work) -> float | 
     Judging costs about as much as a third of a round. Below the budget it is for the eye alone.
     """
     search, turn = work.recipe.search, state.round // len(state.courses)
-    if proposal.phase.below and turn % search.judge_every:
+    if proposal.phase.below and turn % search.eval_every:
         return None
-    return judge(sub, work, limit=search.reward_images).accuracy
+    return judge(sub, work, limit=search.eval_images).accuracy
 
 
 def choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, float | None]:

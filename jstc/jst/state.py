@@ -138,15 +138,15 @@ class State:
     @property
     def could_settle(self) -> bool:
         """Whether the search has had as many fine rounds as it takes to tell."""
-        first = self.round - (self.settings.settle_window + 1) * len(self.courses)
+        first = self.round - (self.settings.early_stop_window + 1) * len(self.courses)
         return first >= 0 and not self._phase(first).coarse
 
     @property
     def settled(self) -> bool:
         """Whether the plans of every budget's last rounds, all of them fine ones, hardly differ any more."""
-        window = self.settings.settle_window
+        window = self.settings.early_stop_window
         recent = [course.overlaps[-window:] for course in self.courses]
-        return self.could_settle and all(sum(r) / window >= self.settings.settle_overlap for r in recent)
+        return self.could_settle and all(sum(r) / window >= self.settings.early_stop_overlap for r in recent)
 
     def advance(self, plan: Plan, accuracy: float | None, *, images: int, seconds: float) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""

@@ -88,7 +88,7 @@ class Trial:
             for moment, beta, value in zip(self.moments, _BETAS, (gradient, gradient.square()), strict=True):
                 moment.lerp_(value, 1 - beta)
             first, second = (m / (1 - beta**self.steps) for m, beta in zip(self.moments, _BETAS, strict=True))
-            self.gated.alpha.sub_(settings.alpha_lr * first / (second.sqrt() + 1e-8)).clamp_(min=0.0)
+            self.gated.alpha.sub_(settings.gate_lr * first / (second.sqrt() + 1e-8)).clamp_(min=0.0)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training changes; the live tensors."""

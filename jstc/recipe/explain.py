@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,9 +14,24 @@ from pydantic import ValidationError
 from jstc.recipe.schema import IdleKeyError, Recipe
 from jstc.recipe.yaml_reader import KeyPath
 
-__all__ = ["explain", "sections", "show", "split_key"]
+__all__ = ["RENAMED", "explain", "sections", "show", "split_key"]
 
 _MAX_SHOWN = 5
+
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "search.inertia": "search.recency_bonus",
+        "search.stream_lead": "search.residual_threshold_offset",
+        "search.judge_every": "search.eval_every",
+        "search.reward_images": "search.eval_images",
+        "search.settle_overlap": "search.early_stop_overlap",
+        "search.settle_window": "search.early_stop_window",
+        "search.taylor_images": "search.importance_images",
+        "search.alpha_lr": "search.gate_lr",
+        "search.alpha_steps": "search.gate_steps",
+    }
+)
+"""Keys of earlier versions, each with its name today; the earlier name is refused with the new one."""
 
 
 def explain(error: ValidationError, where: Callable[[KeyPath], str], flagged: Collection[KeyPath]) -> str:
@@ -79,6 +95,8 @@ def _explain(find: Callable[[KeyPath], str], path: KeyPath, error: Mapping[str, 
         path = path[:-1]
     where, key = find(path), ".".join(map(str, path))
     if kind == "extra_forbidden":
+        if key in RENAMED:
+            return f"{where}: {key} is called {RENAMED[key]} now"
         return f"{where}: unknown key {key}{_near_keys(path)}"
     if kind == "missing" and key.rsplit(".", 1)[-1] == error["loc"][-1]:
         return f"{find(path[:-1])}: {key} is missing"

@@ -74,7 +74,7 @@ PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(a
 GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
     {
         "importance": "taylor",
-        "inertia": 1.0,
+        "recency_bonus": 1.0,
         "coarse_share": 0.0,
         "coarse_budget": 1.0,
     }
@@ -86,7 +86,7 @@ _GIVEN_SIGMA = (0.1, 0.1)
 """Likewise of a perturbation, where one is asked for."""
 
 
-_OF_GATES = ("alpha_lr", "alpha_steps")
+_OF_GATES = ("gate_lr", "gate_steps")
 _OFF = (
     ("perturbation", "the perturbation", "", ("sigma", "noise_period")),
     ("importance", "learned channel weights", " to learned, weighted or weighted_taylor", _OF_GATES),
@@ -139,7 +139,9 @@ class SearchSettings(Strict):
         "weights are given), what the network would lose with them; learned, gates that are trained (off: "
         "not shown to help, docs/research/accuracy.md); weighted, weighted_taylor, such gates times either",
     )
-    taylor_images: PositiveInt = Field(512, description="training images behind taylor and weighted_taylor")
+    importance_images: PositiveInt = Field(
+        512, description="training images behind taylor and weighted_taylor"
+    )
     coarse_to_fine: bool = True
     # sampler
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -159,7 +161,7 @@ class SearchSettings(Strict):
     noise_period: PositiveInt = Field(
         40, description="rounds that a channel's perturbation lasts; 1: drawn anew every round"
     )
-    inertia: NonNegativeFloat = Field(
+    recency_bonus: NonNegativeFloat = Field(
         12.0,
         description="what having just been trained adds to a channel's score; 1 where weights are given",
     )
@@ -169,15 +171,15 @@ class SearchSettings(Strict):
     threshold_grid: Annotated[tuple[Fraction, ...], BeforeValidator(as_tuple), Field(min_length=2)] = (
         0.6, 0.65, 0.7, 0.75, 0.8, 0.85,
     )  # fmt: skip
-    stream_lead: NonNegativeFloat = Field(
+    residual_threshold_offset: NonNegativeFloat = Field(
         0.0,
         description="by how much the thresholds of residual streams are raised in their logit, also where a "
         "policy chooses them; not in rounds below the budget or with thresholds: fixed; off: not shown to "
         "help (docs/research/accuracy.md)",
     )
     # learning rates of what is searched
-    alpha_lr: PositiveFloat = 0.02
-    alpha_steps: PositiveInt = Field(1, description="steps on search-validation batches per round")
+    gate_lr: PositiveFloat = 0.02
+    gate_steps: PositiveInt = Field(1, description="steps on search-validation batches per round")
     candidates: PositiveInt = Field(
         3, description="with threshnet: plans of a fine round, the best is trained"
     )
@@ -187,15 +189,15 @@ class SearchSettings(Strict):
     # judging
     archive_size: PositiveInt = 4
     recalibration_images: PositiveInt = 1024
-    reward_images: PositiveInt = 5000
-    judge_every: PositiveInt = Field(
+    eval_images: PositiveInt = 5000
+    eval_every: PositiveInt = Field(
         4, description="rounds below the budget are judged once in so many; those at the budget always"
     )
     compile: bool = Field(
         False, description="torch.compile for rounds that train a network as wide as the round before"
     )
-    settle_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
-    settle_window: PositiveInt = 5
+    early_stop_overlap: Annotated[float, Field(gt=0, le=1)] = 0.98
+    early_stop_window: PositiveInt = 5
 
     @field_validator("threshold_grid")
     @classmethod

@@ -34,7 +34,7 @@ def net():
 """
 FEW = (
     "search.recalibration_images=16",
-    "search.reward_images=16",
+    "search.eval_images=16",
     "search.thresholds=threshnet",
     "search.candidate_images=8",
 )

@@ -25,7 +25,7 @@ class Small(nn.Module):
 """
 SETTINGS = [
     "device=cpu", "threads=1", "input.image_size=8", "search.rounds=1", "search.steps_per_round=1",
-    "search.reward_images=20", "search.recalibration_images=32", "finetune.epochs=1",
+    "search.eval_images=20", "search.recalibration_images=32", "finetune.epochs=1",
     "finetune.steps_per_epoch=1", "export.parity_images=8",
 ]  # fmt: skip
 

@@ -26,7 +26,7 @@ class Small(nn.Module):
 SETTINGS = [
     "baseline=true", "device=cpu", "threads=1", "input.image_size=8", "search.rounds=2",
     "search.coarse_share=0.34",
-    "search.steps_per_round=2", "search.reward_images=50", "finetune.epochs=1",
+    "search.steps_per_round=2", "search.eval_images=50", "finetune.epochs=1",
     "finetune.steps_per_epoch=2", "export.parity_images=8",
 ]  # fmt: skip
 

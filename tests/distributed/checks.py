@@ -95,7 +95,7 @@ def evaluation():
 def gated_round():
     """A round of a search on a network without norms: gates and weights after it."""
     helpers = _helpers()
-    changes = {"train.batch_size": 12, "search.steps_per_round": 3, "search.alpha_steps": 3}
+    changes = {"train.batch_size": 12, "search.steps_per_round": 3, "search.gate_steps": 3}
     changes |= {"train.precision": "float32", "train.lr": 0.05, "search.candidate_images": 20}
     recipe = helpers.tiny_recipe(changes)
     network = normless()

@@ -18,7 +18,7 @@ QUICK = (
     "search.rounds=3", "search.coarse_share=0.4", "search.steps_per_round=12", "train.batch_size=16",
     "search.recalibration_images=32", "search.thresholds=threshnet",
     "search.candidates=2", "search.candidate_images=32",
-    "search.reward_images=64", "finetune.epochs=1", "finetune.steps_per_epoch=4",
+    "search.eval_images=64", "finetune.epochs=1", "finetune.steps_per_epoch=4",
     "checkpoint.every_steps=10",
 )  # fmt: skip
 

@@ -12,8 +12,8 @@ import torch
 from jstc.errors import InputError
 from jstc.train.device import require_compiler
 
-LASTING = {"search.inertia": 50.0, "search.coarse_share": 0.6, "search.rounds": 5}
-CHANGING = {"search.inertia": 0.0, "search.noise_period": 1, "search.coarse_share": 0.0}
+LASTING = {"search.recency_bonus": 50.0, "search.coarse_share": 0.6, "search.rounds": 5}
+CHANGING = {"search.recency_bonus": 0.0, "search.noise_period": 1, "search.coarse_share": 0.0}
 
 
 def repeats(history: list[dict[str, Any]]) -> int:
@@ -31,7 +31,7 @@ def test_rounds_as_wide_as_the_one_before_are_compiled(
     settings: dict[str, Any],
     importance: str,
 ) -> None:
-    steps = {"search.importance": importance, "search.alpha_steps": 1}
+    steps = {"search.importance": importance, "search.gate_steps": 1}
     plain = searched(settings | steps)
     run = run_search(tmp_path, settings | steps | {"search.compile": True})
     assert len(no_backend) == repeats(run.history)

@@ -83,7 +83,7 @@ def test_rounds_below_the_budget_are_judged_now_and_then_and_those_at_the_budget
     searched: Any, run_search: Any, tmp_path: Path
 ) -> None:
     """Rounds 0 and 2 of four coarse ones at 0.7 of the budget, and both fine ones."""
-    changed = {"search.coarse_share": 0.6, "search.judge_every": 2}
+    changed = {"search.coarse_share": 0.6, "search.eval_every": 2}
     told = Told()
     run = run_search(tmp_path, changed, progress=told)
     judged = [record["accuracy"] is not None for record in run.history]
@@ -183,7 +183,7 @@ def test_a_settled_search_stops_and_leaves_its_steps_to_finetune(searched: Any) 
         "search.perturbation": False,
         "search.thresholds": "common",
         "search.importance": "random",
-        "search.settle_window": 3,
+        "search.early_stop_window": 3,
     }
     run = searched(settling)
     assert run.result["settled"] is True

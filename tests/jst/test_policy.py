@@ -228,7 +228,7 @@ def test_inertia_keeps_the_channels_that_were_trained(propose: Any, target: Targ
     """As if their weights were larger; the most trained count most."""
     favour(target, [])
     target.trained[[2, 5, 9, 10, 30]] = 4.0
-    without, some = (propose(STILL, thresholds="common", inertia=each).plan for each in (0.0, 2.0))
+    without, some = (propose(STILL, thresholds="common", recency_bonus=each).plan for each in (0.0, 2.0))
     for group, trained in (("stem", {2, 5}), ("wide", {1, 2}), ("last", {10})):
         assert trained <= set(some.kept[group])
     assert some != without
@@ -242,7 +242,9 @@ def test_inertia_keeps_the_widths_that_were_trained(
     for inertia in (0.0, 4.0):
         target.trained.zero_()
         made = counts.setdefault(inertia, set())
-        recipe = make_recipe({"search.candidates": 1, "search.inertia": inertia, "search.noise_period": 1})
+        recipe = make_recipe(
+            {"search.candidates": 1, "search.recency_bonus": inertia, "search.noise_period": 1}
+        )
         proposer = Proposer(channels, recipe)
         for round_ in range(8):
             plan = proposer.propose(target, COARSE, round_).plan
@@ -261,20 +263,20 @@ def test_in_fine_rounds_thresholds_decide_however_large_the_inertia(
     target.trained[target.index(propose(STILL, thresholds="common").plan)] = 1.0
     counts = set()
     for threshold in (0.7, 0.8):
-        settings = {"thresholds": "fixed", "fixed_thresholds": {"stem": threshold}, "inertia": inertia}
+        settings = {"thresholds": "fixed", "fixed_thresholds": {"stem": threshold}, "recency_bonus": inertia}
         counts.add(tuple(propose(STILL, tau=[8.0, 8.0], **settings).plan.counts.values()))
     assert len(counts) == 2
 
 
 def test_inertia_keeps_what_was_trained_last(propose: Any, target: Target) -> None:
     favour(target, [0, 1, 2, 3])
-    before = propose(STILL, inertia=0.0, thresholds="common").plan.kept["stem"]
+    before = propose(STILL, recency_bonus=0.0, thresholds="common").plan.kept["stem"]
     target.trained.zero_()
     target.trained[[4, 5, 6, 7]] = 1.0
     assert set(before) >= {0, 1, 2, 3}
-    assert set(propose(STILL, inertia=9.0, thresholds="common").plan.kept["stem"]) >= {4, 5, 6, 7}
+    assert set(propose(STILL, recency_bonus=9.0, thresholds="common").plan.kept["stem"]) >= {4, 5, 6, 7}
     target.trained.zero_()
-    assert propose(STILL, inertia=1.0).plan == propose(STILL, inertia=0.0).plan
+    assert propose(STILL, recency_bonus=1.0).plan == propose(STILL, recency_bonus=0.0).plan
 
 
 @pytest.mark.parametrize("now", [STILL, COARSE])
@@ -282,19 +284,24 @@ def test_residual_streams_keep_more_where_they_lead(
     propose: Any, target: Target, channels: ChannelMap, now: Phase
 ) -> None:
     assert channels.streams == {"stem"}
-    quiet = {"thresholds": "common", "inertia": 0.0, "tau": [50.0, 50.0]}
-    widths = [propose(now, stream_lead=lead, **quiet).plan.counts["stem"] for lead in (0.0, 1.0, 4.0)]
+    quiet = {"thresholds": "common", "recency_bonus": 0.0, "tau": [50.0, 50.0]}
+    widths = [
+        propose(now, residual_threshold_offset=lead, **quiet).plan.counts["stem"] for lead in (0.0, 1.0, 4.0)
+    ]
     assert widths[0] < widths[1] < widths[2]
 
 
 def test_thresholds_that_are_given_are_not_raised(propose: Any) -> None:
     given = {"thresholds": "fixed", "fixed_thresholds": {"stem": 0.4}}
     assert (
-        propose(FINE, stream_lead=3.0, **given).thresholds
-        == propose(FINE, stream_lead=0.0, **given).thresholds
+        propose(FINE, residual_threshold_offset=3.0, **given).thresholds
+        == propose(FINE, residual_threshold_offset=0.0, **given).thresholds
     )
 
 
 def test_below_the_budget_streams_do_not_lead(propose: Any) -> None:
     below = dataclasses.replace(COARSE, below=True)
-    assert propose(below, stream_lead=3.0).plan == propose(below, stream_lead=0.0).plan
+    assert (
+        propose(below, residual_threshold_offset=3.0).plan
+        == propose(below, residual_threshold_offset=0.0).plan
+    )

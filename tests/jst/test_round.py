@@ -44,7 +44,7 @@ def test_training_batches_change_weights_and_validation_batches_change_gates(
         train_full=forbidden,
         test=forbidden,
     )
-    train_round(sub, make_work({"search.steps_per_round": 5, "search.alpha_steps": 2}, data), 2)
+    train_round(sub, make_work({"search.steps_per_round": 5, "search.gate_steps": 2}, data), 2)
     seen.append(("end", "", *copies(sub)))
     assert [split for split, *_ in seen[:-1]] == ["train"] * 2 + ["search_val"] + ["train"] * 3 + [
         "search_val"
@@ -60,7 +60,7 @@ def test_an_alpha_step_moves_batch_norm_statistics_and_leaves_gradients_as_asked
     make_trial: Any, make_work: Any
 ) -> None:
     sub = make_trial()
-    train_round(sub, make_work({"search.alpha_steps": 4}), 0)
+    train_round(sub, make_work({"search.gate_steps": 4}), 0)
     assert all(p.requires_grad for p in sub.gated.parameters())
     assert sub.gated.network.stem_bn.num_batches_tracked == 8  # 4 training and 4 validation batches
 
@@ -132,23 +132,23 @@ def test_gates_follow_the_gradient_on_validation(make_trial: Any, dataset: Datas
     sub.steps.zero_()
     before = loss()
     for round_ in range(5, 10):
-        small = {"train.lr": 1e-9, "search.alpha_lr": 0.1, "search.alpha_steps": 4, "search.rounds": 12}
+        small = {"train.lr": 1e-9, "search.gate_lr": 0.1, "search.gate_steps": 4, "search.rounds": 12}
         train_round(sub, make_work(small), round_)
     assert loss() < before - 0.1
 
 
 def test_figures_are_means_over_the_round(make_trial: Any, make_work: Any) -> None:
     """With a learning rate of nothing, a round in parts sees the loss of a round in one piece."""
-    small = {"train.lr": 1e-12, "search.alpha_lr": 1e-12, "search.steps_per_round": 7}
-    whole = train_round(make_trial(), make_work(small | {"search.alpha_steps": 1}), 0)
-    parts = train_round(make_trial(), make_work(small | {"search.alpha_steps": 3}), 0)
+    small = {"train.lr": 1e-12, "search.gate_lr": 1e-12, "search.steps_per_round": 7}
+    whole = train_round(make_trial(), make_work(small | {"search.gate_steps": 1}), 0)
+    parts = train_round(make_trial(), make_work(small | {"search.gate_steps": 3}), 0)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
     assert parts.accuracy == pytest.approx(whole.accuracy)
     assert (whole.images, parts.images) == (7 * 16 + 16, 7 * 16 + 3 * 16)
 
 
 def test_more_alpha_steps_than_steps_are_as_many_as_steps(make_trial: Any, make_work: Any) -> None:
-    figures = train_round(make_trial(), make_work({"search.steps_per_round": 2, "search.alpha_steps": 9}), 0)
+    figures = train_round(make_trial(), make_work({"search.steps_per_round": 2, "search.gate_steps": 9}), 0)
     assert figures.images == 2 * 16 + 2 * 16
 
 
@@ -159,7 +159,7 @@ def test_rounds_go_on_in_the_data_where_the_round_before_stopped(
     """So that rounds shorter than an epoch still show every image once."""
     shown: list[Tensor] = []
     kept = dataclasses.replace(dataset, **{split: Kept(getattr(dataset, split), shown)})
-    settings = {"search.steps_per_round": 2, "search.alpha_steps": 1, "input.augment": False}
+    settings = {"search.steps_per_round": 2, "search.gate_steps": 1, "input.augment": False}
     sub, work = make_trial(), make_work(settings, kept)
     for round_ in range(3):
         train_round(sub, work, round_)

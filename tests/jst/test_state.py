@@ -14,7 +14,7 @@ from jstc.plan import Plan
 from jstc.train import checkpoint
 
 # Ten rounds, of which three are coarse.
-SETTLING = {"search.rounds": 10, "search.coarse_share": 0.3, "search.settle_window": 2}
+SETTLING = {"search.rounds": 10, "search.coarse_share": 0.3, "search.early_stop_window": 2}
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def test_plans_settle_when_a_window_of_fine_rounds_hardly_differs(make_state: An
 
 
 def test_the_mean_over_the_window_decides(make_state: Any, plan: Plan) -> None:
-    state = make_state(SETTLING | {"search.settle_overlap": 0.9})
+    state = make_state(SETTLING | {"search.early_stop_overlap": 0.9})
     overlaps = [None, 0.5, 0.5, 0.5, 0.5, 1.0, 0.78, 0.99, 0.85]
     assert advance(state, plan, overlaps) == [False] * 8 + [True]
 
 
 def test_a_search_has_not_settled_before_its_window_is_full(make_state: Any, plan: Plan) -> None:
-    state = make_state({"search.coarse_to_fine": False, "search.settle_window": 3})
+    state = make_state({"search.coarse_to_fine": False, "search.early_stop_window": 3})
     assert advance(state, plan, [None, 1.0, 1.0, 1.0]) == [False, False, False, True]
     assert not make_state({"search.coarse_to_fine": False}).settled
 
@@ -121,7 +121,7 @@ def test_each_budget_has_its_own_course(make_state: Any, channels: ChannelMap) -
 
 def test_several_budgets_settle_when_each_of_them_has(make_state: Any, plan: Plan) -> None:
     """Rounds 0 and 1 are coarse; a window of two takes three fine rounds of each of two budgets."""
-    settings = TWO | {"search.rounds": 20, "search.coarse_share": 0.1, "search.settle_window": 2}
+    settings = TWO | {"search.rounds": 20, "search.coarse_share": 0.1, "search.early_stop_window": 2}
     alike = [None, None, *[1.0] * 10]
     assert advance(make_state(settings), plan, alike) == [False] * 7 + [True] * 5
     unrest = [None, None, *[1.0, 0.5] * 3, 1.0, 1.0, 1.0, 1.0]

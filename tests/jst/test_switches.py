@@ -32,17 +32,17 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"search.sigma": [0.5, 0.1]}),
     ({}, {"search.sigma": [1.0, 5.0]}),
     ({}, {"search.noise_period": 1}),
-    ({}, {"search.inertia": 0.0}),
+    ({}, {"search.recency_bonus": 0.0}),
     ({}, {"search.tau": [3.0, 0.5]}),
     ({}, {"search.tau": [1.0, 0.05]}),
     ({}, {"search.threshold_grid": [0.2, 0.95]}),
-    ({}, {"search.stream_lead": 3.0}),
-    ({}, {"search.alpha_lr": 0.2}),
-    ({}, {"search.alpha_steps": 1}),
+    ({}, {"search.residual_threshold_offset": 3.0}),
+    ({}, {"search.gate_lr": 0.2}),
+    ({}, {"search.gate_steps": 1}),
     ({}, {"search.candidates": 1}),
     ({"search.candidates": 8}, {"search.candidate_images": 3}),
-    ({"search.importance": "taylor"}, {"search.taylor_images": 8}),
-    ({}, {"search.reward_images": 18}),
+    ({"search.importance": "taylor"}, {"search.importance_images": 8}),
+    ({}, {"search.eval_images": 18}),
     ({}, {"search.recalibration_images": 16}),
     ({}, {"search.steps_per_round": 5}),
     # the network's limits, and training
@@ -101,7 +101,7 @@ def test_more_candidates_are_judged_from_a_larger_archive(
         asked: list[str] = []
         run_search(
             tmp_path / str(size),
-            {"search.archive_size": size, "search.reward_images": 16},
+            {"search.archive_size": size, "search.eval_images": 16},
             dataset=watched(dataset, search_val=asked.append),
         )
         counts.append(asked.count("ordered"))

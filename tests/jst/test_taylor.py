@@ -20,7 +20,7 @@ from jstc.jst.subnetwork import Target, cut
 from jstc.plan import Plan
 from jstc.train.batchnorm import recalibrate
 
-TAYLOR = {"search.importance": "taylor", "search.taylor_images": 20}
+TAYLOR = {"search.importance": "taylor", "search.importance_images": 20}
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_as_many_images_as_there_are(make_recipe: Any, dataset: Dataset) -> None
         return num_images(make_recipe(changes).search, dataset.train)
 
     assert number(TAYLOR) == 20
-    assert number({**TAYLOR, "search.taylor_images": 10**6}) == dataset.train.num_images
+    assert number({**TAYLOR, "search.importance_images": 10**6}) == dataset.train.num_images
     assert number({}) == 0
 
 
@@ -101,7 +101,7 @@ def test_processes_share_the_images_and_come_to_the_same(
     target: Target, make_work: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two processes of which each sees every other image, without the exchange between them."""
-    whole = make_work(TAYLOR | {"search.taylor_images": 32})
+    whole = make_work(TAYLOR | {"search.importance_images": 32})
     work, seen = whole, []
     train = work.dataset.train
 

@@ -160,7 +160,7 @@ def test_steps_of_the_gates_are_those_of_adam(target: Target, plan: Plan, make_w
     source = torch.Generator().manual_seed(0)
     for _ in range(4):
         theirs.grad = torch.randn(theirs.shape, generator=source)
-        sub.step_alpha(theirs.grad, SearchSettings(importance="learned", alpha_lr=0.02))
+        sub.step_alpha(theirs.grad, SearchSettings(importance="learned", gate_lr=0.02))
         adam.step()
     assert torch.allclose(sub.gated.alpha, theirs, rtol=1e-5)
 
@@ -173,7 +173,7 @@ def test_each_gate_counts_its_own_steps(target: Target, plan: Plan, make_work: A
     target.steps[first] = 0.0
     sub = cut(target, plan, make_work().recipe.train)
     before = sub.gated.alpha.detach().clone()
-    sub.step_alpha(torch.full_like(before, 0.3), SearchSettings(importance="learned", alpha_lr=0.02))
+    sub.step_alpha(torch.full_like(before, 0.3), SearchSettings(importance="learned", gate_lr=0.02))
     change = before - sub.gated.alpha.detach()
     assert change[0].item() == pytest.approx(0.02, rel=1e-3)
     assert change[1:].tolist() == pytest.approx([0.02 * 0.1 / 0.01**0.5] * (len(change) - 1), rel=0.01)
@@ -185,6 +185,6 @@ def test_gates_stop_at_zero(target: Target, plan: Plan, make_work: Any) -> None:
     sub = cut(target, plan, make_work().recipe.train)
     gradient = torch.ones_like(sub.gated.alpha.detach())
     gradient[1::2] = -1.0
-    sub.step_alpha(gradient, SearchSettings(importance="learned", alpha_lr=5.0))
+    sub.step_alpha(gradient, SearchSettings(importance="learned", gate_lr=5.0))
     assert (sub.gated.alpha[::2] == 0).all()
     assert (sub.gated.alpha[1::2] > 5).all()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jstc.errors import RecipeError
 from jstc.recipe import loading
+from jstc.recipe.explain import RENAMED
 from jstc.recipe.schema import GroupSettings, Recipe
 from jstc.recipe.yaml_reader import parse, scalar
 
@@ -106,11 +107,11 @@ WRONG = {
     "nothing near": (
         "search:\n  wheel: 3\n",
         "FILE, line 5: unknown key search.wheel; known here: rounds, epochs_per_round, steps_per_round, "
-        "perturbation, thresholds, fixed_thresholds, importance, taylor_images, coarse_to_fine, "
-        "coarse_share, coarse_budget, sigma, noise_period, inertia, tau, threshold_grid, "
-        "stream_lead, alpha_lr, alpha_steps, candidates, candidate_images, threshnet_lr, entropy_bonus, "
-        "archive_size, recalibration_images, reward_images, judge_every, compile, settle_overlap, "
-        "settle_window",
+        "perturbation, thresholds, fixed_thresholds, importance, importance_images, coarse_to_fine, "
+        "coarse_share, coarse_budget, sigma, noise_period, recency_bonus, tau, threshold_grid, "
+        "residual_threshold_offset, gate_lr, gate_steps, candidates, candidate_images, threshnet_lr, "
+        "entropy_bonus, archive_size, recalibration_images, eval_images, eval_every, compile, "
+        "early_stop_overlap, early_stop_window",
     ),
     "a key of a group": (
         "channels:\n  groups:\n    layer4.*: {min_width: 8}\n    layer1:\n      min_widht: 4\n",
@@ -142,6 +143,19 @@ WRONG = {
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
 def test_a_mistake_is_named_with_its_line_and_what_would_be_right(write, text, message):
     assert refusal(write(BASE + text)) == message
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_key_of_an_earlier_version_is_refused_with_its_name_today(write, old, new):
+    section, key = old.split(".")
+    assert refusal(write(BASE + f"{section}:\n  {key}: 3\n")) == f"FILE, line 5: {old} is called {new} now"
+    assert refusal(write(BASE), [f"{old}=3"]) == f"--set {old}: {old} is called {new} now"
+
+
+@pytest.mark.parametrize("new", RENAMED.values())
+def test_todays_name_of_a_renamed_key_is_a_key(new):
+    section, key = new.split(".")
+    assert key in Recipe.model_fields[section].annotation.model_fields
 
 
 def test_several_mistakes_are_all_named_in_the_order_of_the_file(write):
@@ -294,8 +308,9 @@ def test_one_of_several_budgets_alone(write):
         ("=3", "--set =3: expected key=value, such as --set train.lr=0.05"),
         ("train.lr=abc", '--set train.lr: expected a number above 0, got "abc"'),
         (
-            "search.setle_window=1",
-            "--set search.setle_window: unknown key search.setle_window; did you mean search.settle_window?",
+            "search.early_stop_windw=1",
+            "--set search.early_stop_windw: unknown key search.early_stop_windw; "
+            "did you mean search.early_stop_window?",
         ),
         (
             "bench.cores=1",
@@ -372,7 +387,7 @@ def test_settings_of_the_perturbation_need_its_switch(write, setting):
     key = setting.split("=")[0].removeprefix("search.")
     message = "this is of the perturbation, off by default: set search.perturbation as well"
     with pytest.raises(RecipeError, match=f"--set search.{key}: {message}"):
-        loading.load(path, ["search.rounds=5", setting, "search.inertia=2"])
+        loading.load(path, ["search.rounds=5", setting, "search.recency_bonus=2"])
     for switch in ("true", "false"):
         recipe = loading.load(path, [setting, f"search.perturbation={switch}"])
         assert recipe.search.perturbation == (switch == "true")
@@ -392,7 +407,7 @@ def test_settings_of_the_policy_need_the_policy(write, setting):
         assert loading.load(path, [setting, f"search.thresholds={kind}"]).search.thresholds == kind
 
 
-@pytest.mark.parametrize("setting", ["alpha_lr=0.1", "alpha_steps=3"])
+@pytest.mark.parametrize("setting", ["gate_lr=0.1", "gate_steps=3"])
 def test_settings_of_the_gates_need_gates(write, setting):
     setting = f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
@@ -410,13 +425,13 @@ def test_settings_of_the_gates_need_gates(write, setting):
 
 def test_given_weights_have_defaults_of_their_own(write):
     search = loading.load(write(BASE + "weights: w.safetensors\n")).search
-    assert (search.importance, search.inertia, search.coarse_share) == ("taylor", 1.0, 0.0)
-    assert (search.coarse_budget, search.stream_lead, search.perturbation) == (1.0, 0.0, False)
+    assert (search.importance, search.recency_bonus, search.coarse_share) == ("taylor", 1.0, 0.0)
+    assert (search.coarse_budget, search.residual_threshold_offset, search.perturbation) == (1.0, 0.0, False)
     perturbed = "weights: w.safetensors\nsearch: {perturbation: true"
     assert loading.load(write(BASE + perturbed + "}\n")).search.sigma == (0.1, 0.1)
     assert loading.load(write(BASE + perturbed + ", sigma: [1, 0]}\n")).search.sigma == (1.0, 0.0)
-    text = "weights: w.safetensors\nsearch:\n  inertia: 2.0\n"
+    text = "weights: w.safetensors\nsearch:\n  recency_bonus: 2.0\n"
     search = loading.load(write(BASE + text)).search
-    assert (search.importance, search.inertia) == ("taylor", 2.0)
+    assert (search.importance, search.recency_bonus) == ("taylor", 2.0)
     scratch = loading.load(write(BASE)).search
     assert scratch.importance == "magnitude" and scratch.coarse_share > 0

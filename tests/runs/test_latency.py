@@ -22,7 +22,7 @@ from jstc.runs.stages.train import Fitting, _told
 from jstc.runs.workspace import StageContext, Workspace
 
 QUICKLY = ["search.rounds=2", "search.steps_per_round=2", "finetune.epochs=1", "finetune.steps_per_epoch=2",
-           "channels.round_to=1", "search.recalibration_images=64", "search.reward_images=64",
+           "channels.round_to=1", "search.recalibration_images=64", "search.eval_images=64",
            "device=cpu"]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from jstc.runs import commands
 
 SETTINGS = [
     "baseline=true", "device=cpu", "threads=1", "input.image_size=8", "train.batch_size=64", "train.lr=0.05",
-    "search.rounds=3", "search.steps_per_round=6", "search.reward_images=200", "search.importance=learned",
+    "search.rounds=3", "search.steps_per_round=6", "search.eval_images=200", "search.importance=learned",
     "search.coarse_share=0.34",
     "finetune.epochs=2", "finetune.steps_per_epoch=6", "bench.batch_sizes=[1]", "bench.seconds=0.05",
     "bench.provider=cpu", "export.parity_images=8",

@@ -14,7 +14,7 @@ from jstc.runs import commands, evaluation
 
 SETTINGS = [
     "baseline=true", "device=cpu", "threads=1", "input.image_size=8", "train.batch_size=32", "train.lr=0.05",
-    "search.rounds=4", "search.steps_per_round=2", "search.reward_images=64", "search.importance=learned",
+    "search.rounds=4", "search.steps_per_round=2", "search.eval_images=64", "search.importance=learned",
     "search.coarse_share=0.34",
     "search.recalibration_images=64", "finetune.epochs=1", "finetune.steps_per_epoch=3",
     "finetune.teacher=target", "bench.batch_sizes=[1]", "bench.seconds=0.05", "bench.provider=cpu",
