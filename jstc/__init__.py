@@ -5,7 +5,7 @@
     channels = jstc.analyse(model, example_input)    # what can be cut, and what it costs
     plan = channels.uniform_plan(flops=0.5)          # kept channels of every group
     small = channels.slice(model, plan)              # an ordinary, physically small network
-    result = jstc.jst(model, train_data, val_data, flops=0.5, out="runs/r")
+    result = jstc.search(model, train_data, val_data, flops=0.5, out="runs/r")
     network = jstc.load("runs/r/slim")
 
 Importing this is cheap: torch loads with the first name that needs it.

@@ -1,4 +1,4 @@
-"""`jstc.jst`: the same run from Python, on a network and data that are in memory."""
+"""`jstc.search`: the same run from Python, on a network and data that are in memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def search(
     recipe = loading.from_flags(flags, settings)
     if len(recipe.budgets) > 1:
         raise BudgetError(
-            "jstc.jst takes one budget, for one network; give several to `jstc search` or in a recipe"
+            "jstc.search takes one budget, for one network; give several to `jstc search` or in a recipe"
         )
     workspace, path = _Given(recipe, model, train_data, val_data), Path(out)
     if processes.follows():

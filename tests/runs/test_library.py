@@ -1,4 +1,4 @@
-"""`jstc.jst` from Python: what is found wrong before training, and that settings reach the analysis."""
+"""`jstc.search` from Python: what is found wrong before training, and that settings reach the analysis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def data(most=3):
 
 
 def search(model, path, train=None, val=None, settings=()):
-    jstc.jst(model, train or data(), val or data(), flops=0.5, out=path / "r", settings=settings)
+    jstc.search(model, train or data(), val or data(), flops=0.5, out=path / "r", settings=settings)
 
 
 @pytest.mark.parametrize(("which", "name"), [("train", "train_data"), ("val", "val_data")])
@@ -57,5 +57,5 @@ def test_what_is_to_be_ignored_stays_whole():
 
 def test_several_budgets_are_refused(tmp_path):
     with pytest.raises(BudgetError, match=r"takes one budget, .*`jstc search` or in a recipe"):
-        jstc.jst(network(), data(), data(), flops=[0.5, 0.7], out=tmp_path / "r")
+        jstc.search(network(), data(), data(), flops=[0.5, 0.7], out=tmp_path / "r")
     assert not (tmp_path / "r").exists()

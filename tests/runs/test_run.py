@@ -135,13 +135,13 @@ def test_the_same_from_python(network, tmp_path):
     images, labels = torch.randn(160, 3, 8, 8), torch.randint(4, (160,))
     train, val = TensorDataset(images[:128], labels[:128]), TensorDataset(images[128:], labels[128:])
     settings = [text for text in SETTINGS if not text.startswith(("baseline", "input"))]
-    result = jstc.jst(model, train, val, flops=0.5, out=tmp_path / "r", settings=settings)
+    result = jstc.search(model, train, val, flops=0.5, out=tmp_path / "r", settings=settings)
     channels = jstc.analyse(model, torch.zeros(1, 3, 8, 8))
     assert channels.cost(result.plan).flops == result.flops <= channels.cost().flops * 0.5
     assert sum(parameter.numel() for parameter in result.network.parameters()) == result.params
     assert result.network(images[:2]).shape == (2, 4)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    again = jstc.jst(model, train, val, flops=0.5, out=tmp_path / "r", settings=settings)
+    again = jstc.search(model, train, val, flops=0.5, out=tmp_path / "r", settings=settings)
     assert again.plan == result.plan
 
 
@@ -151,5 +151,5 @@ def test_data_that_is_not_a_dataset_is_refused(tmp_path):
     from jstc.errors import DataError
 
     with pytest.raises(DataError, match="expected a torch Dataset"):
-        jstc.jst(nn.Conv2d(3, 4, 1), [1, 2], [3], flops=0.5, out=tmp_path / "r")
+        jstc.search(nn.Conv2d(3, 4, 1), [1, 2], [3], flops=0.5, out=tmp_path / "r")
     assert not (tmp_path / "r").exists()
