@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jstc.recipe.schema import Recipe
+from jstc.recipe.schema import Recipe, SearchSettings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -62,6 +62,11 @@ def test_recipe_keys_that_are_named_exist(path: Path) -> None:
     sections = {section: Recipe.model_fields[section].annotation.model_fields for section, _ in found}
     files = {"html", "json", "jsonl", "md", "py", "parquet", "safetensors", "yaml", "yml"}
     assert {f"{a}.{b}" for a, b in found if b not in files and b not in sections[a]} == set()
+
+
+def test_every_key_of_the_search_is_in_the_method() -> None:
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert [key for key in SearchSettings.model_fields if not re.search(rf"`(search\.)?{key}`", text)] == []
 
 
 def test_the_picture_of_the_layers_has_every_part() -> None:
