@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from jstc.channels.cost import Cost
 from jstc.channels.groups import Group, matches, near
+from jstc.core import numbers
 from jstc.errors import BudgetError, RecipeError
 from jstc.plan import Plan
 from jstc.recipe.amounts import Amount, Metric, milliseconds
@@ -193,7 +195,7 @@ def resolve(channels: Costed, metric: Metric, amount: Amount, limits: Limits) ->
     # A share such as 0.29 of 100 must not become 28 because of the last binary digit.
     limit = int(amount * whole * (1 + 1e-12)) if amount <= 1 else int(amount)
     least = _figure(smallest(channels, limits), metric)
-    has, shown = _HAS[metric], _shown_time if metric == "latency" else _shown
+    has, shown = _HAS[metric], _time if metric == "latency" else partial(numbers.count, digits=4)
     if limit < least:
         raise BudgetError(
             f"no sub-network meets {metric} {shown(limit)}: the smallest reachable "
@@ -222,18 +224,8 @@ def _figure(cost: Cost, metric: Metric) -> int:
     return cost.flops if metric == "flops" else cost.params
 
 
-def _shown_time(nanoseconds: int, *, up: bool = False) -> str:
-    step = 10 ** max(0, len(str(nanoseconds)) - 4)
-    return f"{(-(-nanoseconds // step) * step if up else nanoseconds) / _NANO:.4g} ms"
-
-
-def _shown(count: int, *, up: bool = False) -> str:
-    """With four digits; rounded up where the figure is for the reader to ask for."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            step = max(1, 10 ** (len(str(count)) - 4))
-            return f"{(-(-count // step) * step if up else count) / size:.4g} {unit}"
-    return str(count)
+def _time(nanoseconds: int, *, up: bool = False) -> str:
+    return numbers.milliseconds(nanoseconds / _NANO, digits=4, up=up)
 
 
 def project(channels: Costed, levels: Levels, budget: Budget, limits: Limits) -> Counts:

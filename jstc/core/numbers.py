@@ -1,13 +1,20 @@
-"""Large numbers with a unit, as tables show them. No torch here."""
+"""Numbers as people read them, in one place for terminal, report, messages and names of folders.
+
+Counts, bytes and times have so many significant digits (three, unless more are asked for) and the unit that
+fits. What is not known is a dash.
+"""
 
 from __future__ import annotations
 
 import math
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 __all__ = [
+    "UNKNOWN",
     "bar",
     "bytesize",
+    "compact",
     "count",
     "duration",
     "figure",
@@ -18,38 +25,72 @@ __all__ = [
     "ratio",
     "share",
     "tiny",
-    "with_unit",
 ]
-
-_UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3))
-
-
-def with_unit(value: float, *, digits: int = 3) -> str:
-    """20500000 -> `20.5 M`; what rounds to the next unit has that: 999600 -> `1 M`, not `1e+03 k`."""
-    for unit, size in _UNITS:
-        if value >= size * (1 - 0.5 * 10**-digits):
-            return f"{value / size:.{digits}g} {unit}"
-    return f"{value:,.0f}"
-
-
-# Numbers as people write them. What is not known is a dash.
 
 UNKNOWN = "-"
 
-_BAR_WIDTH = 16
-_EIGHTHS = " ▏▎▍▌▋▊▉"
-_COUNT_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_COUNT_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _BYTE_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+_COUNTS = ("flops", "params", "limit", "images_seen", "images")
+
+# Amounts with a unit.
 
 
-def count(value: float | None) -> str:
-    """20500000 -> `20.5 M`."""
-    return UNKNOWN if value is None else _scaled(value, (*_COUNT_UNITS, (1.0, "")))
+def count(value: float | None, *, digits: int = 3, up: bool = False) -> str:
+    """20500000 -> `20.5 M`; `up` rounds up, for a figure that the reader is to ask for."""
+    return UNKNOWN if value is None else _scaled(value, _COUNT_UNITS, digits, up)
 
 
-def bytesize(value: float | None) -> str:
+def bytesize(value: float | None, *, digits: int = 3) -> str:
     """1090000 -> `1.09 MB`."""
-    return UNKNOWN if value is None else _scaled(value, _BYTE_UNITS)
+    return UNKNOWN if value is None else _scaled(value, _BYTE_UNITS, digits)
+
+
+def milliseconds(value: float | None, *, digits: int = 3, up: bool = False) -> str:
+    """1.2412 -> `1.24 ms`."""
+    # Above the digits asked for the places before the point stay: 1412.3 -> `1412 ms`.
+    return UNKNOWN if value is None else f"{_padded(_rounded_up(value, digits) if up else value, digits)} ms"
+
+
+def duration(seconds: float | None) -> str:
+    """133 -> `2 min 13 s`."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def compact(value: float) -> str:
+    """20500000 -> `20.5M`, for names of folders and budgets: no digit is lost below six, no character odd."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}".replace("+", "")
+    return f"{value:g}"
+
+
+def _scaled(value: float, units: tuple[tuple[float, str], ...], digits: int, up: bool = False) -> str:
+    # Rounded first, so that 999,999 is 1.00 M and not 1000 k.
+    rounded = _rounded_up(value, digits) if up else float(f"{value:.{digits}g}")
+    size, unit = next((item for item in units if rounded >= item[0]), units[-1])
+    text = f"{rounded:.{digits}g}" if size == 1.0 else _padded(rounded / size, digits)
+    return f"{text} {unit}".rstrip()
+
+
+def _rounded_up(value: float, digits: int) -> float:
+    return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(str(value))))
+
+
+def _padded(value: float, digits: int) -> str:
+    """All significant digits, zeros at the end included, so that columns of figures compare."""
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+# Parts, differences and ratios.
 
 
 def percent(value: float | None) -> str:
@@ -57,7 +98,7 @@ def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value:.2f} %"
 
 
-def share(part: float | None, whole: float | None) -> str:
+def share(part: float | None, whole: float | None = 1.0) -> str:
     """A part of a whole: 20.5 of 41 -> `50.0 %`."""
     return UNKNOWN if part is None or not whole else f"{100 * part / whole:.1f} %"
 
@@ -76,25 +117,13 @@ def ratio(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.2f}x"
 
 
-def milliseconds(value: float | None) -> str:
-    """1.2412 -> `1.24 ms`."""
-    return UNKNOWN if value is None else f"{_three_digits(value)} ms"
-
-
 def tiny(value: float | None) -> str:
     """A difference of logits: 4.2e-6 -> `4.2e-06`."""
     return UNKNOWN if value is None else f"{value:.1e}"
 
 
-def duration(seconds: float | None) -> str:
-    """133 -> `2 min 13 s`."""
-    if seconds is None:
-        return UNKNOWN
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+_BAR_WIDTH = 16
+_EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def bar(part: float, whole: float) -> str:
@@ -105,45 +134,32 @@ def bar(part: float, whole: float) -> str:
     return filled.ljust(_BAR_WIDTH, "·")
 
 
-def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    # Rounded first, so that 999,999 is 1.00 M and not 1000 k.
-    rounded = float(f"{value:.3g}")
-    factor, unit = next((item for item in units if rounded >= item[0]), units[-1])
-    text = f"{rounded:g}" if factor == 1.0 else _three_digits(rounded / factor)
-    return f"{text} {unit}".rstrip()
-
-
-def _three_digits(value: float) -> str:
-    if value == 0:
-        return "0"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f}"
-
-
-# A figure by its name, as people write it.
+# Any value of a result, by the name that it has there.
 
 
 def figure(name: str, value: Any) -> str:
-    """`accuracy` as a percentage, `flops` and `params` with a unit, seconds as seconds, others shortened."""
+    """`accuracy` as a percentage, `flops` with a unit, `seconds` as a duration, others shortened."""
     if value is None or isinstance(value, bool | str | list | dict):
         return plain(value)
-    if "accuracy" in name or "share" in name or "agreement" in name:
-        return f"{100 * value:.2f} %" if "accuracy" in name else f"{100 * value:.1f} %"
-    if name in ("flops", "params", "limit", "images_seen", "images"):
-        return with_unit(value)
+    if "accuracy" in name:
+        return percent(value)
+    if "share" in name or "agreement" in name:
+        return share(value)
+    if name in _COUNTS:
+        return count(value)
     if name == "seconds":
-        return f"{value:.1f} s"
+        return duration(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def plain(value: Any) -> str:
     """Any JSON value in one line of text."""
     if value is None:
-        return "-"
+        return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "-"
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or UNKNOWN
     if isinstance(value, list):
-        return ", ".join(plain(item) for item in value) or "-"
+        return ", ".join(plain(item) for item in value) or UNKNOWN
     return f"{value:,}" if isinstance(value, int) else str(value)

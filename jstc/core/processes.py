@@ -1,6 +1,8 @@
-"""A signal to stop, granted where nothing is lost: a training looks for it after every step, and saves first.
+"""This process: which of several it is, and how a signal ends it in an orderly way. No torch here.
 
-Where nobody looks, a signal raises KeyboardInterrupt at once, as Python does.
+A run may be several processes, numbered from 0, as torchrun starts them. Process 0 leads: it decides, writes
+and speaks; the others follow. Ctrl-C and SIGTERM end each of them as KeyboardInterrupt: at once, or, in a
+training, after the step at work and once it is saved, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -16,122 +18,22 @@ from typing import NoReturn
 
 __all__ = [
     "GRACE_SECONDS",
+    "begin_saving",
     "follows",
-    "grant",
-    "granting",
-    "handle",
     "interruptible",
     "leads",
     "local_rank",
     "local_world",
     "rank",
-    "reached",
-    "requested",
     "restarts",
     "several",
+    "signals_deferred",
+    "stop",
+    "stop_requested",
     "world",
 ]
 
-GRACE_SECONDS = 10.0
-"""So long a signal waits for the end of a step; who sends one often kills half a minute later."""
-
-
-@dataclass
-class _Request:
-    depth: int = 0
-    number: int | None = None
-    process: int = 0
-    deadline: threading.Timer | None = None
-
-
-_request = _Request()
-
-
-@contextlib.contextmanager
-def granting() -> Iterator[None]:
-    """Within the block a signal is only noted: the block asks `requested` after every step.
-
-    A second one, or one that is not granted within `GRACE_SECONDS`, raises KeyboardInterrupt; so does the
-    end of the block when a request is still open.
-    """
-    _request.depth, _request.process = _request.depth + 1, os.getpid()
-    try:
-        yield
-    except RuntimeError:
-        if _request.number is None:
-            raise
-        # Ctrl-C also went to processes that we work with, and what they do without is no news.
-    finally:
-        _request.depth -= 1
-        reached()
-        open_, _request.number = _request.number is not None, None
-    if open_:
-        grant()
-
-
-def requested() -> bool:
-    """Whether a signal waits to be granted."""
-    return _request.number is not None
-
-
-def reached() -> None:
-    """The end of a step is reached: what remains is to save, however long that takes."""
-    if _request.deadline is not None:
-        _request.deadline.cancel()
-        _request.deadline = None
-
-
-def grant() -> NoReturn:
-    """Stop, now that everything is saved."""
-    reached()
-    _request.number = None
-    raise KeyboardInterrupt
-
-
-def handle(number: int, _frame: FrameType | None) -> None:
-    """The handler of SIGINT and SIGTERM."""
-    if _request.depth and os.getpid() != _request.process:
-        return  # a worker that was forked: the process that it works for will stop it
-    if not _request.depth or _request.number is not None:
-        grant()
-    _request.number = number
-    _request.deadline = threading.Timer(GRACE_SECONDS, _repeat, [number])
-    _request.deadline.daemon = True
-    _request.deadline.start()
-
-
-def _repeat(number: int) -> None:
-    # To the main thread itself, so that it also leaves a system call that it waits in.
-    main = threading.main_thread().ident
-    if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, number)
-    else:
-        signal.raise_signal(number)
-
-
-# Ctrl-C and SIGTERM end a run in the same orderly way.
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Within the block SIGTERM and SIGINT raise KeyboardInterrupt, in a training once it is saved."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
-        yield
-        return
-    # What a shell starts in the background is to ignore Ctrl-C.
-    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-# Which of several processes this one is, as torchrun tells it. No torch here.
-#
-# The processes of a run are numbered from 0. Process 0 leads: it decides, writes and speaks; the
-# others follow.
+# Ranks, as torchrun tells them.
 
 
 def several() -> bool:
@@ -181,3 +83,100 @@ def restarts() -> int:
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else default
+
+
+# Signals: a command is `interruptible`; within it a training has them deferred, looks after every step
+# whether a stop is requested, tells when it begins to save, and stops.
+
+GRACE_SECONDS = 10.0
+"""So long a signal waits for the end of a step; who sends one often kills half a minute later."""
+
+
+@dataclass
+class _Request:
+    """A signal that waits: within how many blocks it may, of which process, and when it no longer does."""
+
+    depth: int = 0
+    number: int | None = None
+    process: int = 0
+    deadline: threading.Timer | None = None
+
+
+_request = _Request()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT raise KeyboardInterrupt, in a training once it is saved."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    # What a shell starts in the background is to ignore Ctrl-C.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Within the block a signal is only noted: the block asks `stop_requested` after every step.
+
+    A second one, or one for which nothing is saved within `GRACE_SECONDS`, raises KeyboardInterrupt; so does
+    the end of the block when a request is still open.
+    """
+    _request.depth, _request.process = _request.depth + 1, os.getpid()
+    try:
+        yield
+    except RuntimeError:
+        if _request.number is None:
+            raise
+        # Ctrl-C also went to processes that we work with, and what they do without is no news.
+    finally:
+        _request.depth -= 1
+        begin_saving()
+        still_open, _request.number = _request.number is not None, None
+    if still_open:
+        stop()
+
+
+def stop_requested() -> bool:
+    """Whether a signal waits."""
+    return _request.number is not None
+
+
+def begin_saving() -> None:
+    """Take the deadline from a request: the step is over, and saving may last as long as it does."""
+    if _request.deadline is not None:
+        _request.deadline.cancel()
+        _request.deadline = None
+
+
+def stop() -> NoReturn:
+    """Raise KeyboardInterrupt, now that everything is saved."""
+    begin_saving()
+    _request.number = None
+    raise KeyboardInterrupt
+
+
+def _handle(number: int, _frame: FrameType | None) -> None:
+    if _request.depth and os.getpid() != _request.process:
+        return  # a worker that was forked: the process that it works for will stop it
+    if not _request.depth or _request.number is not None:
+        stop()
+    _request.number = number
+    _request.deadline = threading.Timer(GRACE_SECONDS, _repeat, [number])
+    _request.deadline.daemon = True
+    _request.deadline.start()
+
+
+def _repeat(number: int) -> None:
+    # To the main thread itself, so that it also leaves a system call that it waits in.
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)

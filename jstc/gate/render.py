@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from jstc.core.numbers import with_unit
+from jstc.core import numbers
 from jstc.gate.comparison import Comparison
 from jstc.gate.gates import DROPS, Gate
 
@@ -90,17 +90,15 @@ def _plain(text: str) -> str:
 def figure(gate: Gate, value: float | None) -> str:
     """A figure of the gate, in the unit that people use for it."""
     if value is None:
-        return "-"
+        return numbers.UNKNOWN
     if gate.kind in DROPS:
-        return f"{100 * value:.2f} %"
+        return numbers.percent(value)
     if gate.kind == "latency":
-        return f"{value:.2f}x" if gate.unit == "x" else f"{value:.3g} ms"
+        return numbers.ratio(value) if gate.unit == "x" else numbers.milliseconds(value)
     if gate.kind == "max_abs_diff":
-        return f"{value:.1e}"
-    text = with_unit(value, digits=4)
-    if gate.kind != "bytes":
-        return text
-    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+        return numbers.tiny(value)
+    scaled = numbers.bytesize if gate.kind == "bytes" else numbers.count
+    return scaled(value, digits=4)
 
 
 def _figures(gate: Gate) -> tuple[str, str]:

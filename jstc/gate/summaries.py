@@ -135,7 +135,7 @@ def load(path: Path) -> Summary:
 def read(path: Path) -> object:
     """The JSON document in the file `path`. Raises `InputError`."""
     try:
-        return files.read_json_bounded(path)
+        return files.read_json(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 

@@ -54,7 +54,7 @@ def search(
     proposer = Proposer(channels, recipe)
     state = State.new(target, channels, proposer.threshnet, recipe)
     work = Work.of(recipe, dataset, where, scaler=state.scaler)
-    with processes.granting():
+    with processes.signals_deferred():
         rounds = Rounds(state, proposer, work, directory=directory, progress=progress)
         progress.start("search", recipe.search.rounds, "round")
         progress.update(state.round)

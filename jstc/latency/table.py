@@ -43,7 +43,7 @@ class Table:
 
     def __init__(self, setting: Setting, *, timer: Timer | None = None, path: Path | None = None) -> None:
         self.setting, self._timer = setting, timer or self._measure
-        self.path = path or files.folder() / "latency" / f"{_digest(setting)}.json"
+        self.path = path or files.cache_folder() / "latency" / f"{_digest(setting)}.json"
         self.times: Times = _read(self.path, setting)
 
     def _measure(self, kernel: Kernel, points: Sequence[Widths]) -> list[float]:

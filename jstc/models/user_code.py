@@ -178,7 +178,7 @@ def is_remembered(name: str) -> bool:
 
 
 def _record(key: str) -> Path:
-    return files.folder() / "models" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    return files.cache_folder() / "models" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
 def _identity(name: str) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
+from jstc.core import numbers
 from jstc.errors import InputError
 
 __all__ = [
@@ -133,9 +134,4 @@ def budget_label(metric: Metric, amount: Amount) -> str:
 
 
 def _short(amount: Amount) -> str:
-    if isinstance(amount, str):
-        return amount.replace("+", "")
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if amount >= size:
-            return f"{amount / size:g}{unit}".replace("+", "")
-    return f"{amount:g}"
+    return amount.replace("+", "") if isinstance(amount, str) else numbers.compact(amount)

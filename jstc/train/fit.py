@@ -33,7 +33,7 @@ def fit(job: Job, *, directory: Path, progress: Progress, stage: str) -> FitResu
     """
     if job.epochs < 1:
         raise StageError(f"{stage}: no steps are left of {job.schedule.total}: the schedule has ended")
-    with processes.granting():
+    with processes.signals_deferred():
         training = _Training(job, directory, progress)
         progress.start(stage, job.epochs, "epoch")
         while training.state.epoch < job.epochs:

@@ -49,8 +49,8 @@ class Watch:
     def at_rest(self) -> None:
         """Between two parts, when everything is saved: stops if asked to."""
         self.saved()
-        if _anywhere(processes.requested()):
-            processes.grant()
+        if _anywhere(processes.stop_requested()):
+            processes.stop()
 
     def _after_step(self) -> None:
         assert self._part is not None
@@ -62,7 +62,7 @@ class Watch:
             return
         stop, due = self._look()
         if stop:
-            processes.reached()
+            processes.begin_saving()
         if stop or due or self._unchecked >= _LOOK_EVERY:
             self._unchecked = 0
             _require_finite(tally, first_step, schedule)
@@ -70,12 +70,12 @@ class Watch:
             self._save()
             self.saved()
         if stop:
-            processes.grant()
+            processes.stop()
 
     def _look(self) -> tuple[bool, bool]:
         """Whether any process has to stop, and to save; sets when to look again, in all of them alike."""
         now = time.monotonic()
-        stop, due, seconds = collectives.sums([processes.requested(), self._is_due(), now - self._looked])
+        stop, due, seconds = collectives.sums([processes.stop_requested(), self._is_due(), now - self._looked])
         step = seconds / collectives.world() / self._unseen
         self._pace = max(1, int(min(_TOGETHER_EVERY, _TOGETHER_SECONDS / max(step, 1e-9))))
         self._unseen, self._looked = 0, now

@@ -67,7 +67,7 @@ def test_a_terminal_gets_the_bar(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("accuracy", 0.91234, "91.23 %"), ("flops", 20.5e6, "20.5 M"), ("params", 999_999, "1 M"),
+        ("accuracy", 0.91234, "91.23 %"), ("flops", 20.5e6, "20.5 M"), ("params", 999_999, "1.00 M"),
         ("params", 12, "12"), ("loss", 0.123456, "0.1235"), ("seconds", 3, "3.0 s"), ("epochs", 12, "12"),
         ("settled", False, "no"), ("accuracy", None, "-"), ("input", [3, 32, 32], "3, 32, 32"),
         ("flops_share", 0.116, "11.6 %"),

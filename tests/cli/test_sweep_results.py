@@ -75,7 +75,7 @@ def test_search_prints_a_line_for_each_budget(jstc_command, run, monkeypatch):
     called = jstc_command(*words)
     assert called.code == 0
     assert "accuracy (search-validation split)" in called.out
-    assert re.search(r"^ *flops0\.7 +20 M +1 k +90\.00 % +2$", called.out, re.M)
+    assert re.search(r"^ *flops0\.7 +20\.0 M +1\.00 k +90\.00 % +2$", called.out, re.M)
     document = json.loads(jstc_command(*words, "--json").out)
     assert [one["label"] for one in document["budgets"]] == LABELS
     assert document["budgets"][0]["rounds"] == 3

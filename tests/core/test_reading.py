@@ -45,7 +45,7 @@ def test_no_more_is_read_than_the_limit(tmp_path):
     with path.open("wb") as file:  # no disk is used, nor memory if all goes well
         file.truncate(2**40)
     with pytest.raises(DamagedError, match="larger than 64 MiB"):
-        files.read_json_bounded(path)
+        files.read_json(path)
     assert files.read_bytes(_holding(path, b"12345"), limit=5) == b"12345"
     with pytest.raises(DamagedError):
         files.read_bytes(_holding(path, b"123456"), limit=5)

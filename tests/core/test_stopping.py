@@ -35,29 +35,29 @@ def test_where_nobody_looks_it_interrupts_at_once(number):
 @pytest.mark.parametrize("number", BOTH)
 def test_where_somebody_looks_it_waits_to_be_granted(number):
     steps = []
-    with interruptible(), pytest.raises(KeyboardInterrupt), processes.granting():
+    with interruptible(), pytest.raises(KeyboardInterrupt), processes.signals_deferred():
         send(number)
         steps.append("the rest of the step")
-        assert processes.requested()
-        processes.reached()
+        assert processes.stop_requested()
+        processes.begin_saving()
         steps.append("saved")
-        processes.grant()
+        processes.stop()
     assert steps == ["the rest of the step", "saved"]
-    assert not processes.requested()
+    assert not processes.stop_requested()
 
 
 def test_a_second_signal_interrupts_at_once():
-    with interruptible(), pytest.raises(KeyboardInterrupt), processes.granting():
+    with interruptible(), pytest.raises(KeyboardInterrupt), processes.signals_deferred():
         send(signal.SIGTERM)
         send(signal.SIGINT)
         pytest.fail("it went on")
-    assert not processes.requested()
+    assert not processes.stop_requested()
 
 
 def test_a_step_that_takes_too_long_is_interrupted(monkeypatch):
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.05)
     started = time.monotonic()
-    with interruptible(), pytest.raises(KeyboardInterrupt), processes.granting():
+    with interruptible(), pytest.raises(KeyboardInterrupt), processes.signals_deferred():
         send(signal.SIGTERM)
         time.sleep(30)
     assert time.monotonic() - started < 20
@@ -65,43 +65,43 @@ def test_a_step_that_takes_too_long_is_interrupted(monkeypatch):
 
 def test_saving_may_take_as_long_as_it_needs(monkeypatch):
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.05)
-    with interruptible(), pytest.raises(KeyboardInterrupt), processes.granting():
+    with interruptible(), pytest.raises(KeyboardInterrupt), processes.signals_deferred():
         send(signal.SIGTERM)
-        processes.reached()
+        processes.begin_saving()
         time.sleep(0.2)
-        processes.grant()
+        processes.stop()
     time.sleep(0.1)
 
 
 def test_a_request_that_nobody_granted_ends_with_the_block():
     with interruptible(), pytest.raises(KeyboardInterrupt):
-        with processes.granting():
+        with processes.signals_deferred():
             send(signal.SIGTERM)
         pytest.fail("it went on")
-    assert not processes.requested()
+    assert not processes.stop_requested()
 
 
 def test_an_error_in_the_block_passes_and_leaves_no_request():
     with interruptible():
-        with pytest.raises(ZeroDivisionError), processes.granting():
+        with pytest.raises(ZeroDivisionError), processes.signals_deferred():
             send(signal.SIGTERM)
             raise ZeroDivisionError
-        assert not processes.requested()
+        assert not processes.stop_requested()
 
 
 def test_what_a_broken_worker_causes_is_the_interruption():
-    with interruptible(), pytest.raises(KeyboardInterrupt), processes.granting():
+    with interruptible(), pytest.raises(KeyboardInterrupt), processes.signals_deferred():
         send(signal.SIGINT)
         raise RuntimeError("DataLoader worker exited unexpectedly")
-    with interruptible(), pytest.raises(RuntimeError), processes.granting():
+    with interruptible(), pytest.raises(RuntimeError), processes.signals_deferred():
         raise RuntimeError("without a signal it is itself")
 
 
 def test_a_forked_worker_leaves_the_stopping_to_the_process_it_works_for(monkeypatch):
-    with interruptible(), processes.granting():
+    with interruptible(), processes.signals_deferred():
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        processes.handle(signal.SIGINT, None)
-        assert not processes.requested()
+        signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
+        assert not processes.stop_requested()
 
 
 def test_what_ignores_ctrl_c_goes_on_doing_so():

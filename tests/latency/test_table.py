@@ -128,11 +128,11 @@ def test_the_block_is_what_wastes_nothing(setting, fake_timer, tmp_path, block, 
 def test_where_the_cache_is(monkeypatch):
     monkeypatch.delenv("JSTC_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert files.folder() == Path("/x/jstc")
+    assert files.cache_folder() == Path("/x/jstc")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert files.folder() == Path.home() / ".cache" / "jstc"
+    assert files.cache_folder() == Path.home() / ".cache" / "jstc"
     monkeypatch.setenv("JSTC_CACHE", "/own")
-    assert files.folder() == Path("/own")
+    assert files.cache_folder() == Path("/own")
 
 
 def test_a_setting_names_this_machine():

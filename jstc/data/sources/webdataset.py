@@ -78,7 +78,7 @@ def load(
 
 
 def _cache(settings: InputSettings) -> Path:
-    return settings.cache or files.folder()
+    return settings.cache or files.cache_folder()
 
 
 def _local(places: Sequence[str], settings: InputSettings, say: Callable[[str], None]) -> list[Path]:

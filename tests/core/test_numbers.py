@@ -1,3 +1,5 @@
+"""Numbers as people read them."""
+
 from __future__ import annotations
 
 import pytest
@@ -49,6 +51,29 @@ def test_percentages() -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert numbers.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "up"),
+    [(5_084_896, "5.085 M", "5.085 M"), (999_960, "1.000 M", "1.000 M"), (999_940, "999.9 k", "1.000 M"),
+     (40_930_001, "40.93 M", "40.94 M"), (40_930_000, "40.93 M", "40.93 M"), (9_999, "9.999 k", "9.999 k")],
+)  # fmt: skip
+def test_more_digits_on_demand_and_rounded_up_for_a_figure_to_ask_for(value: int, text: str, up: str) -> None:
+    assert numbers.count(value, digits=4) == text
+    assert numbers.count(value, digits=4, up=True) == up
+
+
+def test_times_are_rounded_up_as_they_are_written_and_not_as_they_are_stored() -> None:
+    assert numbers.milliseconds(1.234, digits=4, up=True) == "1.234 ms"
+    assert numbers.milliseconds(1.23401, digits=4, up=True) == "1.235 ms"
+    assert numbers.milliseconds(1412.3) == "1412 ms"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "0.5"), (20e6, "20M"), (20_480_000, "20.48M"), (1.5e9, "1.5G"), (1000, "1k")]
+)
+def test_names_of_folders_have_no_spaces_and_lose_no_digits(value: float, text: str) -> None:
+    assert numbers.compact(value) == text
 
 
 @pytest.mark.parametrize(
