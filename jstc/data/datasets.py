@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ _ENTRIES = (
     CatalogueEntry("imagenet", "ImageNet-1k, 1,000 classes", True, folder.WHERE),
     CatalogueEntry("imagefolder", "your own images, one folder per class", True, folder.WHERE),
     CatalogueEntry("parquet", "your own images, as Hugging Face stores them", True, parquet.WHERE),
-    CatalogueEntry("webdataset", "your own images in tar files, here or on a server", True, webdataset.WHERE),
+    CatalogueEntry("webdataset", "your own images in tar files", True, webdataset.WHERE),
 )
 
 
@@ -74,10 +75,24 @@ def check_root(name: str, root: Path | None) -> Path | None:
         raise DataError(
             f"dataset '{name}' needs a data folder: --data DIR (or data: in the recipe), {entry.where}"
         )
+    _refuse_url(name, root)
     if not root.is_dir() and name != "webdataset":  # which has patterns, too
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"dataset '{name}': {root} {what}; expected {entry.where}")
     return root
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: a path keeps no more; one letter: a drive
+
+
+def _refuse_url(name: str, root: Path) -> None:
+    text = root.as_posix()
+    if _URL.match(text):
+        raise DataError(
+            f"dataset '{name}': {text.replace(':/', '://', 1)} is an address on a server, and jstc reads the "
+            "disks of this machine; copy the files first, for example with 'wget -c' or the sync command of "
+            "your cloud, and give their folder"
+        )
 
 
 def refuse_idle_root(name: str, root: Path | None) -> None:

@@ -233,7 +233,7 @@ class InputSettings(Strict):
         100, description="images that may be unreadable, each replaced or left out, before the run ends"
     )
     cache: OptionalPath = Field(
-        None, description="folder for copies of remote shards and indices of shards; null: the user's cache"
+        None, description="folder for the indices of tar shards; null: the user's cache"
     )
 
     @model_validator(mode="after")

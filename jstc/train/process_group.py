@@ -24,11 +24,11 @@ __all__ = ["lost", "rendezvous", "shut_down", "start", "store", "team"]
 
 # How the processes of one start find each other in torchrun's store.
 #
-# When torchrun starts them anew (`--max-restarts`) the store is still there, with the addresses of those before
-# them, to which gloo and NCCL would connect (pytorch issue 135712; torch 2.14 still does, in every rendezvous).
-# Nothing that all are told says which start it is: each machine counts only the restarts of its own. So
-# process 0 names a session, under which all that follows is kept, and tells it to whoever shows a number that
-# it has just drawn.
+# When torchrun starts them anew (`--max-restarts`) the store is still there, with the addresses of those
+# before them, to which gloo and NCCL would connect (pytorch issue 135712; torch 2.14 still does, in every
+# rendezvous). Nothing that all are told says which start it is: each machine counts only the restarts of its
+# own. So process 0 names a session, under which all that follows is kept, and tells it to whoever shows a
+# number that it has just drawn.
 
 _POLL_SECONDS = 0.05
 

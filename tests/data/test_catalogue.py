@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from jstc.recipe.schema import InputSettings
 
 
 def test_the_catalogue_lists_every_dataset() -> None:
-    entries = {entry.name: entry for entry in jstc.data.datasets()}
+    entries = {entry.name: entry for entry in jstc.data.catalogue()}
     assert list(entries) == [
         "digits",
         "cifar10",
@@ -42,6 +43,23 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file is not a folder"):
         jstc.data.check("cifar10", root=tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["webdataset", "imagefolder"])
+@pytest.mark.parametrize("flavour", [PurePosixPath, PureWindowsPath])
+@pytest.mark.parametrize("url", ["https://host/{train,val}.tar", "s3://bucket/set"])
+def test_an_address_is_refused_with_what_to_do_instead(name: str, flavour: type[PurePath], url: str) -> None:
+    root: Any = flavour(url)
+    with pytest.raises(DataError) as refused:
+        jstc.data.check(name, root=root)
+    text = str(refused.value)
+    assert f"{url} is an address on a server" in text and "copy the files first" in text and "wget -c" in text
+    assert refused.value.exit_code == 2
+
+
+def test_a_drive_is_no_address() -> None:
+    with pytest.raises(DataError, match=r"C:/nowhere does not exist"):
+        jstc.data.check("imagefolder", root=Path("C:/nowhere"))
 
 
 def test_settings_decide_the_shape() -> None:

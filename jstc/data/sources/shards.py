@@ -1,4 +1,7 @@
-"""Which tar files a WebDataset consists of, and the names of its classes. No torch here."""
+"""The tar files of a WebDataset, the names of its classes, and an index of the samples in each file.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -18,15 +21,14 @@ import numpy as np
 from jstc.core import files
 from jstc.data.base import Names
 from jstc.data.sampling import Indices
-from jstc.data.sources import remote
 from jstc.data.sources.folder import SUFFIXES
 from jstc.errors import DataError
 
 __all__ = ["WHERE", "ShardIndex", "Shards", "class_names", "find", "index_of", "is_kept"]
 
 WHERE = (
-    "a folder with train/*.tar and val/*.tar (or train-*.tar and val-*.tar), or a quoted pattern of files or "
-    "URLs such as 'https://HOST/{train-{0000..1023},val-{00..63}}.tar'"
+    "a folder with train/*.tar and val/*.tar (or train-*.tar and val-*.tar), or a quoted pattern of files "
+    "such as 'DIR/{train-{0000..1023},val-{00..63}}.tar'"
 )
 _SPLITS = {
     "train": ("train", "training"),
@@ -39,21 +41,16 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class Shards(NamedTuple):
-    """Paths or URLs of a data set's shards, and the places that may hold its list of classes."""
+    """Paths of a data set's shards, and the folders that may hold its list of classes."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
     places: tuple[str, ...]
 
-    @property
-    def remote(self) -> bool:
-        """Are some of them elsewhere?"""
-        return any(map(remote.is_url, (*self.train, *self.test)))
-
 
 def find(root: Path) -> Shards:
     """The shards of a folder, or those that a pattern names. Raises `DataError`."""
-    text = _pattern(root)
+    text = root.as_posix()
     if root.is_dir():
         found = [str(path) for path in sorted(root.glob("*.tar")) + sorted(root.glob("*/*.tar"))]
         places: tuple[str, ...] = (str(root),)
@@ -66,11 +63,6 @@ def find(root: Path) -> Shards:
             raise DataError(f"dataset 'webdataset': no {split} shards in {text}; expected {WHERE}")
     _require_files(train + test)
     return Shards(train, test, places)
-
-
-def _pattern(root: PurePath) -> str:
-    # A path loses one of a URL's two slashes, and on Windows turns the others round.
-    return re.sub(r"(https?):/+", r"\1://", root.as_posix())
 
 
 def _expanded(pattern: str) -> Iterator[str]:
@@ -122,7 +114,7 @@ def _folders(shard: str) -> tuple[str, str]:
 
 
 def _require_files(shards: Sequence[str]) -> None:
-    missing = [shard for shard in shards if not remote.is_url(shard) and not Path(shard).is_file()]
+    missing = [shard for shard in shards if not Path(shard).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"dataset 'webdataset': no shard at {missing[0]}{more}")
@@ -139,8 +131,6 @@ def class_names(shards: Shards) -> tuple[str, ...] | None:
 
 
 def _contents(place: str) -> bytes | None:
-    if remote.is_url(place):
-        return remote.read(place, limit=_MOST_BYTES)
     path = Path(place)
     return files.read_bytes(path, limit=_MOST_BYTES) if path.is_file() else None
 
@@ -162,7 +152,7 @@ def _parsed(data: bytes, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-# Where the samples of a tar file lie, so that each can be read alone. No torch here.
+# -- the index: where the samples of a tar file lie, so that each can be read alone ------------------------
 #
 # Files of a shard that follow each other and have the same name up to the first dot are one sample, as
 # WebDataset has it: an image, and its label as the text of a `.cls` or in a `.json`.
@@ -174,7 +164,7 @@ _MOST_LABEL_BYTES = 2**20
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """Of each sample: where its image starts, its bytes, its name, and its label as text."""
+    """Offset, size in bytes and name of each sample's image, and its label as text."""
 
     offsets: Indices
     sizes: Indices

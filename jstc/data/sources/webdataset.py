@@ -1,8 +1,7 @@
-"""WebDataset: images in tar files, local or remote. No torch at import.
+"""WebDataset: images in tar files. No torch at import.
 
 A shard is read through once, for an index of its samples; after that every image can be read alone, so that
-order and resumption are those of an image tree. Remote shards are copied first. Nothing in a shard is
-unpickled, run, or written to disk.
+order and resumption are those of an image tree. Nothing in a shard is unpickled, run, or written to disk.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from jstc.core import files
 from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, Names, resize_side
 from jstc.data.decoding import UnreadableImageError, open_bytes
 from jstc.data.sampling import Indices, spread
-from jstc.data.sources import remote
 from jstc.data.sources.folder import require_readable
 from jstc.data.sources.shards import WHERE, ShardIndex, Shards, class_names, find, index_of, is_kept
 from jstc.errors import DataError
@@ -41,17 +39,14 @@ _MOST_CLASSES = 1_000_000
 
 
 def check(root: Path, settings: InputSettings) -> DataInfo:
-    """Find what is wrong by the shards' names, the classes, and a sample of images where they are local.
+    """Find what is wrong by the shards' names, the classes, and a sample of images.
 
     Raises `DataError`.
     """
     shards = find(root)
     labels = class_names(shards) or _names_in_labels(shards, settings)
     for places in (shards.train, shards.test):
-        if remote.is_url(places[0]):
-            remote.require_there(places[0])
-        else:
-            _look_into(places, settings)
+        _look_into(places, settings)
     side = settings.image_size or _SIDE
     crop_of = resize_side(side, side)
     return DataInfo("webdataset", labels, 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
@@ -65,11 +60,11 @@ def load(
     device: torch.device,
     say: Callable[[str], None] = lambda _: None,
 ) -> Dataset:
-    """Shards whose images are decoded as they are needed; remote ones are copied first."""
+    """Shards whose images are decoded as they are needed. Raises `DataError`, as `check` does."""
     from jstc.data.loader import dataset_from_images
 
     info, shards = check(root, settings), find(root)
-    train_paths, test_paths = (_local(places, settings, say) for places in (shards.train, shards.test))
+    train_paths, test_paths = ([Path(place) for place in places] for places in (shards.train, shards.test))
     new = [path for path in train_paths + test_paths if not is_kept(path, _cache(settings))]
     if new:
         say(f"reading {len(new):,} shards through, once, to find their images")
@@ -81,19 +76,8 @@ def _cache(settings: InputSettings) -> Path:
     return settings.cache or files.cache_folder()
 
 
-def _local(places: Sequence[str], settings: InputSettings, say: Callable[[str], None]) -> list[Path]:
-    if not any(map(remote.is_url, places)):
-        return [Path(place) for place in places]
-    return remote.copies(places, _cache(settings) / "shards", say=say)
-
-
 def _names_in_labels(shards: Shards, settings: InputSettings) -> tuple[str, ...]:
-    """Without a list of classes: 0, 1, 2 ... up to the largest label, or the names that occur, sorted."""
-    if shards.remote:
-        raise DataError(
-            f"dataset 'webdataset': remote shards need a list of the classes, one name a line, at "
-            f"{shards.places[0]}/classes.txt"
-        )
+    """Class names without a list: 0, 1, 2 ... up to the largest label, or the names that occur, sorted."""
     indices = [index_of(Path(place), _cache(settings)) for place in shards.train]
     found = {index.labels[n].decode() for index in indices for n in range(len(index.labels))}
     if not found:
