@@ -1,6 +1,6 @@
 """How long the command line takes to answer, beside what it cannot avoid.
 
-    python benchmarks/startup.py [--runs 7]
+    python -m benchmarks.startup [--runs 7]
 
 Runs, interleaved, `jstc --help`, `import torch` and `jstc inspect resnet50`, each as a process of its own,
 and prints median seconds and the time that `inspect` takes beyond importing torch (median of paired

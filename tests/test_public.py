@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import jstc
+from tests.helpers.children import environment
 
 PUBLIC = ["ChannelMap", "JstcError", "Plan", "Recipe", "analyse", "load", "load_recipe", "rule", "search"]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(jstc.__file__).parents[1])}
+ENVIRONMENT = environment()
 
 
 def run_python(code: str) -> str:

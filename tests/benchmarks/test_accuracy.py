@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import accuracy
-import accuracy_data
-import accuracy_fixed
-import accuracy_jst
-import accuracy_work
 import pytest
 import torch
-from accuracy_ledger import CountedSplit, Ledger
-from accuracy_settings import CASES, METHODS, Job, Settings
-from accuracy_work import Work, initialise
 
+from benchmarks.accuracy import __main__ as accuracy
+from benchmarks.accuracy import data as accuracy_data
+from benchmarks.accuracy import fixed as accuracy_fixed
+from benchmarks.accuracy import jst as accuracy_jst
+from benchmarks.accuracy import work as accuracy_work
+from benchmarks.accuracy.ledger import CountedSplit, Ledger
+from benchmarks.accuracy.settings import CASES, METHODS, Job, Settings
+from benchmarks.accuracy.work import Work, initialise
 from jstc.errors import InputError, RecipeError, StageError
 from jstc.jst.space import Space
 from jstc.recipe.schema import GIVEN_WEIGHTS

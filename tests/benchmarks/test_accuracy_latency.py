@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
-import accuracy_latency
 import pytest
 import torch
 
+from benchmarks.accuracy import speed as accuracy_latency
 from jstc import models
 from jstc.channels import analyse
 

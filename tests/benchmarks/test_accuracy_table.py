@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import accuracy_table
 import pytest
+
+from benchmarks.accuracy import table as accuracy_table
 
 
 def result(method, seed, accuracy, *, case="resnet20-50", commit="abc"):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 
-import accuracy_data
-import accuracy_pretrained
 import pytest
 import torch
-from accuracy_settings import Job, Settings
-from accuracy_work import Work
 from torch import nn
 
+from benchmarks.accuracy import data as accuracy_data
+from benchmarks.accuracy import pretrained as accuracy_pretrained
+from benchmarks.accuracy.settings import Job, Settings
+from benchmarks.accuracy.work import Work
+
 pytest.importorskip("torch_pruning")
-import accuracy_tp
+from benchmarks.accuracy import torch_pruning as accuracy_tp
 
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu", taylor_images=32)
 

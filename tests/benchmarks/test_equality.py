@@ -14,11 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-comparison = pytest.importorskip("equality.comparison", exc_type=ImportError)
-launch = pytest.importorskip("equality.launch", exc_type=ImportError)
-masks = pytest.importorskip("equality.masks", exc_type=ImportError)
-renames = pytest.importorskip("equality.renames", exc_type=ImportError)
-runs = pytest.importorskip("equality.runs", exc_type=ImportError)
+from benchmarks import children
+from benchmarks.equality import comparison, launch, masks, renames, runs
 
 Renames = renames.Renames
 
@@ -223,7 +220,7 @@ def test_the_clock_tells_networks_apart_and_repeats() -> None:
 CLOCKED = """
 import sys, time
 sys.argv[:] = ["jstc", "--version"]
-from equality import launch
+from benchmarks.equality import launch
 launch._install(launch.Clock())
 import numpy, onnxruntime
 session = onnxruntime.InferenceSession(sys.stdin.read(), providers=["CPUExecutionProvider"])
@@ -236,9 +233,8 @@ print(time.perf_counter() - begin == launch.ticks_of(1, 1, 0) * 2**-30)
 
 def test_the_clock_moves_while_a_session_runs_and_only_then(tmp_path: Path) -> None:
     _network(tmp_path / "m.onnx", 1.0, trace="", version="0.1.0")
-    benchmarks = str(Path(launch.__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {benchmarks!r}){CLOCKED}"],
+        [sys.executable, "-c", CLOCKED], env=children.environment(),
         input=str(tmp_path / "m.onnx"), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "True"

@@ -7,14 +7,15 @@ import json
 import numpy as np
 import pytest
 
-latency = pytest.importorskip("latency", exc_type=ImportError)
-networks = pytest.importorskip("latency_networks", exc_type=ImportError)
+pytest.importorskip("resource")
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from jstc.channels import analyse  # noqa: E402
-from jstc.runs.stages.train import count  # noqa: E402
+from benchmarks.latency import __main__ as latency
+from benchmarks.latency import networks
+from jstc.channels import analyse
+from jstc.runs.stages.train import count
 
 
 class Chain(nn.Module):

@@ -6,22 +6,16 @@ import dataclasses
 import itertools
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-clock = pytest.importorskip("throughput_clock", exc_type=ImportError)
-setups = pytest.importorskip("throughput_setup", exc_type=ImportError)
-training = pytest.importorskip("throughput_train", exc_type=ImportError)
-loading = pytest.importorskip("throughput_loader", exc_type=ImportError)
-tables = pytest.importorskip("throughput_tables", exc_type=ImportError)
-throughput = pytest.importorskip("throughput", exc_type=ImportError)
-child = pytest.importorskip("throughput_child", exc_type=ImportError)
+pytest.importorskip("resource")
 
-from jstc.recipe.loading import from_flags  # noqa: E402
+from benchmarks import children
+from benchmarks.throughput import __main__ as throughput
+from benchmarks.throughput import child, clock, loading, setups, tables, training
+from jstc.recipe.loading import from_flags
 
-BENCHMARKS = Path(throughput.__file__).parent
 NETWORK = """
 from torch import nn
 
@@ -216,8 +210,10 @@ def test_what_memory_is_measured_of(setup, monkeypatch, kind):
 @pytest.mark.slow
 def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(setup):
     ballast = bytearray(600_000_000)
-    command = [sys.executable, str(BENCHMARKS / "throughput_child.py"), "memory", setup.to_json(), "search"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    command = children.command("benchmarks.throughput.child", "memory", setup.to_json(), "search")
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=children.environment(), timeout=300
+    )
     found = json.loads(done.stdout)
     held = child._peak_resident() / 1e6
     del ballast
@@ -228,10 +224,12 @@ def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(setup):
 @pytest.mark.slow
 def test_two_processes_scale(setup, tmp_path):
     out = tmp_path / "result.json"
-    command = [sys.executable, str(BENCHMARKS / "throughput.py"), "--model", setup.model, "--batch=8",
+    command = children.command("benchmarks.throughput", "--model", setup.model, "--batch=8",
                "--steps=2", "--repeats=1", "--image-size=8", "--device=cpu", "--parts=scaling",
-               f"--out={out}", *(f"--set={each}" for each in FEW)]  # fmt: skip
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+               f"--out={out}", *(f"--set={each}" for each in FEW))  # fmt: skip
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=children.environment(), timeout=600
+    )
     assert "weak" in done.stdout and "strong" in done.stdout
     found = json.loads(out.read_text())["scaling"]
     assert (found["world"], found["batches"]) == (2, {"alone": 8, "weak": 16})

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 import torch
-import zoo
-import zoo_check
-import zoo_names
-import zoo_table
 from torch import nn
-from zoo_record import Record
+
+from benchmarks.zoo import __main__ as zoo
+from benchmarks.zoo import check as zoo_check
+from benchmarks.zoo import names as zoo_names
+from benchmarks.zoo import table as zoo_table
+from benchmarks.zoo.record import Record
 
 ENVIRONMENT = {
     "environment": {
@@ -23,7 +24,7 @@ ENVIRONMENT = {
         "python": "3.11",
         "packages": {"torch": "2.0"},
     },
-    "command": "python benchmarks/zoo.py --set timm",
+    "command": "python -m benchmarks.zoo --set timm",
 }
 PASSED = {
     "failures": {},
@@ -168,12 +169,13 @@ def test_a_network_that_cannot_run_fails_in_analysis(image):
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
-    """Stands in for the script of the checks."""
+    """Stands in for the module of the checks."""
 
     def write(text: str) -> None:
         (tmp_path / "zoo_check.py").write_text(f"import pathlib, sys, time\n{text}\n")
 
-    monkeypatch.setattr(zoo, "_HERE", tmp_path)
+    monkeypatch.setattr(zoo, "_MODULES", {"check": "zoo_check"})
+    monkeypatch.chdir(tmp_path)
     return write
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import zoo_peer
 from torch import nn
-from zoo_record import Record
+
+from benchmarks.zoo import peer as zoo_peer
+from benchmarks.zoo.record import Record
 
 pytest.importorskip("torch_pruning")
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,18 +17,8 @@ from jstc.channels import ChannelMap, analyse
 from jstc.channels.trace.ids import named_tensors
 from jstc.plan import Plan
 from jstc.runs.stages.train import count
-
-
-def _neighbour(name: str) -> Any:
-    """A module beside this one: tests are no package."""
-    spec = importlib.util.spec_from_file_location(f"_tests_{name}", Path(__file__).with_name(f"{name}.py"))
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-networks = _neighbour("random_networks")
-Step, Description = networks.Step, networks.Description
+from tests.helpers import random_networks as networks
+from tests.helpers.random_networks import Description, Step
 
 # -- what is drawn ----------------------------------------------------------------------------------------
 

@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import jstc
+from tests.helpers.children import environment
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(jstc.__file__).parents[1])}
+ENVIRONMENT = environment()
 WORK = {"--allow-pickle", "--fresh", "--json", "--quiet", "-q", "--verbose", "-v", "--debug"}
 START = {"--out", "-o", "--set", "--data", "--weights", "--seed", "--device"}
 # Users script against these: a name may be added here, none may go.

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.helpers import children, two_processes
+
 TIMEOUT = 300
-PROGRAM = Path(__file__).with_name("checks.py")
 
 
-def environment(rank, world, port):
+def rank_environment(rank, world, port):
     """What torchrun would set."""
-    return os.environ | {
+    return children.environment() | {
         "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
@@ -35,18 +33,15 @@ def free_port():
 @pytest.fixture(scope="session")
 def checks():
     """The same checks in this process, which is alone."""
-    spec = importlib.util.spec_from_file_location("distributed_checks", PROGRAM)
-    module = sys.modules["distributed_checks"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return two_processes
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """What two processes have written that ran `checks.py`."""
+    """What two processes have written that ran the checks."""
     folder, port = tmp_path_factory.mktemp("two"), free_port()
-    program = [sys.executable, str(PROGRAM), str(folder)]
-    pair = [subprocess.Popen(program, env=environment(rank, 2, port)) for rank in (0, 1)]
+    program = [sys.executable, "-m", two_processes.__name__, str(folder)]
+    pair = [subprocess.Popen(program, env=rank_environment(rank, 2, port)) for rank in (0, 1)]
     try:
         codes = [process.wait(TIMEOUT) for process in pair]
     finally:

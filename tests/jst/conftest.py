@@ -1,13 +1,10 @@
-"""A search in a second: three classes of 8x8 images, a residual network of three channel groups."""
+"""A search in a second, whole or in parts: see `tests/helpers/tiny_search.py`."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,187 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from jstc.channels import ChannelMap, analyse
-from jstc.core.progress import Silent
-from jstc.data.base import DataInfo, Dataset, Split
-from jstc.data.in_memory import Augmentation, dataset_in_memory
-from jstc.jst.joint import search
+from jstc.data.base import Dataset
 from jstc.jst.round import Work
 from jstc.jst.subnetwork import Target
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
-from jstc.train import seeds
-
-CPU = torch.device("cpu")
-SETTINGS: dict[str, Any] = {
-    "model": "tiny.py:net",
-    "dataset": "patterns",
-    "flops": 0.5,
-    "train.batch_size": 16,
-    "train.lr": 0.1,
-    "search.rounds": 6,
-    "search.threshold_grid": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
-    "search.steps_per_round": 4,
-    "search.importance": "learned",  # all four parts
-    "search.thresholds": "threshnet",
-    "search.gate_steps": 2,
-    "search.recalibration_images": 48,
-    "search.eval_images": 36,
-    "search.coarse_share": 0.34,
-    "search.coarse_budget": 0.7,
-    "search.recency_bonus": 1.0,
-    "search.perturbation": True,
-    "search.sigma": [1.0, 0.1],
-    "search.noise_period": 3,
-    "search.tau": [1.0, 0.5],
-    "search.candidates": 3,
-    "search.candidate_images": 36,
-    "search.threshnet_lr": 0.02,
-    "search.entropy_bonus": 0.01,
-    "finetune.epochs": 2,
-    "finetune.steps_per_epoch": 4,
-}
-
-
-class TinyNet(nn.Module):
-    """Groups: stem with join (8 channels, tied by the residual), wide (12), last (16)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.stem_bn = nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.wide, self.wide_bn = nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
-        self.join, self.join_bn = nn.Conv2d(12, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.last, self.last_bn = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.dropout = nn.Dropout(0.1)
-        self.fc = nn.Linear(16, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.stem_bn(self.stem(images)).relu()
-        x = (x + self.join_bn(self.join(self.wide_bn(self.wide(x)).relu()))).relu()
-        x = self.last_bn(self.last(x)).relu()
-        return self.fc(self.dropout(x.mean((2, 3))))
-
-
-def tiny_network(seed: int = 0) -> TinyNet:
-    with seeds.seeded(seed, "tiny network"):
-        return TinyNet()
-
-
-def tiny_dataset(seed: int = 0) -> Dataset:
-    info = DataInfo("patterns", ("a", "b", "c"), 2, 8, 8, mean=(0.5, 0.5), std=(0.25, 0.25))
-    generator = torch.Generator().manual_seed(seed)
-    patterns = torch.rand(3, 2, 2, 2, generator=torch.Generator().manual_seed(99))
-    patterns = patterns.repeat_interleave(4, 2).repeat_interleave(4, 3)
-
-    def images(number: int) -> tuple[Tensor, Tensor]:
-        labels = torch.arange(number) % 3
-        noise = torch.rand(number, 2, 8, 8, generator=generator)
-        return ((0.25 * patterns[labels] + 0.75 * noise) * 255).to(torch.uint8), labels
-
-    augmentation = Augmentation(padding=1, flip=False)
-    return dataset_in_memory(
-        info, images(180), images(30), augmentation=augmentation, val_fraction=0.3, seed=0, device=CPU
-    )
-
-
-def tiny_recipe(changes: dict[str, Any]) -> Recipe:
-    """The settings above with `changes`, by dotted key."""
-    document: dict[str, Any] = {}
-    for key, value in (SETTINGS | changes).items():
-        *sections, name = key.split(".")
-        inner = document
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[name] = value
-    return Recipe.model_validate(document)
-
-
-@dataclass
-class Run:
-    """A search that came to its end."""
-
-    directory: Path
-    plans: dict[str, Plan]
-    target: nn.Module
-    recipe: Recipe
-
-    @property
-    def plan(self) -> Plan:
-        """The plan of a search at one budget."""
-        [plan] = self.plans.values()
-        return plan
-
-    def at(self, label: str) -> Run:
-        """The part of a search at several budgets that belongs to one of them."""
-        return Run(self.directory / label, {label: self.plans[label]}, self.target, self.recipe.at(label))
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.directory / "history.jsonl").read_text().splitlines()]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        return json.loads((self.directory / "result.json").read_text())
-
-    @property
-    def files(self) -> dict[str, Any]:
-        """What must not depend on when a search ran, or how often it was broken off."""
-        return {
-            "history": [without_seconds(record) for record in self.history],
-            "result": without_seconds(self.result),
-            "plan.json": (self.directory / "plan.json").read_bytes(),
-            "subnetwork.safetensors": (self.directory / "subnetwork.safetensors").read_bytes(),
-        }
-
-
-def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "seconds"}
-
-
-def tiny_search(directory: Path, changes: dict[str, Any] | None = None, **others: Any) -> Run:
-    """Search in `directory`; `others`: a dataset, a network or a progress of one's own."""
-    target = others.get("network") or tiny_network()
-    dataset = others.get("dataset") or tiny_dataset()
-    recipe = tiny_recipe(changes or {})
-    plans = search(
-        target,
-        analyse(target, torch.zeros(1, 2, 8, 8)),
-        dataset,
-        recipe=recipe,
-        directory=directory,
-        progress=others.get("progress") or Silent(),
-    )
-    return Run(directory, plans, target, recipe)
-
-
-@dataclass
-class Watched:
-    """A split that calls `asked` with the name of the method before each batch."""
-
-    inner: Split
-    asked: Callable[[str], object]
-
-    @property
-    def num_images(self) -> int:
-        return self.inner.num_images
-
-    def steps(self, batch_size: int) -> int:
-        return self.inner.steps(batch_size)
-
-    def shuffled(self, batch_size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.inner.shuffled(batch_size, **options):
-            self.asked("shuffled")
-            yield batch
-
-    def ordered(self, batch_size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.inner.ordered(batch_size, **options):
-            self.asked("ordered")
-            yield batch
-
-
-def watch(dataset: Dataset, **asked: Callable[[str], object]) -> Dataset:
-    """The dataset with some of its splits, by name, `Watched`."""
-    splits = {name: Watched(getattr(dataset, name), call) for name, call in asked.items()}
-    return dataclasses.replace(dataset, **splits)
+from tests.helpers.tiny_search import CPU, Run, tiny_dataset, tiny_network, tiny_recipe, tiny_search, watch
 
 
 @pytest.fixture

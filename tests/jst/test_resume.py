@@ -18,6 +18,7 @@ from jstc.data import Dataset
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.train.checkpoint import Checkpoints
+from tests.helpers.children import environment
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -81,13 +82,13 @@ def test_broken_off_while_the_result_is_written(
 
 
 KILLED = """
-import json, multiprocessing, pathlib, runpy, sys, time
+import json, multiprocessing, pathlib, sys, time
 import torch
+from tests.helpers.tiny_search import tiny_search
 torch.set_num_threads(1)
-world = runpy.run_path(sys.argv[1])
 process = multiprocessing.get_context("fork").Process  # torch is loaded only once
-for delay in json.loads(sys.argv[3]):
-    search = process(target=world["tiny_search"], args=(pathlib.Path(sys.argv[2]),))
+for delay in json.loads(sys.argv[2]):
+    search = process(target=tiny_search, args=(pathlib.Path(sys.argv[1]),))
     search.start()
     time.sleep(delay)
     search.kill()
@@ -99,8 +100,8 @@ for delay in json.loads(sys.argv[3]):
 def test_killed_at_random_moments(run_search: Any, searched: Any, tmp_path: Path) -> None:
     seconds = searched().result["seconds"]
     delays = [random.uniform(0.2, 0.9) * seconds for _ in range(4)]
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).with_name("conftest.py")), str(tmp_path)]
-    done = subprocess.run([*command, json.dumps(delays)], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", KILLED, str(tmp_path), json.dumps(delays)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
     assert len(done.stdout.split()) == 4
     assert "-9" in done.stdout.split()
     assert run_search(tmp_path).files == searched().files, f"killed after {delays} seconds"

@@ -1,0 +1,1 @@
+"""Milliseconds of cut networks in onnxruntime: `python -m benchmarks.latency --help`."""

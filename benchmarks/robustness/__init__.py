@@ -1,0 +1,1 @@
+"""Damaged input (`python -m benchmarks.robustness.fuzz`) and runs broken off (`...faults`)."""

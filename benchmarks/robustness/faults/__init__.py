@@ -1,0 +1,1 @@
+"""Runs killed, interrupted and resumed: `python -m benchmarks.robustness.faults --help`."""

@@ -1,0 +1,1 @@
+"""Many networks analysed, cut, counted and exported: `python -m benchmarks.zoo --help`."""

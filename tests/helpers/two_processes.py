@@ -1,0 +1,210 @@
+"""What two processes are asked to do; run by `python -m` in each of them, and called by tests in one.
+
+Every check returns something that JSON can hold; the tests compare what the processes found.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from jstc.channels import analyse
+from jstc.core import processes
+from jstc.core.progress import Silent
+from jstc.data.base import DataInfo
+from jstc.data.in_memory import dataset_in_memory
+from jstc.errors import StageError
+from jstc.jst.round import Work, judge, train_round
+from jstc.jst.subnetwork import Target, cut
+from jstc.recipe.schema import TrainSettings
+from jstc.train import collectives, ddp, handover, optim, seeds
+from jstc.train.loop import counted, evaluate, step_options, stream, train_steps
+from jstc.train.schedule import Schedule
+from tests.helpers import tiny_search as tiny
+
+CPU = torch.device("cpu")
+
+
+class Normless(nn.Module):
+    """Two groups, without batch norm or dropout; one head that training does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.fc, self.unused = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, images):
+        x = self.second(self.first(images).relu()).relu().mean((-2, -1))
+        return self.fc(x)
+
+
+def normless():
+    with seeds.seeded(0, "normless"):
+        return Normless()
+
+
+def images(number, seed=0):
+    """Images of three classes, as a data set."""
+    source = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % 3
+    pixels = torch.randint(0, 200, (number, 2, 6, 6), generator=source) + 25 * labels.view(-1, 1, 1, 1)
+    info = DataInfo("shades", ("a", "b", "c"), 2, 6, 6, mean=(0.5, 0.5), std=(0.25, 0.25))
+    pair = pixels.to(torch.uint8), labels
+    return dataset_in_memory(info, pair, pair, augmentation=None, val_fraction=0.3, seed=0, device=CPU)
+
+
+def steps(number, batch_size, count=4, **settings):
+    """The losses of training steps one by one, and the weights after them."""
+    network, split = normless(), images(number).train_full
+    chosen = TrainSettings(batch_size=batch_size, precision="float32", channels_last=False, **settings)
+    optimizer = optim.make(dict(network.named_parameters()), chosen)
+    options = step_options(chosen, CPU, seed=3, images=split.num_images)
+    losses = []
+    with ddp.averaging(network) as called:
+        for step in range(count):
+            batches = stream(split, batch_size, seed=5, start=step, count=1)
+            figures = train_steps(
+                called, batches, optimizer=optimizer, schedule=Schedule(0.05, 10), first_step=step,
+                options=options,
+            )  # fmt: skip
+            losses.append(figures.loss)
+    ddp.require_equal(network.state_dict(), "the network")
+    return {"losses": losses, "images": figures.images, "weights": network.second.weight.flatten().tolist()}
+
+
+def evaluation():
+    """Figures of a network on a split, whose batches are not shared evenly."""
+    figures = evaluate(normless(), counted(images(61).train_full, 14, progress=Silent(), stage="x"))
+    return [figures.accuracy, figures.loss, figures.images]
+
+
+def gated_round():
+    """A round of a search on a network without norms: gates and weights after it."""
+    changes = {"train.batch_size": 12, "search.steps_per_round": 3, "search.gate_steps": 3}
+    changes |= {"train.precision": "float32", "train.lr": 0.05, "search.candidate_images": 20}
+    recipe = tiny.tiny_recipe(changes)
+    network = normless()
+    channels = analyse(network.eval(), torch.zeros(1, 2, 6, 6))
+    target = Target.new(network, channels, recipe.train)
+    work = Work.of(recipe, images(90), CPU)
+    sub = cut(target, channels.uniform_plan(flops=0.6), recipe.train)
+    figures = train_round(sub, work, 0)
+    judged = judge(sub, work, limit=20)
+    return {
+        "loss": figures.loss,
+        "images": figures.images,
+        "alpha": sub.gated.alpha.tolist(),
+        "judged": [judged.accuracy, judged.loss, judged.images],
+    }
+
+
+def search(directory):
+    """A whole search with batch norm and dropout, then the finetune; what each process has in the end."""
+    from jstc.finetune import finetune
+
+    changes = {"search.rounds": 3, "search.coarse_share": 0.4, "search.steps_per_round": 2}
+    changes |= {"finetune.epochs": 1, "finetune.teacher": "target", "checkpoint.every_steps": 1}
+    own = directory if collectives.is_first() else Path(tempfile.mkdtemp()) / "nothing"
+    run = tiny.tiny_search(own / "search", changes)
+    run_again = tiny.tiny_search(own / "search", changes)
+    target = tiny.tiny_network()
+    arguments = {"recipe": run.recipe, "source": own / "search", "directory": own / "finetune"}
+    channels = analyse(target, torch.zeros(1, 2, 8, 8))
+    finetune(target, channels, tiny.tiny_dataset(), progress=Silent(), **arguments)
+    return {
+        "plan": run.plan.hash,
+        "again": run_again.plan.hash,
+        "target": collectives.fingerprint([*run.target.parameters(), *run.target.buffers()]),
+        "wrote": own.exists(),
+    }
+
+
+def finetuned_accuracy(directory):
+    """Of the network that `search` finetuned: as it was written, and as one process finds it."""
+    from jstc.plan import Plan
+
+    plan = Plan.load(directory / "finetune" / "plan.json")
+    saved = handover.load_subnetwork(directory / "finetune" / "subnetwork.safetensors", plan=plan)
+    target = tiny.tiny_network()
+    channels = analyse(target, torch.zeros(1, 2, 8, 8))
+    gated = channels.gated(channels.slice(target, plan), plan)
+    saved.restore(gated)
+    found = evaluate(gated, tiny.tiny_dataset().test.ordered(16), channels_last=True)
+    written = json.loads((directory / "finetune" / "result.json").read_text())
+    return {"alone": found.accuracy, "written": written["accuracy"]}
+
+
+def talk():
+    """What the processes tell each other."""
+    mine = torch.full((3,), float(collectives.rank()))
+    strided = torch.full((2, 3), collectives.rank(), dtype=torch.int64).t()
+    collectives.copy_from_first([mine, strided])
+    loaded = collectives.from_first(lambda: ({"a": torch.arange(3.0), "b": torch.ones(())}, {"x": 1}))
+    return {
+        "decided": collectives.decided(lambda: {"rank": collectives.rank()}),
+        "sums": collectives.sums([0.1, 1.0 + collectives.rank()]),
+        "copied": [mine.tolist(), strided.tolist()],
+        "loaded": [{name: tensor.tolist() for name, tensor in loaded[0].items()}, loaded[1]],
+        "nothing": collectives.from_first(lambda: None),
+        "part": list(collectives.part()),
+        "seed": list(collectives.own_seed()),
+    }
+
+
+def _complaint(function):
+    try:
+        function()
+    except StageError as error:
+        return str(error)
+    return None
+
+
+def differences():
+    """What is said when the processes are not the same, or process 0 cannot do something."""
+    network = normless()
+
+    def fail():
+        raise StageError("no such file")
+
+    same = _complaint(lambda: ddp.require_equal(network.state_dict(), "the network"))
+    with torch.no_grad():
+        network.fc.weight[0, 0] += 1e-6 * collectives.rank()
+    return {
+        "same": same,
+        "other": _complaint(lambda: ddp.require_equal(network.state_dict(), "the network")),
+        "decided": _complaint(lambda: collectives.decided(fail)),
+        "plan": _complaint(lambda: collectives.require_same(f"plan {collectives.rank()}", "the plan")),
+    }
+
+
+CHECKS = {
+    "talk": talk,
+    "differences": differences,
+    "even": lambda: steps(60, 12),
+    "uneven": lambda: steps(7, 16),
+    "accumulated": lambda: steps(60, 12, accumulate=3, clip_norm=0.5),
+    "evaluation": evaluation,
+    "gated_round": gated_round,
+    "search": lambda: search(Path(sys.argv[1]) / "run"),
+}
+
+
+def _outcome(check):
+    try:
+        return {"found": check()}
+    except Exception:
+        return {"error": traceback.format_exc()}
+
+
+if __name__ == "__main__":
+    collectives.start(CPU)
+    with collectives.together():
+        outcomes = {name: _outcome(check) for name, check in CHECKS.items()}
+    collectives.shut_down()
+    (Path(sys.argv[1]) / f"{processes.rank()}.json").write_text(json.dumps(outcomes))
