@@ -29,7 +29,7 @@ from benchmarks.accuracy.settings import METHODS, Job
 from benchmarks.accuracy.work import Outcome, Work
 from jstc.core import files
 from jstc.data import Dataset
-from jstc.ort import environment
+from jstc.ort.machine import environment
 from jstc.train import device
 
 __all__ = ["KINDS", "run"]

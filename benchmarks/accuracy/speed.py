@@ -24,8 +24,9 @@ from benchmarks.accuracy.settings import CASES
 from jstc import export, models
 from jstc.channels import analyse
 from jstc.core import files
+from jstc.ort.opened import Opened, open_file, prepare
 from jstc.ort.statistics import paired_ratio
-from jstc.ort.timing import Opened, interleaved_seconds, open_file, prepare, warm_up
+from jstc.ort.timing import interleaved_seconds, warm_up
 from jstc.plan import Plan
 
 __all__ = ["opened"]

@@ -30,10 +30,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import children
-from jstc import ort
 from jstc.core import files
+from jstc.ort.machine import environment
+from jstc.ort.opened import Opened, open_file, prepare
 from jstc.ort.statistics import Ratio, paired_ratio
-from jstc.ort.timing import Opened, interleaved_seconds, open_file, prepare, warm_up
+from jstc.ort.timing import interleaved_seconds, warm_up
 
 __all__ = ["Line", "compared", "lines", "table"]
 
@@ -61,7 +62,7 @@ class Line:
 def main() -> None:
     options = _options()
     names = [_DENSE, *options.networks.split(",")]
-    machine = ort.environment()
+    machine = environment()
     made = {name: _made(name, options) for name in names}
     opened = [
         open_file(name, _path(name, options), provider="cpu", threads=options.threads) for name in names

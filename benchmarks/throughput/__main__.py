@@ -35,9 +35,8 @@ from benchmarks.throughput import loading as throughput_loader
 from benchmarks.throughput.setups import RANDOM, Setup, Subject
 from benchmarks.throughput.tables import loader_table, memory_table, scaling_table, search_table
 from benchmarks.throughput.training import Plain, Round, Searching
-from jstc import ort
 from jstc.core import files
-from jstc.ort.machine import busy
+from jstc.ort.machine import busy, environment
 
 __all__ = ["search_rounds"]
 
@@ -50,7 +49,7 @@ _CHILD = "benchmarks.throughput.child"
 def main() -> None:
     options = _options()
     setup = Setup(**{name: getattr(options, name) for name in Setup.__dataclass_fields__})
-    machine = ort.environment()
+    machine = environment()
     subject = Subject.of(setup)
     result = {"setup": asdict(setup), "environment": machine, "device": _device_name(subject.where),
               "threads": torch.get_num_threads(), "images": subject.dataset.train.num_images,

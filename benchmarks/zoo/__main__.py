@@ -29,7 +29,7 @@ from benchmarks.zoo import names as zoo_names
 from benchmarks.zoo import table as zoo_table
 from benchmarks.zoo.record import message
 from jstc.core import files
-from jstc.ort import environment
+from jstc.ort.machine import environment
 
 __all__ = ["load", "main", "run_part"]
 

@@ -105,19 +105,19 @@ def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | N
 
 
 def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from jstc import ort as timing
+    from jstc.ort import bench, machine
 
     recipe = _recipe(settings)
-    machine = timing.environment()  # first: its load is that before our own work
-    if said := timing.busy(machine):
+    environment = machine.environment()  # first: its load is that before our own work
+    if said := machine.busy(environment):
         progress.message(f"bench: {said}")
-    found = timing.measure(
+    found = bench.measure(
         {str(path): path for path in paths},
         settings=recipe.bench,
         traces=Path() if recipe.bench.trace else None,
         progress=progress,
     )
-    return {**found.to_dict(), "profiles": found.profiles, "environment": machine}
+    return {**found.to_dict(), "profiles": found.profiles, "environment": environment}
 
 
 def _recipe(settings: dict[str, Any]) -> Recipe:

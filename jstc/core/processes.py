@@ -1,4 +1,4 @@
-"""This process: which of several it is, and how a signal ends it in an orderly way. No torch here.
+"""This process: which of several it is, what it may use, how a signal ends it in order. No torch here.
 
 A run may be several processes, numbered from 0, as torchrun starts them. Process 0 leads: it decides, writes
 and speaks; the others follow. Ctrl-C and SIGTERM end each of them as KeyboardInterrupt: at once, or, in a
@@ -30,6 +30,7 @@ __all__ = [
     "signals_deferred",
     "stop",
     "stop_requested",
+    "usable_cores",
     "world",
 ]
 
@@ -73,6 +74,13 @@ def leads() -> bool:
 def follows() -> bool:
     """Whether this is one of several, and not process 0."""
     return rank() > 0
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: containers and job schedulers often leave fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def restarts() -> int:

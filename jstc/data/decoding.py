@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import struct
 import warnings
@@ -21,6 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from jstc.core import processes
 from jstc.data.base import CorruptImages
 from jstc.data.sampling import Indices
 from jstc.errors import DataError, StageError
@@ -118,7 +118,7 @@ def in_workers(
     `prefetch` answers are kept ready by each of them. Raises a worker's `DataError` as its own, and
     `StageError` when one has died.
     """
-    workers = min(workers, _processors())
+    workers = min(workers, processes.usable_cores())  # with more of them the loader would warn
     # A generator of its own: without one, a loader takes a number from torch's global random state.
     loader: DataLoader[Any] = DataLoader(
         items,
@@ -154,11 +154,6 @@ def _settle_in(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Pillow's remarks, such as on EXIF data that nobody reads, would tear the progress bar.
     warnings.filterwarnings("ignore", module="PIL")
-
-
-def _processors() -> int:
-    # More workers than this process may use would only make the loader warn.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _message(error: DataError) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jstc.gate.gates import Gate, Limit, Verdict, gone
 from jstc.gate.summaries import Network, Place, Summary, Timing
-from jstc.ort.statistics import Change, of_recorded, of_repeats
+from jstc.ort.statistics import Change, change_of_recorded, change_of_repeats
 
 __all__ = ["Measure", "Measuring", "Timed", "machine_differs", "measured_gates", "recorded_gates"]
 
@@ -114,10 +114,10 @@ def _measured(base: Path, new: Path, place: Place, limit: float, how: Measuring)
 
 def _found(ratios: Sequence[float], limit: float, to_fail: int) -> Change:
     # Looking again and again finds something in the end: a failure takes more confidence, and more repeats.
-    found = of_repeats(ratios, confidence=0.99)
+    found = change_of_repeats(ratios, confidence=0.99)
     if found.high <= limit:
         return found
-    found = of_repeats(ratios, confidence=0.999)
+    found = change_of_repeats(ratios, confidence=0.999)
     return found if len(ratios) >= to_fail else replace(found, low=min(found.low, limit))
 
 
@@ -131,7 +131,7 @@ def _recorded(base: Timing, new: Timing | None, limit: float | None, differs: st
     if differs:
         return Gate("latency", "", "not comparable", base.speedup, new.speedup, reason=differs, unit="x")
     before, after = _with_interval(base), _with_interval(new)
-    gate = _gate(of_recorded(before, after), limit, before[0], after[0], unit="x")
+    gate = _gate(change_of_recorded(before, after), limit, before[0], after[0], unit="x")
     return replace(gate, reason=f"{gate.reason}, from recorded speed-ups")
 
 

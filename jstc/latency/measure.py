@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from jstc.latency.kernels import Kernel, Widths
 from jstc.ort import sessions
 from jstc.ort.sessions import Provider
+from jstc.ort.statistics import least
 
 __all__ = ["build", "measure", "node_name", "weight_bytes"]
 
@@ -191,7 +192,7 @@ def _by_node(events: Sequence[dict[str, Any]]) -> dict[str, float]:
         if event.get("cat") == "Node" and name.startswith("timed") and name.endswith("kernel_time"):
             durations[name[:length]].append(float(event["dur"]))
     # The profiler cuts off parts of a microsecond.
-    return {name: (min(found[1:] or found) + 0.5) / 1e3 for name, found in durations.items()}
+    return {name: (least(found[1:] or found) + 0.5) / 1e3 for name, found in durations.items()}
 
 
 def _clocked(kernel: Kernel, point: Widths, path: Path, *, provider: Provider, batch: int) -> float:
@@ -201,11 +202,9 @@ def _clocked(kernel: Kernel, point: Widths, path: Path, *, provider: Provider, b
         model, inputs = build(kernel, [point] * copies, batch=batch)
         path.write_bytes(model)
         calls.append(_Bound(sessions.open_session(path, provider=provider), _feed(inputs), provider))
-    least = [float("inf")] * len(calls)
-    for _ in _turns():
-        for number, call in enumerate(calls):
-            least[number] = min(least[number], call.seconds())
-    return max(least[1] - least[0], 1e-7) / _COPIES * 1e3
+    rounds = [[call.seconds() for call in calls] for _ in _turns()]
+    alone, copied = map(least, zip(*rounds, strict=True))
+    return max(copied - alone, 1e-7) / _COPIES * 1e3
 
 
 class _Bound:

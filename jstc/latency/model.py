@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from jstc.channels.operations import Executions
 from jstc.core.progress import Progress
 from jstc.latency.kernels import Grid, Kernel, Layer, Widths, axes, layers
-from jstc.latency.table import Table, Times, from_document, to_document
-from jstc.ort.machine import Setting
+from jstc.latency.table import Setting, Table, Times, from_document, to_document
 
 __all__ = ["Calibration", "LatencyModel"]
 

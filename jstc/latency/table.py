@@ -6,17 +6,20 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
+import onnxruntime
 
 from jstc.core import files
 from jstc.core.progress import Progress, Silent
 from jstc.latency.kernels import Kernel, Widths
 from jstc.latency.measure import measure
-from jstc.ort.machine import Setting
+from jstc.ort import machine
+from jstc.ort.sessions import Provider
 
 __all__ = ["Setting", "Table", "Timer"]
 
@@ -33,6 +36,30 @@ _PASSES = 4
 _SLOWER, _DEARER = 1.03, 1.1
 _PROBE = Kernel("conv", (3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 28, 28))
 _PROBED = tuple((64, n) for n in range(8, 129, 8))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a measured time belongs to; every one has a table of its own.
+
+    `processor` is the CPU with its cores, or the GPU.
+    """
+
+    provider: Provider
+    batch: int
+    threads: int
+    processor: str
+    onnxruntime: str
+
+    @classmethod
+    def here(cls, provider: Provider, *, batch: int, threads: int) -> Setting:
+        """On this machine."""
+        processor = machine.processor(gpu=provider != "cpu")
+        return cls(provider, batch, threads, processor, onnxruntime.__version__)
+
+    def to_dict(self) -> dict[str, str | int]:
+        """A JSON document."""
+        return asdict(self)
 
 
 class Table:

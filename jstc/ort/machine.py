@@ -1,4 +1,9 @@
-"""The machine and the software a measurement was made with."""
+"""This machine: processor, memory, GPUs and libraries, for whoever writes down what numbers were made with.
+
+`environment` is all of it, beside measured times; `processor` is what a time in the latency table belongs to;
+`versions` the packages that decide the numbers of a run. The processor's part is read from /proc and /sys of
+Linux, the GPU's from nvidia-smi; None stands for what cannot be found out. Importing this loads no library.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +12,98 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from jstc._version import __version__
-from jstc.ort import sessions
-from jstc.ort.sessions import Provider
+from jstc.core import processes
 
 __all__ = [
-    "Setting",
+    "PACKAGES_OF_NUMBERS",
+    "PACKAGES_OF_TIMES",
     "busy",
     "cpu_limit",
     "environment",
     "flags",
     "frequency",
-    "load_average",
     "memory_limit_gb",
+    "processor",
+    "versions",
 ]
 
-# The processor as the system tells of it: instruction sets, frequency, load, and a container's limits.
-#
-# All of it is read from /proc and /sys of Linux; None stands for what cannot be found out.
+PACKAGES_OF_NUMBERS = (
+    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore", "numpy",
+    "safetensors", "timm",
+)  # fmt: skip
+"""Packages that decide what a run computes."""
+
+PACKAGES_OF_TIMES = (
+    "torch", "torchvision", "onnx", "onnxscript", "fvcore", "numpy", "timm", "onnxruntime-gpu", "onnxruntime",
+)  # fmt: skip
+"""Packages that decide what is measured."""
+
+_BUSY = 0.5  # of the cores
+
+
+def environment() -> dict[str, Any]:
+    """A JSON document of CPU, memory, GPUs, versions, and the onnxruntime providers that work.
+
+    `cores` are those that this process may use, `cpu_limit` the container's share of their time;
+    `load_average` is that of the minute before. `providers` maps `cpu`, `cuda` and
+    `tensorrt` to "usable", or to the reason why not. What cannot be found out is None.
+    """
+    from jstc.ort import sessions  # loads onnxruntime, which the other parts do without
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": processes.usable_cores(),
+        "cpu_flags": flags(),
+        "cpu_limit": cpu_limit(),
+        "frequency": frequency(),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "memory_gb": _memory_gb(),
+        "memory_limit_gb": memory_limit_gb(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {"jstc": __version__, **versions(PACKAGES_OF_TIMES)},
+        "gpus": _gpus(),
+        "cuda": _cuda(),
+        "providers": {name: sessions.problem(name) or "usable" for name in sessions.PROVIDER_NAMES},
+    }
+
+
+def busy(machine: Mapping[str, Any]) -> str | None:
+    """What to say of a machine, as `environment` found it, that had other work before the measuring began."""
+    load, cores = machine["load_average"], machine["cores"]
+    if load is None or not cores or load <= _BUSY * cores:
+        return None
+    return f"the machine was busy (load {load:g} on {cores} cores before the start): times are noisy"
+
+
+@cache
+def processor(*, gpu: bool) -> str:
+    """What computes, in one line: a GPU with its driver, or the CPU, its instruction sets, usable cores."""
+    if gpu:
+        found = _gpus()
+        return f"{found[0]['name']}, {found[0]['driver']}" if found else "gpu"
+    known = flags() or ()
+    fast = "".join(f" {flag}" for flag in ("avx2", "avx512f", "avx512_vnni") if flag in known)
+    return f"{_cpu_name()}{fast}, {processes.usable_cores()} cores"
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those of `packages` that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+# The processor.
 
 _FLAGS = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
@@ -41,18 +111,12 @@ _FLAGS = (
 )  # fmt: skip
 """Instructions that onnxruntime's kernels choose by."""
 
-_NO_LIMIT_BYTES = 2**60  # what the first version of cgroups says for none
-
 
 def flags(root: Path = Path("/")) -> list[str] | None:
-    """Those of the processor's instruction sets that decide how fast networks run."""
-    text = _read(root / "proc/cpuinfo") or ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            found = set(value.split())
-            return [name for name in _FLAGS if name in found]
-    return None
+    """The processor's instruction sets, as far as they decide how fast networks run."""
+    info = _cpuinfo(root)
+    text = info.get("flags", info.get("Features"))
+    return None if text is None else [name for name in _FLAGS if name in text.split()]
 
 
 def frequency(root: Path = Path("/")) -> dict[str, Any]:
@@ -68,9 +132,32 @@ def frequency(root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
-def load_average() -> float | None:
-    """Of the last minute: how many processes ran or wanted to, this one included."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+def _cpu_name() -> str | None:
+    name = _cpuinfo().get("model name")
+    if name is None and platform.system() == "Darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string")
+    return platform.processor() or platform.machine() or None if name is None else name
+
+
+def _cpuinfo(root: Path = Path("/")) -> dict[str, str]:
+    """Keys and values as the first core that has them says it."""
+    found: dict[str, str] = {}
+    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+
+
+# A container's limits.
+
+_NO_LIMIT_BYTES = 2**60  # what the first version of cgroups says for none
 
 
 def cpu_limit(root: Path = Path("/")) -> float | None:
@@ -111,80 +198,11 @@ def _read(path: Path) -> str | None:
         return None
 
 
-_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "fvcore", "numpy", "timm")
-_RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
+# The GPU and its libraries.
+
 _GPU_KEYS = {"name": "name", "driver": "driver_version", "memory": "memory.total"}
 _CUDA_PACKAGES = ("nvidia-cuda-runtime", "nvidia-cudnn", "tensorrt")
 _TIMEOUT_SECONDS = 20
-_BUSY = 0.5  # of the cores
-
-
-def environment() -> dict[str, Any]:
-    """A JSON document of CPU, memory, GPUs, versions, and the onnxruntime providers that work.
-
-    `cores` are those that this process may use, `cpu_limit` the container's share of their time;
-    `load_average` is that of the minute before. `providers` maps `cpu`, `cuda` and
-    `tensorrt` to "usable", or to the reason why not. What cannot be found out is None.
-    """
-    return {
-        "cpu": _cpu_name(),
-        "cores": _usable_cores(),
-        "cpu_flags": flags(),
-        "cpu_limit": cpu_limit(),
-        "frequency": frequency(),
-        "load_average": load_average(),
-        "memory_gb": _memory_gb(),
-        "memory_limit_gb": memory_limit_gb(),
-        "os": platform.platform(),
-        "python": platform.python_version(),
-        "packages": _versions(),
-        "gpus": _gpus(),
-        "cuda": _cuda(),
-        "providers": {name: sessions.problem(name) or "usable" for name in sessions.PROVIDER_NAMES},
-    }
-
-
-def busy(machine: Mapping[str, Any]) -> str | None:
-    """What to say of a machine, as `environment` found it, that had other work before the measuring began."""
-    load, cores = machine["load_average"], machine["cores"]
-    if load is None or not cores or load <= _BUSY * cores:
-        return None
-    return f"the machine was busy (load {load:g} on {cores} cores before the start): times are noisy"
-
-
-def _cpu_name() -> str | None:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    if platform.system() == "Darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string")
-    return platform.processor() or platform.machine() or None
-
-
-def _usable_cores() -> int | None:
-    # Containers and job schedulers often leave a process fewer cores than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return None
-
-
-def _versions() -> dict[str, str]:
-    found = {"jstc": __version__}
-    for name in (*_PACKAGES, *_RUNTIMES):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _gpus() -> list[dict[str, str]]:
@@ -198,12 +216,12 @@ def _gpus() -> list[dict[str, str]]:
 
 def _cuda() -> dict[str, str]:
     """Versions of the libraries from NVIDIA's packages for pip that onnxruntime loads."""
-    found = {}
-    for name in _CUDA_PACKAGES:
-        for suffix in ("", "-cu13", "-cu12"):
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                found[name] = metadata.version(name + suffix)
-    return found
+    suffixes = ("", "-cu13", "-cu12")
+    return {
+        name: version
+        for name in _CUDA_PACKAGES
+        for version in versions(name + suffix for suffix in suffixes).values()
+    }
 
 
 def _output(program: str, *arguments: str) -> str | None:
@@ -217,59 +235,3 @@ def _output(program: str, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
-
-
-# What a measured time belongs to: the processor, the provider and how it is used.
-
-_LATENCY_TIMEOUT_SECONDS = 20
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A table is measured once for each of these. `processor` is the CPU or GPU with its cores."""
-
-    provider: Provider
-    batch: int
-    threads: int
-    processor: str
-    onnxruntime: str
-
-    @classmethod
-    def here(cls, provider: Provider, *, batch: int, threads: int) -> Setting:
-        """On this machine."""
-        processor = _cpu() if provider == "cpu" else _gpu()
-        return cls(provider, batch, threads, processor, onnxruntime.__version__)
-
-    def to_dict(self) -> dict[str, str | int]:
-        """A JSON document."""
-        return asdict(self)
-
-
-@cache
-def _cpu() -> str:
-    """Model name, instructions that decide the kernels, and usable cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    name, flags = platform.processor() or platform.machine(), ""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        name = found.get("model name", name)
-        known = found.get("flags", "").split()
-        flags = "".join(f" {flag}" for flag in ("avx2", "avx512f", "avx512_vnni") if flag in known)
-    return f"{name}{flags}, {cores} cores"
-
-
-@cache
-def _gpu() -> str:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return "gpu"
-    command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_LATENCY_TIMEOUT_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "gpu"
-    return (done.stdout.strip().splitlines() or ["gpu"])[0]

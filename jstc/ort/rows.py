@@ -1,4 +1,4 @@
-"""What a comparison finds: a row for each file, provider and batch size, and what was left out."""
+"""The outcome of timing files: a row for each file, provider and batch size, and what was left out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from jstc.ort.memory_use import PeakMemory
+from jstc.ort.memory import PeakMemory
+from jstc.ort.opened import Facts, Opened
 from jstc.ort.sessions import Provider
 from jstc.ort.statistics import Ratio
-from jstc.ort.timing import Facts, Opened
 
 __all__ = [
     "NO_GAIN",
+    "BenchResult",
     "BenchRow",
-    "Comparison",
     "Skipped",
     "Verdict",
     "against",
@@ -41,7 +41,7 @@ class BenchRow:
     `speedup_vs_target` is the median of the ratios target / file of the same round, `ratio_low` to
     `ratio_high` its 95 % interval; all 1 for the target, and for a file timed without it (`no target`).
     `flops_ratio` is target / file, `ideal_share` the speed-up as a share of it; None where FLOPs are unknown.
-    `steady`: whether the latency had settled before the measuring; `peak_memory_mb` as `jstc.ort.memory_use`
+    `steady`: whether the latency had settled before the measuring; `peak_memory_mb` as `jstc.ort.memory`
     says, None with `peak_memory_missing`; `nodes_elsewhere`: nodes that other providers run, by provider.
     `verdict`: `no gain` up to 1.05, `unclear` where the interval reaches down to 1, else `gain`.
     """
@@ -87,7 +87,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BenchResult:
     """Rows, what is missing among them, and operator profiles by request."""
 
     rows: list[BenchRow]

@@ -1,4 +1,16 @@
-"""The median of paired ratios and its interval, for timings that are not independent of their neighbours."""
+"""How much faster: one estimator for each question that is asked of timings.
+
+| question | estimator | timings |
+|---|---|---|
+| How many times faster is a file, how sure is it? | `paired_ratio` | both files in each of many rounds |
+| Is a file slower than another, measured anew? | `change_of_repeats` | ratios of a few independent repeats |
+| Is it slower, by what two runs have recorded? | `change_of_recorded` | two speed-ups with their intervals |
+| How long is a network beside another when nothing disturbs? | `calm_shares` | a few rounds of all networks |
+| What does a kernel alone take? | `least` | runs of one kernel |
+
+The first three answer people and carry 95 % or wider intervals; the last two feed the predictor of latency,
+which needs a number. Disturbances only ever add time, so these look at the fastest runs.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +24,23 @@ import numpy.typing as npt
 
 __all__ = [
     "BETWEEN_RUNS",
+    "Z95",
     "Change",
     "Ratio",
     "autocorrelation_time",
-    "of_recorded",
-    "of_repeats",
+    "calm_shares",
+    "change_of_recorded",
+    "change_of_repeats",
+    "least",
     "paired_ratio",
 ]
+
+Z95 = 1.959963984540054
+"""97.5 % of the normal distribution lies below: 95 % within plus and minus."""
+
+Vector = npt.NDArray[np.float64]
+
+# The ratio of two files, from rounds that are not independent of their neighbours.
 
 _RESAMPLES = 1000
 _LEAST_BLOCKS = 6
@@ -26,9 +48,6 @@ _BLOCK_TIMES = 3  # a block spans so many autocorrelation times: what lies in ot
 _WINDOW = 5  # Sokal's: lags beyond so many autocorrelation times add noise only
 _SEED = 0
 _PERCENTILES = (2.5, 97.5)
-_Z = 1.959964  # of the normal distribution, two-sided 95 %
-
-Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,7 @@ def paired_ratio(before: Vector, after: Vector) -> Ratio:
     length = _block_length(logs)
     medians = _resampled_medians(logs, length)
     low, high = np.percentile(medians, _PERCENTILES).tolist()
-    wider = _student(max(len(logs) // length - 1, 1)) / _Z
+    wider = _student(max(len(logs) // length - 1, 1)) / Z95
     found = (median, median - (median - low) * wider, median + (high - median) * wider)
     return Ratio(*map(math.exp, found))
 
@@ -95,11 +114,11 @@ def _resampled_medians(logs: Vector, length: int) -> Vector:
 
 def _student(freedom: int) -> float:
     """Student's t, two-sided 95 %: the Cornish-Fisher expansion, within 2 % from 4 degrees of freedom on."""
-    z = _Z
+    z = Z95
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
-# Intervals of ratios, in logarithms: twice as fast and half as fast are equally far from the same.
+# The change from one file to another, in logarithms: twice and half as fast are equally far from none.
 
 BETWEEN_RUNS = 0.06
 """Standard deviation of the logarithm of one file's speed-up between two measurements in different processes.
@@ -108,7 +127,6 @@ The interval of one measurement does not contain it: where memory lies and what 
 processes. Seen on a busy two-core machine for one file: 1 to 6 % at batch 1, 4 to 11 % at batch 8.
 """
 
-_Z95 = 1.960
 _Z99 = 2.576
 # Student's t, two-sided, for 1, 2, ... degrees of freedom; beyond the end the last one is a little wide.
 _T = {
@@ -127,7 +145,7 @@ class Change:
     confidence: float
 
 
-def of_repeats(ratios: Sequence[float], *, confidence: float) -> Change:
+def change_of_repeats(ratios: Sequence[float], *, confidence: float) -> Change:
     """From independent measurements of new / base, two at least: geometric mean and Student's interval.
 
     `confidence`: 0.99 or 0.999.
@@ -140,13 +158,34 @@ def of_repeats(ratios: Sequence[float], *, confidence: float) -> Change:
     )
 
 
-def of_recorded(base: tuple[float, float, float], new: tuple[float, float, float]) -> Change:
+def change_of_recorded(base: tuple[float, float, float], new: tuple[float, float, float]) -> Change:
     """From two speed-ups against the target network, each with its 95 % interval (value, low, high)."""
     variance = 2 * BETWEEN_RUNS**2
     for _, low, high in (base, new):
-        variance += (math.log(high / low) / (2 * _Z95)) ** 2
+        variance += (math.log(high / low) / (2 * Z95)) ** 2
     return _change(math.log(base[0] / new[0]), _Z99 * math.sqrt(variance), 0.99)
 
 
 def _change(mean: float, half_width: float, confidence: float) -> Change:
     return Change(math.expm1(mean), math.expm1(mean - half_width), math.expm1(mean + half_width), confidence)
+
+
+# What remains when nothing disturbs.
+
+_CALM = 0.1  # of the rounds; the very fastest may be an accident of the clock
+
+
+def calm_shares(seconds: Vector) -> Vector:
+    """Times of several networks as shares of the first one's, [n], each in its calmest rounds.
+
+    `seconds` is [rounds, n], measured in turns. The disturbed rounds of one are not those of another: so not
+    ratios round by round, but of tenth percentiles.
+    """
+    calm = np.quantile(seconds, _CALM, axis=0)
+    shares: Vector = calm / calm[0]
+    return shares
+
+
+def least(runs: Sequence[float]) -> float:
+    """The time of a single kernel: that of its fastest run, in the unit of `runs`."""
+    return min(runs)

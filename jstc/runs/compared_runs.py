@@ -69,7 +69,7 @@ def places(provider: str | None, batches: Sequence[str] | None) -> tuple[Place, 
 
 def measure(first: Path, second: Path, place: Place, *, seconds: float, effort: int = 1) -> Timed:
     """Time two files in turns in sessions of their own. Raises `InputError` for one that cannot be run."""
-    from jstc import ort
+    from jstc.ort import bench
 
     settings = BenchSettings(
         provider=place.provider,  # type: ignore[arg-type]  # `unusable` has checked it
@@ -77,7 +77,7 @@ def measure(first: Path, second: Path, place: Place, *, seconds: float, effort: 
         threads=place.threads,
         seconds=seconds * effort,
     )
-    one, other = ort.compare({"first": first, "second": second}, settings=settings)
+    one, other = bench.time_all({"first": first, "second": second}, settings=settings)
     return Timed(one.median_ms, other.median_ms, 1 / other.speedup_vs_target)
 
 

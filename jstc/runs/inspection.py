@@ -260,11 +260,11 @@ def facts() -> dict[str, Any]:
     """Versions, processor, GPUs, number formats, onnxruntime's working providers, free disk, as JSON."""
     import torch
 
-    from jstc import ort
+    from jstc.ort import machine
     from jstc.runs.manifest import versions
     from jstc.train import device
 
-    known = ort.environment()
+    known = machine.environment()
     chosen = device.device("auto")
     known["packages"] = versions()
     known["training_device"] = str(chosen)

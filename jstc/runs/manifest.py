@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import platform
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jstc._version import __version__
 from jstc.core import files
 from jstc.errors import JstcError, RunDirectoryError
+from jstc.ort import machine
 from jstc.recipe.loading import differences
 from jstc.recipe.schema import Recipe
 from jstc.recipe.sections import InputSettings
@@ -72,11 +72,6 @@ def _between(stored: Recipe, recipe: Recipe, section: str) -> list[str]:
 
 
 # manifest.json: what ran, with what, how far it came, and the sha256 of every file it left.
-
-_PACKAGES = (
-    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore",
-    "numpy", "safetensors", "timm",
-)  # fmt: skip
 
 _AWAY = "put back a good copy, or begin a run in another directory (--out of `jstc search` and `jstc run`)"
 
@@ -147,13 +142,8 @@ class Manifest(BaseModel):
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers of a run."""
-    found = {"jstc": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = machine.versions(machine.PACKAGES_OF_NUMBERS)
+    return {"jstc": __version__, "python": platform.python_version(), **found}
 
 
 # What files of a run cause that hold something else than a stage writes: one message that names them.

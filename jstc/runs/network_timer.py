@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jstc.ort import statistics
 from jstc.plan import Plan
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ __all__ = ["NetworkTimer", "quick_onnx"]
 
 _OPSET = 18
 _SECONDS = 3.0
-_CALM = 0.1
 
 
 class NetworkTimer:
@@ -68,8 +68,7 @@ class NetworkTimer:
         seconds = self._seconds(files)
         if self._first is None:
             self._first = 1e3 * float(np.median(seconds[:, 0]))
-        calm = np.quantile(seconds, _CALM, axis=0)
-        return [self._first * float(each / calm[0]) for each in calm[1:]]
+        return [self._first * share for share in statistics.calm_shares(seconds)[1:].tolist()]
 
     def _files(self, plans: Sequence[Plan]) -> list[Path]:
         """The target network's, and those of the plans."""
@@ -88,10 +87,11 @@ class NetworkTimer:
     def _seconds(self, files: Sequence[Path]) -> NDArray[np.float64]:
         """[rounds, files]."""
         from jstc.ort import timing
+        from jstc.ort.opened import open_file, prepare
 
         provider, threads = self.setting.provider, self.setting.threads
-        opened = [timing.open_file(p.stem, p, provider=provider, threads=threads) for p in files]
-        runs = [timing.prepare(each, self.setting.batch) for each in opened]
+        opened = [open_file(p.stem, p, provider=provider, threads=threads) for p in files]
+        runs = [prepare(each, self.setting.batch) for each in opened]
         timing.warm_up(runs, seconds=_SECONDS)
         return timing.interleaved_seconds(runs, seconds=_SECONDS * len(runs))
 

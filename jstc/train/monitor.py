@@ -75,7 +75,8 @@ class Watch:
     def _look(self) -> tuple[bool, bool]:
         """Whether any process has to stop, and to save; sets when to look again, in all of them alike."""
         now = time.monotonic()
-        stop, due, seconds = collectives.sums([processes.stop_requested(), self._is_due(), now - self._looked])
+        looked = [processes.stop_requested(), self._is_due(), now - self._looked]
+        stop, due, seconds = collectives.sums(looked)
         step = seconds / collectives.world() / self._unseen
         self._pace = max(1, int(min(_TOGETHER_EVERY, _TOGETHER_SECONDS / max(step, 1e-9))))
         self._unseen, self._looked = 0, now

@@ -116,7 +116,7 @@ class Refuse:
         if name.split(".")[0] in sys.argv[1].split():
             raise ModuleNotFoundError(f"{name} is not installed by the action", name=name)
 sys.meta_path.insert(0, Refuse())
-import jstc.bench  # what times the files of run directories
+import jstc.ort.bench  # what times the files of run directories
 from jstc.cli import main
 main(sys.argv[2:])
 """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jstc.gate import Comparison, Measuring, Place, Settings, Timed, compare, limits, parse
-from jstc.ort.statistics import of_recorded, of_repeats
+from jstc.ort.statistics import change_of_recorded, change_of_repeats
 
 BASE, NEW = Path("base"), Path("new")
 
@@ -167,23 +167,23 @@ def test_speed_ups_without_a_target_are_none(one_file: dict[str, Any]) -> None:
 def test_intervals_are_students() -> None:
     # Logarithms 0, 0.02, 0.04, 0.06: mean 0.03, standard error 0.0129; t(3) is 5.841 and 12.924.
     ratios = [float(np.exp(log)) for log in (0.0, 0.02, 0.04, 0.06)]
-    found = of_repeats(ratios, confidence=0.99)
+    found = change_of_repeats(ratios, confidence=0.99)
     assert np.log1p([found.change, found.low, found.high]) == pytest.approx(
         [0.03, -0.04541, 0.10541], abs=1e-4
     )
-    assert np.log1p(of_repeats(ratios, confidence=0.999).high) == pytest.approx(0.19686, abs=1e-4)
+    assert np.log1p(change_of_repeats(ratios, confidence=0.999).high) == pytest.approx(0.19686, abs=1e-4)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     generator = np.random.default_rng(1)
     draws = np.exp(0.1 + 0.05 * generator.standard_normal((2000, 5)))
-    found = [of_repeats(row.tolist(), confidence=0.99) for row in draws]
+    found = [change_of_repeats(row.tolist(), confidence=0.99) for row in draws]
     held = np.mean([change.low < np.expm1(0.1) < change.high for change in found])
     assert held == pytest.approx(0.99, abs=0.006)
 
 
 def test_uncertain_speed_ups_widen_the_interval() -> None:
-    sure: Callable[..., Any] = of_recorded
+    sure: Callable[..., Any] = change_of_recorded
     assert sure((2, 1.5, 2.5), (2, 2, 2)).high > 1.2 * sure((2, 2, 2), (2, 2, 2)).high
 
 

@@ -10,10 +10,9 @@ import pytest
 
 from jstc.core import files
 from jstc.core.progress import Silent
-from jstc.latency import Table
+from jstc.latency import Setting, Table
 from jstc.latency.kernels import Kernel
 from jstc.latency.table import doubtful
-from jstc.ort.machine import Setting
 
 GEMM, MOVE = Kernel("gemm", (1,)), Kernel("move")
 POINTS = [(8, 16), (8, 32)]

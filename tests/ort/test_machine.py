@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jstc import ort
 from jstc.ort import machine, sessions
 
 
 def test_the_machine_is_named() -> None:
-    found = ort.environment()
+    found = machine.environment()
     assert found["python"] == platform.python_version()
     assert 1 <= found["cores"] <= (os.cpu_count() or 1)
     assert found["providers"]["cpu"] == "usable"
@@ -22,9 +21,9 @@ def test_the_machine_is_named() -> None:
 
 def test_a_missing_provider_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "cuda_problem", lambda: "no NVIDIA driver was found")
-    assert ort.environment()["providers"]["cuda"] == "no NVIDIA driver was found"
+    assert machine.environment()["providers"]["cuda"] == "no NVIDIA driver was found"
     monkeypatch.setattr(sessions, "cuda_problem", lambda: None)
-    assert ort.environment()["providers"]["cuda"] == "usable"
+    assert machine.environment()["providers"]["cuda"] == "usable"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in for nvidia-smi is a shell script")
@@ -41,7 +40,7 @@ def test_gpus_are_read_from_nvidia_smi(
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert ort.environment()["gpus"] == gpus
+    assert machine.environment()["gpus"] == gpus
 
 
 def machine_at(root: Path, files: dict[str, str]) -> Path:
@@ -92,6 +91,6 @@ def test_limits_of_a_container(
     ("load", "cores", "said"), [(3.0, 4, True), (1.9, 4, False), (None, 4, False), (2.0, None, False)]
 )
 def test_a_busy_machine_is_called_so(load: float | None, cores: int | None, said: bool) -> None:
-    found = ort.busy({"load_average": load, "cores": cores})
+    found = machine.busy({"load_average": load, "cores": cores})
     assert (found is not None) == said
     assert not said or "load 3 on 4 cores" in str(found)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jstc.ort import memory_use
-from jstc.ort.memory_use import PeakMemory, Task, peak_memory
+from jstc.ort import memory
+from jstc.ort.memory import PeakMemory, Task, peak_memory
 
-needs_linux = pytest.mark.skipif(memory_use.missing() is not None, reason=memory_use.missing() or "")
+needs_linux = pytest.mark.skipif(memory.missing() is not None, reason=memory.missing() or "")
 
 
 @needs_linux
@@ -44,7 +44,7 @@ def test_a_process_that_fails_gives_reasons(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object, **__: object) -> None:
         raise subprocess.CalledProcessError(1, ["python"])
 
-    monkeypatch.setattr(memory_use, "missing", lambda: None)
+    monkeypatch.setattr(memory, "missing", lambda: None)
     monkeypatch.setattr(subprocess, "run", fail)
     [answer] = peak_memory([Task("a.onnx", "cpu", 1, 1)])
     assert answer.mb is None

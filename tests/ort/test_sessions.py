@@ -65,7 +65,11 @@ def test_a_provider_that_fails_to_load_gives_the_reason(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("driver", ["True", "False"])
 def test_asking_for_providers_prints_nothing(driver: str) -> None:
-    code = f"from jstc import ort; ort._driver_present = lambda: {driver}; ort.resolve('auto')"
+    code = f"""
+from jstc.ort import sessions
+sessions._driver_present = lambda: {driver}
+sessions.resolve("auto")
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
 

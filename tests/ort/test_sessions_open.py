@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jstc.errors import InputError
-from jstc.ort import memory_worker, sessions, timing
-from jstc.ort.memory_use import Task
+from jstc.ort import memory, opened, sessions
+from jstc.ort.memory import Task
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def silent_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sessions.PROVIDER_NAMES, "cuda", "CPUExecutionProvider")
     images = np.zeros((1, 3, 8, 8), np.float32)
     monkeypatch.setattr(
-        timing, "prepare", lambda opened, batch: lambda: opened.session.run(None, {"images": images})
+        opened, "prepare", lambda file, batch: lambda: file.session.run(None, {"images": images})
     )
 
 
@@ -32,28 +32,28 @@ def silent_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_fell_back_as_a_whole_is_refused(
     make_classifier: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = timing.ort.open_session
+    take = sessions.open_session
 
-    def opened(*args: Any, **options: Any) -> Any:
+    def open_session(*args: Any, **options: Any) -> Any:
         found = take(*args, **options)
         monkeypatch.setitem(sessions.PROVIDER_NAMES, "cuda", "CUDAExecutionProvider")
         return found
 
-    monkeypatch.setattr(sessions, "open_session", opened)
+    monkeypatch.setattr(sessions, "open_session", open_session)
     with pytest.raises(
         InputError, match=r"none of its nodes run on cuda; onnxruntime gave them to {'cpu': 4}"
     ):
-        timing.open_file("model", make_classifier(layers=1), provider="cuda")
+        opened.open_file("model", make_classifier(layers=1), provider="cuda")
 
 
 def test_nodes_elsewhere_are_counted() -> None:
     used = Counter({"CUDAExecutionProvider": 7, "CPUExecutionProvider": 2, "OtherProvider": 1})
-    assert timing._elsewhere(used, "cuda", Path("a.onnx")) == {"cpu": 2, "OtherProvider": 1}
+    assert opened._elsewhere(used, "cuda", Path("a.onnx")) == {"cpu": 2, "OtherProvider": 1}
 
 
 @pytest.mark.usefixtures("silent_fallback")
 def test_after_its_first_run_a_session_is_profiled_no_more(make_classifier: Callable[..., Path]) -> None:
-    found = timing.open_file("model", make_classifier(metadata={"flops": "12"}), provider="cuda")
+    found = opened.open_file("model", make_classifier(metadata={"flops": "12"}), provider="cuda")
     assert found.elsewhere == {}
     assert found.facts.flops == 12
     assert not list(Path().glob("*first*.json"))
@@ -71,7 +71,7 @@ def test_device_memory_is_what_the_session_holds(monkeypatch: pytest.MonkeyPatch
         return 100 + 50 * len(events)
 
     monkeypatch.setattr(sessions, "resolve", lambda provider: provider)
-    monkeypatch.setattr(memory_worker, "_device_used", used)
-    monkeypatch.setattr(memory_worker, "_run", lambda task: Held())
-    assert memory_worker.measured(Task("a.onnx", "cuda", 1, 0)) == 50
+    monkeypatch.setattr(memory, "_device_used", used)
+    monkeypatch.setattr(memory, "_run", lambda task: Held())
+    assert memory.measured(Task("a.onnx", "cuda", 1, 0)) == 50
     assert events == ["asked", "asked", "freed"]

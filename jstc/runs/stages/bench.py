@@ -12,7 +12,8 @@ from jstc.runs.workspace import StageContext
 if TYPE_CHECKING:
     from torch import nn
 
-    from jstc.ort import Comparison, Facts
+    from jstc.ort.opened import Facts
+    from jstc.ort.rows import BenchResult
 
 __all__ = ["bench"]
 
@@ -25,10 +26,11 @@ def bench(context: StageContext) -> dict[str, Any]:
     Files with the preprocessing inside take other inputs, and are left out. Writes bench.json,
     environment.json and, by request, profile.json and onnxruntime's traces.
     """
-    from jstc import ort as timing
+    from jstc.ort import bench as timing
+    from jstc.ort import machine
 
-    machine = timing.environment()  # first: its load is that before our own work
-    if said := timing.busy(machine):
+    environment = machine.environment()  # first: its load is that before our own work
+    if said := machine.busy(environment):
         context.progress.message(f"bench: {said}")
     _write_target(context, context.path / _TARGET)
     facts = _facts(context)
@@ -44,18 +46,18 @@ def bench(context: StageContext) -> dict[str, Any]:
         traces=folder if settings.trace else None,
         progress=context.progress,
     )
-    _write(found, folder, left_out=_left_out(context), machine=machine)
+    _write(found, folder, left_out=_left_out(context), environment=environment)
     return {}
 
 
-def _write(found: Comparison, folder: Path, *, left_out: list[str], machine: dict[str, Any]) -> None:
+def _write(found: BenchResult, folder: Path, *, left_out: list[str], environment: dict[str, Any]) -> None:
     skipped = [
         {"file": name, "provider": None, "batch": None, "reason": "it has the preprocessing inside"}
         for name in left_out
     ]
     document = found.to_dict()
     files.write_json(folder / "bench.json", document | {"skipped": document["skipped"] + skipped})
-    files.write_json(folder / "environment.json", machine)
+    files.write_json(folder / "environment.json", environment)
     if found.profiles:
         files.write_json(folder / "profile.json", {"profiles": found.profiles})
 
@@ -71,7 +73,7 @@ def _left_out(context: StageContext) -> list[str]:
 
 def _facts(context: StageContext) -> Mapping[str, Facts]:
     """The files to be timed, by their places in the run directory, the target network's first."""
-    from jstc.ort import Facts
+    from jstc.ort.opened import Facts
 
     slim = files.read_json(context.path / "slim" / "result.json")
     found = {_TARGET: Facts(context.workspace.channels.cost().flops, "fp32")}

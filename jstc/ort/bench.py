@@ -1,4 +1,4 @@
-"""Latencies of ONNX files against the first of them, the target network."""
+"""Time ONNX files beside the first of them, the target network: interleaved runs, paired ratios."""
 
 from __future__ import annotations
 
@@ -11,31 +11,17 @@ import numpy.typing as npt
 
 from jstc.core.progress import Progress, Silent
 from jstc.errors import InputError
-from jstc.ort import memory_use, sessions
-from jstc.ort.profiling import profile
-from jstc.ort.rows import BenchRow, Comparison, Skipped, against, timed_row, with_memory
+from jstc.ort import memory, sessions
+from jstc.ort.opened import Facts, Opened, open_file, prepare, profile
+from jstc.ort.rows import BenchResult, BenchRow, Skipped, against, timed_row, with_memory
 from jstc.ort.sessions import Provider
 from jstc.ort.statistics import paired_ratio
-from jstc.ort.timing import Facts, Opened, WarmUp, interleaved_seconds, open_file, prepare, warm_up
+from jstc.ort.timing import WarmUp, interleaved_seconds, warm_up
 from jstc.recipe.schema import BenchSettings
 
-__all__ = ["compare", "measure"]
+__all__ = ["measure", "time_all"]
 
 _WARM_UP_SHARE = 0.5  # of the measuring time, at most
-
-
-def compare(
-    files: Mapping[str, Path], *, settings: BenchSettings, progress: Progress | None = None
-) -> list[BenchRow]:
-    """Time every file (label -> path) at every batch size, and nothing else; the first one is the target.
-
-    Raises `InputError` for whatever cannot be measured.
-    """
-    bare = settings.model_copy(update={"memory": False, "profile": False})
-    found = measure(files, settings=bare, progress=progress)
-    if found.skipped:
-        raise InputError(found.skipped[0].reason)
-    return found.rows
 
 
 def measure(
@@ -45,7 +31,7 @@ def measure(
     facts: Mapping[str, Facts] | None = None,
     traces: Path | None = None,
     progress: Progress | None = None,
-) -> Comparison:
+) -> BenchResult:
     """Time every file (label -> path) on every provider at every batch size; the first one is the target.
 
     `facts` of files by label come before what their metadata say. What cannot be measured is told and left
@@ -62,13 +48,27 @@ def measure(
     if not rows:
         raise InputError("nothing could be measured: " + "; ".join(s.reason for s in work.skipped))
     work.progress.finish()
-    rows = work.memory(rows) if settings.memory else rows
+    rows = work.with_memory(rows) if settings.memory else rows
     profiles = list(work.profiles(rows, traces)) if settings.profile else []
-    return Comparison(rows, work.skipped, profiles)
+    return BenchResult(rows, work.skipped, profiles)
+
+
+def time_all(
+    files: Mapping[str, Path], *, settings: BenchSettings, progress: Progress | None = None
+) -> list[BenchRow]:
+    """Time every file (label -> path) at every batch size, and nothing else; the first one is the target.
+
+    Raises `InputError` for whatever cannot be measured.
+    """
+    bare = settings.model_copy(update={"memory": False, "profile": False})
+    found = measure(files, settings=bare, progress=progress)
+    if found.skipped:
+        raise InputError(found.skipped[0].reason)
+    return found.rows
 
 
 class _Work:
-    """One comparison under way: what is asked for, whom to tell, and what had to be left out."""
+    """A measurement under way: what is asked for, whom to tell, and what had to be left out."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class _Work:
         self.progress.message(f"bench: not measured on {provider}: {reason}")
 
     def providers(self) -> list[Provider]:
-        """Those asked for that work here."""
+        """The providers asked for that work here."""
         found: list[Provider] = []
         for name in self.settings.providers:
             if name == "auto":
@@ -171,11 +171,11 @@ class _Work:
             return None
         return run
 
-    def memory(self, rows: Sequence[BenchRow]) -> list[BenchRow]:
+    def with_memory(self, rows: Sequence[BenchRow]) -> list[BenchRow]:
         """The rows with what each file takes, measured in processes of their own."""
         threads = self.settings.threads
-        tasks = [memory_use.Task(str(self.files[r.file]), r.provider, r.batch, threads) for r in rows]
-        answers = memory_use.peak_memory(tasks)
+        tasks = [memory.Task(str(self.files[r.file]), r.provider, r.batch, threads) for r in rows]
+        answers = memory.peak_memory(tasks)
         return [with_memory(row, answer) for row, answer in zip(rows, answers, strict=True)]
 
     def profiles(self, rows: Sequence[BenchRow], traces: Path | None) -> Iterator[dict[str, object]]:
