@@ -221,7 +221,7 @@ def test_a_second_opening_is_refused_and_says_who_holds_it(tmp_path):
 
 HOLDER = """
 import pathlib, sys, time
-from jstc.pipeline.lock import locked
+from jstc.runs.directory import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

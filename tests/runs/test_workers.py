@@ -126,7 +126,7 @@ def test_started_anew_by_torchrun_a_run_goes_on(house, two, monkeypatch):
 
 STUCK = """
 import signal, time
-from jstc.pipeline import departure
+from jstc.runs import workers as departure
 departure.GRACE_SECONDS = {grace}
 signal.signal(signal.SIGTERM, lambda *_: None)
 with departure.watched(lambda: {may_go}):
@@ -143,6 +143,7 @@ def test_a_process_that_is_stuck_is_ended(grace, may_go, work, code):
     program = [sys.executable, "-c", STUCK.format(grace=grace, may_go=may_go, work=work)]
     found = subprocess.run(program, check=False, capture_output=True, timeout=50, text=True)
     assert (found.returncode, found.stdout.strip()) == (code, "" if code else "by itself")
+    assert found.stderr == ""  # and not an error, whose exit code is 1 too
 
 
 def fail(error):
