@@ -50,6 +50,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "models": lists.models,
     "datasets": lists.datasets,
     "doctor": lists.doctor,
+    "schema": lists.schema,
 }
 
 for _name, _function in _COMMANDS.items():

@@ -1,10 +1,10 @@
-"""`jstc models`."""
+"""`jstc models`, `datasets`, `doctor` and `schema`: what there is to name, here and on this machine."""
 
 from __future__ import annotations
 
 from jstc.cli import options
 
-__all__ = ["datasets", "doctor", "models"]
+__all__ = ["datasets", "doctor", "models", "schema"]
 
 
 def models(json: options.Json = False, debug: options.Debug = False) -> None:
@@ -22,9 +22,6 @@ def models(json: options.Json = False, debug: options.Debug = False) -> None:
     results.note("Also: timm:NAME, path/to/file.py:factory, package.module:factory")
 
 
-# `jstc datasets`.
-
-
 def datasets(json: options.Json = False, debug: options.Debug = False) -> None:
     """List the datasets that can be named, and what each needs."""
     import dataclasses
@@ -39,9 +36,6 @@ def datasets(json: options.Json = False, debug: options.Debug = False) -> None:
     results.table(["dataset", "", "--data"], [[e.name, e.description, e.where] for e in entries])
 
 
-# `jstc doctor`.
-
-
 def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
     """Show versions, processor, GPU and working providers."""
     from jstc.cli import results
@@ -52,3 +46,11 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
         results.document(facts)
         return
     results.table(["", ""], [[key, results.plain(value)] for key, value in facts.items()])
+
+
+def schema(debug: options.Debug = False) -> None:
+    """Print the JSON schema of a recipe, by which editors check and complete it."""
+    from jstc.cli import results
+    from jstc.recipe.schema import json_schema
+
+    results.document(json_schema())

@@ -16,8 +16,7 @@ from jstc.core import files
 from jstc.errors import JstcError, RunDirectoryError
 from jstc.ort import machine
 from jstc.recipe.loading import differences
-from jstc.recipe.schema import Recipe
-from jstc.recipe.sections import InputSettings
+from jstc.recipe.schema import InputSettings, Recipe
 
 __all__ = [
     "FREE",

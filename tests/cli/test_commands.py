@@ -46,6 +46,7 @@ FLAGS = {
     "models": {"--json", "--debug"},
     "datasets": {"--json", "--debug"},
     "doctor": {"--json", "--debug"},
+    "schema": {"--debug"},
 }
 
 
@@ -98,9 +99,16 @@ def test_help_loads_nothing_heavy(words):
     run_without(heavy, *words)
 
 
-@pytest.mark.parametrize("word", ["models", "datasets"])
+@pytest.mark.parametrize("word", ["models", "datasets", "schema"])
 def test_lists_need_no_torch(word):
     run_without("torch torchvision onnx", word)
+
+
+def test_the_schema_of_recipes_is_printed_for_editors(jstc_command):
+    called = jstc_command("schema")
+    document = json.loads(called.out)
+    assert (called.code, next(iter(document))) == (0, "$schema")
+    assert "recency_bonus" in document["$defs"]["SearchSettings"]["properties"]
 
 
 def test_python_dash_m():
