@@ -79,7 +79,7 @@ def search(
     if processes.follows():
         _follow(workspace)
     else:
-        with workers.leading():
+        with workers.as_rank_zero():
             commands.run(recipe, out=path, only=_STAGES, workspace=workspace, fresh=fresh, progress=progress)
     result = files.read_json(path / "slim" / "result.json")
     return SearchResult(
@@ -93,9 +93,9 @@ def search(
 
 
 def _follow(workspace: Workspace) -> None:
-    from jstc.runs import follower
+    from jstc.runs import commands
 
-    if follower.follow(workspace):
+    if commands.follow(workspace):
         raise StageError("process 0 has broken off, and says why")
 
 

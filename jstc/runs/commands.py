@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from jstc.core import processes
 from jstc.core.progress import Progress, Silent
 from jstc.recipe.schema import Recipe
-from jstc.runs import preflight, stages, sweep
+from jstc.runs import evaluation, preflight, stages, sweep, workers
 from jstc.runs.chain import Chain
 from jstc.runs.directory import RunDirectory, default_path, read_recipe
+from jstc.runs.stages import train
 from jstc.runs.workspace import Workspace
 
 if TYPE_CHECKING:
     from jstc.models import Consent
 
-__all__ = ["run", "run_stage", "write_report"]
+__all__ = ["follow", "run", "run_stage", "write_report"]
 
 
 def run(
@@ -84,6 +85,12 @@ def run_stage(
     with RunDirectory.open(path, recipe, stages=names, command=command, about=(name,)) as opened:
         workspace.recipe = opened.recipe
         Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
+
+
+def follow(workspace: Workspace | None = None) -> int:
+    """Do what process 0 of several asks for, task after task; returns the exit code (see `worker_loop`)."""
+    training = {"baseline": train.baseline, "search": train.search, "finetune": train.finetune}
+    return workers.worker_loop(training, evaluation.take_part, workspace)
 
 
 def _is_fresh(asked: bool) -> bool:

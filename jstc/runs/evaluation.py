@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from jstc.core.progress import Progress, Silent
 from jstc.errors import InputError, RunDirectoryError
 from jstc.recipe.schema import InputSettings
 from jstc.runs.manifest import explained
+from jstc.runs.workers import EvalTask, broadcast_task
 
 if TYPE_CHECKING:
     from jstc.data import DataInfo, Split
@@ -65,7 +66,8 @@ def evaluate(
     classifier, info, split = opened
     _, notes = assumptions(classifier, info)
     enough = min(limit or split.num_images, split.num_images) >= processes.world()
-    with _shared(task, chosen, threads, limit) if enough else contextlib.nullcontext():
+    told = EvalTask(task.file, task.dataset, task.data, task.settings, chosen, threads, limit)
+    with broadcast_task(told) if enough else contextlib.nullcontext():
         found = _score(opened, limit, progress or Silent())
     return {
         "file": str(task.file),
@@ -85,32 +87,10 @@ def evaluate(
     }
 
 
-@contextlib.contextmanager
-def _shared(task: _Task, provider: Provider, threads: int, limit: int | None) -> Iterator[None]:
-    """Of several processes each evaluates its part of the images."""
-    import torch
-
-    from jstc.runs import workers
-
-    document = {
-        "kind": "eval",
-        "file": str(task.file),
-        "dataset": task.dataset,
-        "data": None if task.data is None else str(task.data),
-        "settings": task.settings.model_dump(mode="json"),
-        "provider": provider,
-        "threads": threads,
-        "limit": limit,
-    }
-    with workers.shared(document, torch.device("cpu")):
-        yield
-
-
-def take_part(document: Mapping[str, Any]) -> None:
-    """For the processes beside the one that evaluates: this one's part of the images."""
-    data, settings = document["data"], InputSettings.model_validate(document["settings"])
-    task = _Task(Path(document["file"]), document["dataset"], None if data is None else Path(data), settings)
-    _score(_opened(task, document["provider"], document["threads"]), document["limit"], Silent())
+def take_part(told: EvalTask) -> None:
+    """Evaluate this process's part of the images, for process 0, which gets the sums."""
+    task = _Task(told.file, told.dataset, told.data, told.settings)
+    _score(_opened(task, told.provider, told.threads), told.limit, Silent())
 
 
 def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:

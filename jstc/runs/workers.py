@@ -1,176 +1,169 @@
-"""Several processes at one run. Process 0 goes through its stages; where one trains, all take part.
+"""Several processes at one run: process 0 goes through its stages; where one trains, all take part.
 
 What process 0 wants done stands in torchrun's store, task after task, because it may take an hour between two
-of them to export and to measure. The others wait for the next one (see `following`). Nothing here does
-anything for a process alone.
+of them to export and to measure. The others wait for the next one, do it, write nothing, and say only what
+process 0 cannot. A process alone passes through all of this as if it were not there.
+
+In the order of a run: process 0 is `as_rank_zero`; a stage that is `on_all_ranks` is told to the others by
+`broadcast_task`, who do it in their `worker_loop`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
-import signal
-import threading
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import wraps
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from jstc.core import processes
-from jstc.errors import StageError
-from jstc.runs.workspace import StageContext
-
-if TYPE_CHECKING:
-    import torch
+from jstc.core.processes import interruptible
+from jstc.core.progress import Silent
+from jstc.errors import JstcError, StageError
+from jstc.models import Consent
+from jstc.recipe.schema import InputSettings, Recipe
+from jstc.runs.exit_after_signal import exit_after_signal, sigterm_interrupts
+from jstc.runs.workspace import StageContext, Workspace
 
 __all__ = [
-    "END",
-    "GRACE_SECONDS",
-    "everywhere",
-    "heeding",
-    "leader_has_stopped",
-    "leading",
+    "EvalTask",
+    "StageFunction",
+    "StageTask",
+    "as_rank_zero",
+    "broadcast_task",
     "next_task",
-    "shared",
-    "watched",
+    "on_all_ranks",
+    "one_of_several",
+    "rank_zero_has_stopped",
+    "worker_loop",
 ]
-
-# How a process leaves that may be stuck in an exchange with one that is gone.
-#
-# torchrun sends SIGTERM to the processes that are left. Python acts on a signal only between two
-# instructions of its own, which never comes while the process waits in a library for an answer. A thread
-# sees the signal at once, and ends the process when it has not ended by itself after some seconds.
-
-GRACE_SECONDS = 20.0
-"""torchrun gives 30 before it kills."""
-_DEPARTURE_POLL_SECONDS = 0.1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-@contextlib.contextmanager
-def watched(may_go: Callable[[], bool]) -> Iterator[None]:
-    """A block whose process ends `GRACE_SECONDS` after SIGTERM or SIGINT, or as soon as `may_go` after it."""
-    if threading.current_thread() is not threading.main_thread():  # signals are that one's alone
-        yield
-        return
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reading, may_go), daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(writing)
-
-
-def _watch(reading: int, may_go: Callable[[], bool]) -> None:
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        while number := pipe.read(1):  # none when the block is over
-            if number[0] in _SIGNALS:
-                _end(may_go)
-
-
-def _end(may_go: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and not may_go():
-        time.sleep(_DEPARTURE_POLL_SECONDS)
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def heeding(*, unless: Callable[[], bool]) -> Iterator[None]:
-    """A block in which SIGTERM raises KeyboardInterrupt, and nothing once the process leaves by itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        if not unless():
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-END = "end"
-_POLL_SECONDS = 0.1
-_state = {"next": 0, "stopped": 0}
 
 StageFunction = Callable[[StageContext], dict[str, Any]]
 
-
-def everywhere(stage: StageFunction) -> StageFunction:
-    """A stage in which all processes take part: each calls it, with the workspace of its own."""
-
-    @wraps(stage)
-    def run(context: StageContext) -> dict[str, Any]:
-        if not processes.leads():
-            return stage(context)
-        with shared(_task(stage.__name__, context), context.workspace.device):
-            return stage(context)
-
-    return run
+_POLL_SECONDS = 0.1
+_ANSWER_SECONDS = 3.0
+_MADE_OF = {"model", "weights", "cifar", "dataset", "data", "seed", "device", "threads", "input", "channels"}
+"""What decides the things that a workspace keeps."""
 
 
-def _task(stage: str, context: StageContext) -> dict[str, Any]:
-    # Before the search it is measured, here alone, and needed by nobody after it.
-    latency = context.workspace.latency if stage == "search" else None
-    return {
-        "kind": "stage",
-        "stage": stage,
-        "recipe": context.recipe.model_dump(mode="json"),
-        "path": str(context.path),
-        "folder": str(context.folder),
-        "latency": None if latency is None else latency.model.to_dict(),
-        "consent": dataclasses.asdict(context.workspace.consent),
-    }
+# -- what is said -------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def shared(task: Mapping[str, Any], where: torch.device) -> Iterator[None]:
-    """For process 0: the others do `task` while it works at its part of it in the block, on `where`.
+@dataclass(frozen=True)
+class StageTask:
+    """A stage that all processes train in, with what each makes its own workspace of.
 
-    Raises `StageError` when one of them is lost.
+    `device` is the type that gradients travel between, `latency` the document of a model that predicts it.
     """
-    if not processes.leads():
-        yield
-        return
-    from jstc.train import collectives
 
-    _announce({**task, "device": where.type})
-    with watched(lambda: False), _told_of_failure():
-        collectives.start(where)
-        with collectives.together():
-            yield
+    stage: str
+    recipe: Recipe
+    path: Path
+    folder: Path
+    consent: Consent
+    device: str
+    latency: dict[str, Any] | None = None
+    kind: Literal["stage"] = "stage"
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """An ONNX file to be evaluated on a test split, of which each process takes its part."""
+
+    file: Path
+    dataset: str
+    data: Path | None
+    settings: InputSettings
+    provider: Literal["cpu", "cuda", "tensorrt"]
+    threads: int
+    limit: int | None
+    device: str = "cpu"
+    kind: Literal["eval"] = "eval"
+
+
+Task = StageTask | EvalTask
+_TASK: TypeAdapter[Task] = TypeAdapter(Task)
+
+
+@dataclass
+class _Conversation:
+    """Number of the next task, and whether process 0 has broken off."""
+
+    next: int = 0
+    stopped: bool = False
+
+
+_conversation = _Conversation()
+
+
+def _store() -> Any:
+    from jstc.train import process_group
+
+    return process_group.store()
+
+
+def _announce(task: Task | None) -> None:
+    """Write the next task, or that there is none, into the store."""
+    document = None if task is None else _TASK.dump_python(task, mode="json")
+    _store().set(f"task/{_conversation.next}", json.dumps(document))
+    _conversation.next += 1
+
+
+def next_task() -> Task | None:
+    """For the others: wait for the next task of process 0; None when there is no more."""
+    key = f"task/{_conversation.next}"
+    while not _store().check([key]):
+        time.sleep(_POLL_SECONDS)
+    _conversation.next += 1
+    document = json.loads(_store().get(key))
+    return None if document is None else _TASK.validate_python(document)
+
+
+def rank_zero_has_stopped(seconds: float = 0.0) -> bool:
+    """For the others: whether process 0 has broken off its stage, or does so within some seconds."""
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(Exception):
+        while not _store().check(["stopped"]):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+    return False
+
+
+# -- process 0 ----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _told_of_failure() -> Iterator[None]:
-    from jstc.train import collectives
+def one_of_several() -> Iterator[None]:
+    """A whole command, in one of several processes; where it fails the process ends without cleaning up.
 
+    That would wait, for many seconds, for connections to a process that is gone.
+    """
+    # torch's own notes about gradients' layouts and closed connections, once for each process.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        yield
-    except BaseException as error:
-        _state["stopped"] = 1
-        with contextlib.suppress(Exception):
-            collectives.store().set("stopped", b"1")
-        if collectives.lost(error):
-            raise StageError(
-                "another process of this run has ended or cannot be reached; what was finished is saved, and "
-                "the same command continues"
-            ) from error
+        with as_rank_zero():
+            yield
+    except (SystemExit, KeyboardInterrupt) as done:
+        code = getattr(done, "code", 130)
+        if code:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 1)
         raise
 
 
 @contextlib.contextmanager
-def leading() -> Iterator[None]:
+def as_rank_zero() -> Iterator[None]:
     """For process 0, around all that it does: in the end the others are told that there is no more.
 
     torchrun sends SIGTERM when another process ends: what this one then has to say, it still says.
@@ -178,7 +171,7 @@ def leading() -> Iterator[None]:
     if not processes.leads():
         yield
         return
-    with heeding(unless=lambda: bool(_state["stopped"])):
+    with sigterm_interrupts(unless=lambda: _conversation.stopped):
         try:
             yield
         finally:
@@ -186,42 +179,143 @@ def leading() -> Iterator[None]:
 
 
 def _finish() -> None:
-    from jstc.train import collectives
+    from jstc.train import process_group
 
     with contextlib.suppress(Exception):  # where the store is gone, nobody is left to be told
-        _announce({"kind": END})
-    if not _state["stopped"]:  # where a process is lost, its group cannot be left in order
-        collectives.shut_down()
+        _announce(None)
+    if not _conversation.stopped:  # where a process is lost, its group cannot be left in order
+        process_group.leave()
 
 
-def _announce(task: Mapping[str, Any]) -> None:
-    from jstc.train import collectives
+def on_all_ranks(stage: StageFunction) -> StageFunction:
+    """A stage in which all processes take part: each calls it, with the workspace of its own."""
 
-    collectives.store().set(f"task/{_state['next']}", json.dumps(task))
-    _state["next"] += 1
+    @wraps(stage)
+    def run(context: StageContext) -> dict[str, Any]:
+        if not processes.leads():
+            return stage(context)
+        with broadcast_task(_stage_task(stage.__name__, context)):
+            return stage(context)
 
-
-def next_task() -> dict[str, Any]:
-    """For the others: wait for the next task of process 0."""
-    from jstc.train import collectives
-
-    key = f"task/{_state['next']}"
-    while not collectives.store().check([key]):
-        time.sleep(_POLL_SECONDS)
-    _state["next"] += 1
-    task: dict[str, Any] = json.loads(collectives.store().get(key))
-    return task
+    return run
 
 
-def leader_has_stopped(seconds: float = 0.0) -> bool:
-    """For the others: whether process 0 has broken off its stage, or does so within some seconds."""
-    from jstc.train import collectives
+def _stage_task(stage: str, context: StageContext) -> StageTask:
+    # Before the search it is measured, here alone, and needed by nobody after it.
+    latency = context.workspace.latency if stage == "search" else None
+    return StageTask(
+        stage,
+        context.recipe,
+        context.path,
+        context.folder,
+        context.workspace.consent,
+        context.workspace.device.type,
+        None if latency is None else latency.model.to_dict(),
+    )
 
-    deadline = time.monotonic() + seconds
-    with contextlib.suppress(Exception):
-        while not collectives.store().check(["stopped"]):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
-    return False
+
+@contextlib.contextmanager
+def broadcast_task(task: Task) -> Iterator[None]:
+    """For process 0: the others do `task` while it works at its own part of it in the block.
+
+    Raises `StageError` when one of them is lost.
+    """
+    if not processes.leads():
+        yield
+        return
+    import torch
+
+    from jstc.train import collectives, process_group
+
+    _announce(task)
+    with exit_after_signal(lambda: False), _failure_is_told():
+        process_group.join(torch.device(task.device))
+        with collectives.together():
+            yield
+
+
+@contextlib.contextmanager
+def _failure_is_told() -> Iterator[None]:
+    from jstc.train import process_group
+
+    try:
+        yield
+    except BaseException as error:
+        _conversation.stopped = True
+        with contextlib.suppress(Exception):
+            _store().set("stopped", b"1")
+        if process_group.is_lost(error):
+            raise StageError(
+                "another process of this run has ended or cannot be reached; what was finished is saved, and "
+                "the same command continues"
+            ) from error
+        raise
+
+
+# -- the others ---------------------------------------------------------------------------------------------
+
+
+def worker_loop(
+    stages: Mapping[str, StageFunction],
+    evaluate: Callable[[EvalTask], None],
+    workspace: Workspace | None = None,
+) -> int:
+    """Do one task of process 0 after another, until it has no more; returns the exit code.
+
+    That is 1 when process 0 has broken off, which then has said why. `stages` are found by their names, and
+    `workspace` has a network and data that are in memory already. Raises `JstcError` for what went wrong in
+    this process alone.
+    """
+    with exit_after_signal(rank_zero_has_stopped):
+        try:
+            with interruptible():
+                return _do_tasks(stages, evaluate, workspace)
+        except KeyboardInterrupt:
+            return 1
+
+
+def _do_tasks(
+    stages: Mapping[str, StageFunction], evaluate: Callable[[EvalTask], None], workspace: Workspace | None
+) -> int:
+    from jstc.train import collectives, device, process_group
+
+    try:
+        while (task := next_task()) is not None:
+            # First: from here on process 0 notices when this one ends.
+            process_group.join(device.device(task.device))
+            with collectives.together():
+                if isinstance(task, EvalTask):
+                    evaluate(task)
+                    continue
+                workspace = _workspace_for(task, workspace)
+                stages[task.stage](StageContext(workspace, task.path, task.folder, Silent()))
+    except Exception as error:
+        if rank_zero_has_stopped(_ANSWER_SECONDS):
+            return 1
+        raise _with_rank(error) from error
+    process_group.leave()
+    return 0
+
+
+def _workspace_for(task: StageTask, before: Workspace | None) -> Workspace:
+    """The workspace of the task, with what the one `before` has made where that is the same."""
+    if before is None or _made_of(before.recipe) != _made_of(task.recipe):
+        before = Workspace(task.recipe, task.consent)
+    workspace = before.with_recipe(task.recipe)
+    workspace.path = task.path
+    if task.latency is not None:
+        workspace.predict_latency(task.latency)
+    return workspace
+
+
+def _made_of(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", include=_MADE_OF)
+
+
+def _with_rank(error: Exception) -> Exception:
+    """The error with the number and the host of the process that it is of."""
+    text = f"process {processes.rank()} of {processes.world()}, on {socket.gethostname()}: {error}"
+    if not isinstance(error, JstcError):
+        return StageError(f"{text} ({type(error).__name__})")
+    error.args = (text,)
+    return error

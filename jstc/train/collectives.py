@@ -1,4 +1,4 @@
-"""Several processes, one per GPU, that train one network together: what they tell each other.
+"""Exchanges between processes, one per GPU, that train one network together.
 
 torchrun starts them; torch's process groups and its store do the work. Everything here is about the block
 inside `together()`. Outside it, and with one process, the world is 1 and all of this does nothing: so what
@@ -20,7 +20,7 @@ from torch import Tensor
 from jstc.core import processes
 from jstc.data.base import WHOLE, Part
 from jstc.errors import StageError
-from jstc.train.process_group import lost, shut_down, start, store, team
+from jstc.train.process_group import membership
 
 __all__ = [
     "average",
@@ -29,15 +29,11 @@ __all__ = [
     "fingerprint",
     "from_first",
     "is_first",
-    "lost",
     "own_seed",
     "part",
     "rank",
     "require_same",
     "share",
-    "shut_down",
-    "start",
-    "store",
     "sums",
     "together",
     "world",
@@ -50,21 +46,21 @@ Saved = tuple[dict[str, Tensor], dict[str, Any]]
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """In the block all processes work on the same; everything outside it, each does for itself."""
-    team.active = processes.several()
+    membership.active = processes.several()
     try:
         yield
     finally:
-        team.active = False
+        membership.active = False
 
 
 def world() -> int:
     """Number of processes at work on the same."""
-    return processes.world() if team.active else 1
+    return processes.world() if membership.active else 1
 
 
 def rank() -> int:
     """Number of this process among them."""
-    return processes.rank() if team.active else 0
+    return processes.rank() if membership.active else 0
 
 
 def is_first() -> bool:
@@ -78,7 +74,7 @@ def part() -> Part:
 
 
 def decided(decide: Callable[[], T]) -> T:
-    """What process 0 decides, a JSON document, in all processes; the others do not call `decide`.
+    """The JSON document that process 0 decides on, in all processes; the others do not call `decide`.
 
     An error of process 0's is raised in all of them.
     """
@@ -105,18 +101,18 @@ def _opened(document: Any) -> Any:
 def _broadcast(document: Any) -> Any:
     data = b"" if document is None else json.dumps(document).encode()
     size = torch.tensor([len(data)])
-    dist.broadcast(size, src=0, group=team.control)
+    dist.broadcast(size, src=0, group=membership.control)
     text = torch.empty(int(size), dtype=torch.uint8)
     if is_first():
         text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    dist.broadcast(text, src=0, group=team.control)
+    dist.broadcast(text, src=0, group=membership.control)
     return json.loads(text.numpy().tobytes())
 
 
 def _gathered(values: Tensor) -> list[Tensor]:
     """The `values` of all processes, by rank."""
     found = [torch.empty_like(values) for _ in range(world())]
-    dist.all_gather(found, values, group=team.control)
+    dist.all_gather(found, values, group=membership.control)
     return found
 
 
@@ -134,7 +130,7 @@ def from_first(load: Callable[[], Saved | None]) -> Saved | None:
         loaded[0][0] if loaded and loaded[0] else {n: torch.empty(s, dtype=d) for n, (d, s) in kinds.items()}
     )
     for tensor in tensors.values():
-        dist.broadcast(tensor, src=0, group=team.control)
+        dist.broadcast(tensor, src=0, group=membership.control)
     return tensors, document
 
 
@@ -169,12 +165,12 @@ def sums(values: Sequence[float]) -> list[float]:
 
 
 def own_seed() -> tuple[int, ...]:
-    """What makes the random numbers of this process others than those of process 0: nothing for that one."""
+    """Seed words by which random numbers of this process differ from those of process 0, which has none."""
     return () if is_first() else (rank(),)
 
 
 def share(images: int, *, whole: int) -> float:
-    """What a mean over this process's `images` of a batch of `whole` counts in the mean over processes."""
+    """Weight of a mean over this process's `images` of a batch of `whole` in the mean over processes."""
     return 1.0 if world() == 1 else images * world() / whole
 
 
@@ -196,7 +192,7 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
     with torch.no_grad():
         for alike in kinds.values():  # all of one kind at once: a network has hundreds of small ones
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            dist.broadcast(flat, src=0, group=team.control if flat.device.type == "cpu" else None)
+            dist.broadcast(flat, src=0, group=membership.control if flat.device.type == "cpu" else None)
             sizes = [tensor.numel() for tensor in alike]
             for tensor, values in zip(alike, torch.split(flat, sizes), strict=True):
                 tensor.copy_(values.view(tensor.shape))

@@ -1,4 +1,4 @@
-"""The group of all processes, as torchrun started them: their rendezvous in its store, joining, leaving.
+"""The group of all processes that torchrun started: their rendezvous in its store, joining, leaving.
 
 `rendezvous` may go when a new start of torchrun finds an empty store: start two processes with
 `--max-restarts`, kill one, and see whether the others come back without it.
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from jstc.core import processes
 from jstc.errors import StageError
 
-__all__ = ["lost", "rendezvous", "shut_down", "start", "store", "team"]
+__all__ = ["is_lost", "join", "leave", "membership", "rendezvous", "store"]
 
 # How the processes of one start find each other in torchrun's store.
 #
@@ -76,9 +76,10 @@ _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe",
 
 
 @dataclass
-class _Team:
-    """What this process knows of the others; `control` is a group of gloo's, for all that is no gradient.
+class _Membership:
+    """This process's place among the others; `control` is a group of gloo's, for all that is no gradient.
 
+    `active` says that all of them work on the same now (see `collectives.together`),
     `own` says that the group of all processes is ours, and not one that a user's program had before.
     """
 
@@ -89,7 +90,7 @@ class _Team:
     groups: int = 0
 
 
-team = _Team()
+membership = _Membership()
 
 
 def store() -> Any:
@@ -97,7 +98,7 @@ def store() -> Any:
 
     Raises `StageError` when some of them do not come.
     """
-    if team.store is None:
+    if membership.store is None:
         from torch.distributed.rendezvous import rendezvous as torchruns
 
         whole, rank, world = next(torchruns("env://", timeout=_TRAINING_TIMEOUT))
@@ -106,38 +107,39 @@ def store() -> Any:
         # when it fails.
         patience = math.inf if rank else _TRAINING_TIMEOUT.total_seconds()
         session = rendezvous(whole, rank=rank, world=world, seconds=patience)
-        team.store = dist.PrefixStore(session, whole)  # type: ignore[attr-defined]
-    return team.store
+        membership.store = dist.PrefixStore(session, whole)  # type: ignore[attr-defined]
+    return membership.store
 
 
-def start(where: torch.device) -> None:
+def join(where: torch.device) -> None:
     """Join the group of all processes, once; returns when all of them are there.
 
     Gradients travel by NCCL between GPUs and by gloo between CPUs, everything else by gloo.
     """
-    if dist.is_initialized() and team.control is not None:
+    if dist.is_initialized() and membership.control is not None:
         return
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if where.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"group/{team.groups}", store()),  # type: ignore[attr-defined]
+            store=dist.PrefixStore(f"group/{membership.groups}", store()),  # type: ignore[attr-defined]
             rank=processes.rank(),
             world_size=processes.world(),
             timeout=_TRAINING_TIMEOUT,
         )
-        team.groups, team.own = team.groups + 1, True
-    team.control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
+        membership.groups, membership.own = membership.groups + 1, True
+    membership.control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
 
 
-def shut_down() -> None:
+def leave() -> None:
     """Leave the group; does nothing for a process that is in none. A group that was there before stays."""
-    if team.control is not None and dist.is_initialized():
-        dist.destroy_process_group(None if team.own else team.control)
-    team.control, team.own = None, False
+    if membership.control is not None and dist.is_initialized():
+        dist.destroy_process_group(None if membership.own else membership.control)
+    membership.control, membership.own = None, False
 
 
-def lost(error: BaseException) -> bool:
+def is_lost(error: BaseException) -> bool:
     """Whether `error` means that another process is gone."""
     if isinstance(error, dist.DistError):
         return True
+    # gloo and NCCL have no type for it; a `RuntimeError` of ours never passes here.
     return type(error) is RuntimeError and any(word in str(error).lower() for word in _LOST)

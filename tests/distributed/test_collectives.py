@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from jstc.data.base import WHOLE
-from jstc.train import collectives, ddp
+from jstc.train import collectives, ddp, process_group
 
 
 def test_a_process_alone_does_nothing_of_it():
@@ -51,11 +51,11 @@ def test_norms_of_the_whole_batch_share_all_tensors_and_go_again(monkeypatch):
 def test_a_group_of_the_users_own_program_is_left_as_it_was():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        collectives.start(torch.device("cpu"))
-        collectives.shut_down()
+        process_group.join(torch.device("cpu"))
+        process_group.leave()
         assert dist.is_initialized()
-        collectives.start(torch.device("cpu"))  # and once more
-        collectives.shut_down()
+        process_group.join(torch.device("cpu"))  # and once more
+        process_group.leave()
     finally:
         dist.destroy_process_group()
     assert not dist.is_initialized()

@@ -23,7 +23,7 @@ from jstc.errors import StageError
 from jstc.jst.round import Work, judge, train_round
 from jstc.jst.subnetwork import Target, cut
 from jstc.recipe.schema import TrainSettings
-from jstc.train import collectives, ddp, handover, optim, seeds
+from jstc.train import collectives, ddp, handover, optim, process_group, seeds
 from jstc.train.loop import counted, evaluate, step_options, stream, train_steps
 from jstc.train.schedule import Schedule
 from tests.helpers import tiny_search as tiny
@@ -203,8 +203,8 @@ def _outcome(check):
 
 
 if __name__ == "__main__":
-    collectives.start(CPU)
+    process_group.join(CPU)
     with collectives.together():
         outcomes = {name: _outcome(check) for name, check in CHECKS.items()}
-    collectives.shut_down()
+    process_group.leave()
     (Path(sys.argv[1]) / f"{processes.rank()}.json").write_text(json.dumps(outcomes))

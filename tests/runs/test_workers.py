@@ -5,14 +5,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jstc.core import processes
+from jstc.core.progress import Silent
 from jstc.errors import RecipeError, StageError
-from jstc.runs import evaluation, follower, preflight, workers
-from jstc.runs.workspace import Workspace
-from jstc.train import collectives
+from jstc.models import Consent
+from jstc.recipe.schema import InputSettings
+from jstc.runs import preflight, workers
+from jstc.runs.exit_after_signal import sigterm_interrupts
+from jstc.runs.workers import EvalTask, as_rank_zero, broadcast_task, worker_loop
+from jstc.runs.workspace import StageContext, Workspace
+from jstc.train import collectives, process_group
 
 
 class Store:
@@ -35,65 +41,82 @@ class Store:
 def two(monkeypatch):
     """Two processes that share a store; call it with a rank to be that process."""
     store = Store()
-    monkeypatch.setattr(collectives, "store", lambda: store)
-    monkeypatch.setattr(collectives, "start", lambda where: None)
-    monkeypatch.setattr(collectives, "shut_down", lambda: None)
+    monkeypatch.setattr(process_group, "store", lambda: store)
+    monkeypatch.setattr(process_group, "join", lambda where: None)
+    monkeypatch.setattr(process_group, "leave", lambda: None)
 
     def be(rank):
         values = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         for name, value in (values | {"RANK": str(rank), "LOCAL_RANK": str(rank)}).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(workers, "_state", {"next": 0, "stopped": 0})
+        monkeypatch.setattr(workers, "_conversation", workers._Conversation())
 
     be(0)
     return be
 
 
-class Where:
-    type = "cpu"
+def task(limit=None):
+    return EvalTask(Path("a.onnx"), "digits", None, InputSettings(), "cpu", 0, limit)
 
 
-def test_tasks_are_done_in_order_until_the_end(two, monkeypatch):
-    with workers.leading():
+def test_tasks_are_done_in_order_until_the_end(two):
+    with as_rank_zero():
         for number in (1, 2):
-            with workers.shared({"kind": "eval", "number": number}, Where()):
+            with broadcast_task(task(number)):
                 assert collectives.world() == 2
         assert collectives.world() == 1
     two(1)
     done = []
-    monkeypatch.setattr(evaluation, "take_part", lambda task: done.append(task["number"]))
-    assert follower.follow() == 0
-    assert done == [1, 2]
+    assert worker_loop({}, done.append) == 0
+    assert done == [task(1), task(2)]
 
 
-def test_what_process_0_says_the_others_do_not_say_again(two, monkeypatch):
-    with pytest.raises(StageError), workers.leading(), workers.shared({"kind": "eval"}, Where()):
+def test_a_stage_on_all_ranks_is_done_by_each_with_the_same_recipe(two, make_workspace, tmp_path):
+    found = []
+
+    @workers.on_all_ranks
+    def baseline(context):
+        consent = context.workspace.consent
+        found.append((processes.rank(), context.recipe, context.path, context.folder, consent))
+        return {}
+
+    workspace = make_workspace("train.batch_size=8", "device=cpu")
+    workspace.consent = Consent(model="resnet20", pickle=True)
+    context = StageContext(workspace, tmp_path / "run", tmp_path / "run" / "baseline", Silent())
+    with as_rank_zero():
+        baseline(context)
+    two(1)
+    assert worker_loop({"baseline": baseline}, fail) == 0
+    assert [rank for rank, *_ in found] == [0, 1]
+    assert found[0][1:] == found[1][1:] == (context.recipe, context.path, context.folder, workspace.consent)
+
+
+def test_what_process_0_says_the_others_do_not_say_again(two):
+    with pytest.raises(StageError), as_rank_zero(), broadcast_task(task()):
         raise StageError("diverged")
     two(1)
-    monkeypatch.setattr(evaluation, "take_part", lambda task: fail(StageError("diverged")))
-    assert follower.follow() == 1
+    assert worker_loop({}, lambda _: fail(StageError("diverged"))) == 1
 
 
 def test_what_is_wrong_in_one_process_alone_it_says_itself(two, monkeypatch):
-    with workers.leading(), workers.shared({"kind": "eval"}, Where()):
+    with as_rank_zero(), broadcast_task(task()):
         pass
     two(1)
-    monkeypatch.setattr(follower, "_ANSWER_SECONDS", 0.0)
-    monkeypatch.setattr(evaluation, "take_part", lambda task: fail(StageError("no such folder")))
+    monkeypatch.setattr(workers, "_ANSWER_SECONDS", 0.0)
     with pytest.raises(StageError, match=r"process 1 of 2, on .*: no such folder"):
-        follower.follow()
+        worker_loop({}, lambda _: fail(StageError("no such folder")))
 
 
 def test_a_lost_process_is_an_error_with_a_message(two):
     gone = RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer")
-    with pytest.raises(StageError, match="has ended"), workers.shared({"kind": "eval"}, Where()):
+    with pytest.raises(StageError, match="has ended"), broadcast_task(task()):
         raise gone
-    with pytest.raises(RuntimeError, match="a bug"), workers.shared({"kind": "eval"}, Where()):
+    with pytest.raises(RuntimeError, match="a bug"), broadcast_task(task()):
         raise RuntimeError("a bug")
 
 
 def test_a_process_alone_shares_nothing():
-    with workers.leading(), workers.shared({"kind": "eval"}, Where()):
+    with as_rank_zero(), broadcast_task(task()):
         assert collectives.world() == 1
 
 
@@ -126,10 +149,10 @@ def test_started_anew_by_torchrun_a_run_goes_on(house, two, monkeypatch):
 
 STUCK = """
 import signal, time
-from jstc.runs import workers as departure
-departure.GRACE_SECONDS = {grace}
+from jstc.runs import exit_after_signal
+exit_after_signal.GRACE_SECONDS = {grace}
 signal.signal(signal.SIGTERM, lambda *_: None)
-with departure.watched(lambda: {may_go}):
+with exit_after_signal.exit_after_signal(lambda: {may_go}):
     signal.raise_signal(signal.SIGTERM)
     time.sleep({work})
 print("by itself")
@@ -152,7 +175,7 @@ def fail(error):
 
 def test_the_word_of_process_0_is_heard_although_torchrun_ends_it():
     leaving = [True]
-    with workers.heeding(unless=lambda: leaving[0]):
+    with sigterm_interrupts(unless=lambda: leaving[0]):
         signal.raise_signal(signal.SIGTERM)
         leaving[0] = False
         with pytest.raises(KeyboardInterrupt):

@@ -13,7 +13,7 @@ from jstc.errors import StageError
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.runs.latency_budget import FILE, NANO, Fitted, LatencyBudgets
-from jstc.runs.workers import everywhere
+from jstc.runs.workers import on_all_ranks
 from jstc.runs.workspace import StageContext, Workspace
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def images(context: StageContext, count: int) -> Tensor:
     return torch.cat([batch.cpu() for batch, _ in found])
 
 
-@everywhere
+@on_all_ranks
 def baseline(context: StageContext) -> dict[str, Any]:
     """Train the target network alone, for the comparison."""
     from jstc import finetune as training
@@ -82,7 +82,7 @@ def baseline(context: StageContext) -> dict[str, Any]:
     return {}
 
 
-@everywhere
+@on_all_ranks
 def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
     from jstc.jst.joint import search as search_jointly
@@ -115,7 +115,7 @@ def _cost(workspace: Workspace, plan: Plan) -> dict[str, Any]:
     return {"flops": cost.flops, "params": cost.params}
 
 
-@everywhere
+@on_all_ranks
 def finetune(context: StageContext) -> dict[str, Any]:
     """Train the chosen sub-network alone."""
     from jstc import finetune as training
