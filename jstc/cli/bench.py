@@ -89,7 +89,7 @@ def bench(
         json=json,
         quiet=quiet,
         verbose=verbose,
-        consent=options.consent(model, pickle=allow_pickle),
+        permissions=options.permissions(model, pickle=allow_pickle),
     )
 
 

@@ -147,7 +147,7 @@ def export(
         json=json,
         quiet=quiet,
         verbose=verbose,
-        consent=options.consent(model, pickle=allow_pickle),
+        permissions=options.permissions(model, pickle=allow_pickle),
     )
 
 

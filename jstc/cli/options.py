@@ -11,7 +11,7 @@ import typer
 from jstc.cli.exit_codes import show_tracebacks
 
 if TYPE_CHECKING:
-    from jstc.models import Consent
+    from jstc.models import Permissions
 
 __all__ = [
     "AllowPickle",
@@ -35,7 +35,7 @@ __all__ = [
     "Verbose",
     "Weights",
     "command_line",
-    "consent",
+    "permissions",
     "run_or_newest",
 ]
 
@@ -118,11 +118,11 @@ def run_or_newest(run: Path | None) -> Path:
     return run if run is not None else newest_run()
 
 
-def consent(model: str | None, *, pickle: bool) -> Consent:
+def permissions(model: str | None, *, pickle: bool) -> Permissions:
     """What the command line allows; no file can."""
-    from jstc.models import Consent
+    from jstc.models import Permissions
 
-    return Consent(model, pickle)
+    return Permissions(model, pickle)
 
 
 def command_line() -> str:

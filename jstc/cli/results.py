@@ -14,7 +14,7 @@ from jstc.core.numbers import figure, plain
 
 if TYPE_CHECKING:
     from jstc.core.progress import Progress
-    from jstc.models import Consent
+    from jstc.models import Permissions
 
 __all__ = [
     "bench",
@@ -103,7 +103,7 @@ def run_stage(
     json: bool,
     quiet: bool,
     verbose: bool,
-    consent: Consent,
+    permissions: Permissions,
 ) -> None:
     """Run one stage of a run directory and show its result; `changes` and `overrides` go to its recipe."""
     from jstc.cli import options
@@ -123,7 +123,7 @@ def run_stage(
             fresh=fresh,
             command=options.command_line(),
             progress=shown,
-            consent=consent,
+            permissions=permissions,
         )
     stage(path, name, as_json=json, quiet=quiet)
 

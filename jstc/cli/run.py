@@ -56,7 +56,7 @@ def run(
             fresh=fresh,
             command=options.command_line(),
             progress=shown,
-            consent=options.consent(None if foreign else loaded.model, pickle=allow_pickle),
+            permissions=options.permissions(None if foreign else loaded.model, pickle=allow_pickle),
         )
     results.summary(files.read_json(path / "summary.json"), path, as_json=json, quiet=quiet)
 
@@ -80,8 +80,10 @@ def finetune(
     """
     from jstc.cli import results
 
-    allowed = options.consent(model, pickle=allow_pickle)
-    results.run_stage("finetune", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, consent=allowed)
+    allowed = options.permissions(model, pickle=allow_pickle)
+    results.run_stage(
+        "finetune", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, permissions=allowed
+    )
 
 
 # `jstc slim`.
@@ -103,5 +105,5 @@ def slim(
     """
     from jstc.cli import results
 
-    allowed = options.consent(model, pickle=allow_pickle)
-    results.run_stage("slim", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, consent=allowed)
+    allowed = options.permissions(model, pickle=allow_pickle)
+    results.run_stage("slim", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, permissions=allowed)

@@ -97,7 +97,7 @@ def search(
             fresh=fresh,
             command=options.command_line(),
             progress=shown,
-            consent=options.consent(loaded.model, pickle=allow_pickle),
+            permissions=options.permissions(loaded.model, pickle=allow_pickle),
         )
     results.stage(path, "search", as_json=json, quiet=quiet)
 

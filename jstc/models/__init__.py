@@ -17,13 +17,13 @@ from jstc.models.catalogue import (
     task,
 )
 from jstc.models.spec import ModelSpec, spec
-from jstc.models.user_code import Consent
+from jstc.models.user_code import Permissions
 from jstc.models.weights import load_weights
 
 __all__ = [
-    "Consent",
     "ModelEntry",
     "ModelSpec",
+    "Permissions",
     "build",
     "check",
     "image_side",

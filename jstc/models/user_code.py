@@ -1,4 +1,8 @@
-"""Networks from the user's own code: `path/to/file.py:factory` or `package.module:factory`."""
+"""Networks from the user's own code, `file.py:factory` or `package.module:factory`, and whose code may run.
+
+A run directory comes from anywhere, and its recipe may say `model: net.py:make`. So code is run only after
+its user has named it on a command line of this machine. No torch here, until a network is built.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ from jstc.models.spec import ModelSpec
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Consent", "constructor", "is_remembered", "remember", "require"]
+__all__ = ["Permissions", "constructor", "is_trusted", "require_trusted", "trust"]
 
 _T = TypeVar("_T")
 
@@ -127,17 +131,26 @@ def _where(error: Exception) -> str:
     return f"{text} in {own[-1].filename}, line {own[-1].lineno}" if own else text
 
 
-# Whose code may be run: that of networks which the user has named on a command line of this machine.
-#
-# A run directory comes from anywhere, and its recipe may say `model: net.py:make`. What was named is on
-# record outside of all run directories, in the user's cache: a file for each name, with the place of
-# the source and the SHA-256 that it had. No torch here.
+# Trusted code: what the user has named is on record outside of all run directories, in the user's cache: a
+# file for each name, with the place of the source and the SHA-256 that it had.
 
-_remembered: set[tuple[str, str]] = set()
+
+@dataclass(frozen=True)
+class Permissions:
+    """What only the person at the command line can allow, for that one command: no file can.
+
+    `model`: the network whose code may be run; `pickle`: weights may be unpickled, which runs any code.
+    """
+
+    model: str | None = None
+    pickle: bool = False
+
+
+_trusted: set[tuple[str, str]] = set()
 """Of this process, where nothing can be written."""
 
 
-def require(name: str, *, named: str | None = None) -> None:
+def require_trusted(name: str, *, named: str | None = None) -> None:
     """Raise `ModelError` unless the network `name` may be built: its code is no user's, or the user's own.
 
     It is the user's own when `named`, by the command line at work, or an earlier one with the same source.
@@ -147,28 +160,28 @@ def require(name: str, *, named: str | None = None) -> None:
     if named is not None:
         if _identity(named) != _identity(name):
             raise ModelError(f"--model {named}: the network of this run is '{name}'; name that one, or none")
-        remember(name)
-    if not is_remembered(name):
+        trust(name)
+    if not is_trusted(name):
         raise ModelError(
             f"building this network runs code, '{name}', which no command of yours has named since it was "
             f"last changed; if you trust that code, add --model {name}"
         )
 
 
-def remember(name: str) -> None:
+def trust(name: str) -> None:
     """Put on record that the user has named the network; nothing for one without code of a user."""
     if not runs_user_code(name):
         return
     key, digest = _identity(name), _digest(name)
-    _remembered.add((key, digest))
+    _trusted.add((key, digest))
     with contextlib.suppress(OSError):  # then the next command has to name it again
         files.write_json(_record(key), {"model": key, "sha256": digest})
 
 
-def is_remembered(name: str) -> bool:
+def is_trusted(name: str) -> bool:
     """Whether the user has named the network, and its source is as it was then."""
     key, digest = _identity(name), _digest(name)
-    if (key, digest) in _remembered:
+    if (key, digest) in _trusted:
         return True
     try:
         document = files.read_json(_record(key))
@@ -204,14 +217,3 @@ def _source(location: str) -> Path | None:
             return None
         places = list(spec.submodule_search_locations or ())
     return Path(spec.origin).resolve() if spec is not None and spec.origin else None
-
-
-# What only the person at the command line can allow, for that one command: no file can.
-
-
-@dataclass(frozen=True)
-class Consent:
-    """`model`: the network whose code may be run; `pickle`: weights may be unpickled, which runs any code."""
-
-    model: str | None = None
-    pickle: bool = False

@@ -16,7 +16,7 @@ from jstc.runs.stages import train
 from jstc.runs.workspace import Workspace
 
 if TYPE_CHECKING:
-    from jstc.models import Consent
+    from jstc.models import Permissions
 
 __all__ = ["follow", "run", "run_stage", "write_report"]
 
@@ -30,16 +30,16 @@ def run(
     fresh: bool = False,
     command: str = "",
     progress: Progress | None = None,
-    consent: Consent | None = None,
+    permissions: Permissions | None = None,
 ) -> Path:
     """Run the stages of `recipe` in order, continuing what is there; `only` names those to run, if not all.
 
-    With several budgets, each has a run directory inside this one. `consent` says whose code may be run, and
-    whether weights may be unpickled. Returns the run directory. Raises `InputError` before any work,
+    With several budgets, each has a run directory inside this one. `permissions` says whose code may be run,
+    and whether weights may be unpickled. Returns the run directory. Raises `InputError` before any work,
     `Interrupted` with the `command` that continues the run, `StageError` when a stage cannot do its work.
     """
     path = out or default_path(recipe)
-    workspace = workspace or Workspace(recipe, consent)
+    workspace = workspace or Workspace(recipe, permissions)
     progress, fresh = progress or Silent(), _is_fresh(fresh)
     workspace.belongs_to(path, progress, fresh=fresh)
     preflight.check(workspace, path)
@@ -68,7 +68,7 @@ def run_stage(
     fresh: bool = False,
     command: str = "",
     progress: Progress | None = None,
-    consent: Consent | None = None,
+    permissions: Permissions | None = None,
 ) -> None:
     """Run one stage of the run at `path`, whose recipe is `recipe`, after what it needs and is missing.
 
@@ -76,7 +76,7 @@ def run_stage(
     do settings of the stage's own in `recipe` that the run does not have yet (see `late_settings`).
     Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
     """
-    workspace, progress, fresh = Workspace(recipe, consent), progress or Silent(), _is_fresh(fresh)
+    workspace, progress, fresh = Workspace(recipe, permissions), progress or Silent(), _is_fresh(fresh)
     if sweep.is_sweep(recipe):
         sweep.run_stage(path, name, workspace, fresh=fresh, command=command, progress=progress)
         return

@@ -52,7 +52,7 @@ def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[st
 
     _refuse_idle(images)
     models.check(model)
-    user_code.remember(model)
+    user_code.trust(model)
     spec = _from_dataset(model, images.dataset, images) if images.dataset else _spec(model, images)
     network = models.build(spec, device="meta")
     channels = _channels(spec, network, settings)

@@ -28,7 +28,7 @@ from jstc.core import processes
 from jstc.core.processes import interruptible
 from jstc.core.progress import Silent
 from jstc.errors import JstcError, StageError
-from jstc.models import Consent
+from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings, Recipe
 from jstc.runs.exit_after_signal import exit_after_signal, sigterm_interrupts
 from jstc.runs.workspace import StageContext, Workspace
@@ -68,7 +68,7 @@ class StageTask:
     recipe: Recipe
     path: Path
     folder: Path
-    consent: Consent
+    permissions: Permissions
     device: str
     latency: dict[str, Any] | None = None
     kind: Literal["stage"] = "stage"
@@ -208,7 +208,7 @@ def _stage_task(stage: str, context: StageContext) -> StageTask:
         context.recipe,
         context.path,
         context.folder,
-        context.workspace.consent,
+        context.workspace.permissions,
         context.workspace.device.type,
         None if latency is None else latency.model.to_dict(),
     )
@@ -300,7 +300,7 @@ def _do_tasks(
 def _workspace_for(task: StageTask, before: Workspace | None) -> Workspace:
     """The workspace of the task, with what the one `before` has made where that is the same."""
     if before is None or _made_of(before.recipe) != _made_of(task.recipe):
-        before = Workspace(task.recipe, task.consent)
+        before = Workspace(task.recipe, task.permissions)
     workspace = before.with_recipe(task.recipe)
     workspace.path = task.path
     if task.latency is not None:

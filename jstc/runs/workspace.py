@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jstc.data import DataInfo, Dataset
     from jstc.jst.space import Budget
     from jstc.latency import Setting
-    from jstc.models import Consent, ModelSpec
+    from jstc.models import ModelSpec, Permissions
     from jstc.runs.latency_budget import LatencyBudgets
     from jstc.runs.network_timer import NetworkTimer
 
@@ -32,11 +32,11 @@ __all__ = ["StageContext", "Workspace"]
 class Workspace:
     """Device, data, target network and channel groups of a recipe. Making one costs nothing."""
 
-    def __init__(self, recipe: Recipe, consent: Consent | None = None) -> None:
-        from jstc.models import Consent
+    def __init__(self, recipe: Recipe, permissions: Permissions | None = None) -> None:
+        from jstc.models import Permissions
 
         self.recipe = recipe
-        self.consent = consent or Consent()
+        self.permissions = permissions or Permissions()
         self.path: Path | None = None
         self.fresh = False
         self.progress: Progress = Silent()
@@ -198,7 +198,7 @@ class Workspace:
         """Raise `ModelError` when building the network would run code that the user has not named."""
         from jstc.models import user_code
 
-        user_code.require(self.recipe.model, named=self.consent.model)
+        user_code.require_trusted(self.recipe.model, named=self.permissions.model)
 
     def skeleton(self) -> nn.Module:
         """The target network without weights."""
@@ -215,7 +215,7 @@ class Workspace:
         self.require_own_code()
         model = models.build(self.spec, seed=seeds.derive(self.recipe.seed, "init"))
         if self.recipe.weights is not None:
-            models.load_weights(model, self.recipe.weights, allow_pickle=self.consent.pickle)
+            models.load_weights(model, self.recipe.weights, allow_pickle=self.permissions.pickle)
         return model
 
     def load_slim(self, folder: Path) -> nn.Module:

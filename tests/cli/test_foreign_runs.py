@@ -48,7 +48,7 @@ def stranger(monkeypatch, tmp_path):
     from jstc.models import user_code
 
     def become():
-        monkeypatch.setattr(user_code, "_remembered", set())
+        monkeypatch.setattr(user_code, "_trusted", set())
         monkeypatch.setenv("JSTC_CACHE", str(tmp_path / "strangers-cache"))
 
     return become

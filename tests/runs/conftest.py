@@ -50,7 +50,7 @@ def network(tmp_path_factory):
     """The name of a small network of the user's own."""
     path = tmp_path_factory.mktemp("network") / "small.py"
     path.write_text(NETWORK)
-    user_code.remember(f"{path}:make")
+    user_code.trust(f"{path}:make")
     return f"{path}:make"
 
 

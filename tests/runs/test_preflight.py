@@ -17,7 +17,7 @@ from jstc.errors import (
     RunDirectoryError,
     UnknownNameError,
 )
-from jstc.models import Consent
+from jstc.models import Permissions
 from jstc.ort import sessions
 from jstc.recipe import loading
 from jstc.runs import commands, preflight
@@ -30,7 +30,7 @@ Usage = namedtuple("Usage", "total used free")
 def check(path, *overrides, **flags):
     given = {"model": "resnet20", "dataset": "digits", "flops": "0.5", "device": "cpu", **flags}
     recipe = loading.from_flags(given, overrides)
-    preflight.check(Workspace(recipe, Consent(recipe.model)), path)
+    preflight.check(Workspace(recipe, Permissions(recipe.model)), path)
 
 
 def test_a_good_recipe_passes_and_creates_nothing(tmp_path):

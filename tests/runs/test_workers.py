@@ -12,7 +12,7 @@ import pytest
 from jstc.core import processes
 from jstc.core.progress import Silent
 from jstc.errors import RecipeError, StageError
-from jstc.models import Consent
+from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings
 from jstc.runs import preflight, workers
 from jstc.runs.exit_after_signal import sigterm_interrupts
@@ -76,19 +76,19 @@ def test_a_stage_on_all_ranks_is_done_by_each_with_the_same_recipe(two, make_wor
 
     @workers.on_all_ranks
     def baseline(context):
-        consent = context.workspace.consent
-        found.append((processes.rank(), context.recipe, context.path, context.folder, consent))
+        permissions = context.workspace.permissions
+        found.append((processes.rank(), context.recipe, context.path, context.folder, permissions))
         return {}
 
     workspace = make_workspace("train.batch_size=8", "device=cpu")
-    workspace.consent = Consent(model="resnet20", pickle=True)
+    workspace.permissions = Permissions(model="resnet20", pickle=True)
     context = StageContext(workspace, tmp_path / "run", tmp_path / "run" / "baseline", Silent())
     with as_rank_zero():
         baseline(context)
     two(1)
     assert worker_loop({"baseline": baseline}, fail) == 0
     assert [rank for rank, *_ in found] == [0, 1]
-    assert found[0][1:] == found[1][1:] == (context.recipe, context.path, context.folder, workspace.consent)
+    assert found[0][1:] == found[1][1:] == (context.recipe, context.path, context.folder, workspace.permissions)
 
 
 def test_what_process_0_says_the_others_do_not_say_again(two):

@@ -13,7 +13,7 @@ from typing import Any
 from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.errors import JstcError
-from jstc.models.user_code import Consent
+from jstc.models.user_code import Permissions
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
 from jstc.runs import commands
@@ -146,9 +146,14 @@ def start(directory: Path, chosen: Chosen, *, kill_at: int | None = None) -> int
 
 
 def _work(directory: Path, chosen: Chosen) -> None:
-    consent = Consent(model=chosen.recipe.model)
+    permissions = Permissions(model=chosen.recipe.model)
     commands.run(
-        chosen.recipe, out=directory, only=chosen.stages, progress=Silent(), command="again", consent=consent
+        chosen.recipe,
+        out=directory,
+        only=chosen.stages,
+        progress=Silent(),
+        command="again",
+        permissions=permissions,
     )
 
 

@@ -115,7 +115,7 @@ def _read(base: Path, numbers: Iterable[int], options: argparse.Namespace) -> li
     from jstc.models import user_code
 
     os.chdir(base)
-    user_code.remember("net.py:Small")
+    user_code.trust("net.py:Small")
     wanted = options.only.split(",") if options.only else list(READERS)
     warm_up(base, wanted)
     found = [(number, read_case(base, number, options.seed, wanted)) for number in numbers]
@@ -190,7 +190,7 @@ def judged(code: int, text: str) -> str | None:
 def _call(words: list[str], *, idle: bool) -> int:
     from jstc.models import user_code
 
-    user_code.remember("net.py:Small")  # here: a copy is another file
+    user_code.trust("net.py:Small")  # here: a copy is another file
     if idle:
         _stop_before_work()
     if words[0] == "load":
