@@ -87,14 +87,6 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
 
 
-def test_no_document_installs_somebody_elses_package() -> None:
-    """Another distribution on the package index is called jstc."""
-    wrong = [
-        path for path in DOCUMENTS if re.search(r"pip install '?\"?jstc", path.read_text(encoding="utf-8"))
-    ]
-    assert wrong == []
-
-
 def test_every_page_has_a_place_on_the_site() -> None:
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = [page for entry in site["nav"] for page in entry.values()]

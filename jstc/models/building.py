@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from jstc._version import install_command
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import JstcError, ModelError, UnknownNameError
 from jstc.models.catalogue import check, source_of, task
@@ -129,7 +130,7 @@ def _timm(name: str) -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError as error:
-        raise ModelError(f"model '{name}' needs timm ({error}): pip install 'jstc[timm]'") from error
+        raise ModelError(f"model '{name}' needs timm ({error}): {install_command('timm')}") from error
 
 
 # Building networks for their shapes alone.

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from jstc._version import install_command
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import ModelError, UnknownNameError
 
@@ -189,7 +190,7 @@ def _check_timm(name: str) -> None:
     if not plain or ":" in plain or "/" in plain:
         raise ModelError(f"model '{name}': expected 'timm:NAME' with a name from timm.list_models()")
     if importlib.util.find_spec("timm") is None:
-        raise ModelError(f"model '{name}' needs timm, which is not installed: pip install 'jstc[timm]'")
+        raise ModelError(f"model '{name}' needs timm, which is not installed: {install_command('timm')}")
 
 
 def _check_user(name: str) -> None:

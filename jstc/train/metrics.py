@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jstc._version import install_command
 from jstc.core import files
 from jstc.errors import InputError, StageError
 from jstc.train import collectives
@@ -172,7 +173,7 @@ def require_tensorboard() -> None:
     """Raise `InputError` unless the package is there."""
     if importlib.util.find_spec("tensorboard") is None:
         raise InputError(
-            "tensorboard: the package is missing; `pip install 'jstc[tensorboard]'`, or leave the key out"
+            f"tensorboard: the package is missing; `{install_command('tensorboard')}`, or leave the key out"
         )
 
 

@@ -33,5 +33,7 @@ def test_near_names_are_suggested() -> None:
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "timm" else find(n))
-    with pytest.raises(ModelError, match=r"needs timm, which is not installed: pip install 'jstc\[timm\]'"):
+    with pytest.raises(
+        ModelError, match=r"needs timm, which is not installed: pip install 'joint-search-training\[timm\]'"
+    ):
         jstc.models.check("timm:resnet18")

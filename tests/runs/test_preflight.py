@@ -40,7 +40,9 @@ def test_a_good_recipe_passes_and_creates_nothing(tmp_path):
 
 def test_a_missing_tensorboard_is_found_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("jstc.train.metrics.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"tensorboard: the package is missing; .*jstc\[tensorboard\]"):
+    with pytest.raises(
+        InputError, match=r"tensorboard: the package is missing; .*joint-search-training\[tensorboard\]"
+    ):
         check(tmp_path / "r", "tensorboard=true")
     check(tmp_path / "r")
     assert list(tmp_path.iterdir()) == []

@@ -87,6 +87,8 @@ def test_only_numbers_are_shown(tmp_path: Path) -> None:
 def test_a_missing_package_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"package is missing; `pip install 'jstc\[tensorboard\]'`"):
+    with pytest.raises(
+        InputError, match=r"package is missing; `pip install 'joint-search-training\[tensorboard\]'`"
+    ):
         metrics.open_history(tmp_path / "search", index="round", tensorboard=True)
     metrics.open_history(tmp_path / "search", index="round", tensorboard=False)
