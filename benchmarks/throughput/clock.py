@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from unittest import mock
 
-from jstc.jst import joint, rounds
 from jstc.jst import round as rounds_training
+from jstc.jst import rounds
 from jstc.train import ddp, monitor
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.metrics import History
@@ -25,8 +25,7 @@ STEPS, JUDGING, OTHER = "training steps", "judging", "other"
 _PARTS: list[tuple[Any, str, str]] = [
     (rounds, "choose", "sampling"),
     (rounds, "cut", "cutting"),
-    (joint, "cut", "cutting"),
-    (joint, "judge", JUDGING),
+    (rounds, "judge", JUDGING),
     (rounds_training, "train_steps", STEPS),
     (rounds_training, "_alpha_step", STEPS),
     (monitor, "require_finite", "looking for infinities"),

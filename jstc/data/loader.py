@@ -16,7 +16,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from jstc.data import transforms
 from jstc.data.base import WHOLE, Batch, CorruptImages, DataInfo, Dataset, Part
-from jstc.data.decoding import Images, UnreadableImageError, in_workers
+from jstc.data.decoding import Images, in_workers
+from jstc.data.images import UnreadableImageError
 from jstc.data.in_memory import normalise
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
 from jstc.errors import DataError

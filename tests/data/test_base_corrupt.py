@@ -13,7 +13,7 @@ from PIL import Image
 import jstc.data
 from jstc.data import Dataset, Part
 from jstc.data.base import CorruptImages, corrupt_file
-from jstc.data.decoding import UnreadableImageError, open_bytes, open_file
+from jstc.data.images import UnreadableImageError, open_bytes, open_file
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings, Recipe
 from jstc.runs.workspace import Workspace

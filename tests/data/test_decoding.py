@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from PIL import Image
 
-from jstc.data.decoding import UnreadableImageError, open_bytes, open_file
+from jstc.data.images import UnreadableImageError, open_bytes, open_file
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
 

@@ -89,7 +89,7 @@ def test_nothing_to_calibrate_with_is_our_error(model: onnx.ModelProto, calibrat
 
 PROGRAM = """
 import hashlib, sys, onnx, torch
-from jstc.export.int8 import to_int8
+from jstc.export.precisions import to_int8
 images = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 print(hashlib.sha256(to_int8(onnx.load(sys.argv[1]), images).SerializeToString()).hexdigest())
 """

@@ -117,10 +117,10 @@ def test_processes_share_the_images_and_come_to_the_same(
     parts = []
     for rank in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(module.distributed, "world", lambda: 2)
-            patch.setattr(module.distributed, "rank", lambda number=rank: number)
-            patch.setattr(module.distributed, "copy_from_first", lambda tensors: None)
-            patch.setattr(module.distributed, "average", lambda tensor: parts.append(tensor.clone()))
+            patch.setattr(module.collectives, "world", lambda: 2)
+            patch.setattr(module.collectives, "rank", lambda number=rank: number)
+            patch.setattr(module.collectives, "copy_from_first", lambda tensors: None)
+            patch.setattr(module.collectives, "average", lambda tensor: parts.append(tensor.clone()))
             taylor(target, work, Silent())
     assert seen == [(16, 8), (16, 8)] * 2
     one = taylor(target, whole, Silent())

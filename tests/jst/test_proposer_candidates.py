@@ -10,7 +10,7 @@ import torch
 
 from jstc.channels import ChannelMap
 from jstc.data import Dataset
-from jstc.jst import joint
+from jstc.jst import rounds
 from jstc.jst.phases import Phase, phase
 from jstc.jst.proposer import COMMON_THRESHOLD, Proposal, Proposer
 from jstc.jst.round import judge
@@ -152,7 +152,7 @@ def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int)
         for proposal in proposer.candidates(state.target, now, round_)
     }
     assert len(set(losses.values())) == len(losses) > 1
-    chosen, advantage = joint.choose(state, proposer, work)
+    chosen, advantage = rounds.choose(state, proposer, work)
     assert losses[chosen.plan.hash] == min(losses.values())
     assert advantage is not None and advantage > 0
 
@@ -161,7 +161,7 @@ def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapsho
     state, proposer, work = choosing()
     before = snapshot(state.target)
     policy = proposer.threshnet.own.detach().clone()
-    joint.choose(state, proposer, work)
+    rounds.choose(state, proposer, work)
     after = snapshot(state.target)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not torch.equal(proposer.threshnet.own, policy)
@@ -169,7 +169,7 @@ def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapsho
 
 def test_a_single_candidate_is_not_judged_before_its_training(choosing: Any) -> None:
     state, proposer, work = choosing(**{"search.candidates": 1})
-    chosen, advantage = joint.choose(state, proposer, work)
+    chosen, advantage = rounds.choose(state, proposer, work)
     assert advantage is None
     assert chosen.plan == proposer.propose(state.target, chosen.phase, 0).plan
 

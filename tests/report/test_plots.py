@@ -82,7 +82,7 @@ def test_a_finished_run_has_them_all(shown: Path) -> None:
 
 def test_the_same_run_gives_the_same_bytes(shown: Path) -> None:
     first = {name: (shown / name).read_bytes() for name in ALL}
-    code = f"from pathlib import Path; from jstc.report import pictures; pictures.draw(Path({str(shown)!r}))"
+    code = f"from pathlib import Path; from jstc.report import plots; plots.draw(Path({str(shown)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert first == {name: (shown / name).read_bytes() for name in ALL}
     assert not [name for name, data in first.items() if re.search(rb"20\d\d-\d\d-\d\d", data)]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from jstc.core.torchvision_import import import_torchvision
 from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, Names, resize_side
-from jstc.data.decoding import UnreadableImageError, open_file
+from jstc.data.images import UnreadableImageError, open_file
 from jstc.data.sampling import seed_for, spread
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings

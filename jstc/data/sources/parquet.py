@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, CorruptImages, DataInfo, Dataset, resize_side
-from jstc.data.decoding import open_bytes
+from jstc.data.images import open_bytes
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings

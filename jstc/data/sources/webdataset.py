@@ -17,7 +17,7 @@ from PIL import Image
 
 from jstc.core import files
 from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, Names, resize_side
-from jstc.data.decoding import UnreadableImageError, open_bytes
+from jstc.data.images import UnreadableImageError, open_bytes
 from jstc.data.sampling import Indices, spread
 from jstc.data.sources.folder import require_readable
 from jstc.data.sources.shards import WHERE, ShardIndex, Shards, class_names, find, index_of, is_kept
