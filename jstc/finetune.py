@@ -41,9 +41,9 @@ def finetune(
 
     Weights and the optimiser's state are inherited and the learning rate goes on where the search stopped;
     steps that a settled search did not use are trained here. The gates stay as they are. Writes
-    `plan.json`, `checkpoint.safetensors`, `history.jsonl`, `subnetwork.safetensors` and `result.json` in
-    `directory`; called again, goes on from its checkpoint. `target` is not changed: it gives the
-    structure, and the teacher its weights when the recipe names given ones.
+    `checkpoint.safetensors`, `history.jsonl`, `subnetwork.safetensors` (with the plan's hash; the plan stays
+    in `source`) and `result.json` in `directory`; called again, goes on from its checkpoint. `target` is not
+    changed: it gives the structure, and the teacher its weights when the recipe names given ones.
     """
     plan = Plan.from_dict(collectives.decided(lambda: Plan.load(source / "plan.json").to_dict()))
     start = handover.load_subnetwork(source / "subnetwork.safetensors", plan=plan)
@@ -69,7 +69,6 @@ def finetune(
     )
     result = fit(job, directory=directory, progress=progress, stage="finetune")
     if collectives.is_first():
-        plan.save(directory / "plan.json")
         handover.save_subnetwork(
             directory / "subnetwork.safetensors",
             gated,

@@ -1,9 +1,14 @@
-"""Fold the gates, emit the slim network, and load it again: plan, safetensors and a spec, never a pickle."""
+"""Fold the gates, emit the slim network, and load it again: safetensors and a spec, never a pickle.
+
+The folder of a slim network needs nothing beside it: its tensors' shapes say how wide each layer is. The plan
+stays in the search's folder, and `plan_hash` in model.json says which plan it was.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,7 @@ from jstc.models import ModelSpec
 from jstc.plan import Plan
 from jstc.train import handover
 
-__all__ = ["FOLD_TOLERANCE", "emit", "load", "rebuilt"]
+__all__ = ["FOLD_TOLERANCE", "emit", "load"]
 
 FOLD_TOLERANCE = 1e-5
 """Largest difference of any output, in float32, that folding the gates may make."""
@@ -37,17 +42,18 @@ def emit(
     channels: ChannelMap,
     spec: ModelSpec,
     *,
+    plan: Plan,
     source: Path,
     directory: Path,
     images: Tensor,
 ) -> dict[str, Any]:
-    """Write the sub-network in `source` (of finetune or search) as an ordinary network in `directory`.
+    """Write the sub-network of `plan` in `source` (of finetune or search) as an ordinary one in `directory`.
 
-    Writes `model.safetensors` (every parameter and buffer), `plan.json` and `model.json` (how to build it
-    again). Returns `max_abs_diff_fold`, the largest difference that folding made to an output on `images`
-    [N, C, H, W]. Raises `StageError` when that is above `FOLD_TOLERANCE`. `target` only gives the structure.
+    Writes `model.safetensors` (every parameter and buffer) and `model.json` (how to build it again, and the
+    plan's hash). Returns `max_abs_diff_fold`, the largest difference that folding made to an output on
+    `images` [N, C, H, W]. Raises `StageError` when that is above `FOLD_TOLERANCE`, `RunDirectoryError` when
+    `source` has the sub-network of another plan. `target` only gives the structure.
     """
-    plan = Plan.load(source / "plan.json")
     small = channels.slice(target, plan)
     gated = channels.gated(small, plan)
     handover.load_subnetwork(source / "subnetwork.safetensors", plan=plan).restore(gated)
@@ -56,7 +62,6 @@ def emit(
         raise StageError(f"folding the gates changed an output by {difference:.3g}, above {FOLD_TOLERANCE:g}")
     tensors = {name: t.detach().contiguous().clone() for name, t in named_tensors(network)}
     files.write_with(directory / "model.safetensors", lambda path: save_file(tensors, path))
-    plan.save(directory / "plan.json")
     files.write_json(
         directory / "model.json",
         {
@@ -85,38 +90,52 @@ def _scores(network: nn.Module, images: Tensor) -> Tensor:
     return scores
 
 
-def rebuilt(network: nn.Module, folder: Path) -> nn.Module:
-    """The network in `folder` made from the target network, in eval mode. Raises as `load` does."""
-    _, attributes = _read_spec(folder)
-    return rebuild(network, load_file(folder / "model.safetensors"), attributes).eval()
-
-
-def load(path: Path | str, *, allow_code: bool | str = False) -> nn.Module:
+def load(
+    path: Path | str,
+    *,
+    allow_code: bool | str = False,
+    target: nn.Module | None = None,
+    plan: Plan | None = None,
+) -> nn.Module:
     """The network that `emit` wrote to `path`, in eval mode: an ordinary module of its own class.
 
     Needs no analysis: the shapes in the file say it all, so that a file stays loadable whatever later
     versions find out about the network. A spec that names a Python file of its author's runs that file, which
     `allow_code` must permit: the name of the network, such as `"net.py:make"`, that code and no other; True
-    whatever the spec names. Raises `ModelError` when something is missing, damaged, or does not fit.
+    whatever the spec names. Nothing is built or run where `target` is the network that it was cut from.
+
+    Raises `ModelError` when something is missing, damaged, or does not fit, or when the network is not that
+    of `plan`, where one is given.
     """
     folder = Path(path)
-    spec, _ = _read_spec(folder)
+    spec = _read_spec(folder)
+    if plan is not None and spec.plan_hash != plan.hash:
+        raise ModelError(
+            f"{folder} has the network of another plan ({spec.plan_hash[:12]}, expected {plan.hash[:12]}); "
+            f"run `jstc slim {folder.parent} --fresh`"
+        )
+    tensors = folder / "model.safetensors"
+    if target is None:
+        _require_permission(spec.model, folder, allow_code)
+        _require_outputs(spec.model, tensors)
+        target = models.build(spec.model, seed=0)
+    try:
+        network = rebuild(target, load_file(tensors), spec.attributes).eval()
+    except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{tensors} cannot be loaded: {error}") from None
+    try:
+        _run_once(network, spec.model)
+    except Exception as error:  # whatever a forward raises means that
+        raise ModelError(f"{tensors} cannot be loaded: {error}") from None
+    return network
+
+
+def _require_permission(spec: ModelSpec, folder: Path, allow_code: bool | str) -> None:
     if models.runs_user_code(spec.name) and allow_code is not True and allow_code != spec.name:
         raise ModelError(
             f"{folder}: the network is built by running '{spec.name}'; "
             f"pass allow_code={spec.name!r} if you trust that code"
         )
-    _require_outputs(spec, folder / "model.safetensors")
-    network = models.build(spec, seed=0)
-    try:
-        network = rebuilt(network, folder)
-    except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
-        raise ModelError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
-    try:
-        _run_once(network, spec)
-    except Exception as error:  # whatever a forward raises means that
-        raise ModelError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
-    return network
 
 
 def _run_once(network: nn.Module, spec: ModelSpec) -> None:
@@ -140,8 +159,16 @@ def _require_outputs(spec: ModelSpec, path: Path) -> None:
         raise ModelError(f"{path} cannot be loaded: it has no layer with {spec.num_classes} outputs")
 
 
-def _read_spec(folder: Path) -> tuple[ModelSpec, dict[str, int]]:
-    """How to build the network, and the attributes that follow its widths."""
+@dataclass(frozen=True)
+class _Spec:
+    """What model.json says: how to build the network, and the attributes that follow its widths."""
+
+    model: ModelSpec
+    attributes: dict[str, int]
+    plan_hash: str
+
+
+def _read_spec(folder: Path) -> _Spec:
     try:
         document = files.read_json(folder / "model.json")
         if document["schema"] != _SCHEMA:
@@ -149,7 +176,8 @@ def _read_spec(folder: Path) -> tuple[ModelSpec, dict[str, int]]:
         attributes = document.get("attributes", {})
         if not isinstance(attributes, dict):
             raise TypeError("'attributes' is not a mapping")
-        return ModelSpec.from_dict(document["model"]), attributes
+        model = ModelSpec.from_dict(document["model"])
+        return _Spec(model, attributes, str(document.get("plan_hash", "")))
     except FileNotFoundError:
         raise ModelError(
             f"no slim network in {folder}: it has no model.json; run `jstc slim` first"

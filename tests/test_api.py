@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import jstc
-from jstc.api import _Given
 from jstc.errors import BudgetError, DataError, InputError, ModelError
 from jstc.recipe import loading
+from jstc.runs.given import GivenWorkspace
 
 IMAGES = torch.zeros(12, 3, 8, 8)
 
@@ -50,7 +50,7 @@ def test_patterns_that_match_nothing(tmp_path, setting):
 def test_what_is_to_be_ignored_stays_whole():
     flags = {"model": "m", "dataset": "given", "flops": 0.5}
     recipe = loading.from_flags(flags, ["channels.ignore=['0']", "device=cpu"])
-    channels = _Given(recipe, network(), data(), data()).channels
+    channels = GivenWorkspace(recipe, network(), data(), data()).channels
     assert [group.name for group in channels.groups] == ["2"]
     assert "ignored by the pattern '0'" in {frozen.reason for frozen in channels.frozen}
 

@@ -103,7 +103,8 @@ def test_finetune_trains_what_the_search_left_and_hands_it_on(
     mine, directory = recipe(), tmp_path / "finetune"
     finetune(target, channels, dataset, recipe=mine, source=source, directory=directory, progress=Silent())
     assert equal(state(target), before)
-    plan = Plan.load(directory / "plan.json")
+    plan = Plan.load(source / "plan.json")
+    assert not (directory / "plan.json").exists()  # the run has one plan: the search's
     start = handover.load_subnetwork(source / "subnetwork.safetensors", plan=plan)
     end = handover.load_subnetwork(directory / "subnetwork.safetensors", plan=plan)
     assert end.step == run_schedule(mine, dataset).total == 26
@@ -258,7 +259,7 @@ def test_averaged_weights_are_what_is_scored_and_handed_on(
             directory=tmp_path / name,
             progress=Silent(),
         )
-        plan = Plan.load(tmp_path / name / "plan.json")
+        plan = Plan.load(source / "plan.json")
         found[name] = handover.load_subnetwork(tmp_path / name / "subnetwork.safetensors", plan=plan)
     assert not equal(found["plain"].network, found["averaged"].network)
     # The averaging changes nothing but what comes out: the optimiser has been the same way.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Trained:
     images: Tensor
 
     def emit(self, directory: Path) -> dict[str, float]:
-        options = {"source": self.source, "directory": directory, "images": self.images}
+        options = {"plan": self.plan, "source": self.source, "directory": directory, "images": self.images}
         return slim.emit(self.target, self.channels, self.spec, **options)
 
 
@@ -57,7 +58,6 @@ def trained(spec: ModelSpec, source: Path, *, share: float = 0.5) -> Trained:
     handover.save_subnetwork(
         source / "subnetwork.safetensors", gated, optimizer={"momentum": momentum}, plan=plan, step=7
     )
-    plan.save(source / "plan.json")
     return Trained(spec, target, channels, plan, gated.eval(), source, images)
 
 
@@ -105,9 +105,8 @@ def test_the_report_says_what_folding_changed(run, tmp_path):
     assert found["max_abs_diff_fold"] == float((before - after).abs().max())
 
 
-def test_the_files_are_those_three_and_hold_what_they_should(run, emitted):
-    assert sorted(p.name for p in emitted.iterdir()) == ["model.json", "model.safetensors", "plan.json"]
-    assert Plan.load(emitted / "plan.json") == run.plan
+def test_the_files_are_those_two_and_hold_what_they_should(run, emitted):
+    assert sorted(p.name for p in emitted.iterdir()) == ["model.json", "model.safetensors"]
     assert files.read_json(emitted / "model.json") == {
         "schema": 1,
         "model": run.spec.to_dict(),
@@ -128,7 +127,7 @@ def test_the_target_network_is_left_alone(run, tmp_path):
 def test_emitting_again_gives_the_same_bytes(run, tmp_path):
     for name in ("first", "second"):
         run.emit(tmp_path / name)
-    for file in ("model.safetensors", "plan.json", "model.json"):
+    for file in ("model.safetensors", "model.json"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 
@@ -178,12 +177,12 @@ def test_weights_that_are_no_numbers_are_refused(run, tmp_path):
     gated.network.load_state_dict(tensors["network"])
     gated.network.linear.bias.data.fill_(float("nan"))
     handover.save_subnetwork(tmp_path / "subnetwork.safetensors", gated, optimizer={}, plan=run.plan, step=1)
-    run.plan.save(tmp_path / "plan.json")
     with pytest.raises(StageError, match="nan"):
         slim.emit(
             run.target,
             run.channels,
             run.spec,
+            plan=run.plan,
             source=tmp_path,
             directory=tmp_path / "slim",
             images=run.images,
@@ -191,14 +190,35 @@ def test_weights_that_are_no_numbers_are_refused(run, tmp_path):
 
 
 def test_a_sub_network_of_another_plan_is_refused(run, tmp_path):
-    source = tmp_path / "finetune"
-    source.mkdir()
-    (source / "subnetwork.safetensors").write_bytes((run.source / "subnetwork.safetensors").read_bytes())
-    run.channels.random_plan(flops=0.5, seed=9).save(source / "plan.json")
+    other = replace(run, plan=run.channels.random_plan(flops=0.5, seed=9))
     with pytest.raises(RunDirectoryError, match="belongs to another plan"):
-        slim.emit(
-            run.target, run.channels, run.spec, source=source, directory=tmp_path / "slim", images=run.images
-        )
+        other.emit(tmp_path / "slim")
+    assert not (tmp_path / "slim").exists()
+
+
+def test_a_slim_network_of_another_plan_is_refused(run, emitted):
+    assert type(slim.load(emitted, plan=run.plan)) is CifarResNet
+    other = run.channels.random_plan(flops=0.5, seed=9)
+    expected = rf"has the network of another plan \({run.plan.hash[:12]}, expected {other.hash[:12]}\)"
+    refused(emitted, f"{expected}; run `jstc slim {emitted.parent} --fresh`", plan=other)
+    refused(emitted, "of another plan", plan=other, target=run.target)
+
+
+def test_it_is_made_from_the_target_network_where_that_is_at_hand(run, emitted):
+    files.write_json(emitted / "model.json", {**GOOD, "model": {**GOOD["model"], "name": "/no/net.py:make"}})
+    refused(emitted, "if you trust that code")
+    network = slim.load(emitted, target=run.target)  # builds nothing, and runs nobody's code
+    assert network is not run.target and not network.training
+    assert (output(network, run.images) - output(run.gated, run.images)).abs().max() <= slim.FOLD_TOLERANCE
+    (emitted / "model.safetensors").write_bytes(b"")
+    refused(emitted, "model.safetensors cannot be loaded", target=run.target)
+
+
+def test_a_folder_copied_elsewhere_loads_alone(run, emitted, tmp_path):
+    shutil.copytree(emitted, tmp_path / "elsewhere" / "net")
+    shutil.rmtree(emitted)
+    network = jstc.load(tmp_path / "elsewhere" / "net")
+    assert (output(network, run.images) - output(run.gated, run.images)).abs().max() <= slim.FOLD_TOLERANCE
 
 
 # -- what load refuses ---------------------------------------------------------------------------------

@@ -1,22 +1,17 @@
-"""What the commands ask for: all stages of a recipe, some of them, one, or the report."""
+"""What the commands ask for: all stages of a recipe, some of them, one, or the report. No torch at import."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
-
 from jstc.core import processes
 from jstc.core.progress import Progress, Silent
+from jstc.models import Permissions
 from jstc.recipe.schema import Recipe
-from jstc.runs import evaluation, preflight, stages, sweep, workers
+from jstc.runs import preflight, stages, sweep, workers
 from jstc.runs.chain import Chain
 from jstc.runs.directory import RunDirectory, default_path, read_recipe
-from jstc.runs.stages import train
 from jstc.runs.workspace import Workspace
-
-if TYPE_CHECKING:
-    from jstc.models import Permissions
 
 __all__ = ["follow", "run", "run_stage", "write_report"]
 
@@ -89,6 +84,9 @@ def run_stage(
 
 def follow(workspace: Workspace | None = None) -> int:
     """Do what process 0 of several asks for, task after task; returns the exit code (see `worker_loop`)."""
+    from jstc.runs import evaluation
+    from jstc.runs.stages import train
+
     training = {"baseline": train.baseline, "search": train.search, "finetune": train.finetune}
     return workers.worker_loop(training, evaluation.take_part, workspace)
 

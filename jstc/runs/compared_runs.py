@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from jstc import gate as comparing
+from jstc import report
 from jstc.core import files
 from jstc.core.progress import Progress, Silent
 from jstc.errors import InputError
 from jstc.gate import Comparison, Gate, Measuring, Place, Settings, Summary, Timed
-from jstc.ort import sessions
+from jstc.ort import bench, sessions
 from jstc.recipe.amounts import parse_batch_sizes
 from jstc.recipe.schema import BenchSettings
 from jstc.runs.manifest import Manifest, explained
@@ -69,8 +70,6 @@ def places(provider: str | None, batches: Sequence[str] | None) -> tuple[Place, 
 
 def measure(first: Path, second: Path, place: Place, *, seconds: float, effort: int = 1) -> Timed:
     """Time two files in turns in sessions of their own. Raises `InputError` for one that cannot be run."""
-    from jstc.ort import bench
-
     settings = BenchSettings(
         provider=place.provider,  # type: ignore[arg-type]  # `unusable` has checked it
         batch_sizes=(place.batch,),
@@ -107,8 +106,6 @@ def _side(path: Path, *, needs_files: bool) -> Summary:
 
 def _document(run: Path) -> Any:
     # From what the stages left, where they are: a summary.json may be older than a stage that ran again.
-    from jstc import report
-
     if (run / "recipe.yaml").is_file() and (run / "manifest.json").is_file():
         return report.build_sweep(run) if report.is_sweep(run) else report.build(run)
     if (run / "summary.json").is_file():

@@ -6,28 +6,32 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+
+from jstc import data as datasets
 from jstc.core import files, processes
 from jstc.core.progress import Progress, Silent
+from jstc.data import DataInfo, Split
+from jstc.data.base import Batch
+from jstc.data.datasets import refuse_idle_root
 from jstc.errors import InputError, RunDirectoryError
+from jstc.export.classifier import Classifier, Normalisation, open_classifier, require_fit
+from jstc.export.scoring import Score, score
+from jstc.ort import sessions
+from jstc.ort.sessions import Provider
 from jstc.recipe.schema import InputSettings
+from jstc.runs.directory import read_recipe
 from jstc.runs.manifest import explained
 from jstc.runs.workers import EvalTask, broadcast_task
-
-if TYPE_CHECKING:
-    from jstc.data import DataInfo, Split
-    from jstc.data.base import Batch
-    from jstc.export.classifier import Classifier
-    from jstc.export.scoring import Score
-    from jstc.ort.sessions import Provider
+from jstc.train import collectives
 
 __all__ = ["afterthoughts", "assumptions", "evaluate", "take_part"]
 
 _BATCH_SIZE = 128
 
-
-_Opened = tuple["Classifier", "DataInfo", "Split"]
+_Opened = tuple[Classifier, DataInfo, Split]
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,6 @@ def evaluate(
     classifier for that data set, or the data set has no use for `data`.
     """
     task = _task(path, dataset, data)
-    from jstc.data.datasets import refuse_idle_root
-    from jstc.ort import sessions
-
     refuse_idle_root(task.dataset, data)
     chosen = sessions.resolve(provider)
     opened = _opened(task, chosen, threads)
@@ -95,10 +96,6 @@ def take_part(told: EvalTask) -> None:
 
 def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:
     """Of all processes together."""
-    from jstc.export.classifier import Normalisation
-    from jstc.export.scoring import score
-    from jstc.train import collectives
-
     classifier, info, split = opened
     class_of, _ = assumptions(classifier, info)
     images = split.num_images if limit is None else min(limit, split.num_images)
@@ -114,15 +111,10 @@ def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:
 
 def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
     """The file and the test split, at the size that the file takes; they fit each other."""
-    import torch
-
-    from jstc import data
-    from jstc.export.classifier import open_classifier, require_fit
-
     classifier = open_classifier(task.file, provider=provider, threads=threads)
     side = task.settings.image_size or _side(classifier)
     settings = task.settings.model_copy(update={"image_size": side})
-    info = data.check(task.dataset, root=task.data, settings=settings)
+    info = datasets.check(task.dataset, root=task.data, settings=settings)
     if classifier.outputs > 1:  # another one may have the scores
         classifier = open_classifier(
             task.file, provider=provider, threads=threads, num_classes=info.num_classes
@@ -132,13 +124,11 @@ def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
     return (
         classifier,
         info,
-        data.load(task.dataset, root=task.data, settings=settings, seed=0, device=device).test,
+        datasets.load(task.dataset, root=task.data, settings=settings, seed=0, device=device).test,
     )
 
 
 def _batches(split: Split, images: int, progress: Progress) -> Iterator[Batch]:
-    from jstc.train import collectives
-
     batch_size, part = _BATCH_SIZE * collectives.world(), collectives.part()
     progress.start("eval", -(-images // batch_size), "batch")
     for done, batch in enumerate(split.ordered(batch_size, limit=images, part=part), start=1):
@@ -149,8 +139,6 @@ def _batches(split: Split, images: int, progress: Progress) -> Iterator[Batch]:
 
 def _task(path: Path, dataset: str | None, data: Path | None) -> _Task:
     """What is to be evaluated, on what. Raises an `InputError` when the file or the run is not there."""
-    from jstc.runs.directory import read_recipe
-
     if path.suffix == ".onnx":
         if not path.is_file():
             raise InputError(f"no file at {path}")

@@ -6,18 +6,24 @@ import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jstc.errors import InputError
+import torch
+from torch import nn
+
+from jstc import data, models
+from jstc.channels import ChannelMap, analyse
+from jstc.channels.budget import Limits, smallest
+from jstc.channels.submodule import Placed
+from jstc.data.datasets import refuse_idle_root
+from jstc.errors import ChannelError, InputError, ModelError
+from jstc.models import ModelSpec, runs_user_code, user_code
+from jstc.models.spec import CIFAR_FORMS
+from jstc.ort import machine
 from jstc.recipe.schema import ChannelSettings, InputSettings
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from jstc.channels import ChannelMap
-    from jstc.channels.submodule import Placed
-    from jstc.models import ModelSpec
-    from jstc.recipe.schema import ChannelSettings
+from jstc.runs.manifest import versions
+from jstc.runs.network_check import num_scores
+from jstc.train import device
 
 __all__ = ["Images", "document", "facts", "inspect"]
 
@@ -47,9 +53,6 @@ def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[st
 
     Raises an `InputError` for anything that the user can put right.
     """
-    from jstc import models
-    from jstc.models import user_code
-
     _refuse_idle(images)
     models.check(model)
     user_code.trust(model)
@@ -67,8 +70,6 @@ def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[st
 
 def _refuse_idle(images: Images) -> None:
     """What would have no effect was meant otherwise."""
-    from jstc.data.datasets import refuse_idle_root
-
     if images.dataset is None:
         if images.data is not None:
             raise InputError("--data is the folder of a dataset: give --dataset NAME as well")
@@ -83,8 +84,6 @@ def _refuse_idle(images: Images) -> None:
 
 
 def _from_dataset(model: str, name: str, images: Images) -> ModelSpec:
-    from jstc import data, models
-
     info = data.check(name, root=images.data, settings=InputSettings(image_size=images.image_size))
     return models.spec(
         model,
@@ -97,9 +96,6 @@ def _from_dataset(model: str, name: str, images: Images) -> ModelSpec:
 
 
 def _spec(model: str, images: Images) -> ModelSpec:
-    from jstc import models
-    from jstc.models.spec import CIFAR_FORMS
-
     small = images.cifar or CIFAR_FORMS.get(model, False)
     side = images.image_size or (_CIFAR_SIDE if small else models.image_side(model))
     return models.spec(
@@ -113,23 +109,15 @@ def _spec(model: str, images: Images) -> ModelSpec:
 
 
 def _channels(spec: ModelSpec, network: nn.Module, settings: ChannelSettings) -> ChannelMap:
-    import torch
-
-    from jstc import channels, models
-    from jstc.errors import ChannelError, ModelError
-
     example = torch.zeros(1, *spec.input_shape, device="meta")
     try:
-        return channels.analyse(network, example, ignore=settings.ignore, part=models.part(spec.name))
+        return analyse(network, example, ignore=settings.ignore, part=models.part(spec.name))
     except ChannelError as error:
         raise ModelError(f"model '{spec.name}': {error}") from error
 
 
 def _num_classes(spec: ModelSpec, network: nn.Module) -> int:
     """A factory of the user's need not ask for the number of classes; its network knows."""
-    from jstc.models import runs_user_code
-    from jstc.runs.preflight import num_scores
-
     if runs_user_code(spec.name):
         with contextlib.suppress(Exception):  # inspecting a network that is no classifier is fine
             return num_scores(network, spec.input_shape)
@@ -145,8 +133,6 @@ def document(network: nn.Module, channels: ChannelMap, settings: ChannelSettings
     `flops` and `params` of a group are those that it takes part in: an operation between two groups belongs
     to both. Raises `RecipeError` for settings of groups that are not there.
     """
-    from jstc.channels.budget import Limits, smallest
-
     limits = Limits.from_settings(channels.groups, settings)
     cost, least = channels.cost(), smallest(channels, limits)
     return {
@@ -258,12 +244,6 @@ def _kind(network: nn.Module, layer: str) -> str:
 
 def facts() -> dict[str, Any]:
     """Versions, processor, GPUs, number formats, onnxruntime's working providers, free disk, as JSON."""
-    import torch
-
-    from jstc.ort import machine
-    from jstc.runs.manifest import versions
-    from jstc.train import device
-
     known = machine.environment()
     chosen = device.device("auto")
     known["packages"] = versions()

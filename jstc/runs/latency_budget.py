@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from jstc.channels import ChannelMap
+from jstc.channels.budget import Budget, Limits, project, resolve, smallest, uniform_counts
 from jstc.core import files
 from jstc.core.progress import Progress
 from jstc.errors import RunDirectoryError
+from jstc.latency import Calibration, LatencyModel, Setting, Table
+from jstc.ort import sessions
 from jstc.plan import Plan
 from jstc.recipe.schema import LatencySettings, Recipe
+from jstc.runs.network_timer import NetworkTimer
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from jstc.channels import ChannelMap
-    from jstc.channels.budget import Budget, Limits
-    from jstc.latency import LatencyModel, Setting
-    from jstc.runs.network_timer import NetworkTimer
-
-__all__ = ["FILE", "NANO", "Fitted", "LatencyBudgets", "setting_of"]
-
-FILE = "search/latency.json"
-"""What a run's predictions depend on, so that the same search goes on with the same."""
+__all__ = ["NANO", "Fitted", "LatencyBudgets", "setting_of"]
 
 _ROUNDS = 3
 _CLOSE = 0.02
@@ -36,9 +31,6 @@ NANO = 1_000_000
 
 def setting_of(settings: LatencySettings) -> Setting:
     """Where the times are to be measured. Raises `InputError` for a provider that does not work here."""
-    from jstc.latency import Setting
-    from jstc.ort import sessions
-
     provider = sessions.resolve(settings.provider)
     return Setting.here(provider, batch=settings.batch, threads=settings.threads)
 
@@ -70,9 +62,7 @@ class LatencyBudgets:
     def measured(
         cls, channels: ChannelMap, timer: NetworkTimer, recipe: Recipe, *, progress: Progress
     ) -> LatencyBudgets:
-        """From the table of this machine, completed where something is missing, and a few whole networks."""
-        from jstc.latency import LatencyModel, Table
-
+        """Predict from the table of this machine, completed where need be, and from a few whole networks."""
         table = Table(timer.setting)
         model = LatencyModel.measured(
             channels.executions, table, full=channels.full_counts, progress=progress
@@ -85,12 +75,10 @@ class LatencyBudgets:
     def restored(
         cls, path: Path, channels: ChannelMap, new_timer: Callable[[Setting], NetworkTimer]
     ) -> LatencyBudgets:
-        """As a search that has begun had it, the target network's time included.
+        """Read what a search that has begun predicts with, the target network's time included.
 
         Raises `RunDirectoryError` for a file that is damaged.
         """
-        from jstc.latency import LatencyModel
-
         try:
             document = files.read_json(path)
             model = LatencyModel.from_dict(document, channels.executions, full=channels.full_counts)
@@ -102,14 +90,20 @@ class LatencyBudgets:
         timer.resume(model(channels.full_counts))
         return cls(channels, model, timer)
 
+    @classmethod
+    def from_dict(
+        cls, document: dict[str, Any], channels: ChannelMap, new_timer: Callable[[Setting], NetworkTimer]
+    ) -> LatencyBudgets:
+        """Predict as another process does, from the `to_dict` of its model."""
+        model = LatencyModel.from_dict(document, channels.executions, full=channels.full_counts)
+        return cls(channels, model, new_timer(model.setting))
+
     def save(self, path: Path) -> None:
-        """For `restored`."""
+        """Write what `restored` reads."""
         files.write_json(path, self.model.to_dict())
 
     def _calibrate(self, recipe: Recipe, progress: Progress) -> None:
         """Measure the target network, the smallest, and one at each budget until it is as predicted."""
-        from jstc.latency import Calibration
-
         limits, full = self.limits(recipe), self.channels.full_counts
         progress.start("latency", _ROUNDS + 1, "network")
         [least_ms] = self.timer.milliseconds([self._plan(limits.least)])
@@ -129,14 +123,10 @@ class LatencyBudgets:
 
     def limits(self, recipe: Recipe) -> Limits:
         """How far each group may be cut: `auto` steps are the provider's."""
-        from jstc.channels.budget import Limits
-
         return Limits.from_settings(self.channels.groups, recipe.channels, block=self.model.block)
 
     def _at_budgets(self, recipe: Recipe, limits: Limits) -> list[NDArray[np.int64]]:
         """Counts of uniform plans at the budgets. Raises `BudgetError` for one that none can meet."""
-        from jstc.channels.budget import resolve, uniform_counts
-
         budgets = [resolve(self.channels, *budget, limits) for budget in recipe.budgets]
         return [uniform_counts(self.channels, budget, limits) for budget in budgets]
 
@@ -165,8 +155,6 @@ class LatencyBudgets:
         return min(tried, key=lambda each: _miss(each.measured_ms * NANO / budget.limit))
 
     def _scaled(self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, limits: Limits) -> Plan:
-        from jstc.channels.budget import project
-
         groups = self.channels.groups
         levels = [np.arange(1, g.width + 1) / len(plan.kept[g.name]) for g in groups]
         counts = project(self.channels, levels, budget, limits).tolist()
@@ -176,8 +164,6 @@ class LatencyBudgets:
 
 
 def _bounded(budget: Budget, aim: float, channels: ChannelMap, limits: Limits) -> Budget:
-    from jstc.channels.budget import Budget, smallest
-
     least = budget.of(smallest(channels, limits))
     limit = max(least, int(aim))
     return Budget(budget.metric, limit, budget.share * limit / budget.limit)

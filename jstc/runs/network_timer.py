@@ -10,19 +10,18 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
-from jstc.ort import statistics
+from jstc.channels import ChannelMap
+from jstc.export import write_onnx
+from jstc.latency import Setting
+from jstc.ort import statistics, timing
+from jstc.ort.opened import open_file, prepare
 from jstc.plan import Plan
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import nn
-
-    from jstc.channels import ChannelMap
-    from jstc.latency import Setting
 
 __all__ = ["NetworkTimer", "quick_onnx"]
 
@@ -63,7 +62,7 @@ class NetworkTimer:
         self._first = target_ms
 
     def milliseconds(self, plans: Sequence[Plan]) -> list[float]:
-        """Of the sub-networks of `plans`, for a batch."""
+        """Time of each sub-network of `plans`, for a batch."""
         files = self._files(plans)
         seconds = self._seconds(files)
         if self._first is None:
@@ -71,7 +70,7 @@ class NetworkTimer:
         return [self._first * share for share in statistics.calm_shares(seconds)[1:].tolist()]
 
     def _files(self, plans: Sequence[Plan]) -> list[Path]:
-        """The target network's, and those of the plans."""
+        """ONNX files of the target network and of the plans."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="jstc-latency-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -85,10 +84,7 @@ class NetworkTimer:
         return [target, *found]
 
     def _seconds(self, files: Sequence[Path]) -> NDArray[np.float64]:
-        """[rounds, files]."""
-        from jstc.ort import timing
-        from jstc.ort.opened import open_file, prepare
-
+        """Seconds of every timing, [rounds, files]."""
         provider, threads = self.setting.provider, self.setting.threads
         opened = [open_file(p.stem, p, provider=provider, threads=threads) for p in files]
         runs = [prepare(each, self.setting.batch) for each in opened]
@@ -102,10 +98,6 @@ def quick_onnx(network: nn.Module, path: Path, shape: tuple[int, ...]) -> None:
     By torch's older exporter, which takes a tenth of the time and gives the same layers; where it cannot, as
     for the export itself. Raises `StageError` where that cannot either.
     """
-    import torch
-
-    from jstc.export import write_onnx
-
     said = io.StringIO()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

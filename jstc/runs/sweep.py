@@ -19,21 +19,17 @@ from jstc.runs import preflight, stages
 from jstc.runs.chain import Chain
 from jstc.runs.directory import RunDirectory, require_same
 from jstc.runs.manifest import Manifest
-from jstc.runs.stages import Stage
-from jstc.runs.stages import report as report_stage
+from jstc.runs.stages import SHARED, Stage
 from jstc.runs.workspace import StageContext, Workspace
 
-__all__ = ["SHARED", "adopt", "is_sweep", "report", "run", "run_stage", "write_report"]
+__all__ = ["copy_shared_stages", "is_sweep", "run", "run_stage", "write_report"]
 
 # What the run of one budget takes over from the run that searched for several: copies, on its own record.
-
-SHARED = ("baseline", "search")
-"""The stages that all budgets share."""
 
 _LEFT_BEHIND = ("checkpoint.safetensors", "result.json")  # what only the shared training needs, or is merged
 
 
-def adopt(parent: Path, child: RunDirectory, *, reset: Callable[[str], None]) -> None:
+def copy_shared_stages(parent: Path, child: RunDirectory, *, reset: Callable[[str], None]) -> None:
     """Give `child` the shared stages of the run at `parent` that are done.
 
     What is there already stays; `reset` is called for a stage of the child that holds something else, and
@@ -97,26 +93,6 @@ def _files(stage: str, folder: Path) -> dict[str, bytes]:
 
 def _as_json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-# The report stage of several budgets.
-
-
-def report(context: StageContext) -> None:
-    """Write the summary, both reports and the picture of the trade-off from what all budgets left."""
-    from jstc import report as reporting
-    from jstc.report.plots.tradeoff import pareto
-
-    found, target = reporting.points(reporting.build_sweep(context.path))
-    picture = pareto(found, target=target)
-    if picture is not None:
-        files.write_text(context.path / reporting.PICTURE, picture)
-    else:
-        (context.path / reporting.PICTURE).unlink(missing_ok=True)
-    summary = reporting.build_sweep(context.path)  # which says whether there is a picture
-    files.write_json(context.path / "summary.json", summary)
-    files.write_text(context.path / "report.md", reporting.sweep_markdown(summary))
-    files.write_text(context.path / "report.html", reporting.html(context.path))
 
 
 @dataclass(frozen=True)
@@ -213,8 +189,7 @@ def _table(recipe: Recipe, command: str) -> list[Stage]:
     shared = [stage for stage in stages.table(recipe) if stage.name in SHARED]
     inputs = tuple(stages.names(shared))
     each = [Stage(label, partial(_complete, command=command), inputs, nested=True) for label in recipe.labels]
-    last = Stage("report", report, (*inputs, *recipe.labels), report_stage.FILES)
-    return [*shared, *each, last]
+    return [*shared, *each, stages.report_of_all((*inputs, *recipe.labels))]
 
 
 def _complete(context: StageContext, *, command: str) -> None:
@@ -252,7 +227,7 @@ def _child(path: Path, workspace: Workspace, label: str, told: _Told) -> Iterato
     ) as opened:
         alone.recipe = opened.recipe
         chain = Chain(opened, alone, table, progress=told.progress, command=told.command, title=title)
-        adopt(path, opened, reset=chain.reset)
+        copy_shared_stages(path, opened, reset=chain.reset)
         chain.renew()
         yield chain
     workspace.take_over(alone)

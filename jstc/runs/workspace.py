@@ -1,4 +1,8 @@
-"""What the stages of one run share, each thing made when it is first needed and then kept."""
+"""What the stages of one run share, each thing made when it is first needed and then kept.
+
+Importing this loads no torch: a report needs none, and a wrong name is told without. What needs it is imported
+where the thing is made.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jstc import data, models
 from jstc.core import processes
 from jstc.core.progress import Progress, Silent
+from jstc.data.base import corrupt_file
 from jstc.errors import BudgetError, ModelError
+from jstc.models import Permissions, user_code
+from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -21,20 +29,21 @@ if TYPE_CHECKING:
     from jstc.channels import ChannelMap
     from jstc.data import DataInfo, Dataset
     from jstc.jst.space import Budget
-    from jstc.latency import Setting
-    from jstc.models import ModelSpec, Permissions
+    from jstc.models import ModelSpec
+    from jstc.ort.machine import Setting
     from jstc.runs.latency_budget import LatencyBudgets
     from jstc.runs.network_timer import NetworkTimer
 
-__all__ = ["StageContext", "Workspace"]
+__all__ = ["PREDICTIONS", "StageContext", "Workspace"]
+
+PREDICTIONS = "search/latency.json"
+"""What a run's predictions of latency depend on, so that the same search goes on with the same."""
 
 
 class Workspace:
     """Device, data, target network and channel groups of a recipe. Making one costs nothing."""
 
     def __init__(self, recipe: Recipe, permissions: Permissions | None = None) -> None:
-        from jstc.models import Permissions
-
         self.recipe = recipe
         self.permissions = permissions or Permissions()
         self.path: Path | None = None
@@ -48,8 +57,6 @@ class Workspace:
 
     def check_names(self) -> None:
         """Look at names, files and folders, without torch. Raises an `InputError` for what is not there."""
-        from jstc import models
-
         models.check(self.recipe.model)
         self.require_own_code()
         models.require_classifier(self.recipe.model)
@@ -69,16 +76,11 @@ class Workspace:
     @cached_property
     def info(self) -> DataInfo:
         """Classes and image shape; raises `DataError` when the data set cannot be used."""
-        from jstc import data
-
         return data.check(self.recipe.dataset, root=self.recipe.data, settings=self.recipe.input)
 
     @cached_property
     def dataset(self) -> Dataset:
         """The four splits, on the device or read as they are needed."""
-        from jstc import data
-        from jstc.data.base import corrupt_file
-
         recipe = self.recipe
         found = data.load(
             recipe.dataset,
@@ -95,8 +97,6 @@ class Workspace:
     @cached_property
     def spec(self) -> ModelSpec:
         """What is needed to build the target network again."""
-        from jstc import models
-
         info = self.info
         return models.spec(
             self.recipe.model,
@@ -132,9 +132,7 @@ class Workspace:
     @property
     def predictions(self) -> Path | None:
         """The file that a search which goes on takes its predictions of latency from."""
-        from jstc.runs.latency_budget import FILE
-
-        known = None if self.path is None or self.fresh else self.path / FILE
+        known = None if self.path is None or self.fresh else self.path / PREDICTIONS
         return known if known is not None and known.is_file() else None
 
     def _network_timer(self, setting: Setting) -> NetworkTimer:
@@ -175,12 +173,9 @@ class Workspace:
 
     def predict_latency(self, document: dict[str, Any]) -> None:
         """Predict latencies as another process does, from the `to_dict` of its model."""
-        from jstc.latency import LatencyModel
         from jstc.runs.latency_budget import LatencyBudgets
 
-        model = LatencyModel.from_dict(document, self.channels.executions, full=self.channels.full_counts)
-        timer = self._network_timer(model.setting)
-        self.__dict__["latency"] = LatencyBudgets(self.channels, model, timer)
+        self.__dict__["latency"] = LatencyBudgets.from_dict(document, self.channels, self._network_timer)
 
     def take_over(self, other: Workspace) -> None:
         """Keep what `other`, which is this one at a budget, has made."""
@@ -196,20 +191,15 @@ class Workspace:
 
     def require_own_code(self) -> None:
         """Raise `ModelError` when building the network would run code that the user has not named."""
-        from jstc.models import user_code
-
         user_code.require_trusted(self.recipe.model, named=self.permissions.model)
 
     def skeleton(self) -> nn.Module:
         """The target network without weights."""
-        from jstc import models
-
         self.require_own_code()
         return models.build(self.spec, device="meta")
 
     def new_target(self) -> nn.Module:
         """A target network with its initial weights: the recipe's, or random ones by the seed; on the CPU."""
-        from jstc import models
         from jstc.train import seeds
 
         self.require_own_code()
@@ -218,15 +208,10 @@ class Workspace:
             models.load_weights(model, self.recipe.weights, allow_pickle=self.permissions.pickle)
         return model
 
-    def load_slim(self, folder: Path) -> nn.Module:
-        """The emitted network in `folder`, in eval mode."""
-        from jstc import slim
-
+    def structure(self) -> nn.Module:
+        """A network of the target's structure on the CPU, whose weights mean nothing."""
         self.require_own_code()
-        return slim.load(folder, allow_code=self.recipe.model)  # what the file beside it names may be another
-
-
-# What a stage function gets.
+        return models.build(self.spec)
 
 
 @dataclass(frozen=True)
@@ -242,3 +227,8 @@ class StageContext:
     def recipe(self) -> Recipe:
         """The run's recipe."""
         return self.workspace.recipe
+
+    @property
+    def plan(self) -> Plan:
+        """What the search has chosen: the one plan of the run. Raises `ChannelError` where there is none."""
+        return Plan.load(self.path / "search" / "plan.json")

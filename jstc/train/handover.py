@@ -60,5 +60,5 @@ def load_subnetwork(path: Path, *, plan: Plan) -> Subnetwork:
 def _checked(path: Path, plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, meta = checkpoint.load(path)
     if meta.get("plan_hash") != plan.hash:
-        raise RunDirectoryError(f"{path} belongs to another plan than the one beside it; use --fresh")
+        raise RunDirectoryError(f"{path} belongs to another plan than the search's; use --fresh")
     return tensors, meta

@@ -45,7 +45,7 @@ def run(tmp_path):
     with RunDirectory.open(tmp_path / "runs" / "r", RECIPE, stages=STAGES, command="jstc run x") as opened:
         files.write_json(opened.path / "target.json", TARGET)
         files.write_json(opened.path / "bench" / "bench.json", {"rows": ROWS})
-        Plan({"g": (0,)}, {"g": 2}).save(opened.path / "slim" / "plan.json")
+        Plan({"g": (0,)}, {"g": 2}).save(opened.path / "search" / "plan.json")
         for stage, result in RESULTS.items():
             path = opened.path / stage / "result.json"
             files.write_json(path, result)

@@ -129,7 +129,7 @@ def finetuned_accuracy(directory):
     """Of the network that `search` finetuned: as it was written, and as one process finds it."""
     from jstc.plan import Plan
 
-    plan = Plan.load(directory / "finetune" / "plan.json")
+    plan = Plan.load(directory / "search" / "plan.json")
     saved = handover.load_subnetwork(directory / "finetune" / "subnetwork.safetensors", plan=plan)
     target = tiny.tiny_network()
     channels = analyse(target, torch.zeros(1, 2, 8, 8))

@@ -17,9 +17,9 @@ from jstc.ort import sessions
 from jstc.plan import Plan
 from jstc.recipe import loading
 from jstc.runs import commands, network_timer, preflight
-from jstc.runs.latency_budget import FILE, Fitted
+from jstc.runs.latency_budget import Fitted
 from jstc.runs.stages.train import Fitting, _told
-from jstc.runs.workspace import StageContext, Workspace
+from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
 
 QUICKLY = ["search.rounds=2", "search.steps_per_round=2", "finetune.epochs=1", "finetune.steps_per_epoch=2",
            "channels.round_to=1", "search.recalibration_images=64", "search.eval_images=64",
@@ -92,7 +92,7 @@ def test_a_search_under_a_budget_of_latency(truth, recipe, tmp_path, messages):
 
 def test_a_search_goes_on_with_the_predictions_it_began_with(truth, recipe, tmp_path):
     run = commands.run(recipe(), out=tmp_path / "r", only=["search"])
-    kept, asked = (run / FILE).read_bytes(), truth.asked
+    kept, asked = (run / PREDICTIONS).read_bytes(), truth.asked
     for path in (tmp_path / "cache").rglob("*.json"):
         path.unlink()
     workspace = Workspace(recipe())
@@ -100,8 +100,8 @@ def test_a_search_goes_on_with_the_predictions_it_began_with(truth, recipe, tmp_
     limit = workspace.budgets["latency0.6"].shown_limit
     assert limit == pytest.approx(files.read_json(run / "target.json")["budget"]["limit"], abs=1e-5)
     assert truth.asked == asked
-    assert (run / FILE).read_bytes() == kept
-    (run / FILE).write_text(json.dumps({"format": 1}))
+    assert (run / PREDICTIONS).read_bytes() == kept
+    (run / PREDICTIONS).write_text(json.dumps({"format": 1}))
     again = Workspace(recipe())
     again.belongs_to(run)
     with pytest.raises(RunDirectoryError, match=r"latency\.json is damaged or of another network"):
@@ -120,13 +120,13 @@ def test_a_search_that_goes_on_keeps_the_targets_time(truth, recipe, tmp_path, m
 def test_starting_over_takes_nothing_from_the_search_before(truth, recipe, tmp_path):
     run = commands.run(recipe(), out=tmp_path / "r", only=["search"])
     commands.run(recipe("0.6", "latency_on.batch=2"), out=run, only=["search"], fresh=True)
-    assert files.read_json(run / FILE)["setting"]["batch"] == 2
+    assert files.read_json(run / PREDICTIONS)["setting"]["batch"] == 2
     assert files.read_json(run / "search/result.json")["latency"]["batch"] == 2
-    (run / FILE).write_text("[]")
+    (run / PREDICTIONS).write_text("[]")
     with pytest.raises(RunDirectoryError, match=r"use --fresh"):
         commands.run(recipe("0.6", "latency_on.batch=2"), out=run, only=["search"])
     commands.run(recipe("0.6", "latency_on.batch=2"), out=run, only=["search"], fresh=True)
-    assert files.read_json(run / FILE)["format"] == 1
+    assert files.read_json(run / PREDICTIONS)["format"] == 1
 
 
 def test_later_stages_need_no_provider_of_the_search(truth, recipe, tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_several_budgets_share_one_calibration(truth, recipe, tmp_path):
         limit = files.read_json(run / label / "target.json")["budget"]["limit"]
         assert own["latency"] == figures["latency"]
         assert 0.85 * limit <= own["latency"]["measured_ms"] <= 1.05 * limit
-        assert (run / label / FILE).read_bytes() == (run / FILE).read_bytes()
+        assert (run / label / PREDICTIONS).read_bytes() == (run / PREDICTIONS).read_bytes()
 
 
 def test_out_of_reach_is_found_before_training(truth, recipe, tmp_path):
@@ -213,7 +213,7 @@ def test_other_budgets_measure_nothing(truth, network, tmp_path):
     assert workspace.costed is workspace.channels
     run = commands.run(recipe, out=tmp_path / "r", only=["search"], workspace=workspace, progress=Silent())
     assert "latency" not in files.read_json(run / "search/result.json")
-    assert not (run / FILE).exists()
+    assert not (run / PREDICTIONS).exists()
 
 
 def test_whole_networks_through_onnxruntime(network, monkeypatch):

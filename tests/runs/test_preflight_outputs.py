@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from jstc.errors import ModelError
-from jstc.runs.preflight import num_scores
+from jstc.runs.network_check import num_scores
 
 SHAPE = (3, 8, 8)
 

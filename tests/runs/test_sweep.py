@@ -13,7 +13,7 @@ from jstc.errors import Interrupted, RunDirectoryError, StageError
 from jstc.recipe import loading
 from jstc.runs import commands, preflight, stages, sweep
 from jstc.runs.directory import locked, read_recipe
-from jstc.runs.stages import Stage, report
+from jstc.runs.stages import Stage
 
 SHARED = {"baseline": (), "search": ()}
 OWN = {
@@ -77,7 +77,7 @@ class House:
 
     def report(self, context):
         self.note(context.path, "report")
-        for name in report.FILES:
+        for name in ("summary.json", "report.md", "report.html"):
             files.write_text(context.path / name, f"{len(self.ran)}")
 
     def note(self, path, name):
@@ -110,7 +110,7 @@ class House:
 def house(tmp_path, monkeypatch, messages):
     house = House(tmp_path / "run", messages)
     monkeypatch.setattr(stages, "table", house.table)
-    monkeypatch.setattr(sweep, "report", house.report)
+    monkeypatch.setattr("jstc.runs.stages.report.report_of_all", house.report)
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
     return house
 

@@ -1,16 +1,27 @@
-"""The stages of a run: their order, what each needs, and the few lines that call it."""
+"""The stages of a run: their order, what each builds on, and which function does its work.
+
+A stage's module is loaded when the stage runs: most need torch, and a report or a wrong name is told without.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jstc.recipe.schema import Recipe
-from jstc.runs.stages import bench, export, report, slim, train
 from jstc.runs.workspace import StageContext
 
-__all__ = ["Stage", "builds_on", "built_on", "names", "table"]
+__all__ = ["SHARED", "Stage", "builds_on", "built_on", "names", "report_of_all", "table"]
+
+SHARED = ("baseline", "search")
+"""The stages that several budgets share."""
+
+_REPORTS = ("summary.json", "report.md", "report.html")
+
+Result = dict[str, Any] | None
+StageFunction = Callable[[StageContext], Result]
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Stage:
     """
 
     name: str
-    run: Callable[[StageContext], dict[str, Any] | None]
+    run: StageFunction
     inputs: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
     nested: bool = False
@@ -32,15 +43,30 @@ def table(recipe: Recipe) -> list[Stage]:
     """The stages that `recipe` asks for, in order."""
     baseline = ("baseline",) if recipe.baseline else ()
     stages = [
-        Stage("baseline", train.baseline),
-        Stage("search", train.search, (), ("target.json",)),
-        Stage("finetune", train.finetune, ("search",)),
-        Stage("slim", slim.slim, ("finetune",)),
-        Stage("export", export.export, ("slim",)),
-        Stage("bench", bench.bench, ("export", *baseline)),
-        Stage("report", report.report, ("bench", *baseline), report.FILES),
+        Stage("baseline", _late("train", "baseline")),
+        Stage("search", _late("train", "search"), (), ("target.json",)),
+        Stage("finetune", _late("train", "finetune"), ("search",)),
+        Stage("slim", _late("slim", "slim"), ("finetune",)),
+        Stage("export", _late("export", "export"), ("slim",)),
+        Stage("bench", _late("bench", "bench"), ("export", *baseline)),
+        Stage("report", _late("report", "report"), ("bench", *baseline), _REPORTS),
     ]
     return [stage for stage in stages if stage.name != "baseline" or recipe.baseline]
+
+
+def report_of_all(inputs: tuple[str, ...]) -> Stage:
+    """The report of several budgets, which builds on `inputs`."""
+    return Stage("report", _late("report", "report_of_all"), inputs, _REPORTS)
+
+
+def _late(module: str, function: str) -> StageFunction:
+    """The function of that name in a module beside this one, which is loaded when it is called."""
+
+    def run(context: StageContext) -> Result:
+        found: StageFunction = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+        return found(context)
+
+    return run
 
 
 def names(table: Sequence[Stage]) -> list[str]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from jstc import models
 from jstc.core import files
+from jstc.export import encode_metadata, write_onnx
+from jstc.ort import bench as timing
+from jstc.ort import machine
+from jstc.ort.opened import Facts
+from jstc.ort.rows import BenchResult
 from jstc.runs.workspace import StageContext
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from jstc.ort.opened import Facts
-    from jstc.ort.rows import BenchResult
 
 __all__ = ["bench"]
 
@@ -26,9 +28,6 @@ def bench(context: StageContext) -> dict[str, Any]:
     Files with the preprocessing inside take other inputs, and are left out. Writes bench.json,
     environment.json and, by request, profile.json and onnxruntime's traces.
     """
-    from jstc.ort import bench as timing
-    from jstc.ort import machine
-
     environment = machine.environment()  # first: its load is that before our own work
     if said := machine.busy(environment):
         context.progress.message(f"bench: {said}")
@@ -73,8 +72,6 @@ def _left_out(context: StageContext) -> list[str]:
 
 def _facts(context: StageContext) -> Mapping[str, Facts]:
     """The files to be timed, by their places in the run directory, the target network's first."""
-    from jstc.ort.opened import Facts
-
     slim = files.read_json(context.path / "slim" / "result.json")
     found = {_TARGET: Facts(context.workspace.channels.cost().flops, "fp32")}
     for entry in _entries(context):
@@ -84,8 +81,6 @@ def _facts(context: StageContext) -> Mapping[str, Facts]:
 
 
 def _write_target(context: StageContext, path: Path) -> None:
-    from jstc.export import encode_metadata, write_onnx
-
     workspace, settings = context.workspace, context.recipe.export
     cost = workspace.channels.cost()
     write_onnx(
@@ -100,8 +95,6 @@ def _write_target(context: StageContext, path: Path) -> None:
 
 def _trained_target(context: StageContext) -> nn.Module:
     # Without a baseline the initial weights serve: the time does not depend on them.
-    from jstc import models
-
     network = context.workspace.new_target()
     weights = context.path / "baseline" / "model.safetensors"
     if context.recipe.baseline and weights.exists():

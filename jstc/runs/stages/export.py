@@ -7,21 +7,25 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import onnx
+import torch
+from torch import Tensor, nn
+
+from jstc import export as exporting
+from jstc import slim
+from jstc._version import __version__
 from jstc.core import files
 from jstc.errors import GateError
-from jstc.plan import Plan
+from jstc.export import Score
+from jstc.ort import sessions
+from jstc.ort.sessions import Provider
 from jstc.recipe.schema import ExportSettings, Precision
 from jstc.runs.stages import model_card
 from jstc.runs.stages.train import images
 from jstc.runs.workspace import StageContext
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from jstc.export import Score
-    from jstc.ort.sessions import Provider
+from jstc.train.loop import counted
 
 __all__ = ["Reference", "export", "figures", "problem"]
 
@@ -43,8 +47,6 @@ class Reference:
 
 def figures(context: StageContext, path: Path, precision: Precision, reference: Reference) -> dict[str, Any]:
     """The entry of the file at `path` in the stage's result, without what depends on its last bytes."""
-    from jstc import export as exporting
-
     provider = _provider(precision)
     found = _scored(context, path, provider)
     whole = path == exporting.preprocess_path(path.with_name(exporting.file_name(precision)))
@@ -66,8 +68,6 @@ def figures(context: StageContext, path: Path, precision: Precision, reference: 
 
 def problem(entry: dict[str, Any], reference: Reference, *, max_drop: float) -> str | None:
     """Why a file with these figures must not be kept, if so."""
-    from jstc import export as exporting
-
     file = Path(entry["file"]).name
     lost = exporting.accuracy_problem(
         file, accuracy=entry["accuracy"], reference=reference.accuracy, max_drop=max_drop
@@ -83,10 +83,6 @@ def problem(entry: dict[str, Any], reference: Reference, *, max_drop: float) -> 
 
 def _range(precision: Precision, reference: Reference) -> dict[str, float]:
     # The CPU computes most of fp16 in float32 and would not overflow where other hardware does.
-    import onnx
-
-    from jstc import export as exporting
-
     if precision != "fp16":
         return {}
     model = onnx.load(str(reference.source))
@@ -95,16 +91,11 @@ def _range(precision: Precision, reference: Reference) -> dict[str, float]:
 
 def _provider(precision: Precision) -> Provider:
     # Half precision is judged where it is computed, if it can be here; the CPU mostly uses float32 for it.
-    from jstc.ort import sessions
-
     return sessions.resolve("auto") if precision == "fp16" else "cpu"
 
 
 def _scored(context: StageContext, path: Path, provider: Provider) -> Score:
     """The answers on the whole test split, shown as progress."""
-    from jstc import export as exporting
-    from jstc.train.loop import counted
-
     workspace, batch_size = context.workspace, context.recipe.train.batch_size
     shown = "export " + path.name.removeprefix("model.").removesuffix("onnx").rstrip(".")
     batches = counted(workspace.dataset.test, batch_size, progress=context.progress, stage=shown.strip())
@@ -152,10 +143,8 @@ class _Tried:
 
 
 def _source(context: StageContext, scratch: Path) -> _Source:
-    from jstc import export as exporting
-
     settings, workspace = context.recipe.export, context.workspace
-    network = workspace.load_slim(context.path / "slim")
+    network = slim.load(context.path / "slim", target=workspace.structure(), plan=context.plan)
     path, metadata = scratch / "source.onnx", _metadata(context)
     exporting.write_onnx(
         network,
@@ -174,10 +163,6 @@ def _source(context: StageContext, scratch: Path) -> _Source:
 
 def _tried(source: _Source, precision: Precision) -> list[_Tried]:
     """The files of `precision`; those that passed are in their place."""
-    import onnx
-
-    from jstc import export as exporting
-
     context, tried = source.context, []
     for candidate in _candidates(source, precision):
         found = figures(context, candidate, precision, source.reference)
@@ -196,10 +181,6 @@ def _tried(source: _Source, precision: Precision) -> list[_Tried]:
 
 def _candidates(source: _Source, precision: Precision) -> Iterator[Path]:
     """Files that have run, but not passed: the network's, and the one with its preprocessing inside."""
-    import onnx
-
-    from jstc import export as exporting
-
     context, path = source.context, source.reference.source.with_name(exporting.file_name(precision))
     settings, info = context.recipe.export, context.workspace.info
     model = exporting.converted(
@@ -226,8 +207,6 @@ def _candidates(source: _Source, precision: Precision) -> Iterator[Path]:
 
 def _calibration_images(context: StageContext) -> Tensor:
     """Training images as evaluation shows them, not augmented, spread over the split; on the CPU."""
-    import torch
-
     count = context.recipe.export.calibration_images
     found = context.workspace.dataset.train.ordered(_CALIBRATION_BATCH, limit=count)
     return torch.cat([batch.cpu() for batch, _ in found])
@@ -263,9 +242,7 @@ def _ways_out(names: list[Precision], settings: ExportSettings) -> Iterator[str]
 
 def _metadata(context: StageContext) -> dict[str, Any]:
     """What the exported files tell about themselves; see `jstc.export.encode_metadata`."""
-    from jstc._version import __version__
-
-    slim = files.read_json(context.path / "slim" / "result.json")
+    result = files.read_json(context.path / "slim" / "result.json")
     info = context.workspace.info
     return {
         "labels": list(info.labels),
@@ -273,10 +250,10 @@ def _metadata(context: StageContext) -> dict[str, Any]:
         "mean": list(info.mean),
         "std": list(info.std),
         "resize_side": info.resize_side,
-        "flops": slim["flops"],
-        "params": slim["params"],
-        "accuracy": slim["accuracy"],
-        "plan_hash": Plan.load(context.path / "slim" / "plan.json").hash,
+        "flops": result["flops"],
+        "params": result["params"],
+        "accuracy": result["accuracy"],
+        "plan_hash": context.plan.hash,
         "model": context.recipe.model,
         "dataset": context.recipe.dataset,
         "jstc_version": __version__,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jstc.core import files
+from jstc.export import card
+from jstc.export.card import CardFacts
 from jstc.runs.manifest import Manifest
 from jstc.runs.workspace import StageContext
-
-if TYPE_CHECKING:
-    from jstc.export.card import CardFacts
 
 __all__ = ["describe", "scored_images"]
 
@@ -26,8 +25,6 @@ def describe(
     `metadata` is what every exported file carries, decoded; `entries` are those of the stage's result, the
     plain files first.
     """
-    from jstc.export import card
-
     facts = _facts(context, metadata, entries)
     files.write_text(context.folder / "labels.txt", card.labels_text(metadata["labels"]))
     files.write_text(context.folder / "run.py", card.run_script(facts))
@@ -37,8 +34,6 @@ def describe(
 def _facts(
     context: StageContext, metadata: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
 ) -> CardFacts:
-    from jstc.export.card import CardFacts
-
     settings, target = context.recipe.export, _read(context.path / "target.json")
     manifest = Manifest.load(context.path)
     baseline = _read(context.path / "baseline" / "result.json") if context.recipe.baseline else {}

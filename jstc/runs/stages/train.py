@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jstc import finetune as training
+from jstc.channels import Cost
+from jstc.channels.budget import Budget
 from jstc.core import files, processes
 from jstc.core.progress import Progress
 from jstc.errors import StageError
+from jstc.jst.joint import search as search_jointly
+from jstc.ort import sessions
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
-from jstc.runs.latency_budget import FILE, NANO, Fitted, LatencyBudgets
+from jstc.runs.latency_budget import NANO, Fitted, LatencyBudgets
 from jstc.runs.workers import on_all_ranks
-from jstc.runs.workspace import StageContext, Workspace
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
-
-    from jstc.channels import Cost
-    from jstc.channels.budget import Budget
+from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
+from jstc.train import device, loop
 
 __all__ = [
     "Fitting",
@@ -42,8 +45,6 @@ __all__ = [
 
 def accuracy(context: StageContext, network: nn.Module) -> float:
     """Top-1 accuracy of `network` on the whole test split, in float32."""
-    from jstc.train import device, loop
-
     settings = context.recipe.train
     placed = device.place(network, settings, context.workspace.device)
     return loop.evaluate(placed, batches(context), channels_last=settings.channels_last).accuracy
@@ -51,16 +52,12 @@ def accuracy(context: StageContext, network: nn.Module) -> float:
 
 def batches(context: StageContext) -> Iterator[tuple[Tensor, Tensor]]:
     """The whole test split in order, each batch counted as progress of the stage."""
-    from jstc.train.loop import counted
-
     test, batch_size = context.workspace.dataset.test, context.recipe.train.batch_size
-    return counted(test, batch_size, progress=context.progress, stage=context.folder.name)
+    return loop.counted(test, batch_size, progress=context.progress, stage=context.folder.name)
 
 
 def images(context: StageContext, count: int) -> Tensor:
     """The first `count` images of a spread over the test split, [N, C, H, W] on the CPU."""
-    import torch
-
     found = context.workspace.dataset.test.ordered(count, limit=count)
     return torch.cat([batch.cpu() for batch, _ in found])
 
@@ -68,8 +65,6 @@ def images(context: StageContext, count: int) -> Tensor:
 @on_all_ranks
 def baseline(context: StageContext) -> dict[str, Any]:
     """Train the target network alone, for the comparison."""
-    from jstc import finetune as training
-
     workspace = context.workspace
     training.train_baseline(
         _target(workspace),
@@ -85,8 +80,6 @@ def baseline(context: StageContext) -> dict[str, Any]:
 @on_all_ranks
 def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
-    from jstc.jst.joint import search as search_jointly
-
     workspace, target = context.workspace, context.workspace.new_target()
     before = _given_weights(context)
     fitting = None
@@ -118,8 +111,6 @@ def _cost(workspace: Workspace, plan: Plan) -> dict[str, Any]:
 @on_all_ranks
 def finetune(context: StageContext) -> dict[str, Any]:
     """Train the chosen sub-network alone."""
-    from jstc import finetune as training
-
     workspace = context.workspace
     training.finetune(
         _target(workspace),
@@ -189,8 +180,6 @@ def _target(workspace: Workspace) -> nn.Module:
 
 
 def _placed(target: nn.Module, workspace: Workspace) -> nn.Module:
-    from jstc.train import device
-
     return device.place(target, workspace.recipe.train, workspace.device)
 
 
@@ -251,13 +240,11 @@ class Fitting:
 
         Raises `InputError` where the provider of a search that goes on does not work any more.
         """
-        from jstc.ort import sessions
-
         workspace = context.workspace
         if workspace.latency is None:
             return None
         sessions.resolve(workspace.latency.model.setting.provider)  # needed at the end
-        workspace.latency.save(context.path / FILE)
+        workspace.latency.save(context.path / PREDICTIONS)
         return cls(workspace.latency, workspace.budgets, context.recipe, context.progress)
 
     def __call__(self, plan: Plan, order: Sequence[NDArray[np.int64]], number: int) -> Plan:

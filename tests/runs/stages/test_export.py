@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from jstc import export
+from jstc import export, slim
 from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.errors import GateError, ParityError
@@ -53,18 +53,18 @@ def trained():
 
 
 @pytest.fixture
-def exported(trained, tmp_path):
+def exported(trained, tmp_path, monkeypatch):
     """Runs the stage for a network with some settings; gives its result and its folder."""
 
     def run(*settings, network=trained):
         shared = workspace(*settings)
-        shared.load_slim = lambda folder: network
+        monkeypatch.setattr(slim, "load", lambda folder, **_options: network)
         accuracy = loop.evaluate(network, shared.dataset.test.ordered(256)).accuracy
         assert accuracy > 0.9
         params = sum(parameter.numel() for parameter in network.parameters())
-        slim = {"flops": 1000, "params": params, "accuracy": accuracy}
-        files.write_json(tmp_path / "slim" / "result.json", slim)
-        Plan({"g": (0,)}, {"g": 2}).save(tmp_path / "slim" / "plan.json")
+        result = {"flops": 1000, "params": params, "accuracy": accuracy}
+        files.write_json(tmp_path / "slim" / "result.json", result)
+        Plan({"g": (0,)}, {"g": 2}).save(tmp_path / "search" / "plan.json")
         return export_stage.export(StageContext(shared, tmp_path, tmp_path / "export", Silent()))
 
     return run
