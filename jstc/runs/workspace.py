@@ -1,7 +1,7 @@
 """What the stages of one run share, each thing made when it is first needed and then kept.
 
-Importing this loads no torch: a report needs none, and a wrong name is told without. What needs it is imported
-where the thing is made.
+Importing this loads no torch: a report needs none, and a wrong name is told without. What needs it is
+imported where the thing is made.
 """
 
 from __future__ import annotations

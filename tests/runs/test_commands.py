@@ -47,11 +47,12 @@ def test_the_directory_is_the_documented_one(finished):
     written = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert written >= {
         "recipe.yaml", "manifest.json", "summary.json", "report.md", "search/history.jsonl",
-        "search/plan.json", "search/checkpoint.safetensors", "slim/model.safetensors", "slim/plan.json",
+        "search/plan.json", "search/checkpoint.safetensors", "slim/model.safetensors",
         "slim/model.json",
         "export/model.onnx", "export/MODEL_CARD.md", "export/labels.txt", "export/run.py",
         "bench/bench.json", "bench/environment.json",
     }  # fmt: skip
+    assert {name for name in written if name.endswith("plan.json")} == {"search/plan.json"}
     assert not [name for name in written if ".tmp-" in name]
 
 
