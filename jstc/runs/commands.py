@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+
 from jstc.core import processes
 from jstc.core.progress import Progress, Silent
 from jstc.models import Permissions
