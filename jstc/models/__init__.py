@@ -1,11 +1,13 @@
 """Networks by name: our CIFAR networks, torchvision's, timm's, and the user's own.
 
-Importing this package does not load torch; building a network does.
+Importing this package does not load torch; building a network, or loading weights into it, does.
 """
 
 from __future__ import annotations
 
-from jstc.models.building import build
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jstc.models.catalogue import (
     ModelEntry,
     check,
@@ -18,7 +20,10 @@ from jstc.models.catalogue import (
 )
 from jstc.models.spec import ModelSpec, spec
 from jstc.models.user_code import Permissions
-from jstc.models.weights import load_weights
+
+if TYPE_CHECKING:
+    from jstc.models.building import build
+    from jstc.models.weights import load_weights
 
 __all__ = [
     "ModelEntry",
@@ -35,3 +40,11 @@ __all__ = [
     "spec",
     "task",
 ]
+
+_HOMES = {"build": "jstc.models.building", "load_weights": "jstc.models.weights"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jstc.models' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,23 +1,25 @@
-"""From a spec to a network. Torch loads when a network is built, not before."""
+"""From a spec to a network, initialised from a seed, or for its shapes alone. Nothing is downloaded."""
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from jstc._version import install_command
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import JstcError, ModelError, UnknownNameError
+from jstc.models import cifar_networks, user_code
 from jstc.models.catalogue import check, source_of, task
 from jstc.models.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["build", "timm_constructor", "torchvision_constructor"]
+__all__ = ["ShapesOnly", "build", "timm_constructor", "torchvision_constructor"]
 
 
 def build(spec: ModelSpec, *, device: str = "cpu", seed: int = 0) -> nn.Module:
@@ -27,8 +29,6 @@ def build(spec: ModelSpec, *, device: str = "cpu", seed: int = 0) -> nn.Module:
     Raises `UnknownNameError` or `ModelError` when it cannot be built.
     """
     check(spec.name)
-    import torch
-
     # Found (and, for a user's own file, run) before any device or random state is set for it.
     constructor = _constructor(spec)
     with torch.random.fork_rng(devices=[]):
@@ -40,8 +40,6 @@ def build(spec: ModelSpec, *, device: str = "cpu", seed: int = 0) -> nn.Module:
 def _constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
     source = source_of(spec.name)
     if spec.cifar:
-        from jstc.models import cifar_networks
-
         if spec.name not in cifar_networks.BUILDERS:
             raise ModelError(
                 f"model '{spec.name}' has no CIFAR form; these have: {', '.join(cifar_networks.BUILDERS)}"
@@ -51,16 +49,11 @@ def _constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
     if source == "timm":
         return timm_constructor(spec)
     if source == "user":
-        from jstc.models import user_code
-
         return user_code.constructor(spec)
-
     return torchvision_constructor(spec)
 
 
 def _on_meta(constructor: Callable[[], nn.Module], name: str) -> nn.Module:
-    from jstc.models.shapes_only import ShapesOnly
-
     try:
         # Whoever loads weights in a constructor would be warned that they go nowhere, as they should here.
         with ShapesOnly(), warnings.catch_warnings():
@@ -81,7 +74,7 @@ def _call(constructor: Callable[[], nn.Module], name: str) -> nn.Module:
         raise ModelError(f"model '{name}' cannot be built: {type(error).__name__}: {error}") from error
 
 
-# Networks from torchvision, built without weights: nothing is downloaded.
+# Constructors of the libraries' networks.
 
 # Auxiliary classifiers serve training schemes that are not ours. And without a word on init_weights
 # these two warn, and spend a minute on truncated normal numbers.
@@ -102,9 +95,6 @@ def torchvision_constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
     if task(spec.name) != "classification":
         options = {"weights_backbone": None}  # else they download those of ImageNet
     return partial(models.get_model, spec.name, weights=None, num_classes=spec.num_classes, **options)
-
-
-# Networks from timm, built without weights: nothing is downloaded.
 
 
 def timm_constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
@@ -129,3 +119,46 @@ def _timm(name: str) -> Any:
         return importlib.import_module("timm")
     except ImportError as error:
         raise ModelError(f"model '{name}' needs timm ({error}): {install_command('timm')}") from error
+
+
+# For the shapes alone.
+
+# What parameters are made of. Not arange, linspace or tensor: constructors read numbers out of those.
+_STORAGE = frozenset(("empty", "rand", "randn"))
+
+# In-place operations that initialisers consist of; everything in torch.nn.init is one of them too.
+_FILLS = frozenset(
+    (
+        *("normal_", "uniform_", "fill_", "zero_", "random_", "bernoulli_", "exponential_", "log_normal_"),
+        *("erfinv_", "mul_", "div_", "add_", "sub_", "clamp_", "copy_", "constant_", "ones_", "zeros_"),
+        *("trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"),
+        *("orthogonal_", "eye_", "dirac_", "sparse_"),
+    )
+)
+
+
+class ShapesOnly(TorchFunctionMode):
+    """While active, uninitialised tensors are made on the meta device, and filling those does nothing.
+
+    Unlike `torch.device("meta")` it lets small tensors be real, because some constructors compute widths
+    or indices with them; and unlike it, nothing goes through the Python decomposition of every random
+    number that is not drawn, which is most of the time of building a large network there.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Let `func` pass, unless it makes or fills what has only a shape."""
+        options = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name in _FILLS:
+            target = args[0] if args else options.get("tensor")
+            if isinstance(target, Tensor) and target.is_meta:
+                return target
+        elif name in _STORAGE and options.get("device") is None:
+            options["device"] = "meta"
+        return func(*args, **options)

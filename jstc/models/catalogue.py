@@ -43,7 +43,7 @@ _PACKAGES: dict[Task, str] = {
 
 @cache
 def torchvision_names(task: Task = "classification") -> tuple[str, ...]:
-    """What `torchvision.models.list_models` returns for the package of a task.
+    """The names that `torchvision.models.list_models` returns for the package of a task.
 
     Importing torchvision to ask it takes seconds; its sources say the same in a fraction of one. They
     are asked only when that fails.
@@ -74,6 +74,8 @@ _REGISTERED = re.compile(
     r"""^@register_model\((?:name=)?["']?([^"')]*)["']?\)\n(?:(?!def ).*\n)*?def (\w+)\(""", re.MULTILINE
 )
 
+
+# All names, and where each comes from.
 
 Source = Literal["built-in", "torchvision", "timm", "user"]
 

@@ -16,8 +16,6 @@ CIFAR_FORMS = {"resnet20": True, "resnet32": True, "resnet56": True, "resnet110"
 _SMALL = 64  # images of at most this side get the CIFAR form
 _VGG_SIDE = 32  # five poolings
 _LIMITS = {"num_classes": 1_000_000, "in_channels": 4096, "height": 16384, "width": 16384}
-
-
 _MOST_VALUES = 2**28  # of one image: 1 GiB
 
 

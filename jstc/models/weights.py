@@ -9,12 +9,13 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from jstc.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 __all__ = ["load_weights"]
 
@@ -80,16 +81,12 @@ def _may_be_torch(path: Path) -> bool:
 
 
 def _read_torch(path: Path, *, weights_only: bool) -> Any:
-    import torch
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on foreign files; ours follow if it matters
         return torch.load(path, map_location="cpu", weights_only=weights_only)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
     try:
         return load_file(path)
     except Exception as error:  # the library's own, and what torch says to impossible shapes
@@ -102,8 +99,6 @@ def _reason(error: Exception) -> str:
 
 
 def _unwrap(document: Any, path: Path) -> dict[str, Tensor]:
-    import torch
-
     if isinstance(document, torch.nn.Module):  # unpickled
         document = document.state_dict()
     for key in _WRAPPERS:
@@ -123,8 +118,6 @@ def _unwrap(document: Any, path: Path) -> dict[str, Tensor]:
 
 def _state_dicts(document: Mapping[str, Any]) -> list[str]:
     """Keys under which there are tensors by name, and nothing else."""
-    import torch
-
     return [
         key
         for key, value in document.items()

@@ -88,7 +88,8 @@ def test_a_stage_on_all_ranks_is_done_by_each_with_the_same_recipe(two, make_wor
     two(1)
     assert worker_loop({"baseline": baseline}, fail) == 0
     assert [rank for rank, *_ in found] == [0, 1]
-    assert found[0][1:] == found[1][1:] == (context.recipe, context.path, context.folder, workspace.permissions)
+    passed_on = (context.recipe, context.path, context.folder, workspace.permissions)
+    assert found[0][1:] == found[1][1:] == passed_on
 
 
 def test_what_process_0_says_the_others_do_not_say_again(two):
