@@ -1,4 +1,4 @@
-"""Budgets as people write them: one, or several; and what each is called. No torch here."""
+"""Budgets as people write them, one or several, and what each is called; batch sizes, too. No torch here."""
 
 from __future__ import annotations
 
@@ -22,26 +22,17 @@ __all__ = [
     "parse_latency",
 ]
 
+Metric = Literal["flops", "params", "latency"]
+Amount = float | str
+"""A share or a count as a number; a time as a text such as `2ms`."""
+
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "%": 0.01}
 _LEAST_ROUNDED = 1000  # a count such as 1.2345k may be meant roughly, one such as 1.5 was meant as a share
 
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _NOT_A_TIME = "neither a share such as 0.5 or 50%, nor a time with its unit, such as 2ms"
 
-Metric = Literal["flops", "params", "latency"]
-Amount = float | str
-"""A share or a count as a number; a time as a text such as `2ms`."""
-
-_T = TypeVar("_T", float, Amount)
-
-
-def parse_batch_sizes(words: Iterable[str]) -> list[int]:
-    """Batch sizes as options give them: `1,8,32`, or one by one. Raises `InputError` for what is none."""
-    sizes = [word.strip() for part in words for word in part.split(",")]
-    for word in sizes:
-        if not word.isdecimal() or int(word) < 1:
-            raise InputError(f"--batch {word}: expected batch sizes from 1 on, such as --batch 1,8,32")
-    return list(map(int, sizes))
+# FLOPs and parameters.
 
 
 def parse_amount(value: object) -> float:
@@ -52,13 +43,9 @@ def parse_amount(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("expected a share such as 0.5 or a count such as 500M")
     match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kmgt%]?)\s*", str(value).lower())
-    try:
-        amount = float(match[1]) * _UNITS[match[2]] if match else -1.0
-    except ValueError:
-        amount = -1.0
-    if not 0 < amount < float("inf"):
+    amount = _number(match[1]) * _UNITS[match[2]] if match else -1.0
+    if match is None or not 0 < amount < float("inf"):
         raise ValueError(f"'{value}' is not a share such as 0.5 or 50%, nor a count such as 500M")
-    assert match is not None
     if amount > 1 and (match[2] == "%" or (amount < _LEAST_ROUNDED and amount % 1)):
         raise ValueError(
             f"'{value}' is neither a share, which goes up to 1, "
@@ -75,16 +62,16 @@ def parse_amounts(value: object) -> float | tuple[float, ...] | None:
     return _several(value, parse_amount, "a count such as 500M")
 
 
+# Latency.
+
+
 def parse_latency(value: object) -> Amount:
     """A budget of latency: a share of the target network's in (0, 1], or a time such as `2ms`, as a text.
 
     Understands `0.5`, `50%`, `2ms`, `800us`, `0.01s`. Raises `ValueError` for anything else.
     """
     match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(us|ms|s|%?)\s*", str(value).lower())
-    try:
-        number = float(match[1]) if match and not isinstance(value, bool) else -1.0
-    except ValueError:
-        number = -1.0
+    number = _number(match[1]) if match and not isinstance(value, bool) else -1.0
     if match is None or not 0 < number < float("inf"):
         raise ValueError(f"'{value}' is {_NOT_A_TIME}")
     if match[2] in _TIMES:
@@ -96,13 +83,21 @@ def parse_latency(value: object) -> Amount:
 
 
 def parse_latencies(value: object) -> Amount | tuple[Amount, ...] | None:
-    """The same for one or several, from the longest to the shortest; shares and times do not mix."""
+    """One budget of latency or several, from the longest to the shortest; shares and times do not mix.
+
+    Raises `ValueError` as `parse_latency` does, and for a budget given twice.
+    """
     return _several(value, parse_latency, "a time such as 2ms")
 
 
-def milliseconds(amount: str) -> float:
-    """Of a time as `parse_latency` gives it."""
-    return float(amount.removesuffix("ms"))
+def milliseconds(time: str) -> float:
+    """The number in a time that `parse_latency` gave."""
+    return float(time.removesuffix("ms"))
+
+
+# Several, and their names.
+
+_T = TypeVar("_T", float, Amount)
 
 
 def _several(value: object, parse: Callable[[object], _T], absolute: str) -> _T | tuple[_T, ...] | None:
@@ -128,10 +123,29 @@ def _size(amount: Amount) -> float:
     return milliseconds(amount) if isinstance(amount, str) else amount
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # such as 1.2.3
+        return -1.0
+
+
 def budget_label(metric: Metric, amount: Amount) -> str:
-    """What a budget is called, in names of folders too: `flops0.5`, `flops20M`, `latency2ms`."""
+    """The name of a budget, in names of folders too: `flops0.5`, `flops20M`, `latency2ms`."""
     return f"{metric}{_short(amount)}"
 
 
 def _short(amount: Amount) -> str:
     return amount.replace("+", "") if isinstance(amount, str) else numbers.compact(amount)
+
+
+# Batch sizes.
+
+
+def parse_batch_sizes(words: Iterable[str]) -> list[int]:
+    """Batch sizes as options give them: `1,8,32`, or one by one. Raises `InputError` for what is none."""
+    sizes = [word.strip() for part in words for word in part.split(",")]
+    for word in sizes:
+        if not word.isdecimal() or int(word) < 1:
+            raise InputError(f"--batch {word}: expected batch sizes from 1 on, such as --batch 1,8,32")
+    return list(map(int, sizes))

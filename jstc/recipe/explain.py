@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in plain words: the key, what was expected there, and near names.
+"""Mistakes in a recipe, in plain words: the key, what was expected there, and near names.
 
 The wording comes from the recipe's JSON schema: what a key may be is said nowhere else.
 """
@@ -91,7 +91,7 @@ def _near_keys(path: KeyPath) -> str:
 
 
 def _alike(name: str, known: Collection[str]) -> list[str]:
-    """Those of `known` that differ from `name` in the order of the letters (`rl`, `lr`), or in a few."""
+    """Names in `known` that differ from `name` in the order of the letters (`rl`, `lr`), or in a few."""
     swapped = [other for other in known if sorted(other) == sorted(name)]
     return swapped or difflib.get_close_matches(name, known, n=3, cutoff=0.7)
 

@@ -23,65 +23,29 @@ _MAX_BYTES = 200_000  # what takes seconds to read
 _BUDGETS = ("flops", "params", "latency")
 
 
-def load(path: Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> Recipe:
+def load(path: Path, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None) -> Recipe:
     """Read the recipe at `path`; `overrides` (`train.lr=0.05`) and then `flags` win over it.
 
     Raises `RecipeError` that names the file and line, the flag, or the `--set` that is wrong.
     """
-    return _finish(_read(path), overrides, flags or {})
+    return _build(_read(path), overrides, flags or {})
 
 
-def from_flags(flags: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from command-line flags alone: dotted key -> value, None for a flag that was not given."""
-    return _finish(Source("recipe", {}), overrides, flags)
+def from_flags(flags: Mapping[str, object], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from command-line flags alone: dotted key -> value, None for a flag that was not given.
+
+    Raises `RecipeError` that names the flag or the `--set` that is wrong.
+    """
+    return _build(Source("recipe", {}), overrides, flags)
 
 
 def read_plain(path: Path) -> dict[str, Any]:
-    """What the file says, of whatever version of jstc it is; safe, bounded, and not checked any further.
+    """The keys of the file, of whatever version of jstc it is; safe, bounded, and not checked any further.
 
     Raises `RecipeError`.
     """
     data: dict[str, Any] = _read(path).data
     return data
-
-
-def to_yaml(recipe: Recipe) -> str:
-    """The full recipe, defaults filled in; `load` gives an equal recipe back."""
-    data = recipe.model_dump(mode="json")
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that our reader would take for a number, such as `1e5`."""
-
-
-def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = None if scalar(text) == text else "'"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
-def differences(one: Recipe, other: Recipe) -> list[str]:
-    """Dotted keys whose values differ, with both values: `train.lr: 0.1 -> 0.05`."""
-    mine, theirs = (_flat(recipe.model_dump(mode="json")) for recipe in (one, other))
-    keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
-    found = [f"{key}: {show(mine.get(key))} -> {show(theirs.get(key))}" for key in keys]
-    orders = [list(recipe.channels.groups) for recipe in (one, other)]
-    if not found and orders[0] != orders[1]:  # of two entries for one group the later wins
-        found.append(f"order of channels.groups: {show(orders[0])} -> {show(orders[1])}")
-    return found
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _read(path: Path) -> Source:
@@ -110,7 +74,7 @@ def _near_files(path: Path) -> str:
     return "; did you mean " + " or ".join(str(folder / name) for name in near) + "?" if near else ""
 
 
-# --- overrides ---------------------------------------------------------------------------------------
+# From what was read and what overrides it to a checked recipe.
 
 
 @dataclass
@@ -120,7 +84,7 @@ class _Draft:
     source: Source
     said_by: dict[KeyPath, str] = field(default_factory=dict)
 
-    def put(self, path: KeyPath, value: Any, origin: str) -> None:
+    def put(self, path: KeyPath, value: object, origin: str) -> None:
         target = self.source.data
         for key in path[:-1]:
             if target.get(key) is None:
@@ -142,17 +106,34 @@ class _Draft:
         return self.source.where(path)
 
 
-def _finish(source: Source, overrides: Sequence[str], flags: Mapping[str, Any]) -> Recipe:
+def _build(source: Source, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
     for name in sections():
         if source.data.get(name, "") is None:
             del source.data[name]  # a section whose keys are all commented out
     draft = _Draft(source)
-    given = [(_split(text), *_override_value(text)) for text in overrides]
-    given += [(tuple(k.split(".")), v, _flag_name(k)) for k, v in flags.items() if v is not None]
+    given = [_override(text) for text in overrides]
+    given += [(tuple(key.split(".")), value, _flag(key)) for key, value in flags.items() if value is not None]
     _replace_budget(draft, {path[0] for path, _, _ in given if len(path) == 1})
     for path, value, origin in given:
         draft.put(path, value, origin)
-    return _validate(draft)
+    try:
+        return Recipe.model_validate(draft.source.data)
+    except ValidationError as error:
+        raise RecipeError(explain(error, draft.where, draft.said_by)) from None
+
+
+def _override(text: str) -> tuple[KeyPath, object, str]:
+    """Key, value and origin of `--set KEY=VALUE`."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip("."):
+        raise RecipeError(f"--set {text}: expected key=value, such as --set train.lr=0.05")
+    origin = f"--set {key}"
+    return split_key(key.strip()), parse(value, origin).data, origin
+
+
+def _flag(key: str) -> str:
+    """The option that sets a key: `latency_on.batch` is `--batch`."""
+    return "--" + key.rsplit(".", 1)[-1].replace("_", "-")
 
 
 def _replace_budget(draft: _Draft, keys: Iterable[str | int]) -> None:
@@ -162,24 +143,45 @@ def _replace_budget(draft: _Draft, keys: Iterable[str | int]) -> None:
             draft.source.data.pop(name, None)
 
 
-def _flag_name(key: str) -> str:
-    return "--" + key.rsplit(".", 1)[-1].replace("_", "-")
+# Writing.
 
 
-def _split(override: str) -> KeyPath:
-    key, equals, _ = override.partition("=")
-    if not equals or not key.strip("."):
-        raise RecipeError(f"--set {override}: expected key=value, such as --set train.lr=0.05")
-    return split_key(key.strip())
+def to_yaml(recipe: Recipe) -> str:
+    """The full recipe, defaults filled in; `load` gives an equal recipe back."""
+    data = recipe.model_dump(mode="json")
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _override_value(override: str) -> tuple[Any, str]:
-    key, _, text = override.partition("=")
-    return parse(text, f"--set {key}").data, f"--set {key}"
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that our reader would take for a number, such as `1e5`."""
 
 
-def _validate(draft: _Draft) -> Recipe:
-    try:
-        return Recipe.model_validate(draft.source.data)
-    except ValidationError as error:
-        raise RecipeError(explain(error, draft.where, draft.said_by)) from None
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = None if scalar(text) == text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+# Comparing.
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted keys whose values differ, with both values: `train.lr: 0.1 -> 0.05`."""
+    mine, theirs = (_flat(recipe.model_dump(mode="json")) for recipe in (one, other))
+    keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+    found = [f"{key}: {show(mine.get(key))} -> {show(theirs.get(key))}" for key in keys]
+    orders = [list(recipe.channels.groups) for recipe in (one, other)]
+    if not found and orders[0] != orders[1]:  # of two entries for one group the later wins
+        found.append(f"order of channels.groups: {show(orders[0])} -> {show(orders[1])}")
+    return found
+
+
+def _flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

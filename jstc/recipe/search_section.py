@@ -201,7 +201,7 @@ GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
 other's equals: those that it would miss stay, and one left out for some rounds is still worth something."""
 
 _GIVEN_SIGMA = (0.1, 0.1)
-"""Likewise of a perturbation, where one is asked for."""
+"""The default of `sigma` then, where a perturbation is asked for: what was measured says more than noise."""
 
 
 def with_defaults_for_given_weights(search: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +209,6 @@ def with_defaults_for_given_weights(search: Mapping[str, Any]) -> dict[str, Any]
     found = {**GIVEN_WEIGHTS, **search}
     if "importance" not in search and any(key in search for key in _OF_GATES):
         del found["importance"]  # so that it is missed where it belongs, with the line of the key
-    if found.get("perturbation") is True:  # what was measured says more than noise
+    if found.get("perturbation") is True:
         found = {"sigma": _GIVEN_SIGMA, **found}
     return found

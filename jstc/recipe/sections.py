@@ -1,4 +1,4 @@
-"""What sections of a recipe are made of, and those about the network: channels, latency, bench, export.
+"""The types that sections of a recipe are made of, and the sections about the network and its files.
 
 No torch here. Every key says in its description what it does, and in which unit: editors and `docs/recipe.md`
 take it from there.

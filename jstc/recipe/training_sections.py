@@ -72,7 +72,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "adamw": {"lr": 1e-3, "momentum": None, "nesterov": None, "betas": (0.9, 0.999), "weight_decay": 1e-2},
     "step": {"milestones": (0.5, 0.75), "gamma": 0.1},
 }
-"""Of keys that are not given, where the optimiser or the schedule is not the usual one."""
+"""Defaults of keys where the optimiser or the schedule is not the usual one."""
 
 
 def _drawable(value: float) -> float:
