@@ -1,10 +1,13 @@
 """Which channels of a network belong together, and how to cut them."""
 
-from jstc.channels.channel_map import ChannelMap, analyse
+from jstc.channels.analysis import analyse
+from jstc.channels.channel_map import ChannelMap
 from jstc.channels.cost import Cost
 from jstc.channels.cutting.channel_gates import GatedNetwork, fold
 from jstc.channels.groups import Frozen, Group
-from jstc.channels.rules.custom import Call, Labels, Tracing, rule
+from jstc.channels.rules.registry import Tracing
+from jstc.channels.rules.registry import custom_rule as rule
+from jstc.channels.trace.ids import Call, Labels
 
 __all__ = [
     "Call",

@@ -1,135 +1,29 @@
-"""`analyse` a network once; a `ChannelMap` then answers everything about its channels."""
+"""The face of an analysed network: its groups, costs, cuts, gates and simple plans."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map_only
 
 from jstc.channels import budget
-from jstc.channels import submodule as parts
 from jstc.channels.cost import Cost, CostModel, Latency
 from jstc.channels.cutting import attributes, channel_gates, slicing
-from jstc.channels.cutting.attention import adapt
 from jstc.channels.cutting.channel_gates import GatedNetwork
-from jstc.channels.groups import Connected, Frozen, Group, require_matches
-from jstc.channels.operations import Executions, executed
-from jstc.channels.proof import Proved, prove
-from jstc.channels.submodule import Placed, layout
+from jstc.channels.groups import Frozen, Group
+from jstc.channels.operations import Executions, Placed, layout
+from jstc.channels.proof import Proved
 from jstc.channels.trace.ids import Recorder, named_tensors
-from jstc.channels.trace.labelling import Labelling
-from jstc.channels.trace.tracer import run
-from jstc.errors import ChannelError
 from jstc.plan import Plan
 
-__all__ = ["ChannelMap", "analyse", "require_plain"]
-
-# Networks whose forward cannot be followed at all, refused with what to give instead.
-
-
-def require_plain(model: nn.Module) -> None:
-    """Raise `ChannelError` for scripted, compiled and lazy networks: there is no Python forward to run,
-    no module to cut, or no shape yet."""
-    for name, module in model.named_modules():
-        where = f"'{name}'" if name else "the network"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ChannelError(f"{where} is a torch.jit module: give the nn.Module that it was made from")
-        # Its class is torch._dynamo's, and importing that takes seconds.
-        if type(module).__name__ == "OptimizedModule":
-            raise ChannelError(
-                f"{where} was compiled by torch.compile: give the module itself, and compile what is cut"
-            )
-    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(parameter):
-            raise ChannelError(f"'{name}' is lazy and has no shape yet: run the network once on an example")
-
+__all__ = ["ChannelMap"]
 
 Counts = NDArray[np.int64]
-
-
-def analyse(
-    model: nn.Module,
-    example_input: Tensor | Sequence[Any],
-    *,
-    ignore: Sequence[str] = (),
-    part: str | None = None,
-) -> ChannelMap:
-    """Find and prove the channel groups of a network; the model is left untouched.
-
-    `example_input` is one batch (or a tuple of positional inputs); only its shapes and types matter. `ignore`
-    holds patterns of module names (`layer4`: the module and all inside it) whose channels stay whole. FLOPs
-    are counted for one example: give a batch of one. Raises `ChannelError` when the forward itself fails,
-    `InputError` for a pattern that matches nothing.
-
-    `part` names a submodule (`backbone`) that alone is analysed, with an `example_input` for it: what lies
-    before and behind it stays as it is, so the rest of the forward may do what can't be traced. Everything
-    else is as for the whole network, which is sliced and mapped back; FLOPs are those of the part.
-    """
-    require_plain(model)
-    require_matches(ignore, (name for name, _ in model.named_parameters(remove_duplicate=False)))
-    inputs = slicing.example_inputs(example_input)
-    traced = model if part is None else parts.holder(model, part)
-    whole = frozenset() if part is None else parts.shared_outside(model, part)
-    try:
-        proved, record = _analyse(*_replica(traced, inputs, "meta"), ignore, whole)
-    except ChannelError:
-        # Some forwards need values (data-dependent control flow): run those for real.
-        proved, record = _analyse(*_replica(traced, inputs, "cpu"), ignore, whole)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    if part is not None:
-        return ChannelMap(parts.completed(proved, model), record, shapes)
-    channels = ChannelMap(proved, record, shapes)
-    channels.frozen += tuple(_unused(record, shapes))
-    return channels
-
-
-def _analyse(
-    model: nn.Module, inputs: tuple[Any, ...], ignore: Sequence[str], whole: frozenset[str]
-) -> tuple[Proved, Recorder]:
-    """Groups and record of one forward; the tensors called `whole` are not cut."""
-    labelling = Labelling(model)
-    for name in sorted(whole):
-        for ids in labelling.params[name]:
-            labelling.freeze(ids, "shared with a layer outside the part")
-    try:
-        run(model, inputs, labelling)
-    except Exception as error:
-        raise ChannelError(f"the network's forward failed at {labelling.last_op}: {error}") from error
-    labelling.settle()
-    record = labelling.record
-    connected = Connected(record, labelling.params, ignore=ignore)
-    proved = prove(model, inputs, connected.structure, labelling)
-    record.executed = executed(record.operations, labelling)
-    record.operations.clear()  # they hold every activation
-    return proved, record
-
-
-def _moved(tensor: Tensor, device: str) -> Tensor:
-    if tensor.is_meta and device != "meta":  # there are no values to move; zeros are as good as any
-        return torch.zeros_like(tensor, device=device)
-    return tensor.detach().to(device, copy=True)
-
-
-def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn.Module, tuple[Any, ...]]:
-    """The network on another device without copying its tensors first, in eval mode, and its inputs."""
-    memo: dict[int, Any] = {}
-    for _, tensor in named_tensors(model):
-        there = _moved(tensor, device)
-        memo[id(tensor)] = (
-            nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
-        )
-    moved = tree_map_only(Tensor, lambda x: _moved(x, device), inputs)
-    replica: nn.Module = copy.deepcopy(model, memo).eval()
-    adapt(replica)
-    return replica, moved
 
 
 class ChannelMap:
@@ -319,14 +213,3 @@ class ChannelMap:
     def uniform_plan(self, *, flops: float | None = None, params: float | None = None) -> Plan:
         """The plan that keeps the same share of every group, at the budget."""
         return budget.uniform_plan(self, flops=flops, params=params)
-
-
-def _unused(record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Frozen]:
-    """Dimensions of the parameters that the forward never touches."""
-    named: set[tuple[str, int]] = set()
-    for name, shape in shapes.items():
-        layer = name.rpartition(".")[0] or name
-        for dim, channels in enumerate(shape[:2]) if name not in record.used else ():
-            if (layer, dim) not in named:
-                named.add((layer, dim))
-                yield Frozen(layer, dim, channels, "not used by the forward")

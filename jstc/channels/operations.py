@@ -1,4 +1,8 @@
-"""What a network executes, and how wide each tensor is for any plan: for models of latency."""
+"""The forward as a list: its parameters in the order of their use, and its operations.
+
+`layout` says which groups lie on each dimension of a parameter (for reports), `Executions` how wide each
+tensor of an operation is for any plan (for models of latency).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jstc.channels.groups import Structure
-from jstc.channels.trace.ids import FIRST_FREE, INPUT, Call, Ids, Labels, Operation, tensors_in
+from jstc.channels.groups import Structure, layer_of
+from jstc.channels.trace.ids import FIRST_FREE, INPUT, Call, Ids, Labels, Operation, Recorder, tensors_in
 
 if TYPE_CHECKING:
-    from jstc.channels.trace.labelling import Labelling
+    from jstc.channels.trace.state import TraceState
 
-__all__ = ["Executed", "Executions", "Traced", "executed"]
+__all__ = ["Executed", "Executions", "Placed", "Traced", "executed", "layout"]
 
 Counts = NDArray[np.int64]
 
@@ -55,7 +59,7 @@ class Executed:
     live: bool
 
 
-def executed(operations: Sequence[Operation], labelling: Labelling) -> list[Traced]:
+def executed(operations: Sequence[Operation], trace: TraceState) -> list[Traced]:
     """The operations of a finished trace that have an output, without the tensors themselves."""
     maker: dict[int, int] = {}  # by id(): all tensors of the trace live
     found: list[Traced] = []
@@ -67,7 +71,7 @@ def executed(operations: Sequence[Operation], labelling: Labelling) -> list[Trac
         sources = tuple(maker[id(t)] for t in tensors if id(t) in maker)
         for tensor in outputs:
             maker[id(tensor)] = len(found)
-        sized = [(tuple(t.shape), labelling.labels(t)) for t in (*tensors, outputs[0])]
+        sized = [(tuple(t.shape), trace.labels(t)) for t in (*tensors, outputs[0])]
         kind = call.func._schema.name.split("::")[1].rstrip("_")
         live = any(found[s].live for s in sources) or any(_is_image(labels) for _, labels in sized[:-1])
         found.append(Traced(kind, tuple(sized[:-1]), sized[-1], _settings(call), sources, live))
@@ -133,3 +137,43 @@ class Executions:
             many = np.bincount(self._group_of[inside], minlength=len(self._widths))
             self._multiple.append(many / np.maximum(self._widths, 1))
         return self._rows[key]
+
+
+# -- parameters in the order of their use, and the groups on each of their dimensions ------------------------
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A parameter that the forward uses.
+
+    `groups[d]` names the groups that dimension d has channels of, `sizes[d]` says at how many positions each.
+    """
+
+    layer: str
+    parameter: str
+    shape: tuple[int, ...]
+    groups: tuple[tuple[str, ...], ...]
+    sizes: tuple[tuple[int, ...], ...]
+
+
+def layout(
+    structure: Structure, record: Recorder, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Placed, ...]:
+    """The parameters in the order in which the forward first uses them."""
+    starts = np.array([group.start for group in structure.groups], np.int64)
+
+    def placed(name: str) -> Placed:
+        found = [_groups_of(numbers, starts) for numbers in structure.numbers[name]]
+        groups = tuple(tuple(structure.groups[i].name for i in indices) for indices, _ in found)
+        return Placed(layer_of(name), name, shapes[name], groups, tuple(tuple(sizes) for _, sizes in found))
+
+    return tuple(placed(name) for name in record.used if name in shapes and name in structure.numbers)
+
+
+def _groups_of(numbers: Ids | None, starts: Ids) -> tuple[list[int], list[int]]:
+    """Indices of the groups along one dimension, and the positions of each."""
+    if numbers is None:
+        return [], []
+    found = np.searchsorted(starts, numbers[numbers >= 0], side="right") - 1
+    indices, sizes = np.unique(found, return_counts=True)
+    return indices.tolist(), sizes.tolist()

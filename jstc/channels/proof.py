@@ -19,9 +19,9 @@ from torch import nn
 from jstc.channels.cutting.attributes import Sized, sized_attributes, values
 from jstc.channels.cutting.slicing import cut_module, indices, keep_vector
 from jstc.channels.groups import Structure
-from jstc.channels.replay import Checking, Failure
+from jstc.channels.replay import Failure, Replay
 from jstc.channels.trace.ids import FIRST_FREE, Ids, named_modules
-from jstc.channels.trace.labelling import Labelling
+from jstc.channels.trace.state import TraceState
 from jstc.channels.trace.tracer import run
 from jstc.plan import Plan
 
@@ -45,7 +45,7 @@ def prove(
     model: nn.Module,
     inputs: Sequence[Any],
     rebuild: Callable[[dict[int, str]], Structure],
-    traced: Labelling,
+    traced: TraceState,
 ) -> Proved:
     """What can be cut, as far as one random cut of every group can tell.
 
@@ -71,7 +71,7 @@ class _Proof:
         model: nn.Module,
         inputs: Sequence[Any],
         rebuild: Callable[[dict[int, str]], Structure],
-        traced: Labelling,
+        traced: TraceState,
     ) -> None:
         self._model, self._inputs, self._rebuild, self._traced = model, inputs, rebuild, traced
         self._modules = dict(named_modules(model))
@@ -165,12 +165,12 @@ class _Proof:
         keep = keep_vector(structure, plan)
         attributes = values(self._following.values(), structure, keep)
         small = cut_module(self._model, indices(structure, plan), attributes)
-        checking = Checking(small, structure, keep, self._traced)
+        replay = Replay(small, structure, keep, self._traced)
         try:
-            run(small, self._inputs, checking)
+            run(small, self._inputs, replay)
         except Exception as error:
-            checking.crashed(error)
-        return checking.failures
+            replay.crashed(error)
+        return replay.failures
 
     def learn(self, failures: Sequence[Failure]) -> bool:
         """Let attributes follow where that may help, and freeze the channels of the other failures.
@@ -234,7 +234,7 @@ class _Proof:
         return tuple(g.name for g in groups if any(f"{x}.".startswith(f"{module}.") for x in g.layers))
 
 
-def _sized_norms(traced: Labelling, modules: Mapping[str, nn.Module]) -> Iterator[Sized]:
+def _sized_norms(traced: TraceState, modules: Mapping[str, nn.Module]) -> Iterator[Sized]:
     """Norms without any tensor that would say how wide they are; torch warns when they are told wrongly."""
     for operation in traced.record.operations:
         module = modules.get(operation.module)

@@ -16,10 +16,22 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from jstc.channels.groups import Structure
-from jstc.channels.trace.ids import FIRST_FREE, FIXED, Call, Ids, Labels, Operation, TieFailure, tensors_in
-from jstc.channels.trace.labelling import Axis, Labelling, Raw, keep_axis
+from jstc.channels.trace.ids import (
+    FIRST_FREE,
+    FIXED,
+    Axis,
+    Call,
+    Ids,
+    Labels,
+    Operation,
+    Raw,
+    TieFailure,
+    keep_axis,
+    tensors_in,
+)
+from jstc.channels.trace.state import TraceState
 
-__all__ = ["Checking", "Diverged", "Failure"]
+__all__ = ["Diverged", "Failure", "Replay"]
 
 
 class Diverged(Exception):
@@ -42,10 +54,10 @@ class Failure:
     results: tuple[tuple[int, Ids], ...] = ()
 
 
-class Checking(Labelling):
+class Replay(TraceState):
     """Labels of a cut network: those of the uncut one at the kept positions, which must meet again."""
 
-    def __init__(self, small: nn.Module, structure: Structure, keep: Ids, traced: Labelling) -> None:
+    def __init__(self, small: nn.Module, structure: Structure, keep: Ids, traced: TraceState) -> None:
         self._structure, self._keep, self._traced = structure, keep, traced
         self._kept: dict[int, Ids] = {}
         self._ids: list[Ids] = []  # the arrays behind the keys of `_kept`, kept alive
@@ -293,58 +305,11 @@ def _alike(expected: Any, found: Any) -> bool:
     return expected is found or {expected, found} <= _TAKING
 
 
-_BY_POSITION = {
-    f"aten::{name}"
-    for name in (
-        *(
-            "conv1d",
-            "conv2d",
-            "conv3d",
-            "linear",
-            "batch_norm",
-            "layer_norm",
-            "matmul",
-            "cat",
-            "softmax",
-            "dropout",
-        ),
-        *(
-            "adaptive_avg_pool2d",
-            "avg_pool2d",
-            "max_pool2d",
-            "mean",
-            "contiguous",
-            "clone",
-            "permute",
-            "transpose",
-        ),
-        *(
-            "relu",
-            "relu_",
-            "relu6",
-            "relu6_",
-            "hardtanh",
-            "hardtanh_",
-            "silu",
-            "silu_",
-            "gelu",
-            "sigmoid",
-            "tanh",
-        ),
-        *(
-            "hardswish",
-            "hardswish_",
-            "hardsigmoid",
-            "hardsigmoid_",
-            "add",
-            "add_",
-            "mul",
-            "mul_",
-            "sub",
-            "div",
-        ),
-    )
-}
+_COMMON = """conv1d conv2d conv3d linear batch_norm layer_norm matmul cat softmax dropout
+    adaptive_avg_pool2d avg_pool2d max_pool2d mean contiguous clone permute transpose
+    relu relu_ relu6 relu6_ hardtanh hardtanh_ silu silu_ gelu sigmoid tanh
+    hardswish hardswish_ hardsigmoid hardsigmoid_ add add_ mul mul_ sub div"""
+_BY_POSITION = {f"aten::{name}" for name in _COMMON.split()}
 """The commonest operations that put nothing by a channel's number; of any other the rule is asked."""
 _VIEWS = {torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten._unsafe_view.default}
 _COPIES = {

@@ -14,7 +14,7 @@ from torch import nn
 from jstc import data, models
 from jstc.channels import ChannelMap, analyse
 from jstc.channels.budget import Limits, smallest
-from jstc.channels.submodule import Placed
+from jstc.channels.operations import Placed
 from jstc.data.datasets import refuse_idle_root
 from jstc.errors import ChannelError, InputError, ModelError
 from jstc.models import ModelSpec, runs_user_code, user_code

@@ -1,17 +1,16 @@
 """How channel ids pass through each ATen operation.
 
-A rule is a function of the labelling (`jstc.channels.trace.labelling`) and the executed call. It returns the
+A rule is a function of the trace (`jstc.channels.trace.state`) and the executed call. It returns the
 labels of the output, or a list of them for several outputs. `rule` registers one; that is also how a
 project adds its own operation:
 
     @rule("mylib::swap_halves")
-    def _(labelling, call): ...
+    def _(trace, call): ...
 """
 
 from jstc.channels.rules import (  # noqa: F401  registers the rules
     arithmetic,
     einsum,
-    factories,
     indexing,
     layers,
     normalise,

@@ -9,31 +9,29 @@ import torch
 from torch import Tensor
 
 from jstc.channels.rules.registry import rule
-from jstc.channels.trace.ids import FIRST_FREE, FIXED, Call, Ids, Labels, fixed
-from jstc.channels.trace.labelling import Axis, Labelling, Raw
+from jstc.channels.trace.ids import FIRST_FREE, FIXED, Axis, Call, Ids, Labels, Raw, fixed
+from jstc.channels.trace.state import TraceState
 
 __all__ = ["broadcast"]
 
 
-def broadcast(labelling: Labelling, operands: Sequence[Raw], rank: int) -> Raw:
+def broadcast(trace: TraceState, operands: Sequence[Raw], rank: int) -> Raw:
     """Labels of the broadcast of tensors with labels `operands`; positions that meet are tied."""
     out: list[Ids | Axis | None] = [None] * rank
     for labels in operands:
         for dim, label in enumerate(labels, start=rank - len(labels)):
-            out[dim] = _meet(labelling, out[dim], label, last=dim == rank - 1)
+            out[dim] = _meet(trace, out[dim], label, last=dim == rank - 1)
     return tuple(out)
 
 
-def _meet(
-    labelling: Labelling, a: Ids | Axis | None, b: Ids | Axis | None, *, last: bool
-) -> Ids | Axis | None:
+def _meet(trace: TraceState, a: Ids | Axis | None, b: Ids | Axis | None, *, last: bool) -> Ids | Axis | None:
     if a is None or b is None or a is b:
         return b if a is None else a
     if isinstance(a, Axis) or isinstance(b, Axis):
-        undecided = _meet_undecided(labelling, a, b, last=last)
+        undecided = _meet_undecided(trace, a, b, last=last)
         if undecided is not None:
             return undecided
-        (a,), (b,) = labelling.decided((a,)), labelling.decided((b,))
+        (a,), (b,) = trace.decided((a,)), trace.decided((b,))
         assert a is not None
         assert b is not None
     if len(a) != len(b):  # one of them is broadcast
@@ -42,17 +40,17 @@ def _meet(
         return b
     if len(a) == 1:
         return a
-    labelling.tie(a, b)
+    trace.tie(a, b)
     # What is never cut is no channel any more, so that an operation need not choose between it and others.
     fixed = (b < FIRST_FREE) & (a >= FIRST_FREE)
     return np.where(fixed, b, a) if fixed.any() else a
 
 
-def _meet_undecided(labelling: Labelling, a: Ids | Axis, b: Ids | Axis, *, last: bool) -> Axis | None:
+def _meet_undecided(trace: TraceState, a: Ids | Axis, b: Ids | Axis, *, last: bool) -> Axis | None:
     """What need not be decided because the other operand is broadcast or undecided in the same way."""
     if isinstance(a, Axis) and isinstance(b, Axis):
         if a.index == b.index and a.block.ids.shape == b.block.ids.shape:
-            labelling.tie(a.block.ids.reshape(-1), b.block.ids.reshape(-1))
+            trace.tie(a.block.ids.reshape(-1), b.block.ids.reshape(-1))
             return a
         return None
     axis, ids = (a, b) if isinstance(a, Axis) else (b, a)
@@ -62,9 +60,9 @@ def _meet_undecided(labelling: Labelling, a: Ids | Axis, b: Ids | Axis, *, last:
         return axis
     # A value for each position of the last dimension is one for every head; one for each head is not.
     if last:
-        axis.block.away_from(labelling, (axis.index,))
+        axis.block.away_from(trace, (axis.index,))
     else:
-        axis.block.decide(labelling, axis.index)
+        axis.block.decide(trace, axis.index)
     return None
 
 
@@ -73,15 +71,15 @@ def _meet_undecided(labelling: Labelling, a: Ids | Axis, b: Ids | Axis, *, last:
     "floor_divide", "abs", "eq", "ne", "ge", "gt", "le", "lt", "gelu", "mish", "copysign", "threshold",
     "xlogy", "complex", "polar",
 )  # fmt: skip
-def _pointwise(labelling: Labelling, call: Call) -> Raw:
-    return _elementwise(labelling, call)
+def _pointwise(trace: TraceState, call: Call) -> Raw:
+    return _elementwise(trace, call)
 
 
-def _elementwise(labelling: Labelling, call: Call) -> Raw:
-    labels = broadcast(labelling, [labelling.raw(t) for t in call.tensors()], call.out.dim())
+def _elementwise(trace: TraceState, call: Call) -> Raw:
+    labels = broadcast(trace, [trace.raw(t) for t in call.tensors()], call.out.dim())
     labels = _sized(labels, call.out.shape)
     if call.func._schema.is_mutable and call.out is call.first and _is_part(call.first):
-        _written(labelling, call.first, labelling.raw(call.first), labels)
+        _written(trace, call.first, trace.raw(call.first), labels)
     return labels
 
 
@@ -90,13 +88,13 @@ def _is_part(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
 
 
-def _written(labelling: Labelling, part: Tensor, own: Raw, labels: Raw) -> None:
+def _written(trace: TraceState, part: Tensor, own: Raw, labels: Raw) -> None:
     # The whole, made up by the forward, will not know what is written into a part of it.
-    for mine, ids in zip(own, labelling.decided(labels), strict=True):
+    for mine, ids in zip(own, trace.decided(labels), strict=True):
         if mine is None:
-            labelling.freeze(ids, "channels are written into a part of a new tensor")
+            trace.freeze(ids, "channels are written into a part of a new tensor")
     if any(label is None for label in own):
-        labelling.numbered(part)
+        trace.numbered(part)
 
 
 def _sized(labels: Raw, shape: Sequence[int]) -> Raw:
@@ -112,30 +110,30 @@ def _sized(labels: Raw, shape: Sequence[int]) -> Raw:
     "alpha_dropout", "lift_fresh", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like",
     "bernoulli", "identity", "view_as_real_copy", "log_sigmoid",
 )  # fmt: skip
-def _same(labelling: Labelling, call: Call) -> Raw:
-    return labelling.raw(call.first)
+def _same(trace: TraceState, call: Call) -> Raw:
+    return trace.raw(call.first)
 
 
 @rule("prelu")
-def _prelu(labelling: Labelling, call: Call) -> Labels:
+def _prelu(trace: TraceState, call: Call) -> Labels:
     """Input [N, C, *]; one slope for all channels or one for each, [C]."""
-    labels, (slope,) = labelling.labels(call.first), labelling.labels(call["weight"]) or (None,)
+    labels, (slope,) = trace.labels(call.first), trace.labels(call["weight"]) or (None,)
     if slope is not None and len(slope) > 1:
-        labelling.tie(labels[min(1, len(labels) - 1)], slope)
+        trace.tie(labels[min(1, len(labels) - 1)], slope)
     return labels
 
 
 @rule("flip")
-def _flip(labelling: Labelling, call: Call) -> Labels:
+def _flip(trace: TraceState, call: Call) -> Labels:
     dims = {d % call.first.dim() for d in call["dims"]}
-    labels = labelling.labels(call.first, acting_on=tuple(dims))
+    labels = trace.labels(call.first, acting_on=tuple(dims))
     return tuple(ids[::-1] if ids is not None and d in dims else ids for d, ids in enumerate(labels))
 
 
 @rule("cumsum")
-def _cumsum(labelling: Labelling, call: Call) -> Labels:
-    labels = labelling.labels(call.first, acting_on=(call["dim"],))
-    labelling.inexact(labels[call["dim"]], "cumsum over the channels")
+def _cumsum(trace: TraceState, call: Call) -> Labels:
+    labels = trace.labels(call.first, acting_on=(call["dim"],))
+    trace.inexact(labels[call["dim"]], "cumsum over the channels")
     dim = call["dim"] % max(len(labels), 1)
     return tuple(
         fixed(n) if d == dim and x is None else x
@@ -144,31 +142,31 @@ def _cumsum(labelling: Labelling, call: Call) -> Labels:
 
 
 @rule("roll")
-def _roll(labelling: Labelling, call: Call) -> Labels:
+def _roll(trace: TraceState, call: Call) -> Labels:
     """Rolling moves positions of the given dimensions; channels there can't be followed."""
     dims = call["dims"] or range(call.first.dim())
-    labels = labelling.labels(call.first, acting_on=dims)
+    labels = trace.labels(call.first, acting_on=dims)
     for dim in dims:
-        labelling.freeze(labels[dim], "channels are rolled")
+        trace.freeze(labels[dim], "channels are rolled")
     return labels
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")
-def _softmax(labelling: Labelling, call: Call) -> Labels:
-    labels = labelling.labels(call.first, acting_on=(call["dim"],))
-    labelling.freeze(labels[call["dim"]], "softmax over the channels")
+def _softmax(trace: TraceState, call: Call) -> Labels:
+    labels = trace.labels(call.first, acting_on=(call["dim"],))
+    trace.freeze(labels[call["dim"]], "softmax over the channels")
     return labels
 
 
 @rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod", "aminmax",
       "nansum", "linalg_vector_norm", "all", "any", "var_mean", "std_mean", "count_nonzero")  # fmt: skip
-def _reduce(labelling: Labelling, call: Call) -> Raw | list[Labels]:
+def _reduce(trace: TraceState, call: Call) -> Raw | list[Labels]:
     if any(a.name == "other" for a in call.func._schema.arguments):  # the larger of two tensors
-        return _elementwise(labelling, call)
+        return _elementwise(trace, call)
     dims, keep = _reduced(call, call.first.dim())
-    labels = labelling.labels(call.first, acting_on=tuple(dims))
+    labels = trace.labels(call.first, acting_on=tuple(dims))
     for dim in dims:
-        labelling.inexact(labels[dim], f"{call.func._schema.name.split('::')[1]} over the channels")
+        trace.inexact(labels[dim], f"{call.func._schema.name.split('::')[1]} over the channels")
     out: Labels = tuple(
         np.zeros(1, np.int64) if d in dims else ids for d, ids in enumerate(labels) if keep or d not in dims
     )
@@ -176,19 +174,19 @@ def _reduce(labelling: Labelling, call: Call) -> Raw | list[Labels]:
         return out
     for tensor in call.out:
         if tensor.dtype == torch.int64 and call.first.dtype != torch.int64:  # of `max` and `min`
-            labelling.holds_numbers(
+            trace.holds_numbers(
                 tensor, [labels[d] for d in dims], "the number of the largest or smallest channel is taken"
             )
     return [out] * len(call.out)
 
 
 @rule("argmax", "argmin")
-def _numbers(labelling: Labelling, call: Call) -> Labels:
+def _numbers(trace: TraceState, call: Call) -> Labels:
     """Numbers of positions: of channels they would change."""
     dims, keep = _reduced(call, call.first.dim())
-    labels = labelling.labels(call.first, acting_on=tuple(dims))
+    labels = trace.labels(call.first, acting_on=tuple(dims))
     for dim in dims:
-        labelling.freeze(labels[dim], "the number of the largest or smallest channel is taken")
+        trace.freeze(labels[dim], "the number of the largest or smallest channel is taken")
     return tuple(
         np.zeros(1, np.int64) if d in dims else ids for d, ids in enumerate(labels) if keep or d not in dims
     )
@@ -205,7 +203,7 @@ def _reduced(call: Call, rank: int) -> tuple[set[int], bool]:
 
 
 @rule("_assert_async", "_assert_scalar", "is_same_size", "set_")
-def _nothing(_labelling: Labelling, _call: Call) -> list[Labels]:
+def _nothing(_trace: TraceState, _call: Call) -> list[Labels]:
     return []
 
 
@@ -213,29 +211,29 @@ def _nothing(_labelling: Labelling, _call: Call) -> list[Labels]:
 
 
 @rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
-def _fourier(labelling: Labelling, call: Call) -> Labels:
+def _fourier(trace: TraceState, call: Call) -> Labels:
     """Every position of the dimensions `dim` depends on all of them."""
     dims = {d % call.first.dim() for d in call["dim"]}
-    labels = labelling.labels(call.first, acting_on=tuple(dims))
+    labels = trace.labels(call.first, acting_on=tuple(dims))
     for dim in dims:
-        labelling.freeze(labels[dim], "a Fourier transform over the channels")
+        trace.freeze(labels[dim], "a Fourier transform over the channels")
     return tuple(np.full(call.out.shape[d], FIXED) if d in dims else ids for d, ids in enumerate(labels))
 
 
 @rule("view_as_real")
-def _as_real(labelling: Labelling, call: Call) -> Labels:
+def _as_real(trace: TraceState, call: Call) -> Labels:
     """[*] complex -> [*, 2]."""
-    return (*labelling.labels(call.first), np.full(2, FIXED))
+    return (*trace.labels(call.first), np.full(2, FIXED))
 
 
 @rule("view_as_complex")
-def _as_complex(labelling: Labelling, call: Call) -> Labels:
+def _as_complex(trace: TraceState, call: Call) -> Labels:
     """[*, 2] -> [*] complex: a pair of channels can't be told from one."""
-    labels = labelling.labels(call.first, acting_on=(-1,))
-    labelling.freeze(labels[-1], "channels are the parts of complex numbers")
+    labels = trace.labels(call.first, acting_on=(-1,))
+    trace.freeze(labels[-1], "channels are the parts of complex numbers")
     return labels[:-1]
 
 
 @rule("real", "imag", "conj", "_conj", "_conj_physical", "resolve_conj", "resolve_neg", "_neg_view")
-def _same_parts(labelling: Labelling, call: Call) -> Labels:
-    return labelling.labels(call.first)
+def _same_parts(trace: TraceState, call: Call) -> Labels:
+    return trace.labels(call.first)

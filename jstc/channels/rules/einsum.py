@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jstc.channels.rules.registry import rule
 from jstc.channels.trace.ids import Call, Ids, Labels
-from jstc.channels.trace.labelling import Labelling
+from jstc.channels.trace.state import TraceState
 
 __all__ = ["letters"]
 
@@ -48,7 +48,7 @@ def _canonical(operands: Sequence[Sequence[str]], output: Sequence[str]) -> str:
 
 
 @rule("einsum")
-def _einsum(labelling: Labelling, call: Call) -> Labels:
+def _einsum(trace: TraceState, call: Call) -> Labels:
     """Operands with a letter for each dimension; letters that the output lacks are summed over."""
     tensors: list[Tensor] = list(call["tensors"])
     operands, output = letters(call["equation"], [t.dim() for t in tensors])
@@ -59,32 +59,32 @@ def _einsum(labelling: Labelling, call: Call) -> Labels:
     for tensor, operand in zip(tensors, operands, strict=True):
         acting = [d for d, name in enumerate(operand) if name not in shared]
         for name, found, size in zip(
-            operand, labelling.labels(tensor, acting_on=acting), tensor.shape, strict=True
+            operand, trace.labels(tensor, acting_on=acting), tensor.shape, strict=True
         ):
-            ids[name] = _meet(labelling, ids.get(name), found)
+            ids[name] = _meet(trace, ids.get(name), found)
             sizes[name] = max(sizes.get(name, 1), size)
-    _inexact(labelling, operands, output, ids)
+    _inexact(trace, operands, output, ids)
     if len(operands) == 2 and set(sizes) - set(output):
         kind = "exact einsum" if _canonical(operands, output) in _EXACT else "einsum"
-        labelling.count(kind, 1, list(sizes.values()), [_sized(ids[n], size) for n, size in sizes.items()])
+        trace.count(kind, 1, list(sizes.values()), [_sized(ids[n], size) for n, size in sizes.items()])
     return tuple(_sized(ids[name], size) for name, size in zip(output, call.out.shape, strict=True))
 
 
-def _meet(labelling: Labelling, a: Ids | None, b: Ids | None) -> Ids | None:
+def _meet(trace: TraceState, a: Ids | None, b: Ids | None) -> Ids | None:
     if a is None or b is None:
         return b if a is None else a
     if len(a) != len(b):  # one of them is broadcast
         return a if len(a) > len(b) else b
-    labelling.tie(a, b)
+    trace.tie(a, b)
     return a
 
 
 def _inexact(
-    labelling: Labelling, operands: Sequence[list[str]], output: list[str], ids: dict[str, Ids | None]
+    trace: TraceState, operands: Sequence[list[str]], output: list[str], ids: dict[str, Ids | None]
 ) -> None:
     for name in {name for operand in operands for name in operand} - set(output):
         if sum(name in operand for operand in operands) == 1:
-            labelling.inexact(ids[name], "sum over the channels")
+            trace.inexact(ids[name], "sum over the channels")
 
 
 def _sized(ids: Ids | None, size: int) -> Ids | None:

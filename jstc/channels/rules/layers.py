@@ -14,39 +14,39 @@ from torch import Tensor
 from jstc.channels.rules.arithmetic import broadcast
 from jstc.channels.rules.registry import rule
 from jstc.channels.trace.ids import FIRST_FREE, KERNEL, Call, Ids, Labels, fixed
-from jstc.channels.trace.labelling import Labelling
+from jstc.channels.trace.state import TraceState
 
 __all__: list[str] = []
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d", "conv_transpose2d",
       "conv_transpose3d")  # fmt: skip
-def _convolution(labelling: Labelling, call: Call) -> Labels:
+def _convolution(trace: TraceState, call: Call) -> Labels:
     """Input [N, C, *], weight [C_out, C / groups, *kernel] (transposed: [C, C_out / groups, *kernel])."""
     x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["groups"]
     transposed = "transpose" in call.func._schema.name or (_has(call, "transposed") and call["transposed"])
-    x_ids, w = labelling.labels(x), labelling.labels(weight)
+    x_ids, w = trace.labels(x), trace.labels(weight)
     for kernel in w[2:]:
-        labelling.tie(kernel, None if kernel is None else np.full(len(kernel), KERNEL))
+        trace.tie(kernel, None if kernel is None else np.full(len(kernel), KERNEL))
     channel = x.dim() - weight.dim() + 1  # 1, or 0 without a batch dimension
     if weight.shape[:2] == (1, 1) and x.dim() == 3 and x.shape == call.out.shape and _is_channel(x_ids[-1]):
-        return _over_channels(labelling, call, x_ids)
-    space = _space(labelling, call, x_ids[channel + 1 :])
+        return _over_channels(trace, call, x_ids)
+    space = _space(trace, call, x_ids[channel + 1 :])
     if transposed:
-        out = _transposed(labelling, x_ids[channel], w, weight, groups)
+        out = _transposed(trace, x_ids[channel], w, weight, groups)
     else:
-        out = _convolved(labelling, x_ids[channel], w, weight, groups)
+        out = _convolved(trace, x_ids[channel], w, weight, groups)
     if bias is not None:
-        labelling.tie(out, labelling.labels(bias)[0])
+        trace.tie(out, trace.labels(bias)[0])
     positions = (x if transposed else call.out).shape[channel + 1 :]
     around = (*x.shape[:channel], *positions), (*x_ids[:channel], *space)  # heads may be in the batch
-    labelling.count("conv", 1, (*weight.shape, *around[0]), (*w, *around[1]))
+    trace.count("conv", 1, (*weight.shape, *around[0]), (*w, *around[1]))
     if not transposed and not _depthwise(weight, w, groups):
-        labelling.site("writer", (weight, bias), out)
+        trace.site("writer", (weight, bias), out)
     return (*x_ids[:channel], out, *space)
 
 
-def _space(labelling: Labelling, call: Call, labels: Labels) -> Labels:
+def _space(trace: TraceState, call: Call, labels: Labels) -> Labels:
     """Labels of the output's space: where the kernel is a point it does not slide over the positions."""
     sizes, kernel = call.out.shape[call.out.dim() - len(labels) :], call["weight"].shape[2:]
     before = call["input"].shape[call["input"].dim() - len(labels) :]
@@ -56,15 +56,15 @@ def _space(labelling: Labelling, call: Call, labels: Labels) -> Labels:
         if kernel[d] == 1 and before[d] == sizes[d] and strides[min(d, len(strides) - 1)] == 1:
             out.append(ids)
         else:
-            labelling.freeze(ids, "a convolution slides over the channels")
+            trace.freeze(ids, "a convolution slides over the channels")
             out.append(fixed(sizes[d]))
     return tuple(out)
 
 
-def _over_channels(labelling: Labelling, call: Call, ids: Labels) -> Labels:
+def _over_channels(trace: TraceState, call: Call, ids: Labels) -> Labels:
     """One kernel slides over the channels [N, 1, C], as in efficient channel attention: neighbours change."""
-    labelling.inexact(ids[-1], "a convolution slides over the channels")
-    labelling.count("conv", call.first.shape[0] * call["weight"].shape[-1], call.out.shape[-1:], ids[-1:])
+    trace.inexact(ids[-1], "a convolution slides over the channels")
+    trace.count("conv", call.first.shape[0] * call["weight"].shape[-1], call.out.shape[-1:], ids[-1:])
     return ids
 
 
@@ -81,163 +81,163 @@ def _is_channel(ids: Ids | None) -> bool:
     return ids is not None and bool((ids >= FIRST_FREE).any())
 
 
-def _convolved(labelling: Labelling, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
+def _convolved(trace: TraceState, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
     """Output channels of an ordinary, grouped or depthwise convolution."""
     if groups == 1:
-        labelling.tie(x, w[1])
+        trace.tie(x, w[1])
         return w[0]
     if _depthwise(weight, w, groups) and x is not None:
         out = np.repeat(x, weight.shape[0] // groups)
-        labelling.tie(out, w[0])
+        trace.tie(out, w[0])
         return w[0] if w[0] is not None and _is_channel(out) else out
     if x is not None and w[1] is not None:
-        labelling.tie(x, np.tile(w[1], groups))
+        trace.tie(x, np.tile(w[1], groups))
     if w[0] is not None:
         # groups stay equally wide, so the k-th channel of every group is one
-        _tie_all(labelling, w[0].reshape(groups, -1))
+        _tie_all(trace, w[0].reshape(groups, -1))
     return w[0]
 
 
-def _transposed(labelling: Labelling, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
+def _transposed(trace: TraceState, x: Ids | None, w: Labels, weight: Tensor, groups: int) -> Ids | None:
     """Output channels of a transposed convolution."""
-    labelling.tie(x, w[0])
+    trace.tie(x, w[0])
     if groups == 1:
         return w[1]
     if weight.shape[0] == groups and _depthwise(weight, w, groups):
         return w[0]
     if w[0] is not None:
-        _tie_all(labelling, w[0].reshape(groups, -1))
+        _tie_all(trace, w[0].reshape(groups, -1))
     return None if w[1] is None else np.tile(w[1], groups)
 
 
-def _tie_all(labelling: Labelling, rows: Ids) -> None:
+def _tie_all(trace: TraceState, rows: Ids) -> None:
     for row in rows[1:]:
-        labelling.tie(rows[0], row)
+        trace.tie(rows[0], row)
 
 
 @rule("linear")
-def _linear(labelling: Labelling, call: Call) -> Labels:
+def _linear(trace: TraceState, call: Call) -> Labels:
     """Input [*, C], weight [C_out, C]."""
     x, weight, bias = call["input"], call["weight"], call["bias"]
-    x_ids, w = labelling.labels(x), labelling.labels(weight)
-    labelling.tie(x_ids[-1], w[-1])
-    if labelling.is_constant(x):
-        labelling.freeze(x_ids[-1], "given by a constant of the network")
+    x_ids, w = trace.labels(x), trace.labels(weight)
+    trace.tie(x_ids[-1], w[-1])
+    if trace.is_constant(x):
+        trace.freeze(x_ids[-1], "given by a constant of the network")
     out = w[0] if weight.dim() == 2 else None
     if bias is not None:
-        labelling.tie(out, labelling.labels(bias)[-1])
-    labelling.count("linear", 1, (*x.shape, weight.shape[0]), (*x_ids, w[0]))
-    labelling.site("writer", (weight, bias), out)
+        trace.tie(out, trace.labels(bias)[-1])
+    trace.count("linear", 1, (*x.shape, weight.shape[0]), (*x_ids, w[0]))
+    trace.site("writer", (weight, bias), out)
     return (*x_ids[:-1], *w[:-1])
 
 
 @rule("matmul", "mm", "bmm")
-def _matmul(labelling: Labelling, call: Call) -> Labels:
+def _matmul(trace: TraceState, call: Call) -> Labels:
     """[*, n, k] x [*, k, m], with the vector forms of torch.matmul."""
     a, b = call.args[0], call.args[1]
-    a_ids, b_ids = _matrices(labelling, a), _matrices(labelling, b)
+    a_ids, b_ids = _matrices(trace, a), _matrices(trace, b)
     left = a_ids if a.dim() > 1 else (fixed(1), *a_ids)
     right = b_ids if b.dim() > 1 else (*b_ids, fixed(1))
-    labelling.tie(left[-1], right[-2])
+    trace.tie(left[-1], right[-2])
     m = b.shape[-1] if b.dim() > 1 else 1
     kind = call.func._schema.name.split("::")[1]
-    labelling.count(kind, 1, (*a.shape, m), (*a_ids, right[-1]))
-    batch = _batch(labelling, left[:-2], right[:-2])
+    trace.count(kind, 1, (*a.shape, m), (*a_ids, right[-1]))
+    batch = _batch(trace, left[:-2], right[:-2])
     return (*batch, *([left[-2]] if a.dim() > 1 else []), *([right[-1]] if b.dim() > 1 else []))
 
 
-def _batch(labelling: Labelling, left: Labels, right: Labels) -> Labels:
-    return labelling.decided(broadcast(labelling, (left, right), max(len(left), len(right))))
+def _batch(trace: TraceState, left: Labels, right: Labels) -> Labels:
+    return trace.decided(broadcast(trace, (left, right), max(len(left), len(right))))
 
 
-def _matrices(labelling: Labelling, tensor: Tensor) -> Labels:
+def _matrices(trace: TraceState, tensor: Tensor) -> Labels:
     """Labels of matrices [*, n, m]: undecided channels (heads by width) are kept by the batch."""
-    return labelling.labels(tensor, acting_on=tuple(range(tensor.dim()))[-2:])
+    return trace.labels(tensor, acting_on=tuple(range(tensor.dim()))[-2:])
 
 
 @rule("scaled_dot_product_attention")
-def _attention(labelling: Labelling, call: Call) -> Labels:
+def _attention(trace: TraceState, call: Call) -> Labels:
     """Query [*, n, d], key [*, m, d], value [*, m, e] -> [*, n, e]. fvcore counts no FLOPs for it."""
-    query, key, value = (_matrices(labelling, call[name]) for name in ("query", "key", "value"))
-    labelling.tie(query[-1], key[-1])
-    labelling.tie(key[-2], value[-2])
+    query, key, value = (_matrices(trace, call[name]) for name in ("query", "key", "value"))
+    trace.tie(query[-1], key[-1])
+    trace.tie(key[-2], value[-2])
     for ids in (query[-2], key[-2]):
-        labelling.freeze(ids, "attention between the channels")
-    labelling.inexact(query[-1], "attention is scaled by the number of channels")
+        trace.freeze(ids, "attention between the channels")
+    trace.inexact(query[-1], "attention is scaled by the number of channels")
     if call["enable_gqa"]:  # a head of keys and values serves as many of queries, which stay together
         for ids in (query[-3], key[-3], value[-3]):
-            labelling.freeze(ids, "heads of queries share heads of keys by their numbers")
-    batch = _batch(labelling, _batch(labelling, query[:-2], key[:-2]), value[:-2])
+            trace.freeze(ids, "heads of queries share heads of keys by their numbers")
+    batch = _batch(trace, _batch(trace, query[:-2], key[:-2]), value[:-2])
     if call["attn_mask"] is not None:
-        batch = _batch(labelling, batch, labelling.labels(call["attn_mask"])[:-2])
+        batch = _batch(trace, batch, trace.labels(call["attn_mask"])[:-2])
     return (*batch, query[-2], value[-1])
 
 
 @rule("addmm", "baddbmm")
-def _addmm(labelling: Labelling, call: Call) -> Labels:
+def _addmm(trace: TraceState, call: Call) -> Labels:
     bias, a, b = call.args[:3]
-    a_ids, b_ids = labelling.labels(a), labelling.labels(b)
-    labelling.tie(a_ids[-1], b_ids[-2])
-    labelling.tie(labelling.labels(bias)[-1], b_ids[-1])
+    a_ids, b_ids = trace.labels(a), trace.labels(b)
+    trace.tie(a_ids[-1], b_ids[-2])
+    trace.tie(trace.labels(bias)[-1], b_ids[-1])
     if call.func._schema.name == "aten::addmm":
-        labelling.count("addmm", 1, (*a.shape, b.shape[-1]), (*a_ids, b_ids[-1]))
+        trace.count("addmm", 1, (*a.shape, b.shape[-1]), (*a_ids, b_ids[-1]))
     return (*a_ids[:-1], b_ids[-1])
 
 
 @rule("batch_norm", "instance_norm")
-def _batch_norm(labelling: Labelling, call: Call) -> Labels:
+def _batch_norm(trace: TraceState, call: Call) -> Labels:
     """Input [N, C, *]; affine parameters and running statistics [C]."""
-    labels = labelling.labels(call.first)
+    labels = trace.labels(call.first)
     affine = (call["weight"], call["bias"])
     for tensor in (*affine, call["running_mean"], call["running_var"]):
         if tensor is not None:
-            labelling.tie(labels[1], labelling.labels(tensor)[0])
+            trace.tie(labels[1], trace.labels(tensor)[0])
     kind = call.func._schema.name.split("::")[1]
     # fvcore asks `weight` for an eval-mode batch norm, and its norm counter for the rest
     batch_statistics = kind == "batch_norm" and call["training"]
     if batch_statistics:  # weight standardisation is written so
         for ids in (labels[0], *labels[2:]):
-            labelling.inexact(ids, "batch statistics over the channels")
+            trace.inexact(ids, "batch statistics over the channels")
     if kind == "batch_norm" and not batch_statistics:
-        labelling.count(kind, 2 if affine[0] is not None else 1, call.first.shape, labels)
+        trace.count(kind, 2 if affine[0] is not None else 1, call.first.shape, labels)
     else:
-        labelling.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
-    labelling.site("norm", affine, labels[1])
+        trace.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
+    trace.site("norm", affine, labels[1])
     return labels
 
 
 @rule("layer_norm", "rms_norm")
-def _layer_norm(labelling: Labelling, call: Call) -> Labels:
+def _layer_norm(trace: TraceState, call: Call) -> Labels:
     """Input [*, C]; affine parameters [C], or over several trailing dimensions."""
     kind, rank = call.func._schema.name.split("::")[1], call.first.dim()
     normed = range(rank - len(call["normalized_shape"]), rank)
-    labels = labelling.labels(call.first, acting_on=tuple(normed))
+    labels = trace.labels(call.first, acting_on=tuple(normed))
     affine: list[Any] = [call["weight"], call["bias"] if _has(call, "bias") else None]
     for tensor in affine:
         for ids, own in zip(
-            labels[::-1], labelling.labels(tensor)[::-1] if tensor is not None else (), strict=False
+            labels[::-1], trace.labels(tensor)[::-1] if tensor is not None else (), strict=False
         ):
-            labelling.tie(ids, own)
+            trace.tie(ids, own)
     for dim in normed:
-        labelling.inexact(labels[dim], f"{kind} over the channels")
+        trace.inexact(labels[dim], f"{kind} over the channels")
     if kind == "layer_norm":
-        labelling.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
+        trace.count(kind, 5 if affine[0] is not None else 4, call.first.shape, labels)
     return labels
 
 
 @rule("group_norm")
-def _group_norm(labelling: Labelling, call: Call) -> Labels:
+def _group_norm(trace: TraceState, call: Call) -> Labels:
     """Input [N, C, *]; the groups stay equally wide."""
-    labels = labelling.labels(call["input"])
+    labels = trace.labels(call["input"])
     for tensor in (call["weight"], call["bias"]):
         if tensor is not None:
-            labelling.tie(labels[1], labelling.labels(tensor)[0])
-    labelling.inexact(labels[1], "group_norm over the channels")
+            trace.tie(labels[1], trace.labels(tensor)[0])
+    trace.inexact(labels[1], "group_norm over the channels")
     if labels[1] is not None and len(labels[1]) > call["num_groups"] > 1:
-        _tie_all(labelling, labels[1].reshape(call["num_groups"], -1))
+        _tie_all(trace, labels[1].reshape(call["num_groups"], -1))
     elif call["num_groups"] > 1:
-        labelling.freeze(labels[1], "group_norm with one channel a group")
-    labelling.count("group_norm", 5 if call["weight"] is not None else 4, call["input"].shape, labels)
+        trace.freeze(labels[1], "group_norm with one channel a group")
+    trace.count("group_norm", 5 if call["weight"] is not None else 4, call["input"].shape, labels)
     return labels
 
 
@@ -247,17 +247,17 @@ def _group_norm(labelling: Labelling, call: Call) -> Labels:
       "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest2d", "upsample_bilinear2d",
       "upsample_bicubic2d", "lp_pool2d", "_upsample_bicubic2d_aa",
       "_upsample_bilinear2d_aa", "reflection_pad2d", "replication_pad2d")  # fmt: skip
-def _pool(labelling: Labelling, call: Call) -> Labels | list[Labels]:
+def _pool(trace: TraceState, call: Call) -> Labels | list[Labels]:
     """Input [N, C, *]: only the space changes."""
-    labels = labelling.labels(call.first)
+    labels = trace.labels(call.first)
     out = call.out if isinstance(call.out, Tensor) else call.out[0]
     space = {"aten::adaptive_avg_pool2d": 1, "aten::upsample_nearest2d": 1, "aten::upsample_bilinear2d": 4}
     name = call.func._schema.name
     kept = out.dim() - {"1": 1, "3": 3}.get(next((c for c in name if c in "123"), "2"), 2)
     for ids in labels[kept:]:
-        labelling.freeze(ids, "neighbouring channels are pooled or resized")
+        trace.freeze(ids, "neighbouring channels are pooled or resized")
     found: Labels = (*labels[:kept], *(fixed(n) for n in out.shape[kept:]))
     if name in space:
         counted = call.first.shape if "pool" in name else out.shape
-        labelling.count(name.split("::")[1], space[name], counted, labels if "pool" in name else found)
+        trace.count(name.split("::")[1], space[name], counted, labels if "pool" in name else found)
     return found if isinstance(call.out, Tensor) else [found] * len(call.out)

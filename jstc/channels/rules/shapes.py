@@ -9,21 +9,34 @@ import numpy as np
 
 from jstc.channels.rules.arithmetic import broadcast
 from jstc.channels.rules.registry import rule
-from jstc.channels.trace.ids import FIRST_FREE, FIXED, Call, Ids, Labels, fixed
-from jstc.channels.trace.labelling import Axis, Block, Labelling, Raw, alone, keep_axis, moved
+from jstc.channels.trace.ids import (
+    FIRST_FREE,
+    FIXED,
+    Axis,
+    Block,
+    Call,
+    Ids,
+    Labels,
+    Raw,
+    alone,
+    fixed,
+    keep_axis,
+    moved,
+)
+from jstc.channels.trace.state import TraceState
 
 __all__ = ["regroup"]
 
 
 @rule("permute")
-def _permute(labelling: Labelling, call: Call) -> Raw:
-    labels = labelling.raw(call.first)
+def _permute(trace: TraceState, call: Call) -> Raw:
+    labels = trace.raw(call.first)
     return tuple(labels[d] for d in call["dims"])
 
 
 @rule("transpose", "swapaxes", "swapdims")
-def _transpose(labelling: Labelling, call: Call) -> Raw:
-    labels = list(labelling.raw(call.first))
+def _transpose(trace: TraceState, call: Call) -> Raw:
+    labels = list(trace.raw(call.first))
     if labels:
         a, b = call.args[1], call.args[2]
         labels[a], labels[b] = labels[b], labels[a]
@@ -31,37 +44,37 @@ def _transpose(labelling: Labelling, call: Call) -> Raw:
 
 
 @rule("t", "numpy_T")
-def _t(labelling: Labelling, call: Call) -> Raw:
-    return labelling.raw(call.first)[::-1]
+def _t(trace: TraceState, call: Call) -> Raw:
+    return trace.raw(call.first)[::-1]
 
 
 @rule("unsqueeze")
-def _unsqueeze(labelling: Labelling, call: Call) -> Raw:
-    labels = list(labelling.raw(call.first))
+def _unsqueeze(trace: TraceState, call: Call) -> Raw:
+    labels = list(trace.raw(call.first))
     labels.insert(call["dim"] % (len(labels) + 1), np.zeros(1, np.int64))
     return tuple(labels)
 
 
 @rule("squeeze")
-def _squeeze(labelling: Labelling, call: Call) -> Raw:
-    labels, rank = labelling.raw(call.first), call.first.dim()
+def _squeeze(trace: TraceState, call: Call) -> Raw:
+    labels, rank = trace.raw(call.first), call.first.dim()
     names = {a.name for a in call.func._schema.arguments}
     dim = call["dim"] if "dim" in names else range(rank)
     dims = {d % rank for d in (dim if isinstance(dim, list | tuple | range) else [dim])}
     for d in dims:  # cut to one they would go, too
         label = labels[d]
         if call.first.shape[d] != 1 and label is not None:
-            (ids,) = labelling.decided((label,))
-            labelling.freeze(ids, "squeeze would drop a dimension of one channel")
+            (ids,) = trace.decided((label,))
+            trace.freeze(ids, "squeeze would drop a dimension of one channel")
     return tuple(ids for d, ids in enumerate(labels) if d not in dims or call.first.shape[d] != 1)
 
 
 @rule("expand", "expand_as", "broadcast_to")
-def _expand(labelling: Labelling, call: Call) -> Raw:
+def _expand(trace: TraceState, call: Call) -> Raw:
     """What is expanded from size one fits anything; `expand_as` takes the labels of its example."""
-    raw, shape = labelling.raw(call.first), call.out.shape
+    raw, shape = trace.raw(call.first), call.out.shape
     padded = (None,) * (len(shape) - len(raw)) + raw
-    other = labelling.raw(call["other"]) if _has(call, "other") else (None,) * len(shape)
+    other = trace.raw(call["other"]) if _has(call, "other") else (None,) * len(shape)
     return tuple(
         label if isinstance(label, Axis) or (label is not None and len(label) == n) else new
         for label, new, n in zip(padded, other, shape, strict=True)
@@ -69,58 +82,56 @@ def _expand(labelling: Labelling, call: Call) -> Raw:
 
 
 @rule("repeat")
-def _repeat(labelling: Labelling, call: Call) -> Labels:
-    labels, times = labelling.labels(call.first), call["repeats"]
+def _repeat(trace: TraceState, call: Call) -> Labels:
+    labels, times = trace.labels(call.first), call["repeats"]
     padded = (np.zeros(1, np.int64),) * (len(times) - len(labels)) + labels
     return tuple(None if ids is None else np.tile(ids, n) for ids, n in zip(padded, times, strict=True))
 
 
 @rule("cat", "concat", "concatenate")
-def _cat(labelling: Labelling, call: Call) -> Raw:
+def _cat(trace: TraceState, call: Call) -> Raw:
     """Ids are joined along `dim` and equal elsewhere."""
     tensors = [t for t in call.args[0] if t.dim() == call.out.dim()]  # legacy: empty 1-d tensors are skipped
     dim = call["dim"] % call.out.dim()
-    raws = [labelling.raw(t) for t in tensors]
+    raws = [trace.raw(t) for t in tensors]
     raws = [
-        labelling.labels(t, acting_on=(dim,)) if isinstance(raw[dim], Axis) else raw
+        trace.labels(t, acting_on=(dim,)) if isinstance(raw[dim], Axis) else raw
         for t, raw in zip(tensors, raws, strict=True)
     ]
-    parts = [
-        (t.shape[dim], *labelling.decided(raw[dim : dim + 1])) for t, raw in zip(tensors, raws, strict=True)
-    ]
+    parts = [(t.shape[dim], *trace.decided(raw[dim : dim + 1])) for t, raw in zip(tensors, raws, strict=True)]
     joined = np.concatenate([np.full(n, FIXED) if ids is None else ids for n, ids in parts])
-    rest = broadcast(labelling, [(*raw[:dim], None, *raw[dim + 1 :]) for raw in raws], call.out.dim())
+    rest = broadcast(trace, [(*raw[:dim], None, *raw[dim + 1 :]) for raw in raws], call.out.dim())
     return (*rest[:dim], joined, *rest[dim + 1 :])
 
 
 @rule("stack")
-def _stack(labelling: Labelling, call: Call) -> Labels:
-    joined = broadcast(labelling, [labelling.labels(t) for t in call.args[0]], call.out.dim() - 1)
-    labels = list(labelling.decided(joined))
+def _stack(trace: TraceState, call: Call) -> Labels:
+    joined = broadcast(trace, [trace.labels(t) for t in call.args[0]], call.out.dim() - 1)
+    labels = list(trace.decided(joined))
     labels.insert(call["dim"] % call.out.dim(), np.full(len(call.args[0]), FIXED))
     return tuple(labels)
 
 
 @rule("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk")
-def _split(labelling: Labelling, call: Call) -> list[Labels]:
+def _split(trace: TraceState, call: Call) -> list[Labels]:
     """Parts of equal width are tied position by position, so that they stay equal."""
     dim = (call["dim"] if _has(call, "dim") else 0) % call.first.dim()
-    labels = labelling.labels(call.first, acting_on=(dim,))
+    labels = trace.labels(call.first, acting_on=(dim,))
     ids = labels[dim]
     sizes = [part.shape[dim] for part in call.out]
     if ids is None:
-        labelling.part(None)
+        trace.part(None)
         return [labels] * len(sizes)
     ends = np.cumsum(sizes)
     parts = [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     if "sizes" in call.func._schema.name:
-        labelling.border(ids, *parts)
+        trace.border(ids, *parts)
     elif len(parts) > 1:
         if len(set(sizes)) > 1:
-            labelling.freeze(ids, "split into unequal parts")
+            trace.freeze(ids, "split into unequal parts")
         for part in parts[1:]:
-            labelling.tie(parts[0][: len(part)], part)
-    labelling.part(*parts)
+            trace.tie(parts[0][: len(part)], part)
+    trace.part(*parts)
     return [_replaced(labels, dim, part) for part in parts]
 
 
@@ -133,17 +144,17 @@ def _replaced(labels: Labels, dim: int, ids: Ids | None) -> Labels:
 
 
 @rule("slice", "narrow")
-def _slice(labelling: Labelling, call: Call) -> Raw:
+def _slice(trace: TraceState, call: Call) -> Raw:
     dim = call["dim"] % call.first.dim()
     if call.out.shape == call.first.shape:
-        labelling.part(*(label for label in (labelling.raw(call.first)[dim],) if not isinstance(label, Axis)))
-        return labelling.raw(call.first)
-    raw = labelling.raw(call.first)
+        trace.part(*(label for label in (trace.raw(call.first)[dim],) if not isinstance(label, Axis)))
+        return trace.raw(call.first)
+    raw = trace.raw(call.first)
     if isinstance(raw[dim], Axis):
-        raw = labelling.labels(call.first, acting_on=(dim,))
-    (ids,) = labelling.decided(raw[dim : dim + 1])
+        raw = trace.labels(call.first, acting_on=(dim,))
+    (ids,) = trace.decided(raw[dim : dim + 1])
     if ids is None:
-        labelling.part(ids)
+        trace.part(ids)
         return raw
     if call.func._schema.name == "aten::narrow":
         start, step = call.args[2], 1
@@ -151,21 +162,21 @@ def _slice(labelling: Labelling, call: Call) -> Raw:
         start, step = call["start"] or 0, call["step"]
     start = start + len(ids) if start < 0 else start
     part = ids[start : start + call.out.shape[dim] * step : step][: call.out.shape[dim]]
-    labelling.border(ids, part)
-    labelling.part(part)
+    trace.border(ids, part)
+    trace.part(part)
     if len(part) == 1:
-        labelling.freeze(part, "one channel is picked by its number")
+        trace.freeze(part, "one channel is picked by its number")
     return (*raw[:dim], part, *raw[dim + 1 :])
 
 
 @rule("select")
-def _select(labelling: Labelling, call: Call) -> Raw:
-    raw = labelling.raw(call.first)
+def _select(trace: TraceState, call: Call) -> Raw:
+    raw = trace.raw(call.first)
     dim = call["dim"] % len(raw)
     if _undecided(raw[dim]):  # queries of a view as [3, heads, width], say
-        return moved(labelling, raw, dim, call["index"])
-    labels = labelling.decided(raw)
-    labelling.freeze(labels[dim], "one channel is picked by its number")
+        return moved(trace, raw, dim, call["index"])
+    labels = trace.decided(raw)
+    trace.freeze(labels[dim], "one channel is picked by its number")
     return (*labels[:dim], *labels[dim + 1 :])
 
 
@@ -174,20 +185,20 @@ def _undecided(label: object) -> bool:
 
 
 @rule("unbind")
-def _unbind(labelling: Labelling, call: Call) -> Sequence[Raw]:
-    raw = labelling.raw(call.first)
+def _unbind(trace: TraceState, call: Call) -> Sequence[Raw]:
+    raw = trace.raw(call.first)
     dim = (call["dim"] if _has(call, "dim") else 0) % len(raw)
     if _undecided(raw[dim]):
-        return [moved(labelling, raw, dim, index) for index in range(len(call.out))]
-    labels = labelling.decided(raw)
-    labelling.freeze(labels[dim], "channels are taken apart one by one")
+        return [moved(trace, raw, dim, index) for index in range(len(call.out))]
+    labels = trace.decided(raw)
+    trace.freeze(labels[dim], "channels are taken apart one by one")
     return [(*labels[:dim], *labels[dim + 1 :])] * len(call.out)
 
 
 @rule("constant_pad_nd", "pad")
-def _pad(labelling: Labelling, call: Call) -> Labels:
+def _pad(trace: TraceState, call: Call) -> Labels:
     """Padded positions are a literal number, which stays; other modes than a constant repeat channels."""
-    labels, pad = list(labelling.labels(call.first)), call["pad"]
+    labels, pad = list(trace.labels(call.first)), call["pad"]
     constant = not _has(call, "mode") or call["mode"] == "constant"
     for i in range(len(pad) // 2):
         dim, (before, after) = len(labels) - 1 - i, pad[2 * i : 2 * i + 2]
@@ -195,30 +206,30 @@ def _pad(labelling: Labelling, call: Call) -> Labels:
         if ids is None or not (before or after):
             continue
         if not constant:
-            labelling.freeze(ids, f"channels are padded by mode {call['mode']}")
+            trace.freeze(ids, f"channels are padded by mode {call['mode']}")
             labels[dim] = np.full(call.out.shape[dim], FIXED)
             continue
         kept = ids[max(-before, 0) : len(ids) - max(-after, 0)]
-        labelling.part(kept)
+        trace.part(kept)
         ends = (np.full(max(before, 0), FIXED), np.full(max(after, 0), FIXED))
         labels[dim] = np.concatenate([ends[0], kept, ends[1]])
     return tuple(labels)
 
 
 @rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
-def _shuffle(labelling: Labelling, call: Call) -> Labels:
+def _shuffle(trace: TraceState, call: Call) -> Labels:
     """[N, C * r * r, H, W] <-> [N, C, H * r, W * r]; channel shuffle: [N, g, C / g] -> [N, C / g, g]."""
-    name, ids = call.func._schema.name, labelling.labels(call.first)[-3]
+    name, ids = call.func._schema.name, trace.labels(call.first)[-3]
     space = [np.full(n, FIXED) for n in call.out.shape[-2:]]
     channels = ids
     if ids is not None and "unshuffle" in name:
         channels = np.repeat(ids, call["downscale_factor"] ** 2)
     elif ids is not None and "pixel" in name:
-        channels = keep_axis(labelling, ids.reshape(-1, call["upscale_factor"] ** 2), keep=0)[0]
+        channels = keep_axis(trace, ids.reshape(-1, call["upscale_factor"] ** 2), keep=0)[0]
     elif ids is not None:
         rows = ids.reshape(call["groups"], -1)
-        channels = np.repeat(keep_axis(labelling, rows, keep=1)[1], call["groups"])
-    return (*labelling.labels(call.first)[:-3], channels, *space)
+        channels = np.repeat(keep_axis(trace, rows, keep=1)[1], call["groups"])
+    return (*trace.labels(call.first)[:-3], channels, *space)
 
 
 @rule(
@@ -232,17 +243,17 @@ def _shuffle(labelling: Labelling, call: Call) -> Labels:
     "reshape_as",
     "ravel",
 )
-def _view(labelling: Labelling, call: Call) -> Raw:
-    raw = labelling.raw(call.first)
+def _view(trace: TraceState, call: Call) -> Raw:
+    raw = trace.raw(call.first)
     if call.out.numel() != call.first.numel():  # bytes seen as another type
-        for ids in labelling.decided(raw):
-            labelling.freeze(ids, "channels are seen as another type")
+        for ids in trace.decided(raw):
+            trace.freeze(ids, "channels are seen as another type")
         return tuple(fixed(n) for n in call.out.shape)
-    return regroup(labelling, raw, call.first.shape, call.out.shape, labelling.heads())
+    return regroup(trace, raw, call.first.shape, call.out.shape, trace.heads())
 
 
 def regroup(
-    labelling: Labelling, raw: Raw, old: Sequence[int], new: Sequence[int], heads: Collection[int] = ()
+    trace: TraceState, raw: Raw, old: Sequence[int], new: Sequence[int], heads: Collection[int] = ()
 ) -> Raw:
     """Labels after a view from shape `old` to shape `new`.
 
@@ -258,13 +269,13 @@ def regroup(
         elif all(label is None for label in part):
             out.extend([None] * len(shape))
         else:
-            flat = _flatten(labelling, part, old[olds[0] : olds[1]])
-            out.extend(_spread(labelling, flat, shape, heads))
+            flat = _flatten(trace, part, old[olds[0] : olds[1]])
+            out.extend(_spread(trace, flat, shape, heads))
     return tuple(out)
 
 
 def _spread(
-    labelling: Labelling, flat: Ids, shape: tuple[int, ...], heads: Collection[int]
+    trace: TraceState, flat: Ids, shape: tuple[int, ...], heads: Collection[int]
 ) -> list[Ids | Axis | None]:
     if len(shape) == 1:
         return [flat]
@@ -273,10 +284,10 @@ def _spread(
     if not (flat >= FIRST_FREE).any():
         return [np.full(n, flat.max(initial=FIXED)) for n in shape]
     if len(real) < 2:
-        return list(keep_axis(labelling, ids))
+        return list(keep_axis(trace, ids))
     inner = ids.reshape([shape[d] for d in real])
     if alone(inner) is not None:  # repeated ids: it is clear which dimension they vary along
-        return list(keep_axis(labelling, ids))
+        return list(keep_axis(trace, ids))
     block = Block(inner, next((i for i, d in enumerate(real) if shape[d] in heads), None))
     axes = {d: Axis(block, i) for i, d in enumerate(real)}
     return [axes.get(d, np.zeros(1, np.int64)) for d in range(len(shape))]
@@ -300,20 +311,20 @@ def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int],
     return runs
 
 
-def _flatten(labelling: Labelling, raw: Raw, shape: Sequence[int]) -> Ids:
+def _flatten(trace: TraceState, raw: Raw, shape: Sequence[int]) -> Ids:
     """Ids of the flattened dimensions. At most one of them may hold channels; others freeze them."""
     whole = _whole_block(raw, shape)
     if whole is not None:
         return whole
     axes = [label for label in raw if isinstance(label, Axis)]
     if len(axes) == 1:  # heads that are merged with the batch
-        axes[0].block.decide(labelling, axes[0].index)
-    labels = labelling.decided(raw)
+        axes[0].block.decide(trace, axes[0].index)
+    labels = trace.decided(raw)
     arrays = [np.full(n, FIXED) if ids is None else ids for ids, n in zip(labels, shape, strict=True)]
     channel = [d for d, ids in enumerate(arrays) if (ids >= FIRST_FREE).any()]
     if len(channel) > 1:
         for d in channel:
-            labelling.freeze(arrays[d], "two channel dimensions are merged into one")
+            trace.freeze(arrays[d], "two channel dimensions are merged into one")
         return np.full(prod(shape), FIXED)
     if not channel:
         return np.full(prod(shape), max((ids[0] for ids in arrays if len(ids)), default=FIXED))

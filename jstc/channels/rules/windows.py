@@ -7,7 +7,7 @@ from torch import Tensor
 
 from jstc.channels.rules.registry import rule
 from jstc.channels.trace.ids import FIXED, Call, Ids, Labels
-from jstc.channels.trace.labelling import Labelling
+from jstc.channels.trace.state import TraceState
 
 __all__: list[str] = []
 
@@ -17,20 +17,20 @@ def _fixed(*sizes: int) -> Labels:
 
 
 @rule("unfold")
-def _unfold(labelling: Labelling, call: Call) -> Labels:
+def _unfold(trace: TraceState, call: Call) -> Labels:
     """Windows of a dimension: their number in its place, their size as a new last dimension."""
     dim = call.args[1] % max(call.first.dim(), 1)
-    labels = labelling.labels(call.first, acting_on=(dim,))
-    labelling.freeze(labels[dim], "windows slide over the channels")
+    labels = trace.labels(call.first, acting_on=(dim,))
+    trace.freeze(labels[dim], "windows slide over the channels")
     number, size = _fixed(call.out.shape[dim], call.out.shape[-1])
     return (*labels[:dim], number, *labels[dim + 1 :], size)
 
 
 @rule("im2col")
-def _im2col(labelling: Labelling, call: Call) -> Labels:
+def _im2col(trace: TraceState, call: Call) -> Labels:
     """[N, C, H, W] -> [N, C * kernel, windows]; C varies slowest."""
-    labels = labelling.labels(call.first, acting_on=(-2, -1))
-    _no_space(labelling, labels[-2:])
+    labels = trace.labels(call.first, acting_on=(-2, -1))
+    _no_space(trace, labels[-2:])
     channels = labels[-3]
     if channels is not None:
         channels = np.repeat(channels, call.out.shape[-2] // len(channels))
@@ -38,22 +38,22 @@ def _im2col(labelling: Labelling, call: Call) -> Labels:
 
 
 @rule("col2im")
-def _col2im(labelling: Labelling, call: Call) -> Labels:
+def _col2im(trace: TraceState, call: Call) -> Labels:
     """[N, C * kernel, windows] -> [N, C, H, W]: the inverse of `im2col`."""
-    labels = labelling.labels(call.first, acting_on=(-1,))
-    _no_space(labelling, labels[-1:])
+    labels = trace.labels(call.first, acting_on=(-1,))
+    _no_space(trace, labels[-1:])
     channels = labels[-2]
     if channels is not None:
         columns = channels.reshape(call.out.shape[-3], -1)
         for column in columns.T[1:]:
-            labelling.tie(columns[:, 0], column)
+            trace.tie(columns[:, 0], column)
         channels = columns[:, 0]
     return (*labels[:-2], channels, *_fixed(*call.out.shape[-2:]))
 
 
-def _no_space(labelling: Labelling, labels: Labels) -> None:
+def _no_space(trace: TraceState, labels: Labels) -> None:
     for ids in labels:
-        labelling.freeze(ids, "neighbouring channels are pooled or resized")
+        trace.freeze(ids, "neighbouring channels are pooled or resized")
 
 
 def _space(name: str) -> int:
@@ -67,42 +67,42 @@ def _space(name: str) -> int:
       "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
       "_upsample_lanczos2d_aa", "reflection_pad1d", "reflection_pad3d", "replication_pad1d",
       "replication_pad3d")  # fmt: skip
-def _resample(labelling: Labelling, call: Call) -> Labels | list[Labels]:
+def _resample(trace: TraceState, call: Call) -> Labels | list[Labels]:
     """Input [N, C, *space]."""
     out = call.out if isinstance(call.out, Tensor) else call.out[0]
     kept = out.dim() - _space(call.func._schema.name)
-    labels = labelling.labels(call.first, acting_on=tuple(range(kept, out.dim())))
-    _no_space(labelling, labels[kept:])
+    labels = trace.labels(call.first, acting_on=tuple(range(kept, out.dim())))
+    _no_space(trace, labels[kept:])
     found = (*labels[:kept], *_fixed(*out.shape[kept:]))
     return found if isinstance(call.out, Tensor) else [found] * len(call.out)
 
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
-def _grid_sampler(labelling: Labelling, call: Call) -> Labels:
+def _grid_sampler(trace: TraceState, call: Call) -> Labels:
     """Input [N, C, *space], grid [N, *space, 2 or 3]; fvcore counts four FLOPs for each output."""
-    labels, grid = labelling.labels(call.first), labelling.labels(call["grid"])
-    _no_space(labelling, labels[2:])
+    labels, grid = trace.labels(call.first), trace.labels(call["grid"])
+    _no_space(trace, labels[2:])
     for ids in grid[1:]:
-        labelling.freeze(ids, "channels are places to sample from")
+        trace.freeze(ids, "channels are places to sample from")
     found = (*labels[:2], *_fixed(*call.out.shape[2:]))
-    labelling.count("grid_sampler", 4, call.out.shape, found)
+    trace.count("grid_sampler", 4, call.out.shape, found)
     return found
 
 
 @rule("affine_grid_generator")
-def _affine_grid(labelling: Labelling, call: Call) -> Labels:
+def _affine_grid(trace: TraceState, call: Call) -> Labels:
     """Matrices [N, 2, 3] (or [N, 3, 4]) -> grid [N, *space, 2 or 3]."""
-    for ids in labelling.labels(call.first):
-        labelling.freeze(ids, "channels are places to sample from")
+    for ids in trace.labels(call.first):
+        trace.freeze(ids, "channels are places to sample from")
     return _fixed(*call.out.shape)
 
 
 @rule("rot90")
-def _rot90(labelling: Labelling, call: Call) -> Labels:
+def _rot90(trace: TraceState, call: Call) -> Labels:
     """A quarter turn, or several, of two dimensions."""
     dims = [d % call.first.dim() for d in call["dims"]]
-    labels: list[Ids | None] = list(labelling.labels(call.first, acting_on=dims))
+    labels: list[Ids | None] = list(trace.labels(call.first, acting_on=dims))
     for dim in dims:
-        labelling.freeze(labels[dim], "channels are turned")
+        trace.freeze(labels[dim], "channels are turned")
         labels[dim] = _fixed(call.out.shape[dim])[0]
     return tuple(labels)

@@ -28,40 +28,38 @@ from jstc.channels.trace.ids import (
     operation_name,
     tensors_in,
 )
-from jstc.channels.trace.labelling import Labelling
 from jstc.channels.trace.meta_shapes import infer
+from jstc.channels.trace.state import TraceState
 
 __all__ = ["run"]
 
 
-def run(model: nn.Module, inputs: Sequence[Any], labelling: Labelling) -> None:
+def run(model: nn.Module, inputs: Sequence[Any], trace: TraceState) -> None:
     """Trace one forward of `model`, in eval mode; the channels of its outputs are frozen.
 
-    What is found is in `labelling.record`. Whatever the forward raises passes through; `labelling` then
+    What is found is in `trace.record`. Whatever the forward raises passes through; `trace` then
     knows the operation and the channels that met there.
     """
     for tensor in tensors_in(inputs):
-        labelling.put(
-            tensor, tuple(np.full(n, INPUT if d == 1 else FIXED) for d, n in enumerate(tensor.shape))
-        )
+        trace.put(tensor, tuple(np.full(n, INPUT if d == 1 else FIXED) for d, n in enumerate(tensor.shape)))
     modules = named_modules(model)
     names = {id(module): name for name, module in modules}
     hooks = (  # for all modules at once: a hook on each takes as long as the forward
-        register_module_forward_pre_hook(lambda m, _a: labelling.modules.append(names.get(id(m), ""))),
-        register_module_forward_hook(lambda _m, _a, out: labelling.leave(out), always_call=True),
+        register_module_forward_pre_hook(lambda m, _a: trace.modules.append(names.get(id(m), ""))),
+        register_module_forward_hook(lambda _m, _a, out: trace.leave(out), always_call=True),
     )
-    state = [(module, _own_state(module)) for _, module in modules]
+    kept = [(module, _own_state(module)) for _, module in modules]
     try:
-        with torch.inference_mode(), _Tracer(labelling, _device(model)):
+        with torch.inference_mode(), _Tracer(trace, _device(model)):
             out = model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, before in state:
+        for module, before in kept:
             _restore(module, before)
     for tensor in tensors_in(out):
-        for ids in labelling.labels(tensor):
-            labelling.freeze(ids, "network output")
+        for ids in trace.labels(tensor):
+            trace.freeze(ids, "network output")
 
 
 _TORCHS_OWN = frozenset(vars(nn.Module())) - {"_buffers"}
@@ -85,9 +83,9 @@ def _restore(module: nn.Module, before: dict[str, Any]) -> None:
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, labelling: Labelling, device: torch.device) -> None:
+    def __init__(self, trace: TraceState, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._labelling, self._device = labelling, device
+        self._trace, self._device = trace, device
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -106,16 +104,16 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if out is not NotImplemented:
                 return out
             rule = _unknown
-        labelling = self._labelling
-        labelling.begin(call)
+        trace = self._trace
+        trace.begin(call)
         try:
             out = infer(call)
             call.out = func(*call.args, **call.kwargs) if out is None else out
-            result = labelling.follow(rule, call)
+            result = trace.follow(rule, call)
             found = result if isinstance(result, list) else [result]
         except Exception as error:
-            found = labelling.recover(call, error)
-        labelling.finish(call, found)
+            found = trace.recover(call, error)
+        trace.finish(call, found)
         return call.out
 
     def _keep_device(self, call: Call) -> None:
@@ -138,12 +136,12 @@ def _device(model: nn.Module) -> torch.device:
     return next((tensor.device for _, tensor in named_tensors(model)), _CPU)
 
 
-def _unknown(labelling: Labelling, call: Call) -> list[Labels]:
+def _unknown(trace: TraceState, call: Call) -> list[Labels]:
     """An operation without a rule: whatever meets it stays whole."""
-    name, record = operation_name(call.func), labelling.record
+    name, record = operation_name(call.func), trace.record
     record.unknown[name] = record.unknown.get(name, 0) + 1
-    where = f" in {labelling.module}" if labelling.module else ""
+    where = f" in {trace.module}" if trace.module else ""
     for tensor in call.tensors():
-        for ids in labelling.labels(tensor):
-            labelling.freeze(ids, f"operation {name}{where} has no rule")
+        for ids in trace.labels(tensor):
+            trace.freeze(ids, f"operation {name}{where} has no rule")
     return [tuple(np.zeros(size, np.int64) for size in t.shape) for t in tensors_in(call.out)]

@@ -1,0 +1,189 @@
+"""`analyse` a network once: trace it, group its channels, prove what can be cut.
+
+The steps, each in a file of its own: a forward on the meta device with labelled channels (`trace`, `rules`),
+connected channels as groups (`groups`), trial cuts that are traced again (`proof`, `replay`). What comes out
+is a `ChannelMap`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map_only
+
+from jstc.channels.channel_map import ChannelMap
+from jstc.channels.cutting import slicing
+from jstc.channels.cutting.attention import adapt
+from jstc.channels.groups import Connected, Frozen, require_matches
+from jstc.channels.operations import executed
+from jstc.channels.proof import Proved, prove
+from jstc.channels.trace.ids import Labels, Recorder, named_tensors
+from jstc.channels.trace.state import TraceState
+from jstc.channels.trace.tracer import run
+from jstc.errors import ChannelError, InputError
+
+__all__ = ["analyse", "require_plain"]
+
+
+def analyse(
+    model: nn.Module,
+    example_input: Tensor | Sequence[Any],
+    *,
+    ignore: Sequence[str] = (),
+    part: str | None = None,
+) -> ChannelMap:
+    """Find and prove the channel groups of a network; the model is left untouched.
+
+    `example_input` is one batch (or a tuple of positional inputs); only its shapes and types matter. `ignore`
+    holds patterns of module names (`layer4`: the module and all inside it) whose channels stay whole. FLOPs
+    are counted for one example: give a batch of one. Raises `ChannelError` when the forward itself fails,
+    `InputError` for a pattern that matches nothing.
+
+    `part` names a submodule (`backbone`) that alone is analysed, with an `example_input` for it: what lies
+    before and behind it stays as it is, so the rest of the forward may do what can't be traced. Everything
+    else is as for the whole network, which is sliced and mapped back; FLOPs are those of the part.
+    """
+    require_plain(model)
+    require_matches(ignore, (name for name, _ in model.named_parameters(remove_duplicate=False)))
+    inputs = slicing.example_inputs(example_input)
+    traced = model if part is None else _holder(model, part)
+    whole = frozenset() if part is None else _shared_outside(model, part)
+    try:
+        proved, record = _analyse(*_replica(traced, inputs, "meta"), ignore, whole)
+    except ChannelError:
+        # Some forwards need values (data-dependent control flow): run those for real.
+        proved, record = _analyse(*_replica(traced, inputs, "cpu"), ignore, whole)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    if part is not None:
+        return ChannelMap(_completed(proved, model), record, shapes)
+    channels = ChannelMap(proved, record, shapes)
+    channels.frozen += tuple(_unused(record, shapes))
+    return channels
+
+
+def _analyse(
+    model: nn.Module, inputs: tuple[Any, ...], ignore: Sequence[str], whole: frozenset[str]
+) -> tuple[Proved, Recorder]:
+    """Groups and record of one forward; the tensors called `whole` are not cut."""
+    trace = TraceState(model)
+    for name in sorted(whole):
+        for ids in trace.params[name]:
+            trace.freeze(ids, "shared with a layer outside the part")
+    try:
+        run(model, inputs, trace)
+    except Exception as error:
+        raise ChannelError(f"the network's forward failed at {trace.last_op}: {error}") from error
+    trace.settle()
+    record = trace.record
+    connected = Connected(record, trace.params, ignore=ignore)
+    proved = prove(model, inputs, connected.structure, trace)
+    record.executed = executed(record.operations, trace)
+    record.operations.clear()  # they hold every activation
+    return proved, record
+
+
+def _moved(tensor: Tensor, device: str) -> Tensor:
+    if tensor.is_meta and device != "meta":  # there are no values to move; zeros are as good as any
+        return torch.zeros_like(tensor, device=device)
+    return tensor.detach().to(device, copy=True)
+
+
+def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The network on another device without copying its tensors first, in eval mode, and its inputs."""
+    memo: dict[int, Any] = {}
+    for _, tensor in named_tensors(model):
+        there = _moved(tensor, device)
+        memo[id(tensor)] = (
+            nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
+        )
+    moved = tree_map_only(Tensor, lambda x: _moved(x, device), inputs)
+    replica: nn.Module = copy.deepcopy(model, memo).eval()
+    adapt(replica)
+    return replica, moved
+
+
+def _unused(record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Frozen]:
+    """Dimensions of the parameters that the forward never touches."""
+    named: set[tuple[str, int]] = set()
+    for name, shape in shapes.items():
+        layer = name.rpartition(".")[0] or name
+        for dim, channels in enumerate(shape[:2]) if name not in record.used else ():
+            if (layer, dim) not in named:
+                named.add((layer, dim))
+                yield Frozen(layer, dim, channels, "not used by the forward")
+
+
+def require_plain(model: nn.Module) -> None:
+    """Raise `ChannelError` for scripted, compiled and lazy networks: there is no Python forward to run,
+    no module to cut, or no shape yet."""
+    for name, module in model.named_modules():
+        where = f"'{name}'" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ChannelError(f"{where} is a torch.jit module: give the nn.Module that it was made from")
+        # Its class is torch._dynamo's, and importing that takes seconds.
+        if type(module).__name__ == "OptimizedModule":
+            raise ChannelError(
+                f"{where} was compiled by torch.compile: give the module itself, and compile what is cut"
+            )
+    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(parameter):
+            raise ChannelError(f"'{name}' is lazy and has no shape yet: run the network once on an example")
+
+
+# -- a part of a network, such as a detector's backbone, under the names of the whole -------------------
+
+
+class _Holder(nn.Module):
+    """Holds one module under a name, so that it is called as in the network that it is part of."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        super().__init__()
+        self._held = name
+        self.add_module(name, module)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.get_submodule(self._held)(*inputs)
+
+
+def _holder(model: nn.Module, part: str) -> nn.Module:
+    """A network that is the submodule `part` alone, with the names that its tensors have in `model`.
+
+    Raises `InputError`, with near names, when there is no such submodule.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    if part not in names:
+        near = difflib.get_close_matches(part, names, n=3, cutoff=0.5) or names[:3]
+        raise InputError(f"part: the network has no module '{part}'; there are such as {', '.join(near)}")
+    held = model.get_submodule(part)
+    for name in reversed(part.split(".")):
+        held = _Holder(name, held)
+    return held
+
+
+def _shared_outside(model: nn.Module, part: str) -> frozenset[str]:
+    """Names, as in the part, of its tensors that the network has elsewhere too: those can't be cut."""
+    inside: dict[int, str] = {}
+    outside: set[int] = set()
+    for name, tensor in (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ):
+        if name.startswith(f"{part}."):
+            inside.setdefault(id(tensor), name)
+        else:
+            outside.add(id(tensor))
+    return frozenset(name for key, name in inside.items() if key in outside)
+
+
+def _completed(proved: Proved, model: nn.Module) -> Proved:
+    """The channels of a part as those of the whole network, of which nothing else is cut."""
+    uncut: dict[str, Labels] = {name: (None,) * t.dim() for name, t in named_tensors(model)}
+    structure = dataclasses.replace(proved.structure, numbers={**uncut, **proved.structure.numbers})
+    return dataclasses.replace(proved, structure=structure)
