@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,14 +37,17 @@ net ({type}[{batch}, {channels}, {height}, {width}] {images}) =>
 
 
 @pytest.fixture
-def onnx_classifier(tmp_path):
+def onnx_classifier(tmp_path: Path) -> Callable[..., Path]:
     """Writes small classifiers with random weights, without torch: `write(name, classes=5, batch=4, ...)`."""
     import numpy as np
     import onnx
     from onnx import numpy_helper, parser
 
-    def write(name="net.onnx", *, classes=5, shape=(3, 16, 16), batch="batch", half=False, opset=18,
-              features=False, order=None, metadata=None):  # fmt: skip
+    def write(  # noqa: PLR0913 - what a test needs of a classifier
+        name: str = "net.onnx", *, classes: int = 5, shape: tuple[int, int, int] = (3, 16, 16),
+        batch: int | str = "batch", half: bool = False, opset: int = 18, features: bool = False,
+        order: Sequence[int] | None = None, metadata: Mapping[str, str] | None = None,
+    ) -> Path:  # fmt: skip
         channels, height, width = shape
         size = 6 * (height // 4) * (width // 4)
         model = parser.parse_model(
@@ -63,7 +67,7 @@ def onnx_classifier(tmp_path):
         for tensor, values in (("kernel", kernel), ("weight", weight)):
             typed = values.astype(np.float16 if half else np.float32)
             model.graph.initializer.append(numpy_helper.from_array(typed, tensor))
-        onnx.helper.set_model_props(model, metadata or {})
+        onnx.helper.set_model_props(model, dict(metadata or {}))
         onnx.save(model, str(tmp_path / name))
         return tmp_path / name
 

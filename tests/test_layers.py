@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import jstc
+from benchmarks.structure.imports import circles, imported, module_graph
 
 ROOT = Path(jstc.__file__).parent
 LAYERS = {
@@ -34,17 +35,7 @@ def part_of(path: Path) -> str:
 def imports(path: Path, *, only_at_import: bool = False):
     """Dotted names that the file imports; `if TYPE_CHECKING` counts, unless `only_at_import`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    yield from _imported(_executed(tree) if only_at_import else ast.walk(tree), path)
-
-
-def _imported(nodes, path: Path):
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the layer"
-            assert node.module is not None
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    yield from imported(_executed(tree) if only_at_import else ast.walk(tree), path)
 
 
 def _executed(tree):
@@ -95,42 +86,6 @@ def test_the_command_line_imports_only_what_is_light(path):
             ("jstc", "torch", "onnx", "numpy", "pydantic", "yaml", "rich", "typer")
         )
         assert standard or any(name == known or name.startswith(known + ".") for known in allowed), name
-
-
-def module_graph(root: Path) -> dict[str, set[str]]:
-    """Module -> modules of the package that it imports, in functions and for types too."""
-    files = {_module_name(root, path): path for path in root.rglob("*.py")}
-    graph = {}
-    for module, path in files.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = _imported(ast.walk(tree), path)
-        # `from a.b import c`: the module a.b.c if there is one, otherwise a name in a.b.
-        found = {name if name in files else name.rpartition(".")[0] for name in names}
-        graph[module] = found & set(files)
-    return graph
-
-
-def _module_name(root: Path, path: Path) -> str:
-    return ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
-
-
-def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """The parts of the graph within which every module leads back to itself."""
-    reached = {module: _reachable(graph, module) for module in graph}
-    rings = {
-        frozenset(other for other in reached[module] if module in reached[other])
-        for module in graph
-        if module in reached[module]
-    }
-    return sorted(sorted(ring) for ring in rings)
-
-
-def _reachable(graph: dict[str, set[str]], module: str) -> set[str]:
-    found, waiting = set(), set(graph[module])
-    while waiting:
-        found |= waiting
-        waiting = {far for near in waiting for far in graph[near]} - found
-    return found
 
 
 def test_modules_do_not_import_each_other_in_a_circle():

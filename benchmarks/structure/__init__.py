@@ -1,1 +1,1 @@
-"""How a checkout is built, in figures, and how many files a reader opens: `python -m benchmarks.structure --help`."""
+"""The structure of a checkout in figures: `python -m benchmarks.structure --help`."""

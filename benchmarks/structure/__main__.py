@@ -3,10 +3,10 @@
     python -m benchmarks.structure                      # this one
     python -m benchmarks.structure ../jstc-before .     # before and after
 
-For `jstc/`: files, their lines in the median and at most, packages, modules that one other module imports and
-no more, imports inside functions, lines with `dict[str, Any]`, circles of imports, the longest function; then
-lines of Python in `jstc/`, `tests/` and `benchmarks/`, and how many files a reader opens who follows one value
-(`journeys.py` says through which functions; a function that is no longer there is an error).
+For `jstc/`: files, their lines in the median and at most, packages, modules with one user (imported by one
+other module), imports inside functions, lines with `dict[str, Any]`, circles of imports, longest function;
+then lines of Python in `jstc/`, `tests/` and `benchmarks/`, and how many files somebody opens who follows one
+value (`journeys.py` says through which functions; a function that is no longer there is an error).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Function:
-    """A function or method with its file, its name there (`Class.method`) and its length in lines."""
+    """A function or method: its file, its name there (`Class.method`), the lines below its arguments."""
 
     path: Path
     name: str
@@ -86,7 +86,7 @@ def _functions(node: ast.AST, path: Path, prefix: str) -> Iterator[Function]:
             yield from _functions(child, path, f"{prefix}{child.name}.")
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             assert child.end_lineno is not None
-            yield Function(path, prefix + child.name, child.end_lineno - child.lineno + 1)
+            yield Function(path, prefix + child.name, child.end_lineno - child.body[0].lineno + 1)
         elif isinstance(child, ast.If | ast.Try):
             yield from _functions(child, path, prefix)
 

@@ -1,8 +1,8 @@
 """Four values, and the functions through which a reader follows them.
 
 A step names a function, method or class (`project`, `Space.plan`), with its file's name before it where
-there are several (`cli/search:search`). In which file it is defined is looked up: one that moves is counted where it
-is, and one that is gone is an error.
+there are several (`cli/search:search`). In which file it is defined is looked up: one that moves is counted
+where it is, and one that is gone is an error.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ FORMERLY: dict[str, tuple[str, ...]] = {
         "export_figures:figures", "model_card:describe", "export/card:model_card",
     ),
     "an error from input to exit code": (
-        "cli/search:search", "pipeline/chain:run", "preflight:check", "Workspace.info", "data/catalogue:check",
-        "JstcError", "Chain._work", "exit_codes", "visible",
+        "cli/search:search", "pipeline/chain:run", "preflight:check", "Workspace.info",
+        "data/catalogue:check", "JstcError", "Chain._work", "exit_codes", "visible",
     ),
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ class JourneyError(Exception):
 
 
 def files_opened(root: Path) -> dict[str, int]:
-    """Files of each journey through the checkout at `root`. Raises `JourneyError` naming a step of today's."""
+    """Files of each journey through the checkout at `root`. Raises `JourneyError`."""
     try:
         return {f"files of {name}": len(files_of(root, steps)) for name, steps in JOURNEYS.items()}
     except JourneyError as error:

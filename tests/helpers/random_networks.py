@@ -142,7 +142,7 @@ class Network(nn.Module):
         if self.head in ("several", "dictionary"):
             self.aux = nn.Conv2d(shape[0], 4, 1)
 
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Any:  # noqa: PLR0911 - one for every head
         x = self.stem(x)
         if self.second:
             y = self.other(other)

@@ -168,7 +168,7 @@ def damaged(kind: Kind, folder: Path, rng: random.Random) -> tuple[list[str], Pa
     return kind.prepare(folder, file, rng), file
 
 
-def judged(code: int, text: str) -> str | None:
+def judged(code: int, text: str) -> str | None:  # noqa: PLR0911 - a return for every finding
     """What is wrong with an exit code and what was printed; None: nothing."""
     if "Traceback (most recent call last)" in text:
         return "a traceback"

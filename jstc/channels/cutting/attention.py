@@ -83,7 +83,7 @@ def _subclass(kind: type, forward: Callable[..., Any]) -> type:
 # -- torch.nn.MultiheadAttention ----------------------------------------------------------------------
 
 
-def _multihead(
+def _multihead(  # noqa: PLR0913 - the arguments of torch's own
     self: Any,
     query: Tensor,
     key: Tensor,
