@@ -17,13 +17,14 @@
     |-- GateError                exit code 3: a gate that the user asked for said no
     `-- Interrupted              exit code 130: stopped by the user, state saved
 
-Messages are written for the person at the terminal: what is wrong, where, and what would be right.
+Messages are written for the person at the terminal: what is wrong, where, and what would be right. Whoever
+needs a part of one takes a field of the error; nothing is decided by the words of a message.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "BudgetError",
@@ -46,9 +47,22 @@ __all__ = [
 
 
 class JstcError(Exception):
-    """Base of all errors that jstc raises on purpose."""
+    """Base of all errors that jstc raises on purpose.
+
+    `problem` is what is wrong, `details` are lines that show it, `advice` is what to do about it where that
+    is worth a word of its own; the message is all of them.
+    """
 
     exit_code = 1
+
+    def __init__(self, problem: str, advice: str = "", *, details: Sequence[str] = ()) -> None:
+        if details:
+            lines = [f"{problem}:", *(f"  {line}" for line in details), advice]
+            text = "\n".join(line for line in lines if line)
+        else:
+            text = f"{problem}; {advice}" if advice else problem
+        super().__init__(text)
+        self.problem, self.advice, self.details = problem, advice, tuple(details)
 
 
 class InputError(JstcError):
@@ -70,7 +84,7 @@ class UnknownNameError(InputError):
         if near:
             text += "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
         super().__init__(text + (f" {hint}" if hint else ""))
-        self.near = near
+        self.problem, self.near = f"unknown {kind} '{name}'", near
 
 
 class DataError(InputError):
@@ -102,8 +116,8 @@ class DivergedError(StageError):
 
     def __init__(self, what: str, *, lr: float, tried: str = "") -> None:
         super().__init__(
-            f"training diverged {what};{tried} try a lower train.lr (now {lr:g}), "
-            "a longer train.warmup_epochs, or train.clip_norm"
+            f"training diverged {what}" + (f"; {tried}" if tried else ""),
+            f"try a lower train.lr (now {lr:g}), a longer train.warmup_epochs, or train.clip_norm",
         )
         self.what = what
 

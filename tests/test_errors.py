@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import pytest
 
 from jstc import errors
-from jstc.errors import JstcError, UnknownNameError
+from jstc.errors import DivergedError, InputError, JstcError, UnknownNameError
 
 
 def test_the_tree_in_the_docstring_is_the_tree():
@@ -64,3 +65,40 @@ def test_a_hint_follows():
     assert str(UnknownNameError("dataset", "x", [], "See `jstc datasets`.")) == (
         "unknown dataset 'x' See `jstc datasets`."
     )
+
+
+def test_a_message_is_made_of_its_fields():
+    error = InputError("runs/a; b is a file", "name another; or delete it")
+    assert str(error) == "runs/a; b is a file; name another; or delete it"
+    assert (error.problem, error.advice, error.details) == (
+        "runs/a; b is a file",
+        "name another; or delete it",
+        (),
+    )
+    plain = InputError("nothing at x")
+    assert (str(plain), plain.problem, plain.advice) == ("nothing at x", "nothing at x", "")
+
+
+def test_details_are_lines_of_their_own():
+    error = InputError("other settings", "start over", details=["seed: 0 -> 1", "threads: 1 -> 2"])
+    assert str(error) == "other settings:\n  seed: 0 -> 1\n  threads: 1 -> 2\nstart over"
+    assert (error.problem, error.details) == ("other settings", ("seed: 0 -> 1", "threads: 1 -> 2"))
+    assert str(InputError("other settings", details=["a"])) == "other settings:\n  a"
+
+
+def test_the_fields_survive_the_way_between_two_processes():
+    sent = InputError("a problem", "an advice", details=["a line"])
+    got = pickle.loads(pickle.dumps(sent))
+    assert (str(got), got.problem, got.advice, got.details) == (
+        str(sent),
+        "a problem",
+        "an advice",
+        ("a line",),
+    )
+
+
+def test_a_divergence_says_what_was_tried_before_what_to_try():
+    error = DivergedError("before step 3", lr=0.1, tried="so it did twice")
+    assert error.problem == "training diverged before step 3; so it did twice"
+    assert str(error) == f"{error.problem}; {error.advice}"
+    assert error.advice.startswith("try a lower train.lr (now 0.1)")

@@ -50,7 +50,7 @@ def in_workers(
     workers = min(workers, processes.usable_cores())  # with more of them the loader would warn
     # A generator of its own: without one, a loader takes a number from torch's global random state.
     loader: DataLoader[Any] = DataLoader(
-        items,
+        _Answers(items),
         batch_sampler=requests,  # one request is a batch
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
@@ -60,9 +60,10 @@ def in_workers(
         generator=torch.Generator(),
     )
     try:
-        yield from loader
-    except DataError as error:
-        raise DataError(_message(error)) from None
+        for answer in loader:
+            if isinstance(answer, DataError):
+                raise answer
+            yield answer
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -70,6 +71,19 @@ def in_workers(
             f"a decoding process has died, for want of memory perhaps (also shared memory, in a container): "
             f"try a lower input.workers, now {workers}. {' '.join(str(error).split())}"
         ) from error
+
+
+class _Answers(Dataset[Any]):
+    """What `items` gives; a `DataError` as well, which torch would pass on from a worker as mere text."""
+
+    def __init__(self, items: Dataset[Any]) -> None:
+        self.items = items
+
+    def __getitems__(self, request: Any) -> Any:
+        try:
+            return self.items.__getitems__(request)  # type: ignore[attr-defined]
+        except DataError as error:
+            return error
 
 
 def _as_it_is(answer: Any) -> Any:
@@ -83,12 +97,6 @@ def _settle_in(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Pillow's remarks, such as on EXIF data that nobody reads, would tear the progress bar.
     warnings.filterwarnings("ignore", module="PIL")
-
-
-def _message(error: DataError) -> str:
-    # From a worker it arrives with the worker's traceback as its text; the message is the last line.
-    last = (str(error).strip() or repr(error)).splitlines()[-1]
-    return last.rpartition("DataError: ")[2]
 
 
 def decode_all(

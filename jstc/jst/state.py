@@ -222,6 +222,6 @@ def require_same(theirs: Any, ours: Mapping[str, Any], path: Path) -> None:
     different = checkpoint.differences(theirs, ours)
     if different:
         raise RunDirectoryError(
-            f"{path} belongs to another search ({', '.join(different)} differ); "
-            "use another directory, or --fresh"
+            f"{path} belongs to another search ({', '.join(different)} differ)",
+            "use another directory, or --fresh",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -238,7 +239,8 @@ def _translated(error: BaseException, stage: str, command: str) -> BaseException
     if isinstance(error, KeyboardInterrupt):
         text = f"interrupted during {stage}; what was finished is saved"
         return Interrupted(f"{text}. Continue with:\n  {command}" if command else text)
-    if type(error).__name__ == "OutOfMemoryError":
+    torch = sys.modules.get("torch")  # where it is not loaded, nothing has used a GPU
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return StageError(
             f"{stage}: out of GPU memory; lower train.batch_size ({str(error).splitlines()[0]})"
         )

@@ -57,7 +57,8 @@ def locked(directory: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         raise RunDirectoryError(
-            f"{directory} is in use by {_holder(directory)}; wait for it or stop it, or use another directory"
+            f"{directory} is in use by {_holder(directory)}",
+            "wait for it or stop it, or use another directory",
         ) from None
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {directory}: {error.strerror or error}") from None
@@ -298,9 +299,8 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return load(path / "recipe.yaml")
     except RecipeError as error:
-        raise RunDirectoryError(
-            f"the recipe of the run was changed or is of another version: {error}"
-        ) from None
+        problem = f"the recipe of the run was changed or is of another version: {error.problem}"
+        raise RunDirectoryError(problem, error.advice) from None
 
 
 def recorded(path: Path) -> list[Path]:
@@ -319,14 +319,14 @@ def require_same(path: Path, recipe: Recipe) -> None:
 
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"{path} is a file; a run needs a directory: name another")
+        raise RunDirectoryError(f"{path} is a file", "a run needs a directory: name another")
     if not path.is_dir() or Manifest.load(path) is not None:
         return
     # A process killed just after it took the lock leaves hidden files only.
     if any(not entry.name.startswith((".lock", ".tmp-")) for entry in path.iterdir()):
         raise RunDirectoryError(
-            f"{path} has files in it and is not a run directory of jstc (no manifest.json of ours); "
-            "name another directory"
+            f"{path} has files in it and is not a run directory of jstc (no manifest.json of ours)",
+            "name another directory",
         )
 
 
@@ -337,8 +337,9 @@ def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
     if len(found) > _MAX_DIFFERENCES:
         found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]
     raise RunDirectoryError(
-        f"{path} belongs to a run with other settings:\n  " + "\n  ".join(found) + "\n"
-        "start over with --fresh, write elsewhere with --out DIR, or go back to the old settings"
+        f"{path} belongs to a run with other settings",
+        "start over with --fresh, write elsewhere with --out DIR, or go back to the old settings",
+        details=found,
     )
 
 

@@ -122,7 +122,7 @@ class Manifest(BaseModel):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{path} cannot be read ({error}); {_AWAY}") from None
+            raise RunDirectoryError(f"{path} cannot be read ({error})", _AWAY) from None
         if not isinstance(document, dict) or document.get("kind") != "jstc run":
             return None
         try:
@@ -131,7 +131,7 @@ class Manifest(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise RunDirectoryError(
-                f"{path} is damaged or of another version of jstc ({where}: {first['msg']}); {_AWAY}"
+                f"{path} is damaged or of another version of jstc ({where}: {first['msg']})", _AWAY
             ) from None
 
     def save(self, directory: Path) -> None:

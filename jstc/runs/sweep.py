@@ -239,8 +239,7 @@ def _require_children(path: Path, recipe: Recipe) -> None:
         try:
             require_same(path / label, recipe.at(label))
         except RunDirectoryError as error:
-            found = str(error).splitlines()[0].rpartition("; ")[0] or str(error).splitlines()[0]
             raise RunDirectoryError(
-                f"{path / label} cannot go on as the run of a budget: {found.rstrip(':')}. "
+                f"{path / label} cannot go on as the run of a budget: {error.problem}. "
                 "Delete it, and the same command makes it again"
             ) from None

@@ -69,11 +69,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         schema, digest, meta = document["schema"], document["sha256"], document["meta"]
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise RunDirectoryError(_complaint(path, f"cannot be read ({_short(error)})")) from None
+        raise _unusable(path, f"cannot be read ({_short(error)})") from None
     if schema != _SCHEMA:
-        raise RunDirectoryError(_complaint(path, f"has schema {schema}, this version reads {_SCHEMA}"))
+        raise _unusable(path, f"has schema {schema}, this version reads {_SCHEMA}")
     if digest != _digest(tensors, meta):
-        raise RunDirectoryError(_complaint(path, "does not match its own hash: it was changed or damaged"))
+        raise _unusable(path, "does not match its own hash: it was changed or damaged")
     return tensors, meta
 
 
@@ -81,8 +81,9 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _complaint(path: Path, what: str) -> str:
-    return f"checkpoint {path} {what}; delete it to repeat that part of the run, or start over with --fresh"
+def _unusable(path: Path, what: str) -> RunDirectoryError:
+    advice = "delete it to repeat that part of the run, or start over with --fresh"
+    return RunDirectoryError(f"checkpoint {path} {what}", advice)
 
 
 def _digest(tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> str:
@@ -154,7 +155,7 @@ class Checkpoints:
                 self._refused.append(path)
             else:
                 for refused in errors:
-                    self._warn(f"{str(refused).rpartition(';')[0]}; going on from {path.name}")
+                    self._warn(f"{refused.problem}; going on from {path.name}")
                 return tensors, meta
         if errors:
             raise errors[0]

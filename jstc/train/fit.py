@@ -221,7 +221,8 @@ class _Training:
             theirs, key = theirs if isinstance(theirs, dict) else {}, different[0]
             raise RunDirectoryError(
                 f"{path} belongs to another training ('{key}' was {theirs.get(key)}, is now "
-                f"{ours.get(key)}); use another directory, or start over with --fresh"
+                f"{ours.get(key)})",
+                "use another directory, or start over with --fresh",
             )
 
 

@@ -129,7 +129,7 @@ def rolled_back(error: DivergedError, settings: TrainSettings, rollbacks: int, *
     rates = [settings.lr * settings.rollback_factor**number for number in range(rollbacks + 1)]
     if rollbacks > settings.max_rollbacks:
         text = ", ".join(f"{rate:g}" for rate in rates[:-1])
-        tried = f" so it did from {to} at every train.lr tried ({text});" if rollbacks > 1 else ""
+        tried = f"so it did from {to} at every train.lr tried ({text})" if rollbacks > 1 else ""
         raise DivergedError(error.what, lr=settings.lr, tried=tried) from None
     return (
         f"training diverged {error.what}; going back to {to}, and on with the learning rates of train.lr "

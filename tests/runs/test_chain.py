@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 from jstc.errors import DiskFullError, Interrupted, StageError
 from jstc.recipe import loading
@@ -117,8 +118,16 @@ def test_the_handler_of_sigterm_is_put_back(house):
 
 
 def test_running_out_of_gpu_memory_names_the_way_out(house):
-    house.faults["search"] = fault(type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory\nmore"))
-    with pytest.raises(StageError, match=r"out of GPU memory; lower train.batch_size"):
+    house.faults["search"] = fault(torch.OutOfMemoryError("CUDA out of memory\nmore"))
+    with pytest.raises(
+        StageError, match=r"^search: out of GPU memory; lower train.batch_size \(CUDA out"
+    ):
+        house.run()
+
+
+def test_an_error_that_is_only_called_so_passes_as_it_is(house):
+    house.faults["search"] = fault(type("OutOfMemoryError", (RuntimeError,), {})("somebody else's"))
+    with pytest.raises(RuntimeError, match=r"^somebody else's$"):
         house.run()
 
 

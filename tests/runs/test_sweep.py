@@ -270,6 +270,20 @@ def test_a_budget_that_cannot_go_on_is_found_before_any_work(house, name):
     assert house.ran == []
 
 
+def test_of_a_budget_that_cannot_go_on_the_problem_is_told_and_other_advice(house):
+    house.run(only=["search"])
+    child = house.path / "flops0.5"
+    text = (child / "recipe.yaml").read_text()
+    (child / "recipe.yaml").write_text(text.replace("seed: 0", "seed: 7"))
+    with pytest.raises(RunDirectoryError) as caught:
+        house.run()
+    problem = f"{child} belongs to a run with other settings"
+    assert str(caught.value) == (
+        f"{child} cannot go on as the run of a budget: {problem}. "
+        "Delete it, and the same command makes it again"
+    )
+
+
 def test_a_budget_without_its_manifest_is_refused_and_made_again_when_it_is_gone(house):
     house.run()
     child = house.path / "flops0.5"

@@ -36,7 +36,7 @@ class Shelf(Checkpoints):
 
 def ours(meta: Mapping[str, Any], path: Path) -> None:
     if meta.get("owner") != 1:
-        raise RunDirectoryError(f"{path} belongs to another; use --fresh")
+        raise RunDirectoryError(f"{path} belongs; to another", "use --fresh; or delete it")
 
 
 def steps(folder: Path) -> dict[str, int]:
@@ -83,7 +83,7 @@ def test_a_foreign_one_is_passed_over_too(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / NAME, {}, {"owner": 2})
     shelf = Shelf(tmp_path)
     assert shelf.step() == 1
-    assert shelf.said == [f"{tmp_path / NAME} belongs to another; going on from checkpoint.1.safetensors"]
+    assert shelf.said == [f"{tmp_path / NAME} belongs; to another; going on from checkpoint.1.safetensors"]
 
 
 def test_a_damaged_one_never_takes_the_place_of_a_good_one(tmp_path: Path) -> None:
