@@ -1,4 +1,8 @@
-"""Which channels of a network belong together, and how to cut them."""
+"""Channels that belong together, what they cost, and how to cut them: `analyse` gives a `ChannelMap`.
+
+`trace` runs the forward with labelled channels, `rules` pass the labels through its operations, `groups`
+connects them, `proof` tries cuts by `replay`, `cutting` makes sub-networks, `cost` and `budget` count them.
+"""
 
 from jstc.channels.analysis import analyse
 from jstc.channels.channel_map import ChannelMap

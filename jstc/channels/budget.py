@@ -37,7 +37,7 @@ __all__ = [
     "uniform_plan",
 ]
 
-# How far each group may be cut: its least width and the step of its width, by the recipe's settings.
+# -- bounds: the least width of each group and the step of its width, by the recipe's settings --------------
 
 _Counts = NDArray[np.int64]
 Step = int | Literal["auto"]
@@ -138,6 +138,8 @@ def _require_matches(groups: Sequence[Group], settings: ChannelSettings) -> None
             )
 
 
+# -- budgets ------------------------------------------------------------------------------------------------
+
 Counts = NDArray[np.int64]
 Levels = Sequence[NDArray[np.float64]]
 _FULL_ENOUGH = 0.995
@@ -148,7 +150,7 @@ _AHEAD = 4
 
 
 class Costed(Protocol):
-    """What is needed of a channel map."""
+    """The part of a channel map that budgets need."""
 
     groups: tuple[Group, ...]
 
@@ -159,7 +161,7 @@ class Costed(Protocol):
 class Budget:
     """An upper bound: `limit` FLOPs (one multiply-add is one), parameters or nanoseconds of latency.
 
-    `share` is the same relative to the target network.
+    `share` is the limit over the figure of the target network.
     """
 
     metric: Metric
@@ -228,8 +230,15 @@ def _time(nanoseconds: int, *, up: bool = False) -> str:
     return numbers.milliseconds(nanoseconds / _NANO, digits=4, up=up)
 
 
+# -- projection: widths at a budget -------------------------------------------------------------------------
+
+
 def project(channels: Costed, levels: Levels, budget: Budget, limits: Limits) -> Counts:
-    """Kept counts per group: within the budget, and at least 98 % of it where the quanta allow."""
+    """Kept counts per group: within the budget, and at least 98 % of it where the steps allow.
+
+    `levels[g]` [width of g]: see the head of this file. The longest prefix is found by bisection, as the cost
+    only grows; where time is the budget, groups then take the steps that cost none.
+    """
     groups, sizes = _queue(levels, limits)
 
     def cost_of(first: int) -> int:
@@ -304,7 +313,7 @@ def _amount(flops: float | None, params: float | None) -> tuple[Metric, float]:
 
 
 def uniform_plan(channels: Costed, *, flops: float | None = None, params: float | None = None) -> Plan:
-    """The same share of every group, its first channels. Raises `BudgetError` as `resolve` does."""
+    """A plan of an equal share of every group, the first channels. Raises `BudgetError` as `resolve` does."""
     levels = [np.arange(1, g.width + 1) / g.width for g in channels.groups]
     counts = _projected(channels, levels, _amount(flops, params))
     kept = {g.name: tuple(range(n)) for g, n in zip(channels.groups, counts.tolist(), strict=True)}
@@ -314,7 +323,7 @@ def uniform_plan(channels: Costed, *, flops: float | None = None, params: float 
 def random_plan(
     channels: Costed, *, flops: float | None = None, params: float | None = None, seed: int = 0
 ) -> Plan:
-    """Random widths, random channels. Raises `BudgetError` as `resolve` does."""
+    """A plan of random widths and random channels. Raises `BudgetError` as `resolve` does."""
     random = np.random.default_rng(seed)
     levels = [np.arange(1, g.width + 1) / g.width / random.uniform(0.3, 1.0) for g in channels.groups]
     counts = _projected(channels, levels, _amount(flops, params))

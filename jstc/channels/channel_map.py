@@ -75,14 +75,14 @@ class ChannelMap:
         return self.cost_of_counts(self.full_counts if plan is None else self.counts(plan))
 
     def cost_of_counts(self, counts: Counts) -> Cost:
-        """The same from kept counts per group [number of groups]."""
+        """Cost of kept counts per group [number of groups]."""
         cost = self._cost(counts)
         if self.latency is None:
             return cost
         return Cost(cost.flops, cost.params, round(1e6 * self.latency(counts)))
 
     def timed(self, latency: Latency) -> ChannelMap:
-        """The same map, whose costs have a latency as well."""
+        """A copy of this map whose costs have a latency as well."""
         other = copy.copy(self)
         other.latency = latency
         return other
@@ -98,7 +98,7 @@ class ChannelMap:
         return dict(zip(self.widths, self._cost.share(self.full_counts).tolist(), strict=True))
 
     def flops_share_of(self, plan: Plan) -> dict[str, float]:
-        """The same of a sub-network: shares of its own FLOPs. Raises `ChannelError` for a foreign plan."""
+        """Shares of a sub-network's own FLOPs, by group. Raises `ChannelError` for a foreign plan."""
         return dict(zip(self.widths, self._cost.share(self.counts(plan)).tolist(), strict=True))
 
     @cached_property

@@ -113,7 +113,7 @@ class CostModel:
 
 
 def _as_einsum(flops: int) -> int:
-    """As fvcore counts an einsum: it reads numpy's count (two per multiply-add), printed with four digits."""
+    """FLOPs of an einsum in fvcore: numpy's count (two per multiply-add), printed with four digits."""
     return int(float(f"{2 * flops:.3e}") / 2)
 
 

@@ -1,4 +1,9 @@
-"""From ties to groups: connected ids are one atomic channel, alike atoms form a group."""
+"""From ties to groups: connected ids are one atomic channel (an atom), alike atoms form a group.
+
+The ids of a trace are nodes, its ties edges; an atom is a connected component. Atoms that occur in the same
+dimensions of the same parameters and operations, equally often, can take each other's place: they are the
+channels of one `Group`. Atoms that meet something uncuttable are `Frozen`, with the first reason found.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +33,14 @@ __all__ = [
     "require_matches",
 ]
 
-# Connected components, the atomic channels.
+# -- atomic channels ----------------------------------------------------------------------------------------
 
 
 def components(size: int, ties: Sequence[tuple[Ids, Ids]]) -> Ids:
     """Connected components of `size` ids under `ties`: for each id the smallest id it is connected to.
 
-    Minimum-label hooking with pointer jumping; scipy has the same, but takes longer to import than a whole
-    analysis.
+    Minimum-label hooking with pointer jumping (Shiloach and Vishkin 1982). scipy has it as well, but takes
+    longer to import than a whole analysis.
     """
     labels = np.arange(size)
     if not ties:
@@ -249,7 +254,7 @@ class _Places:
         )
 
     def _pairs(self, values: Ids, below: int) -> tuple[list[tuple[int, int]], list[int]]:
-        """Which `values` (one per occurrence, -1 for none) each slot has, in order of slots; how often."""
+        """Pairs of slot and value (`values`: one an occurrence, -1 for none), in order; the counts of each."""
         inside = values >= 0
         found, counts = np.unique(self._slot[inside] * below + values[inside], return_counts=True)
         return list(zip(*(x.tolist() for x in np.divmod(found, max(below, 1))), strict=True)), counts.tolist()
@@ -285,7 +290,7 @@ def _unique(name: str, names: set[str]) -> str:
     return candidate
 
 
-# Patterns that name layers, as users write them in `channels.ignore` and `channels.groups`.
+# -- patterns that name layers, as users write them in `channels.ignore` and `channels.groups` ---------------
 #
 # A pattern is a shell pattern over module names (`*` also spans dots) and stands for a module together with
 # all that is inside it: `layer4` and `layer4.*` both match `layer4.0.conv1`.

@@ -44,7 +44,7 @@ class Traced:
 
 @dataclass(frozen=True)
 class Executed:
-    """The same with dimensions as rows of `Executions.sizes`; `shapes` are those of the whole network.
+    """One operation with dimensions as rows of `Executions.sizes`; `shapes` are those of the whole network.
 
     `inputs[i][d]` is the row of dimension d of the i-th tensor, in the order of the arguments.
     """

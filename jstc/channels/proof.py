@@ -1,9 +1,15 @@
-"""Cut everything by some amount and run the forward: what survives may be offered.
+"""Proof of the groups: everything is cut by some amount and the forward run; what survives may be offered.
 
 Sizes written into a forward (a number of heads, a stored width, a view with a literal) can make a cut
-invalid even where the ids agree. The sliced network is traced once more, its parameters labelled with the
-channels that the uncut network found (`jstc.channels.replay`). Where it fails, attributes that hold the
-size at fault are made to follow the cut; what fails even so is frozen, with the reason, before the next try.
+invalid even where the ids agree. So the sliced network is traced once more, its parameters labelled with the
+channels that the uncut network found (`jstc.channels.replay`). The loop of `prove`:
+
+    trial         cut all groups, run, collect the failures with the module and the channels of each
+    learn         a failure with a number of the size at fault: an attribute of the module follows the cut;
+                  if that has not helped, the attribute is given up and the groups that are suspected frozen
+    trial again   with the groups that are left, until nothing fails
+
+A turn that changes none of these ends it, and so do `_TRIES` turns: everything is frozen then.
 """
 
 from __future__ import annotations
@@ -28,9 +34,13 @@ from jstc.plan import Plan
 __all__ = ["Proved", "prove"]
 
 _FEW = 4
+"""Channels of the widest groups that are also tried one channel narrower while others of that width stay."""
 _TRIES = 48
+"""Trials of a whole proof; after them nothing is offered."""
 _TRIES_ALONE = 12
+"""Trials of one group alone, in a whole proof, to tell the one at fault from those that only meet it."""
 _ONE_BY_ONE = 16
+"""Trials that believe one failure of a module at a time; after them it is twice as many in each."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ def prove(
     rebuild: Callable[[dict[int, str]], Structure],
     traced: TraceState,
 ) -> Proved:
-    """What can be cut, as far as one random cut of every group can tell.
+    """The structure in which any cut is valid, as far as random cuts of all its groups can tell.
 
     `rebuild` makes a structure from frozen atoms with their reasons; `traced` ran the uncut network.
     """
@@ -64,7 +74,7 @@ def prove(
 
 
 class _Proof:
-    """What is known so far: frozen atoms with reasons, attributes that follow, attributes given up."""
+    """Findings so far: frozen atoms with reasons, attributes that follow, attributes given up."""
 
     def __init__(
         self,
@@ -98,7 +108,7 @@ class _Proof:
         return found
 
     def second_trial(self) -> list[Failure]:
-        """What goes wrong in extreme cuts, where one ordinary cut may not tell."""
+        """Failures of extreme cuts, where one ordinary cut may not tell."""
         for counts in (*self._at_borders(), *self._of_few()):
             failures = self.trial(counts=counts)
             if failures:
@@ -159,7 +169,7 @@ class _Proof:
         return found
 
     def trial(self, only: set[str] | None = None, counts: Mapping[str, int] | None = None) -> list[Failure]:
-        """What goes wrong when all groups (or those in `only`) are cut, some of them to given widths."""
+        """Failures when all groups (or those in `only`) are cut, some of them to given widths."""
         structure = self._structure
         plan = trial_plan(structure, only, counts or {})
         keep = keep_vector(structure, plan)

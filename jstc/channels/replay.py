@@ -1,7 +1,12 @@
 """The trace of a cut network, compared operation by operation with the trace of the uncut one.
 
-Where they differ the forward goes on with what should have come out, so that one forward finds every
-place where a cut fails, not only the first.
+Both traces run the same operations in the same order, so the n-th operation here is compared with the n-th
+there (`begin` finds it, past copies that a cut makes needless). Three things must agree: the channels that
+meet (`tie`), the channels that are taken by position (`part`), and the shapes of the outputs (`finish`).
+
+Where they differ the forward goes on with what should have come out (`recover`), so that one forward finds
+every place where a cut fails, not only the first. `_failure` then says whom to blame: the channels that did
+not fit, and the numbers in the call that were the size of a cut dimension.
 """
 
 from __future__ import annotations
@@ -43,8 +48,8 @@ class Failure:
     """An operation at which a cut network fails.
 
     `suspects` are ids of the channels that may be at fault; `sizes` the numbers written into the operation
-    that no longer fit, each with the ids of the uncut dimension that has this size; `results` the same of
-    the parts into which a tensor is split, all of them in order.
+    that no longer fit, each with the ids of the uncut dimension that has this size; `results` sizes and ids
+    of the parts into which a tensor is split, all of them in order.
     """
 
     module: str
@@ -107,10 +112,10 @@ class Replay(TraceState):
                 _require_same(mine, self._kept_ids(theirs), "different channels are taken by their numbers")
 
     def freeze(self, ids: Ids | None, reason: str) -> None:
-        """Known from the uncut network."""
+        """Nothing: it is known from the uncut network."""
 
     def inexact(self, ids: Ids | None, reason: str) -> None:
-        """Known from the uncut network."""
+        """Nothing: it is known from the uncut network."""
 
     # -- operation by operation ---------------------------------------------------------------------
 
@@ -133,7 +138,7 @@ class Replay(TraceState):
         self._done += 1
 
     def follow(self, rule: Callable[[Any, Call], Any], call: Call) -> Any:
-        """What an operation does by position needs no rule here: the right shapes are the right channels.
+        """Labels of the outputs. By position no rule is needed: the right shapes are the right channels.
 
         A view of the same channels is one of the same dimensions, too; of channels that are cut to one it
         could not be told from the shape which dimension keeps them.
@@ -150,10 +155,10 @@ class Replay(TraceState):
         return [self.kept(raw) for raw in expected.found]
 
     def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
-        """Known from the uncut network."""
+        """Nothing: it is known from the uncut network."""
 
     def site(self, kind: str, params: Sequence[Tensor | None], ids: Ids | None) -> None:
-        """Known from the uncut network."""
+        """Nothing: it is known from the uncut network."""
 
     def finish(self, call: Call, found: list[Raw]) -> None:
         """Compare the outputs' shapes."""

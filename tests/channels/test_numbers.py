@@ -1,14 +1,11 @@
 """What a forward does by numbers and not by channels: never offered wrongly, never a crash."""
 
-import pickle
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from jstc.channels import analyse
-from jstc.channels.cutting.attention import adapt
 from jstc.errors import InputError
 
 
@@ -132,15 +129,6 @@ def test_settings_called_a_cache_stay():
     channels = analyse(Cached(), torch.randn(1, 3, 8, 8))
     assert channels.widths == {"a": 6}
     assert channels.slice(Cached(), channels.full_plan).cache_levels == [0, 1]
-
-
-def test_an_adapted_layer_can_be_pickled():
-    layer = nn.MultiheadAttention(8, 2).eval()
-    adapt(layer)
-    again = pickle.loads(pickle.dumps(layer))
-    x = torch.randn(3, 1, 8)
-    assert type(again) is type(layer)
-    assert torch.equal(again(x, x, x)[0], layer(x, x, x)[0])
 
 
 @pytest.mark.parametrize("example", [None, {"x": torch.zeros(1, 3, 8, 8)}, 3], ids=str)

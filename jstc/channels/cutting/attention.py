@@ -94,7 +94,7 @@ def _multihead(  # noqa: PLR0913 - the arguments of torch's own
     average_attn_weights: bool = True,
     is_causal: bool = False,  # noqa: ARG001 - a hint about `attn_mask`, which says it all
 ) -> tuple[Tensor, Tensor | None]:
-    """As `nn.MultiheadAttention.forward`; the embedding and the heads may have any width."""
+    """Forward of `nn.MultiheadAttention` in which the embedding and the heads may have any width."""
     batched = query.dim() == 3
     inputs = [query, key, value]
     if not batched:

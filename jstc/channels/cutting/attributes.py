@@ -74,7 +74,7 @@ def _counts_heads(name: str) -> bool:
 
 
 def values(sized: Iterable[Sized], structure: Structure, keep: Ids) -> dict[str, int]:
-    """What the attributes are after a cut (`keep`: see `slicing.keep_vector`), by qualified name."""
+    """Values of the attributes after a cut (`keep`: see `slicing.keep_vector`), by qualified name."""
     return {s.key: int((keep[structure.number(s.ids)] == 1).sum()) for s in sized}
 
 

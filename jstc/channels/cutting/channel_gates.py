@@ -42,7 +42,7 @@ def gate_sites(structure: Structure, sites: Iterable[Site]) -> dict[str, Ids]:
 
 
 def site_indices(structure: Structure, sites: Mapping[str, Ids], plan: Plan) -> dict[str, Tensor]:
-    """The same for the sub-network of a plan: numbers of kept channels; the last number is a constant one."""
+    """Numbers of a plan's kept channels by parameter; the last number is a constant one."""
     keep = keep_vector(structure, plan)
     rank = np.cumsum(keep) - 1  # kept channels in order; the appended position -1 becomes the last
     return {name: torch.from_numpy(rank[numbers][keep[numbers] == 1]) for name, numbers in sites.items()}

@@ -47,7 +47,7 @@ def _meet(trace: TraceState, a: Ids | Axis | None, b: Ids | Axis | None, *, last
 
 
 def _meet_undecided(trace: TraceState, a: Ids | Axis, b: Ids | Axis, *, last: bool) -> Axis | None:
-    """What need not be decided because the other operand is broadcast or undecided in the same way."""
+    """The label of a dimension that stays undecided: the other operand is broadcast, or undecided alike."""
     if isinstance(a, Axis) and isinstance(b, Axis):
         if a.index == b.index and a.block.ids.shape == b.block.ids.shape:
             trace.tie(a.block.ids.reshape(-1), b.block.ids.reshape(-1))

@@ -71,7 +71,7 @@ def _squeeze(trace: TraceState, call: Call) -> Raw:
 
 @rule("expand", "expand_as", "broadcast_to")
 def _expand(trace: TraceState, call: Call) -> Raw:
-    """What is expanded from size one fits anything; `expand_as` takes the labels of its example."""
+    """A dimension expanded from size one fits anything; `expand_as` takes the labels of its example."""
     raw, shape = trace.raw(call.first), call.out.shape
     padded = (None,) * (len(shape) - len(raw)) + raw
     other = trace.raw(call["other"]) if _has(call, "other") else (None,) * len(shape)

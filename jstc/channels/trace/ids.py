@@ -85,7 +85,7 @@ class TieFailure(Exception):
 
 
 class Tying(Protocol):
-    """What is needed of a trace."""
+    """The part of a trace that blocks need."""
 
     def tie(self, a: Ids | None, b: Ids | None) -> None: ...
 
@@ -224,7 +224,7 @@ class Operation:
 
 @dataclass
 class Recorder:
-    """What one trace finds out."""
+    """Findings of one trace: what is tied, frozen and counted, and the operations themselves."""
 
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     frozen: list[tuple[Ids, str]] = field(default_factory=list)
@@ -236,7 +236,7 @@ class Recorder:
     used: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
-    executed: list[Any] = field(default_factory=list)  # the same without tensors (`jstc.channels.operations`)
+    executed: list[Any] = field(default_factory=list)  # without tensors: `jstc.channels.operations`
     next_id: int = FIRST_FREE
 
 
@@ -263,7 +263,7 @@ _NO_TREE = frozenset({int, float, bool, str, type(None), complex, torch.dtype, t
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers by qualified name, shared ones once under their first name.
 
-    As `named_parameters` and `named_buffers`, in one walk over the modules.
+    They are those of `named_parameters` and `named_buffers`, in one walk over the modules.
     """
     modules = named_modules(model)
     for kind in ("_parameters", "_buffers"):
@@ -276,7 +276,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """As `model.named_modules()`, whose generators within generators take a tenth of an analysis."""
+    """`model.named_modules()` as a list; its generators within generators take a tenth of an analysis."""
     found: dict[int, tuple[str, nn.Module]] = {}
     waiting = [("", model)]
     while waiting:

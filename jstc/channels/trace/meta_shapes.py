@@ -47,7 +47,7 @@ def infer(call: Call) -> Tensor | None:
 
 
 def _resolve(func: Any) -> Any:
-    """What infers the output of an operation, by its name and then that of the overload."""
+    """The function that infers the output of an operation, by its name and then that of the overload."""
     name, _, overload = str(func).removeprefix("aten.").rpartition(".")
     if name.removesuffix("_") in _POINTWISE:
         return _in_place if name.endswith("_") else _pointwise

@@ -93,13 +93,13 @@ class TraceState:
         return rule(self, call)
 
     def finish(self, call: Call, found: list[Raw]) -> None:
-        """It was executed, and its outputs have the labels `found`."""
+        """Note an executed operation, whose outputs have the labels `found`."""
         for tensor, labels in zip(tensors_in(call.out), found, strict=True):
             self.put(tensor, labels)
         self.record.operations.append(Operation(call, self.module, found))
 
     def recover(self, call: Call, error: Exception) -> list[Raw]:  # noqa: ARG002 - for a proof to override
-        """It failed: labels of its outputs (`call.out`) to go on with; raises the error if there are none."""
+        """Labels of a failed operation's outputs (`call.out`), to go on; raises the error without any."""
         raise error
 
     def labels(self, tensor: Tensor, acting_on: Sequence[int] = ()) -> Labels:
@@ -125,7 +125,7 @@ class TraceState:
         return tuple(fixed(n) for n in tensor.shape) if found is None else found
 
     def decided(self, raw: Raw, acting_on: Sequence[int] = ()) -> Labels:
-        """The same labels with all dimensions decided."""
+        """The labels `raw` with all dimensions decided."""
         axes = [raw[d] for d in acting_on]
         for axis in axes:
             if isinstance(axis, Axis):
@@ -172,7 +172,7 @@ class TraceState:
         self.record.parts.setdefault(len(self.record.operations), []).append(parts)
 
     def border(self, ids: Ids | None, *parts: Ids) -> None:
-        """Of channels `ids` some are taken up to a certain number, which may be a share of their width."""
+        """Some channels of `ids` are taken up to a certain number, which may be a share of their width."""
         if ids is not None and (ids >= FIRST_FREE).any():
             self.record.borders.extend((ids, part) for part in parts)
 

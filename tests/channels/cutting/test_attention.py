@@ -1,12 +1,14 @@
 """Attention layers that can lose heads: they compute what torch's and torchvision's own do, whole and cut."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
 
 from jstc.channels import analyse
+from jstc.channels.cutting import attention
 from jstc.channels.cutting.attention import adapt
 from jstc.channels.cutting.slicing import rebuild
 from jstc.errors import ChannelError
@@ -204,3 +206,14 @@ def test_attributes_from_a_file_only_make_numbers_smaller(attributes):
     tensors = dict(model.state_dict())
     with pytest.raises(ChannelError, match="attribute"):
         rebuild(model, tensors, attributes)
+
+
+def test_a_pickled_layer_is_read_where_none_has_been_adapted(monkeypatch):
+    layer = self_attention()
+    adapt(layer)
+    data = pickle.dumps(layer)
+    assert type(layer).__module__ == attention.__name__ == "jstc.channels.cutting.attention"
+    monkeypatch.setattr(attention, "_subclasses", {})  # as in a process that has just started
+    again = pickle.loads(data)
+    assert type(again) is not type(layer) and type(again).__name__ == "AdaptedMultiheadAttention"
+    assert torch.equal(again(Q, Q, Q)[0], layer(Q, Q, Q)[0])
