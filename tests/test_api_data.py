@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from jstc.data import Epoch
 from jstc.errors import DataError
 from jstc.runs.given import GivenSplit, as_dataset, as_split
 
@@ -20,10 +21,10 @@ def labels(batches):
 
 def test_an_epoch_is_a_pure_function_of_seed_and_epoch():
     split = GivenSplit(DATA, CPU)
-    whole = labels(split.shuffled(3, seed=1, epoch=0))
-    assert whole == labels(split.shuffled(3, seed=1, epoch=0))
-    assert labels(split.shuffled(3, seed=1, epoch=0, start=1)) == whole[3:]
-    assert whole != labels(split.shuffled(3, seed=1, epoch=1))
+    whole = labels(split.shuffled(3, Epoch(1, 0)))
+    assert whole == labels(split.shuffled(3, Epoch(1, 0)))
+    assert labels(split.shuffled(3, Epoch(1, 0, start=1))) == whole[3:]
+    assert whole != labels(split.shuffled(3, Epoch(1, 1)))
     assert (len(whole), split.steps(3)) == (9, 3)
 
 
@@ -34,7 +35,7 @@ def test_evaluation_sees_every_image_once():
 
 
 def test_images_and_labels_stay_together():
-    images, classes = next(GivenSplit(DATA, CPU).shuffled(4, seed=0, epoch=0))
+    images, classes = next(GivenSplit(DATA, CPU).shuffled(4, Epoch(0, 0)))
     assert images[:, 0, 0, 0].tolist() == classes.tolist()
     assert (images.dtype, classes.dtype) == (torch.float32, torch.int64)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from jstc.data import WHOLE, Part, Split
+from jstc.data import WHOLE, Epoch, Part, Split
 from jstc.data.base import Batch
 from jstc.errors import StageError
 
@@ -122,20 +122,9 @@ class CountedSplit:
         """Batches in one shuffled epoch."""
         return self._split.steps(batch_size)
 
-    def shuffled(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        augment: bool = True,
-        part: Part = WHOLE,
-    ) -> Iterator[Batch]:
-        """One epoch for training, from batch `start` on."""
-        return self._split.shuffled(
-            batch_size, seed=seed, epoch=epoch, start=start, augment=augment, part=part
-        )
+    def shuffled(self, batch_size: int, epoch: Epoch, *, part: Part = WHOLE) -> Iterator[Batch]:
+        """The batches of one epoch for training."""
+        return self._split.shuffled(batch_size, epoch, part=part)
 
     def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
         """All images in order, or `limit` spread over them; counted as they are taken."""

@@ -58,7 +58,7 @@ def _rates(subject: Subject, dataset: Dataset, steps: int) -> list[float]:
     evaluation = dataset.train.ordered(batch, limit=steps * batch)
     found = [_rate(subject, batches) for batches in (training, evaluation)]
     if isinstance(dataset.train, loader.LoaderSplit):
-        dataset.train.feeds.close()  # its workers would go on preparing batches beside the next measurement
+        dataset.train.loaders.close()  # its workers would go on preparing batches beside the next measurement
     return found
 
 

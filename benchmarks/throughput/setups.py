@@ -16,7 +16,7 @@ from jstc.channels import ChannelMap, analyse
 from jstc.data import Dataset
 from jstc.data.base import DataInfo
 from jstc.data.in_memory import Augmentation, dataset_in_memory
-from jstc.data.loader import Feeds, LoaderSplit
+from jstc.data.loader import LoaderCache, LoaderSplit
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
 from jstc.train import device, schedule, seeds
@@ -112,8 +112,8 @@ class Subject:
         """The same images from loaders of its own, which keep their place while the first ones are used."""
         if not isinstance(self.dataset.train, LoaderSplit):
             return self
-        feeds, dataset = Feeds(), self.dataset
-        splits = {name: replace(getattr(dataset, name), feeds=feeds) for name in _SPLITS}
+        loaders, dataset = LoaderCache(), self.dataset
+        splits = {name: replace(getattr(dataset, name), loaders=loaders) for name in _SPLITS}
         return replace(self, dataset=replace(dataset, **splits))
 
     def network(self) -> nn.Module:

@@ -1,11 +1,10 @@
-"""Reading and decoding images in worker processes."""
+"""Images read and decoded by worker processes."""
 
 from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,22 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from jstc.core import processes
-from jstc.data.base import CorruptImages
-from jstc.data.images import UnreadableImageError
+from jstc.data.images import CorruptImages, Images, UnreadableImageError
 from jstc.data.sampling import Indices
 from jstc.errors import DataError, StageError
 
-__all__ = ["Images", "decode_all", "in_workers"]
+__all__ = ["decode_all", "in_workers"]
 
 _CHUNK = 500
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images that can be read one at a time, as RGB, and their labels int64 [N]."""
-
-    read: Callable[[int], Image.Image]
-    labels: Indices
 
 
 def in_workers(

@@ -1,4 +1,4 @@
-"""Splits that live on the device as bytes, cropped, flipped and normalised a batch at a time."""
+"""Splits that live on the device as bytes: shifted, mirrored and normalised a batch at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jstc.data.base import WHOLE, Batch, CorruptImages, DataInfo, Dataset, Part, Split
+from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Split
+from jstc.data.images import CorruptImages
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
 from jstc.data.transforms import Transform, policy, transform_each
 from jstc.recipe.schema import InputSettings
@@ -64,26 +65,18 @@ class MemorySplit:
         """Batches in one shuffled epoch."""
         return num_steps(self.num_images, batch_size)
 
-    def shuffled(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        augment: bool = True,
-        part: Part = WHOLE,
-    ) -> Iterator[Batch]:
-        """One epoch for training, from batch `start` on; see `Split`."""
-        order = torch.from_numpy(epoch_order(self.num_images, seed=seed, epoch=epoch))
+    def shuffled(self, batch_size: int, epoch: Epoch, *, part: Part = WHOLE) -> Iterator[Batch]:
+        """The batches of one epoch for training; see `Split`."""
+        seed, number = epoch.seed, epoch.number
+        order = torch.from_numpy(epoch_order(self.num_images, seed=seed, epoch=number))
         members = self.members[order.to(self.members.device)]
-        shifts = self._draw(seed, epoch) if augment and self.augmentation else None
-        for step in range(start, self.steps(batch_size)):
+        shifts = self._draw(seed, number) if epoch.augment and self.augmentation else None
+        for step in range(epoch.start, self.steps(batch_size)):
             first = step * batch_size
             share = part.of_training(first, min(first + batch_size, self.num_images))
             moved = None if shifts is None else self._moved(members[share], shifts[share])
             if moved is not None and self.augmentation and self.augmentation.policy:
-                seeds = [seed_for(seed, "policy", epoch, n) for n in range(share.start, share.stop)]
+                seeds = [seed_for(seed, "policy", number, n) for n in range(share.start, share.stop)]
                 moved = transform_each(moved, self.augmentation.policy, seeds)
             yield self._batch(members[share], moved)
 

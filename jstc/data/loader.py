@@ -15,20 +15,28 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from jstc.data import transforms
-from jstc.data.base import WHOLE, Batch, CorruptImages, DataInfo, Dataset, Part
-from jstc.data.decoding import Images, in_workers
-from jstc.data.images import UnreadableImageError
+from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part
+from jstc.data.decoding import in_workers
+from jstc.data.images import CorruptImages, Images, UnreadableImageError
 from jstc.data.in_memory import normalise
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
-__all__ = ["Answer", "Feeds", "Items", "LoaderSplit", "Place", "Request", "dataset_from_images"]
+__all__ = [
+    "BatchDataset",
+    "BatchRequest",
+    "DecodedBatch",
+    "LoaderCache",
+    "LoaderSplit",
+    "Place",
+    "dataset_from_images",
+]
 
 # What a worker process does: a batch of images, read, decoded and transformed.
 
 
-class Request(NamedTuple):
+class BatchRequest(NamedTuple):
     """The positions `start` to `stop` of a batch that has the images `images`.
 
     `draw` is the seed, the epoch and the place in it of the batch's first image, None without augmentation.
@@ -42,7 +50,7 @@ class Request(NamedTuple):
     replace: bool
 
 
-class Answer(NamedTuple):
+class DecodedBatch(NamedTuple):
     """Images uint8 [N, 3, H, W], labels int64 [N], and what could not be read: where, and why."""
 
     images: Tensor
@@ -50,10 +58,10 @@ class Answer(NamedTuple):
     corrupt: list[tuple[str, str]]
 
 
-class Items(TorchDataset[Answer]):
-    """Decoded and transformed images by request.
+class BatchDataset(TorchDataset[DecodedBatch]):
+    """Decoded and transformed images, a batch for each request, for a `DataLoader` to give to its workers.
 
-    An answer is a function of its request and the files: whichever process gives it, in whatever order.
+    A batch is a function of its request and the files: whichever process gives it, in whatever order.
     """
 
     def __init__(self, images: Images, info: DataInfo, settings: InputSettings) -> None:
@@ -62,15 +70,15 @@ class Items(TorchDataset[Answer]):
         self.for_training = transforms.for_training(info, settings)
         self.for_evaluation = transforms.for_evaluation(info)
 
-    def __getitems__(self, request: Request) -> Answer:
+    def __getitems__(self, request: BatchRequest) -> DecodedBatch:
         corrupt: dict[str, str] = {}
         found = [self._at(request, n, corrupt) for n in range(request.start, request.stop)]
         good = [each for each in found if each is not None]
         pixels = torch.stack([image for image, _ in good]) if good else _none(self.info)
         labels = torch.tensor([label for _, label in good], dtype=torch.int64)
-        return Answer(pixels, labels, list(corrupt.items()))
+        return DecodedBatch(pixels, labels, list(corrupt.items()))
 
-    def _at(self, request: Request, position: int, corrupt: dict[str, str]) -> tuple[Tensor, int] | None:
+    def _at(self, request: BatchRequest, position: int, corrupt: dict[str, str]) -> tuple[Tensor, int] | None:
         """The image at a position, or the next that can be read, with the augmentation of the position."""
         count = len(request.images)
         for step in range(count if request.replace else 1):
@@ -103,21 +111,21 @@ _MOST = 2  # a search trains on one split and asks another in turn
 
 
 class Place(NamedTuple):
-    """The next batch of a feed."""
+    """The next batch of a loader."""
 
     epoch: int
     step: int
 
 
-_ALL: weakref.WeakSet[Feeds] = weakref.WeakSet()
+_CACHES: weakref.WeakSet[LoaderCache] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    for feeds in list(_ALL):
-        feeds.close()
+    for cache in list(_CACHES):
+        cache.close()
 
 
-class Feeds:
+class LoaderCache:
     """Endless iterators over epoch after epoch, each to be had again at the place where it was left.
 
     Starting workers takes long, and what they have prepared would be lost: a round that ends after a few
@@ -127,30 +135,30 @@ class Feeds:
 
     def __init__(self) -> None:
         self._paused: dict[Hashable, Iterator[Any]] = {}
-        _ALL.add(self)
+        _CACHES.add(self)
 
     def run(
         self, stream: Hashable, place: Place, steps: int, *, start: Callable[[Place], Iterator[Any]]
     ) -> Iterator[Any]:
-        """The batches of an epoch of `steps` from `place` on; `start` makes a new feed where none waits."""
-        feed = self._paused.pop((stream, place), None) or start(place)
+        """The batches of an epoch of `steps` from `place` on; `start` makes a new loader where none waits."""
+        loader = self._paused.pop((stream, place), None) or start(place)
         whole = True
         try:
             while place.step < steps:
                 whole = False
-                batch = next(feed)
+                batch = next(loader)
                 whole, place = True, Place(place.epoch, place.step + 1)
                 yield batch
         finally:
             if whole:
-                self._pause((stream, place if place.step < steps else Place(place.epoch + 1, 0)), feed)
+                self._pause((stream, place if place.step < steps else Place(place.epoch + 1, 0)), loader)
 
     def close(self) -> None:
         """End the workers."""
         self._paused.clear()
 
-    def _pause(self, key: Hashable, feed: Iterator[Any]) -> None:
-        self._paused[key] = feed
+    def _pause(self, key: Hashable, loader: Iterator[Any]) -> None:
+        self._paused[key] = loader
         # At exit the loader waits five seconds for each worker, unless it has been closed before: the last
         # registered goes first.
         atexit.unregister(_close_all)
@@ -164,7 +172,7 @@ class LoaderSplit:
     """A `Split` over images that are decoded when they are needed. `members` are its images' indices.
 
     In training, an image that cannot be read is replaced by the next one of its batch; in order, it is left
-    out. `corrupt` names and counts them. Paused loaders are in `feeds`, which a data set's splits share.
+    out. `corrupt` names and counts them. Paused loaders are in `loaders`, which a data set's splits share.
     """
 
     images: Images
@@ -174,7 +182,7 @@ class LoaderSplit:
     device: torch.device
     augmented: bool
     corrupt: CorruptImages
-    feeds: Feeds
+    loaders: LoaderCache
     token: object = field(init=False, default_factory=object, repr=False)
 
     @property
@@ -186,25 +194,16 @@ class LoaderSplit:
         """Batches in one shuffled epoch."""
         return num_steps(self.num_images, batch_size)
 
-    def shuffled(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        augment: bool = True,
-        part: Part = WHOLE,
-    ) -> Iterator[Batch]:
-        """One epoch for training, from batch `start` on; see `Split`."""
+    def shuffled(self, batch_size: int, epoch: Epoch, *, part: Part = WHOLE) -> Iterator[Batch]:
+        """The batches of one epoch for training; see `Split`."""
         part.of_training(0, min(batch_size, self.num_images))
-        epochs = _Epochs(self.members, batch_size, seed, augment and self.augmented, part)
-        place, steps, load = Place(epoch, start), self.steps(batch_size), self._loading
+        epochs = _Epochs(self.members, batch_size, epoch.seed, epoch.augment and self.augmented, part)
+        place, steps, load = Place(epoch.number, epoch.start), self.steps(batch_size), self._loading
         if self.settings.workers == 0:  # nothing is prepared, so there is nothing to keep
-            yield from itertools.islice(load(epochs.requests(place)), max(steps - start, 0))
+            yield from itertools.islice(load(epochs.requests(place)), max(steps - epoch.start, 0))
             return
         stream = (self.token, *epochs[1:])
-        yield from self.feeds.run(stream, place, steps, start=lambda at: load(epochs.requests(at)))
+        yield from self.loaders.run(stream, place, steps, start=lambda at: load(epochs.requests(at)))
 
     def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
         """All images that can be read, in order, or `limit` spread over them, not augmented."""
@@ -212,16 +211,16 @@ class LoaderSplit:
         starts = range(0, len(chosen), batch_size)
         shares = [part.of(s, min(s + batch_size, len(chosen))) for s in starts]
         parts = [chosen[share] for share in shares if share.start < share.stop]
-        requests = (Request(each, 0, len(each), None, replace=False) for each in parts)
+        requests = (BatchRequest(each, 0, len(each), None, replace=False) for each in parts)
         for batch in self._loading(requests, workers=min(self.settings.workers, len(parts))):
             if len(batch[1]):
                 yield batch
 
     @property
     def _loading(self) -> Callable[..., Iterator[Batch]]:
-        # Without a reference to the split, whose feeds may keep it: workers end with the last reference,
+        # Without a reference to the split, whose loaders may keep it: workers end with the last reference,
         # and are late to hear of it from the garbage collector.
-        items = Items(self.images, self.info, self.settings)
+        items = BatchDataset(self.images, self.info, self.settings)
         return partial(_load, items, settings=self.settings, device=self.device, corrupt=self.corrupt)
 
 
@@ -234,7 +233,7 @@ class _Epochs(NamedTuple):
     drawn: bool
     part: Part
 
-    def requests(self, place: Place) -> Iterator[Request]:
+    def requests(self, place: Place) -> Iterator[BatchRequest]:
         """Batch after batch, epoch after epoch, from `place` on, without end."""
         count, size, step = len(self.members), self.batch_size, place.step
         for epoch in itertools.count(place.epoch):
@@ -243,13 +242,13 @@ class _Epochs(NamedTuple):
                 batch = order[first : first + size]
                 share = self.part.of_training(0, len(batch))
                 draw = (self.seed, epoch, first) if self.drawn else None
-                yield Request(batch, share.start, share.stop, draw, replace=True)
+                yield BatchRequest(batch, share.start, share.stop, draw, replace=True)
             step = 0
 
 
 def _load(
-    items: Items,
-    requests: Iterator[Request],
+    items: BatchDataset,
+    requests: Iterator[BatchRequest],
     *,
     settings: InputSettings,
     device: torch.device,
@@ -277,7 +276,14 @@ def dataset_from_images(
     corrupt = CorruptImages(settings.max_corrupt)
     members = spread(len(train.labels), None)
     everything = LoaderSplit(
-        train, members, info, settings, device, augmented=settings.augment, corrupt=corrupt, feeds=Feeds()
+        train,
+        members,
+        info,
+        settings,
+        device,
+        augmented=settings.augment,
+        corrupt=corrupt,
+        loaders=LoaderCache(),
     )
     rest, chosen = stratified(train.labels, settings.val_fraction, seed=seed)
     return Dataset(

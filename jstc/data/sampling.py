@@ -1,4 +1,4 @@
-"""Who is in which split and which batch: numbers only, no images, no torch.
+"""Who is in which split and which batch, and names by number: no images, no torch.
 
 Every choice is a pure function of a seed and of what is chosen; no global random state takes part.
 """
@@ -6,11 +6,13 @@ Every choice is a pure function of a seed and of what is chosen; no global rando
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Indices", "epoch_order", "num_steps", "seed_for", "spread", "stratified"]
+__all__ = ["Indices", "PackedStrings", "epoch_order", "num_steps", "seed_for", "spread", "stratified"]
 
 Indices = NDArray[np.int64]
 
@@ -67,3 +69,40 @@ def _quotas(sizes: Indices, total: int, ties: NDArray[np.float64]) -> Indices:
     first = np.lexsort((ties, quotas - exact, emptied))
     quotas[first[: total - int(quotas.sum())]] += 1
     return quotas
+
+
+# A million names in two arrays.
+
+
+@dataclass(frozen=True, eq=False)
+class PackedStrings:
+    """Byte strings by index.
+
+    A worker process shares arrays with its parent for good; of a list it would copy every object that it
+    touches, because that counts references. `text` holds all of them in a row, `ends` where each one ends.
+    """
+
+    text: NDArray[np.uint8]
+    ends: Indices
+
+    @classmethod
+    def pack(cls, names: Sequence[bytes]) -> PackedStrings:
+        """Pack `names`, in order."""
+        ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(names), dtype=np.uint8), ends)
+
+    @classmethod
+    def joined(cls, parts: Sequence[PackedStrings]) -> PackedStrings:
+        """All names of `parts`, in order."""
+        if not parts:
+            return cls.pack([])
+        starts = np.cumsum([0] + [len(part.text) for part in parts[:-1]])
+        ends = [part.ends + start for part, start in zip(parts, starts, strict=True)]
+        return cls(np.concatenate([part.text for part in parts]), np.concatenate(ends).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> bytes:
+        start = self.ends[index - 1] if index else 0
+        return self.text[start : self.ends[index]].tobytes()

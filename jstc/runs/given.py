@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jstc.data import WHOLE, DataInfo, Dataset, Part, Split
+from jstc.data import WHOLE, DataInfo, Dataset, Epoch, Part, Split
 from jstc.data.sampling import epoch_order, num_steps, spread
 from jstc.errors import DataError
 from jstc.models import ModelSpec
@@ -44,19 +44,10 @@ class GivenSplit:
         """Batches in one shuffled epoch."""
         return num_steps(self.num_images, batch_size)
 
-    def shuffled(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        augment: bool = True,  # noqa: ARG002 - belongs to the protocol
-        part: Part = WHOLE,
-    ) -> Iterator[Batch]:
-        """One epoch from batch `start` on; augmentation is what `source` does."""
-        order = epoch_order(self.num_images, seed=seed, epoch=epoch)
-        for step in range(start, self.steps(batch_size)):
+    def shuffled(self, batch_size: int, epoch: Epoch, *, part: Part = WHOLE) -> Iterator[Batch]:
+        """The batches of one epoch for training; augmentation is what `source` does."""
+        order = epoch_order(self.num_images, seed=epoch.seed, epoch=epoch.number)
+        for step in range(epoch.start, self.steps(batch_size)):
             first = step * batch_size
             share = part.of_training(first, min(first + batch_size, self.num_images))
             yield self._batch(order[share].tolist())

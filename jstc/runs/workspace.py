@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jstc import data, models
 from jstc.core import processes
 from jstc.core.progress import Progress, Silent
-from jstc.data.base import corrupt_file
+from jstc.data.images import corrupt_file
 from jstc.errors import BudgetError, ModelError
 from jstc.models import Permissions, user_code
 from jstc.plan import Plan

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jstc.core.progress import Progress
+from jstc.data import Epoch
 from jstc.errors import DivergedError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, one_step, seeds
@@ -230,9 +231,8 @@ def stream(
     """
     epoch, offset = divmod(start, split.steps(batch_size))
     while count > 0:
-        batches = split.shuffled(
-            batch_size, seed=seed, epoch=epoch, start=offset, augment=augment, part=collectives.part()
-        )
+        wanted = Epoch(seed, epoch, start=offset, augment=augment)
+        batches = split.shuffled(batch_size, wanted, part=collectives.part())
         for batch in islice(batches, count):
             count -= 1
             yield batch

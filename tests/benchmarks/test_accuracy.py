@@ -133,8 +133,8 @@ class _Watched(CountedSplit):
         super().__init__(split)
         self.seen, self.name = seen, name
 
-    def shuffled(self, batch_size, **options):
-        for images, labels in self._split.shuffled(batch_size, **options):
+    def shuffled(self, *given, **options):
+        for images, labels in self._split.shuffled(*given, **options):
             self.seen[self.name] += len(labels)
             yield images, labels
 

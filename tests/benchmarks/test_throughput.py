@@ -167,7 +167,7 @@ def test_an_image_tree_has_one_in_memory_beside_it(setup, tmp_path):
     )
     subject = setups.Subject.of(tree)
     other = subject.other_data().dataset
-    assert other.train.feeds is other.search_val.feeds is not subject.dataset.train.feeds
+    assert other.train.loaders is other.search_val.loaders is not subject.dataset.train.loaders
     found = loading.measured(subject, steps=2, repeats=1)
     assert list(found) == ["imagefolder", "random"]
     assert set(found["imagefolder"]["ms_per_image"]) == {

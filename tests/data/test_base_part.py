@@ -11,7 +11,7 @@ from torch import Tensor
 
 import jstc.data
 from jstc.data import Part, Split
-from jstc.data.base import DataInfo
+from jstc.data.base import DataInfo, Epoch
 from jstc.data.in_memory import Augmentation, MemorySplit
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -49,9 +49,9 @@ def _together(shares: list[Iterator[tuple[Tensor, Tensor]]]) -> list[tuple[Tenso
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("start", [0, 1])
 def test_the_shares_of_all_processes_are_the_batches_of_one(split: Split, world: int, start: int) -> None:
-    order = {"seed": 1, "epoch": 2, "start": start}
-    whole = list(split.shuffled(BATCH // 2, **order))
-    shares = [split.shuffled(BATCH // 2, part=Part(rank, world), **order) for rank in range(world)]
+    epoch = Epoch(1, 2, start)
+    whole = list(split.shuffled(BATCH // 2, epoch))
+    shares = [split.shuffled(BATCH // 2, epoch, part=Part(rank, world)) for rank in range(world)]
     found = _together(shares)
     assert len(found) == len(whole) == COUNT // 3 - start
     for (images, labels), (same_images, same_labels) in zip(whole, found, strict=True):
@@ -77,4 +77,4 @@ def test_shares_are_contiguous_and_differ_by_one_image_at_most() -> None:
 
 def test_training_on_fewer_images_than_processes_is_refused(split: Split) -> None:
     with pytest.raises(DataError, match="a batch of 11 images is too small for 12 processes"):
-        next(split.shuffled(64, seed=0, epoch=0, part=Part(0, 12)))
+        next(split.shuffled(64, Epoch(0, 0), part=Part(0, 12)))

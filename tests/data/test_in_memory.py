@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jstc.data.base import DataInfo
+from jstc.data.base import DataInfo, Epoch
 from jstc.data.in_memory import Augmentation, MemorySplit
 
 INFO = DataInfo("test", ("a", "b"), 3, 8, 8, (0.5, 0.25, 0.0), (0.5, 0.5, 1.0))
@@ -36,8 +36,8 @@ def test_ordered_batches_are_the_images_normalised() -> None:
 @pytest.mark.parametrize("augmentation", [None, Augmentation(2, flip=True)])
 def test_starting_later_yields_the_same_batches(augmentation: Augmentation | None) -> None:
     split = _split(augmentation=augmentation)
-    whole = list(split.shuffled(4, seed=1, epoch=3))
-    tail = list(split.shuffled(4, seed=1, epoch=3, start=2))
+    whole = list(split.shuffled(4, Epoch(1, 3)))
+    tail = list(split.shuffled(4, Epoch(1, 3, start=2)))
     assert len(whole) == 5
     for (images, labels), (same_images, same_labels) in zip(whole[2:], tail, strict=True):
         assert torch.equal(images, same_images)
@@ -46,14 +46,14 @@ def test_starting_later_yields_the_same_batches(augmentation: Augmentation | Non
 
 def test_epochs_differ_in_order_and_augmentation() -> None:
     split = _split(augmentation=Augmentation(2, flip=True))
-    (first, labels), (second, others) = (next(split.shuffled(23, seed=0, epoch=e)) for e in (0, 1))
+    (first, labels), (second, others) = (next(split.shuffled(23, Epoch(0, e))) for e in (0, 1))
     assert not torch.equal(labels, others)
     assert not torch.equal(first[labels.argsort()], second[others.argsort()])
 
 
 def test_an_epoch_has_no_image_twice_and_a_small_split_gives_one_batch() -> None:
     split = _split(5)
-    batches = list(split.shuffled(64, seed=0, epoch=0))
+    batches = list(split.shuffled(64, Epoch(0, 0)))
     assert split.steps(64) == len(batches) == 1
     assert sorted(batches[0][1].tolist()) == [0, 1, 2, 3, 4]
 
@@ -61,7 +61,7 @@ def test_an_epoch_has_no_image_twice_and_a_small_split_gives_one_batch() -> None
 @pytest.mark.parametrize("flip", [True, False])
 def test_augmented_images_are_shifted_or_mirrored_windows(flip: bool) -> None:
     split = _split(40, augmentation=Augmentation(1, flip=flip))
-    images, labels = next(split.shuffled(40, seed=0, epoch=0))
+    images, labels = next(split.shuffled(40, Epoch(0, 0)))
     mirrored = 0
     for image, original in zip(_raw(images), split.images[labels].float(), strict=True):
         windows = torch.nn.functional.pad(original, (1, 1, 1, 1)).unfold(1, 8, 1).unfold(2, 8, 1)
@@ -75,20 +75,20 @@ def test_augmented_images_are_shifted_or_mirrored_windows(flip: bool) -> None:
 
 def test_augment_false_leaves_images_alone() -> None:
     split = _split(augmentation=Augmentation(2, flip=True))
-    images, labels = next(split.shuffled(8, seed=0, epoch=0, augment=False))
+    images, labels = next(split.shuffled(8, Epoch(0, 0, augment=False)))
     assert torch.equal(_raw(images), split.images[labels].float())
 
 
 def test_images_are_resized_to_the_shape_in_info() -> None:
     split = replace(_split(), info=replace(INFO, height=16, width=12))
-    assert next(split.shuffled(4, seed=0, epoch=0))[0].shape == (4, 3, 16, 12)
+    assert next(split.shuffled(4, Epoch(0, 0)))[0].shape == (4, 3, 16, 12)
     assert next(split.ordered(4))[0].shape == (4, 3, 16, 12)
 
 
 def test_global_random_state_is_neither_used_nor_changed() -> None:
     split = _split(augmentation=Augmentation(2, flip=True))
     before = torch.get_rng_state()
-    first = next(split.shuffled(4, seed=0, epoch=0))[0]
+    first = next(split.shuffled(4, Epoch(0, 0)))[0]
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert torch.equal(next(split.shuffled(4, seed=0, epoch=0))[0], first)
+    assert torch.equal(next(split.shuffled(4, Epoch(0, 0)))[0], first)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import Dataset, decoding
-from jstc.data.loader import Feeds, Place
+from jstc.data import Dataset, Epoch, decoding
+from jstc.data.loader import LoaderCache, Place
 from jstc.errors import StageError
 from jstc.recipe.schema import InputSettings
 
@@ -36,13 +36,13 @@ class Source:
             epoch, step = (epoch, step + 1) if step < 2 else (epoch + 1, 0)
 
 
-def _take(feeds: Feeds, source: Source, place: Place, count: int = 9, stream: str = "a") -> list[Place]:
+def _take(feeds: LoaderCache, source: Source, place: Place, count: int = 9, stream: str = "a") -> list[Place]:
     batches = feeds.run(stream, place, 3, start=source)
     return list(itertools.islice(batches, count))
 
 
 def test_the_next_use_goes_on_at_the_next_batch_across_epochs() -> None:
-    feeds, source = Feeds(), Source()
+    feeds, source = LoaderCache(), Source()
     assert _take(feeds, source, Place(0, 0), 2) == [(0, 0), (0, 1)]
     assert _take(feeds, source, Place(0, 2)) == [(0, 2)]
     assert _take(feeds, source, Place(1, 0), 1) == [(1, 0)]
@@ -50,20 +50,20 @@ def test_the_next_use_goes_on_at_the_next_batch_across_epochs() -> None:
 
 
 def test_another_place_starts_anew() -> None:
-    feeds, source = Feeds(), Source()
+    feeds, source = LoaderCache(), Source()
     _take(feeds, source, Place(0, 0), 2)
     assert _take(feeds, source, Place(0, 1)) == [(0, 1), (0, 2)]
     assert source.started == [(0, 0), (0, 1)]
 
 
 def test_two_at_once_do_not_disturb_each_other() -> None:
-    feeds, source = Feeds(), Source()
+    feeds, source = LoaderCache(), Source()
     pair = [feeds.run("a", Place(0, 0), 3, start=source) for _ in range(2)]
     assert list(zip(*pair, strict=True)) == [((0, n), (0, n)) for n in range(3)]
 
 
 def test_the_least_recently_used_is_given_up() -> None:
-    feeds, source = Feeds(), Source()
+    feeds, source = LoaderCache(), Source()
     for stream in ("a", "b", "c", "c", "b", "a"):
         _take(feeds, source, Place(0, 0) if len(source.started) < 3 else Place(0, 1), 1, stream)
     assert source.started == [(0, 0)] * 3 + [(0, 1)]  # only a, the oldest, had to start again
@@ -74,7 +74,7 @@ def test_a_feed_that_failed_is_not_used_again() -> None:
         yield Place(0, 0)
         raise OSError("gone")
 
-    feeds, source = Feeds(), Source()
+    feeds, source = LoaderCache(), Source()
     with pytest.raises(OSError, match="gone"):
         list(feeds.run("a", Place(0, 0), 3, start=failing))
     assert _take(feeds, source, Place(0, 1)) == [(0, 1), (0, 2)]
@@ -89,7 +89,7 @@ def _load(make_tree: Make) -> Dataset:
 
 def test_workers_end_with_the_data_set(make_tree: Make) -> None:
     data = _load(make_tree)
-    next(data.train_full.shuffled(4, seed=0, epoch=0))
+    next(data.train_full.shuffled(4, Epoch(0, 0)))
     assert multiprocessing.active_children()
     gc.disable()  # without its help
     try:
@@ -102,14 +102,14 @@ def test_workers_end_with_the_data_set(make_tree: Make) -> None:
 def test_rounds_share_their_workers_and_see_the_same_batches(make_tree: Make) -> None:
     data = _load(make_tree)
     train = data.train_full
-    whole = [images for epoch in (0, 1) for images, _ in train.shuffled(4, seed=0, epoch=epoch)]
+    whole = [images for epoch in (0, 1) for images, _ in train.shuffled(4, Epoch(0, epoch))]
     data.close()
     workers, found = set(), []
     for epoch, start in ((0, 0), (0, 2), (1, 1)):
-        batches = train.shuffled(4, seed=0, epoch=epoch, start=start)
+        batches = train.shuffled(4, Epoch(0, epoch, start=start))
         found += [images for images, _ in itertools.islice(batches, 2)]
         if (epoch, start) == (0, 2):
-            found += [next(train.shuffled(4, seed=0, epoch=1))[0]]
+            found += [next(train.shuffled(4, Epoch(0, 1)))[0]]
         workers |= {process.pid for process in multiprocessing.active_children()}
     assert len(workers) == 1
     assert all(torch.equal(one, other) for one, other in zip(whole, found, strict=True))
@@ -148,7 +148,7 @@ def test_a_process_with_a_paused_loader_ends_quietly(make_tree: Make) -> None:
         f"root = pathlib.Path({str(make_tree())!r})\n"
         "data = jstc.data.load('imagefolder', root=root, settings=InputSettings(image_size=16, workers=1),"
         " seed=0, device=torch.device('cpu'))\n"
-        "print(len(next(data.train.shuffled(2, seed=0, epoch=0))[1]))"
+        "print(len(next(data.train.shuffled(2, jstc.data.Epoch(0, 0)))[1]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import jstc.data
 from jstc.data import Dataset, Part
-from jstc.data.base import DataInfo
+from jstc.data.base import DataInfo, Epoch
 from jstc.data.in_memory import Augmentation, MemorySplit
 from jstc.data.transforms import for_training, policy
 from jstc.recipe.schema import InputSettings
@@ -62,21 +62,19 @@ def _images(batches: object) -> Tensor:
 @pytest.mark.parametrize("keys", POLICIES.values(), ids=POLICIES)
 def test_in_memory_they_are_a_function_of_seed_epoch_and_position(keys: dict[str, object]) -> None:
     split, before = _memory(**keys), torch.get_rng_state()
-    whole = _images(split.shuffled(3, seed=1, epoch=2))
+    whole = _images(split.shuffled(3, Epoch(1, 2)))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert torch.equal(_images(split.shuffled(3, seed=1, epoch=2, start=1)), whole[3:])
-    shares = [split.shuffled(3, seed=1, epoch=2, part=Part(rank, 2)) for rank in range(2)]
+    assert torch.equal(_images(split.shuffled(3, Epoch(1, 2, start=1))), whole[3:])
+    shares = [split.shuffled(3, Epoch(1, 2), part=Part(rank, 2)) for rank in range(2)]
     assert torch.equal(torch.cat([_images(pair) for pair in zip(*shares, strict=True)]), whole)
-    others = [_images(s.shuffled(3, seed=1, epoch=2)) for s in (_memory(), _memory(augment=False))]
+    others = [_images(s.shuffled(3, Epoch(1, 2))) for s in (_memory(), _memory(augment=False))]
     assert not any(torch.equal(whole, other) for other in others)
-    assert torch.equal(_images(split.shuffled(3, seed=1, epoch=2, augment=False)), others[1])
+    assert torch.equal(_images(split.shuffled(3, Epoch(1, 2, augment=False))), others[1])
 
 
 def test_erased_pixels_have_the_mean() -> None:
-    plain, erased = (
-        _images(_memory(**keys).shuffled(11, seed=0, epoch=0)) for keys in ({}, POLICIES["erasing"])
-    )
+    plain, erased = (_images(_memory(**keys).shuffled(11, Epoch(0, 0))) for keys in ({}, POLICIES["erasing"]))
     changed = (plain != erased).any(1)
     assert (changed.flatten(1).sum(1) > 0).all()
     assert erased.movedim(1, -1)[changed].abs().max() < 0.01
@@ -91,7 +89,7 @@ def test_with_a_loader_too(make_tree: Make, keys: dict[str, object]) -> None:
         return jstc.data.load("imagefolder", root=root, settings=settings, seed=0, device=torch.device("cpu"))
 
     split = load(workers=0, **keys).train_full
-    whole = _images(split.shuffled(2, seed=1, epoch=0))
+    whole = _images(split.shuffled(2, Epoch(1, 0)))
     again = load(workers=1, **keys).train_full
-    assert torch.equal(_images(again.shuffled(2, seed=1, epoch=0, start=1)), whole[2:])
-    assert not torch.equal(_images(load(workers=0).train_full.shuffled(2, seed=1, epoch=0)), whole)
+    assert torch.equal(_images(again.shuffled(2, Epoch(1, 0, start=1))), whole[2:])
+    assert not torch.equal(_images(load(workers=0).train_full.shuffled(2, Epoch(1, 0))), whole)

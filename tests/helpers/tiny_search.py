@@ -177,8 +177,8 @@ class Watched:
     def steps(self, batch_size: int) -> int:
         return self.inner.steps(batch_size)
 
-    def shuffled(self, batch_size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.inner.shuffled(batch_size, **options):
+    def shuffled(self, *given: Any, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.inner.shuffled(*given, **options):
             self.asked("shuffled")
             yield batch
 

@@ -176,8 +176,8 @@ class Kept:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def shuffled(self, batch_size: int, **options: Any) -> Any:
-        for images, labels in self.inner.shuffled(batch_size, **options):
+    def shuffled(self, *given: Any, **options: Any) -> Any:
+        for images, labels in self.inner.shuffled(*given, **options):
             self.shown.append(images)
             yield images, labels
 

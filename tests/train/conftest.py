@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jstc.data.base import WHOLE, Part
+from jstc.data.base import WHOLE, Epoch, Part
 from jstc.train import seeds
 
 
@@ -29,17 +29,10 @@ class TinySplit:
         return max(1, self.num_images // batch_size)
 
     def shuffled(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        augment: bool = True,
-        part: Part = WHOLE,
+        self, batch_size: int, epoch: Epoch, *, part: Part = WHOLE
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(self.num_images, generator=seeds.generator(seed, "order", epoch))
-        for batch in range(start, self.steps(batch_size)):
+        order = torch.randperm(self.num_images, generator=seeds.generator(epoch.seed, "order", epoch.number))
+        for batch in range(epoch.start, self.steps(batch_size)):
             rows = order[batch * batch_size : (batch + 1) * batch_size]
             share = rows[part.of(0, len(rows))]
             yield self.images[share], self.labels[share]

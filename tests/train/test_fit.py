@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from jstc.core.progress import Silent
+from jstc.data import Epoch
 from jstc.errors import RunDirectoryError, StageError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import checkpoint, optim
@@ -75,9 +76,9 @@ def test_every_epoch_takes_the_batches_after_those_of_the_last(
     asked: list[tuple[int, int]] = []
     plain = split.shuffled
 
-    def shuffled(batch_size: int, *, epoch: int, start: int, **rest: Any) -> Any:
-        asked.append((epoch, start))
-        return plain(batch_size, epoch=epoch, start=start, **rest)
+    def shuffled(batch_size: int, epoch: Epoch, **rest: Any) -> Any:
+        asked.append((epoch.number, epoch.start))
+        return plain(batch_size, epoch, **rest)
 
     monkeypatch.setattr(split, "shuffled", shuffled)
     fit(job(network, split), directory=tmp_path, progress=Silent(), stage="x")

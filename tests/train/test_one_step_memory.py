@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jstc.data import Epoch
 from jstc.errors import StageError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import optim
@@ -44,7 +45,7 @@ def train(network: Small, split: Any, batch: int = 48, accumulate: int = 1) -> N
     settings = TrainSettings(batch_size=batch, lr=0.05, accumulate=accumulate)
     train_steps(
         network,
-        split.shuffled(batch, seed=0, epoch=0),
+        split.shuffled(batch, Epoch(0, 0)),
         optimizer=optim.make(dict(network.named_parameters()), settings),
         schedule=Schedule(0.05, 20),
         first_step=0,

@@ -6,22 +6,26 @@ import hashlib
 import io
 import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jstc.core.torchvision_import import import_torchvision
-from jstc.data.base import CorruptImages, DataInfo, Dataset
+from jstc.data.base import DataInfo, Dataset
+from jstc.data.images import CorruptImages
 from jstc.data.sources import parquet
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 __all__ = ["LABELS", "WHERE", "check", "load"]
+
+_Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images [N, 3, 32, 32], labels [N]
 
 _SIDE = 32
 _PYTHON = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -77,6 +81,8 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
 
 def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
     """Load all images as bytes."""
+    import torch
+
     from jstc.data.in_memory import Augmentation, dataset_in_memory
 
     info = check(name, root, settings)
@@ -88,10 +94,11 @@ def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: t
             parquet.decode(root, part, info.labels, size=size, workers=workers, corrupt=corrupt)
             for part in ("train", "test")
         )
-    elif form == "binary":
-        train, test = (_read_binary(name, folder, files) for files in _BINARY_FILES[name])
     else:
-        train, test = (_read_python(name, folder, train=part) for part in (True, False))
+        train, test = (
+            (torch.from_numpy(images), torch.from_numpy(labels))
+            for images, labels in (_read_binary if form == "binary" else _read_python)(name, folder)
+        )
     return dataset_in_memory(
         info,
         train,
@@ -122,28 +129,24 @@ def _check_binary(name: str, folder: Path) -> None:
             raise DataError(f"dataset '{name}': {path} is missing or incomplete; unpack the archive again")
 
 
-def _read_binary(name: str, folder: Path, files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    import torch
-
+def _read_binary(name: str, folder: Path) -> Iterator[_Arrays]:
     head = _LABEL_BYTES[name]
-    raw = np.concatenate([np.fromfile(folder / file, dtype=np.uint8) for file in files])
-    records = raw.reshape(-1, head + 3 * _SIDE * _SIDE)
-    images = np.ascontiguousarray(records[:, head:]).reshape(-1, 3, _SIDE, _SIDE)
-    return torch.from_numpy(images), torch.from_numpy(records[:, head - 1].astype(np.int64))
+    for files in _BINARY_FILES[name]:
+        raw = np.concatenate([np.fromfile(folder / file, dtype=np.uint8) for file in files])
+        records = raw.reshape(-1, head + 3 * _SIDE * _SIDE)
+        images = np.ascontiguousarray(records[:, head:]).reshape(-1, 3, _SIDE, _SIDE)
+        yield images, records[:, head - 1].astype(np.int64)
 
 
-def _read_python(name: str, folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+def _read_python(name: str, folder: Path) -> Iterator[_Arrays]:
     # These archives are pickles by the dataset's authors.
-    import torch
-
     datasets = import_torchvision("torchvision.datasets")
     kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    batches = [
-        _published(name, folder / file, md5) for file, md5 in (kind.train_list if train else kind.test_list)
-    ]
-    pixels = np.concatenate([np.asarray(batch["data"]) for batch in batches]).reshape(-1, 3, _SIDE, _SIDE)
-    labels = [label for batch in batches for label in batch.get("labels", batch.get("fine_labels"))]
-    return torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(labels, dtype=torch.int64)
+    for files in (kind.train_list, kind.test_list):
+        batches = [_published(name, folder / file, md5) for file, md5 in files]
+        pixels = np.concatenate([np.asarray(b["data"]) for b in batches]).reshape(-1, 3, _SIDE, _SIDE)
+        labels = [label for b in batches for label in b.get("labels", b.get("fine_labels"))]
+        yield np.ascontiguousarray(pixels), np.array(labels, dtype=np.int64)
 
 
 def _published(name: str, path: Path, md5: str) -> Any:

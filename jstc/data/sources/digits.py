@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jstc.data.base import DataInfo, Dataset
+from jstc.data.sampling import stratified
 from jstc.recipe.schema import InputSettings
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ def load(settings: InputSettings, *, seed: int, device: torch.device) -> Dataset
     from torch.nn import functional as F
 
     from jstc.data.in_memory import Augmentation, dataset_in_memory
-    from jstc.data.sampling import stratified
 
     pixels, labels = load_digits(return_X_y=True)
     grey = torch.from_numpy(pixels / 16 * 255).float().view(-1, 1, 8, 8)

@@ -12,16 +12,14 @@ import numpy as np
 from PIL import Image
 
 from jstc.core.torchvision_import import import_torchvision
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, Names, resize_side
-from jstc.data.images import UnreadableImageError, open_file
-from jstc.data.sampling import seed_for, spread
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
+from jstc.data.images import Images, UnreadableImageError, open_file
+from jstc.data.sampling import PackedStrings, seed_for, spread
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
 if TYPE_CHECKING:
     import torch
-
-    from jstc.data.decoding import Images
 
 __all__ = ["SUFFIXES", "WHERE", "check", "image_files", "load", "require_readable", "sample_tree"]
 
@@ -157,14 +155,12 @@ def _difference(train: Path, test: Path, classes: list[str], others: list[str]) 
 
 
 def _images(folder: Path, labels: tuple[str, ...]) -> Images:
-    from jstc.data.decoding import Images
-
     datasets = import_torchvision("torchvision.datasets")
     index = {label: number for number, label in enumerate(labels)}
     samples = datasets.ImageFolder.make_dataset(str(folder), index, SUFFIXES)
-    paths = Names.pack([os.fsencode(path) for path, _ in samples])
+    paths = PackedStrings.pack([os.fsencode(path) for path, _ in samples])
     return Images(partial(_read, paths), np.array([label for _, label in samples], dtype=np.int64))
 
 
-def _read(paths: Names, index: int) -> Image.Image:
+def _read(paths: PackedStrings, index: int) -> Image.Image:
     return open_file(Path(os.fsdecode(paths[index])))

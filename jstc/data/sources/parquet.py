@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, CorruptImages, DataInfo, Dataset, resize_side
-from jstc.data.images import open_bytes
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
+from jstc.data.images import CorruptImages, Images, open_bytes
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -27,8 +27,6 @@ from jstc.recipe.schema import InputSettings
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from jstc.data.decoding import Images
 
 __all__ = [
     "WHERE",
@@ -110,10 +108,16 @@ def columns(path: Path) -> Columns:
     return Columns(image, label)
 
 
-def _schema(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _arrow() -> tuple[Any, Any]:
+    # Late, because it takes a fifth of a second, and other data sets have no use for it.
+    import pyarrow
+    import pyarrow.parquet
 
+    return pyarrow, pyarrow.parquet
+
+
+def _schema(path: Path) -> Any:
+    pa, pq = _arrow()
     try:
         return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
@@ -121,8 +125,7 @@ def _schema(path: Path) -> Any:
 
 
 def _check_types(path: Path, image: Any, label: Any) -> None:
-    from pyarrow import types
-
+    types = _arrow()[0].types
     if types.is_struct(image):
         image = next(
             (image.field(i).type for i in range(image.num_fields) if image.field(i).name == "bytes"), image
@@ -189,9 +192,7 @@ def read_images(files: list[Path]) -> Any:
 
 def first_image(path: Path) -> Any:
     """The encoded image of the first row."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = _arrow()
     image = columns(path).image
     try:
         with pq.ParquetFile(path) as file:
@@ -205,9 +206,7 @@ def first_image(path: Path) -> Any:
 
 
 def _column(files: list[Path], name: str) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = _arrow()
     for path in files:
         columns(path)
     try:
@@ -220,15 +219,11 @@ def _column(files: list[Path], name: str) -> Any:
 
 
 def _is_struct(array: Any) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_struct(array.type))
+    return bool(_arrow()[0].types.is_struct(array.type))
 
 
 def _bytes_of(array: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.chunked_array([chunk.field("bytes") for chunk in array.chunks])
+    return _arrow()[0].chunked_array([chunk.field("bytes") for chunk in array.chunks])
 
 
 _SMALL_SIDE = 96
@@ -318,8 +313,6 @@ class _Rows:
 
 
 def _encoded(root: Path, split: str, labels: tuple[str, ...]) -> Images:
-    from jstc.data.decoding import Images
-
     files = find(root, split)
     _check_memory(files)
     return Images(_Rows(read_images(files), str(files[0])), read_labels(files, labels))

@@ -19,8 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from jstc.core import files
-from jstc.data.base import Names
-from jstc.data.sampling import Indices
+from jstc.data.sampling import Indices, PackedStrings
 from jstc.data.sources.folder import SUFFIXES
 from jstc.errors import DataError
 
@@ -168,8 +167,8 @@ class ShardIndex:
 
     offsets: Indices
     sizes: Indices
-    names: Names
-    labels: Names
+    names: PackedStrings
+    labels: PackedStrings
 
 
 class _Sample(NamedTuple):
@@ -209,8 +208,8 @@ def _made(path: Path) -> ShardIndex:
     return ShardIndex(
         np.array([sample.offset for sample in samples], dtype=np.int64),
         np.array([sample.size for sample in samples], dtype=np.int64),
-        Names.pack([sample.name.encode("utf-8", "surrogateescape") for sample in samples]),
-        Names.pack([sample.label.encode("utf-8") for sample in samples]),
+        PackedStrings.pack([sample.name.encode("utf-8", "surrogateescape") for sample in samples]),
+        PackedStrings.pack([sample.label.encode("utf-8") for sample in samples]),
     )
 
 
@@ -280,8 +279,8 @@ def _restored(path: Path, size: int) -> ShardIndex | None:
             found = ShardIndex(
                 kept["offsets"],
                 kept["sizes"],
-                Names(kept["names"], kept["name_ends"]),
-                Names(kept["labels"], kept["label_ends"]),
+                PackedStrings(kept["names"], kept["name_ends"]),
+                PackedStrings(kept["labels"], kept["label_ends"]),
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

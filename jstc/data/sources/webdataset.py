@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from jstc.core import files
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, Names, resize_side
-from jstc.data.images import UnreadableImageError, open_bytes
-from jstc.data.sampling import Indices, spread
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
+from jstc.data.images import Images, UnreadableImageError, open_bytes
+from jstc.data.sampling import Indices, PackedStrings, spread
 from jstc.data.sources.folder import require_readable
 from jstc.data.sources.shards import WHERE, ShardIndex, Shards, class_names, find, index_of, is_kept
 from jstc.errors import DataError
@@ -26,8 +26,6 @@ from jstc.recipe.schema import InputSettings
 
 if TYPE_CHECKING:
     import torch
-
-    from jstc.data.decoding import Images
 
 __all__ = ["WHERE", "check", "load"]
 
@@ -109,7 +107,7 @@ class _Members:
     shard: Indices
     offsets: Indices
     sizes: Indices
-    names: Names
+    names: PackedStrings
 
     @classmethod
     def of(cls, paths: Sequence[Path], indices: Sequence[ShardIndex]) -> _Members:
@@ -120,7 +118,7 @@ class _Members:
             np.repeat(np.arange(len(paths), dtype=np.int64), counts),
             np.concatenate([index.offsets for index in indices]),
             np.concatenate([index.sizes for index in indices]),
-            Names.joined([index.names for index in indices]),
+            PackedStrings.joined([index.names for index in indices]),
         )
 
     def __call__(self, index: int) -> Image.Image:
@@ -138,8 +136,6 @@ class _Members:
 
 
 def _images(paths: list[Path], names: tuple[str, ...], settings: InputSettings) -> Images:
-    from jstc.data.decoding import Images
-
     indices = [index_of(path, _cache(settings)) for path in paths]
     known = {name: number for number, name in enumerate(names)}
     labels = [_numbers(index, path, known) for index, path in zip(indices, paths, strict=True)]

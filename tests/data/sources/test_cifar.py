@@ -12,6 +12,7 @@ import torch
 
 import jstc.data
 from jstc.core.torchvision_import import import_torchvision
+from jstc.data import Epoch
 from jstc.data.sources import cifar
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -56,7 +57,7 @@ def _assert_numbers(name: str, root: Path) -> None:
     assert red.round().long().tolist() == list(range(20))
     assert labels.tolist() == [i % 10 for i in range(20)]
     assert data.info.labels == cifar.LABELS[name]
-    assert next(data.train.shuffled(4, seed=0, epoch=0))[0].shape == (4, 3, 32, 32)
+    assert next(data.train.shuffled(4, Epoch(0, 0)))[0].shape == (4, 3, 32, 32)
 
 
 def test_the_python_form_is_read(python_folder: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import jstc.data
-from jstc.data import Dataset
+from jstc.data import Dataset, Epoch
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
@@ -53,8 +53,8 @@ def test_labels_belong_to_their_images(make_tree: Make) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_starting_later_yields_the_same_batches(make_tree: Make, workers: int) -> None:
     root = make_tree()
-    whole = list(_load(root, workers=workers).train.shuffled(3, seed=1, epoch=2))
-    tail = list(_load(root).train.shuffled(3, seed=1, epoch=2, start=1))
+    whole = list(_load(root, workers=workers).train.shuffled(3, Epoch(1, 2)))
+    tail = list(_load(root).train.shuffled(3, Epoch(1, 2, start=1)))
     assert len(whole) == 3
     for (images, labels), (same_images, same_labels) in zip(whole[1:], tail, strict=True):
         assert torch.equal(images, same_images)
@@ -63,7 +63,7 @@ def test_starting_later_yields_the_same_batches(make_tree: Make, workers: int) -
 
 def test_augmentation_differs_between_epochs_and_can_be_left_out(make_tree: Make) -> None:
     train = _load(make_tree(classes=1)).train_full
-    epochs = [next(train.shuffled(4, seed=0, epoch=e, augment=a)) for e in (0, 1) for a in (True, False)]
+    epochs = [next(train.shuffled(4, Epoch(0, e, augment=a))) for e in (0, 1) for a in (True, False)]
     sorted_images = [images[images[:, 0].mean((1, 2)).argsort()] for images, _ in epochs]
     assert not torch.equal(sorted_images[0], sorted_images[2])
     assert torch.equal(sorted_images[1], sorted_images[3])
@@ -72,10 +72,10 @@ def test_augmentation_differs_between_epochs_and_can_be_left_out(make_tree: Make
 def test_global_random_state_is_neither_used_nor_changed(make_tree: Make) -> None:
     train = _load(make_tree()).train
     before = torch.get_rng_state()
-    first = next(train.shuffled(4, seed=0, epoch=0))[0]
+    first = next(train.shuffled(4, Epoch(0, 0)))[0]
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert torch.equal(next(train.shuffled(4, seed=0, epoch=0))[0], first)
+    assert torch.equal(next(train.shuffled(4, Epoch(0, 0)))[0], first)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
@@ -91,7 +91,7 @@ def test_images_of_any_mode_are_read_as_rgb(tmp_path: Path, make_tree: Make, mod
 def test_one_image_per_class_is_enough(make_tree: Make) -> None:
     data = _load(make_tree(classes=10, images=1), name="imagenet")
     assert (data.train.num_images, data.search_val.num_images) == (8, 2)
-    assert data.train.steps(64) == len(list(data.train.shuffled(64, seed=0, epoch=0))) == 1
+    assert data.train.steps(64) == len(list(data.train.shuffled(64, Epoch(0, 0)))) == 1
 
 
 def test_limit_spreads_over_the_classes(make_tree: Make) -> None:

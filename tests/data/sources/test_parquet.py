@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import Dataset
-from jstc.data.base import CorruptImages
+from jstc.data import Dataset, Epoch
+from jstc.data.images import CorruptImages
 from jstc.data.in_memory import MemorySplit
 from jstc.data.loader import LoaderSplit
 from jstc.data.sources import parquet
@@ -47,7 +47,7 @@ def test_large_images_are_decoded_as_they_are_needed(make_parquet: Make) -> None
     data = _load(root, image_size=48)
     assert isinstance(data.test, LoaderSplit)
     assert _numbers(data) == [0, 1, 2, 3]
-    assert next(data.train_full.shuffled(4, seed=0, epoch=0))[0].shape == (4, 3, 48, 48)
+    assert next(data.train_full.shuffled(4, Epoch(0, 0)))[0].shape == (4, 3, 48, 48)
     assert jstc.data.check("parquet", root=root).height == 224
     assert jstc.data.check("parquet", root=root).resize_side == 256
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import jstc.data
-from jstc.data import Dataset
+from jstc.data import Dataset, Epoch
 from jstc.data.sources import shards, webdataset
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -92,13 +92,13 @@ def test_a_pattern_names_the_shards(make_shards: Make, pattern: str) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_order_and_augmentation_are_those_of_the_split_contract(make_shards: Make, workers: int) -> None:
     root = make_shards()
-    whole = list(_load(root).train.shuffled(3, seed=1, epoch=2))
-    tail = list(_load(root, workers=workers).train.shuffled(3, seed=1, epoch=2, start=1))
+    whole = list(_load(root).train.shuffled(3, Epoch(1, 2)))
+    tail = list(_load(root, workers=workers).train.shuffled(3, Epoch(1, 2, start=1)))
     assert len(whole) == 3
     for (images, labels), (same_images, same_labels) in zip(whole[1:], tail, strict=True):
         assert torch.equal(images, same_images)
         assert torch.equal(labels, same_labels)
-    other = next(_load(root).train.shuffled(3, seed=1, epoch=3))[0]
+    other = next(_load(root).train.shuffled(3, Epoch(1, 3)))[0]
     assert not torch.equal(whole[0][0], other)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from jstc import export, slim
 from jstc.core import files
 from jstc.core.progress import Silent
+from jstc.data import Epoch
 from jstc.errors import GateError, ParityError
 from jstc.plan import Plan
 from jstc.recipe import loading
@@ -45,7 +46,7 @@ def trained():
     network, data = Net(), workspace().dataset
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     for epoch in range(4):
-        for images, labels in data.train_full.shuffled(32, seed=0, epoch=epoch, augment=False):
+        for images, labels in data.train_full.shuffled(32, Epoch(0, epoch, augment=False)):
             optimiser.zero_grad()
             nn.functional.cross_entropy(network(images), labels).backward()
             optimiser.step()

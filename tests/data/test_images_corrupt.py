@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 import jstc.data
-from jstc.data import Dataset, Part
-from jstc.data.base import CorruptImages, corrupt_file
-from jstc.data.images import UnreadableImageError, open_bytes, open_file
+from jstc.data import Dataset, Epoch, Part
+from jstc.data.images import CorruptImages, UnreadableImageError, corrupt_file, open_bytes, open_file
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings, Recipe
 from jstc.runs.workspace import Workspace
@@ -40,8 +39,8 @@ def tree(make_tree: Make) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_in_training_the_next_image_of_the_batch_takes_its_place(tree: Path, workers: int) -> None:
     data = _load(tree, workers=workers)
-    whole = list(data.train_full.shuffled(12, seed=0, epoch=0))
-    tail = list(_load(tree).train_full.shuffled(6, seed=0, epoch=0, start=1))
+    whole = list(data.train_full.shuffled(12, Epoch(0, 0)))
+    tail = list(_load(tree).train_full.shuffled(6, Epoch(0, 0, start=1)))
     assert [len(labels) for _, labels in whole] == [12]
     assert torch.equal(tail[0][0][:5], whole[0][0][6:11])  # the last one's next differs with the batch
     [(where, reason)] = data.corrupt.found.items()
@@ -54,7 +53,7 @@ def test_the_replacement_has_the_label_of_its_own(tree: Path, make_png: MakePng)
         (tree / "train" / "class1" / f"{number}.png").write_bytes(make_png(250))
     (tree / "train" / "class1" / "3.png").write_bytes(b"")
     for epoch in range(4):
-        for images, labels in _load(tree).train_full.shuffled(4, seed=0, epoch=epoch, augment=False):
+        for images, labels in _load(tree).train_full.shuffled(4, Epoch(0, epoch, augment=False)):
             red = (images[:, 0].mean((1, 2)) * 0.229 + 0.485) * 255
             assert torch.equal(red.round() == 250, labels == 1)
 
@@ -62,8 +61,8 @@ def test_the_replacement_has_the_label_of_its_own(tree: Path, make_png: MakePng)
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_shares_of_processes_are_still_those_of_one(tree: Path, world: int) -> None:
     train = _load(tree).train_full
-    [(whole, _)] = train.shuffled(12, seed=1, epoch=0)
-    shares = [next(train.shuffled(12, seed=1, epoch=0, part=Part(rank, world)))[0] for rank in range(world)]
+    [(whole, _)] = train.shuffled(12, Epoch(1, 0))
+    shares = [next(train.shuffled(12, Epoch(1, 0), part=Part(rank, world)))[0] for rank in range(world)]
     assert torch.equal(torch.cat(shares), whole)
 
 
@@ -81,7 +80,7 @@ def test_beyond_the_limit_the_run_ends_and_names_them(tree: Path) -> None:
     list(data.test.ordered(4))  # the same one again
     message = r"2 images cannot be read, input\.max_corrupt allows 1: .*val/class1/2\.png: not an image; .*tr"
     with pytest.raises(DataError, match=message):
-        list(data.train_full.shuffled(4, seed=0, epoch=0))
+        list(data.train_full.shuffled(4, Epoch(0, 0)))
 
 
 def test_a_batch_without_any_readable_image_ends_the_run(make_tree: Make) -> None:
@@ -90,7 +89,7 @@ def test_a_batch_without_any_readable_image_ends_the_run(make_tree: Make) -> Non
     for path in (root / "train").rglob("*.png"):
         path.unlink()
     with pytest.raises(DataError, match=r"^none of the 2 images of a batch can be read, such as .*\.png: "):
-        list(data.train_full.shuffled(2, seed=0, epoch=0))
+        list(data.train_full.shuffled(2, Epoch(0, 0)))
 
 
 def test_small_parquet_images_are_left_out_when_they_are_decoded(
