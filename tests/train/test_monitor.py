@@ -64,7 +64,7 @@ def test_a_stop_waits_for_few_slow_steps_or_ten_quick_ones(
     saved: list[int] = []
     tally = Watch(NEVER, lambda: saved.append(tally.batches)).over(SCHEDULE, first_step=0)
     pass_steps(tally, 40, seconds=seconds)
-    monkeypatch.setattr(processes, "requested", lambda: True)
+    monkeypatch.setattr(processes, "stop_requested", lambda: True)
     with pytest.raises(KeyboardInterrupt):
         pass_steps(tally, 40, seconds=seconds)
     assert 40 < saved[0] <= 40 + most
