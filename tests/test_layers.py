@@ -17,14 +17,14 @@ LAYERS = {
     # L0: small helpers of everybody
     "core": 0,
     # L1: plain data
-    "recipe": 1, "plan": 1,
+    "recipe": 1, "plan": 1, "summary": 1,
     "channels": 2, "models": 2, "data": 2, "ort": 2,
     "train": 3, "latency": 3,
     "jst": 4, "finetune": 4, "slim": 4, "export": 4, "report": 4, "gate": 4,
     "runs": 5,
     "api": 6, "cli": 6, "__main__": 7,
 }  # fmt: skip
-NO_TORCH = ("_version", "errors", "core", "recipe", "plan", "ort", "report", "gate", "cli")
+NO_TORCH = ("_version", "errors", "core", "recipe", "plan", "summary", "ort", "report", "gate", "cli")
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 

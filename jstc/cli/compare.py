@@ -12,7 +12,7 @@ from jstc.cli import console, options
 from jstc.errors import GateError, InputError
 
 if TYPE_CHECKING:
-    from jstc.gate import Comparison
+    from jstc.gate import GateReport
 
 __all__ = ["compare", "failure", "show", "write"]
 
@@ -95,11 +95,11 @@ def compare(
 
     In GitHub Actions the table is added to the job's summary, and failures are annotated.
     """
-    from jstc import gate as comparing
+    from jstc import gate
     from jstc.cli import results
     from jstc.runs.compared_runs import compare_runs, places
 
-    written: dict[comparing.Kind, str | None] = {
+    written: dict[gate.Kind, str | None] = {
         "flops": flops,
         "params": params,
         "bytes": size,
@@ -108,8 +108,8 @@ def compare(
         "top1_agreement": agreement,
         "latency": slowdown,
     }
-    settings = comparing.Settings(
-        limits=comparing.limits(written),
+    settings = gate.Settings(
+        limits=gate.limits(written),
         allow_missing=allow_missing,
         allow_different=allow_different,
         fail_unclear=fail_unclear,
@@ -127,51 +127,49 @@ def compare(
 # Where the outcome of `jstc compare` goes: the terminal, files, and GitHub Actions when it runs us.
 
 
-def show(found: Comparison, *, as_json: bool, quiet: bool) -> None:
+def show(found: GateReport, *, as_json: bool, quiet: bool) -> None:
     """The gates on stdout, as a table or as JSON; remarks on stderr."""
-    from jstc import gate as gate_package
+    from jstc import gate
 
     if as_json:
         console.document(found.to_dict())
     else:
         # A table for each budget: its name in every row would not leave enough for the figures.
-        for budget in dict.fromkeys(gate.budget for gate in found.gates):
-            rows = gate_package.rows([g for g in found.gates if g.budget == budget], with_budget=False)
-            console.table((budget or "gate", *gate_package.HEADER[1:]), rows, numbers_from=1, numbers_to=5)
+        for budget in dict.fromkeys(one.budget for one in found.gates):
+            rows = gate.rows([g for g in found.gates if g.budget == budget], with_budget=False)
+            console.table((budget or "gate", *gate.HEADER[1:]), rows, numbers_from=1, numbers_to=5)
     if quiet or as_json:
         return
-    for remark in gate_package.remarks(found):
+    for remark in gate.remarks(found):
         console.note(remark)
     if not found.failures:
-        console.note(gate_package.headline(found))
+        console.note(gate.headline(found))
 
 
-def write(found: Comparison, *, markdown: Path | None, junit: Path | None) -> None:
+def write(found: GateReport, *, markdown: Path | None, junit: Path | None) -> None:
     """The files that were asked for; in GitHub Actions the job's summary and the annotations."""
-    from jstc import gate as gate_package
+    from jstc import gate
 
     for path, content in (
-        (markdown, gate_package.markdown(found).encode()),
-        (junit, gate_package.junit(found)),
+        (markdown, gate.markdown(found).encode()),
+        (junit, gate.junit(found)),
     ):
         if path is not None:
             _write(path, content)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
-        _append(Path(summary), gate_package.markdown(found))
+        _append(Path(summary), gate.markdown(found))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         # The runner reads both streams; stdout is for results.
-        for line in gate_package.workflow_commands(found):
+        for line in gate.workflow_commands(found):
             console.note(line)
 
 
-def failure(found: Comparison) -> str:
+def failure(found: GateReport) -> str:
     """The message of the gates that say no."""
-    from jstc import gate as gate_package
+    from jstc import gate
 
-    return "\n".join(
-        [gate_package.headline(found), *(f"  {gate_package.line(gate)}" for gate in found.failures)]
-    )
+    return "\n".join([gate.headline(found), *(f"  {gate.line(failed)}" for failed in found.failures)])
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -19,7 +19,7 @@ from jstc.errors import InputError
 
 if TYPE_CHECKING:
     from jstc.recipe.schema import ChannelSettings
-    from jstc.report.tables import Alike
+    from jstc.report.groups import NamePattern
 
 __all__ = ["inspect", "show"]
 
@@ -115,14 +115,14 @@ def show(found: Entry, *, every: bool = False) -> None:
 
 
 def _show_groups(groups: Sequence[Entry], *, every: bool) -> None:
-    from jstc.report.tables import Alike, collapse
+    from jstc.report.groups import NamePattern, group_names
 
     if not groups:
         return
     if every or len(groups) <= _MOST_GROUPS:
-        lines = [Alike(group["name"], (index,)) for index, group in enumerate(groups)]
+        lines = [NamePattern(group["name"], (index,)) for index, group in enumerate(groups)]
     else:
-        lines = collapse(
+        lines = group_names(
             [group["name"] for group in groups], [_width(group) for group in groups], enough=_MOST_GROUPS
         )
     rows = [_group_row(line, [groups[index] for index in line.members], every) for line in lines]
@@ -141,7 +141,7 @@ def _is_room(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     return shutil.get_terminal_size().columns - taken >= _LEAST_TEXT
 
 
-def _group_row(line: Alike, groups: Sequence[Entry], every: bool) -> list[str]:
+def _group_row(line: NamePattern, groups: Sequence[Entry], every: bool) -> list[str]:
     first = groups[0]
     layers = list(dict.fromkeys(name for group in groups for name in group["layers"]))
     return [
@@ -167,13 +167,14 @@ def _span(name: str, values: Sequence[float]) -> str:
 
 
 def _show_frozen(frozen: Sequence[Entry], *, every: bool) -> None:
-    from jstc.report.tables import by_reason
+    from jstc.report.groups import by_reason
 
     if every:
         rows = [[f["layer"], f["kind"], f["side"], str(f["channels"]), f["reason"]] for f in frozen]
         results.table(["frozen", "", "side", "channels", "reason"], rows)
         return
-    rows = [[_named(_layers(same)), _sizes(same), _reason(same)] for same in by_reason(frozen)]
+    alike = [[frozen[at] for at in places] for places in by_reason([entry["reason"] for entry in frozen])]
+    rows = [[_named(_layers(same)), _sizes(same), _reason(same)] for same in alike]
     results.table(["frozen", "channels", "reason"], rows)
 
 
@@ -200,9 +201,9 @@ def _reason(frozen: Sequence[Entry]) -> str:
 
 def _named(names: Sequence[str]) -> str:
     """A few names or patterns, those of most names if there are more, and how many names are left."""
-    from jstc.report.tables import collapse
+    from jstc.report.groups import group_names
 
-    lines = collapse(names, enough=_SHOWN)
+    lines = group_names(names, enough=_SHOWN)
     if len(lines) > _SHOWN:
         largest = sorted(range(len(lines)), key=lambda index: -len(lines[index].members))[:_SHOWN]
         named = [lines[index] for index in sorted(largest)]
@@ -222,7 +223,7 @@ def _joined(names: Sequence[str]) -> str:
     return f"{shared}{{{', '.join(name.removeprefix(shared) for name in names)}}}"
 
 
-def _counted(line: Alike) -> str:
+def _counted(line: NamePattern) -> str:
     return line.pattern if len(line.members) == 1 else f"{line.pattern} ({len(line.members)})"
 
 

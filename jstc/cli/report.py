@@ -49,12 +49,11 @@ def _show(path: Path, *, json: bool, markdown: bool, html: bool, out: Path | Non
     # A run that another process is working on is shown, and left to that process.
     with contextlib.suppress(RunDirectoryError):
         commands.write_report(path)
-    several = reporting.is_sweep(path)
-    summary = reporting.build_sweep(path) if several else reporting.build(path)
+    data = reporting.read(path)
     with console.redirected(out):
         if markdown:
-            results.text(reporting.sweep_markdown(summary) if several else reporting.markdown(summary))
+            results.text(reporting.markdown(data))
         elif html:
-            results.text(reporting.html(path))
+            results.text(reporting.html(data))
         else:
-            results.summary(summary, path, as_json=json)
+            results.summary(data.summary, path, as_json=json)

@@ -15,6 +15,7 @@ from jstc.core.numbers import figure, plain
 if TYPE_CHECKING:
     from jstc.core.progress import Progress
     from jstc.models import Permissions
+    from jstc.summary import Summary, SweepSummary
 
 __all__ = [
     "bench",
@@ -29,7 +30,6 @@ __all__ = [
     "stage",
     "summary",
     "sweep_stage",
-    "sweep_summary",
     "table",
     "text",
 ]
@@ -73,23 +73,27 @@ def progress(*, quiet: bool, verbose: bool) -> Iterator[Progress]:
         yield display
 
 
-def summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool = False) -> None:
+def summary(found: Summary | SweepSummary, path: Path, *, as_json: bool, quiet: bool = False) -> None:
     """The closing table of a run: the target network beside the slim one, or beside those of all budgets."""
-    if "sweep" in content:
-        sweep_summary(content, path, as_json=as_json, quiet=quiet)
-        return
-    if as_json:
-        document(content)
-        return
     from jstc import report
+    from jstc.summary import SweepSummary, to_document
 
-    rows = [list(row) for row in report.table(content)]
-    table([f"{content['model']} on {content['dataset']}", "target", "slim", ""], rows, numbers_from=1)
+    if as_json:
+        document(to_document(found))
+        return
+    if isinstance(found, SweepSummary):
+        header, rows = report.sweep_table(found)
+        table(header, rows, numbers_from=1, whole_names=True)
+        where = f"{path}, each budget's run in {', '.join(f'{row.run}/' for row in found.sweep)}"
+    else:
+        cells = [list(row) for row in report.table(found)]
+        table([f"{found.model} on {found.dataset}", "target", "slim", ""], cells, numbers_from=1)
+        where = str(path)
     if quiet:
         return
-    for remark in content.get("notes", ()):
+    for remark in found.notes:
         note(f"note: {remark}")
-    note(f"Everything is in {path}")
+    note(f"Everything is in {where}")
     page(path)
 
 
@@ -141,7 +145,7 @@ def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
 
 
 def _left_out(path: Path) -> None:
-    from jstc.report.summary import unreadable_images
+    from jstc.report import unreadable_images
 
     if count := unreadable_images(path):
         images = "1 image" if count == 1 else f"{count:,} images"
@@ -182,23 +186,6 @@ _SHOWN = {
 }
 
 
-def sweep_summary(content: dict[str, Any], path: Path, *, as_json: bool, quiet: bool = False) -> None:
-    """The closing table of a run with several budgets."""
-    if as_json:
-        console.document(content)
-        return
-    from jstc import report
-
-    header, rows = report.sweep_table(content)
-    console.table(header, rows, numbers_from=1, whole_names=True)
-    if quiet:
-        return
-    for remark in content["notes"]:
-        console.note(f"note: {remark}")
-    console.note(f"Everything is in {path}, each budget's run in {_folders(content)}")
-    console.page(path)
-
-
 def sweep_stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet: bool = False) -> None:
     """The results of one stage, which has run for every budget."""
     results = [_result(path, label, name) for label in labels]
@@ -230,7 +217,3 @@ def _result(path: Path, label: str, name: str) -> dict[str, Any]:
 
 def _cells(result: dict[str, Any], name: str) -> list[str]:
     return [figure(key, result.get(key)) for key in _SHOWN[name]]
-
-
-def _folders(content: dict[str, Any]) -> str:
-    return ", ".join(f"{row['run']}/" for row in content["sweep"])

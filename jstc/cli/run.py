@@ -32,8 +32,8 @@ def run(
 
     A list of budgets in the recipe (flops: [0.7, 0.5]) shares one search; the other stages run for each.
     """
+    from jstc import summary
     from jstc.cli import results
-    from jstc.core import files
     from jstc.data.datasets import refuse_idle_root
     from jstc.recipe import loading
     from jstc.runs import commands, directory
@@ -58,7 +58,7 @@ def run(
             progress=shown,
             permissions=options.permissions(None if foreign else loaded.model, pickle=allow_pickle),
         )
-    results.summary(files.read_json(path / "summary.json"), path, as_json=json, quiet=quiet)
+    results.summary(summary.load(path / "summary.json"), path, as_json=json, quiet=quiet)
 
 
 # `jstc finetune`.

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from jstc.gate.comparison import Comparison, Settings, compare, timed_pairs
+from jstc.gate.comparison import GateReport, Settings, compare, timed_pairs
 from jstc.gate.gates import Gate, Kind, Limit, limits
+from jstc.gate.latency_gates import Measuring, Timed
 from jstc.gate.render import HEADER, headline, junit, line, markdown, remarks, rows, title, workflow_commands
-from jstc.gate.summaries import Place, Summary, load, parse, read
-from jstc.gate.timing_gates import Measuring, Timed
+from jstc.gate.sides import Place, Side, load_side, parse_side, side
 
 __all__ = [
     "HEADER",
-    "Comparison",
     "Gate",
+    "GateReport",
     "Kind",
     "Limit",
     "Measuring",
     "Place",
     "Settings",
-    "Summary",
+    "Side",
     "Timed",
     "compare",
     "headline",
     "junit",
     "limits",
     "line",
-    "load",
+    "load_side",
     "markdown",
-    "parse",
-    "read",
+    "parse_side",
     "remarks",
     "rows",
+    "side",
     "timed_pairs",
     "title",
     "workflow_commands",

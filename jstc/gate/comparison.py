@@ -1,4 +1,4 @@
-"""Two summaries in, every gate and one verdict out."""
+"""Two runs in, every gate and one verdict out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from jstc.errors import InputError
 from jstc.gate.gates import DEFAULTS, Gate, Kind, Limit, file_gates, gone, network_gates
-from jstc.gate.summaries import Network, OnnxFile, Place, Summary
-from jstc.gate.timing_gates import Measuring, machine_differs, measured_gates, recorded_gates
+from jstc.gate.latency_gates import Measuring, machine_differs, measured_gates, recorded_gates
+from jstc.gate.sides import Part, Place, Side
+from jstc.summary import OnnxFile
 
-__all__ = ["Comparison", "Settings", "compare", "timed_pairs"]
+__all__ = ["GateReport", "Settings", "compare", "timed_pairs"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GateReport:
     """All gates, in the order in which they are shown."""
 
     base: str
@@ -72,9 +73,7 @@ class Comparison:
 _ORDER = ("ok", "fails", "unclear", "not comparable", "new", "off")
 
 
-def compare(
-    base: Summary, new: Summary, *, settings: Settings, measuring: Measuring | None = None
-) -> Comparison:
+def compare(base: Side, new: Side, *, settings: Settings, measuring: Measuring | None = None) -> GateReport:
     """Every gate on `new`. With `measuring`, files are timed; otherwise recorded speed-ups are compared.
 
     Raises `InputError` when the two have nothing in common that could be compared.
@@ -82,22 +81,22 @@ def compare(
     if not settings.allow_different:
         _require_same(base, new)
     gates: list[Gate] = []
-    for label in base.networks:
-        if label in new.networks:
+    for label in base.parts:
+        if label in new.parts:
             found = _gates(base, new, label, settings, measuring)
             gates += [replace(gate, budget=label) for gate in found]
         else:
             gates.append(gone("budget", label or "the only one", f"the base has {label or 'one budget'}"))
-    gates += [Gate("budget", label, "new") for label in new.networks if label not in base.networks]
+    gates += [Gate("budget", label, "new") for label in new.parts if label not in base.parts]
     if all(gate.verdict in ("not comparable", "new") for gate in gates):
         raise InputError(f"{base.name} and {new.name} have no figure in common: nothing was compared")
-    return Comparison(base.name, new.name, tuple(_settled(gates, settings)), tuple(_notes(gates)))
+    return GateReport(base.name, new.name, tuple(_settled(gates, settings)), tuple(_notes(gates)))
 
 
 def _gates(
-    base: Summary, new: Summary, label: str, settings: Settings, measuring: Measuring | None
+    base: Side, new: Side, label: str, settings: Settings, measuring: Measuring | None
 ) -> Iterator[Gate]:
-    before, after, limits = base.networks[label], new.networks[label], settings.limits
+    before, after, limits = base.parts[label], new.parts[label], settings.limits
     yield from network_gates(before, after, limits)
     yield from file_gates(before, after, limits)
     if measuring is None:
@@ -109,13 +108,13 @@ def _gates(
 
 
 def timed_pairs(
-    base: Summary, new: Summary, label: str, settings: Settings
+    base: Side, new: Side, label: str, settings: Settings
 ) -> dict[tuple[str, Place], tuple[Path, Path]]:
     """What both have, and where to time it: as the settings say, or where either run was, or at batch 1.
 
     A file for one batch size is timed at that; files for two different ones are left out.
     """
-    before, after = base.networks[label], new.networks[label]
+    before, after = base.parts[label], new.parts[label]
     assert base.root is not None
     assert new.root is not None
     recorded = list(before.timings) + [key for key in after.timings if key not in before.timings]
@@ -139,7 +138,7 @@ def _fixed(*entries: OnnxFile) -> set[int]:
     return {entry.batch for entry in entries if entry.batch is not None}
 
 
-def _unpaired(before: Network, after: Network) -> Iterator[Gate]:
+def _unpaired(before: Part, after: Part) -> Iterator[Gate]:
     """Files that take no batch size in common."""
     for of, entry in before.files.items():
         sizes = _fixed(entry, after.files[of]) if of in after.files else set()
@@ -148,28 +147,29 @@ def _unpaired(before: Network, after: Network) -> Iterator[Gate]:
             yield Gate("latency", of, "not comparable", reason=f"{reason}{after.files[of].batch}")
 
 
-def _require_same(base: Summary, new: Summary) -> None:
+def _require_same(base: Side, new: Side) -> None:
     unless = "; --allow-different compares them all the same"
     for what in ("model", "dataset"):
-        before, after = getattr(base, what), getattr(new, what)
+        before, after = getattr(base.summary, what), getattr(new.summary, what)
         if before != after:
             told = f"{before} in {base.name}, {after} in {new.name}"
             raise InputError(f"the runs have different {what}s: {told}{unless}")
     for what in ("flops", "params"):
-        before, after = getattr(base.target, what), getattr(new.target, what)
+        before, after = getattr(base.summary.target, what), getattr(new.summary.target, what)
         if before is not None and after is not None and before != after:
             told = f"{before:,.0f} {what} in {base.name}, {after:,.0f} in {new.name}"
             raise InputError(f"the runs cut different target networks: {told} (another input size?){unless}")
-    if set(base.networks).isdisjoint(new.networks):
-        ours, theirs = (", ".join(filter(None, run.networks)) or "one budget" for run in (base, new))
+    if set(base.parts).isdisjoint(new.parts):
+        ours, theirs = (", ".join(filter(None, run.parts)) or "one budget" for run in (base, new))
         raise InputError(
             f"the runs have no budget in common: {ours} in {base.name}, {theirs} in {new.name}; "
             "a budget of several can be named by its directory, such as RUN/flops0.5"
         )
 
 
-def _not_paired(base: Summary, new: Summary) -> str:
-    if (base.model, base.target.flops) != (new.model, new.target.flops):
+def _not_paired(base: Side, new: Side) -> str:
+    ours, theirs = base.summary, new.summary
+    if (ours.model, ours.target.flops) != (theirs.model, theirs.target.flops):
         return "speed-ups against different target networks"
     return machine_differs(base, new)
 
@@ -178,7 +178,7 @@ def _settled(gates: list[Gate], settings: Settings) -> Iterator[Gate]:
     for gate in gates:
         if gate.verdict == "unclear" and settings.fail_unclear:
             yield replace(gate, verdict="fails", reason=f"unclear: {gate.reason}")
-        elif gate.verdict == "fails" and settings.allow_missing and gate.reason.startswith("gone"):
+        elif gate.verdict == "fails" and settings.allow_missing and gate.missing:
             yield replace(gate, verdict="not comparable")
         else:
             yield gate

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from jstc.errors import InputError
-from jstc.gate.summaries import Network, OnnxFile
+from jstc.gate.sides import Part
+from jstc.summary import OnnxFile
 
 __all__ = [
     "DEFAULTS",
@@ -24,7 +25,7 @@ __all__ = [
     "gone",
     "limits",
     "network_gates",
-    "parse",
+    "parse_limit",
 ]
 
 # How much worse the new run may be, gate by gate: the defaults, and how people write others.
@@ -63,11 +64,11 @@ KINDS = tuple(DEFAULTS)
 
 def limits(given: Mapping[Kind, str | None]) -> dict[Kind, Limit]:
     """A limit for every gate; `given` are those that the user wrote, and None those that were left out."""
-    written = {kind: parse(text, kind) for kind, text in given.items() if text is not None}
+    written = {kind: parse_limit(text, kind) for kind, text in given.items() if text is not None}
     return {**DEFAULTS, **written}
 
 
-def parse(text: str, kind: Kind) -> Limit:
+def parse_limit(text: str, kind: Kind) -> Limit:
     """`5%` and `5` are five percent (percentage points where the gate is a drop); `off` is no gate.
 
     Raises `InputError` for anything else.
@@ -94,7 +95,7 @@ class Gate:
 
     `change` and `limit` are shares of `base`, for accuracies and agreements fractions; `low` to `high` is
     the interval of a measured change, 99 % or more. `of` is what the figure belongs to: `slim`, `fp32`, ...
-    `kind` is `file` or `budget` for a thing that is in one of the runs only.
+    `kind` is `file` or `budget` for a thing that is in one of the runs only; `missing`: only the base has it.
     """
 
     kind: Kind | Literal["file", "budget"]
@@ -109,22 +110,25 @@ class Gate:
     high: float | None = None
     budget: str = ""
     unit: str = ""
+    missing: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON document."""
-        return asdict(self)
+        found = asdict(self)
+        del found["missing"]  # `reason` says it
+        return found
 
 
-def network_gates(base: Network, new: Network, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+def network_gates(base: Part, new: Part, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
     """The gates on the slim network in torch."""
     for kind in ("flops", "params", "accuracy"):
-        before, after = getattr(base.slim, kind), getattr(new.slim, kind)
+        before, after = getattr(base.network.slim, kind), getattr(new.network.slim, kind)
         gate = _figure(kind, "slim", before, after, limits[kind])
         if gate is not None:
             yield _within_budget(gate, base, new, limits[kind])
 
 
-def file_gates(base: Network, new: Network, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+def file_gates(base: Part, new: Part, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
     """The gates on the exported files; a file that is gone is one failure, not one for each figure."""
     for of, entry in base.files.items():
         if of in new.files:
@@ -138,7 +142,7 @@ def file_gates(base: Network, new: Network, limits: Mapping[Kind, Limit]) -> Ite
 
 def gone(kind: Kind | Literal["file", "budget"], of: str, what: str) -> Gate:
     """The gate on something that only the base has."""
-    return Gate(kind, of, "fails", reason=f"gone: {what}, the new run does not")
+    return Gate(kind, of, "fails", reason=f"gone: {what}, the new run does not", missing=True)
 
 
 def _one_file(of: str, base: OnnxFile, new: OnnxFile, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
@@ -156,7 +160,8 @@ def _figure(kind: Kind, of: str, base: float | None, new: float | None, limit: L
     if base is None:
         return Gate(kind, of, "new", None, new, reason="the base does not have it")
     if new is None:
-        return Gate(kind, of, "fails", base, limit=limit.amount, reason="gone: the new run does not have it")
+        reason = "gone: the new run does not have it"
+        return Gate(kind, of, "fails", base, limit=limit.amount, reason=reason, missing=True)
     change = _change(kind, base, new)
     verdict: Verdict = "fails" if _worse(kind, base, new) > limit.amount + _EPSILON else "ok"
     if kind == "max_abs_diff" and new <= DIFFERENCE_FLOOR:
@@ -179,11 +184,11 @@ def _worse(kind: Kind, base: float, new: float) -> float:
     return -change if kind in DROPS else change
 
 
-def _within_budget(gate: Gate, base: Network, new: Network, limit: Limit) -> Gate:
-    budget = base.budget
-    if not limit.or_budget or gate.verdict != "fails" or gate.new is None or budget != new.budget:
+def _within_budget(gate: Gate, base: Part, new: Part, limit: Limit) -> Gate:
+    before, after = base.network.budget, new.network.budget
+    common = (before.metric, before.limit) == (after.metric, after.limit) and before.metric == gate.kind
+    if not limit.or_budget or gate.verdict != "fails" or gate.new is None or not common:
         return gate
-    if budget.metric != gate.kind or budget.limit is None or gate.new > budget.limit:
+    if before.limit is None or gate.new > before.limit:
         return gate
-    reason = "within the budget of both runs"
-    return Gate(gate.kind, gate.of, "ok", gate.base, gate.new, gate.change, gate.limit, reason)
+    return replace(gate, verdict="ok", reason="within the budget of both runs")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from jstc.core import numbers
-from jstc.gate.comparison import Comparison
+from jstc.gate.comparison import GateReport
 from jstc.gate.gates import DROPS, Gate
 
 __all__ = ["HEADER", "headline", "junit", "line", "markdown", "remarks", "rows", "title", "workflow_commands"]
@@ -36,12 +36,12 @@ def rows(gates: Sequence[Gate], *, with_budget: bool = True) -> list[list[str]]:
     ]
 
 
-def headline(comparison: Comparison) -> str:
+def headline(report: GateReport) -> str:
     """What came out, in one line."""
-    counted = sum(gate.verdict in ("ok", "fails", "unclear") for gate in comparison.gates)
-    if comparison.failures:
-        return f"{len(comparison.failures)} of {counted} gates say no"
-    unclear = sum(gate.verdict == "unclear" for gate in comparison.gates)
+    counted = sum(gate.verdict in ("ok", "fails", "unclear") for gate in report.gates)
+    if report.failures:
+        return f"{len(report.failures)} of {counted} gates say no"
+    unclear = sum(gate.verdict == "unclear" for gate in report.gates)
     return f"all {counted} gates passed" + (f", {unclear} of them unclear" if unclear else "")
 
 
@@ -59,24 +59,24 @@ def line(gate: Gate) -> str:
     return f"{title(gate)}: {', '.join(parts) or gate.verdict}"
 
 
-def remarks(comparison: Comparison) -> list[str]:
+def remarks(report: GateReport) -> list[str]:
     """What the table alone does not tell: why a gate was unclear, not comparable, or passed all the same."""
-    told = [gate for gate in comparison.gates if gate.reason and gate.verdict != "fails"]
+    told = [gate for gate in report.gates if gate.reason and gate.verdict != "fails"]
     # The interval of what is fast enough for certain is in the JSON, for those who want it.
     told = [gate for gate in told if (gate.kind, gate.verdict) != ("latency", "ok")]
-    return [f"{gate.verdict}: {line(gate)}" for gate in told] + list(comparison.notes)
+    return [f"{gate.verdict}: {line(gate)}" for gate in told] + list(report.notes)
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(report: GateReport) -> str:
     """A section for a pull request or a job summary."""
-    lines = [f"### jstc compare: {headline(comparison)}", ""]
-    lines += [f"Base: `{comparison.base}`  ", f"New: `{comparison.new}`", ""]
+    lines = [f"### jstc compare: {headline(report)}", ""]
+    lines += [f"Base: `{report.base}`  ", f"New: `{report.new}`", ""]
     lines += ["| " + " | ".join(HEADER) + " |", "|---|---:|---:|---:|---:|---|"]
-    for cells in rows(comparison.gates):
+    for cells in rows(report.gates):
         if cells[-1] == "fails":
             cells[0], cells[-1] = f"**{cells[0]}**", "**fails**"
         lines.append("| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |")
-    told = [f"fails: {line(gate)}" for gate in comparison.failures] + remarks(comparison)
+    told = [f"fails: {line(gate)}" for gate in report.failures] + remarks(report)
     if told:
         lines += ["", *(f"- {_plain(text)}" for text in told)]
     return "\n".join(lines) + "\n"
@@ -126,12 +126,12 @@ def _limit(gate: Gate) -> str:
 _SKIPPED = ("not comparable", "new", "off")
 
 
-def junit(comparison: Comparison) -> bytes:
+def junit(report: GateReport) -> bytes:
     """The document, in UTF-8."""
-    gates = comparison.gates
+    gates = report.gates
     counts = {
         "tests": len(gates),
-        "failures": len(comparison.failures),
+        "failures": len(report.failures),
         "errors": 0,
         "skipped": sum(gate.verdict in _SKIPPED for gate in gates),
     }
@@ -141,7 +141,7 @@ def junit(comparison: Comparison) -> bytes:
     for gate in gates:
         suite.append(_case(gate))
     output = ElementTree.SubElement(suite, "system-out")
-    output.text = f"base: {comparison.base}\nnew: {comparison.new}\n{headline(comparison)}\n"
+    output.text = f"base: {report.base}\nnew: {report.new}\n{headline(report)}\n"
     ElementTree.indent(root)
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
 
@@ -163,9 +163,9 @@ def _case(gate: Gate) -> ElementTree.Element:
 # Lines that GitHub Actions shows at the top of a run and on the pull request.
 
 
-def workflow_commands(comparison: Comparison) -> list[str]:
+def workflow_commands(report: GateReport) -> list[str]:
     """An error for every gate that fails, a warning for one that looks like it and is not certain."""
-    found = [(_level(gate), gate) for gate in comparison.gates]
+    found = [(_level(gate), gate) for gate in report.gates]
     return [f"::{level} title=jstc compare::{_escaped(line(gate))}" for level, gate in found if level]
 
 

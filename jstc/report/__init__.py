@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-from jstc.report.markdown import markdown, sweep_markdown
-from jstc.report.page import html
-from jstc.report.summary import PICTURE, build, build_sweep, is_sweep, points
+from pathlib import Path
+
+from jstc.core import files
+from jstc.report import plots
+from jstc.report.collect import PARETO, PICTURES, RunData, SweepData, is_sweep, read_run, read_sweep
+from jstc.report.page import html as page
+from jstc.report.rendering import markdown
+from jstc.report.stage_files import unreadable_images
 from jstc.report.tables import TableRow, sweep_table, table
+from jstc.summary import Summary, SweepSummary, to_document
 
 __all__ = [
-    "PICTURE",
+    "RunData",
+    "SweepData",
     "TableRow",
-    "build",
-    "build_sweep",
     "html",
-    "is_sweep",
     "markdown",
-    "points",
-    "sweep_markdown",
+    "read",
+    "summarise",
     "sweep_table",
     "table",
+    "unreadable_images",
+    "write",
 ]
+
+
+def read(run: Path) -> RunData | SweepData:
+    """The run at `run`, finished or not.
+
+    Raises `RunDirectoryError` when it is no run directory, or one of its files is damaged.
+    """
+    return read_sweep(run) if is_sweep(run) else read_run(run)
+
+
+def summarise(run: Path) -> Summary | SweepSummary:
+    """The summary of the run at `run`, from what its stages left. Raises as `read` does."""
+    return read(run).summary
+
+
+def html(data: RunData | SweepData) -> str:
+    """The report as one HTML page, its pictures drawn for it."""
+    return page(data, plots.draw(data))
+
+
+def write(run: Path) -> None:
+    """Write the pictures of the run at `run`, then summary.json, report.md and report.html with them."""
+    drawings = plots.draw(read(run))
+    for drawing in drawings:
+        files.write_text(run / drawing.file, drawing.svg)
+    if not is_sweep(run):
+        pictures = [drawing.picture.model_dump() for drawing in drawings]
+        files.write_json(run / PICTURES, {"pictures": pictures})
+    elif not drawings:
+        (run / PARETO).unlink(missing_ok=True)
+    data = read(run)  # whose summary names the pictures
+    files.write_json(run / "summary.json", to_document(data.summary))
+    files.write_text(run / "report.md", markdown(data))
+    files.write_text(run / "report.html", page(data, drawings))

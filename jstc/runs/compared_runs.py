@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from jstc import gate as comparing
-from jstc import report
+from jstc import gate, report, summary
 from jstc.core import files
 from jstc.core.progress import Progress, Silent
 from jstc.errors import InputError
-from jstc.gate import Comparison, Gate, Measuring, Place, Settings, Summary, Timed
+from jstc.gate import Gate, GateReport, Measuring, Place, Settings, Side, Timed
 from jstc.ort import bench, sessions
 from jstc.recipe.amounts import parse_batch_sizes
 from jstc.recipe.schema import BenchSettings
@@ -32,7 +30,7 @@ def compare_runs(
     measured: bool | None = None,
     seconds: float = 0.25,
     progress: Progress | None = None,
-) -> Comparison:
+) -> GateReport:
     """Every gate on `new`, a run directory or a summary.json, against `base`.
 
     `measured`: whether the ONNX files are timed here; None: where both are run directories that hold them.
@@ -41,13 +39,13 @@ def compare_runs(
     before = _intact(_side(base, needs_files=measured is True), lost_is_fault=True)
     after = _intact(_side(new, needs_files=measured is True), lost_is_fault=False)
     if measured is False or before.root is None or after.root is None:
-        return comparing.compare(before, after, settings=settings)
+        return gate.compare(before, after, settings=settings)
     progress = progress or Silent()
-    labels = [label for label in before.networks if label in after.networks]
-    pairs = [comparing.timed_pairs(before, after, label, settings) for label in labels]
+    labels = [label for label in before.parts if label in after.parts]
+    pairs = [gate.timed_pairs(before, after, label, settings) for label in labels]
     progress.start("compare", sum(map(len, pairs)), "timing")
     how = Measuring(partial(measure, seconds=seconds), unusable, _counted(progress))
-    result = comparing.compare(before, after, settings=settings, measuring=how)
+    result = gate.compare(before, after, settings=settings, measuring=how)
     progress.finish()
     return result
 
@@ -88,54 +86,54 @@ def unusable(provider: str) -> str | None:
     return f"this version of jstc knows no provider '{provider}'"
 
 
-def _side(path: Path, *, needs_files: bool) -> Summary:
+def _side(path: Path, *, needs_files: bool) -> Side:
     if path.is_dir():
         with explained(path):
-            document = _document(path)
-        summary = _rooted(comparing.parse(document, name=str(path)), path)
+            found = _of_directory(path)
+        found = _rooted(found, path)
     elif path.exists():
-        summary = comparing.load(path)
+        found = gate.load_side(path)
         if needs_files:
-            summary = _rooted(summary, path.parent)
+            found = _rooted(found, path.parent)
     else:
         raise InputError(f"no run directory or summary.json at {path}")
-    if needs_files and summary.root is None:
+    if needs_files and found.root is None:
         raise InputError(f"--measure needs ONNX files, and there are none with {path}")
-    return summary
+    return found
 
 
-def _document(run: Path) -> Any:
+def _of_directory(run: Path) -> Side:
     # From what the stages left, where they are: a summary.json may be older than a stage that ran again.
     if (run / "recipe.yaml").is_file() and (run / "manifest.json").is_file():
-        return report.build_sweep(run) if report.is_sweep(run) else report.build(run)
+        return gate.side(report.summarise(run), name=str(run))
     if (run / "summary.json").is_file():
-        return comparing.read(run / "summary.json")
+        return gate.parse_side(summary.read(run / "summary.json"), name=str(run))
     raise InputError(f"{run} is not a run directory: it has neither a summary.json nor a recipe.yaml")
 
 
-def _rooted(summary: Summary, root: Path) -> Summary:
+def _rooted(found: Side, root: Path) -> Side:
     """With its directory, when that is one that files were exported to."""
-    entries = [entry for network in summary.networks.values() for entry in network.files.values()]
+    entries = [entry for part in found.parts.values() for entry in part.files.values()]
     held = any((root / entry.file).parent.is_dir() for entry in entries)
-    return replace(summary, root=root) if held else summary
+    return replace(found, root=root) if held else found
 
 
-def _intact(side: Summary, *, lost_is_fault: bool) -> Summary:
+def _intact(side: Side, *, lost_is_fault: bool) -> Side:
     """Without the files that are no longer there. Raises `InputError` for one that was changed."""
     if side.root is None:
         return side
-    hashes, networks = _hashes(side.root, side.networks), {}
-    for label, network in side.networks.items():
+    hashes, parts = _hashes(side.root, side.parts), {}
+    for label, part in side.parts.items():
         kept = {}
-        for of, entry in network.files.items():
+        for of, entry in part.files.items():
             path = files.inside(side.root, entry.file)
             if path.is_file():
                 _require_unchanged(path, entry.bytes, hashes.get(path))
                 kept[of] = entry
             elif lost_is_fault:
                 raise InputError(f"{path} is gone, and is in the summary of {side.name}; export it again")
-        networks[label] = replace(network, files=kept)
-    return replace(side, networks=networks)
+        parts[label] = replace(part, files=kept)
+    return replace(side, parts=parts)
 
 
 def _require_unchanged(path: Path, size: float | None, sha: str | None) -> None:
@@ -144,7 +142,7 @@ def _require_unchanged(path: Path, size: float | None, sha: str | None) -> None:
         raise InputError(f"{path} is damaged: it is not the file that the run wrote; export it again")
 
 
-def _hashes(root: Path, labels: Any) -> dict[Path, str]:
+def _hashes(root: Path, labels: Iterable[str]) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for folder in {root, *(root / label for label in labels)}:
         manifest = Manifest.load(folder)
@@ -156,8 +154,8 @@ def _hashes(root: Path, labels: Any) -> dict[Path, str]:
 def _counted(progress: Progress) -> Callable[[Gate], None]:
     seen: list[Gate] = []
 
-    def done(gate: Gate) -> None:
-        seen.append(gate)
+    def done(found: Gate) -> None:
+        seen.append(found)
         progress.update(len(seen))
 
     return done

@@ -16,7 +16,7 @@ import typer
 import yaml
 
 from jstc.cli.app import app
-from jstc.gate import Settings, compare, load
+from jstc.gate import Settings, compare, load_side
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples" / "compare"
@@ -105,7 +105,9 @@ def test_the_example_uses_what_there_is(action: dict[str, Any], workflow: dict[s
 
 @pytest.mark.parametrize(("new", "verdict"), [("new", "ok"), ("worse", "fails")])
 def test_the_examples_are_what_they_are_called(new: str, verdict: str) -> None:
-    found = compare(load(EXAMPLES / "base.json"), load(EXAMPLES / f"{new}.json"), settings=Settings())
+    found = compare(
+        load_side(EXAMPLES / "base.json"), load_side(EXAMPLES / f"{new}.json"), settings=Settings()
+    )
     assert found.verdict == verdict
 
 

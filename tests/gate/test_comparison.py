@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from jstc.errors import InputError
-from jstc.gate import Comparison, Settings, compare, limits, parse
+from jstc.gate import GateReport, Settings, compare, limits, parse_side
 from jstc.gate.gates import Kind
 
 Spoil = Callable[[dict[str, Any]], None]
 
 
-def compared(base: dict[str, Any], new: dict[str, Any], **settings: Any) -> Comparison:
-    return compare(parse(base, name="base"), parse(new, name="new"), settings=Settings(**settings))
+def compared(base: dict[str, Any], new: dict[str, Any], **settings: Any) -> GateReport:
+    return compare(parse_side(base, name="base"), parse_side(new, name="new"), settings=Settings(**settings))
 
 
 def spoilt(document: dict[str, Any], spoil: Spoil) -> dict[str, Any]:

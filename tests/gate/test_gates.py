@@ -4,7 +4,7 @@ import pytest
 
 from jstc.errors import InputError
 from jstc.gate import limits
-from jstc.gate.gates import DEFAULTS, Limit, parse
+from jstc.gate.gates import DEFAULTS, Limit, parse_limit
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from jstc.gate.gates import DEFAULTS, Limit, parse
      ("1e-3", 1e-5), ("+20%", 0.2), ("off", None), ("OFF", None)],
 )  # fmt: skip
 def test_percent_and_plain_numbers_are_understood(text: str, amount: float | None) -> None:
-    found = parse(text, "latency")
+    found = parse_limit(text, "latency")
     assert found.amount == (None if amount is None else pytest.approx(amount))
     assert not found.or_budget
 
@@ -23,9 +23,9 @@ def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(
         InputError, match=r"not a limit of the gate on latency: give percent, such as 5 or 5%, or off"
     ):
-        parse(text, "latency")
+        parse_limit(text, "latency")
     with pytest.raises(InputError, match=r"give percentage points, such as 0\.5, or off"):
-        parse(text, "accuracy")
+        parse_limit(text, "accuracy")
 
 
 def test_what_is_not_given_has_its_default() -> None:

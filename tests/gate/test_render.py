@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 import pytest
 
 from jstc.gate import (  # fmt: skip
-    Comparison,
+    GateReport,
     Settings,
     compare,
     headline,
     junit,
     line,
     markdown,
-    parse,
+    parse_side,
     remarks,
     rows,
     workflow_commands,
@@ -24,15 +24,17 @@ from jstc.gate import (  # fmt: skip
 
 
 @pytest.fixture
-def found(document: dict[str, Any]) -> Comparison:
+def found(document: dict[str, Any]) -> GateReport:
     """Accuracy of int8 fails, fp32 is slower for all that is known, a file is new."""
     new = copy.deepcopy(document)
     new["onnx"][1]["accuracy"] = 0.96
     new["onnx"].append({"file": "export/model.fp16.onnx", "precision": "fp16"})
-    return compare(parse(document, name="a/summary.json"), parse(new, name="b"), settings=Settings())
+    return compare(
+        parse_side(document, name="a/summary.json"), parse_side(new, name="b"), settings=Settings()
+    )
 
 
-def test_rows_say_which_gate_and_by_how_much(found: Comparison) -> None:
+def test_rows_say_which_gate_and_by_how_much(found: GateReport) -> None:
     table = rows(found.gates)
     assert ["accuracy, int8", "98.00 %", "96.00 %", "-2.00", "-0.5", "fails"] in table
     assert ["FLOPs, slim", "5.088 M", "5.088 M", "+0.0 %", "+0 %", "ok"] in table
@@ -41,13 +43,13 @@ def test_rows_say_which_gate_and_by_how_much(found: Comparison) -> None:
     assert ["latency, fp32, cpu batch 1", "1.80x", "1.80x", "+0.0 %", "+5 %", "unclear"] in table
 
 
-def test_headline_counts_the_gates(found: Comparison, document: dict[str, Any]) -> None:
+def test_headline_counts_the_gates(found: GateReport, document: dict[str, Any]) -> None:
     assert headline(found) == "1 of 15 gates say no"
-    same = parse(document, name="a")
+    same = parse_side(document, name="a")
     assert headline(compare(same, same, settings=Settings())) == "all 15 gates passed, 4 of them unclear"
 
 
-def test_a_line_has_figures_and_limit(found: Comparison) -> None:
+def test_a_line_has_figures_and_limit(found: GateReport) -> None:
     [failure] = found.failures
     assert line(failure) == "accuracy, int8: 98.00 % -> 96.00 %, -2.00 points (limit -0.5)"
 
@@ -55,19 +57,19 @@ def test_a_line_has_figures_and_limit(found: Comparison) -> None:
 def test_a_drop_that_is_beyond_the_limit_is_not_shown_as_the_limit(document: dict[str, Any]) -> None:
     base, new = copy.deepcopy(document), copy.deepcopy(document)
     base["onnx"][1]["accuracy"], new["onnx"][1]["accuracy"] = 594 / 599, 591 / 599
-    found = compare(parse(base, name="a"), parse(new, name="b"), settings=Settings())
+    found = compare(parse_side(base, name="a"), parse_side(new, name="b"), settings=Settings())
     assert [line(gate) for gate in found.failures] == [
         "accuracy, int8: 99.17 % -> 98.66 %, -0.501 points (limit -0.5)"
     ]
 
 
-def test_remarks_explain_what_is_neither_good_nor_bad(found: Comparison) -> None:
+def test_remarks_explain_what_is_neither_good_nor_bad(found: GateReport) -> None:
     told = remarks(found)
     assert any(text.startswith("unclear: latency, fp32, cpu batch 1: 1.80x -> 1.80x") for text in told)
     assert "new: file, fp16: export/model.fp16.onnx is not in the base" in told
 
 
-def test_markdown_is_a_table_with_the_failures_told(found: Comparison) -> None:
+def test_markdown_is_a_table_with_the_failures_told(found: GateReport) -> None:
     lines = markdown(found).splitlines()
     assert lines[0] == "### jstc compare: 1 of 15 gates say no"
     table = [text for text in lines if text.startswith("|")]
@@ -77,7 +79,7 @@ def test_markdown_is_a_table_with_the_failures_told(found: Comparison) -> None:
     assert "- fails: accuracy, int8: 98.00 % -> 96.00 %, -2.00 points (limit -0.5)" in lines
 
 
-def test_junit_has_a_test_for_every_gate(found: Comparison) -> None:
+def test_junit_has_a_test_for_every_gate(found: GateReport) -> None:
     root = ElementTree.fromstring(junit(found))
     [suite] = root.findall("testsuite")
     cases = suite.findall("testcase")
@@ -96,14 +98,14 @@ def test_junit_has_a_test_for_every_gate(found: Comparison) -> None:
 
 
 def test_junit_of_several_budgets_keeps_them_apart(sweep: dict[str, Any]) -> None:
-    same = parse(sweep, name="x")
+    same = parse_side(sweep, name="x")
     cases = ElementTree.fromstring(junit(compare(same, same, settings=Settings()))).iter("testcase")
     names = [(case.attrib["classname"], case.attrib["name"]) for case in cases]
     assert len(names) == len(set(names)) == 30
     assert names[0] == ("jstc.gate.flops0.5", "FLOPs, slim")
 
 
-def test_annotations_are_errors_and_escaped(found: Comparison) -> None:
+def test_annotations_are_errors_and_escaped(found: GateReport) -> None:
     [command] = workflow_commands(found)
     assert command == (
         "::error title=jstc compare::accuracy, int8: 98.00 %25 -> 96.00 %25, -2.00 points (limit -0.5)"
@@ -113,7 +115,7 @@ def test_annotations_are_errors_and_escaped(found: Comparison) -> None:
 def test_what_looks_slower_and_is_not_certain_is_a_warning(document: dict[str, Any]) -> None:
     new = copy.deepcopy(document)
     new["bench"][1] |= {"speedup_vs_target": 1.6, "ratio_low": 1.59, "ratio_high": 1.61}
-    same_or_slower = compare(parse(document, name="a"), parse(new, name="b"), settings=Settings())
+    same_or_slower = compare(parse_side(document, name="a"), parse_side(new, name="b"), settings=Settings())
     [command] = workflow_commands(same_or_slower)
     assert command.startswith(
         "::warning title=jstc compare::latency, fp32, cpu batch 1: 1.80x -> 1.60x, +12.5 %25"
@@ -123,6 +125,6 @@ def test_what_looks_slower_and_is_not_certain_is_a_warning(document: dict[str, A
 def test_markdown_has_no_html_of_others(document: dict[str, Any]) -> None:
     new = copy.deepcopy(document)
     new["onnx"][0]["precision"] = "<b>|"
-    text = markdown(compare(parse(document, name="a"), parse(new, name="b"), settings=Settings()))
+    text = markdown(compare(parse_side(document, name="a"), parse_side(new, name="b"), settings=Settings()))
     assert "<b>" not in text
     assert r"| file, &lt;b>\| |" in text

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jstc.gate import Comparison, Measuring, Place, Settings, Timed, compare, limits, parse
+from jstc.gate import GateReport, Measuring, Place, Settings, Timed, compare, limits, parse_side
 from jstc.ort.statistics import change_of_recorded, change_of_repeats
 
 BASE, NEW = Path("base"), Path("new")
@@ -32,8 +32,8 @@ class Clock:
         return Timed(1.0, ratio, ratio)
 
 
-def timed(document: dict[str, Any], clock: Clock, *, unusable: Any = None, **settings: Any) -> Comparison:
-    base, new = (parse(document, name=str(root), root=root) for root in (BASE, NEW))
+def timed(document: dict[str, Any], clock: Clock, *, unusable: Any = None, **settings: Any) -> GateReport:
+    base, new = (parse_side(document, name=str(root), root=root) for root in (BASE, NEW))
     how = Measuring(clock, unusable or (lambda _: None), lambda _: None)
     settings = {"places": (Place("cpu", 1),), **settings}
     return compare(base, new, settings=Settings(**settings), measuring=how)
@@ -44,7 +44,7 @@ def one_file(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "onnx": document["onnx"][:1], "bench": []}
 
 
-def gate_of(found: Comparison) -> Any:
+def gate_of(found: GateReport) -> Any:
     [gate] = [gate for gate in found.gates if gate.kind == "latency"]
     return gate
 
@@ -126,7 +126,7 @@ def test_files_for_one_batch_size_are_timed_at_that(one_file: dict[str, Any], pl
 def test_files_for_different_batch_sizes_are_not_comparable(one_file: dict[str, Any]) -> None:
     other = {**one_file, "onnx": [one_file["onnx"][0] | {"batch": 8}]}
     one_file["onnx"][0]["batch"] = 4
-    base, new = parse(one_file, name="base", root=BASE), parse(other, name="new", root=NEW)
+    base, new = parse_side(one_file, name="base", root=BASE), parse_side(other, name="new", root=NEW)
     clock = Clock(0.5)
     how = Measuring(clock, lambda _: None, lambda _: None)
     gate = gate_of(compare(base, new, settings=Settings(), measuring=how))
@@ -150,7 +150,7 @@ def test_recorded_speed_ups_fail_only_beyond_what_processes_differ_by(
 ) -> None:
     def side(speedup: float) -> Any:
         row = {"file": "export/model.onnx", "provider": "cpu", "batch": 1, "speedup_vs_target": speedup}
-        return parse({**one_file, "bench": [row]}, name="x")
+        return parse_side({**one_file, "bench": [row]}, name="x")
 
     found = compare(side(before), side(after), settings=Settings())
     assert gate_of(found).verdict == verdict
@@ -159,7 +159,7 @@ def test_recorded_speed_ups_fail_only_beyond_what_processes_differ_by(
 
 def test_speed_ups_without_a_target_are_none(one_file: dict[str, Any]) -> None:
     row = {"file": "export/model.onnx", "provider": "cpu", "batch": 1, "speedup_vs_target": 1.0}
-    side = parse({**one_file, "bench": [{**row, "verdict": "no target"}]}, name="x")
+    side = parse_side({**one_file, "bench": [{**row, "verdict": "no target"}]}, name="x")
     gate = gate_of(compare(side, side, settings=Settings()))
     assert (gate.verdict, gate.reason) == ("not comparable", "timed without the target network")
 
@@ -189,6 +189,6 @@ def test_uncertain_speed_ups_widen_the_interval() -> None:
 
 def test_machines_are_named_in_one_line(document: dict[str, Any]) -> None:
     other = {**document, "environment": {"cpu": "b\n::error::so", "packages": {"onnxruntime": "1"}}}
-    gate = compare(parse(document, name="a"), parse(other, name="b"), settings=Settings()).gates[-1]
+    gate = compare(parse_side(document, name="a"), parse_side(other, name="b"), settings=Settings()).gates[-1]
     assert gate.verdict == "not comparable"
     assert gate.reason == "measured on other machines (cpu: a CPU; b ::error::so)"

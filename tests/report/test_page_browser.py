@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from jstc import report
+from jstc.report import plots
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS = 120.0  # until the browser answers; machines that run tests are busy
@@ -130,11 +131,8 @@ STICKING_OUT = """
   .filter(one => one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map(one => one.tagName + "." + one.getAttribute("class"))
 """
-# Letters of the pictures as they are on the screen, in pixels.
-SMALLEST_LETTER = """
-Math.min(...[...document.querySelectorAll("svg.plot text")].map(one =>
-  parseFloat(getComputedStyle(one).fontSize) * one.getScreenCTM().a))
-"""
+# How much a picture is made smaller on the screen.
+SCALES = "[...document.querySelectorAll('img.plot')].map(one => one.clientWidth / one.naturalWidth)"
 BACK = "getComputedStyle(document.body).backgroundColor"
 FAILURES = ("Network.loadingFailed", "Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
 
@@ -148,7 +146,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page(rich: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pages") / "report.html"
-    path.write_text(report.html(rich), encoding="utf-8")
+    path.write_text(report.html(report.read(rich)), encoding="utf-8")
     return path
 
 
@@ -172,10 +170,16 @@ def test_nothing_sticks_out_to_the_side(browser: Browser, page: Path, width: int
     assert browser.evaluate(STICKING_OUT) == []
 
 
-def test_letters_of_the_pictures_can_be_read_on_a_phone(browser: Browser, page: Path) -> None:
+def test_letters_of_the_pictures_can_be_read_on_a_phone(browser: Browser, page: Path, rich: Path) -> None:
     browser.open(page, width=390)
-    assert browser.evaluate("document.querySelectorAll('svg.plot text').length") > 40
-    assert browser.evaluate(SMALLEST_LETTER) > 9
+    scales = browser.evaluate(SCALES)
+    drawn = [one.svg for one in plots.draw(report.read(rich)) if one.on_page]
+    assert len(scales) == len(drawn) == 4
+    sizes = [
+        float(size) for svg in drawn for size in re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", svg)
+    ]
+    # Letters are in points of the picture, of which a pixel is 3/4.
+    assert min(scales) * min(sizes) * 4 / 3 > 9
 
 
 def test_two_pictures_stand_side_by_side_on_a_wide_screen(browser: Browser, page: Path) -> None:

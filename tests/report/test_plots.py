@@ -16,26 +16,35 @@ import pytest
 from jstc import report
 from jstc.plan import Plan
 from jstc.report import plots
-from jstc.report.plots import canvas, searching, training, widths
-from jstc.report.plots.canvas import Picture, read_story
+from jstc.report.collect import read_run
+from jstc.report.plots import canvas, history
+from jstc.report.plots.canvas import Drawing
+from jstc.report.plots.history import draw_search, draw_training
+from jstc.report.plots.networks import draw_widths
 
 ALL = ["report/accuracy.svg", "report/widths.svg", "report/search.svg"]
 Write = Callable[..., Path]
 
 
 def drawn(run: Path) -> list[str]:
-    return [picture.file for picture in plots.draw(run)]
-
-
-def draw_one(run: Path, module: Any) -> Picture | None:
-    """One picture alone, which takes a third of the time."""
-    found = module.draw(read_story(run))
-    if found is None:
-        return None
+    """The files of all pictures, which are written."""
+    found = plots.draw(read_run(run))
     (run / "report").mkdir(exist_ok=True)
-    (run / found.picture.file).write_text(found.svg)
-    picture: Picture = found.picture
-    return picture
+    for one in found:
+        (run / one.file).write_text(one.svg)
+    listed = {"pictures": [one.picture.model_dump() for one in found]}
+    (run / "report/pictures.json").write_text(json.dumps(listed))
+    return [one.file for one in found]
+
+
+def draw_one(run: Path, draw: Callable[[Any], Drawing | None]) -> Drawing | None:
+    """One picture alone, which takes a third of the time."""
+    data = read_run(run)
+    found = draw(data.summary if draw is draw_widths else data)
+    if found is not None:
+        (run / "report").mkdir(exist_ok=True)
+        (run / found.file).write_text(found.svg)
+    return found
 
 
 def texts(path: Path) -> list[str]:
@@ -82,7 +91,7 @@ def test_a_finished_run_has_them_all(shown: Path) -> None:
 
 def test_the_same_run_gives_the_same_bytes(shown: Path) -> None:
     first = {name: (shown / name).read_bytes() for name in ALL}
-    code = f"from pathlib import Path; from jstc.report import plots; plots.draw(Path({str(shown)!r}))"
+    code = f"from pathlib import Path; from jstc import report; report.write(Path({str(shown)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert first == {name: (shown / name).read_bytes() for name in ALL}
     assert not [name for name, data in first.items() if re.search(rb"20\d\d-\d\d-\d\d", data)]
@@ -91,11 +100,11 @@ def test_the_same_run_gives_the_same_bytes(shown: Path) -> None:
 def test_settings_of_the_user_change_nothing_and_stay(shown: Path) -> None:
     import matplotlib
 
-    before = (shown / widths.FILE).read_bytes()
+    before = (shown / "report/widths.svg").read_bytes()
     with matplotlib.rc_context({"font.size": 31, "axes.facecolor": "red", "svg.fonttype": "path"}):
-        draw_one(shown, widths)
+        draw_one(shown, draw_widths)
         assert matplotlib.rcParams["font.size"] == 31
-    assert (shown / widths.FILE).read_bytes() == before
+    assert (shown / "report/widths.svg").read_bytes() == before
 
 
 def test_letters_are_large_enough_on_a_phone(shown: Path) -> None:
@@ -118,7 +127,7 @@ def test_no_picture_needs_anything_from_elsewhere(shown: Path) -> None:
 
 
 def test_the_report_shows_them(shown: Path) -> None:
-    text = report.markdown(report.build(shown))
+    text = report.markdown(report.read(shown))
     links = re.findall(r"^!\[([^\]\n]+)\]\(([^)]+)\)$", text, re.MULTILINE)
     assert [link for _, link in links] == ["report/accuracy.svg", "report/search.svg", "report/widths.svg"]
     assert all((shown / link).is_file() for _, link in links)
@@ -131,7 +140,7 @@ def test_the_report_shows_them(shown: Path) -> None:
 
 
 def test_a_report_without_pictures_says_nothing_about_them(finished: Path) -> None:
-    text = report.markdown(report.build(finished))
+    text = report.markdown(report.read(finished))
     assert "![" not in text
     assert "How the training went" not in text
 
@@ -139,7 +148,7 @@ def test_a_report_without_pictures_says_nothing_about_them(finished: Path) -> No
 def test_names_cannot_break_the_link(finished: Path) -> None:
     groups(finished, {"a[0]](x) |": (1, 2), "b<i>": (2, 2)})
     assert drawn(finished) == ["report/widths.svg"]
-    line = next(line for line in report.markdown(report.build(finished)).splitlines() if line[:2] == "![")
+    line = next(line for line in report.markdown(report.read(finished)).splitlines() if line[:2] == "![")
     assert re.fullmatch(r"!\[[^\[\]]+\]\(report/widths\.svg\)", line)
     assert "<i>" not in line
 
@@ -159,9 +168,9 @@ def test_the_training_has_its_phases_and_results(shown: Path) -> None:
 def test_without_a_baseline_there_is_no_line_for_it(write_lines: Write) -> None:
     run = write_lines()
     (run / "baseline/result.json").unlink()
-    plots.draw(run)
+    drawn(run)
     assert "alone" not in " ".join(texts(run / "report/accuracy.svg"))
-    assert "alone" not in report.markdown(report.build(run)).split("How the training went")[1]
+    assert "alone" not in report.markdown(report.read(run)).split("How the training went")[1]
 
 
 @pytest.mark.parametrize(
@@ -195,14 +204,14 @@ def test_a_history_that_was_cut_off_counts_as_far_as_it_goes(write_lines: Write)
     run = write_lines()
     path = run / "search/history.jsonl"
     path.write_text(path.read_text()[:-20])
-    draw_one(run, training)
+    draw_one(run, draw_training)
     assert "search: 11 rounds" in texts(run / "report/accuracy.svg")
 
 
 def test_a_run_that_has_only_begun_has_none(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: resnet20\ndataset: digits\nseed: 0\n")
     assert drawn(tmp_path) == []
-    assert "![" not in report.markdown(report.build(tmp_path))
+    assert "![" not in report.markdown(report.read(tmp_path))
 
 
 # --- the search -------------------------------------------------------------------------------------------
@@ -219,7 +228,7 @@ def test_a_search_of_one_phase_has_no_name_for_the_other(
     write_lines: Write, coarse: int, absent: str
 ) -> None:
     run = write_lines(coarse=coarse)
-    draw_one(run, searching)
+    draw_one(run, draw_search)
     assert not [text for text in texts(run / "report/search.svg") if absent in text]
 
 
@@ -229,7 +238,7 @@ def test_of_several_budgets_a_run_shows_its_own(write_lines: Write) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     own = [{**line, "budget": "r" if line["round"] % 2 else "other"} for line in lines]
     path.write_text("".join(json.dumps(line) + "\n" for line in own))
-    picture = draw_one(run, searching)
+    picture = draw_one(run, draw_search)
     assert picture is not None
     assert picture.alt.startswith(
         "The search in 6 rounds: search-validation accuracy from 35.45 % to 90.00 %"
@@ -239,11 +248,11 @@ def test_of_several_budgets_a_run_shows_its_own(write_lines: Write) -> None:
 def test_gates_are_shown_where_they_were_learned(write_lines: Write) -> None:
     run = write_lines()
     path = run / "search/history.jsonl"
-    learned = draw_one(run, searching)
+    learned = draw_one(run, draw_search)
     assert learned is not None and "gates" in learned.alt and "Gates" in learned.caption
     lines = [json.loads(line) | {"alpha_spread": 0.0} for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    picture = draw_one(run, searching)
+    picture = draw_one(run, draw_search)
     assert picture is not None and "gates" not in picture.alt and "Gates" not in picture.caption
     assert "overlap of successive plans" in texts(run / "report/search.svg")
 
@@ -255,15 +264,15 @@ def test_a_dip_is_told_to_those_who_do_not_see_it(write_lines: Write) -> None:
     path.write_text(
         "".join(json.dumps({**line, "overlap": 0.77 if n == 5 else 1}) + "\n" for n, line in enumerate(lines))
     )
-    picture = draw_one(run, searching)
+    picture = draw_one(run, draw_search)
     assert picture is not None
     assert "overlap of successive plans from 1.00 to 1.00, at least 0.77" in picture.alt
 
 
 def test_the_moving_mean() -> None:
-    assert searching.moving_mean([1, 2, 6, 4], 3) == [1.5, 3, 4, 5]
-    assert searching.moving_mean([1, float("nan"), 3], 3) == [1, 2, 3]
-    assert searching.moving_mean([1, 5], 1) == [1, 5]
+    assert history.moving_mean([1, 2, 6, 4], 3) == [1.5, 3, 4, 5]
+    assert history.moving_mean([1, float("nan"), 3], 3) == [1, 2, 3]
+    assert history.moving_mean([1, 5], 1) == [1, 5]
 
 
 # --- the widths -------------------------------------------------------------------------------------------
@@ -271,14 +280,14 @@ def test_the_moving_mean() -> None:
 
 def test_widths_before_and_after_with_their_flops(finished: Path) -> None:
     change(finished / "slim/result.json", flops_share={"stem": 0.4, "layer1.0.conv1": 0.1, "head": 0.2})
-    draw_one(finished, widths)
+    draw_one(finished, draw_widths)
     found = texts(finished / "report/widths.svg")
     assert {"stem", "8 of 16", "3 of 16", "32 of 32"} <= set(found)
     assert "31.0 → 20.0 %" in found  # 0.4 of 20.45 M, where the whole was 41 M
 
 
 def test_without_shares_afterwards_those_before_are_shown(finished: Path) -> None:
-    picture = draw_one(finished, widths)
+    picture = draw_one(finished, draw_widths)
     assert picture is not None
     assert "31.0 %" in texts(finished / "report/widths.svg")
     assert "before the cut" in picture.caption and "after (dark)" not in picture.caption
@@ -292,34 +301,24 @@ def test_no_plan_no_widths(finished: Path) -> None:
 
 def test_a_single_group(finished: Path) -> None:
     groups(finished, {"conv1": (10, 16)})
-    assert [p.alt for p in plots.draw(finished)] == ["10 of 16 channels stay (62.5 %) in 1 group"]
+    assert [one.alt for one in plots.draw(read_run(finished))] == [
+        "10 of 16 channels stay (62.5 %) in 1 group"
+    ]
 
 
 def test_blocks_alike_share_a_row(finished: Path) -> None:
     names = [f"layer{stage}.{block}.conv{part}" for stage in (1, 2) for block in range(8) for part in (1, 2)]
     groups(finished, {name: (8 + 8 * (i % 4), 64) for i, name in enumerate(names)})
-    draw_one(finished, widths)
+    draw_one(finished, draw_widths)
     found = texts(finished / "report/widths.svg")
     assert "layer1.*.conv1 (8)" in found
     assert "8\N{EN DASH}24 of 64" in found
     assert len([text for text in found if " of 64" in text]) == 4
 
 
-def test_names_that_nothing_joins_are_cut_off_by_cost() -> None:
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    entries = [
-        {"name": f"{one}{two}", "width": 4, "kept": 2, "flops_share": 0.001 * place}
-        for place, (one, two) in enumerate((one, two) for one in letters for two in "xy")
-    ]
-    rows = widths.table_rows(entries, None)
-    assert len(rows) == widths.MOST_ROWS
-    assert rows[-1].name == "others (29)"
-    assert [row.name for row in rows[:-1]] == [entry["name"] for entry in entries[29:]]
-
-
 def test_long_names_keep_their_end(finished: Path) -> None:
     groups(finished, {"encoder.layers.encoder_layer_11.mlp.inner.0": (2, 4), "b": (1, 4)})
-    draw_one(finished, widths)
+    draw_one(finished, draw_widths)
     name = next(text for text in texts(finished / "report/widths.svg") if text.endswith("mlp.inner.0"))
     assert name.startswith("…") and len(name) <= 30
 
@@ -333,7 +332,7 @@ def test_marks_of_an_axis_are_short() -> None:
 
 def test_help_and_summary_need_no_drawing_library() -> None:
     code = (
-        "import sys, jstc.report, jstc.report.plots, jstc.report.plots.tradeoff, jstc.runs.stages;"
+        "import sys, jstc.report, jstc.report.plots, jstc.report.plots.networks, jstc.runs.stages;"
         "sys.exit('matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

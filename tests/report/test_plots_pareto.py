@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jstc.report.plots.tradeoff import pareto as draw
+from jstc.report.plots.networks import draw_pareto
+from jstc.summary import SweepSummary
 
 TARGET = {"flops": 10_000_000, "params": 270_000, "accuracy": 0.99}
 
@@ -19,9 +19,11 @@ def point(share: float, accuracy: Any) -> dict[str, Any]:
 
 
 def pareto(points: list[Any], path: Path, *, target: Any) -> None:
-    text = draw(points, target=target)
-    if text is not None:
-        path.write_text(text)
+    rows = [{"label": one["label"], "slim": {k: one[k] for k in TARGET}} for one in points]
+    whole = {"schema": 1, "model": "m", "dataset": "d", "target": target or {}, "sweep": rows}
+    drawing = draw_pareto(SweepSummary.model_validate(whole))
+    if drawing is not None:
+        path.write_text(drawing.svg)
 
 
 POINTS = [point(0.7, 0.9883), point(0.35, 0.9716), point(0.5, 0.9866)]
@@ -48,7 +50,7 @@ def test_the_order_of_the_points_does_not_matter(tmp_path: Path) -> None:
         ([], TARGET),
         (POINTS[:1], None),
         (POINTS[:1], {**TARGET, "accuracy": None}),
-        ([point(0.5, None), point(0.3, math.nan)], TARGET),
+        ([point(0.5, None), point(0.3, None)], TARGET),
     ],
 )
 def test_fewer_than_two_are_no_picture(tmp_path: Path, points: list[Any], target: Any) -> None:

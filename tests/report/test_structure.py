@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jstc.report.structure import draw, lines, rows
+from jstc.report.structure import Structure, draw, lines, rows
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -66,18 +66,18 @@ def texts(root):
 
 
 def test_rows_are_the_layers_with_matrices_in_order():
-    assert [row.layer["name"] for row in rows(document())] == ["stem", "b.0", "b.1", "head"]
+    assert [row.layer.name for row in rows(Structure(**document()))] == ["stem", "b.0", "b.1", "head"]
 
 
 def test_a_layer_that_alone_has_a_group_is_drawn_whatever_its_weights():
     found = document(layers=[layer("scale", 16, ["stem"], rank=1), *document()["layers"][2:]])
     found["layers"][1]["reads"] = []
-    assert rows(found)[0].layer["name"] == "scale"
+    assert rows(Structure(**found))[0].layer.name == "scale"
 
 
 def test_groups_share_a_lane_only_when_they_do_not_meet():
-    found = document()
-    placed = {line.group["name"]: line for line in lines(found, rows(found))}
+    found = Structure(**document())
+    placed = {line.group.name: line for line in lines(found, rows(found))}
     assert {name: line.span for name, line in placed.items()} == {
         "stem": (0, 1),
         "b.0": (1, 2),

@@ -9,6 +9,7 @@ import pytest
 from jstc import report
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
+from jstc.summary import to_document
 
 PROMISED = {
     "budget": ["metric", "limit", "share"],
@@ -18,8 +19,13 @@ PROMISED = {
 }
 
 
+def build(run: Path) -> dict[str, Any]:
+    """The document of summary.json."""
+    return to_document(report.summarise(run))
+
+
 def test_a_finished_run_gives_every_promised_figure(finished: Path, contents: dict[str, Any]) -> None:
-    summary = report.build(finished)
+    summary = build(finished)
     for section, keys in PROMISED.items():
         assert all(summary[section][key] is not None for key in keys), section
     assert (summary["schema"], summary["model"], summary["dataset"], summary["seed"]) == (
@@ -36,7 +42,7 @@ def test_a_finished_run_gives_every_promised_figure(finished: Path, contents: di
 
 
 def test_widths_before_and_after_come_from_the_plan(finished: Path) -> None:
-    summary = report.build(finished)
+    summary = build(finished)
     widths = {group["name"]: (group["width"], group["kept"]) for group in summary["groups"]}
     assert widths == {"stem": (16, 8), "layer1.0.conv1": (16, 3), "head": (32, 32)}
     assert summary["plan_hash"] == Plan.load(finished / "slim" / "plan.json").hash
@@ -45,14 +51,14 @@ def test_widths_before_and_after_come_from_the_plan(finished: Path) -> None:
 def test_images_that_could_not_be_read_are_told_of_in_one_line(
     finished: Path, contents: dict[str, Any]
 ) -> None:
-    assert report.build(finished)["unreadable_images"] == 0
-    assert "could not be read" not in "\n".join(report.build(finished)["notes"])
+    assert build(finished)["unreadable_images"] == 0
+    assert "could not be read" not in "\n".join(build(finished)["notes"])
     result = contents["finetune/result.json"] | {"test_images": 1198}
     (finished / "finetune" / "result.json").write_text(json.dumps(result))
     for name, images in (("corrupt.jsonl", "ab"), ("corrupt-1.jsonl", "bc")):
         lines = [json.dumps({"image": image, "reason": "cut off"}) for image in images]
         (finished / name).write_text("\n".join(lines) + "\n{")
-    summary = report.build(finished)
+    summary = build(finished)
     assert summary["unreadable_images"] == 3
     assert [note for note in summary["notes"] if "could not be read" in note] == [
         "Images that could not be read, listed in corrupt.jsonl: 3; "
@@ -62,7 +68,7 @@ def test_images_that_could_not_be_read_are_told_of_in_one_line(
 
 def test_a_run_that_has_only_begun_gives_nulls_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: resnet20\ndataset: digits\nseed: 0\n")
-    summary = report.build(tmp_path)
+    summary = build(tmp_path)
     for section, keys in PROMISED.items():
         assert [summary[section][key] for key in keys] == [None] * len(keys)
     assert summary["onnx"] == summary["bench"] == summary["groups"] == []
@@ -90,13 +96,13 @@ def test_a_run_that_has_only_begun_gives_nulls_and_says_why(tmp_path: Path) -> N
 def test_what_a_reader_must_know_is_noted(
     finished: Path, contents: dict[str, Any], name: str, key: str, value: object, note: str
 ) -> None:
-    assert note not in "\n".join(report.build(finished)["notes"])
+    assert note not in "\n".join(build(finished)["notes"])
     (finished / name).write_text(json.dumps(contents[name] | {key: value}))
-    assert note in "\n".join(report.build(finished)["notes"])
+    assert note in "\n".join(build(finished)["notes"])
 
 
 def test_missing_gains_and_providers_are_noted(finished: Path) -> None:
-    text = "\n".join(report.build(finished)["notes"])
+    text = "\n".join(build(finished)["notes"])
     assert "No gain in speed: model.onnx at batch 8 on cpu measures 1.02x (0.97 to 1.06)." in text
     assert "model.onnx at batch 1" not in text
     assert "CUDA was not measured: no NVIDIA driver was found." in text
@@ -106,7 +112,7 @@ def test_missing_gains_of_one_file_share_a_note(finished: Path, contents: dict[s
     document = contents["bench/bench.json"]
     document["rows"][1] |= {"verdict": "no gain", "speedup_vs_target": 0.9, "ratio_low": 0.8, "ratio_high": 1}
     (finished / "bench/bench.json").write_text(json.dumps(document))
-    notes = report.build(finished)["notes"]
+    notes = build(finished)["notes"]
     told = "0.90x (0.80 to 1.00) at batch 1, 1.02x (0.97 to 1.06) at batch 8"
     assert [note for note in notes if "No gain" in note] == [
         f"No gain in speed: model.onnx on cpu measures {told}."
@@ -117,12 +123,12 @@ def test_a_gain_within_the_noise_is_called_so(finished: Path, contents: dict[str
     document = contents["bench/bench.json"]
     document["rows"][1] |= {"verdict": "unclear", "ratio_low": 0.9}
     (finished / "bench/bench.json").write_text(json.dumps(document))
-    summary = report.build(finished)
+    summary = build(finished)
     assert (
         "The gain in speed is within the noise: model.onnx at batch 1 on cpu measures 1.46x (0.90 to 1.52)."
         in (summary["notes"])
     )
-    assert "| 1.46x (unclear) | 0.90 to 1.52 |" in report.markdown(summary)
+    assert "| 1.46x (unclear) | 0.90 to 1.52 |" in report.markdown(report.read(finished))
 
 
 def test_what_disturbed_the_measuring_is_noted_once(finished: Path, contents: dict[str, Any]) -> None:
@@ -131,7 +137,7 @@ def test_what_disturbed_the_measuring_is_noted_once(finished: Path, contents: di
         row |= {"steady": False, "nodes_elsewhere": {"cpu": 3} if row["file"] == "model.onnx" else {}}
     skipped = [{"file": name, "provider": None, "batch": None, "reason": "so"} for name in ("a", "b")]
     (finished / "bench/bench.json").write_text(json.dumps(document | {"skipped": skipped}))
-    notes = report.build(finished)["notes"]
+    notes = build(finished)["notes"]
     assert notes[-4:-1] == [
         "Latencies had not settled before the measuring (cpu, batch 1; cpu, batch 8): "
         "the machine may have been busy.",
@@ -144,12 +150,12 @@ def test_a_failed_stage_is_called_failed(finished: Path, contents: dict[str, Any
     (finished / "bench/bench.json").unlink()
     manifest = contents["manifest.json"] | {"stages": {"bench": {"state": "failed"}}}
     (finished / "manifest.json").write_text(json.dumps(manifest))
-    assert "bench failed: no latency was measured." in report.build(finished)["notes"]
+    assert "bench failed: no latency was measured." in build(finished)["notes"]
 
 
 def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="not a run directory"):
-        report.build(tmp_path)
+        build(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["slim/result.json", "slim/plan.json", "bench/bench.json", "recipe.yaml"])
@@ -157,4 +163,4 @@ def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
 def test_damaged_files_are_named(finished: Path, name: str, text: str) -> None:
     (finished / name).write_text(text)
     with pytest.raises(RunDirectoryError, match=name.split("/")[-1]):
-        report.build(finished)
+        build(finished)

@@ -10,6 +10,9 @@ import pytest
 
 from jstc import report
 from jstc.errors import RunDirectoryError
+from jstc.report.collect import is_sweep
+from jstc.report.plots.networks import draw_pareto
+from jstc.summary import to_document
 
 HEAD = "model: resnet20\ndataset: digits\nseed: 3\nbaseline: true\n"
 BUDGETS = [
@@ -50,8 +53,13 @@ def sweep(tmp_path, contents):
     return tmp_path
 
 
+def build(run):
+    """The document of summary.json."""
+    return to_document(report.summarise(run))
+
+
 def test_the_summary_has_the_promised_keys(sweep):
-    summary = report.build_sweep(sweep)
+    summary = build(sweep)
     assert (summary["schema"], summary["model"], summary["dataset"], summary["seed"]) == (
         1,
         "resnet20",
@@ -76,13 +84,13 @@ def test_the_summary_has_the_promised_keys(sweep):
 
 def test_shared_time_is_counted_once(sweep):
     own = 133.0 + 1.5 + 4.2 + 4.4
-    assert report.build_sweep(sweep)["seconds"] == {
+    assert build(sweep)["seconds"] == {
         "search": 61.4, "baseline": 130.2, "flops0.7": own, "flops0.5": own,
     }  # fmt: skip
 
 
 def test_the_table_has_a_line_for_the_target_and_for_each_budget(sweep):
-    header, rows = report.sweep_table(report.build_sweep(sweep))
+    header, rows = report.sweep_table(report.summarise(sweep))
     assert header == ["budget", "FLOPs", "params", "top-1", "change", "batch 1", "batch 8"]
     assert rows == [
         ["target", "41.0 M", "272 k", "99.40 %", "", "1.24 ms", "10.1 ms"],
@@ -92,7 +100,7 @@ def test_the_table_has_a_line_for_the_target_and_for_each_budget(sweep):
 
 
 def test_the_wide_table_has_sizes_shares_and_doubts(sweep):
-    header, rows = report.sweep_table(report.build_sweep(sweep), wide=True)
+    header, rows = report.sweep_table(report.summarise(sweep), wide=True)
     assert header[5] == "ONNX file"
     assert rows[0][5] == "1.09 MB"
     assert rows[2] == [
@@ -105,7 +113,7 @@ def test_what_all_budgets_note_is_said_once(sweep):
     environment = sweep / "flops0.5" / "bench" / "environment.json"
     environment.write_text(environment.read_text().replace("no NVIDIA driver was found", "usable"))
     no_gain = "No gain in speed: model.onnx at batch 8 on cpu measures 1.02x (0.97 to 1.06)."
-    assert report.build_sweep(sweep)["notes"] == [
+    assert build(sweep)["notes"] == [
         no_gain,
         "flops0.7: CUDA was not measured: no NVIDIA driver was found.",
         "flops0.5: model.onnx scores 99.33 %, +1.33 points from torch.",
@@ -113,12 +121,10 @@ def test_what_all_budgets_note_is_said_once(sweep):
 
 
 def test_the_markdown_tells_the_ends_of_the_range(sweep):
-    text = report.sweep_markdown(report.build_sweep(sweep))
+    text = report.markdown(report.read(sweep))
     assert text.startswith("# resnet20 on digits at 2 budgets\n")
-    assert (
-        "**99.33 %** top-1 (-0.07 points) with 20.4 M of 41.0 M FLOPs; **98.00 %** top-1 (-1.40 points)"
-        in text
-    )
+    assert "99.33 % top-1 (-0.07 points); 20.4 M of 41.0 M FLOPs; 1.46x cpu, batch 1" in text
+    assert "- ✓ **flops0.5: met.** 99.5 % of the budget; 98.00 % top-1 (-1.40 points)" in text
     assert "| flops0.5 | 20.4 M (49.8 %) | 100 k (36.7 %) | 98.00 % | -1.40 points |" in text
     assert "[flops0.5/report.md](flops0.5/report.md)" in text
     assert "pareto" not in text
@@ -127,57 +133,65 @@ def test_the_markdown_tells_the_ends_of_the_range(sweep):
 def test_the_picture_is_shown_when_there_is_one(sweep):
     (sweep / "report").mkdir()
     (sweep / "report" / "pareto.svg").write_text("<svg/>")
-    summary = report.build_sweep(sweep)
+    summary = build(sweep)
     assert summary["picture"] == "report/pareto.svg"
-    assert "![Accuracy against FLOPs](report/pareto.svg)" in report.sweep_markdown(summary)
+    assert "![Accuracy against FLOPs](report/pareto.svg)" in report.markdown(report.read(sweep))
 
 
 def test_the_points_of_the_picture(sweep):
     (sweep / "flops0.7" / "slim" / "result.json").unlink()
-    points, target = report.points(report.build_sweep(sweep))
-    assert points == [{"label": "flops0.5", "flops": 20_400_000, "params": 100_000, "accuracy": 0.98}]
-    assert target == {"flops": 41_000_000, "params": 272_474, "accuracy": 0.994}
+    drawing = draw_pareto(report.summarise(sweep))
+    assert drawing.alt == (
+        "Accuracy against FLOPs: 98.00 % at 20.4 M FLOPs, target network 99.40 % at 41.0 M"
+    )
     (sweep / "baseline" / "result.json").unlink()
-    assert report.points(report.build_sweep(sweep))[1] is None
+    assert draw_pareto(report.summarise(sweep)) is None
 
 
 def test_a_run_that_has_just_begun(tmp_path):
     (tmp_path / "recipe.yaml").write_text(HEAD + "flops: [0.7, 20M]\n")
-    summary = report.build_sweep(tmp_path)
+    summary = build(tmp_path)
     assert summary["budgets"] == [
         {"label": "flops20M", "metric": "flops", "limit": 20_000_000, "share": None},
         {"label": "flops0.7", "metric": "flops", "limit": None, "share": 0.7},
     ]
     assert summary["notes"] == ["The search has not finished: there is no plan yet for flops20M, flops0.7."]
-    assert "There is no slim network yet." in report.sweep_markdown(summary)
-    assert report.sweep_table(summary)[1][2] == ["flops0.7", *["-"] * 4]
+    assert "There is no slim network yet." in report.markdown(report.read(tmp_path))
+    assert report.sweep_table(report.summarise(tmp_path))[1][2] == ["flops0.7", *["-"] * 4]
 
 
 def test_which_run_has_several_budgets(sweep, tmp_path):
-    assert report.is_sweep(sweep)
-    assert not report.is_sweep(sweep / "flops0.5")
-    assert not report.is_sweep(tmp_path / "none")
+    assert is_sweep(sweep)
+    assert not is_sweep(sweep / "flops0.5")
+    assert not is_sweep(tmp_path / "none")
     with pytest.raises(RunDirectoryError, match="not a run directory"):
-        report.build_sweep(tmp_path / "none")
+        build(tmp_path / "none")
 
 
 def test_a_damaged_file_of_a_budget_is_named(sweep):
     (sweep / "flops0.7" / "slim" / "result.json").write_text("{")
     with pytest.raises(RunDirectoryError, match=r"flops0\.7/slim/result\.json is damaged"):
-        report.build_sweep(sweep)
+        build(sweep)
 
 
 def test_the_page_has_every_budget(sweep):
-    text = report.html(sweep)
+    text = report.html(report.read(sweep))
     assert re.findall(r'<section id="(\w+)"', text) == [
         "budgets", "notes", "speeds", "widths", "each", "machine", "reproduce",
     ]  # fmt: skip
-    for told in ("99.33", "98.00", "flops0.7/report.html", "8 of 16", "3 of 16", '<title id="pareto-title">'):
+    for told in (
+        "99.33",
+        "98.00",
+        "flops0.7/report.html",
+        "8 of 16",
+        "3 of 16",
+        'alt="Accuracy against FLOPs: 98.00',
+    ):
         assert told in text
-    states = dict(re.findall(r'<strong>([^<]+):</strong> <span class="word (\w+)">', text))
-    assert states == {"flops0.7": "good", "flops0.5": "good"}
+    states = dict(re.findall(r'<h3>([^<]+)</h3><p class="figure (\w+)">', text))
+    assert states == {"flops0.7": "good", "flops0.5": "good", "Target network": "neutral"}
     assert text.count("<svg") == text.count("</svg>") and "http" not in text and "<script" not in text
-    assert text == report.html(sweep)
+    assert text == report.html(report.read(sweep))
 
 
 def test_the_page_of_a_sweep_that_has_only_begun(sweep):
@@ -185,7 +199,7 @@ def test_the_page_of_a_sweep_that_has_only_begun(sweep):
         for path in (sweep / budget["label"]).rglob("*.json"):
             path.unlink()
         (sweep / budget["label"] / "recipe.yaml").unlink()
-    text = report.html(sweep)
+    text = report.html(report.read(sweep))
     assert "There is no slim network yet." in text and "None" not in text
     assert re.findall(r'<section id="(\w+)"', text) == ["budgets", "notes", "each", "reproduce"]
 
@@ -195,13 +209,13 @@ def test_a_budget_of_latency_has_its_time_in_the_list(sweep, contents):
     target = {key: value for key, value in contents["target.json"].items() if key != "budget"}
     (sweep / "target.json").write_text(json.dumps(target | {"budgets": [timed]}))
     (sweep / "flops0.5").rename(sweep / "latency2ms")
-    assert "- `latency2ms`: 2.00 ms, report in" in report.sweep_markdown(report.build_sweep(sweep))
-    assert "2.00\N{NO-BREAK SPACE}ms, report in" in report.html(sweep)
+    assert "- `latency2ms`: 2.00 ms, report in" in report.markdown(report.read(sweep))
+    assert "2.00\N{NO-BREAK SPACE}ms, report in" in report.html(report.read(sweep))
 
 
 def test_images_that_could_not_be_read_are_told_of_once(sweep):
     (sweep / "corrupt.jsonl").write_text('{"image": "a", "reason": "cut off"}\n')
-    summary = report.build_sweep(sweep)
+    summary = build(sweep)
     assert summary["unreadable_images"] == 1
     told = [note for note in summary["notes"] if "could not be read" in note]
     assert told == ["Images that could not be read, listed in corrupt.jsonl: 1."]

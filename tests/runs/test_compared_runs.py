@@ -13,10 +13,11 @@ import pytest
 
 from jstc.core import files
 from jstc.errors import InputError
-from jstc.gate import Comparison, Place, Settings
+from jstc.gate import GateReport, Place, Settings
 from jstc.recipe import loading
 from jstc.runs import compared_runs
 from jstc.runs.directory import RunDirectory
+from jstc.summary import to_document
 
 RECIPE = loading.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5"})
 TARGET = {"flops": 100, "params": 100, "budget": {"metric": "flops", "limit": 50, "share": 0.5}}
@@ -66,7 +67,7 @@ def base(tmp_path: Path) -> Path:
     return run(tmp_path / "base")
 
 
-def compared(base: Path, new: Path, **options: Any) -> Comparison:
+def compared(base: Path, new: Path, **options: Any) -> GateReport:
     settings = options.pop("settings", Settings())
     return compared_runs.compare_runs(base, new, settings=settings, seconds=0.01, **options)
 
@@ -74,11 +75,11 @@ def compared(base: Path, new: Path, **options: Any) -> Comparison:
 def summary(run: Path) -> Path:
     from jstc import report
 
-    files.write_json(run / "summary.json", report.build(run))
+    files.write_json(run / "summary.json", to_document(report.summarise(run)))
     return run / "summary.json"
 
 
-def latencies(found: Comparison) -> dict[str, Any]:
+def latencies(found: GateReport) -> dict[str, Any]:
     return {gate.of: gate for gate in found.gates if gate.kind == "latency"}
 
 

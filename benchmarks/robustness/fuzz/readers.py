@@ -135,7 +135,7 @@ def _slim(base: Path, _: Path) -> None:
 def _summary(base: Path, file: Path) -> None:
     from jstc import gate
 
-    whole, broken = gate.load(base / "base" / "summary.json"), gate.load(file)
+    whole, broken = gate.load_side(base / "base" / "summary.json"), gate.load_side(file)
     gate.compare(whole, broken, settings=gate.Settings())
     gate.compare(broken, whole, settings=gate.Settings())
 
@@ -145,7 +145,7 @@ def _report(base: Path, _: Path) -> None:
     from jstc.runs.manifest import explained
 
     with explained(base / "run"):
-        report.markdown(report.build(base / "run"))
+        report.markdown(report.read(base / "run"))
 
 
 def _page(base: Path, _: Path) -> None:
@@ -153,7 +153,7 @@ def _page(base: Path, _: Path) -> None:
     from jstc.runs.manifest import explained
 
     with explained(base / "run"):
-        report.html(base / "run")
+        report.html(report.read(base / "run"))
 
 
 def _run_recipe(base: Path, file: Path) -> None:

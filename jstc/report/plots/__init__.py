@@ -1,28 +1,20 @@
-"""All pictures of a run, and what the report says of them."""
+"""The pictures of a run, each drawn once: files of its directory, shown by the Markdown and by the page."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from jstc.report.collect import RunData, SweepData
+from jstc.report.plots.canvas import Drawing
+from jstc.report.plots.history import draw_search, draw_training
+from jstc.report.plots.networks import draw_pareto, draw_tradeoffs, draw_widths
 
-from jstc.core import files
-from jstc.report.plots import searching, tradeoff, training, widths
-from jstc.report.plots.canvas import Picture, read_story
-
-__all__ = ["LIST", "draw"]
-
-LIST = "report/pictures.json"
+__all__ = ["Drawing", "draw"]
 
 
-def draw(run: Path) -> list[Picture]:
-    """Draw what the run at `run` has given into its folder `report`, with the list of it in pictures.json.
-
-    What a run does not have is not drawn. Raises `RunDirectoryError` for damaged documents.
-    """
-    story = read_story(run)
-    found = [drawn for module in (training, widths, searching) if (drawn := module.draw(story))]
-    found += tradeoff.draw(story)
-    for drawing in found:
-        files.write_text(run / drawing.picture.file, drawing.svg)
-    pictures = [drawing.picture for drawing in found]
-    files.write_json(run / LIST, {"pictures": [picture.to_dict() for picture in pictures]})
-    return pictures
+def draw(data: RunData | SweepData) -> list[Drawing]:
+    """The pictures of a run; what it does not have is not drawn."""
+    if isinstance(data, SweepData):
+        found = [draw_pareto(data.summary)]
+    else:
+        found = [draw_training(data), draw_widths(data.summary), draw_search(data)]
+        found += draw_tradeoffs(data.summary)
+    return [drawing for drawing in found if drawing is not None]

@@ -1,8 +1,8 @@
 """How every picture of the report looks, and how it becomes SVG: the same bytes for the same data.
 
-Colours are for an opaque, nearly white card, so that a picture reads the same on a white page and a dark one;
-the palette is Okabe and Ito's, which people with any kind of colour vision can tell apart. Text stays text.
-matplotlib loads when the first picture is drawn.
+A picture is drawn once, for a file and for the page. Colours are for an opaque, nearly white card, so that it
+reads the same on a white page and a dark one; the palette is Okabe and Ito's, which people with any kind of
+colour vision can tell apart. Text stays text. matplotlib loads when the first picture is drawn.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jstc.core import numbers
-from jstc.report.summary import build, read, read_history
+from jstc.summary import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,21 +33,18 @@ __all__ = [
     "PHASE_PAD",
     "PURPLE",
     "SHADE",
-    "WIDTH",
+    "WIDE",
     "Drawing",
-    "Picture",
-    "Story",
     "figure",
     "name_phases",
     "place_labels",
     "plain",
-    "read_story",
     "short_count",
-    "spread",
     "svg",
 ]
 
-WIDTH = 6.0  # inches; 576 px as a browser shows it, so that the text survives on a phone
+WIDTH = 4.6  # inches: two stand side by side on a wide screen, and the text can be read on a phone
+WIDE = 6.0  # of what has columns of names and numbers
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#00795a", "#a8497f"
 INK, GREY, PALE, SHADE, CARD = "#1f2328", "#59636e", "#d5dae0", "#e9edf2", "#fbfcfd"
 
@@ -84,6 +79,26 @@ _STYLE: dict[str, Any] = {
 _HASHED = re.compile(r"\b[a-z][0-9a-f]{10}\b")
 _HASHED_ID = re.compile(r'id="([a-z][0-9a-f]{10})"')
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture: its place in the run, its heading, what it shows in words, how to read it, its SVG.
+
+    `on_page`: whether the page shows it; the widths are there as a table with bars.
+    """
+
+    file: str
+    heading: str
+    alt: str
+    caption: str
+    svg: str
+    on_page: bool = True
+
+    @property
+    def picture(self) -> Picture:
+        """What summary.json says of it."""
+        return Picture.model_validate({"file": self.file, "alt": self.alt, "caption": self.caption})
 
 
 @contextlib.contextmanager
@@ -154,23 +169,7 @@ def short_count(value: float) -> str:
     return f"{float(number):g} {unit}".strip()
 
 
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Places for labels: near `values`, in their order, and at least `gap` apart."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    placed = [float(values[index]) for index in order]
-    for _ in range(100):
-        for lower, upper in zip(range(len(placed)), range(1, len(placed)), strict=False):
-            lacking = gap - (placed[upper] - placed[lower])
-            if lacking > 1e-9:
-                placed[lower] -= lacking / 2
-                placed[upper] += lacking / 2
-    result = [0.0] * len(values)
-    for place, index in zip(placed, order, strict=True):
-        result[index] = place
-    return result
-
-
-# Labels beside marks, where they cover neither a mark nor a line nor each other.
+# --- labels beside marks, where they cover neither a mark nor a line nor each other -------------------------
 
 # Where a label may stand, in points from its mark, best first; and how its text is aligned there.
 _PLACES = (
@@ -237,60 +236,3 @@ def _overlap(one: Bbox, other: Bbox) -> float:
 
     both = Bbox.intersection(one, other)
     return 0.0 if both is None else float(both.width * both.height)
-
-
-# What the pictures of a run are drawn from, and what the report says of one that was drawn.
-
-Records = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture for the report: its place in the run directory, what it shows in words, how to read it."""
-
-    file: str
-    alt: str
-    caption: str
-
-    def to_dict(self) -> dict[str, str]:
-        """A JSON document."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture and the text of its SVG file."""
-
-    picture: Picture
-    svg: str
-
-
-@dataclass(frozen=True)
-class Story:
-    """A run: its summary, the lines of its two trainings, and what the search and finetune say at the end.
-
-    `label` is the name of the budget whose run this is, where the search was for several.
-    """
-
-    summary: dict[str, Any]
-    search: Records
-    finetune: Records
-    results: dict[str, dict[str, Any]]
-    label: str = ""
-
-    @cached_property
-    def own_rounds(self) -> list[tuple[int, dict[str, Any]]]:
-        """The rounds of the search for this run's budget, which are all unless there are several budgets.
-
-        Each with its number among all rounds, from 1.
-        """
-        numbered = list(enumerate(self.search, 1))
-        own = [(number, record) for number, record in numbered if record.get("budget") == self.label]
-        return own or numbered
-
-
-def read_story(run: Path) -> Story:
-    """The story of the run at `run`. Raises `RunDirectoryError` when one of its documents is damaged."""
-    search, finetune = (read_history(run / stage / "history.jsonl") for stage in ("search", "finetune"))
-    results = {stage: read(run, f"{stage}/result.json") for stage in ("search", "finetune")}
-    return Story(build(run), search, finetune, results, run.name)

@@ -56,7 +56,7 @@ def table(recipe: Recipe) -> list[Stage]:
 
 def report_of_all(inputs: tuple[str, ...]) -> Stage:
     """The report of several budgets, which builds on `inputs`."""
-    return Stage("report", _late("report", "report_of_all"), inputs, _REPORTS)
+    return Stage("report", _late("report", "report"), inputs, _REPORTS)
 
 
 def _late(module: str, function: str) -> StageFunction:

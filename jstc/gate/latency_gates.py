@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from jstc.gate.gates import Gate, Limit, Verdict, gone
-from jstc.gate.summaries import Network, Place, Summary, Timing
+from jstc.gate.sides import Part, Place, Side
 from jstc.ort.statistics import Change, change_of_recorded, change_of_repeats
+from jstc.summary import Timing
 
 __all__ = ["Measure", "Measuring", "Timed", "machine_differs", "measured_gates", "recorded_gates"]
 
@@ -54,7 +55,7 @@ class Measuring:
     most: int = 14
 
 
-def recorded_gates(base: Network, new: Network, limit: Limit, *, differs: str) -> Iterator[Gate]:
+def recorded_gates(base: Part, new: Part, limit: Limit, *, differs: str) -> Iterator[Gate]:
     """From the speed-ups that both runs recorded; `differs`: why these cannot be compared, if so."""
     for (of, place), before in base.timings.items():
         if of in base.files and of not in new.files:
@@ -82,16 +83,17 @@ def measured_gates(
         yield gate
 
 
-def machine_differs(base: Summary, new: Summary) -> str:
+def machine_differs(base: Side, new: Side) -> str:
     """Why speed-ups of the two runs say nothing about each other; empty when they do."""
+    ours, theirs = base.summary.environment, new.summary.environment
     for key in _MACHINE:
-        if key in base.environment and key in new.environment:
-            before, after = _short(base.environment[key]), _short(new.environment[key])
+        if key in ours and key in theirs:
+            before, after = _short(ours[key]), _short(theirs[key])
             if before != after:
                 return f"measured on other machines ({key}: {before}; {after})"
-    ours, theirs = _runtime(base.environment), _runtime(new.environment)
-    if ours and theirs and ours != theirs:
-        return f"measured with other versions of onnxruntime ({ours}; {theirs})"
+    one, other = _runtime(ours), _runtime(theirs)
+    if one and other and one != other:
+        return f"measured with other versions of onnxruntime ({one}; {other})"
     return ""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jstc.report.tables import by_reason, collapse
+from jstc.report.groups import MOST_ROWS, by_reason, group_names, width_rows
+from jstc.summary import Costs, Network
 
 
 def patterns(names, **options):
-    return {alike.pattern: len(alike.members) for alike in collapse(names, **options)}
+    return {alike.pattern: len(alike.members) for alike in group_names(names, **options)}
 
 
 def test_blocks_are_taken_together_and_their_parts_are_not():
@@ -40,13 +41,13 @@ def test_places_in_a_plain_sequence_are_parts_unless_they_are_many():
 
 def test_only_equal_keys_meet():
     names = [f"b.{i}.c" for i in range(4)]
-    found = collapse(names, [16, 16, 32, 32])
+    found = group_names(names, [16, 16, 32, 32])
     assert [(alike.pattern, alike.members) for alike in found] == [("b.*.c", (0, 1)), ("b.*.c", (2, 3))]
 
 
 def test_one_name_and_none():
     assert patterns(["layer4.0.conv1"]) == {"layer4.0.conv1": 1}
-    assert collapse([]) == []
+    assert group_names([]) == []
 
 
 names = st.lists(st.from_regex(r"[ab][0-9]?(\.[ab0-9][0-9]?){0,3}", fullmatch=True), max_size=12)
@@ -56,7 +57,7 @@ names = st.lists(st.from_regex(r"[ab][0-9]?(\.[ab0-9][0-9]?){0,3}", fullmatch=Tr
 def test_every_name_is_in_one_pattern_that_matches_it(given_names, enough):
     import fnmatch
 
-    found = collapse(given_names, enough=enough)
+    found = group_names(given_names, enough=enough)
     assert sorted(i for alike in found for i in alike.members) == list(range(len(given_names)))
     for alike in found:
         assert all(fnmatch.fnmatchcase(given_names[i], alike.pattern) for i in alike.members)
@@ -64,8 +65,29 @@ def test_every_name_is_in_one_pattern_that_matches_it(given_names, enough):
 
 def test_reasons_that_differ_in_numbers_only_are_one():
     reasons = ["sizes [3, 768] and 1548", "network input", "sizes [3, 768] and 1044"]
-    found = by_reason([{"reason": reason} for reason in reasons])
-    assert [[entry["reason"] for entry in same] for same in found] == [
-        [reasons[0], reasons[2]],
-        ["network input"],
+    assert by_reason(reasons) == [[0, 2], [1]]
+
+
+# --- rows -------------------------------------------------------------------------------------------------
+
+
+def planned(groups):
+    return Network.model_validate({"groups": groups})
+
+
+def test_names_that_nothing_joins_are_cut_off_by_cost():
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    entries = [
+        {"name": f"{one}{two}", "width": 4, "kept": 2, "flops_share": 0.001 * place}
+        for place, (one, two) in enumerate((one, two) for one in letters for two in "xy")
     ]
+    found = width_rows(planned(entries), Costs())
+    assert len(found.rows) == MOST_ROWS
+    assert found.rows[-1].name == "others (29)"
+    assert [row.name for row in found.rows[:-1]] == [entry["name"] for entry in entries[29:]]
+    assert (found.kept, found.width, found.joined, found.after) == (104, 208, True, False)
+
+
+def test_groups_without_a_plan_are_no_rows():
+    assert width_rows(planned([{"name": "a", "width": 4, "kept": None, "flops_share": 0.1}]), Costs()) is None
+    assert width_rows(planned([]), Costs()) is None

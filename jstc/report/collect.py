@@ -1,0 +1,355 @@
+"""A run directory, finished or not, as data: its summary, its findings, and what pictures are drawn from.
+
+Nothing is computed again and nothing is invented: what a stage has not written is null or an empty list,
+and a finding says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jstc.errors import RecipeError
+from jstc.plan import Plan
+from jstc.recipe import loading
+from jstc.recipe.amounts import milliseconds
+from jstc.recipe.schema import Recipe
+from jstc.report.findings import (
+    BUDGETS,
+    Finding,
+    Wanted,
+    common_notes,
+    findings,
+    images_finding,
+    notes,
+    sweep_findings,
+)
+from jstc.report.stage_files import (
+    Json,
+    number,
+    pick,
+    read_history,
+    read_json,
+    read_plain_recipe,
+    read_plan,
+    read_recipe,
+    unreadable_images,
+)
+from jstc.summary import SCHEMA, Summary, SweepSummary, to_document
+
+__all__ = [
+    "PARETO",
+    "PICTURES",
+    "Epoch",
+    "Round",
+    "RunData",
+    "SweepData",
+    "is_sweep",
+    "read_run",
+    "read_sweep",
+]
+
+PICTURES = "report/pictures.json"
+"""The list of the pictures of a run with one budget."""
+PARETO = "report/pareto.svg"
+"""The picture of a run with several."""
+
+_STAGES = ("search", "finetune", "slim", "export", "bench")
+_OWN = ("finetune", "slim", "export", "bench")  # stages that every budget of several has for itself
+_ONNX_KEYS = ("file", "precision", "accuracy", "max_abs_diff", "top1_agreement", "bytes")
+_BENCH_KEYS = ("file", "provider", "batch", "median_ms", "p95_ms", "speedup_vs_target")
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of the search, as far as its line says; figures that it lacks are not numbers."""
+
+    number: int
+    train_accuracy: float
+    accuracy: float
+    lr: float
+    overlap: float
+    alpha_spread: float
+    coarse: bool
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of finetune."""
+
+    accuracy: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run with one budget. `rounds` are those of this budget, numbered from 1 among all `num_rounds`.
+
+    `images_per_round` and `images_per_epoch` are None where they are not known; `profile` is the document of
+    operator times, `checksums` are the files that leave the run.
+    """
+
+    summary: Summary
+    findings: Sequence[Finding]
+    rounds: Sequence[Round]
+    num_rounds: int
+    epochs: Sequence[Epoch]
+    chosen_round: int | None
+    images_per_round: float | None
+    images_per_epoch: float | None
+    profile: Json
+    checksums: Sequence[tuple[str, str]]
+    recipe_text: str
+
+
+@dataclass(frozen=True)
+class SweepData:
+    """A run with several budgets."""
+
+    summary: SweepSummary
+    findings: Sequence[Finding]
+    recipe_text: str
+
+
+# --- one budget -------------------------------------------------------------------------------------------
+
+
+def read_run(run: Path) -> RunData:
+    """What the stages of the run at `run` have left.
+
+    Raises `RunDirectoryError` when it is no run directory, or one of its files is damaged.
+    """
+    recipe, manifest = read_plain_recipe(run), read_json(run, "manifest.json")
+    results = {name: read_json(run, f"{name}/result.json") for name in ("baseline", *_STAGES)}
+    wanted = _wanted(recipe, manifest)
+    summary = _checked(Summary, _document(run, recipe, manifest, results))
+    found = findings(summary, wanted)
+    history, epochs = (read_history(run / stage / "history.jsonl") for stage in ("search", "finetune"))
+    search, finetune = results["search"], results["finetune"]
+    chosen = search.get("round_of_plan")  # counted from 0
+    return RunData(
+        summary=summary.model_copy(update={"notes": notes(found)}),
+        findings=found,
+        rounds=_rounds(history, run.name),
+        num_rounds=len(history),
+        epochs=[Epoch(number(line, "accuracy"), number(line, "lr")) for line in epochs],
+        chosen_round=chosen + 1 if isinstance(chosen, int) else None,
+        images_per_round=_quotient(search.get("images_seen"), search.get("rounds")),
+        images_per_epoch=_quotient(finetune.get("images_seen"), finetune.get("epochs")),
+        profile=read_json(run, "bench/profile.json"),
+        checksums=_checksums(manifest),
+        recipe_text=(run / "recipe.yaml").read_text(encoding="utf-8"),
+    )
+
+
+def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Json]) -> Json:
+    target, bench, plan = read_json(run, "target.json"), read_json(run, "bench/bench.json"), read_plan(run)
+    return {
+        "schema": SCHEMA,
+        "model": recipe.get("model"),
+        "dataset": recipe.get("dataset"),
+        "seed": recipe.get("seed"),
+        "budget": pick(target.get("budget") or {}, "metric", "limit", "share"),
+        "target": pick(target, "flops", "params", "accuracy_before")
+        | {"accuracy": results["baseline"].get("accuracy")},
+        "slim": pick(results["slim"], "flops", "params", "accuracy", "max_abs_diff_fold"),
+        "onnx": _rows(results["export"].get("files"), _ONNX_KEYS),
+        "bench": _rows(bench.get("rows"), _BENCH_KEYS),
+        "latency": _latency(target, results["search"], results["slim"], bench),
+        "skipped": bench.get("skipped") or [],
+        "seconds": _seconds(results, bench),
+        "search": pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
+        | {"shared_by": results["search"].get("shared_by") or []},
+        "finetune": pick(results["finetune"], "epochs", "accuracy", "test_images"),
+        "baseline": pick(results["baseline"], "epochs"),
+        "plan_hash": plan.hash if plan else None,
+        "groups": _groups(target.get("groups") or [], plan, results["slim"].get("flops_share") or {}),
+        "pictures": read_json(run, PICTURES).get("pictures") or [],
+        "frozen": target.get("frozen") or [],
+        "unknown_operations": target.get("unknown_operations") or {},
+        "unreadable_images": unreadable_images(run),
+        "environment": read_json(run, "bench/environment.json"),
+        "versions": manifest.get("versions") or {},
+        "command": manifest.get("command") or None,
+        "notes": [],
+    }
+
+
+def _wanted(recipe: Json, manifest: Json) -> Wanted:
+    export, provider = recipe.get("export") or {}, (recipe.get("bench") or {}).get("provider", "auto")
+    stages = manifest.get("stages") or {}
+    return Wanted(
+        baseline=bool(recipe.get("baseline")),
+        max_abs_diff=export.get("max_abs_diff"),
+        max_accuracy_drop=export.get("max_accuracy_drop"),
+        automatic_provider="auto" in (provider if isinstance(provider, list) else [provider]),
+        states={name: record.get("state", "pending") for name, record in stages.items()},
+    )
+
+
+def _rounds(history: Sequence[Json], label: str) -> list[Round]:
+    """Those of the budget whose run this is, which are all unless there are several budgets."""
+    numbered = list(enumerate(history, 1))
+    own = [(place, line) for place, line in numbered if line.get("budget") == label] or numbered
+    return [
+        Round(
+            number=place,
+            train_accuracy=number(line, "train_accuracy"),
+            accuracy=number(line, "accuracy"),
+            lr=number(line, "lr"),
+            overlap=number(line, "overlap"),
+            alpha_spread=number(line, "alpha_spread"),
+            coarse=line.get("phase") == "coarse",
+        )
+        for place, line in own
+    ]
+
+
+def _rows(rows: Sequence[Json] | None, keys: Sequence[str]) -> list[Json]:
+    # The promised keys first and always; whatever else the stage measured behind them.
+    return [pick(row, *keys) | row for row in rows or []]
+
+
+def _seconds(results: Mapping[str, Json], bench: Json) -> dict[str, float | None]:
+    seconds = {name: results[name].get("seconds") for name in _STAGES}
+    if seconds["bench"] is None:
+        seconds["bench"] = bench.get("seconds")
+    if results["baseline"]:
+        seconds["baseline"] = results["baseline"].get("seconds")
+    return seconds
+
+
+def _latency(*parts: Json) -> Json | None:
+    found = [part["latency"] for part in parts if isinstance(part.get("latency"), dict)]
+    return {key: value for part in found for key, value in part.items()} or None
+
+
+def _groups(groups: Sequence[Json], plan: Plan | None, slim: Mapping[str, float]) -> list[Json]:
+    kept = plan.counts if plan else {}
+    return [
+        pick(group, "name", "width")
+        | {"kept": kept.get(group["name"])}
+        | pick(group, "flops_share")
+        | {"flops_share_slim": slim.get(group["name"])}
+        for group in groups
+    ]
+
+
+def _checksums(manifest: Json) -> list[tuple[str, str]]:
+    stages = manifest.get("stages") or {}
+    found = [(stages.get(name) or {}).get("artifacts") or {} for name in ("slim", "export")]
+    return [(str(path), sha) for part in found for path, sha in part.items() if isinstance(sha, str)]
+
+
+# --- several budgets --------------------------------------------------------------------------------------
+
+
+def is_sweep(run: Path) -> bool:
+    """Whether the run at `run` has several budgets, whatever version of jstc it is of."""
+    try:
+        recipe = loading.read_plain(run / "recipe.yaml")
+    except RecipeError:
+        return False  # what is wrong there is found by whoever reads more of it
+    return any(isinstance(recipe.get(key), list) for key in BUDGETS)
+
+
+def read_sweep(run: Path) -> SweepData:
+    """What the budgets of the run at `run` have left; their files are named from `run`.
+
+    Raises `RunDirectoryError` when something in it is damaged.
+    """
+    recipe, target, manifest = (
+        read_recipe(run),
+        read_json(run, "target.json"),
+        read_json(run, "manifest.json"),
+    )
+    baseline, search = read_json(run, "baseline/result.json"), read_json(run, "search/result.json")
+    budgets = target.get("budgets") or [_unresolved(label, recipe) for label in recipe.labels]
+    labels = [budget["label"] for budget in budgets]
+    children = {label: read_run(run / label) for label in labels if (run / label / "recipe.yaml").is_file()}
+    images = unreadable_images(run)
+    environments = [child.summary.environment for child in children.values() if child.summary.environment]
+    documents = {label: to_document(child.summary) for label, child in children.items()}
+    told = [*images_finding(images), *_notes(labels, children)]
+    document = {
+        "schema": SCHEMA,
+        "model": recipe.model,
+        "dataset": recipe.dataset,
+        "seed": recipe.seed,
+        "budgets": budgets,
+        "target": pick(target, "flops", "params", "accuracy_before") | {"accuracy": baseline.get("accuracy")},
+        "sweep": [_row(budget, documents.get(budget["label"])) for budget in budgets],
+        "seconds": _sweep_seconds(recipe, baseline, search, labels, children),
+        "search": pick(search, "rounds", "settled", "images_seen"),
+        "baseline": pick(baseline, "epochs"),
+        "frozen": target.get("frozen") or [],
+        "unknown_operations": target.get("unknown_operations") or {},
+        "environment": environments[0] if environments else {},
+        "versions": manifest.get("versions") or {},
+        "command": manifest.get("command") or None,
+        "picture": PARETO if (run / PARETO).is_file() else None,
+        "unreadable_images": images,
+        "notes": notes(told),
+    }
+    summary = _checked(SweepSummary, document)
+    text = (run / "recipe.yaml").read_text(encoding="utf-8")
+    return SweepData(summary, [*sweep_findings(summary), *told], text)
+
+
+def _unresolved(label: str, recipe: Recipe) -> Json:
+    metric, amount = recipe.at(label).budget
+    if isinstance(amount, str):
+        return {"label": label, "metric": metric, "limit": milliseconds(amount), "share": None}
+    count, share = (None, amount) if amount <= 1 else (int(amount), None)
+    return {"label": label, "metric": metric, "limit": count, "share": share}
+
+
+def _row(budget: Json, child: Json | None) -> Json:
+    label = budget["label"]
+    figures = child or {"slim": pick({}, "flops", "params", "accuracy", "max_abs_diff_fold")}
+    row = {key: figures.get(key, []) for key in ("slim", "onnx", "bench")}
+    row |= {key: figures.get(key, {}) for key in ("search", "finetune")}
+    row |= {"plan_hash": figures.get("plan_hash"), "groups": figures.get("groups", [])}
+    row |= {key: [one | {"file": f"{label}/{one['file']}"} for one in row[key]] for key in ("onnx", "bench")}
+    limits = pick(budget, "metric", "limit", "share")
+    return {"label": label, "run": label, "budget": limits, **row, "latency": figures.get("latency")}
+
+
+def _sweep_seconds(
+    recipe: Recipe, baseline: Json, search: Json, labels: Sequence[str], children: Mapping[str, RunData]
+) -> dict[str, float | None]:
+    """Of the shared stages, and of all others of each budget together."""
+    seconds: dict[str, float | None] = {"search": search.get("seconds")}
+    if recipe.baseline:
+        seconds["baseline"] = baseline.get("seconds")
+    for label in labels:
+        taken = children[label].summary.seconds if label in children else {}
+        own = [found for name in _OWN if (found := taken.get(name)) is not None]
+        seconds[label] = round(sum(own), 3) if own else None
+    return seconds
+
+
+def _notes(labels: Sequence[str], children: Mapping[str, RunData]) -> list[Finding]:
+    waiting = ", ".join(label for label in labels if label not in children)
+    if waiting:
+        told = f"The search has not finished: there is no plan yet for {waiting}."
+        return [Finding("Search", "warn", told, note=True)]
+    return common_notes({label: child.findings for label, child in children.items()})
+
+
+def _checked(kind: type[Any], document: Json) -> Any:
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # A plain error: whoever asks for the run looks which of its files was changed.
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _quotient(images: Any, times: Any) -> float | None:
+    known = isinstance(images, int) and isinstance(times, int) and images > 0 and times > 0
+    return images / times if known else None

@@ -1,0 +1,410 @@
+"""What came out of a run, as findings: a fact, whether it is good, and a plain sentence.
+
+They are made here once, and shown by the terminal, the Markdown and the page. Those that a reader of the
+figures has to know (what is missing and why, what is in doubt) are the `notes` of summary.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from jstc.core import numbers
+from jstc.core.numbers import count, percent, points, ratio, share
+from jstc.report.tables import ideal_speedup
+from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary, Target, Timing
+
+__all__ = [
+    "BUDGETS",
+    "Finding",
+    "State",
+    "Wanted",
+    "amount",
+    "common_notes",
+    "findings",
+    "images_finding",
+    "notes",
+    "sweep_findings",
+    "within",
+]
+
+State = Literal["good", "warn", "bad", "neutral"]
+
+BUDGETS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
+"""What a budget can bound, and what that is called."""
+
+_NOISE = 1.05  # a measured latency up to here over the limit meets it: it is predicted, and measured again
+_FOLD_LIMIT = 1e-5
+_ACCURACY_LIMIT = 0.001
+_ROUNDING = 1e-9  # of fractions of whole numbers of images, in percentage points
+_FEW = 2
+_DOUBTS = {"no gain": "no gain", "unclear": "within the noise"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about a run: `figure` in a word or two where there is one, and a sentence about it.
+
+    `note`: whoever reads the figures has to know it, and so it is in summary.json.
+    """
+
+    fact: str
+    state: State
+    sentence: str
+    figure: str = ""
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the recipe asked for, and how far its stages have come (the manifest's states)."""
+
+    baseline: bool = False
+    max_abs_diff: float | None = None
+    max_accuracy_drop: float | None = None
+    automatic_provider: bool = True
+    states: Mapping[str, str] | None = None
+
+
+def findings(summary: Summary, wanted: Wanted) -> list[Finding]:
+    """All that can be said of a run with one budget, in the order in which it is to be read."""
+    return [
+        *_missing_stages(summary, wanted.states or {}),
+        *_size(summary),
+        *_accuracy(summary),
+        *_target(summary, wanted),
+        *_budget(summary),
+        *_search(summary),
+        *images_finding(summary.unreadable_images, summary.finetune.test_images),
+        *_files(summary, wanted),
+        *_speed(summary),
+        *_measuring(summary, wanted),
+    ]
+
+
+def notes(found: Sequence[Finding]) -> list[str]:
+    """The sentences of those that a reader has to know."""
+    return [finding.sentence for finding in found if finding.note]
+
+
+def amount(metric: str | None, value: float | None) -> str:
+    """`20.5 M FLOPs`, `2.00 ms`."""
+    if metric == "latency":
+        return numbers.milliseconds(value)
+    return f"{count(value)} {BUDGETS.get(metric or '', metric)}"
+
+
+def within(metric: str | None, value: float, limit: float) -> bool:
+    """Whether the budget is met; a latency within the 5 % that predictions are meant to."""
+    return value <= limit * (_NOISE if metric == "latency" else 1)
+
+
+# --- the network ------------------------------------------------------------------------------------------
+
+_MISSING = {
+    "search": "there is no plan",
+    "finetune": "the sub-network has not been trained to the end",
+    "slim": "the slim network's figures are missing",
+    "export": "there is no ONNX file",
+    "bench": "no latency was measured",
+}
+_STATES = {"failed": "failed", "running": "has not finished"}
+
+
+def _missing_stages(summary: Summary, states: Mapping[str, str]) -> Iterator[Finding]:
+    there = {
+        "search": summary.plan_hash,
+        "finetune": summary.finetune.epochs,
+        "slim": summary.slim.flops,
+        "export": summary.onnx,
+        "bench": summary.bench,
+    }
+    for name, found in there.items():
+        if not found:
+            told = f"{name} {_STATES.get(states.get(name, ''), 'has not run')}: {_MISSING[name]}."
+            yield Finding("Stages", "bad" if states.get(name) == "failed" else "warn", told, note=True)
+
+
+def _size(summary: Summary) -> Iterator[Finding]:
+    slim, target = summary.slim, summary.target
+    if slim.flops is None or slim.params is None:
+        yield Finding("Slim network", "neutral", "There is no slim network yet.")
+        return
+    for fact, kept, whole in (
+        ("FLOPs", slim.flops, target.flops),
+        ("Parameters", slim.params, target.params),
+    ):
+        told = f"{share(kept, whole)} of the target network's {count(whole)}."
+        yield Finding(fact, "neutral", told, count(kept))
+
+
+def _accuracy(summary: Summary) -> Iterator[Finding]:
+    slim, target = summary.slim.accuracy, summary.target.accuracy
+    if slim is None:
+        yield Finding("Accuracy", "neutral", "The slim network has not been scored.", "not known")
+    elif target is None:
+        told = "Top-1 on the test split; there is no accuracy of the target network to compare it with."
+        yield Finding("Accuracy", "neutral", told, percent(slim))
+    else:
+        # A loss is a fact, not a fault: how much is too much is for the reader to say.
+        told = f"Top-1 on the test split, {points(slim, target)} against the {percent(target)} of the target "
+        told += "network trained alone for as many epochs."
+        yield Finding("Accuracy", "good" if slim >= target else "neutral", told, percent(slim))
+
+
+def _target(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
+    if not wanted.baseline:
+        told = "The target network was not trained alone (baseline: false): its accuracy is not known."
+        yield Finding("Target network", "neutral", told, note=True)
+    elif summary.target.accuracy is None:
+        told = "The baseline has not run: the target network's accuracy is not known."
+        yield Finding("Target network", "warn", told, note=True)
+    if summary.unknown_operations:
+        names = ", ".join(f"{name} ({times})" for name, times in summary.unknown_operations.items())
+        told = f"Operations without a rule for channels, which keep whole what they touch: {names}."
+        yield Finding("Channels", "warn", told, note=True)
+    if summary.target.accuracy_before is not None:
+        before = percent(summary.target.accuracy_before)
+        told = f"The target network started from given weights, with which it reaches {before}."
+        yield Finding("Target network", "neutral", told, note=True)
+
+
+def _budget(network: Network) -> Iterator[Finding]:
+    metric, limit, value = network.budget.metric, network.budget.limit, network.used
+    fact = "Latency budget" if metric == "latency" else "Budget"
+    if metric is None or not limit:
+        return
+    if value is None:
+        told = f"{amount(metric, limit)} allowed, nothing known yet."
+        yield Finding(fact, "neutral", told, "not known")
+    elif within(metric, value, limit):
+        yield _met(network, fact, value, limit)
+    elif metric == "latency":
+        taken, allowed = numbers.milliseconds(value), numbers.milliseconds(limit)
+        told = f"The slim network is over its budget: it takes {taken}, where {allowed} are allowed."
+        yield Finding(fact, "bad", told, f"exceeded: {share(value, limit)}", note=True)
+    else:
+        told = f"The slim network is over its budget: {value:,.0f} {metric}, where {limit:,.0f} are allowed."
+        yield Finding(fact, "bad", told, f"exceeded: {share(value, limit)}", note=True)
+
+
+def _met(network: Network, fact: str, value: float, limit: float) -> Finding:
+    metric, used = network.budget.metric, share(value, limit)
+    if metric != "latency":
+        return Finding(fact, "good", f"{used} of {amount(metric, limit)} is used.", "met")
+    found = network.latency or Latency()
+    known = (("predicted", found.predicted_ms), ("measured", found.measured_ms))
+    told = ", ".join(f"{numbers.milliseconds(ms)} {how}" for how, ms in known if ms is not None)
+    told += f"; {numbers.milliseconds(limit)} allowed: {used} of it is used."
+    if found.measured_ms is None:
+        return Finding(fact, "warn", f"{told} It has not been measured.", "met as predicted")
+    return Finding(fact, "good", told, "met")
+
+
+def _search(summary: Summary) -> Iterator[Finding]:
+    rounds, sharing = summary.search.rounds, summary.search.shared_by
+    if sharing:
+        told = f"The search, its {rounds} rounds and its time, was one for all of {', '.join(sharing)}."
+        yield Finding("Search", "neutral", told, note=True)
+    if summary.search.settled is False:
+        told = (
+            f"The plan was still changing when the {rounds} rounds of the search were spent (search.rounds)."
+        )
+        yield Finding("Search", "warn", told, note=True)
+
+
+def images_finding(images: int, tested: int | None = None) -> Iterator[Finding]:
+    """Of images that could not be read, when `tested` ones of the test split could."""
+    if images:
+        left = "" if tested is None else f"; accuracies are those of the {tested:,} test images that could"
+        told = f"Images that could not be read, listed in corrupt.jsonl: {images:,}{left}."
+        yield Finding("Images", "warn", told, note=True)
+
+
+# --- its files --------------------------------------------------------------------------------------------
+
+
+def _files(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
+    fold = summary.slim.max_abs_diff_fold
+    if fold is not None and fold > _FOLD_LIMIT:
+        told = f"Folding the gates changed the logits by up to {fold:.1g}."
+        yield Finding("Folding", "warn", told, note=True)
+    if summary.files and summary.files[0].bytes is not None:
+        file, before = summary.files[0], summary.target_bytes
+        beside = f", {share(file.bytes, before)} of the target network's {numbers.bytesize(before)}"
+        told = f"The {file.precision} file{beside if before else ''}."
+        yield Finding("ONNX file", "neutral", told, numbers.bytesize(file.bytes))
+    for file in summary.files:
+        # Of the file whose arithmetic is torch's own.
+        if file.precision == "fp32" and file.max_abs_diff is not None:
+            yield _parity(file.max_abs_diff, wanted.max_abs_diff)
+    yield from (found for file in summary.files if (found := _file_accuracy(file, summary, wanted)))
+    limit = wanted.max_accuracy_drop
+    if limit is not None and any(file.accuracy is not None for file in summary.files):
+        unit = "point" if limit == 1 else "points"
+        told = f"A file may lose {limit:g} {unit} against torch (export.max_accuracy_drop)."
+        yield Finding("Files", "neutral", told)
+
+
+def _parity(difference: float, limit: float | None) -> Finding:
+    passed = limit is None or difference <= limit
+    allowed = f" ({numbers.tiny(limit)} allowed)" if limit else ""
+    told = f"Logits of the fp32 file are within {numbers.tiny(difference)} of torch's{allowed}."
+    return Finding("Parity", "good" if passed else "bad", told, "same" if passed else "differs")
+
+
+def _file_accuracy(file: OnnxFile, summary: Summary, wanted: Wanted) -> Finding | None:
+    slim, limit = summary.slim.accuracy, wanted.max_accuracy_drop
+    if file.accuracy is None or slim is None:
+        return None
+    bad = limit is not None and 100 * (slim - file.accuracy) > limit + _ROUNDING
+    differs = abs(file.accuracy - slim) > _ACCURACY_LIMIT
+    moved = points(file.accuracy, slim)
+    told = f"{file.file} scores {percent(file.accuracy)}, {moved} from torch."
+    state: State = "bad" if bad else "good"
+    return Finding(f"{file.precision} file", state, told, percent(file.accuracy), note=differs)
+
+
+# --- speed ------------------------------------------------------------------------------------------------
+
+
+def _speed(summary: Summary) -> Iterator[Finding]:
+    """Of each file: its speed-ups, and those of them that are none or may be none with their intervals."""
+    for file in summary.files:
+        rows = [row for row in summary.compared_rows if row.file == file.file]
+        if rows:
+            yield _speed_of(f"Speed, {file.precision}", rows, ideal_speedup(summary, summary.target))
+    alike: dict[tuple[str, str, str | None], list[Timing]] = {}
+    for row in summary.bench:
+        if row.verdict in _DOUBTS:
+            alike.setdefault((row.verdict, row.file, row.provider), []).append(row)
+    for (verdict, file_name, provider), same in alike.items():
+        said = {"no gain": "No gain in speed", "unclear": "The gain in speed is within the noise"}[verdict]
+        told = [_with_interval(row) for row in same]
+        each = [f"{text} at batch {row.batch}" for text, row in zip(told, same, strict=True)]
+        if len(same) == 1:
+            text = f"{said}: {file_name} at batch {same[0].batch} on {provider} measures {told[0]}."
+        else:
+            text = f"{said}: {file_name} on {provider} measures {', '.join(each)}."
+        yield Finding("Speed", "warn", text, note=True)
+
+
+def _speed_of(fact: str, rows: Sequence[Timing], ideal: float | None) -> Finding:
+    real = sum(row.is_gain for row in rows)
+    told = ", ".join(_told_by_provider(rows)) + ", beside the target network in onnxruntime"
+    told += f"; the FLOPs alone would suggest {ratio(ideal)}." if ideal else "."
+    if real == len(rows):
+        return Finding(fact, "good", told, "faster")
+    if real:
+        return Finding(fact, "warn", told, f"faster in {real} of {len(rows)}")
+    unclear = any(row.verdict == "unclear" for row in rows)
+    return Finding(fact, "warn" if unclear else "bad", told, "unclear" if unclear else "not faster")
+
+
+def _told_by_provider(rows: Sequence[Timing]) -> Iterator[str]:
+    """A phrase for each provider; a range where it was timed at more than two batch sizes."""
+    for provider in dict.fromkeys(row.provider for row in rows):
+        own = [row for row in rows if row.provider == provider]
+        each = [f"{ratio(row.speedup)} at batch {row.batch}{_doubt(row)}" for row in own]
+        yield (_range(own) if len(own) > _FEW else " and ".join(each)) + f" on {provider}"
+
+
+def _range(rows: Sequence[Timing]) -> str:
+    speedups, batches = [row.speedup or 0.0 for row in rows], [row.batch or 0 for row in rows]
+    doubtful = sum(row.verdict in _DOUBTS for row in rows)
+    doubt = f" (no gain, or none beyond the noise, at {doubtful} of {len(rows)})" if doubtful else ""
+    span = f"{min(speedups):.2f}x to {max(speedups):.2f}x"
+    return f"{span} at batch {min(batches)} to {max(batches)}{doubt}"
+
+
+def _doubt(row: Timing) -> str:
+    return f" ({_DOUBTS[row.verdict]})" if row.verdict in _DOUBTS else ""
+
+
+def _with_interval(row: Timing) -> str:
+    low, high = row.ratio_low, row.ratio_high
+    interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return ratio(row.speedup_vs_target) + interval
+
+
+def _measuring(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
+    """What disturbed the measuring, and what was not measured."""
+    places = [f"{row.provider}, batch {row.batch}" for row in summary.bench if row.steady is False]
+    if places:
+        told = f"Latencies had not settled before the measuring ({'; '.join(dict.fromkeys(places))}): "
+        yield Finding("Measuring", "warn", f"{told}the machine may have been busy.", note=True)
+    elsewhere = {
+        (row.file, row.provider): row.nodes_elsewhere for row in summary.bench if row.nodes_elsewhere
+    }
+    for (file, provider), others in elsewhere.items():
+        named = ", ".join(f"{nodes} nodes by {other}" for other, nodes in others.items())
+        told = f"On {provider}, some of {file} is run by others: {named}."
+        yield Finding("Measuring", "warn", told, note=True)
+    yield from _left_out(summary)
+    problem = (summary.environment.get("providers") or {}).get("cuda", "usable")
+    if summary.bench and wanted.automatic_provider and problem != "usable":
+        yield Finding("Measuring", "neutral", f"CUDA was not measured: {problem}.", note=True)
+
+
+def _left_out(summary: Summary) -> Iterator[Finding]:
+    """Files, providers and batch sizes that were asked for and not measured, those of one reason together."""
+    found: dict[tuple[str | None, int | None, str | None], list[str]] = {}
+    for entry in summary.skipped:
+        found.setdefault((entry.provider, entry.batch, entry.reason), []).append(entry.file or "all files")
+    for (provider, batch, reason), names in found.items():
+        where = f" at batch {batch}" if batch is not None else ""
+        where += f" on {provider}" if provider else ""
+        told = f"Not measured: {', '.join(names)}{where}: {reason}."
+        yield Finding("Measuring", "neutral", told, note=True)
+
+
+# --- several budgets --------------------------------------------------------------------------------------
+
+
+def sweep_findings(summary: SweepSummary) -> list[Finding]:
+    """A finding for every budget, and what they are to be compared with."""
+    found = [_one_budget(row, summary.target) for row in summary.sweep]
+    target = summary.target.accuracy
+    if all(row.slim.accuracy is None for row in summary.sweep):
+        return [Finding("Slim networks", "neutral", "There is no slim network yet."), *found]
+    if target is not None:
+        told = f"The target network, trained alone for as many epochs, reaches {percent(target)}."
+        found.append(Finding("Target network", "neutral", told, percent(target)))
+    return [*found, Finding("Search", "neutral", f"One search for all {len(summary.sweep)} budgets.")]
+
+
+def _one_budget(row: BudgetRow, target: Target) -> Finding:
+    limit, value = row.budget.limit, row.used
+    if value is None or not limit:
+        return Finding(row.label, "neutral", "There is no slim network for this budget yet.", "not known")
+    met = within(row.budget.metric, value, limit)
+    faster = not row.bench or any(one.is_gain for one in row.slim_rows)
+    told = [f"{share(value, limit)} of the budget"]
+    if row.slim.accuracy is not None:
+        change = f" ({points(row.slim.accuracy, target.accuracy)})" if target.accuracy is not None else ""
+        told.append(f"{percent(row.slim.accuracy)} top-1{change}")
+    if row.slim.flops is not None:
+        told.append(f"{count(row.slim.flops)} of {count(target.flops)} FLOPs")
+    told += [f"{ratio(one.speedup)} {one.provider}, batch {one.batch}{_doubt(one)}" for one in row.slim_rows]
+    state: State = "bad" if not met else "good" if faster else "warn"
+    figure = {"good": "met", "warn": "met, not faster", "bad": "exceeded"}[state]
+    return Finding(row.label, state, "; ".join(told) + ".", figure)
+
+
+def common_notes(children: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    """The notes of all budgets: what is said of each once, other things with the budget's name."""
+    found = {
+        label: [replace(one, figure="") for one in all_found if one.note]
+        for label, all_found in children.items()
+    }
+    first = next(iter(found.values()), [])
+    told = [{one.sentence for one in others} for others in found.values()]
+    shared = [one for one in first if all(one.sentence in sentences for sentences in told)]
+    own = [
+        replace(one, sentence=f"{label}: {one.sentence}")
+        for label, all_found in found.items()
+        for one in all_found
+        if one.sentence not in {other.sentence for other in shared}
+    ]
+    return [*shared, *own]

@@ -1,0 +1,265 @@
+"""The report as one HTML page: no network, no script, for screens of any width and for print."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jstc.core import numbers
+from jstc.report.collect import RunData, SweepData
+from jstc.report.groups import width_rows
+from jstc.report.plots.canvas import Drawing
+from jstc.report.rendering import render, title
+from jstc.report.tables import ideal_share, ideal_speedup, sweep_table, table
+from jstc.summary import Timing
+
+__all__ = ["html"]
+
+
+class Section(NamedTuple):
+    """A part of the page under a heading; `name` is its anchor and its template."""
+
+    name: str
+    heading: str
+
+
+class Figure(NamedTuple):
+    """A picture on the page: its SVG as a data URL, what it shows in words, how to read it."""
+
+    url: str
+    heading: str
+    alt: str
+    caption: str
+
+
+def html(data: RunData | SweepData, drawings: Sequence[Drawing]) -> str:
+    """The report as one HTML document with these pictures: the same bytes for the same run."""
+    content = _sweep(data, drawings) if isinstance(data, SweepData) else _run(data, drawings)
+    summary = data.summary
+    content |= {
+        "summary": summary,
+        "title": title(data),
+        "cards": [one for one in data.findings if one.figure],
+        "remarks": [one for one in data.findings if not one.figure],
+        "machine": _machine(summary.environment),
+        "seconds": [(name, numbers.duration(s)) for name, s in summary.seconds.items() if s is not None],
+        "recipe_text": data.recipe_text,
+    }
+    sections = [Section(*one) for one in _SECTIONS if _is_wanted(one[0], content)]
+    return render("page/page.html.j2", **content, sections=sections)
+
+
+_SECTIONS = (
+    ("budgets", "The networks side by side"),
+    ("notes", "What to know"),
+    ("result", "Target and slim network"),
+    ("latency", "Latency budget"),
+    ("cut", "What was cut where"),
+    ("files", "Accuracy of each file"),
+    ("speed", "Speed"),
+    ("speeds", "Speed"),
+    ("widths", "What was cut where"),
+    ("each", "Each budget"),
+    ("time", "Where the time goes"),
+    ("training", "How the training went"),
+    ("stayed", "Channels that had to stay"),
+    ("machine", "Environment"),
+    ("reproduce", "How to reproduce"),
+)
+# What there must be for a section; one that is not named here is on every page.
+_NEEDED = {"notes": "remarks", "result": "rows", "budgets": "header", "training": "history"}
+
+
+def _is_wanted(name: str, content: Mapping[str, Any]) -> bool:
+    return name == "reproduce" or bool(content.get(_NEEDED.get(name, name)))
+
+
+def _run(data: RunData, drawings: Sequence[Drawing]) -> dict[str, Any]:
+    summary = data.summary
+    names = {file.file: file.precision or file.file for file in summary.files}
+    ideal = ideal_speedup(summary, summary.target)
+    bars = [(names.get(row.file, row.file), row, ideal) for row in summary.compared_rows]
+    tradeoffs = [one for one in drawings if one.heading == "Accuracy against latency"]
+    return {
+        "rows": table(summary),
+        "latency": summary.latency,
+        "cut": summary.groups,
+        "cuts": width_rows(summary, summary.target),
+        "files": summary.onnx,
+        "tradeoff": [_figure(one) for one in tradeoffs],
+        "speed": summary.bench,
+        "panels": _panels(bars, summary.target_rows),
+        "ideal": ideal,
+        "time": _profiles(data.profile),
+        "history": [_figure(one) for one in drawings if one.on_page and one not in tradeoffs],
+        "stayed": summary.frozen,
+        "checksums": data.checksums,
+        "plan_hash": summary.plan_hash,
+    }
+
+
+def _sweep(data: SweepData, drawings: Sequence[Drawing]) -> dict[str, Any]:
+    summary = data.summary
+    header, rows = sweep_table(summary, wide=True)
+    cuts = [(row.label, width_rows(row, summary.target)) for row in summary.sweep]
+    bars = [
+        (one.label, row, ideal_speedup(one, summary.target)) for one in summary.sweep for row in one.slim_rows
+    ]
+    panels = _panels(bars, [row for one in summary.sweep for row in one.target_rows])
+    return {
+        "header": header,
+        "budget_rows": rows,
+        "tradeoff": [_figure(one) for one in drawings],
+        "speeds": panels,
+        "panels": panels,
+        "widths": [(label, found) for label, found in cuts if found],
+        "each": summary.sweep,
+        "checksums": [],
+        "plan_hash": None,
+    }
+
+
+def _figure(drawing: Drawing) -> Figure:
+    data = base64.b64encode(drawing.svg.encode()).decode("ascii")
+    return Figure(f"data:image/svg+xml;base64,{data}", drawing.heading, drawing.alt, drawing.caption)
+
+
+# --- the machine ------------------------------------------------------------------------------------------
+
+_LABELS = {
+    "cpu": "CPU", "cores": "cores", "memory_gb": "memory", "gpus": "GPU", "driver": "driver",
+    "os": "operating system", "python": "Python", "providers": "onnxruntime providers",
+    "packages": "packages",
+}  # fmt: skip
+
+
+def _machine(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The machine and the software of the measurements, whatever is on record of them."""
+    keys = [*(key for key in _LABELS if key in found), *(key for key in found if key not in _LABELS)]
+    told = ((_LABELS.get(key, key.replace("_", " ")), _text(key, found[key])) for key in keys)
+    return [(label, text) for label, text in told if text]
+
+
+def _text(key: str, value: object) -> str:
+    if isinstance(value, Mapping):
+        if "name" in value:
+            rest = ", ".join(f"{k} {one}" for k, one in value.items() if k != "name" and one is not None)
+            return f"{value['name']} ({rest})" if rest else str(value["name"])
+        between = ": " if key == "providers" else " "
+        return ", ".join(f"{name}{between}{_text(str(name), one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(_text(key, one) for one in value) or ("none found" if key == "gpus" else "")
+    if value is None:
+        return "not known"
+    return f"{value} GB" if key == "memory_gb" else str(value)
+
+
+# --- speed ------------------------------------------------------------------------------------------------
+
+_ROOM = 1.04  # of the longest bar
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A measured speed-up with its interval, and what the FLOPs alone suggest; all are parts of the panel."""
+
+    label: str
+    row: Timing
+    length: float
+    interval: tuple[float, float] | None
+    ideal: float | None
+    ideal_share: float | None
+
+    @property
+    def told(self) -> str:
+        """The bar in words."""
+        text, low, high = numbers.ratio(self.row.speedup), self.row.ratio_low, self.row.ratio_high
+        return text if low is None or high is None else f"{text}, 95 % interval {low:.2f} to {high:.2f}"
+
+
+class Panel(NamedTuple):
+    """Bars of one provider, batch size and number of threads; `one`: where the target network's line is."""
+
+    title: str
+    target_ms: float | None
+    bars: list[Bar]
+    one: float
+
+
+def _panels(found: Sequence[tuple[str, Timing, float | None]], targets: Sequence[Timing]) -> list[Panel]:
+    """Panels in the order of the rows, on one scale; a row comes with its label and the ideal speed-up."""
+    longest = [max(row.ratio_high or 1.0, row.speedup or 1.0, ideal or 1.0) for _, row, ideal in found]
+    scale = 1 / (_ROOM * max(longest, default=1.0))
+    several = len({row.threads for _, row, _ in found}) > 1
+    panels = []
+    for place in dict.fromkeys(row.place for _, row, _ in found):
+        bars = [_bar(label, row, ideal, scale) for label, row, ideal in found if row.place == place]
+        provider, batch, threads = place
+        told = f", {threads or 'all'} thread{'s' * (threads != 1)}" if several else ""
+        # Every budget is timed beside the target network: the middle one of its latencies.
+        times = [row.median_ms for row in targets if row.place == place and row.median_ms is not None]
+        middle = statistics.median(times) if times else None
+        panels.append(Panel(f"{provider}, batch {batch}{told}", middle, bars, scale))
+    return panels
+
+
+def _bar(label: str, row: Timing, ideal: float | None, scale: float) -> Bar:
+    low, high = row.ratio_low, row.ratio_high
+    return Bar(
+        label,
+        row,
+        scale * (row.speedup or 0.0),
+        None if low is None or high is None else (scale * low, scale * high),
+        None if ideal is None else scale * ideal,
+        ideal_share(row, ideal),
+    )
+
+
+# --- where the time goes ----------------------------------------------------------------------------------
+
+_MOST = 8  # kinds of operators; the rest is one row
+
+
+class Operator(NamedTuple):
+    """A kind of operator: its time in all, and that as a part of the longest beside it."""
+
+    name: str
+    nodes: int
+    milliseconds: float
+    share: float
+    place: float
+
+
+class Profile(NamedTuple):
+    """The operators of one file on one provider at one batch size."""
+
+    title: str
+    total: str
+    remark: str
+    operators: list[Operator]
+
+
+def _profiles(document: Mapping[str, Any]) -> list[Profile]:
+    found = [entry for entry in document.get("profiles") or [] if entry["operators"]]
+    longest: dict[tuple[str, int], float] = {}
+    for entry in found:
+        place = entry["provider"], entry["batch"]
+        longest[place] = max(longest.get(place, 0.0), entry["operators"][0]["ms"])
+    return [_profile(entry, longest[entry["provider"], entry["batch"]] or 1.0) for entry in found]
+
+
+def _profile(entry: Mapping[str, Any], longest: float) -> Profile:
+    kinds = [
+        Operator(one["operator"], one["nodes"], one["ms"], one["share"], 0) for one in entry["operators"]
+    ]
+    shown, rest = (kinds, []) if len(kinds) <= _MOST else (kinds[: _MOST - 1], kinds[_MOST - 1 :])
+    if rest:
+        nodes, times, shares = (sum(column) for column in list(zip(*rest, strict=True))[1:4])
+        shown.append(Operator(f"{len(rest)} other kinds", nodes, times, shares, 0))
+    title = f"{entry['file']}, {entry['provider']}, batch {entry['batch']}"
+    total = numbers.milliseconds(entry.get("nodes_ms"))
+    placed = [one._replace(place=one.milliseconds / longest) for one in shown]
+    return Profile(title, total, entry.get("remark") or "", placed)

@@ -1,0 +1,120 @@
+"""The files that the stages of a run left, read for its report: a mapping each, empty where there is none."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from jstc.core import files
+from jstc.errors import ChannelError, RecipeError, RunDirectoryError
+from jstc.plan import Plan
+from jstc.recipe import loading
+from jstc.recipe.schema import Recipe
+
+__all__ = [
+    "Json",
+    "number",
+    "pick",
+    "read_history",
+    "read_json",
+    "read_plain_recipe",
+    "read_plan",
+    "read_recipe",
+    "unreadable_images",
+]
+
+Json = dict[str, Any]
+"""What a stage wrote, before it is checked."""
+
+_MAX_BYTES = 256 * 2**20
+
+
+def read_plain_recipe(run: Path) -> Json:
+    """The recipe of a run, unchecked. Raises `RunDirectoryError` where there is none, or no YAML."""
+    path = _recipe_file(run)
+    try:
+        return loading.read_plain(path)
+    except RecipeError as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe of a run. Raises `RunDirectoryError` where there is none, or one that is not valid."""
+    path = _recipe_file(run)
+    try:
+        return loading.load(path)
+    except RecipeError as error:
+        raise RunDirectoryError(f"{path} is damaged or of another version: {error}") from None
+
+
+def _recipe_file(run: Path) -> Path:
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise RunDirectoryError(f"{run} is not a run directory: it has no recipe.yaml")
+    return path
+
+
+def read_json(run: Path, name: str) -> Json:
+    """A JSON document of the run; empty when its stage has not written it."""
+    path = run / name
+    try:
+        document = files.read_json(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}; run its stage again") from None
+    if not isinstance(document, dict):
+        raise RunDirectoryError(f"{path} is damaged: it holds no mapping")
+    return document
+
+
+def read_history(path: Path) -> list[Json]:
+    """The records of a `history.jsonl` up to the first broken line; none when there is no such file.
+
+    A history is shown, never computed with: one that was cut off is worth as much as it says.
+    """
+    try:
+        lines = files.read_bytes(path, limit=_MAX_BYTES).decode("utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    records: list[Json] = []
+    for line in lines:
+        try:
+            record = files.parse_json(line, where=str(path))
+        except ValueError:
+            break
+        if not isinstance(record, dict):
+            break
+        records.append(record)
+    return records
+
+
+def pick(document: Json, *keys: str) -> Json:
+    """These keys of a document, null where it lacks them."""
+    return {key: document.get(key) for key in keys}
+
+
+def number(record: Json, key: str) -> float:
+    """A figure of a record; not a number where the record has none."""
+    value = record.get(key)
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if finite and value is not None else math.nan
+
+
+def read_plan(run: Path) -> Plan | None:
+    """The plan of the slim network, or of the search. Raises `RunDirectoryError` for a damaged one."""
+    for name in ("slim", "search"):
+        path = run / name / "plan.json"
+        if path.is_file():
+            try:
+                return Plan.load(path)
+            except ChannelError as error:
+                raise RunDirectoryError(f"{path} is damaged: {error}") from None
+    return None
+
+
+def unreadable_images(run: Path) -> int:
+    """How many images of the data set could not be read in the run at `run`, each counted once."""
+    records = [record for path in run.glob("corrupt*.jsonl") for record in read_history(path)]
+    return len({str(record.get("image")) for record in records})

@@ -1,0 +1,378 @@
+"""What a run came to, typed: the document summary.json, which the report writes and others read.
+
+`Summary` is of a run with one budget, `SweepSummary` of one with several; `Network` is what both say of one
+slim network. Nothing is computed from figures here, only which row of a measurement is of which network.
+A document keeps the keys that it came with, in their order, those of later versions too. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveInt,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    WrapValidator,
+    model_serializer,
+    model_validator,
+)
+from pydantic import ValidationError as Invalid
+
+from jstc.core import files
+from jstc.errors import InputError
+
+__all__ = [
+    "SCHEMA",
+    "Budget",
+    "BudgetRow",
+    "Costs",
+    "Frozen",
+    "GroupWidth",
+    "Latency",
+    "Network",
+    "OnnxFile",
+    "Picture",
+    "Skipped",
+    "Summary",
+    "SweepSummary",
+    "Target",
+    "Timing",
+    "load",
+    "parse",
+    "read",
+    "to_document",
+]
+
+SCHEMA = 1
+
+# --- values -----------------------------------------------------------------------------------------------
+
+
+def _as_given(value: Any, check: Callable[[Any], Any]) -> Any:
+    check(value)
+    return value  # a whole number stays one, and is written as it was
+
+
+Number = Annotated[float, WrapValidator(_as_given)]
+Fraction = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_given)]
+NonNegative = Annotated[float, Field(ge=0), WrapValidator(_as_given)]
+Positive = Annotated[float, Field(gt=0), WrapValidator(_as_given)]
+# Names are printed, and a line of its own could be taken for a command by whoever reads the log of a CI job.
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]*$")]
+
+_OrEmpty = BeforeValidator(lambda value: {} if value is None else value)
+_OrNone = BeforeValidator(lambda value: [] if value is None else value)  # a list that is null has no entries
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+    _given: tuple[str, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember(cls, value: Any, handler: ModelWrapValidatorHandler[_Part]) -> _Part:
+        found = handler(value)
+        if isinstance(value, dict):
+            found._given = tuple(value)
+        return found
+
+    @model_serializer(mode="wrap")
+    def _as_it_came(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written = handler(self)
+        return {key: written[key] for key in self._given}
+
+
+# --- one slim network -------------------------------------------------------------------------------------
+
+
+class Budget(_Part):
+    """What the search was asked for: `limit` in FLOPs, parameters or milliseconds, as `metric` says."""
+
+    label: Line = ""
+    metric: str | None = None
+    limit: Number | None = None
+    share: Number | None = None
+
+
+class Costs(_Part):
+    """A network in torch: counts by fvcore, and the accuracy on the test split as a fraction."""
+
+    flops: NonNegative | None = None
+    params: NonNegative | None = None
+    accuracy: Fraction | None = None
+    max_abs_diff_fold: Number | None = None
+
+
+class Target(Costs):
+    """The network that was cut; `accuracy` when trained alone, `accuracy_before` with given weights."""
+
+    accuracy_before: Number | None = None
+
+
+class OnnxFile(_Part):
+    """An exported file, and how near it is to torch."""
+
+    file: Line
+    precision: Line | None = None
+    accuracy: Fraction | None = None
+    max_abs_diff: NonNegative | None = None
+    top1_agreement: Fraction | None = None
+    bytes: NonNegative | None = None
+    preprocess: bool | None = False
+    batch: PositiveInt | None = None
+
+
+class Timing(_Part):
+    """A file at one batch size on one provider, measured beside the target network."""
+
+    file: Line
+    provider: Line | None = None
+    batch: PositiveInt | None = None
+    median_ms: Positive | None = None
+    p95_ms: Number | None = None
+    speedup_vs_target: Positive | None = None
+    bytes: Number | None = None
+    images_per_second: Number | None = None
+    ratio_low: Positive | None = None
+    ratio_high: Positive | None = None
+    runs: int | None = None
+    verdict: str | None = None
+    threads: int | None = None
+    ideal_share: Number | None = None
+    steady: bool | None = None
+    nodes_elsewhere: dict[str, int] | None = None
+    peak_memory_mb: Number | None = None
+
+    @property
+    def speedup(self) -> float | None:
+        """Against the target network; None where that was not timed beside it."""
+        return None if self.verdict == "no target" else self.speedup_vs_target
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the file is faster beyond the noise; files without verdicts are taken at their word."""
+        return self.verdict in (None, "gain")
+
+    @property
+    def place(self) -> tuple[str | None, int | None, int | None]:
+        """Provider, batch size, threads."""
+        return self.provider, self.batch, self.threads
+
+
+class Latency(_Part):
+    """Of a budget of latency: where it is meant, what was predicted, what was measured, in milliseconds."""
+
+    predicted_ms: Number | None = None
+    measured_ms: Number | None = None
+    target_ms: Number | None = None
+    provider: str | None = None
+    batch: int | None = None
+    threads: int | None = None
+
+
+class GroupWidth(_Part):
+    """A channel group: its width in the target network, and `kept`, that in the slim one."""
+
+    name: str
+    width: int
+    kept: int | None = None
+    flops_share: Number
+    flops_share_slim: Number | None = None
+
+
+class Training(_Part):
+    """How long a stage trained, and what it reached; `settled` and `shared_by` are the search's."""
+
+    rounds: int | None = None
+    epochs: int | None = None
+    settled: bool | None = None
+    accuracy: Number | None = None
+    images_seen: int | None = None
+    shared_by: Annotated[list[str], _OrNone] = []
+    test_images: int | None = None
+
+
+class Network(_Part):
+    """One slim network: what it was to be, what it is, its files and their timings."""
+
+    budget: Annotated[Budget, _OrEmpty] = Budget()
+    slim: Annotated[Costs, _OrEmpty] = Costs()
+    onnx: Annotated[list[OnnxFile], _OrNone] = []
+    bench: Annotated[list[Timing], _OrNone] = []
+    latency: Latency | None = None
+    search: Annotated[Training, _OrEmpty] = Training()
+    finetune: Annotated[Training, _OrEmpty] = Training()
+    plan_hash: str | None = None
+    groups: Annotated[list[GroupWidth], _OrNone] = []
+
+    @property
+    def files(self) -> list[OnnxFile]:
+        """The files that hold the network alone; not their companions with preprocessing."""
+        return [file for file in self.onnx if not file.preprocess]
+
+    @property
+    def target_rows(self) -> list[Timing]:
+        """The target network's timings."""
+        named = (row.file for row in self.bench if row.verdict == "target")
+        # Without verdicts, which old files do not have, it is the one measured first.
+        first = self.bench[0].file if self.bench and self.bench[0].verdict is None else None
+        label = next(named, first)
+        return [row for row in self.bench if row.file == label]
+
+    @property
+    def compared_rows(self) -> list[Timing]:
+        """The timings of other files beside the target network."""
+        return [row for row in self.bench if self.is_compared(row)]
+
+    def is_compared(self, row: Timing) -> bool:
+        """Whether a timing is of another file beside the target network."""
+        return row.speedup is not None and all(row.file != target.file for target in self.target_rows)
+
+    @property
+    def slim_rows(self) -> list[Timing]:
+        """Those of the network's first file: one for each provider and batch size."""
+        rows, names = self.compared_rows, [file.file for file in self.files]
+        order = {name: place for place, name in enumerate(names)}
+        first = min((row.file for row in rows), key=lambda file: order.get(file, len(names)), default=None)
+        return [row for row in rows if row.file == first]
+
+    def target_row(self, row: Timing) -> Timing | None:
+        """The target network's timing at the place of `row`."""
+        return next((one for one in self.target_rows if one.place == row.place), None)
+
+    @property
+    def target_bytes(self) -> float | None:
+        """Size of the target network's file; None where it was not timed."""
+        return next((row.bytes for row in self.target_rows), None)
+
+    @property
+    def used(self) -> float | None:
+        """What the slim network has of what is bounded; a latency as measured, or else as predicted."""
+        if self.budget.metric == "latency":
+            found = self.latency or Latency()
+            return found.measured_ms if found.measured_ms is not None else found.predicted_ms
+        return {"flops": self.slim.flops, "params": self.slim.params}.get(self.budget.metric or "")
+
+
+class BudgetRow(Network):
+    """The network of one of several budgets; `run` is its directory within the run's."""
+
+    label: Line = ""
+    run: str = ""
+
+
+# --- a run ------------------------------------------------------------------------------------------------
+
+
+class Skipped(_Part):
+    """What was asked for and not measured; `file` None: every file, `batch` None: every batch size."""
+
+    provider: str | None = None
+    reason: str | None = None
+    file: str | None = None
+    batch: int | None = None
+
+
+class Frozen(_Part):
+    """Channels of a layer that had to stay."""
+
+    layer: str
+    channels: int
+    reason: str
+
+
+class Picture(_Part):
+    """A picture: its place in the run directory, what it shows in words, how to read it."""
+
+    file: str
+    alt: str
+    caption: str
+
+
+class _Document(_Part):
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    model: Line
+    dataset: Line
+    seed: int | None = None
+    target: Target
+    seconds: Annotated[dict[str, Number | None], _OrEmpty] = {}
+    baseline: Annotated[Training, _OrEmpty] = Training()
+    frozen: Annotated[list[Frozen], _OrNone] = []
+    unknown_operations: Annotated[dict[str, int], _OrEmpty] = {}
+    unreadable_images: int = 0
+    environment: Annotated[dict[str, Any], _OrEmpty] = {}
+    versions: Annotated[dict[str, str], _OrEmpty] = {}
+    command: str | None = None
+    notes: Annotated[list[str], _OrNone] = []
+
+
+class Summary(_Document, Network):
+    """A run with one budget."""
+
+    skipped: Annotated[list[Skipped], _OrNone] = []
+    pictures: Annotated[list[Picture], _OrNone] = []
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """The one slim network, under an empty label."""
+        return {"": self}
+
+
+class SweepSummary(_Document):
+    """A run with several budgets."""
+
+    budgets: Annotated[list[Budget], _OrNone] = []
+    sweep: list[BudgetRow]
+    search: Annotated[Training, _OrEmpty] = Training()
+    picture: str | None = None
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """The slim networks by the label of their budget."""
+        return {row.label: row for row in self.sweep}
+
+
+# --- documents --------------------------------------------------------------------------------------------
+
+
+def to_document(summary: Summary | SweepSummary) -> dict[str, Any]:
+    """The JSON document of a summary."""
+    return summary.model_dump(by_alias=True, warnings=False)
+
+
+def load(path: Path) -> Summary | SweepSummary:
+    """The summary in the file `path`. Raises `InputError` when it is missing, damaged, or something else."""
+    return parse(read(path), name=str(path))
+
+
+def read(path: Path) -> object:
+    """The JSON document in the file `path`. Raises `InputError`."""
+    try:
+        return files.read_json(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse(document: object, *, name: str) -> Summary | SweepSummary:
+    """The summary in a JSON document; `name` is what messages call it. Raises `InputError`."""
+    if not isinstance(document, dict) or "schema" not in document:
+        raise InputError(f"{name} is not a summary.json of jstc (it has no 'schema')")
+    if document["schema"] != SCHEMA:
+        raise InputError(f"{name} has schema {document['schema']!r}; this version of jstc reads {SCHEMA}")
+    kind = Summary if document.get("sweep") is None else SweepSummary
+    try:
+        return kind.model_validate(document)
+    except Invalid as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        told = f"{where}: {first['msg']}"
+        raise InputError(f"{name} is not a summary.json of jstc, or damaged: {told}") from None
