@@ -110,7 +110,7 @@ class House:
 def house(tmp_path, monkeypatch, messages):
     house = House(tmp_path / "run", messages)
     monkeypatch.setattr(stages, "table", house.table)
-    monkeypatch.setattr("jstc.runs.stages.report.report_of_all", house.report)
+    monkeypatch.setattr("jstc.runs.stages.report.report", house.report)
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
     return house
 
