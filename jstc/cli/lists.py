@@ -49,7 +49,7 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
 
 
 def schema(debug: options.Debug = False) -> None:
-    """Print the JSON schema of a recipe, by which editors check and complete it."""
+    """Print the JSON schema of recipes, for editors that check as you type."""
     from jstc.cli import results
     from jstc.recipe.schema import json_schema
 
