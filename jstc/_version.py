@@ -1,4 +1,4 @@
-"""What pip knows jstc by, apart from everything else so that every layer may name it: distribution, version."""
+"""The distribution and the version of jstc, apart from everything else so that every layer may name them."""
 
 __all__ = ["DISTRIBUTION", "__version__", "install_command"]
 

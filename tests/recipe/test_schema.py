@@ -38,7 +38,7 @@ def refusal(path: Path, overrides=(), flags=None) -> str:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads_and_names_only_values_a_reader_can_see(path):
     recipe = loading.load(path)
-    assert recipe.budget[1] > 0
+    assert float(recipe.budget[1]) > 0
     assert loading.load(path, ["seed=7"]).seed == 7
 
 
@@ -155,7 +155,8 @@ def test_a_key_of_an_earlier_version_is_refused_with_its_name_today(write, old, 
 @pytest.mark.parametrize("new", RENAMED.values())
 def test_todays_name_of_a_renamed_key_is_a_key(new):
     section, key = new.split(".")
-    assert key in Recipe.model_fields[section].annotation.model_fields
+    recipe = loading.from_flags({"model": "m", "dataset": "d", "flops": 0.5})
+    assert key in getattr(recipe, section).model_dump()
 
 
 def test_several_mistakes_are_all_named_in_the_order_of_the_file(write):

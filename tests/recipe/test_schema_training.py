@@ -10,6 +10,7 @@ import pytest
 from jstc.errors import RecipeError
 from jstc.recipe import loading
 from jstc.recipe.schema import FinetuneSettings, Recipe, TrainSettings
+from jstc.recipe.sections import Section
 
 
 def made(*overrides: str) -> Recipe:
@@ -98,6 +99,6 @@ def test_the_line_of_the_mistake_is_named(tmp_path: Path) -> None:
 
 def test_every_key_is_in_the_documentation() -> None:
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-    sections = {"train": TrainSettings, "finetune": FinetuneSettings}
+    sections: dict[str, type[Section]] = {"train": TrainSettings, "finetune": FinetuneSettings}
     keys = [f"{name}.{key}" for name, section in sections.items() for key in section.model_fields]
     assert [key for key in keys if f"| `{key}` |" not in text] == []
