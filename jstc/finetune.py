@@ -20,9 +20,12 @@ from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import checkpoint, collectives, device, handover, seeds
 from jstc.train import schedule as schedules
-from jstc.train.fit import FitResult, Job, fit
-from jstc.train.handover import Subnetwork
-from jstc.train.loop import Figures, Teacher, counted, evaluate
+from jstc.train.device import Numerics
+from jstc.train.fit import fit
+from jstc.train.handover import Handover
+from jstc.train.job import FitResult, Job
+from jstc.train.loop import Figures, counted, evaluate
+from jstc.train.one_step import Teacher
 
 __all__ = ["finetune", "train_baseline"]
 
@@ -89,7 +92,7 @@ def train_baseline(
     `checkpoint.safetensors`, `history.jsonl`, `model.safetensors` (a plain state dict) and `result.json`
     in `directory`; called again, goes on from its checkpoint.
     """
-    network = device.place(copy.deepcopy(target), recipe.train, _device_of(target))
+    network = device.to_device(copy.deepcopy(target), recipe.train, _device_of(target))
     job = Job(
         network=_called(network, recipe),
         trained=network,
@@ -112,9 +115,9 @@ def train_baseline(
 
 
 def _build(
-    target: nn.Module, channels: ChannelMap, plan: Plan, start: Subnetwork, recipe: Recipe
+    target: nn.Module, channels: ChannelMap, plan: Plan, start: Handover, recipe: Recipe
 ) -> GatedNetwork:
-    small = device.place(channels.slice(target, plan), recipe.train, _device_of(target))
+    small = device.to_device(channels.slice(target, plan), recipe.train, _device_of(target))
     gated = channels.gated(small, plan)
     start.restore(gated)
     gated.alpha.requires_grad_(False)
@@ -141,7 +144,7 @@ def _teacher(target: nn.Module, recipe: Recipe, source: Path) -> Teacher | None:
     if recipe.weights is None:
         # Untrained when it was built: what it learned, it learned in the search.
         _load_target(network, source / "target.safetensors")
-    device.place(network, recipe.train, _device_of(target)).eval().requires_grad_(False)
+    device.to_device(network, recipe.train, _device_of(target)).eval().requires_grad_(False)
     return Teacher(network, weight=settings.teacher_weight, temperature=settings.temperature)
 
 
@@ -171,7 +174,7 @@ def _score(
 ) -> Figures:
     # In float32, as the network is emitted; the test split is read once, for the report, and selects nothing.
     batches = counted(dataset.test, recipe.train.batch_size, progress=progress, stage=stage)
-    return evaluate(network, batches, channels_last=recipe.train.channels_last)
+    return evaluate(network, batches, Numerics(channels_last=recipe.train.channels_last))
 
 
 def _report(figures: Figures, result: FitResult, directory: Path) -> None:

@@ -16,10 +16,10 @@ from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.errors import StageError
 from jstc.finetune import finetune
-from jstc.jst.importance import num_images
+from jstc.jst.importance import importance_of
 from jstc.jst.joint import search
-from jstc.jst.phases import begun_at_budget, phase
-from jstc.jst.space import Space
+from jstc.jst.phases import begun_at_budget, growth_of
+from jstc.jst.space import Space, resolve_budgets
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import schedule as schedules
@@ -81,14 +81,16 @@ def _search(work: Work, recipe: Recipe, network: nn.Module) -> tuple[Plan, dict[
     with work.clock.phase("search"):
         search(
             network, work.channels, work.dataset,
-            recipe=recipe, directory=directory, progress=Silent(),
+            recipe=recipe, budgets=resolve_budgets(work.channels, recipe), directory=directory,
+            progress=Silent(),
         )  # fmt: skip
     plan = Plan.load(directory / "plan.json")
     result = files.read_json(directory / "result.json")
     work.ledger.pay("search", spent_by(directory, limit=work.limit))
     if ranking := _ranking(work, recipe):
         work.ledger.pay("ranking", ranking)
-        work.dataset.train.judged -= num_images(recipe.search, work.dataset.train)  # paid for: no judging
+        # Paid for: this is no judging.
+        work.dataset.train.judged -= importance_of(recipe).num_images(work.dataset.train)
     return plan, {"search": result, "plan_hash": plan.hash}
 
 
@@ -107,18 +109,22 @@ def most_searched(work: Work, recipe: Recipe) -> int:
     """The most that a search can cost which runs all its rounds, each at the budget of its phase."""
     search, batch = recipe.search, recipe.train.batch_size
     steps = schedules.steps_per_round(recipe, work.dataset)
-    gates = min(search.gate_steps, steps) if search.learns_gates else 0
+    gates = min(search.gate_steps, steps) if importance_of(recipe).trains_gates else 0
     part, held = (min(batch, split.num_images) for split in (work.dataset.train, work.dataset.search_val))
-    space = Space.of(work.channels, recipe)
-    limits = (
-        space.of_rounds(below=phase(search, round_).below).budget.limit for round_ in range(search.rounds)
-    )
+    space, growth = _space(work, recipe), growth_of(search)
+    phases = map(growth.at, range(search.rounds))
+    limits = (space.of_rounds(below=phase.below).budget.limit for phase in phases)
     return (steps * part + gates * held) * sum(limits) + _ranking(work, recipe)
+
+
+def _space(work: Work, recipe: Recipe) -> Space:
+    [space] = Space.each(work.channels, recipe, resolve_budgets(work.channels, recipe))
+    return space
 
 
 def _ranking(work: Work, recipe: Recipe) -> int:
     """What a search pays to rank the channels of the network that it was given."""
-    return num_images(recipe.search, work.dataset.train) * work.channels.cost().flops
+    return importance_of(recipe).num_images(work.dataset.train) * work.channels.cost().flops
 
 
 def fitted(work: Work) -> Recipe:
@@ -163,7 +169,7 @@ def _as_long_as_jst(work: Work) -> Recipe:
     while recipe.search.rounds > 1 and most_searched(work, recipe) > allowed:
         recipe = _searching(recipe, rounds=recipe.search.rounds - 1)
     # Said in numbers: the search itself would decide anew, for each variant by its own length.
-    return _searching(recipe, coarse_budget=Space.of(work.channels, recipe).coarse)
+    return _searching(recipe, coarse_budget=_space(work, recipe).coarse)
 
 
 def _is_long(work: Work, recipe: Recipe) -> bool:
@@ -188,7 +194,7 @@ def _sized(work: Work, recipe: Recipe) -> Recipe:
         return _searching(recipe, steps_per_round=schedules.steps_per_round(recipe, work.dataset))
 
     # From there on each step costs the same.
-    least = recipe.search.gate_steps if recipe.search.learns_gates else 1
+    least = recipe.search.gate_steps if importance_of(recipe).trains_gates else 1
     cost, more = (
         most_searched(work, _searching(recipe, steps_per_round=steps)) for steps in (least, least + 1)
     )

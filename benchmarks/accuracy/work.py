@@ -19,8 +19,9 @@ from jstc.data import Dataset, Split
 from jstc.recipe.schema import Recipe
 from jstc.train import device, seeds
 from jstc.train import schedule as schedules
-from jstc.train.fit import Job as Training
+from jstc.train.device import Numerics
 from jstc.train.fit import fit
+from jstc.train.job import Job as Training
 from jstc.train.loop import evaluate
 
 __all__ = ["Outcome", "Work", "fresh", "initialise"]
@@ -109,11 +110,11 @@ class Work:
     def target(self) -> nn.Module:
         """The target network as it is before any training, the same for every method of one seed."""
         network = models.build(self.spec, seed=seeds.derive(self.recipe.seed, "init"))
-        return device.place(network, self.recipe.train, self.where)
+        return device.to_device(network, self.recipe.train, self.where)
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to where it is trained."""
-        return device.place(network, self.recipe.train, self.where)
+        return device.to_device(network, self.recipe.train, self.where)
 
     def train(
         self, network: nn.Module, *, split: Split, steps: int, phase: str, name: str, flops: int
@@ -145,7 +146,8 @@ class Work:
         """Accuracy on a whole split, in float32."""
         with self.clock.phase("evaluation"):
             batches = split.ordered(max(self.batch, 256))
-            return evaluate(network, batches, channels_last=self.recipe.train.channels_last).accuracy
+            numerics = Numerics(channels_last=self.recipe.train.channels_last)
+            return evaluate(network, batches, numerics).accuracy
 
 
 def fresh(work: Work, plan: Any, *, name: str) -> nn.Module:

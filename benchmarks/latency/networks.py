@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from benchmarks.zoo.record import limit_memory
 from jstc import export, models
 from jstc.channels import analyse
-from jstc.jst.space import Space
+from jstc.jst.space import Space, resolve_budgets
 from jstc.recipe import loading
 from jstc.runs.stages.train import count
 
@@ -98,7 +98,8 @@ def cut_by_jstc(network: nn.Module, image: Tensor, kind: Kind, *, share: float) 
     widths = [group.width for group in channels.groups]
     shares = [1.0 if kind.seed is None else random.uniform(*_SPREAD) for _ in widths]
     levels = [np.arange(1, w + 1) / w / kept for w, kept in zip(widths, shares, strict=True)]
-    plan = Space.of(channels, recipe).plan([np.arange(width) for width in widths], levels)
+    [space] = Space.each(channels, recipe, resolve_budgets(channels, recipe))
+    plan = space.plan([np.arange(width) for width in widths], levels)
     return channels.slice(network, plan)
 
 

@@ -21,14 +21,15 @@ import torch
 
 from jstc import models
 from jstc.channels import analyse
-from jstc.jst.phases import phase
+from jstc.jst.phases import growth_of
 from jstc.jst.proposer import Proposer
-from jstc.jst.round import frozen
+from jstc.jst.space import resolve_budgets
 from jstc.jst.subnetwork import Target, cut, put_back
 from jstc.recipe import loading
 from jstc.train import device, optim
 from jstc.train.device import compiled
-from jstc.train.loop import step_options, train_steps
+from jstc.train.loop import frozen, train_steps
+from jstc.train.one_step import step_options
 from jstc.train.schedule import Schedule
 
 
@@ -57,10 +58,11 @@ def main() -> None:
     device.set_threads(options.threads)
     where, settings = device.device("auto"), recipe.train
     spec = models.spec(options.model, num_classes=10, in_channels=3, height=32, width=32)
-    network = device.place(models.build(spec), settings, where)
+    network = device.to_device(models.build(spec), settings, where)
     channels = analyse(network, torch.zeros(1, 3, 32, 32))
-    target, proposer = Target.new(network, channels, settings), Proposer(channels, recipe)
-    fine = phase(recipe.search, recipe.search.rounds - 1)
+    target = Target.new(network, channels, settings)
+    proposer = Proposer(channels, recipe, resolve_budgets(channels, recipe))
+    fine = growth_of(recipe.search).at(recipe.search.rounds - 1)
     whole = optim.make(dict(network.named_parameters()), settings)
     images, labels = (
         torch.randn(options.batch, 3, 32, 32, device=where),
@@ -82,12 +84,12 @@ def main() -> None:
         both = [trial.gated.ungated(), trial.gated]
         with frozen(trial.gated.alpha):
             taken = {
-                called: timed(lambda called=called, trial=trial: train(called, trial.weights))[0]
+                called: timed(lambda called=called, trial=trial: train(called, trial.optimizer))[0]
                 for called in (both if number % 2 else reversed(both))  # neither is always the first
             }
         if options.compile:
             called = compiled(trial.gated.ungated())
-            fused.append(timed(lambda called=called, trial=trial: train(called, trial.weights))[0])
+            fused.append(timed(lambda called=called, trial=trial: train(called, trial.optimizer))[0])
         back, _ = timed(lambda trial=trial: put_back(trial, target))
         rows.append((full, *(taken[called] for called in both), cutting + back))
     full, small, gated, moved = (statistics.median(column) for column in zip(*rows[1:], strict=True))

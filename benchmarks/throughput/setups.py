@@ -119,7 +119,7 @@ class Subject:
     def network(self) -> nn.Module:
         """A new target network, always the same one."""
         network = _built(self.recipe, self.dataset.info, "cpu")
-        return device.place(network, self.recipe.train, self.where)
+        return device.to_device(network, self.recipe.train, self.where)
 
     def sync(self) -> None:
         """Wait until the device has done everything: before looking at the clock, and nowhere else."""

@@ -12,12 +12,14 @@ from benchmarks.throughput.clock import JUDGING, STEPS, Stopwatch, watched
 from benchmarks.throughput.setups import Subject
 from jstc.core.progress import Silent
 from jstc.jst.proposer import Proposer
-from jstc.jst.round import Work
+from jstc.jst.round import RoundContext
 from jstc.jst.rounds import Rounds
+from jstc.jst.space import resolve_budgets
 from jstc.jst.state import State
 from jstc.train import collectives, ddp
-from jstc.train.job import Learner
-from jstc.train.loop import step_options, stream, train_steps
+from jstc.train.job import TrainState
+from jstc.train.loop import stream, train_steps
+from jstc.train.one_step import step_options
 from jstc.train.schedule import Schedule
 
 __all__ = ["Plain", "Round", "Searching"]
@@ -33,7 +35,7 @@ class Plain:
         recipe, dataset = subject.recipe, subject.dataset
         self.batch = min(batch or recipe.train.batch_size, dataset.train.num_images)
         self._settings = recipe.train.model_copy(update={"batch_size": self.batch})
-        self._learner = Learner.new(self.network, self._settings)
+        self._state = TrainState.new(self.network, self._settings)
         self._options = step_options(self._settings, subject.where, seed=0, images=dataset.train.num_images,
                                      num_classes=dataset.info.num_classes)  # fmt: skip
         self._done = 0
@@ -56,7 +58,7 @@ class Plain:
             augment=self.subject.recipe.input.augment,
         )  # fmt: skip
         train_steps(
-            network, batches, optimizer=self._learner.optimizer, schedule=Schedule(0.01, _LONG),
+            network, batches, optimizer=self._state.optimizer, schedule=Schedule(0.01, _LONG),
             first_step=self._done, options=self._options,
         )  # fmt: skip
         self._done += steps
@@ -98,10 +100,16 @@ class Searching:
 
     def __init__(self, subject: Subject, directory: Path) -> None:
         recipe, self._subject = subject.recipe, subject
-        proposer = Proposer(subject.channels, recipe)
-        self.state = State.new(subject.network(), subject.channels, proposer.threshnet, recipe)
-        self._work = Work.of(recipe, subject.dataset, subject.where, scaler=self.state.scaler)
-        self._rounds = Rounds(self.state, proposer, self._work, directory=directory, progress=Silent())
+        proposer = Proposer(subject.channels, recipe, resolve_budgets(subject.channels, recipe))
+        self.state = State.new(subject.network(), subject.channels, proposer, recipe)
+        self._context = RoundContext.of(
+            recipe,
+            subject.dataset,
+            subject.where,
+            trains_gates=proposer.importance.trains_gates,
+            scaler=self.state.scaler,
+        )
+        self._rounds = Rounds(self.state, proposer, self._context, directory=directory, progress=Silent())
         self._watch = Stopwatch(subject.sync, subject.now)
 
     def round(self, plain_seconds: float = 0.0) -> Round:
@@ -113,4 +121,4 @@ class Searching:
         recipe = self._subject.recipe
         batch = min(recipe.train.batch_size, self._subject.dataset.train.num_images)
         coarse = record["phase"] == "coarse"
-        return Round(coarse, self._work.steps * batch, record["flops"], seconds, plain_seconds)
+        return Round(coarse, self._context.steps * batch, record["flops"], seconds, plain_seconds)

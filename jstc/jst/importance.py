@@ -1,33 +1,162 @@
-"""What a trained network loses with each of its channels, to first order."""
+"""What ranks channels: strategies that say how much each channel of a group is worth.
+
+`importance_of` chooses one from the recipe, once; the search knows it by the protocol `Importance` alone.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jstc.core.progress import Progress
 from jstc.data import Split
-from jstc.jst.round import Work, frozen
 from jstc.jst.subnetwork import Target
 from jstc.plan import Plan
-from jstc.recipe.schema import SearchSettings
-from jstc.train import collectives
-from jstc.train.device import as_input
-from jstc.train.loop import evaluating, logits
+from jstc.recipe.schema import Recipe
+from jstc.train import collectives, seeds
+from jstc.train.device import Numerics
+from jstc.train.loop import evaluating, frozen
+from jstc.train.one_step import logits
 
-__all__ = ["num_images", "taylor"]
+__all__ = ["Gates", "Importance", "Norms", "Random", "Taylor", "Weighted", "importance_of", "taylor"]
+
+Vector = NDArray[np.float64]
+
+
+class Importance(Protocol):
+    """Strategy that ranks the channels of each group against each other."""
+
+    @property
+    def trains_gates(self) -> bool:
+        """Whether rounds have to train the gates for it."""
+        ...
+
+    def num_images(self, split: Split, /) -> int:
+        """Images of the training `split` that `prepare` reads."""
+        ...
+
+    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
+        """Look at the network as it was given, before the first round; what is found is kept in `target`."""
+        ...
+
+    def scores(self, target: Target) -> list[Vector]:
+        """Scores of the channels by group, larger is better; a pure function of `target`."""
+        ...
+
+
+class _Unprepared:
+    """Base of the strategies that need no look at images and no trained gates."""
+
+    trains_gates = False
+
+    def num_images(self, _split: Split, /) -> int:
+        """None."""
+        return 0
+
+    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
+        """Do nothing."""
+
+
+class Norms(_Unprepared):
+    """Norms of the weights that make a channel, as they are now."""
+
+    def scores(self, target: Target) -> list[Vector]:
+        """Norms by group."""
+        norms = target.channels.magnitude(target.network)
+        return [norms[group.name].double().numpy() for group in target.channels.groups]
+
+
+@dataclass(frozen=True)
+class Random(_Unprepared):
+    """Random numbers drawn once, by the seed: what any other ranking has to beat."""
+
+    seed: int
+
+    def scores(self, target: Target) -> list[Vector]:
+        """Normally distributed numbers by group, the same in every round."""
+        random = np.random.default_rng(seeds.derive(self.seed, "search", "importance"))
+        return target.channels_of(random.normal(size=len(target.alpha)))
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """Loss without the channel, to first order, in the network as it was given (see `taylor`)."""
+
+    images: int
+    trains_gates = False
+
+    def num_images(self, split: Split, /) -> int:
+        """As many as asked for, or all."""
+        return min(self.images, split.num_images)
+
+    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
+        """Measure `target.taylor`."""
+        found = taylor(
+            target, split, images=self.num_images(split), channels_last=channels_last, progress=progress
+        )
+        target.taylor.copy_(found)
+
+    def scores(self, target: Target) -> list[Vector]:
+        """Losses by group, as `prepare` measured them."""
+        return target.channels_of(target.taylor)
+
+
+class Gates(_Unprepared):
+    """Gates that are trained in turn with the weights (Lu et al. 2020)."""
+
+    trains_gates = True
+
+    def scores(self, target: Target) -> list[Vector]:
+        """Gates by group."""
+        return target.channels_of(target.alpha)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Gates, trained in turn with the weights, times what another strategy says."""
+
+    base: Importance
+    trains_gates = True
+
+    def num_images(self, split: Split, /) -> int:
+        """As many as the other strategy reads."""
+        return self.base.num_images(split)
+
+    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
+        """Prepare the other strategy."""
+        self.base.prepare(target, split, channels_last=channels_last, progress=progress)
+
+    def scores(self, target: Target) -> list[Vector]:
+        """Products by group."""
+        gates = target.channels_of(target.alpha)
+        return [gate * own for gate, own in zip(gates, self.base.scores(target), strict=True)]
+
+
+def importance_of(recipe: Recipe) -> Importance:
+    """The strategy that `search.importance` names."""
+    norms, losses = Norms(), Taylor(recipe.search.importance_images)
+    strategies: dict[str, Importance] = {
+        "magnitude": norms,
+        "random": Random(recipe.seed),
+        "taylor": losses,
+        "learned": Gates(),
+        "weighted": Weighted(norms),
+        "weighted_taylor": Weighted(losses),
+    }
+    return strategies[recipe.search.importance]
+
 
 _BATCH = 8
 """Over many images the gradients of a trained network add up to nothing; one by one they take too long."""
 
 
-def num_images(search: SearchSettings, split: Split) -> int:
-    """Of the training `split`, those that channels are ranked by: none, unless `importance` asks for it."""
-    return min(search.importance_images, split.num_images) if search.measures_losses else 0
-
-
-def taylor(target: Target, work: Work, progress: Progress) -> Tensor:
+def taylor(target: Target, split: Split, *, images: int, channels_last: bool, progress: Progress) -> Tensor:
     """|gate x gradient of the loss in the gate| [prunable channels], relative to the mean of each group.
 
     The first term of the loss's expansion for a channel that is taken out (Molchanov et al. 2017), the mean
@@ -35,16 +164,15 @@ def taylor(target: Target, work: Work, progress: Progress) -> Tensor:
     those that have no place for a gate, rank by the norms of their weights. Of several processes each does
     its part of the images. Nothing of `target` changes.
     """
-    network, channels = target.network, target.channels
+    network, channels, numerics = target.network, target.channels, Numerics(None, channels_last)
     gated = channels.gated(network, Plan.full(channels.widths))
-    total = torch.zeros_like(target.alpha)
-    count, size = num_images(work.recipe.search, work.dataset.train), _BATCH * collectives.world()
-    split = work.dataset.train.ordered(size, limit=count, part=collectives.part())
-    progress.start("search", -(-count // size), "ranking batch")
+    total, size = torch.zeros_like(target.alpha), _BATCH * collectives.world()
+    progress.start("search", -(-images // size), "ranking batch")
     with evaluating(network), frozen(*network.parameters()), torch.enable_grad():
         gated.alpha.data.copy_(target.alpha)
-        for number, (images, labels) in enumerate(split, start=1):
-            scores = logits(gated(as_input(images, channels_last=work.options.channels_last)))
+        batches = split.ordered(size, limit=images, part=collectives.part())
+        for number, (batch, labels) in enumerate(batches, start=1):
+            scores = logits(numerics.call(gated, batch))
             loss = F.cross_entropy(scores.float(), labels)
             if loss.requires_grad:  # which it does not where no group has a place for a gate
                 (gradient,) = torch.autograd.grad(loss, [gated.alpha])

@@ -1,31 +1,135 @@
 """Joint search-and-training: sample, train, update, again and again, from coarse to fine.
 
 Lu, Huang, Dong, Li, Shi, Beyond Network Pruning: a Joint Search-and-Training Approach, IJCAI 2020.
+
+A `Search` is made of rounds (`rounds`), which train one target network by its sub-networks, and of a final
+selection for every budget (`final`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from jstc.channels import ChannelMap
+from jstc.channels.budget import Budget
 from jstc.core import files, processes
 from jstc.core.progress import Progress
 from jstc.data import Dataset
-from jstc.jst.final import Adjust, choose_best
-from jstc.jst.importance import num_images
-from jstc.jst.phases import for_length
+from jstc.jst import final
+from jstc.jst.final import Selection
+from jstc.jst.phases import resolve_auto
 from jstc.jst.proposer import Proposer
-from jstc.jst.round import Work
+from jstc.jst.round import RoundContext
 from jstc.jst.rounds import Rounds
 from jstc.jst.state import Entry, State
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import collectives
 
-__all__ = ["search"]
+__all__ = ["Search", "search"]
+
+
+class Search:
+    """Search of a plan at each of the recipe's budgets, while the target network's parts are trained.
+
+    The budgets take turns, round by round; all of them train the one `target`, which is changed. `budgets`
+    are the recipe's, resolved, by label. Call `run_rounds`, then for every label `select` and `save`, then
+    `finish`. The same calls again continue from the checkpoint in `directory`.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module,
+        channels: ChannelMap,
+        dataset: Dataset,
+        *,
+        recipe: Recipe,
+        budgets: Mapping[str, Budget],
+        directory: Path,
+        progress: Progress,
+    ) -> None:
+        recipe = resolve_auto(recipe, dataset)
+        self.labels, self._directory, self._progress = recipe.labels, directory, progress
+        self._proposer = Proposer(channels, recipe, budgets)
+        self._state = State.new(target, channels, self._proposer, recipe)
+        self._context = RoundContext.of(
+            recipe,
+            dataset,
+            next(target.parameters()).device,
+            trains_gates=self._proposer.importance.trains_gates,
+            scaler=self._state.scaler,
+        )
+
+    def run_rounds(self) -> None:
+        """All rounds that are left.
+
+        Writes `history.jsonl` (a line a round) and, after every round and in the middle of long ones,
+        `checkpoint.safetensors`. Raises `RunDirectoryError` when the checkpoint belongs to another search,
+        `DivergedError` when training diverges more often than the settings allow.
+        """
+        state, progress = self._state, self._progress
+        with processes.signals_deferred():
+            self._rounds = Rounds(
+                state, self._proposer, self._context, directory=self._directory, progress=progress
+            )
+            progress.start("search", self._context.recipe.search.rounds, "round")
+            progress.update(state.round)
+            while self._rounds.left:
+                record = self._rounds.next()
+                progress.update(state.round, **_shown(record))
+
+    def select(self, label: str) -> Selection:
+        """The best plan for a budget, after the rounds."""
+        number = self.labels.index(label)
+        return final.choose_best(self._state, self._proposer, self._context, self._progress, budget=number)
+
+    def with_plan(self, selection: Selection, plan: Plan) -> Selection:
+        """The selection with another plan, judged as the best one was."""
+        return final.with_plan(selection, plan, self._state, self._context)
+
+    def save(self, label: str, selection: Selection) -> None:
+        """Write what was selected for a budget, for finetune, and `result.json`.
+
+        In a folder named by the label where there are several budgets.
+        """
+        folder = self._directory / label if len(self.labels) > 1 else self._directory
+        if collectives.is_first():
+            folder.mkdir(exist_ok=True)
+        final.save(selection, self._state, self._context, folder)
+        _write(folder / "result.json", self._shared_result() | self._result(selection.entry))
+
+    def finish(self) -> None:
+        """The plans of all budgets are saved: write what they share, and delete older checkpoints."""
+        if len(self.labels) > 1:
+            _write(self._directory / "result.json", self._shared_result())
+        self._rounds.finish()
+        self._progress.finish()
+
+    def _shared_result(self) -> dict[str, Any]:
+        state, context = self._state, self._context
+        ranked = self._proposer.importance.num_images(context.dataset.train)
+        return {
+            "rounds": state.round,
+            "settled": state.settled if state.could_settle else None,
+            "images_seen": state.images,
+            **({"taylor_images": ranked} if ranked else {}),
+            "steps": state.round * context.steps,
+            "seconds": round(state.seconds, 3),
+            **({"rollbacks": state.rollbacks} if state.rollbacks else {}),
+        }
+
+    def _result(self, best: Entry) -> dict[str, Any]:
+        cost = self._state.target.channels.cost(best.plan)
+        return {
+            "accuracy": best.accuracy,
+            "round_of_plan": best.round,
+            "flops": cost.flops,
+            "params": cost.params,
+        }
 
 
 def search(
@@ -34,60 +138,21 @@ def search(
     dataset: Dataset,
     *,
     recipe: Recipe,
+    budgets: Mapping[str, Budget],
     directory: Path,
     progress: Progress,
-    adjust: Adjust | None = None,
 ) -> dict[str, Plan]:
-    """Search a plan at each of the recipe's budgets while training the target network's parts.
-
-    The budgets take turns, round by round; all of them train the one `target`, which is changed. Writes
-    `history.jsonl` (a line a round), `result.json`, after every round and in the middle of long ones
-    `checkpoint.safetensors`, from which the same call continues, and `plan.json`, `subnetwork.safetensors`
-    (what finetune goes on with) and `target.safetensors` (the teacher, where one is asked for); these last
-    in a folder for each budget, named by its label, with a `result.json` of its own, where there are
-    several. `adjust` may change the best plan of a budget before it is written. Returns the plans by label.
-    Raises `BudgetError` for a budget out of reach, `RunDirectoryError` when the checkpoint belongs to
-    another search, `DivergedError` when training diverges more often than the settings allow.
-    """
-    where = next(target.parameters()).device
-    recipe = for_length(recipe, dataset)
-    proposer = Proposer(channels, recipe)
-    state = State.new(target, channels, proposer.threshnet, recipe)
-    work = Work.of(recipe, dataset, where, scaler=state.scaler)
-    with processes.signals_deferred():
-        rounds = Rounds(state, proposer, work, directory=directory, progress=progress)
-        progress.start("search", recipe.search.rounds, "round")
-        progress.update(state.round)
-        while rounds.left:
-            record = rounds.next()
-            progress.update(state.round, **_shown(record))
-    plans = _verdicts(state, proposer, work, directory, progress, adjust=adjust)
-    rounds.finish()
-    progress.finish()
-    return plans
-
-
-def _verdicts(
-    state: State,
-    proposer: Proposer,
-    work: Work,
-    directory: Path,
-    progress: Progress,
-    *,
-    adjust: Adjust | None,
-) -> dict[str, Plan]:
-    """The best plan of every budget, written with its figures."""
-    plans, shared = {}, _shared_result(state, work)
-    labels = work.recipe.labels
-    for number, label in enumerate(labels):
-        folder = directory / label if len(labels) > 1 else directory
-        if collectives.is_first():
-            folder.mkdir(exist_ok=True)
-        best = choose_best(state, proposer, work, folder, progress, budget=number, adjust=adjust)
-        _write(folder / "result.json", shared | _result(state, best))
-        plans[label] = best.plan
-    if len(labels) > 1:
-        _write(directory / "result.json", shared)
+    """Run a `Search` from start to end; returns the plans by label, the best ones as they were searched."""
+    found = Search(
+        target, channels, dataset, recipe=recipe, budgets=budgets, directory=directory, progress=progress
+    )
+    plans: dict[str, Plan] = {}
+    found.run_rounds()
+    for label in found.labels:
+        selection = found.select(label)
+        found.save(label, selection)
+        plans[label] = selection.plan
+    found.finish()
     return plans
 
 
@@ -98,26 +163,3 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 def _shown(record: dict[str, Any]) -> dict[str, float]:
     return {key: record[key] for key in ("accuracy", "loss", "flops") if record[key] is not None}
-
-
-def _shared_result(state: State, work: Work) -> dict[str, Any]:
-    ranked = num_images(work.recipe.search, work.dataset.train)
-    return {
-        "rounds": state.round,
-        "settled": state.settled if state.could_settle else None,
-        "images_seen": state.images,
-        **({"taylor_images": ranked} if ranked else {}),
-        "steps": state.round * work.steps,
-        "seconds": round(state.seconds, 3),
-        **({"rollbacks": state.rollbacks} if state.rollbacks else {}),
-    }
-
-
-def _result(state: State, best: Entry) -> dict[str, Any]:
-    cost = state.target.channels.cost(best.plan)
-    return {
-        "accuracy": best.accuracy,
-        "round_of_plan": best.round,
-        "flops": cost.flops,
-        "params": cost.params,
-    }

@@ -1,22 +1,27 @@
-"""What a round tries: channel weights, perturbed, and thresholds, chosen, give a plan at the budget."""
+"""What a round tries: channel scores, perturbed, and thresholds, chosen, give a plan at the budget.
+
+Three strategies say how, each chosen once from the recipe: what ranks channels (`importance`), what sets
+widths (`thresholds`), when to grow (`phases`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from jstc.channels import ChannelMap
-from jstc.errors import UnknownNameError
-from jstc.jst import sampler, threshnet
-from jstc.jst.phases import Phase
+from jstc.channels.budget import Budget
+from jstc.jst import sampler
+from jstc.jst.importance import importance_of
+from jstc.jst.phases import Phase, growth_of
 from jstc.jst.space import Space
 from jstc.jst.subnetwork import Target
-from jstc.jst.threshnet import Choice, ThreshNet
+from jstc.jst.threshnet import Choice
+from jstc.jst.thresholds import Draw, Situation, thresholds_of
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import seeds
@@ -25,14 +30,11 @@ __all__ = ["Proposal", "Proposer"]
 
 Vector = NDArray[np.float64]
 
-COMMON_THRESHOLD = 0.7
-"""Where all groups share one threshold its value is of no account: the projection moves it to the budget."""
-
 _COARSE_WIDTHS, _FINE_WIDTHS = 0.5, 0.04
 _MOST_FINE = 0.1
-"""How much sooner what was trained lately joins, in units of a threshold's logit, as a share of the inertia
-in its score. In coarse rounds widths stay; in fine ones, where it is at most `_MOST_FINE`, steps of the grid
-of thresholds (0.2 to 0.3 each) still decide, but not the drift of the probabilities."""
+"""How much sooner what was trained lately joins, in units of a threshold's logit, as a share of the recency
+bonus in its score. In coarse rounds widths stay; in fine ones, where it is at most `_MOST_FINE`, steps of the
+grid of thresholds (0.2 to 0.3 each) still decide, but not the drift of the probabilities."""
 
 _DRAWS = 6
 """So many times as many thresholds as candidates are drawn to have different plans: steps of 8 channels
@@ -41,7 +43,7 @@ swallow most small differences."""
 
 @dataclass(frozen=True)
 class Proposal:
-    """A plan, with what it was drawn from; `choice` is the policy's, where the policy chose."""
+    """A plan, with what it was drawn from; `choice` is the policy's, where a policy chose."""
 
     plan: Plan
     phase: Phase
@@ -50,43 +52,27 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class View:
-    """What plans are drawn from: by groups the channels' weights, standardised, their inertia and noise."""
+class _View:
+    """By groups the channels' scores, standardised, their recency bonus and their noise."""
 
     weights: list[Vector]
-    inertia: list[Vector]
+    recency: list[Vector]
     noise: list[Vector]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How thresholds are drawn: without a generator those of `before`, or the likeliest without these."""
-
-    generator: torch.Generator | None
-    before: Tensor | None
 
 
 class Proposer:
     """Draws plans for a recipe; a pure function of the seed, the round and the target's state.
 
-    Raises `BudgetError` for a budget out of reach, `UnknownNameError` for a threshold of a group that is not
-    there.
+    `budgets` are the recipe's, resolved, by label. Raises `UnknownNameError` for a threshold of a group that
+    is not there.
     """
 
-    def __init__(self, channels: ChannelMap, recipe: Recipe) -> None:
+    def __init__(self, channels: ChannelMap, recipe: Recipe, budgets: Mapping[str, Budget]) -> None:
         self.channels, self.recipe = channels, recipe
-        self.spaces = Space.each(channels, recipe)
-        _check_names(channels, recipe)
-        lead = recipe.search.residual_threshold_offset
-        self._leads = [lead if group.name in channels.streams else 0.0 for group in channels.groups]
-        self.threshnet = ThreshNet(
-            len(channels.groups),
-            recipe.search.threshold_grid,
-            start=COMMON_THRESHOLD,
-            lr=recipe.search.threshnet_lr,
-            entropy_bonus=recipe.search.entropy_bonus,
-            seed=seeds.derive(recipe.seed, "search", "threshnet"),
-        )
+        self.spaces = Space.each(channels, recipe, budgets)
+        self.importance = importance_of(recipe)
+        self.thresholds = thresholds_of(channels, recipe)
+        self.growth = growth_of(recipe.search, budgets=len(self.spaces))
 
     def budget(self, round_: int) -> int:
         """Number of the budget whose turn round `round_` is."""
@@ -101,7 +87,7 @@ class Proposer:
         candidate: int = 0,
         incumbent: Sequence[int] | None = None,
     ) -> Proposal:
-        """A plan for round `round_`; the policy draws other thresholds for other numbers of `candidate`.
+        """A plan for round `round_`; a policy draws other thresholds for other numbers of `candidate`.
 
         With an `incumbent`, the numbers of the thresholds that won the round before, a few groups draw anew
         and the others keep theirs. Of several candidates the first is the incumbent itself, or the likeliest.
@@ -109,9 +95,9 @@ class Proposer:
         return self._propose(self._view(target, round_), now, round_, candidate, incumbent)
 
     def _propose(
-        self, view: View, now: Phase, round_: int, candidate: int, incumbent: Sequence[int] | None
+        self, view: _View, now: Phase, round_: int, candidate: int, incumbent: Sequence[int] | None
     ) -> Proposal:
-        first = candidate == 0 and self.recipe.search.candidates > 1
+        first = candidate == 0 and self.thresholds.candidates > 1
         generator = (
             None if first else seeds.generator(self.recipe.seed, "search", "thresholds", round_, candidate)
         )
@@ -123,92 +109,57 @@ class Proposer:
     ) -> list[Proposal]:
         """The plans among which round `round_` chooses, all different.
 
-        As many as `search.candidates`, or fewer where the policy hardly finds others; one in a coarse round,
-        where all are as good, and one where thresholds are not chosen.
+        As many as the strategy of thresholds compares, or fewer where it hardly finds others; one in a coarse
+        round, where all are as good.
         """
-        search, view = self.recipe.search, self._view(target, round_)
-        if now.coarse or search.candidates == 1 or search.thresholds != "threshnet":
+        view, number = self._view(target, round_), self.thresholds.candidates
+        if now.coarse or number == 1:
             return [self._propose(view, now, round_, 0, None)]
         different: dict[str, Proposal] = {}
-        for candidate in range(_DRAWS * search.candidates):
+        for candidate in range(_DRAWS * number):
             proposal = self._propose(view, now, round_, candidate, incumbent)
             different.setdefault(proposal.plan.hash, proposal)
-            if len(different) == search.candidates:
+            if len(different) == number:
                 break
         return list(different.values())
 
     def final(self, target: Target, budget: int = 0) -> Proposal:
         """The plan without perturbation and with the likeliest thresholds, at the last temperature."""
-        now = Phase(sigma=0.0, tau=self.recipe.search.tau[1], coarse=False)
-        return self._draw(budget, self._view(target, None), now, draw=Draw(None, None))
+        return self._draw(budget, self._view(target, None), self.growth.end(), draw=Draw())
 
     def learn(self, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int) -> float | None:
         """Teach the policy what its choices earned; returns the largest advantage, None without a choice."""
-        choices = [proposal.choice for proposal in proposals if proposal.choice is not None]
-        return self.threshnet.learn(choices, rewards, self.budget(round_)) if choices else None
+        choices = [proposal.choice for proposal in proposals]
+        return self.thresholds.learn(choices, rewards, self.budget(round_))
 
-    def _split(self, vector: Vector) -> list[Vector]:
-        return self.spaces[0].split(vector)
-
-    def _view(self, target: Target, round_: int | None) -> View:
-        """That of a round; without one there is no noise."""
+    def _view(self, target: Target, round_: int | None) -> _View:
+        """What the plans of a round are drawn from; without a round there is no noise."""
         seed, search, noise = self.recipe.seed, self.recipe.search, np.zeros(len(target.alpha))
         if round_ is not None:
             noise = sampler.lasting_gumbel(len(noise), seed=seed, round_=round_, period=search.noise_period)
-        weights = sampler.standardised(self.importance(target))
-        return View(weights, self._split(search.recency_bonus * _recency(target)), self._split(noise))
+        weights = sampler.standardised(self.importance.scores(target))
+        recency = target.channels_of(search.recency_bonus * _recency(target))
+        return _View(weights, recency, target.channels_of(noise))
 
-    def _draw(self, budget: int, view: View, now: Phase, *, draw: Draw) -> Proposal:
+    def _draw(self, budget: int, view: _View, now: Phase, *, draw: Draw) -> Proposal:
         space = self.spaces[budget].of_rounds(below=now.below)
         p = [
             sampler.probabilities(w, o, sigma=now.sigma, tau=now.tau)
             for w, o in zip(view.weights, view.noise, strict=True)
         ]
-        states = threshnet.describe(self.channels, view.weights, p, share=space.budget.share)
-        thresholds, choice = self._thresholds(now, states, draw)
+        situation = Situation(now, view.weights, p, space.budget.share)
+        thresholds, choice = self.thresholds.choose(situation, draw)
         # What has been trained ranks higher in its group, and groups keep the widths that have been trained.
-        ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, view.inertia, strict=True)]
-        widths = _width_inertia(self.recipe.search.recency_bonus, coarse=now.coarse)
-        earlier = [widths * k for k in view.inertia]
+        ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, view.recency, strict=True)]
+        widths = _width_share(self.recipe.search.recency_bonus, coarse=now.coarse)
+        earlier = [widths * k for k in view.recency]
         plan = sampler.sample(space, p, thresholds, ranks=ranks, earlier=earlier)
         return Proposal(plan, now, thresholds, choice)
 
-    def importance(self, target: Target) -> list[Vector]:
-        """By what the channels of each group rank, as `search.importance` says; larger is better."""
-        search = self.recipe.search
-        if search.importance == "random":
-            random = np.random.default_rng(seeds.derive(self.recipe.seed, "search", "importance"))
-            return self._split(random.normal(size=len(target.alpha)))
-        gates = self._split(target.alpha.double().cpu().numpy())
-        if search.importance == "learned":
-            return gates
-        if search.measures_losses:
-            found = self._split(target.taylor.double().cpu().numpy())
-        else:
-            norms = self.channels.magnitude(target.network)
-            found = [norms[g.name].double().numpy() for g in self.channels.groups]
-        return [a * own for a, own in zip(gates, found, strict=True)] if search.learns_gates else found
 
-    def _thresholds(self, now: Phase, states: Tensor, draw: Draw) -> tuple[list[float], Choice | None]:
-        search = self.recipe.search
-        if search.thresholds == "fixed":
-            given = search.fixed_thresholds
-            return [given.get(g.name, COMMON_THRESHOLD) for g in self.channels.groups], None
-        if search.thresholds == "common" or now.coarse:
-            common = [COMMON_THRESHOLD] * len(self.channels.groups)
-            # Below the budget an even network is the core of whatever comes: half as wide, in steps of 8.
-            return common if now.below else self._favoured(common), None
-        choice = self.threshnet.choose(states, draw.generator, before=draw.before)
-        return self._favoured(self.threshnet.thresholds(choice)), choice
-
-    def _favoured(self, thresholds: Sequence[float]) -> list[float]:
-        """The thresholds with those of residual streams raised by `search.residual_threshold_offset`."""
-        return [sampler.raised(r, lead) for r, lead in zip(thresholds, self._leads, strict=True)]
-
-
-def _width_inertia(inertia: float, *, coarse: bool) -> float:
-    """As a share of `inertia`, the largest that a channel can have."""
-    return _COARSE_WIDTHS if coarse else min(_FINE_WIDTHS, _MOST_FINE / max(inertia, 1e-6))
+def _width_share(bonus: float, *, coarse: bool) -> float:
+    """How much the recency bonus counts for widths, as a share of what it adds to a score."""
+    return _COARSE_WIDTHS if coarse else min(_FINE_WIDTHS, _MOST_FINE / max(bonus, 1e-6))
 
 
 def _recency(target: Target) -> Vector:
@@ -216,10 +167,3 @@ def _recency(target: Target) -> Vector:
     trained: Vector = target.trained.double().cpu().numpy()
     most = trained.max(initial=0.0)
     return trained / most if most > 0 else trained
-
-
-def _check_names(channels: ChannelMap, recipe: Recipe) -> None:
-    for name in recipe.search.fixed_thresholds:
-        if name not in channels.widths:
-            hint = "in search.fixed_thresholds; 'jstc inspect' lists the groups"
-            raise UnknownNameError("channel group", name, channels.widths, hint)

@@ -1,4 +1,9 @@
-"""The rounds of a search, one after the other: sample, train, judge, update; saved, resumed, rolled back."""
+"""The rounds of a search, one after the other: sample, train, judge, update; saved, resumed, rolled back.
+
+A round begins with a plan cut from the target network and ends when that is put back. Until then the target
+does not change, so a round that diverges starts again from it; and a checkpoint in the middle of a round
+holds the state at its start, and beside it the sub-network in training.
+"""
 
 from __future__ import annotations
 
@@ -13,77 +18,75 @@ from torch import Tensor, nn
 
 from jstc.core.progress import Progress
 from jstc.errors import DivergedError
-from jstc.jst.importance import num_images, taylor
-from jstc.jst.phases import phase
 from jstc.jst.proposer import Proposal, Proposer
-from jstc.jst.round import Middle, RoundFigures, Work, judge, to_call, train_round
-from jstc.jst.state import State, identity, read_plan, require_same
-from jstc.jst.subnetwork import Trial, cut, put_back
+from jstc.jst.round import RoundContext, RoundFigures, RoundProgress, judge, to_call, train_round
+from jstc.jst.state import State, fingerprint, read_plan, require_same
+from jstc.jst.subnetwork import SubNetwork, cut, put_back
 from jstc.jst.threshnet import Choice
 from jstc.train import checkpoint, collectives, ddp, monitor
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.device import compiled
-from jstc.train.metrics import open_history
-from jstc.train.monitor import Watch
+from jstc.train.metrics import RunningMetrics, open_history
+from jstc.train.monitor import TrainingMonitor
 
-__all__ = ["Rounds", "choose", "learnt", "record", "reward"]
+__all__ = ["Rounds", "evaluate_round", "learn", "record", "select"]
 
 
 @dataclass
-class _Begun:
-    """A round at work: what it tries, what the policy learnt by choosing that, and how far it is."""
+class _Current:
+    """The round at work: what it tries, what the policy learnt by choosing that, and how far it is."""
 
     proposal: Proposal
     advantage: float | None
-    sub: Trial
-    middle: Middle
+    sub: SubNetwork
+    progress: RoundProgress
 
 
 class Rounds:
     """The rounds of a search in a directory, from where its checkpoint left off."""
 
     def __init__(
-        self, state: State, proposer: Proposer, work: Work, *, directory: Path, progress: Progress
+        self, state: State, proposer: Proposer, context: RoundContext, *, directory: Path, progress: Progress
     ) -> None:
         self.state = state
-        self._proposer, self._work, self._progress = proposer, work, progress
-        self._identity = identity(work.recipe, state.target.channels)
-        shown = work.recipe.tensorboard and collectives.is_first()
+        self._proposer, self._context, self._progress = proposer, context, progress
+        self._fingerprint = fingerprint(context.recipe, state.target.channels)
+        shown = context.recipe.tensorboard and collectives.is_first()
         self._history = open_history(directory, index="round", tensorboard=shown)
-        settings = work.recipe.checkpoint
+        settings = context.recipe.checkpoint
         self._saved = Checkpoints(
             directory / "checkpoint.safetensors",
             keep=settings.keep,
-            check=lambda meta, path: require_same(meta.get("identity"), self._identity, path),
+            check=lambda meta, path: require_same(meta.get("identity"), self._fingerprint, path),
             warn=progress.message,
         )
-        self._watch = Watch(settings, self._save_in_the_middle)
-        self._begun: _Begun | None = None
+        self._monitor = TrainingMonitor(settings, self._save_in_the_middle)
+        self._current: _Current | None = None
         self._resume()
 
     @property
     def left(self) -> bool:
         """Whether there are more rounds, which there are not once the search has settled."""
-        return self.state.round < self._work.recipe.search.rounds and not self.state.settled
+        return self.state.round < self._context.recipe.search.rounds and not self.state.settled
 
     def next(self) -> dict[str, Any]:
         """A round, or the rest of one; returns its line of the history. It is saved."""
         self._since = time.perf_counter()
-        begun, state = self._begin(), self.state
-        figures = self._train(begun)
-        earned = self._judge(begun)
-        put_back(begun.sub, state.target)
+        current, state = self._begin(), self.state
+        figures = self._train(current)
+        earned = self._evaluate(current)
+        put_back(current.sub, state.target)
         ddp.require_equal(_trained(state), f"the target network after round {state.round + 1}")
-        advantage = begun.advantage
-        if self._work.recipe.search.candidates == 1 and earned is not None:
-            advantage = learnt(self._proposer, [begun.proposal], [earned], state.round)
+        advantage = current.advantage
+        if self._proposer.thresholds.learns_after_training and earned is not None:
+            advantage = learn(self._proposer, [current.proposal], [earned], state.round)
         spent = time.perf_counter() - self._since
-        overlap = state.advance(begun.proposal.plan, earned, images=figures.images, seconds=spent)
-        line = record(state, begun.proposal, figures, self._lowered)
+        overlap = state.advance(current.proposal.plan, earned, images=figures.images, seconds=spent)
+        line = record(state, current.proposal, figures, self._lowered)
         line |= {"accuracy": earned, "advantage": advantage, "overlap": overlap}
-        self._begun = None
+        self._current = None
         collectives.decided(lambda: self._write(line))
-        self._watch.at_rest()
+        self._monitor.at_rest()
         return line
 
     def finish(self) -> None:
@@ -92,60 +95,67 @@ class Rounds:
             self._saved.drop_older()
 
     @property
-    def _lowered(self) -> Work:
-        """The work with the learning rates after the rollbacks so far."""
-        train = self._work.recipe.train
-        return replace(self._work, schedule=monitor.lowered(self._work.schedule, train, self.state.rollbacks))
+    def _lowered(self) -> RoundContext:
+        """The context with the learning rates after the rollbacks so far."""
+        train = self._context.recipe.train
+        schedule = monitor.lowered(self._context.schedule, train, self.state.rollbacks)
+        return replace(self._context, schedule=schedule)
 
-    def _begin(self) -> _Begun:
+    def _begin(self) -> _Current:
         """The round that was taken up in the middle, or a new one."""
-        if self._begun is None:
+        if self._current is None:
             state = self.state
-            proposal, advantage = choose(state, self._proposer, self._work)
-            sub = cut(state.target, proposal.plan, self._work.recipe.train)
-            state.course.thresholds = None if proposal.choice is None else proposal.choice.index.tolist()
-            self._begun = _Begun(proposal, advantage, sub, Middle(watch=self._watch))
+            proposal, advantage = select(state, self._proposer, self._context)
+            sub = cut(state.target, proposal.plan, self._context.recipe.train)
+            state.track.thresholds = None if proposal.choice is None else proposal.choice.index.tolist()
+            self._current = _Current(proposal, advantage, sub, RoundProgress())
             self._scaler = self._scaler_now()
-        return self._begun
+        return self._current
 
-    def _train(self, begun: _Begun) -> RoundFigures:
+    def _train(self, current: _Current) -> RoundFigures:
         while True:
+            context = self._lowered
+
+            def after_step(step: int, metrics: RunningMetrics, context: RoundContext = context) -> None:
+                self._monitor.after_step(step, metrics, context.schedule)
+
             try:
                 return train_round(
-                    begun.sub,
-                    self._lowered,
+                    current.sub,
+                    context,
                     self.state.round,
-                    middle=begun.middle,
-                    called=self._compiled(begun),
+                    progress=current.progress,
+                    called=self._compiled(current),
+                    on_step=after_step,
                 )
             except DivergedError as error:
-                self._roll_back(begun, error)
+                self._roll_back(current, error)
 
-    def _compiled(self, begun: _Begun) -> nn.Module | None:
+    def _compiled(self, current: _Current) -> nn.Module | None:
         """The sub-network compiled, where that may pay: when its widths are those of the round before.
 
         It takes as long as hundreds of steps.
         """
-        before, counts = self.state.course.plan, begun.proposal.plan.counts
-        if not self._work.recipe.search.compile or before is None or before.counts != counts:
+        before, counts = self.state.track.plan, current.proposal.plan.counts
+        if not self._context.recipe.search.compile or before is None or before.counts != counts:
             return None
-        network: nn.Module = compiled(to_call(begun.sub, self._work))
+        network: nn.Module = compiled(to_call(current.sub, self._context))
         return network
 
-    def _roll_back(self, begun: _Begun, error: DivergedError) -> None:
+    def _roll_back(self, current: _Current, error: DivergedError) -> None:
         """To the start of the round: the target network has not changed since."""
-        state, settings = self.state, self._work.recipe.train
+        state, settings = self.state, self._context.recipe.train
         state.rollbacks += 1
         to = f"the start of round {state.round + 1}"
         self._progress.message(monitor.rolled_back(error, settings, state.rollbacks, to=to))
-        begun.sub = cut(state.target, begun.proposal.plan, settings)
-        begun.middle = Middle(watch=self._watch)
+        current.sub = cut(state.target, current.proposal.plan, settings)
+        current.progress = RoundProgress()
         if state.scaler is not None:
             state.scaler.load_state_dict(self._scaler)
 
-    def _judge(self, begun: _Begun) -> float | None:
+    def _evaluate(self, current: _Current) -> float | None:
         try:
-            return reward(begun.sub, begun.proposal, self.state, self._work)
+            return evaluate_round(current.sub, current.proposal, self.state, self._context)
         except KeyboardInterrupt:
             # Judging makes the statistics that it changes anew when it is done again.
             if collectives.world() == 1:
@@ -155,64 +165,78 @@ class Rounds:
     def _scaler_now(self) -> dict[str, Any]:
         return {} if self.state.scaler is None else dict(self.state.scaler.state_dict())
 
+    # Saving: after a round, and in the middle of one
+
     def _write(self, line: Mapping[str, Any]) -> None:
         # The history first: a line too many is dropped on resume, a line too few would be missing.
         self._history.append(line)
-        self._saved.save(self.state.tensors(), {"identity": self._identity, **self.state.document()})
+        self._saved.save(self.state.tensors(), {"identity": self._fingerprint, **self.state.document()})
 
     def _save_in_the_middle(self) -> None:
-        assert self._begun is not None
-        middle = self._begun.middle.to_dict()
-        collectives.decided(lambda: self._write_middle(middle))
+        assert self._current is not None
+        progress = self._current.progress.to_dict()  # sums over all processes, so all of them ask for it
+        collectives.decided(lambda: self._write_middle(progress))
 
-    def _write_middle(self, middle: Mapping[str, Any]) -> None:
+    def _write_middle(self, progress: Mapping[str, Any]) -> None:
         """The state at the start of the round, and the sub-network in training."""
-        begun, state = self._begun, self.state
-        assert begun is not None
-        plan, thresholds = begun.proposal.plan.to_dict(), begun.proposal.thresholds
+        current, state = self._current, self.state
+        assert current is not None
+        plan, thresholds = current.proposal.plan.to_dict(), current.proposal.thresholds
         document = {
-            **middle,
+            **progress,
             "plan": plan,
             "thresholds": thresholds,
-            "advantage": begun.advantage,
+            "advantage": current.advantage,
             "scaler": self._scaler_now(),
         }
-        meta = {"identity": self._identity, **state.document(), "middle": document}
+        meta = {"identity": self._fingerprint, **state.document(), "middle": document}
         meta["seconds"] += time.perf_counter() - self._since
         if state.scaler is not None:
             meta["scaler"] = self._scaler
-        choice = begun.proposal.choice
+        choice = current.proposal.choice
         chosen = {} if choice is None else {"states": choice.states, "index": choice.index}
-        parts = checkpoint.join(trial=begun.sub.tensors(), choice=chosen)
+        parts = checkpoint.join(trial=current.sub.tensors(), choice=chosen)
         self._saved.save({**state.tensors(), **parts}, meta)
 
+    # Resuming: the policy's state is read by process 0 alone, everything else is sent to all
+
     def _resume(self) -> None:
+        state, context = self.state, self._context
         saved = collectives.from_first(self._saved.load)
-        collectives.copy_from_first(_trained(self.state).values())
-        if saved is None and num_images(self._work.recipe.search, self._work.dataset.train):
-            self.state.target.taylor.copy_(taylor(self.state.target, self._work, self._progress))
-        if saved is not None:
+        collectives.copy_from_first(_trained(state).values())
+        if saved is None:  # what a ranking measures of the network as it was given is in every checkpoint
+            self._proposer.importance.prepare(
+                state.target,
+                context.dataset.train,
+                channels_last=context.recipe.train.channels_last,
+                progress=self._progress,
+            )
+        else:
             tensors, meta = saved
-            self.state.restore(tensors, meta)
+            state.restore(tensors, meta)
             if "middle" in meta:
                 self._take_up(tensors, meta["middle"])
         if collectives.is_first():
-            self._history.truncate(self.state.round)
+            self._history.truncate(state.round)
 
     def _take_up(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-        """Go on in the middle of a round."""
-        state, recipe = self.state, self._work.recipe
+        """Go on in the middle of a round.
+
+        Its sub-network is cut from the target as it was at the start, and then given the tensors that it had;
+        the plan and what the policy chose are as they were, for they were drawn before it learned.
+        """
+        state, recipe = self.state, self._context.recipe
         chosen = checkpoint.part(tensors, "choice")
         proposal = Proposal(
             read_plan(document["plan"], state.target.channels.widths),
-            phase(recipe.search, state.round, budgets=len(state.courses)),
+            state.growth.at(state.round),
             document["thresholds"],
             Choice(chosen["states"], chosen["index"]) if chosen else None,
         )
         sub = cut(state.target, proposal.plan, recipe.train)
         sub.restore(checkpoint.part(tensors, "trial"))
-        middle = Middle.of(document, self._watch)
-        self._begun = _Begun(proposal, document["advantage"], sub, middle)
+        self._current = _Current(proposal, document["advantage"], sub, RoundProgress.of(document))
+        # A rollback needs the scaler of the round's start, the training the one of where it stopped.
         self._scaler = self._scaler_now()
         if state.scaler is not None:
             state.scaler.load_state_dict(document["scaler"])
@@ -223,49 +247,31 @@ def _trained(state: State) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.tensors().items() if not name.startswith("policy.")}
 
 
-# What a round decides before and after its training, and what it reports.
+# What a round decides before and after its training, and what it reports
 
 
-def reward(sub: Trial, proposal: Proposal, state: State, work: Work) -> float | None:
-    """Accuracy after the round's training; None for most rounds whose plan can neither win nor teach.
-
-    Judging costs about as much as a third of a round. Below the budget it is for the eye alone.
-    """
-    search, turn = work.recipe.search, state.round // len(state.courses)
-    if proposal.phase.below and turn % search.eval_every:
-        return None
-    return judge(sub, work, limit=search.eval_images).accuracy
-
-
-def choose(state: State, proposer: Proposer, work: Work) -> tuple[Proposal, float | None]:
+def select(state: State, proposer: Proposer, context: RoundContext) -> tuple[Proposal, float | None]:
     """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
-    search = work.recipe.search
-    proposals = _proposed(state, proposer, work)
-    if len(proposals) == 1:  # with `candidates: 1` the policy learns after its training (Rounds.next)
+    search = context.recipe.search
+    proposals = _proposed(state, proposer)
+    if len(proposals) == 1:
         return proposals[0], None
     # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.
-    subs = [cut(state.target, proposal.plan, work.recipe.train) for proposal in proposals]
-    rewards = [-judge(sub, work, limit=search.candidate_images).loss for sub in subs]
+    subs = [cut(state.target, proposal.plan, context.recipe.train) for proposal in proposals]
+    rewards = [-judge(sub, context, limit=search.candidate_images).loss for sub in subs]
     if not all(map(math.isfinite, rewards)):  # nothing to learn from; training will say what is wrong
         return proposals[0], None
     best = max(range(len(rewards)), key=rewards.__getitem__)
-    return proposals[best], learnt(proposer, proposals, rewards, state.round)
+    return proposals[best], learn(proposer, proposals, rewards, state.round)
 
 
-def learnt(
-    proposer: Proposer, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int
-) -> float | None:
-    """The largest advantage that the policy learnt by, which of several processes the first one has."""
-    return proposer.learn(proposals, rewards, round_) if collectives.is_first() else None
-
-
-def _proposed(state: State, proposer: Proposer, work: Work) -> list[Proposal]:
+def _proposed(state: State, proposer: Proposer) -> list[Proposal]:
     """The plans among which the round chooses; of several processes, those of the first."""
-    now = phase(work.recipe.search, state.round, budgets=len(state.courses))
+    now = state.growth.at(state.round)
     own: list[Proposal] = []
 
     def draw() -> list[list[Any]]:
-        own[:] = proposer.candidates(state.target, now, state.round, state.course.thresholds)
+        own[:] = proposer.candidates(state.target, now, state.round, state.track.thresholds)
         return [[proposal.plan.to_dict(), proposal.thresholds] for proposal in own]
 
     drawn = collectives.decided(draw)
@@ -276,13 +282,31 @@ def _proposed(state: State, proposer: Proposer, work: Work) -> list[Proposal]:
     return proposals
 
 
-def record(state: State, proposal: Proposal, figures: RoundFigures, work: Work) -> dict[str, Any]:
+def learn(
+    proposer: Proposer, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int
+) -> float | None:
+    """The largest advantage that the policy learnt by, which of several processes the first one has."""
+    return proposer.learn(proposals, rewards, round_) if collectives.is_first() else None
+
+
+def evaluate_round(sub: SubNetwork, proposal: Proposal, state: State, context: RoundContext) -> float | None:
+    """Accuracy after the round's training; None for most rounds whose plan can neither win nor teach.
+
+    Judging costs about as much as a third of a round. Below the budget it is to be shown, and for no more.
+    """
+    search, turn = context.recipe.search, state.round // len(state.tracks)
+    if proposal.phase.below and turn % search.eval_every:
+        return None
+    return judge(sub, context, limit=search.eval_images).accuracy
+
+
+def record(state: State, proposal: Proposal, figures: RoundFigures, context: RoundContext) -> dict[str, Any]:
     """The line of the history of the round that is just over."""
     cost = state.target.channels.cost(proposal.plan)
     alpha = state.target.alpha
     return {
         "round": state.round - 1,
-        "budget": work.recipe.labels[(state.round - 1) % len(state.courses)],
+        "budget": context.recipe.labels[(state.round - 1) % len(state.tracks)],
         "phase": "coarse" if proposal.phase.coarse else "fine",
         "loss": figures.loss,
         "train_accuracy": figures.accuracy,
@@ -295,6 +319,6 @@ def record(state: State, proposal: Proposal, figures: RoundFigures, work: Work) 
         "counts": list(proposal.plan.counts.values()),
         "plan_hash": proposal.plan.hash,
         "alpha_spread": float(alpha.std()) if len(alpha) > 1 else 0.0,
-        "lr": work.schedule.at(state.round * work.steps - 1),
+        "lr": context.schedule.at(state.round * context.steps - 1),
         "seconds": round(state.last_seconds, 3),
     }

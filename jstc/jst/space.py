@@ -1,4 +1,7 @@
-"""The plans that a search may visit: at the budget, in the quanta that the recipe asks for."""
+"""The plans that a search may visit: at the budget, in the quanta that the recipe asks for.
+
+`resolve_budgets` turns the recipe's amounts into counts, once for a run; everything after it takes `Budget`s.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from jstc.channels.budget import Budget, Limits, project, resolve, smallest, uni
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 
-__all__ = ["Budget", "Space", "limit", "limits"]
+__all__ = ["Space", "resolve_budgets"]
 
 Vector = NDArray[np.float64]
 
@@ -29,21 +32,31 @@ _CLOSE = 0.98
 evenly cut one comes so close to it."""
 
 
-def _limits(channels: ChannelMap, recipe: Recipe) -> Limits:
-    """Under `round_to: auto` the widest steps that leave the search room; processors like multiples of 8.
+def resolve_budgets(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
+    """The recipe's budgets as counts, by label. For latencies `channels` must be timed.
 
-    Raises `BudgetError` where not even the finest ones meet a budget.
+    Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet one, not even
+    in the finest steps, and `RecipeError` for settings of groups that are not there.
     """
-    settings = recipe.channels
-    if channels.latency is not None:
-        return Limits.from_settings(channels.groups, settings, block=channels.latency.block)
-    finest = Limits.from_settings(channels.groups, settings)
+    finest = _finest(channels, recipe)
     budgets = [resolve(channels, *budget, finest) for budget in recipe.budgets]
-    for steps in _WIDE if recipe.weights is None else _WIDE_GIVEN:
-        wide = Limits.from_settings(channels.groups, settings, **steps)
-        if all(_suits(channels, budget, wide) for budget in budgets):
-            return wide
-    return finest
+    return dict(zip(recipe.labels, budgets, strict=True))
+
+
+def _finest(channels: ChannelMap, recipe: Recipe) -> Limits:
+    """Limits with the smallest steps that the recipe allows; of a latency, those of the provider."""
+    block = None if channels.latency is None else channels.latency.block
+    return Limits.from_settings(channels.groups, recipe.channels, block=block)
+
+
+def _limits(channels: ChannelMap, recipe: Recipe, budgets: Sequence[Budget]) -> Limits:
+    """Under `round_to: auto` the widest steps that leave the search room; processors like multiples of 8."""
+    if channels.latency is None:
+        for steps in _WIDE if recipe.weights is None else _WIDE_GIVEN:
+            wide = Limits.from_settings(channels.groups, recipe.channels, **steps)
+            if all(_suits(channels, budget, wide) for budget in budgets):
+                return wide
+    return _finest(channels, recipe)
 
 
 def _suits(channels: ChannelMap, budget: Budget, bounds: Limits) -> bool:
@@ -71,23 +84,6 @@ def _coarse_share(channels: ChannelMap, budget: Budget, bounds: Limits, recipe: 
     return share if low <= share <= high else _OTHERWISE
 
 
-def limits(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
-    """The recipe's budgets as counts, by label. For latencies `channels` must be timed.
-
-    Raises `BudgetError`, which names the smallest reachable cost, when no sub-network can meet one, and
-    `RecipeError` for settings of groups that are not there.
-    """
-    return {
-        label: space.budget for label, space in zip(recipe.labels, Space.each(channels, recipe), strict=True)
-    }
-
-
-def limit(channels: ChannelMap, recipe: Recipe) -> Budget:
-    """The one budget of a recipe as a count. Raises as `limits` does."""
-    [budget] = limits(channels, recipe).values()
-    return budget
-
-
 @dataclass(frozen=True)
 class Space:
     """Groups, budget and limits of one search; `coarse`: the share of the budget that coarse rounds have."""
@@ -98,19 +94,12 @@ class Space:
     coarse: float = 1.0
 
     @classmethod
-    def of(cls, channels: ChannelMap, recipe: Recipe) -> Space:
-        """The space of a recipe with one budget. Raises `BudgetError` as `limit` does."""
-        [space] = cls.each(channels, recipe)
-        return space
-
-    @classmethod
-    def each(cls, channels: ChannelMap, recipe: Recipe) -> list[Space]:
-        """One space for each budget of a recipe. Raises `BudgetError` as `limits` does."""
-        bounds = _limits(channels, recipe)
-        budgets = [resolve(channels, *budget, bounds) for budget in recipe.budgets]
+    def each(cls, channels: ChannelMap, recipe: Recipe, budgets: Mapping[str, Budget]) -> list[Space]:
+        """One space for each budget of a recipe, in its order, from the resolved `budgets` by label."""
+        own = [budgets[label] for label in recipe.labels]
+        bounds = _limits(channels, recipe, own)
         return [
-            cls(channels, budget, bounds, _coarse_share(channels, budget, bounds, recipe))
-            for budget in budgets
+            cls(channels, budget, bounds, _coarse_share(channels, budget, bounds, recipe)) for budget in own
         ]
 
     def of_rounds(self, *, below: bool) -> Space:
@@ -118,7 +107,7 @@ class Space:
         return self.at(self.coarse) if below else self
 
     def at(self, share: float) -> Space:
-        """The same space at a share of its budget, or at the smallest that the limits allow."""
+        """This space at a share of its budget, or at the smallest that the limits allow."""
         if share >= 1:
             return self
         least = self.budget.of(smallest(self.channels, self.limits))
@@ -138,11 +127,3 @@ class Space:
             for group, chosen, count in zip(self.channels.groups, order, counts, strict=True)
         }
         return Plan(kept, self.channels.widths)
-
-    def split(self, vector: Vector) -> list[Vector]:
-        """A vector over all prunable channels, group by group."""
-        return [vector[g.start : g.start + g.width] for g in self.channels.groups]
-
-    def join(self, values: Mapping[str, Vector]) -> Vector:
-        """The inverse of `split`, from values by group name."""
-        return np.concatenate([values[g.name] for g in self.channels.groups])

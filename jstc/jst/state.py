@@ -1,4 +1,8 @@
-"""Everything a search knows between two rounds, and the one file that it is kept in."""
+"""Everything a search knows between two rounds, what its checkpoint holds, and which search that belongs to.
+
+A checkpoint is made of `State.tensors` and `State.document`; `fingerprint` says what decided its numbers, so
+that a search takes up no other one's.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,17 @@ from torch import Tensor, nn
 
 from jstc.channels import ChannelMap
 from jstc.errors import RunDirectoryError
-from jstc.jst.phases import Phase, phase
+from jstc.jst.phases import Growth
+from jstc.jst.proposer import Proposer
 from jstc.jst.subnetwork import Target
-from jstc.jst.threshnet import ThreshNet
+from jstc.jst.thresholds import Thresholds
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe, SearchSettings
 from jstc.train import checkpoint, job, optim
 
-__all__ = ["Archive", "Course", "Entry", "State", "identity", "read_plan", "require_same"]
+__all__ = ["Archive", "BudgetTrack", "Entry", "State", "fingerprint", "read_plan", "require_same"]
 
-# The best plans seen so far, by search-validation accuracy.
+# The best plans seen so far, by search-validation accuracy
 
 
 def read_plan(document: Any, groups: Iterable[str]) -> Plan:
@@ -70,7 +75,7 @@ class Archive:
 
 
 @dataclass
-class Course:
+class BudgetTrack:
     """What a search knows of one budget: the best plans, the latest one, overlaps of successive plans."""
 
     archive: Archive
@@ -81,7 +86,7 @@ class Course:
     def advance(self, plan: Plan, accuracy: float | None, round_: int, *, at_budget: bool) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before.
 
-        Plans not judged, and those below the budget, are no candidates for the verdict.
+        Plans not judged, and those below the budget, are no candidates for the final selection.
         """
         overlap = self.plan.overlap(plan) if self.plan is not None else None
         if at_budget and accuracy is not None:
@@ -106,11 +111,12 @@ class Course:
 
 @dataclass
 class State:
-    """The target network and its channel weights, the policy, each budget's course, how far the search is."""
+    """The target network and its gates, what a policy learned, each budget's track, and how far it is."""
 
     target: Target
-    threshnet: ThreshNet
-    courses: list[Course]
+    thresholds: Thresholds
+    growth: Growth
+    tracks: list[BudgetTrack]
     settings: SearchSettings
     scaler: torch.amp.GradScaler | None = None  # of gradients in float16
     round: int = 0
@@ -120,38 +126,35 @@ class State:
     rollbacks: int = 0
 
     @classmethod
-    def new(cls, network: nn.Module, channels: ChannelMap, threshnet: ThreshNet, recipe: Recipe) -> State:
+    def new(cls, network: nn.Module, channels: ChannelMap, proposer: Proposer, recipe: Recipe) -> State:
         """The state before the first round."""
-        courses = [Course(Archive(recipe.search.archive_size)) for _ in recipe.budgets]
+        tracks = [BudgetTrack(Archive(recipe.search.archive_size)) for _ in recipe.budgets]
         target = Target.new(network, channels, recipe.train)
         scaler = job.scaler(recipe.train, target.alpha.device)
-        return cls(target, threshnet, courses, recipe.search, scaler)
+        return cls(target, proposer.thresholds, proposer.growth, tracks, recipe.search, scaler)
 
     @property
-    def course(self) -> Course:
-        """That of the budget whose turn the next round is."""
-        return self.courses[self.round % len(self.courses)]
-
-    def _phase(self, round_: int) -> Phase:
-        return phase(self.settings, round_, budgets=len(self.courses))
+    def track(self) -> BudgetTrack:
+        """Track of the budget whose turn the next round is."""
+        return self.tracks[self.round % len(self.tracks)]
 
     @property
     def could_settle(self) -> bool:
         """Whether the search has had as many fine rounds as it takes to tell."""
-        first = self.round - (self.settings.early_stop_window + 1) * len(self.courses)
-        return first >= 0 and not self._phase(first).coarse
+        first = self.round - (self.settings.early_stop_window + 1) * len(self.tracks)
+        return first >= 0 and not self.growth.at(first).coarse
 
     @property
     def settled(self) -> bool:
         """Whether the plans of every budget's last rounds, all of them fine ones, hardly differ any more."""
         window = self.settings.early_stop_window
-        recent = [course.overlaps[-window:] for course in self.courses]
+        recent = [track.overlaps[-window:] for track in self.tracks]
         return self.could_settle and all(sum(r) / window >= self.settings.early_stop_overlap for r in recent)
 
     def advance(self, plan: Plan, accuracy: float | None, *, images: int, seconds: float) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before it at the same budget."""
-        at_budget = not self._phase(self.round).below
-        overlap = self.course.advance(plan, accuracy, self.round, at_budget=at_budget)
+        at_budget = not self.growth.at(self.round).below
+        overlap = self.track.advance(plan, accuracy, self.round, at_budget=at_budget)
         self.round += 1
         self.images += images
         self.seconds += seconds
@@ -160,7 +163,7 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of a checkpoint; the live ones."""
-        target, (policy, _) = self.target, self.threshnet.state()
+        target, (policy, _) = self.target, self.thresholds.state()
         gates = {name: getattr(target, name) for name in ("alpha", "moments", "steps", "trained", "taylor")}
         network = target.network.state_dict()
         return checkpoint.join(network=network, **target.optimizer, gates=gates, policy=policy)
@@ -173,8 +176,8 @@ class State:
             "images": self.images,
             "seconds": self.seconds,
             "rollbacks": self.rollbacks,
-            "policy": self.threshnet.state()[1],
-            "courses": [course.to_dict() for course in self.courses],
+            "policy": self.thresholds.state()[1],
+            "courses": [track.to_dict() for track in self.tracks],
             **scaler,
         }
 
@@ -188,23 +191,23 @@ class State:
                     target.optimizer[kind][name].copy_(value)
             for name, value in checkpoint.part(tensors, "gates").items():
                 getattr(target, name).copy_(value)
-        self.threshnet.restore(checkpoint.part(tensors, "policy"), meta["policy"])
+        self.thresholds.restore(checkpoint.part(tensors, "policy"), meta["policy"])
         if self.scaler is not None:
             self.scaler.load_state_dict(meta["scaler"])
-        for course, document in zip(self.courses, meta["courses"], strict=True):
-            course.restore(document, target.channels.widths)
+        for track, document in zip(self.tracks, meta["courses"], strict=True):
+            track.restore(document, target.channels.widths)
         self.round, self.images, self.seconds = meta["round"], meta["images"], meta["seconds"]
         self.rollbacks = meta["rollbacks"]
 
 
-# What makes a search the same search when it is called again.
+# What makes a search the same search when it is called again
 
 _VERSION = 5
 """Raised when the same settings come to mean another search, or a checkpoint to hold something else."""
 
 
-def identity(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
-    """What decides the numbers of a search; a checkpoint of another one is refused."""
+def fingerprint(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
+    """Everything that decides the numbers of a search; a checkpoint of another one is refused."""
     keys = {"model", "cifar", "weights", "dataset", "seed", "flops", "params", "latency", "latency_on"}
     settings = recipe.model_dump(mode="json", include=keys)
     parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("train", "search", "channels")}

@@ -1,20 +1,26 @@
-"""The state of a search, and the way between the target network and its sub-networks."""
+"""The target network with everything that belongs to its channels, and the way to a sub-network and back.
+
+Two classes mean "the small network": `channels.GatedNetwork` is the module, sliced, with a gate for each
+channel; `SubNetwork` is that module in training, with its plan, optimiser and the gates' averages.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jstc.channels import ChannelMap, GatedNetwork
 from jstc.plan import Plan
 from jstc.recipe.schema import SearchSettings, TrainSettings
 from jstc.train import checkpoint, optim
-from jstc.train.device import place
+from jstc.train.device import to_device
 
-__all__ = ["Target", "Trial", "cut", "put_back"]
+__all__ = ["SubNetwork", "Target", "cut", "put_back"]
 
 _BETAS = (0.9, 0.99)
 _FORGETTING = 0.5
@@ -24,11 +30,11 @@ _FORGETTING = 0.5
 class Target:
     """The target network with everything that belongs to its channels; all changed in place.
 
-    `alpha` [prunable channels] holds the channel weights, `moments` [2, prunable channels] Adam's averages
-    of their gradients, `steps` [prunable channels] how often each was updated, `trained` [prunable channels]
-    how much of the last rounds trained each, 1 for all of them, `taylor` [prunable channels] what the network
-    as it was given would lose with each, relative to the mean of its group (1 where nobody asked);
-    `optimizer` is the state of the weights' optimiser, by kind and parameter.
+    `alpha` [prunable channels] holds the gates (the channel weights of the paper), `moments` [2, prunable
+    channels] Adam's averages of their gradients, `steps` [prunable channels] how often each was updated,
+    `trained` [prunable channels] how much of the last rounds trained each, 1 for all of them, `taylor`
+    [prunable channels] what the network as it was given would lose with each, relative to the mean of its
+    group (1 where nobody asked); `optimizer` is the state of the weights' optimiser, by kind and parameter.
     """
 
     network: nn.Module
@@ -42,7 +48,7 @@ class Target:
 
     @classmethod
     def new(cls, network: nn.Module, channels: ChannelMap, settings: TrainSettings) -> Target:
-        """All channel weights 1, no optimiser has made a step."""
+        """The target before the first round: all gates 1, no optimiser has made a step."""
         total = sum(group.width for group in channels.groups)
         where = next(network.parameters()).device
         return cls(
@@ -61,14 +67,23 @@ class Target:
         parts = [torch.tensor(plan.kept[g.name]) + g.start for g in self.channels.groups]
         return torch.cat(parts).to(self.alpha.device)
 
+    def channels_of(self, values: Tensor | NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """A vector over all prunable channels, group by group."""
+        vector = values.double().cpu().numpy() if isinstance(values, Tensor) else values
+        return [vector[group.start : group.start + group.width] for group in self.channels.groups]
+
 
 @dataclass
-class Trial:
-    """A sub-network in training: physically small, gated, with optimisers that go on where they were."""
+class SubNetwork:
+    """A sub-network in training: physically small, gated, with optimisers that go on where they were.
+
+    `optimizer` is that of the weights; `moments` [2, kept channels] and `steps` [kept channels] are the
+    gates' part of those of the target.
+    """
 
     plan: Plan
     gated: GatedNetwork
-    weights: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     moments: Tensor
     steps: Tensor
 
@@ -77,7 +92,7 @@ class Trial:
         """The parameters of the plain network by name."""
         return dict(self.gated.network.named_parameters())
 
-    def step_alpha(self, gradient: Tensor, settings: SearchSettings) -> None:
+    def step_gates(self, gradient: Tensor, settings: SearchSettings) -> None:
         """One Adam step (Kingma and Ba 2015) on the gates; `gradient` [kept channels].
 
         Not torch's Adam, because the channels of a sub-network have been updated unequally often: each
@@ -93,23 +108,23 @@ class Trial:
     def tensors(self) -> dict[str, Tensor]:
         """All that training changes; the live tensors."""
         gates = {"alpha": self.gated.alpha, "moments": self.moments, "steps": self.steps}
-        state = optim.get_state(self.weights, self.parameters)
+        state = optim.get_state(self.optimizer, self.parameters)
         return checkpoint.join(network=self.gated.network.state_dict(), **state, gates=gates)
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` gave, of a sub-network of the same plan."""
         self.gated.network.load_state_dict(checkpoint.part(tensors, "network"))
-        optim.set_state(self.weights, self.parameters, optim.from_tensors(tensors))
+        optim.set_state(self.optimizer, self.parameters, optim.from_tensors(tensors))
         gates = checkpoint.part(tensors, "gates")
         for tensor, name in ((self.gated.alpha, "alpha"), (self.moments, "moments"), (self.steps, "steps")):
             tensor.copy_(gates[name])
 
 
-def cut(target: Target, plan: Plan, settings: TrainSettings) -> Trial:
+def cut(target: Target, plan: Plan, settings: TrainSettings) -> SubNetwork:
     """The sub-network of a plan, with the slices of weights, statistics, gates and the optimiser's state."""
     where = target.alpha.device
-    small = place(target.channels.slice(target.network, plan), settings, where)
+    small = to_device(target.channels.slice(target.network, plan), settings, where)
     index = target.index(plan)
     gated = target.channels.gated(small, plan)
     with torch.no_grad():
@@ -118,13 +133,13 @@ def cut(target: Target, plan: Plan, settings: TrainSettings) -> Trial:
     optimizer = optim.make(named, settings, partial=True)
     state = {kind: target.channels.take(tensors, plan) for kind, tensors in target.optimizer.items()}
     optim.set_state(optimizer, named, state)
-    return Trial(plan, gated, optimizer, target.moments[:, index], target.steps[index])
+    return SubNetwork(plan, gated, optimizer, target.moments[:, index], target.steps[index])
 
 
-def put_back(sub: Trial, target: Target) -> None:
+def put_back(sub: SubNetwork, target: Target) -> None:
     """Write everything that the sub-network changed back to where it came from; the rest keeps its values."""
     target.channels.map_back(sub.gated.network, target.network, sub.plan)
-    for kind, tensors in optim.get_state(sub.weights, sub.parameters).items():
+    for kind, tensors in optim.get_state(sub.optimizer, sub.parameters).items():
         target.channels.put(tensors, target.optimizer[kind], sub.plan)
     index = target.index(sub.plan)
     target.alpha[index] = sub.gated.alpha.detach()

@@ -176,16 +176,6 @@ class SearchSettings(Section):
                 )
         return self
 
-    @property
-    def learns_gates(self) -> bool:
-        """Whether channels rank by gates, which then are trained."""
-        return self.importance in ("learned", "weighted", "weighted_taylor")
-
-    @property
-    def measures_losses(self) -> bool:
-        """Whether channels rank by what the network as it was given would lose with them."""
-        return self.importance in ("taylor", "weighted_taylor")
-
 
 # A search from trained weights.
 

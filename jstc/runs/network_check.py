@@ -9,14 +9,15 @@ from torch import nn
 
 from jstc.core import processes
 from jstc.errors import ChannelError, JstcError, ModelError, RecipeError, StageError
-from jstc.jst.proposer import Proposer
+from jstc.jst.thresholds import require_groups
 from jstc.recipe.schema import Recipe
 from jstc.runs.directory import require_same
 from jstc.runs.latency_budget import setting_of
 from jstc.runs.workspace import Workspace
 from jstc.train.device import require_compiler
-from jstc.train.loop import evaluating, logits
+from jstc.train.loop import evaluating
 from jstc.train.metrics import require_tensorboard
+from jstc.train.one_step import logits
 
 __all__ = ["check", "num_scores"]
 
@@ -124,8 +125,8 @@ def _num_scores(workspace: Workspace) -> int:
 
 def _check_search(workspace: Workspace) -> None:
     """A budget out of reach, thresholds of groups that are not there."""
-    largest = next(iter(workspace.budgets))
-    Proposer(workspace.costed, workspace.recipe.at(largest))
+    _ = workspace.budgets
+    require_groups(workspace.channels, workspace.recipe.search.fixed_thresholds)
 
 
 def _check_latency(workspace: Workspace, path: Path) -> None:

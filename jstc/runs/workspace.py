@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from jstc.channels import ChannelMap
+    from jstc.channels.budget import Budget
     from jstc.data import DataInfo, Dataset
-    from jstc.jst.space import Budget
     from jstc.models import ModelSpec
     from jstc.ort.machine import Setting
     from jstc.runs.latency_budget import LatencyBudgets
@@ -153,7 +153,7 @@ class Workspace:
         """
         from jstc.jst import space
 
-        found = {label: space.limit(self.costed, self.recipe.at(label)) for label in self.recipe.labels}
+        found = space.resolve_budgets(self.costed, self.recipe)
         labels = sorted(found, key=lambda label: -found[label].limit)
         for one, other in itertools.pairwise(labels):
             if found[one].limit == found[other].limit:

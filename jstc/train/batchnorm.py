@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from jstc.train.device import as_input, autocast
+from jstc.train.device import Numerics
 from jstc.train.loop import evaluating
 
 __all__ = ["recalibrate"]
@@ -21,8 +21,7 @@ def recalibrate(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     images: int,
-    dtype: torch.dtype | None = None,
-    channels_last: bool = False,
+    numerics: Numerics | None = None,
 ) -> int:
     """Estimate running means and variances anew, as the plain average over at least `images` images.
 
@@ -31,7 +30,7 @@ def recalibrate(
     single image is left out), and 0, without touching anything, when the network keeps no such statistics.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    seen = whole = 0
+    numerics, seen, whole = numerics or Numerics(), 0, 0
     if not norms:
         return seen
     with evaluating(network), _momentum_kept(norms):
@@ -47,8 +46,7 @@ def recalibrate(
             seen += len(batch)
             for norm in norms:
                 norm.momentum = len(batch) / seen
-            with autocast(batch.device, dtype):
-                network(as_input(batch, channels_last=channels_last))
+            numerics.call(network, batch)
             if seen >= images:
                 break
     return seen

@@ -1,4 +1,8 @@
-"""Tensors and their description in one safetensors file, so that the two can never disagree."""
+"""Checkpoints: tensors and their description in one safetensors file, the newest and a few before it.
+
+One file, so that tensors and description can never disagree; several, so that a damaged one costs minutes and
+not the run.
+"""
 
 from __future__ import annotations
 
@@ -113,8 +117,7 @@ def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-# The newest checkpoint of a training and the ones before it: a damaged one costs minutes, not the run.
-#
+# The newest checkpoint of a training and the ones before it:
 # checkpoint.safetensors     the newest
 # checkpoint.1.safetensors   the one before it, and so on
 

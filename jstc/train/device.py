@@ -1,7 +1,8 @@
-"""Where and in which number format the arithmetic happens."""
+"""Where and in which number format the arithmetic happens; compiled networks, where a compiler works."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -13,15 +14,16 @@ from jstc.errors import InputError
 from jstc.recipe.schema import TrainSettings
 
 __all__ = [
+    "Numerics",
     "as_input",
     "autocast",
     "autocast_dtype",
     "compiled",
     "device",
     "has_fast_bfloat16",
-    "place",
     "require_compiler",
     "set_threads",
+    "to_device",
 ]
 
 M = TypeVar("M", bound=nn.Module)
@@ -94,7 +96,7 @@ def autocast(where: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(where.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def place(network: M, settings: TrainSettings, where: torch.device) -> M:
+def to_device(network: M, settings: TrainSettings, where: torch.device) -> M:
     """Move `network` to `where`, in channels-last layout when the settings say so. In place."""
     if settings.channels_last:
         return network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -102,13 +104,32 @@ def place(network: M, settings: TrainSettings, where: torch.device) -> M:
 
 
 def as_input(images: Tensor, *, channels_last: bool) -> Tensor:
-    """`images` [N, C, H, W] in the layout that the network was placed in; same values."""
+    """`images` [N, C, H, W] in the layout that `to_device` gave the network; same values."""
     if channels_last and images.dim() == 4:
         return images.contiguous(memory_format=torch.channels_last)
     return images
 
 
-# Training through torch.compile, where a compiler works.
+@dataclass(frozen=True)
+class Numerics:
+    """How a network is called: the number format of its matrix products, and the layout of its images."""
+
+    dtype: torch.dtype | None = None
+    """None: plain float32."""
+    channels_last: bool = False
+
+    @classmethod
+    def of(cls, settings: TrainSettings, where: torch.device) -> Numerics:
+        """The recipe's `train.precision` and `train.channels_last` on `where`."""
+        return cls(autocast_dtype(settings, where), settings.channels_last)
+
+    def call(self, network: nn.Module, images: Tensor) -> Any:
+        """Output of `network` for `images` [N, C, H, W], which may have any layout."""
+        with autocast(images.device, self.dtype):
+            return network(as_input(images, channels_last=self.channels_last))
+
+
+# Training through torch.compile
 
 _KEPT = 256
 """Compilations of one forward that torch is to keep: by default 8, after which it calls what is not compiled.

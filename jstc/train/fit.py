@@ -13,13 +13,14 @@ from jstc.core.progress import Progress
 from jstc.errors import DivergedError, RunDirectoryError, StageError
 from jstc.train import checkpoint, collectives, ddp, monitor
 from jstc.train.checkpoint import Checkpoints
-from jstc.train.job import FitResult, Job, Learner
-from jstc.train.loop import StepOptions, TrainFigures, step_options, stream, train_steps
-from jstc.train.metrics import Tally, open_history
-from jstc.train.monitor import Watch
+from jstc.train.job import FitResult, Job, TrainState
+from jstc.train.loop import TrainFigures, stream, train_steps
+from jstc.train.metrics import RunningMetrics, open_history
+from jstc.train.monitor import TrainingMonitor
+from jstc.train.one_step import StepOptions, step_options
 from jstc.train.schedule import Schedule
 
-__all__ = ["FitResult", "Job", "fit"]
+__all__ = ["fit"]
 
 
 def fit(job: Job, *, directory: Path, progress: Progress, stage: str) -> FitResult:
@@ -46,7 +47,7 @@ def fit(job: Job, *, directory: Path, progress: Progress, stage: str) -> FitResu
 
 
 @dataclass
-class _State:
+class _Progress:
     """How far a training is, between two epochs."""
 
     epoch: int = 0
@@ -63,12 +64,17 @@ class _State:
 
 
 class _Training:
-    """A job at work in a directory."""
+    """A job at work in a directory.
+
+    `_good` is the state at the start of the epoch (tensors and document): what a diverging epoch goes back
+    to. A checkpoint in the middle of an epoch holds both that and the state as it is now; `_sums` are then
+    the metrics of the part of the epoch that was done, until the epoch goes on.
+    """
 
     def __init__(self, job: Job, directory: Path, progress: Progress) -> None:
         self.job, self.progress = job, progress
-        self.learner = Learner.new(job.module, job.settings, state=job.optimizer, ema_decay=job.ema_decay)
-        self.state = _State()
+        self.trained = TrainState.new(job.module, job.settings, state=job.optimizer, ema_decay=job.ema_decay)
+        self.state = _Progress()
         self._history = open_history(
             directory, index="epoch", tensorboard=job.tensorboard and collectives.is_first()
         )
@@ -78,15 +84,15 @@ class _Training:
             check=self._check,
             warn=progress.message,
         )
-        self._watch = Watch(job.checkpoint, self._save_in_the_middle)
-        self._tally = Tally()
-        self._begun = time.perf_counter()
-        self._middle: Mapping[str, Any] | None = None
+        self._monitor = TrainingMonitor(job.checkpoint, self._save_in_the_middle)
+        self._metrics = RunningMetrics()
+        self._since = time.perf_counter()
+        self._sums: Mapping[str, Any] | None = None
         self._resume()
 
     def epoch(self) -> None:
         """An epoch, or what is left of one; or back to its start, when the training diverges."""
-        self._begun = time.perf_counter()
+        self._since = time.perf_counter()
         try:
             figures = self._train()
             network = self.job.module.state_dict()
@@ -99,21 +105,21 @@ class _Training:
         self.state.add(figures)
         self._keep()
         collectives.decided(self._write)
-        self._watch.at_rest()
+        self._monitor.at_rest()
 
     def figures(self) -> dict[str, float]:
-        """Of the last epoch, for the eye."""
+        """Loss and accuracy of the last epoch, to be shown; empty before the first."""
         return {"loss": self.state.loss, "accuracy": self.state.accuracy} if self.state.epoch else {}
 
     def finish(self) -> None:
         """All epochs are over."""
         if collectives.is_first():
             self._saved.drop_older()
-        self.learner.finish()
+        self.trained.finish()
         ddp.synchronise(self.job.module)
 
     def result(self) -> FitResult:
-        """What it took."""
+        """Result of all epochs, in this sitting and those before."""
         state, steps = self.state, self.job.schedule.total - self.job.first_step
         return FitResult(
             state.epoch,
@@ -122,7 +128,7 @@ class _Training:
             state.seconds,
             state.loss,
             state.accuracy,
-            self.learner.optimizer_state,
+            self.trained.optimizer_state,
             state.rollbacks,
         )
 
@@ -135,11 +141,10 @@ class _Training:
         return monitor.lowered(self.job.schedule, self.job.settings, self.state.rollbacks)
 
     def _train(self) -> TrainFigures:
-        job, first = self.job, self.job.epoch_start(self.state.epoch)
-        self._tally = self._watch.over(self._schedule, first_step=first)
-        if self._middle is not None:
-            self._tally.restore(self._middle)
-        at = first + self._tally.batches
+        job, schedule, self._metrics = self.job, self._schedule, RunningMetrics()
+        if self._sums is not None:
+            self._metrics.restore(self._sums)
+        at = job.epoch_start(self.state.epoch) + self._metrics.batches
         batches = stream(
             job.split,
             job.settings.batch_size,
@@ -152,28 +157,29 @@ class _Training:
             return train_steps(
                 network,
                 batches,
-                optimizer=self.learner.optimizer,
-                schedule=self._schedule,
+                optimizer=self.trained.optimizer,
+                schedule=schedule,
                 first_step=at,
-                options=_options(job, self.learner),
-                tally=self._tally,
+                options=_options(job, self.trained),
+                metrics=self._metrics,
+                on_step=lambda step, metrics: self._monitor.after_step(step, metrics, schedule),
             )
 
     def _spent(self) -> float:
-        return time.perf_counter() - self._begun
+        return time.perf_counter() - self._since
 
     def _roll_back(self, error: DivergedError) -> None:
         self.state.rollbacks += 1
         self.state.seconds += self._spent()
         to = f"the start of epoch {self.state.epoch + 1}"
         self.progress.message(monitor.rolled_back(error, self.job.settings, self.state.rollbacks, to=to))
-        self.learner.restore(*self._good)
-        self._middle = None
+        self.trained.restore(*self._good)
+        self._sums = None
 
     def _keep(self) -> None:
         """Remember the state between two epochs, in the host's memory: to go back to."""
-        self._good = checkpoint.copies(self.learner.tensors()), self.learner.document()
-        self._middle = None
+        self._good = checkpoint.copies(self.trained.tensors()), self.trained.document()
+        self._sums = None
 
     def _write(self) -> None:
         # The history first: a line too many is dropped on resume, a line too few would be missing.
@@ -185,7 +191,7 @@ class _Training:
 
     def _save_in_the_middle(self) -> None:
         """The state as it is now, and with it the one at the start of the epoch."""
-        sums = self._tally.to_dict()
+        sums = self._metrics.to_dict()
         collectives.decided(lambda: self._write_middle(sums))
 
     def _write_middle(self, sums: Mapping[str, Any]) -> None:
@@ -196,21 +202,21 @@ class _Training:
             "state": asdict(state),
             "middle": dict(sums),
             "start": start_document,
-            **self.learner.document(),
+            **self.trained.document(),
         }
-        self._saved.save({**self.learner.tensors(), **checkpoint.join(start=start)}, meta)
+        self._saved.save({**self.trained.tensors(), **checkpoint.join(start=start)}, meta)
 
     def _resume(self) -> None:
         saved = collectives.from_first(self._saved.load)
-        collectives.copy_from_first(self.learner.tensors().values())
+        collectives.copy_from_first(self.trained.tensors().values())
         tensors, meta = ({}, {}) if saved is None else saved
         if saved is not None:
-            self.state = _State(**meta["state"])
-            self.learner.restore(tensors, meta)
+            self.state = _Progress(**meta["state"])
+            self.trained.restore(tensors, meta)
         self._keep()
         if "middle" in meta:
             self._good = checkpoint.part(tensors, "start"), meta["start"]
-            self._middle = meta["middle"]
+            self._sums = meta["middle"]
         if collectives.is_first():
             self._history.truncate(self.state.epoch)
 
@@ -226,7 +232,7 @@ class _Training:
             )
 
 
-def _options(job: Job, learner: Learner) -> StepOptions:
+def _options(job: Job, trained: TrainState) -> StepOptions:
     options = step_options(
         job.settings,
         next(job.module.parameters()).device,
@@ -235,4 +241,4 @@ def _options(job: Job, learner: Learner) -> StepOptions:
         num_classes=job.num_classes,
         teacher=job.teacher,
     )
-    return replace(options, scaler=learner.scaler, average=learner.average)
+    return replace(options, scaler=trained.scaler, average=trained.average)

@@ -1,4 +1,7 @@
-"""The file in which the stages hand on a gated sub-network: tensors, gates, optimiser, plan, step."""
+"""The file in which the stages hand on a gated sub-network: tensors, gates, optimiser, plan, step.
+
+Search and finetune write it; finetune and slim read it, and load it into a `GatedNetwork` that they build.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, optim
 
-__all__ = ["Subnetwork", "load_subnetwork", "save_subnetwork"]
+__all__ = ["Handover", "load_subnetwork", "save_subnetwork"]
 
 
 @dataclass(frozen=True)
-class Subnetwork:
-    """What the file holds: the sliced tensors without gates, the gates by group, the optimiser's state.
+class Handover:
+    """Content of the file: the sliced tensors without gates, the gates by group, the optimiser's state.
 
     `step` is the position in the learning-rate schedule that the training has reached.
     """
@@ -45,7 +48,7 @@ def save_subnetwork(
     checkpoint.save(path, tensors, {"plan_hash": plan.hash, "step": step})
 
 
-def load_subnetwork(path: Path, *, plan: Plan) -> Subnetwork:
+def load_subnetwork(path: Path, *, plan: Plan) -> Handover:
     """Read the sub-network of `plan`.
 
     Raises `RunDirectoryError` for a file that is missing or damaged, or that belongs to another plan.
@@ -54,7 +57,7 @@ def load_subnetwork(path: Path, *, plan: Plan) -> Subnetwork:
     assert saved is not None
     tensors, meta = saved
     network, gates = (checkpoint.part(tensors, name) for name in ("network", "gates"))
-    return Subnetwork(network, gates, optim.from_tensors(tensors), int(meta["step"]))
+    return Handover(network, gates, optim.from_tensors(tensors), int(meta["step"]))
 
 
 def _checked(path: Path, plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:

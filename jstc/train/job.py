@@ -1,4 +1,4 @@
-"""What there is to train, and what came of it."""
+"""A training: what there is to train (`Job`), its state while it runs (`TrainState`), what came of it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor, nn
 
 from jstc.recipe.schema import CheckpointSettings, TrainSettings
 from jstc.train import checkpoint, optim
-from jstc.train.loop import Teacher
+from jstc.train.one_step import Teacher
 from jstc.train.optim import Average
 from jstc.train.schedule import Schedule
 
 if TYPE_CHECKING:
     from jstc.data import Split
 
-__all__ = ["FitResult", "Job", "Learner", "scaler"]
+__all__ = ["FitResult", "Job", "TrainState", "scaler"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training of `network` from `first_step` to the end of the schedule, saved after every epoch
-    and, in the middle of one, as often as `checkpoint` says.
+    """A training of `network` from `first_step` to the end of the schedule.
 
-    `network` is called on images; `trained` (by default the same) is the module inside it whose
-    parameters learn and whose tensors are saved. `optimizer` is the state that the optimiser starts with,
-    of a network whose channels may have been trained unequally often; none means zeros. With `ema_decay`
-    the module ends as the moving average of its weights. `tensorboard` shows the history
-    there, too. `identity` says what is trained; a checkpoint with another one is refused.
+    Saved after every epoch and, in the middle of one, as often as `checkpoint` says. `network` is called on
+    images; `trained` (by default `network` itself) is the module inside it whose parameters learn and whose
+    tensors are saved. `optimizer` is the state that the optimiser starts with, of a network whose channels
+    may have been trained unequally often; none means zeros. With `ema_decay` the module ends as the moving
+    average of its weights. `tensorboard` shows the history there, too. `identity` says what is trained; a
+    checkpoint with another one is refused.
     """
 
     network: nn.Module
@@ -82,7 +82,7 @@ class Job:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished training took; `loss` and `accuracy` are those of the last epoch, while training.
+    """Result of a finished training; `loss` and `accuracy` are those of the last epoch, while training.
 
     `optimizer` is the optimiser's state, on the device. `seconds` of training add up over all sittings.
     `rollbacks` is how often it diverged and went back.
@@ -98,17 +98,17 @@ class FitResult:
     rollbacks: int = 0
 
 
-# A network with everything that its training changes: what a checkpoint must hold.
-
-
 def scaler(settings: TrainSettings, where: torch.device) -> torch.amp.GradScaler | None:
-    """What keeps gradients of float16 from becoming zero (Micikevicius et al. 2018); None without float16."""
+    """Scale that keeps gradients of float16 from becoming zero (Micikevicius et al. 2018); else None."""
     return torch.amp.GradScaler(where.type) if settings.precision == "float16" else None
 
 
 @dataclass
-class Learner:
-    """`network` has the parameters that learn; `scaler` is there for float16, `average` where asked for."""
+class TrainState:
+    """Everything that a training changes, and so what its checkpoint holds.
+
+    `network` has the parameters that learn; `scaler` is there for float16, `average` where asked for.
+    """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -123,8 +123,8 @@ class Learner:
         *,
         state: optim.State | None = None,
         ema_decay: float | None = None,
-    ) -> Learner:
-        """Before the first step; `state` is the optimiser's, of channels trained unequally often."""
+    ) -> TrainState:
+        """State before the first step; `state` is the optimiser's, of channels trained unequally often."""
         named = dict(network.named_parameters())
         optimizer = optim.make(named, settings, partial=state is not None)
         if state is not None:

@@ -1,12 +1,16 @@
-"""Training steps and evaluation. Nothing in a step waits for the device."""
+"""Training steps, evaluation, and the batches that both are fed with.
+
+Nothing in a step waits for the device. Who drives a training looks after it by a callback after every step;
+the loop itself neither saves nor stops.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,12 +21,11 @@ from torch import Tensor, nn
 from jstc.core.progress import Progress
 from jstc.data import Epoch
 from jstc.errors import DivergedError
-from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, one_step, seeds
-from jstc.train.device import as_input, autocast, autocast_dtype
-from jstc.train.metrics import Tally
-from jstc.train.one_step import Criterion, Mixing, Teacher, distillation, logits
-from jstc.train.optim import Average, set_learning_rate
+from jstc.train.device import Numerics
+from jstc.train.metrics import RunningMetrics
+from jstc.train.one_step import StepOptions, logits
+from jstc.train.optim import set_learning_rate
 from jstc.train.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -30,15 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Figures",
-    "StepOptions",
-    "Teacher",
+    "OnStep",
     "TrainFigures",
     "counted",
-    "distillation",
     "evaluate",
     "evaluating",
-    "logits",
-    "step_options",
+    "frozen",
     "stream",
     "train_steps",
 ]
@@ -46,60 +46,13 @@ __all__ = [
 Batch = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class StepOptions:
-    """What a training step does, beside the optimiser and the learning rate.
-
-    `images` is the number of a step's images in all processes together; None: the same in each.
-    """
-
-    seed: int
-    images: int | None = None
-    dtype: torch.dtype | None = None
-    channels_last: bool = False
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
-    teacher: Teacher | None = None
-    accumulate: int = 1
-    mixing: Mixing | None = None
-    scaler: torch.amp.GradScaler | None = None
-    average: Average | None = None
-
-    @property
-    def criterion(self) -> Criterion:
-        """How the network is run and its loss made."""
-        return Criterion(self.dtype, self.channels_last, self.label_smoothing, self.teacher)
-
-
-def step_options(
-    settings: TrainSettings,
-    where: torch.device,
-    *,
-    seed: int,
-    images: int,
-    num_classes: int | None = None,
-    teacher: Teacher | None = None,
-) -> StepOptions:
-    """The options that the recipe's `train` settings mean on `where`, for a split of so many `images`.
-
-    Without a scaler, an average: these are a training's own. Mixing needs the number of classes.
-    """
-    return StepOptions(
-        seed=seed,
-        images=min(images or settings.batch_size, settings.batch_size),
-        dtype=autocast_dtype(settings, where),
-        channels_last=settings.channels_last,
-        label_smoothing=settings.label_smoothing,
-        clip_norm=settings.clip_norm,
-        teacher=teacher,
-        accumulate=settings.accumulate,
-        mixing=Mixing.of(settings, num_classes),
-    )
+OnStep = Callable[[int, RunningMetrics], None]
+"""Called after every step with its index and the sums so far; network and optimiser are as it left them."""
 
 
 @dataclass(frozen=True)
 class TrainFigures:
-    """Of one call of `train_steps`; loss and accuracy are means over the images, while training."""
+    """Result of one call of `train_steps`; loss and accuracy are means over the images, while training."""
 
     steps: int
     images: int
@@ -109,7 +62,7 @@ class TrainFigures:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one evaluation: top-1 accuracy (a fraction) and mean cross-entropy over the images."""
+    """Result of an evaluation: top-1 accuracy (a fraction) and mean cross-entropy over the images."""
 
     accuracy: float
     loss: float
@@ -124,17 +77,19 @@ def train_steps(
     schedule: Schedule,
     first_step: int,
     options: StepOptions,
-    tally: Tally | None = None,
+    metrics: RunningMetrics | None = None,
+    on_step: OnStep | None = None,
 ) -> TrainFigures:
     """One step per batch (images [N, C, H, W], labels [N]); the first has the index `first_step`.
 
     The learning rate, and the random numbers of dropout and stochastic depth, depend on nothing but the
-    index of the step. Torch's global random state is left as it was. The figures are those of `tally` at
-    the end, with what it held at the start. Raises `DivergedError` when the loss is not finite, looked at
-    once, at the end.
+    index of the step. Torch's global random state is left as it was. The figures are those of `metrics` at
+    the end, with what they held at the start. Raises `DivergedError` when the loss is not finite, looked at
+    once, at the end; `StageError` when the memory of a GPU runs out, with the batch that fits; and whatever
+    `on_step` raises.
     """
-    sums = Tally() if tally is None else tally
-    before = sums.batches
+    metrics = RunningMetrics() if metrics is None else metrics
+    step = first_step - 1
     network.train()
     with seeds.isolated():
         for step, batch in zip(itertools.count(first_step), batches, strict=False):
@@ -142,14 +97,17 @@ def train_steps(
             images, labels = _mixed(batch, step, options)
             seeds.set_global(options.seed, "step", step, *collectives.own_seed())
             optimizer.zero_grad(set_to_none=True)
-            sums.add(*_gradients(network, images, labels, options))
+            metrics.add(*_gradients(network, images, labels, options))
             one_step.step(optimizer, clip_norm=options.clip_norm, scaler=options.scaler)
             if options.average is not None:
                 options.average.update()
-            sums.passed()
-    mean_loss, accuracy, seen = sums.means()
-    _check_finite(mean_loss, first_step + sums.batches - before, schedule)
-    return TrainFigures(sums.batches, seen, mean_loss, accuracy)
+            if on_step is not None:
+                on_step(step, metrics)
+    mean_loss, accuracy, seen = metrics.means()
+    if not math.isfinite(mean_loss):
+        where = f"before step {step + 1} of {schedule.total}"
+        raise DivergedError(f"{where}: the loss is {mean_loss}", lr=schedule.base)
+    return TrainFigures(metrics.batches, seen, mean_loss, accuracy)
 
 
 def _mixed(batch: Batch, step: int, options: StepOptions) -> Batch:
@@ -159,27 +117,25 @@ def _mixed(batch: Batch, step: int, options: StepOptions) -> Batch:
 def _gradients(
     network: nn.Module, images: Tensor, labels: Tensor, options: StepOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, scores and classes [N]: of mixed images, those that they have most of."""
+    """Loss, scores [N, classes] and classes [N]: of mixed images, those that they have most of."""
     # Of several processes: their gradients are averaged, and the shares of a small batch are uneven.
     number = len(labels)
-    criterion, parts = options.criterion, options.accumulate
-    work = partial(
-        one_step.accumulate,
-        network,
-        images,
-        labels,
-        criterion=criterion,
-        parts=parts,
-        scaler=options.scaler,
-        weight=collectives.share(number, whole=options.images or number * collectives.world()),
-    )
-    loss, scores = one_step.explained(work, network, images, criterion, parts)
-    return loss, scores, labels if labels.dim() == 1 else labels.argmax(dim=1)
-
-
-def _check_finite(loss: float, step: int, schedule: Schedule) -> None:
-    if loss - loss != 0:
-        raise DivergedError(f"before step {step} of {schedule.total}: the loss is {loss}", lr=schedule.base)
+    weight = collectives.share(number, whole=options.images or number * collectives.world())
+    try:
+        loss, scores = one_step.accumulate(
+            network,
+            images,
+            labels,
+            criterion=options.criterion,
+            parts=options.accumulate,
+            scaler=options.scaler,
+            weight=weight,
+        )
+        return loss, scores, labels if labels.dim() == 1 else labels.argmax(dim=1)
+    except torch.OutOfMemoryError as error:
+        reason = one_step.short_reason(error)
+    # Not in the handler, which keeps the error and by it the activations of the step.
+    raise one_step.out_of_memory(network, images, options.criterion, options.accumulate, reason=reason)
 
 
 @contextmanager
@@ -194,30 +150,36 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def frozen(*parameters: nn.Parameter) -> Iterator[None]:
+    """No gradients for `parameters` inside the block."""
+    before = [p.requires_grad for p in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, required in zip(parameters, before, strict=True):
+            parameter.requires_grad_(required)
+
+
 @torch.inference_mode()
-def evaluate(
-    network: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    dtype: torch.dtype | None = None,
-    channels_last: bool = False,
-) -> Figures:
-    """Accuracy and mean cross-entropy over all of `batches`, in evaluation mode.
+def evaluate(network: nn.Module, batches: Iterable[Batch], numerics: Numerics | None = None) -> Figures:
+    """Accuracy and mean cross-entropy over all of `batches`, in evaluation mode, in float32 by default.
 
     Of several processes at work together each gives its part of the batches, and gets the figures of all.
     The network is left as it was. Raises `StageError` when there are no images.
     """
-    sums = Tally()
+    metrics, numerics = RunningMetrics(), numerics or Numerics()
     with evaluating(network):
         for images, labels in batches:
-            with autocast(images.device, dtype):
-                scores = logits(network(as_input(images, channels_last=channels_last))).float()
-            sums.add(F.cross_entropy(scores, labels), scores, labels)
-    loss, accuracy, seen = sums.means()
+            scores = logits(numerics.call(network, images)).float()
+            metrics.add(F.cross_entropy(scores, labels), scores, labels)
+    loss, accuracy, seen = metrics.means()
     return Figures(accuracy, loss, seen)
 
 
-# Batches in sequence: endless ones for training, addressed by index; all of a split, counted.
+# Batches in sequence: endless ones for training, addressed by index; all of a split, counted
 
 
 def stream(
@@ -226,8 +188,8 @@ def stream(
     """Batches `start` to `start + count` of epoch after shuffled epoch of `split`.
 
     Of several processes at work together each gets its part of every batch. A pure function of its
-    arguments: whoever stopped after batch k continues at `start=k`, and rounds
-    shorter or longer than an epoch still see every image equally often.
+    arguments: whoever stopped after batch k continues at `start=k`, and rounds shorter or longer than an
+    epoch still see every image equally often.
     """
     epoch, offset = divmod(start, split.steps(batch_size))
     while count > 0:

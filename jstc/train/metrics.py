@@ -1,4 +1,8 @@
-"""Sums of loss and hits over batches, that can be put down in the middle and taken up again."""
+"""Figures of a training: sums over batches, and the history that they are written to.
+
+`RunningMetrics` adds up loss and hits on the device; `History` is the log of a stage, a JSON line a round or
+an epoch, which TensorBoard may show as well.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +23,19 @@ from jstc.core import files
 from jstc.errors import InputError, StageError
 from jstc.train import collectives
 
-__all__ = ["History", "ShownHistory", "Tally", "open_history", "require_tensorboard"]
+__all__ = ["History", "RunningMetrics", "ShownHistory", "open_history", "require_tensorboard"]
 
 
-class Tally:
-    """Loss and hits of `batches` batches with `images` images; `after` is called behind each batch.
+class RunningMetrics:
+    """Sums of loss and hits over `batches` batches with `images` images.
 
     The sums stay on the device and in float64, so that a step never waits and the order of adding is
     harmless. Whoever saves a training in the middle keeps `to_dict` with it.
     """
 
-    def __init__(self, after: Callable[[], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.batches = 0
         self.images = 0
-        self.after = after
         self._sums: Tensor | None = None
 
     def add(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
@@ -43,11 +46,6 @@ class Tally:
         self._sums = new if self._sums is None else self._sums.to(new.device).add_(new)
         self.batches += 1
         self.images += number
-
-    def passed(self) -> None:
-        """The batch is over, and the network and its optimiser are as it left them."""
-        if self.after is not None:
-            self.after()
 
     def means(self) -> tuple[float, float, int]:
         """Mean loss, accuracy, and number of images, of all processes together; waits for the device.
@@ -81,7 +79,7 @@ class Tally:
         return loss, correct
 
 
-# An append-only log of JSON lines that survives being cut off in the middle of a line.
+# The history: an append-only log that survives being cut off in the middle of a line
 
 
 class History:
@@ -158,7 +156,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-# Histories that TensorBoard shows, too, by torch's own `SummaryWriter`.
+# Histories that TensorBoard shows, too, by torch's own `SummaryWriter`
 
 
 def open_history(directory: Path, *, index: str, tensorboard: bool) -> History:

@@ -1,4 +1,8 @@
-"""What is looked at after every training step: time to save, a request to stop, a loss that is infinite."""
+"""Supervision of a training: when to save, a request to stop, a loss that is infinite, and the way back.
+
+Whoever drives a training has a `TrainingMonitor` and calls it after every step. A training that diverges goes
+back to its last good state, and on with a lower learning rate.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ from jstc.core import processes
 from jstc.errors import DivergedError
 from jstc.recipe.schema import CheckpointSettings, TrainSettings
 from jstc.train import collectives
-from jstc.train.metrics import Tally
+from jstc.train.metrics import RunningMetrics
 from jstc.train.schedule import Schedule
 
-__all__ = ["Watch", "lowered", "require_finite", "rolled_back"]
+__all__ = ["TrainingMonitor", "lowered", "require_finite", "rolled_back"]
 
 _LOOK_EVERY = 100
 """Steps between two looks at the sums, each of which waits for the device."""
@@ -26,12 +30,11 @@ _TOGETHER_SECONDS = 1.0
 """And no more than fit into this: who asks for a stop does not wait for ten slow steps."""
 
 
-class Watch:
+class TrainingMonitor:
     """Calls `save` in the middle of a training as often as the recipe asks for, and before it stops."""
 
     def __init__(self, settings: CheckpointSettings, save: Callable[[], None]) -> None:
         self._settings, self._save = settings, save
-        self._part: tuple[Tally, int, Schedule] | None = None
         self._unchecked, self._unseen, self._pace = 0, 0, _TOGETHER_EVERY
         self._looked = time.monotonic()
         self.saved()
@@ -40,21 +43,18 @@ class Watch:
         """Everything has just been saved."""
         self._since, self._steps = time.monotonic(), 0
 
-    def over(self, schedule: Schedule, *, first_step: int) -> Tally:
-        """The sums of a part of the training that starts at `first_step`, with this watch over its steps."""
-        tally = Tally(after=self._after_step)
-        self._part = (tally, first_step, schedule)
-        return tally
-
     def at_rest(self) -> None:
         """Between two parts, when everything is saved: stops if asked to."""
         self.saved()
         if _anywhere(processes.stop_requested()):
             processes.stop()
 
-    def _after_step(self) -> None:
-        assert self._part is not None
-        tally, first_step, schedule = self._part
+    def after_step(self, step: int, metrics: RunningMetrics, schedule: Schedule) -> None:
+        """Step number `step` of the schedule is over; saves where it is time for it.
+
+        Raises `DivergedError` when a loss in `metrics` is not finite, looked at now and then and before every
+        save; stops as `core.processes.grant` does when that was asked for.
+        """
         self._steps += 1
         self._unchecked += 1
         self._unseen += 1
@@ -65,7 +65,7 @@ class Watch:
             processes.begin_saving()
         if stop or due or self._unchecked >= _LOOK_EVERY:
             self._unchecked = 0
-            _require_finite(tally, first_step, schedule)
+            _require_finite_loss(metrics, step, schedule)
         if stop or due:
             self._save()
             self.saved()
@@ -94,13 +94,13 @@ def _anywhere(flag: bool) -> bool:
     return bool(collectives.sums([float(flag)])[0])
 
 
-def _require_finite(tally: Tally, first_step: int, schedule: Schedule) -> None:
-    if _anywhere(not tally.is_finite()):
-        where = f"before step {first_step + tally.batches} of {schedule.total}"
+def _require_finite_loss(metrics: RunningMetrics, step: int, schedule: Schedule) -> None:
+    if _anywhere(not metrics.is_finite()):
+        where = f"before step {step + 1} of {schedule.total}"
         raise DivergedError(f"{where}: the loss is not finite", lr=schedule.base)
 
 
-# A training that diverges goes back to its last good state, and on with a lower learning rate.
+# Divergence: noticed in the weights, answered by a lower learning rate
 
 
 def lowered(schedule: Schedule, settings: TrainSettings, rollbacks: int) -> Schedule:
@@ -122,7 +122,7 @@ def require_finite(network: nn.Module, *, step: int, schedule: Schedule) -> None
 
 
 def rolled_back(error: DivergedError, settings: TrainSettings, rollbacks: int, *, to: str) -> str:
-    """What to tell when a training goes back `to` a good state for the time with the number `rollbacks`.
+    """Message for a training that goes back `to` a good state for the time with the number `rollbacks`.
 
     Raises a `DivergedError` that says what was tried when that is one time too many.
     """

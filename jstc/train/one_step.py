@@ -1,12 +1,15 @@
-"""From a batch to a changed network: forward and backward in one go or in parts, clipping, the step."""
+"""From a batch to a changed network: mixing, loss, gradients in one go or in parts, clipping, the step.
+
+The end of the file says which batch would have fitted when the memory of a GPU runs out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,21 +19,25 @@ from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import StageError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, seeds
-from jstc.train.device import as_input, autocast
+from jstc.train.device import Numerics, as_input
+from jstc.train.optim import Average
 
 __all__ = [
     "Criterion",
     "Mixing",
+    "StepOptions",
     "Teacher",
     "accumulate",
     "distillation",
-    "explained",
     "largest",
     "logits",
+    "out_of_memory",
+    "short_reason",
     "step",
+    "step_options",
 ]
 
-# The loss of a training step: cross-entropy, and what a teacher adds.
+# The loss of a training step: cross-entropy, and what a teacher adds
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,9 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Criterion:
-    """How a network is run and what its scores are compared with."""
+    """How a network is called and what its scores are compared with."""
 
-    dtype: torch.dtype | None = None
-    channels_last: bool = False
+    numerics: Numerics = field(default_factory=Numerics)
     label_smoothing: float = 0.0
     teacher: Teacher | None = None
 
@@ -56,20 +62,21 @@ class Criterion:
 
         `labels` are classes [N] or shares of classes [N, classes].
         """
-        images = as_input(images, channels_last=self.channels_last)
-        with autocast(images.device, self.dtype):
-            scores = logits(network(images)).float()
-            soft = _teach(self.teacher, images)
+        images = as_input(images, channels_last=self.numerics.channels_last)
+        scores = logits(self.numerics.call(network, images)).float()
+        soft = self._soft(images)
         loss = F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
         if self.teacher is not None and soft is not None:
             weight = self.teacher.weight
             loss = (1 - weight) * loss + weight * distillation(scores, soft, self.teacher.temperature)
         return loss, scores.detach()
 
-
-@torch.no_grad()
-def _teach(teacher: Teacher | None, images: Tensor) -> Tensor | None:
-    return None if teacher is None else logits(teacher.network(images)).float()
+    @torch.no_grad()
+    def _soft(self, images: Tensor) -> Tensor | None:
+        """Scores of the teacher [N, classes]; None without one."""
+        if self.teacher is None:
+            return None
+        return logits(self.numerics.call(self.teacher.network, images)).float()
 
 
 def distillation(scores: Tensor, soft: Tensor, temperature: float) -> Tensor:
@@ -153,7 +160,7 @@ def step(optimizer: torch.optim.Optimizer, *, clip_norm: float | None = None, sc
         scaler.update()
 
 
-# Mixing the images of a batch, and their labels: mixup and cutmix of torchvision.
+# Mixing the images of a batch, and their labels: mixup and cutmix of torchvision
 
 
 @dataclass(frozen=True)
@@ -193,27 +200,68 @@ class Mixing:
         return mixed, shares
 
 
-# Which batch would have fitted, when the memory of a GPU ran out.
-
-T = TypeVar("T")
+# Everything that a step does, beside the optimiser and the learning rate
 
 
-def explained(
-    work: Callable[[], T], network: nn.Module, images: Tensor, criterion: Criterion, parts: int
-) -> T:
-    """The result of `work`, the forward and backward of `images` [N, C, H, W] in so many `parts`.
+@dataclass(frozen=True)
+class StepOptions:
+    """A training's seed, loss, mixing, clipping, and what goes along with it from step to step.
 
-    Raises `StageError` when the memory runs out in it, with the batch that fits, found by trying. The
-    training is over then: trying changes gradients and the statistics of batch norms.
+    `images` is the number of a step's images in all processes together; None: the same in each.
     """
-    try:
-        return work()
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0].splitlines()[0]
-    # Not in the handler: as long as the error is there, so is every activation of the step.
+
+    seed: int
+    criterion: Criterion = field(default_factory=Criterion)
+    images: int | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+    mixing: Mixing | None = None
+    scaler: Scaler = None
+    average: Average | None = None
+
+
+def step_options(
+    settings: TrainSettings,
+    where: torch.device,
+    *,
+    seed: int,
+    images: int,
+    num_classes: int | None = None,
+    teacher: Teacher | None = None,
+) -> StepOptions:
+    """The options that the recipe's `train` settings mean on `where`, for a split of so many `images`.
+
+    Without a scaler, an average: these are a training's own. Mixing needs the number of classes.
+    """
+    return StepOptions(
+        seed=seed,
+        criterion=Criterion(Numerics.of(settings, where), settings.label_smoothing, teacher),
+        images=min(images or settings.batch_size, settings.batch_size),
+        clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
+        mixing=Mixing.of(settings, num_classes),
+    )
+
+
+# Which batch would have fitted, when the memory of a GPU ran out
+
+
+def short_reason(error: torch.OutOfMemoryError) -> str:
+    """First sentence of torch's message, which goes on with advice of its own."""
+    return str(error).partition(". ")[0].splitlines()[0]
+
+
+def out_of_memory(
+    network: nn.Module, images: Tensor, criterion: Criterion, parts: int, *, reason: str
+) -> StageError:
+    """Advice for who trained with `images` [N, C, H, W] in so many `parts`: the batch that fits, by trying.
+
+    Call it when the error of torch is gone: as long as that is there, so is every activation of the step.
+    The training is over then: trying changes gradients and the statistics of batch norms.
+    """
     at_once = -(-len(images) // parts)
     found = None if collectives.world() > 1 else largest(network, images, criterion, below=at_once)
-    raise StageError(_advice(images, parts=parts, fits=found, reason=reason)) from None
+    return StageError(_advice(images, parts=parts, fits=found, reason=reason))
 
 
 def largest(network: nn.Module, images: Tensor, criterion: Criterion, *, below: int) -> int:

@@ -24,7 +24,7 @@ __all__ = [
     "set_state",
 ]
 
-# AdamW for a network whose parts have been trained unequally often.
+# AdamW for a network whose parts have been trained unequally often
 
 
 class PartialAdamW(torch.optim.Optimizer):
@@ -225,7 +225,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> State:
     return {kind: parts for kind, parts in found.items() if parts}
 
 
-# The moving average of a network's weights, by torch's own `swa_utils`.
+# The moving average of a network's weights, by torch's own `swa_utils`
 
 
 class Average:

@@ -17,9 +17,9 @@ from benchmarks.accuracy.ledger import CountedSplit, Ledger
 from benchmarks.accuracy.settings import CASES, METHODS, Job, Settings
 from benchmarks.accuracy.work import Work, initialise
 from jstc.errors import InputError, RecipeError, StageError
-from jstc.jst.space import Space
 from jstc.recipe.schema import GIVEN_WEIGHTS
 from jstc.train import schedule as schedules
+from tests.helpers.tiny_search import spaces_of
 
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")
 SEARCH = (
@@ -161,7 +161,7 @@ def test_the_variants_of_a_long_jst_begin_at_the_budget_as_it_does(work, method,
     begun = [accuracy_jst.fitted(job).search]
     monkeypatch.setattr(schedules, "_SHORT", 7 * job.batch)
     begun.append(accuracy_jst.fitted(job).search)
-    first = 1.0 if method == "jst-narrow" else Space.of(job.channels, job.recipe).coarse
+    first = 1.0 if method == "jst-narrow" else spaces_of(job.channels, job.recipe)[0].coarse
     assert [search.coarse_budget for search in begun] == [first, 1.0] and first > 0.3
     assert begun[1].rounds == 3  # all cost the same, so none has fewer than jst
 

@@ -12,11 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jstc.channels import analyse
+from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
 from jstc.data.base import DataInfo, Dataset, Split
 from jstc.data.in_memory import Augmentation, dataset_in_memory
+from jstc.jst.importance import importance_of
 from jstc.jst.joint import search
+from jstc.jst.proposer import Proposer
+from jstc.jst.round import RoundContext
+from jstc.jst.space import Space, resolve_budgets
+from jstc.jst.threshnet import ThreshNet
+from jstc.jst.thresholds import LearnedThresholds, Thresholds
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import seeds
@@ -105,6 +111,28 @@ def tiny_recipe(changes: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(document)
 
 
+def proposer_of(channels: ChannelMap, recipe: Recipe) -> Proposer:
+    """The proposer of a recipe, at its budgets."""
+    return Proposer(channels, recipe, resolve_budgets(channels, recipe))
+
+
+def policy_of(thresholds: Thresholds) -> ThreshNet:
+    """The policy of a strategy that has one."""
+    assert isinstance(thresholds, LearnedThresholds)
+    return thresholds.net
+
+
+def spaces_of(channels: ChannelMap, recipe: Recipe) -> list[Space]:
+    """The space of each budget of a recipe."""
+    return Space.each(channels, recipe, resolve_budgets(channels, recipe))
+
+
+def context_of(recipe: Recipe, dataset: Dataset) -> RoundContext:
+    """What the rounds of a search share, on the CPU."""
+    trains_gates = importance_of(recipe).trains_gates
+    return RoundContext.of(recipe, dataset, CPU, trains_gates=trains_gates)
+
+
 @dataclass
 class Run:
     """A search that came to its end."""
@@ -152,11 +180,13 @@ def tiny_search(directory: Path, changes: dict[str, Any] | None = None, **others
     target = others.get("network") or tiny_network()
     dataset = others.get("dataset") or tiny_dataset()
     recipe = tiny_recipe(changes or {})
+    channels = analyse(target, torch.zeros(1, 2, 8, 8))
     plans = search(
         target,
-        analyse(target, torch.zeros(1, 2, 8, 8)),
+        channels,
         dataset,
         recipe=recipe,
+        budgets=resolve_budgets(channels, recipe),
         directory=directory,
         progress=others.get("progress") or Silent(),
     )

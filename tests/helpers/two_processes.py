@@ -20,11 +20,13 @@ from jstc.core.progress import Silent
 from jstc.data.base import DataInfo
 from jstc.data.in_memory import dataset_in_memory
 from jstc.errors import StageError
-from jstc.jst.round import Work, judge, train_round
+from jstc.jst.round import judge, train_round
 from jstc.jst.subnetwork import Target, cut
 from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, ddp, handover, optim, process_group, seeds
-from jstc.train.loop import counted, evaluate, step_options, stream, train_steps
+from jstc.train.device import Numerics
+from jstc.train.loop import counted, evaluate, stream, train_steps
+from jstc.train.one_step import step_options
 from jstc.train.schedule import Schedule
 from tests.helpers import tiny_search as tiny
 
@@ -92,10 +94,10 @@ def gated_round():
     network = normless()
     channels = analyse(network.eval(), torch.zeros(1, 2, 6, 6))
     target = Target.new(network, channels, recipe.train)
-    work = Work.of(recipe, images(90), CPU)
+    context = tiny.context_of(recipe, images(90))
     sub = cut(target, channels.uniform_plan(flops=0.6), recipe.train)
-    figures = train_round(sub, work, 0)
-    judged = judge(sub, work, limit=20)
+    figures = train_round(sub, context, 0)
+    judged = judge(sub, context, limit=20)
     return {
         "loss": figures.loss,
         "images": figures.images,
@@ -135,7 +137,7 @@ def finetuned_accuracy(directory):
     channels = analyse(target, torch.zeros(1, 2, 8, 8))
     gated = channels.gated(channels.slice(target, plan), plan)
     saved.restore(gated)
-    found = evaluate(gated, tiny.tiny_dataset().test.ordered(16), channels_last=True)
+    found = evaluate(gated, tiny.tiny_dataset().test.ordered(16), Numerics(channels_last=True))
     written = json.loads((directory / "finetune" / "result.json").read_text())
     return {"alone": found.accuracy, "written": written["accuracy"]}
 

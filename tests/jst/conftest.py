@@ -13,11 +13,19 @@ from torch import Tensor, nn
 
 from jstc.channels import ChannelMap, analyse
 from jstc.data.base import Dataset
-from jstc.jst.round import Work
+from jstc.jst.round import RoundContext
 from jstc.jst.subnetwork import Target
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
-from tests.helpers.tiny_search import CPU, Run, tiny_dataset, tiny_network, tiny_recipe, tiny_search, watch
+from tests.helpers.tiny_search import (
+    Run,
+    context_of,
+    tiny_dataset,
+    tiny_network,
+    tiny_recipe,
+    tiny_search,
+    watch,
+)
 
 
 @pytest.fixture
@@ -86,9 +94,9 @@ def target(channels: ChannelMap, network: nn.Module) -> Target:
 
 
 @pytest.fixture
-def make_work(dataset: Dataset) -> Callable[..., Work]:
-    def make(changes: dict[str, Any] | None = None, data: Dataset = dataset) -> Work:
-        return Work.of(tiny_recipe(changes or {}), data, CPU)
+def make_context(dataset: Dataset) -> Callable[..., RoundContext]:
+    def make(changes: dict[str, Any] | None = None, data: Dataset = dataset) -> RoundContext:
+        return context_of(tiny_recipe(changes or {}), data)
 
     return make
 

@@ -17,9 +17,9 @@ from jstc.jst.round import train_round
 from jstc.jst.subnetwork import Target, cut, put_back
 from jstc.plan import Plan
 from jstc.train import checkpoint, optim, seeds
-from jstc.train.device import place
+from jstc.train.device import to_device
 from jstc.train.loop import stream, train_steps
-from jstc.train.metrics import Tally
+from jstc.train.monitor import TrainingMonitor
 
 CPU = torch.device("cpu")
 ADAMW = {"train.optimizer": "adamw", "train.lr": 0.01}
@@ -58,15 +58,15 @@ def test_the_scale_of_float16_is_that_of_the_step_where_it_broke_off(
     monkeypatch.setattr("jstc.train.job.scaler", lambda *_: torch.amp.GradScaler("cpu", growth_interval=1))
     changes = SHORT | {"train.precision": "float16", "checkpoint.every_steps": 1, "search.rounds": 2}
     whole = run_search(tmp_path / "a", changes)
-    calls, passed = itertools.count(1), Tally.passed
+    calls, after_step = itertools.count(1), TrainingMonitor.after_step
 
-    def cut_off(tally: Tally) -> None:
-        passed(tally)
-        if tally.after is not None and next(calls) == steps:
+    def cut_off(monitor: TrainingMonitor, *given: Any) -> None:
+        after_step(monitor, *given)
+        if next(calls) == steps:
             raise BreakError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tally, "passed", cut_off)
+        patch.setattr(TrainingMonitor, "after_step", cut_off)
         with pytest.raises(BreakError):
             run_search(tmp_path / "b", changes)
     assert run_search(tmp_path / "b", changes).files == whole.files
@@ -89,65 +89,68 @@ def flat(state: optim.State) -> dict[str, Tensor]:
 
 
 def test_the_state_of_adamw_is_cut_put_back_and_cut_again_bit_for_bit(
-    adamw_target: Target, channels: ChannelMap, plan: Plan, make_work: Any
+    adamw_target: Target, channels: ChannelMap, plan: Plan, make_context: Any
 ) -> None:
-    target, work = adamw_target, make_work(ADAMW)
+    target, context = adamw_target, make_context(ADAMW)
     before = flat(target.optimizer)
-    sub = cut(target, plan, work.recipe.train)
-    small = flat(optim.get_state(sub.weights, sub.parameters))
+    sub = cut(target, plan, context.recipe.train)
+    small = flat(optim.get_state(sub.optimizer, sub.parameters))
     assert small.keys() == before.keys()
     for name, tensor in small.items():
         parameter = name.split(".", 1)[1]
         assert torch.equal(tensor, channels.take({parameter: before[name]}, plan)[parameter]), name
-    train_round(sub, work, 0)
+    train_round(sub, context, 0)
     put_back(sub, target)
-    trained = flat(optim.get_state(sub.weights, sub.parameters))
-    again = cut(target, plan, work.recipe.train)
-    found = flat(optim.get_state(again.weights, again.parameters))
+    trained = flat(optim.get_state(sub.optimizer, sub.parameters))
+    again = cut(target, plan, context.recipe.train)
+    found = flat(optim.get_state(again.optimizer, again.parameters))
     assert all(torch.equal(tensor, found[name]) for name, tensor in trained.items())
     assert any(not torch.equal(tensor, small[name]) for name, tensor in trained.items())
 
 
 def test_every_element_counts_the_steps_of_its_own_rounds(
-    network: Any, channels: ChannelMap, make_work: Any
+    network: Any, channels: ChannelMap, make_context: Any
 ) -> None:
-    work = make_work(ADAMW)
-    target = Target.new(network, channels, work.recipe.train)
+    context = make_context(ADAMW)
+    target = Target.new(network, channels, context.recipe.train)
     counts = {name: torch.zeros_like(tensor) for name, tensor in network.named_parameters()}
     for round_ in range(3):
         plan = channels.random_plan(flops=0.5, seed=round_)
-        sub = cut(target, plan, work.recipe.train)
-        train_round(sub, work, round_)
+        sub = cut(target, plan, context.recipe.train)
+        train_round(sub, context, round_)
         put_back(sub, target)
         taken = channels.take(counts, plan)
-        channels.put({name: tensor + work.steps for name, tensor in taken.items()}, counts, plan)
+        channels.put({name: tensor + context.steps for name, tensor in taken.items()}, counts, plan)
     assert len(counts["wide.weight"].unique()) > 2
     found = target.optimizer["steps"]
     assert all(torch.equal(found[name], expected) for name, expected in counts.items())
 
 
 def test_rounds_with_every_channel_are_plain_training_with_torchs_adamw(
-    network: Any, channels: ChannelMap, make_work: Any
+    network: Any, channels: ChannelMap, make_context: Any
 ) -> None:
-    work = make_work({**ADAMW, "search.importance": "magnitude", "train.precision": "float32"})
-    plain, start = place(copy.deepcopy(network), work.recipe.train, CPU), copy.deepcopy(network.state_dict())
-    target = Target.new(network, channels, work.recipe.train)
+    context = make_context({**ADAMW, "search.importance": "magnitude", "train.precision": "float32"})
+    plain, start = (
+        to_device(copy.deepcopy(network), context.recipe.train, CPU),
+        copy.deepcopy(network.state_dict()),
+    )
+    target = Target.new(network, channels, context.recipe.train)
     for round_ in range(3):
-        sub = cut(target, channels.full_plan, work.recipe.train)
-        train_round(sub, work, round_)
+        sub = cut(target, channels.full_plan, context.recipe.train)
+        train_round(sub, context, round_)
         put_back(sub, target)
     batches = stream(
-        work.dataset.train,
+        context.dataset.train,
         16,
         seed=seeds.derive(0, "search", "train"),
         start=0,
-        count=3 * work.steps,
+        count=3 * context.steps,
         augment=True,
     )
-    optimizer = optim.make(dict(plain.named_parameters()), work.recipe.train)
+    optimizer = optim.make(dict(plain.named_parameters()), context.recipe.train)
     assert isinstance(optimizer, torch.optim.AdamW)
     train_steps(
-        plain, batches, optimizer=optimizer, schedule=work.schedule, first_step=0, options=work.options
+        plain, batches, optimizer=optimizer, schedule=context.schedule, first_step=0, options=context.options
     )
     # Adam makes whole steps of the smallest gradients, so rounding shows: compared with the way gone.
     for name, tensor in plain.named_parameters():

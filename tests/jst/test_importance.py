@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
 from jstc.data.base import Dataset
 from jstc.jst import importance as module
-from jstc.jst.importance import num_images, taylor
+from jstc.jst.importance import importance_of, taylor
+from jstc.jst.round import RoundContext
 from jstc.jst.subnetwork import Target, cut
 from jstc.plan import Plan
 from jstc.train.batchnorm import recalibrate
@@ -30,16 +32,30 @@ def target(target: Target, dataset: Dataset) -> Target:
     return target
 
 
+def measured(target: Target, context: RoundContext) -> Tensor:
+    """What `taylor` finds with the settings of a search."""
+    search, train = context.recipe.search, context.recipe.train
+    return taylor(
+        target,
+        context.dataset.train,
+        images=search.importance_images,
+        channels_last=train.channels_last,
+        progress=Silent(),
+    )
+
+
 def span(channels: ChannelMap, name: str) -> slice:
     group = next(group for group in channels.groups if group.name == name)
     return slice(group.start, group.start + group.width)
 
 
-def test_it_is_the_change_of_the_loss_with_the_gate(target: Target, make_work: Any, dataset: Dataset) -> None:
+def test_it_is_the_change_of_the_loss_with_the_gate(
+    target: Target, make_context: Any, dataset: Dataset
+) -> None:
     """By differences instead of gradients, batch by batch, in float64."""
-    work = make_work(TAYLOR)
-    found = taylor(target, work, Silent())
-    whole = cut(target, Plan.full(target.channels.widths), work.recipe.train).gated.double().eval()
+    context = make_context(TAYLOR)
+    found = measured(target, context)
+    whole = cut(target, Plan.full(target.channels.widths), context.recipe.train).gated.double().eval()
     step, expected = 1e-5, torch.zeros_like(found, dtype=torch.float64)
     for images, labels in dataset.train.ordered(8, limit=20):
         for channel in range(len(found)):
@@ -57,32 +73,32 @@ def test_it_is_the_change_of_the_loss_with_the_gate(target: Target, make_work: A
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_channel_that_nothing_listens_to_is_worth_nothing(target: Target, make_work: Any) -> None:
+def test_a_channel_that_nothing_listens_to_is_worth_nothing(target: Target, make_context: Any) -> None:
     with torch.no_grad():
         target.network.join.weight[:, [3, 7]] = 0
-    wide = taylor(target, make_work(TAYLOR), Silent())[span(target.channels, "wide")]
+    wide = measured(target, make_context(TAYLOR))[span(target.channels, "wide")]
     assert wide[[3, 7]].tolist() == [0, 0] and (wide > 0).sum() == 10
 
 
 @pytest.mark.parametrize("without", [("wide_bn",), ("stem_bn", "wide_bn", "join_bn", "last_bn")])
 def test_groups_that_have_no_place_for_a_gate_rank_by_their_norms(
-    network: Any, make_work: Any, without: tuple[str, ...]
+    network: Any, make_context: Any, without: tuple[str, ...]
 ) -> None:
     for name in without:
         norm = getattr(network, name)
         norm.affine, norm.weight, norm.bias = False, None, None
     channels = analyse(network, torch.zeros(1, 2, 8, 8))
-    work = make_work(TAYLOR)
-    found = taylor(Target.new(network, channels, work.recipe.train), work, Silent())
+    context = make_context(TAYLOR)
+    found = measured(Target.new(network, channels, context.recipe.train), context)
     norms = channels.magnitude(network)
     assert torch.equal(found[span(channels, "wide")], norms["wide"])
     assert torch.equal(found[span(channels, "last")], norms["last"]) == ("last_bn" in without)
 
 
-def test_nothing_of_the_target_changes(target: Target, make_work: Any) -> None:
+def test_nothing_of_the_target_changes(target: Target, make_context: Any) -> None:
     before = {name: tensor.clone() for name, tensor in target.network.state_dict().items()}
     gates = target.alpha.clone()
-    taylor(target, make_work(TAYLOR), Silent())
+    measured(target, make_context(TAYLOR))
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.network.state_dict().items())
     assert torch.equal(target.alpha, gates)
     assert all(p.grad is None and p.requires_grad for p in target.network.parameters())
@@ -90,7 +106,7 @@ def test_nothing_of_the_target_changes(target: Target, make_work: Any) -> None:
 
 def test_as_many_images_as_there_are(make_recipe: Any, dataset: Dataset) -> None:
     def number(changes: dict[str, Any]) -> int:
-        return num_images(make_recipe(changes).search, dataset.train)
+        return importance_of(make_recipe(changes)).num_images(dataset.train)
 
     assert number(TAYLOR) == 20
     assert number({**TAYLOR, "search.importance_images": 10**6}) == dataset.train.num_images
@@ -98,12 +114,12 @@ def test_as_many_images_as_there_are(make_recipe: Any, dataset: Dataset) -> None
 
 
 def test_processes_share_the_images_and_come_to_the_same(
-    target: Target, make_work: Any, monkeypatch: pytest.MonkeyPatch
+    target: Target, make_context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two processes of which each sees every other image, without the exchange between them."""
-    whole = make_work(TAYLOR | {"search.importance_images": 32})
-    work, seen = whole, []
-    train = work.dataset.train
+    whole = make_context(TAYLOR | {"search.importance_images": 32})
+    context, seen = whole, []
+    train = context.dataset.train
 
     class Counted:
         num_images = train.num_images
@@ -113,7 +129,7 @@ def test_processes_share_the_images_and_come_to_the_same(
                 seen.append((size, len(labels)))
                 yield images, labels
 
-    work = dataclasses.replace(work, dataset=dataclasses.replace(work.dataset, train=Counted()))
+    context = dataclasses.replace(context, dataset=dataclasses.replace(context.dataset, train=Counted()))
     parts = []
     for rank in range(2):
         with monkeypatch.context() as patch:
@@ -121,9 +137,9 @@ def test_processes_share_the_images_and_come_to_the_same(
             patch.setattr(module.collectives, "rank", lambda number=rank: number)
             patch.setattr(module.collectives, "copy_from_first", lambda tensors: None)
             patch.setattr(module.collectives, "average", lambda tensor: parts.append(tensor.clone()))
-            taylor(target, work, Silent())
+            measured(target, context)
     assert seen == [(16, 8), (16, 8)] * 2
-    one = taylor(target, whole, Silent())
+    one = measured(target, whole)
     for group in target.channels.groups:
         both = (parts[0] + parts[1])[span(target.channels, group.name)]
         torch.testing.assert_close(both / both.mean(), one[span(target.channels, group.name)])
@@ -141,5 +157,5 @@ def test_a_search_broken_off_keeps_what_it_ranked_by(
     whole = searched(TAYLOR)
     with power_cut(5) as progress:  # of six rounds; there are three batches for the ranking
         run_search(tmp_path, TAYLOR, progress=progress)
-    monkeypatch.setattr("jstc.jst.rounds.taylor", None)
+    monkeypatch.setattr("jstc.jst.importance.taylor", None)
     assert run_search(tmp_path, TAYLOR).files == whole.files

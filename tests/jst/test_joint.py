@@ -13,8 +13,9 @@ from jstc.data import Dataset
 from jstc.errors import BudgetError, StageError
 from jstc.plan import Plan
 from jstc.train import handover
-from jstc.train.device import autocast_dtype
+from jstc.train.device import Numerics
 from jstc.train.loop import evaluate
+from tests.helpers.tiny_search import CPU
 
 
 class Untouchable:
@@ -121,11 +122,9 @@ def test_what_is_handed_on_is_as_good_as_reported(
     saved = handover.load_subnetwork(run.directory / "subnetwork.safetensors", plan=run.plan)
     gated = channels.gated(channels.slice(run.target, run.plan), run.plan)
     saved.restore(gated)
-    judged_in = autocast_dtype(
-        run.recipe.train, torch.device("cpu")
-    )  # bfloat16 where the processor is fast in it
-    figures = evaluate(gated, dataset.search_val.ordered(16), dtype=judged_in)
-    assert figures.accuracy == run.result["accuracy"]
+    numerics = Numerics.of(run.recipe.train, CPU)
+    judged = evaluate(gated, dataset.search_val.ordered(16), numerics)
+    assert judged.accuracy == run.result["accuracy"]
     assert Plan.load(run.directory / "plan.json") == run.plan
     assert saved.step == 24
     assert saved.optimizer["momentum"].keys() == {name for name, _ in gated.network.named_parameters()}

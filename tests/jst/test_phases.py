@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jstc.jst.phases import Phase, phase
+from jstc.jst.phases import Phase, growth_of
 
 SETTINGS = {
     "search.rounds": 10,
@@ -18,7 +18,7 @@ SETTINGS = {
 
 def phases(make_recipe: Any, **changes: Any) -> list[Phase]:
     search = make_recipe(SETTINGS | {f"search.{key}": value for key, value in changes.items()}).search
-    return [phase(search, round_) for round_ in range(search.rounds)]
+    return [growth_of(search).at(round_) for round_ in range(search.rounds)]
 
 
 def test_coarse_rounds_come_first_at_the_first_values(make_recipe: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jstc.jst.phases import for_length
+from jstc.jst.phases import resolve_auto
 
 AUTO = {"search.coarse_budget": "auto", "search.rounds": 2, "search.steps_per_round": 5}
 
@@ -12,19 +12,19 @@ AUTO = {"search.coarse_budget": "auto", "search.rounds": 2, "search.steps_per_ro
 @pytest.mark.parametrize(("steps", "coarse"), [(5, "auto"), (19_989, "auto"), (19_990, 1.0)])
 def test_a_long_run_begins_at_the_budget(make_recipe: Any, dataset: Any, steps: int, coarse: Any) -> None:
     finetune = {"finetune.epochs": 1, "finetune.steps_per_epoch": steps}
-    assert for_length(make_recipe(AUTO | finetune), dataset).search.coarse_budget == coarse
+    assert resolve_auto(make_recipe(AUTO | finetune), dataset).search.coarse_budget == coarse
 
 
 def test_the_length_is_in_images_not_in_steps(make_recipe: Any, dataset: Any) -> None:
     finetune = {"finetune.epochs": 1, "finetune.steps_per_epoch": 5000}
     recipes = (make_recipe(AUTO | finetune | {"train.batch_size": images}) for images in (16, 64))
-    small, large = (for_length(recipe, dataset) for recipe in recipes)
+    small, large = (resolve_auto(recipe, dataset) for recipe in recipes)
     assert (small.search.coarse_budget, large.search.coarse_budget) == ("auto", 1.0)
 
 
 def test_a_share_that_is_given_holds_at_any_length(make_recipe: Any, dataset: Any) -> None:
     recipe = make_recipe(AUTO | {"search.coarse_budget": 0.4, "finetune.epochs": 100_000})
-    assert for_length(recipe, dataset) is recipe
+    assert resolve_auto(recipe, dataset) is recipe
 
 
 def test_the_search_goes_by_it(searched: Any) -> None:

@@ -11,8 +11,9 @@ import torch
 from jstc.channels import ChannelMap
 from jstc.errors import UnknownNameError
 from jstc.jst.phases import Phase
-from jstc.jst.proposer import Proposal, Proposer
+from jstc.jst.proposer import Proposal
 from jstc.jst.subnetwork import Target
+from tests.helpers.tiny_search import policy_of, proposer_of
 
 FINE = Phase(sigma=0.5, tau=1.0, coarse=False)
 NOISY = Phase(sigma=1.0, tau=1.0, coarse=False)
@@ -27,7 +28,7 @@ def propose(channels: ChannelMap, target: Target, make_recipe: Any) -> Any:
     def make(now: Phase, round_: int = 0, **changes: Any) -> Proposal:
         settings = {f"search.{key}" if key != "seed" else key: value for key, value in changes.items()}
         recipe = make_recipe({"search.candidates": 1} | settings)
-        return Proposer(channels, recipe).propose(target, now, round_)
+        return proposer_of(channels, recipe).propose(target, now, round_)
 
     return make
 
@@ -152,23 +153,23 @@ def test_a_fixed_threshold_of_an_unknown_group_is_refused(propose: Any) -> None:
 def test_only_the_policy_learns_and_only_from_its_own_choice(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
-    proposer = Proposer(channels, make_recipe())
+    proposer = proposer_of(channels, make_recipe())
     coarse = proposer.propose(target, COARSE, 0)
     assert proposer.learn([coarse], [0.5], 0) is None
     fine = proposer.propose(target, FINE, 1)
     assert proposer.learn([fine], [0.5], 1) == 0.0
-    before = proposer.threshnet.own.detach().clone()
+    before = policy_of(proposer.thresholds).own.detach().clone()
     assert proposer.learn([fine], [0.7], 2) > 0  # type: ignore[operator]
-    assert not torch.equal(proposer.threshnet.own, before)
+    assert not torch.equal(policy_of(proposer.thresholds).own, before)
 
 
 def test_the_final_plan_has_no_noise_and_the_likeliest_thresholds(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
-    proposer = Proposer(channels, make_recipe())
+    proposer = proposer_of(channels, make_recipe())
     favour(target, [1, 6, 9, 19, 20, 22])
     with torch.no_grad():
-        proposer.threshnet.own[torch.arange(3), torch.tensor([2, 0, 5])] = 4.0
+        policy_of(proposer.thresholds).own[torch.arange(3), torch.tensor([2, 0, 5])] = 4.0
     final = proposer.final(target)
     assert final.thresholds == pytest.approx([0.5, 0.3, 0.8])
     assert (final.phase.sigma, final.phase.tau) == (0.0, 0.5)
@@ -203,7 +204,7 @@ def test_a_phase_below_the_budget_gives_a_smaller_plan(propose: Any, channels: C
 
 
 def test_budgets_take_turns(channels: ChannelMap, target: Target, make_recipe: Any) -> None:
-    proposer = Proposer(channels, make_recipe({"flops": [0.4, 0.6, 0.8]}))
+    proposer = proposer_of(channels, make_recipe({"flops": [0.4, 0.6, 0.8]}))
     whole = channels.cost().flops
     for round_ in range(6):
         number = round_ % 3
@@ -217,7 +218,7 @@ def test_budgets_take_turns(channels: ChannelMap, target: Target, make_recipe: A
 def test_the_policy_sees_which_budget_it_chooses_for(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
-    proposer = Proposer(channels, make_recipe({"flops": [0.4, 0.6]}))
+    proposer = proposer_of(channels, make_recipe({"flops": [0.4, 0.6]}))
     large, small = (proposer.propose(target, STILL, round_).choice.states for round_ in (0, 1))  # type: ignore[union-attr]
     different = (large != small).any(0)
     assert different.tolist().count(True) == 1
@@ -245,7 +246,7 @@ def test_inertia_keeps_the_widths_that_were_trained(
         recipe = make_recipe(
             {"search.candidates": 1, "search.recency_bonus": inertia, "search.noise_period": 1}
         )
-        proposer = Proposer(channels, recipe)
+        proposer = proposer_of(channels, recipe)
         for round_ in range(8):
             plan = proposer.propose(target, COARSE, round_).plan
             made.add(tuple(plan.counts.values()))

@@ -11,11 +11,13 @@ import torch
 from jstc.channels import ChannelMap
 from jstc.data import Dataset
 from jstc.jst import rounds
-from jstc.jst.phases import Phase, phase
-from jstc.jst.proposer import COMMON_THRESHOLD, Proposal, Proposer
+from jstc.jst.phases import Phase
+from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import judge
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target, cut
+from jstc.jst.thresholds import COMMON_THRESHOLD
+from tests.helpers.tiny_search import policy_of, proposer_of
 
 FINE = Phase(sigma=0.5, tau=1.0, coarse=False)
 STILL = Phase(sigma=0.0, tau=1.0, coarse=False)
@@ -25,7 +27,7 @@ COARSE = Phase(sigma=0.5, tau=1.0, coarse=True)
 def test_candidates_are_different_plans_and_the_first_is_the_one_without_others(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
-    proposer, numbers = Proposer(channels, make_recipe({"search.candidates": 8})), []
+    proposer, numbers = proposer_of(channels, make_recipe({"search.candidates": 8})), []
     for round_ in range(5):
         candidates = proposer.candidates(target, FINE, round_)
         hashes = [candidate.plan.hash for candidate in candidates]
@@ -42,7 +44,7 @@ def test_candidates_depend_on_seed_and_round_only(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
     def hashes(round_: int, **changes: Any) -> list[str]:
-        proposer = Proposer(channels, make_recipe({"search.candidates": 3} | changes))
+        proposer = proposer_of(channels, make_recipe({"search.candidates": 3} | changes))
         return [candidate.plan.hash for candidate in proposer.candidates(target, FINE, round_)]
 
     assert hashes(3) == hashes(3)
@@ -62,7 +64,7 @@ def test_candidates_depend_on_seed_and_round_only(
 def test_there_is_one_candidate_where_all_would_be_alike(
     channels: ChannelMap, target: Target, make_recipe: Any, now: Phase, changes: dict[str, Any]
 ) -> None:
-    proposer = Proposer(channels, make_recipe({"search.candidates": 4} | changes))
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 4} | changes))
     assert len(proposer.candidates(target, now, 2)) == 1
 
 
@@ -70,7 +72,7 @@ def test_thresholds_are_drawn_again_until_plans_are_different(
     channels: ChannelMap, target: Target, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small differences between thresholds change nothing where channels join in steps."""
-    proposer = Proposer(channels, make_recipe({"search.candidates": 3, "search.tau": [8.0, 8.0]}))
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 3, "search.tau": [8.0, 8.0]}))
     still = Phase(sigma=0.0, tau=8.0, coarse=False)
 
     def numbers() -> list[int]:
@@ -95,9 +97,9 @@ def test_a_round_without_a_choice_teaches_nothing(
 
 def test_candidates_of_equal_plans_are_one(channels: ChannelMap, target: Target, make_recipe: Any) -> None:
     """With a policy that has closed, all of them choose the same thresholds."""
-    proposer = Proposer(channels, make_recipe({"search.candidates": 6}))
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 6}))
     with torch.no_grad():
-        proposer.threshnet.own[:, 3] = 50.0
+        policy_of(proposer.thresholds).own[:, 3] = 50.0
     [only] = proposer.candidates(target, FINE, 2)
     assert only.plan == proposer.propose(target, FINE, 2).plan
 
@@ -105,7 +107,7 @@ def test_candidates_of_equal_plans_are_one(channels: ChannelMap, target: Target,
 def test_the_policy_learns_from_candidates_by_what_each_of_them_earned(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
-    proposer = Proposer(channels, make_recipe({"search.candidates": 4, "search.entropy_bonus": 0.0}))
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 4, "search.entropy_bonus": 0.0}))
     candidates = proposer.candidates(target, FINE, 0)
     rewards = [-1.0] * (len(candidates) - 1) + [-0.5]
     before = [log_chance(proposer, candidate) for candidate in candidates]
@@ -114,12 +116,12 @@ def test_the_policy_learns_from_candidates_by_what_each_of_them_earned(
     assert advantage is not None and advantage > 0
     assert change[-1] > 0
     assert change[-1] == max(change)
-    assert proposer.threshnet.moving == {}
+    assert policy_of(proposer.thresholds).moving == {}
 
 
 def log_chance(proposer: Proposer, proposal: Proposal) -> float:
     """Logarithm of the chance that the policy gives to the thresholds of a proposal."""
-    net, choice = proposer.threshnet, proposal.choice
+    net, choice = policy_of(proposer.thresholds), proposal.choice
     assert choice is not None
     logits = torch.tanh(choice.states @ net.hidden) @ net.head + net.own
     return float(logits.detach().log_softmax(-1).gather(1, choice.index[:, None]).sum())
@@ -129,47 +131,49 @@ ALL_FINE = {"search.coarse_share": 0.0, "search.candidates": 8, "search.rounds":
 
 
 @pytest.fixture
-def choosing(channels: ChannelMap, target: Target, make_work: Any) -> Any:
-    """State, proposer and work before a round that chooses among candidates."""
+def choosing(channels: ChannelMap, target: Target, make_context: Any) -> Any:
+    """State, proposer and context before a round that chooses among candidates."""
 
     def make(**changes: Any) -> tuple[State, Proposer, Any]:
-        work = make_work(ALL_FINE | changes)
-        proposer = Proposer(channels, work.recipe)
-        state = State.new(target.network, channels, proposer.threshnet, work.recipe)
+        context = make_context(ALL_FINE | changes)
+        proposer = proposer_of(channels, context.recipe)
+        state = State.new(target.network, channels, proposer, context.recipe)
         state.target = target
-        return state, proposer, work
+        return state, proposer, context
 
     return make
 
 
 @pytest.mark.parametrize("round_", [0, 1])
 def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int) -> None:
-    state, proposer, work = choosing()
+    state, proposer, context = choosing()
     state.round = round_
-    now = phase(work.recipe.search, round_)
+    now = state.growth.at(round_)
     losses = {
-        proposal.plan.hash: judge(cut(state.target, proposal.plan, work.recipe.train), work, limit=36).loss
+        proposal.plan.hash: judge(
+            cut(state.target, proposal.plan, context.recipe.train), context, limit=36
+        ).loss
         for proposal in proposer.candidates(state.target, now, round_)
     }
     assert len(set(losses.values())) == len(losses) > 1
-    chosen, advantage = rounds.choose(state, proposer, work)
+    chosen, advantage = rounds.select(state, proposer, context)
     assert losses[chosen.plan.hash] == min(losses.values())
     assert advantage is not None and advantage > 0
 
 
 def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapshot: Any) -> None:
-    state, proposer, work = choosing()
+    state, proposer, context = choosing()
     before = snapshot(state.target)
-    policy = proposer.threshnet.own.detach().clone()
-    rounds.choose(state, proposer, work)
+    policy = policy_of(proposer.thresholds).own.detach().clone()
+    rounds.select(state, proposer, context)
     after = snapshot(state.target)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert not torch.equal(proposer.threshnet.own, policy)
+    assert not torch.equal(policy_of(proposer.thresholds).own, policy)
 
 
 def test_a_single_candidate_is_not_judged_before_its_training(choosing: Any) -> None:
-    state, proposer, work = choosing(**{"search.candidates": 1})
-    chosen, advantage = rounds.choose(state, proposer, work)
+    state, proposer, context = choosing(**{"search.candidates": 1})
+    chosen, advantage = rounds.select(state, proposer, context)
     assert advantage is None
     assert chosen.plan == proposer.propose(state.target, chosen.phase, 0).plan
 

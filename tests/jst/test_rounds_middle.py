@@ -16,7 +16,7 @@ from jstc.core.progress import Silent
 from jstc.errors import DivergedError, StageError
 from jstc.jst import rounds
 from jstc.train import checkpoint
-from jstc.train.metrics import Tally
+from jstc.train.monitor import TrainingMonitor
 
 NAME = "checkpoint.safetensors"
 EVERY_STEP = {"checkpoint.every_steps": 1}
@@ -36,14 +36,14 @@ class Messages(Silent):
 
 def after_steps(monkeypatch: pytest.MonkeyPatch, number: int, happens: Any) -> None:
     """Let something happen after so many training steps, before anything is saved there."""
-    calls, passed = iter(range(1, 10_000)), Tally.passed
+    calls, after_step = iter(range(1, 10_000)), TrainingMonitor.after_step
 
-    def call(tally: Tally) -> None:
-        if tally.after is not None and next(calls) == number:
+    def call(monitor: TrainingMonitor, *given: Any) -> None:
+        if next(calls) == number:
             happens()
-        passed(tally)
+        after_step(monitor, *given)
 
-    monkeypatch.setattr(Tally, "passed", call)
+    monkeypatch.setattr(TrainingMonitor, "after_step", call)
 
 
 def cut_power() -> None:
@@ -124,14 +124,14 @@ def test_a_signal_saves_in_the_middle_of_a_round_and_ends(
 def test_a_signal_while_a_sub_network_is_judged_keeps_its_training(
     run_search: Any, searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = rounds.reward
+    judge = rounds.evaluate_round
 
     def interrupted(sub: Any, *rest: Any) -> Any:
         judge(sub, *rest)  # the statistics are others now
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rounds, "reward", interrupted)
+        patch.setattr(rounds, "evaluate_round", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_search(tmp_path)
     assert checkpoint.load(tmp_path / NAME)[1]["middle"]["part"] == 2
@@ -155,14 +155,14 @@ def spoil_once(monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
     rates: list[float] = []
     train = rounds.train_round
 
-    def spoiled(sub: Any, work: Any, round_: int, **options: Any) -> Any:
-        figures = train(sub, work, round_, **options)
+    def spoiled(sub: Any, context: Any, round_: int, **options: Any) -> Any:
+        figures = train(sub, context, round_, **options)
         if round_ == 2:
-            rates.append(work.schedule.base)
+            rates.append(context.schedule.base)
             if len(rates) <= times:
                 with torch.no_grad():
                     sub.gated.network.fc.weight.fill_(float("nan"))
-                raise DivergedError("before step 12 of 32: the loss is nan", lr=work.schedule.base)
+                raise DivergedError("before step 12 of 32: the loss is nan", lr=context.schedule.base)
         return figures
 
     monkeypatch.setattr(rounds, "train_round", spoiled)

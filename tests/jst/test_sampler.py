@@ -13,6 +13,7 @@ from jstc.jst import sampler
 from jstc.jst.space import Space
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
+from tests.helpers.tiny_search import spaces_of
 
 PARTS = 1024  # probabilities are whole 1024ths, so that their sums are exact
 random = np.random.default_rng
@@ -164,7 +165,7 @@ def draw(space: Space, seed: int, values: list[float] | None = None) -> tuple[An
 def test_plans_meet_the_budget_and_leave_no_room_for_another_channel(
     channels: ChannelMap, make_recipe: Any, budget: dict[str, Any]
 ) -> None:
-    space = Space.of(channels, make_recipe(budget))
+    space = spaces_of(channels, make_recipe(budget))[0]
     for seed in range(30):
         plan, _ = draw(space, seed)
         used = space.budget.of(channels.cost(plan))
@@ -183,7 +184,7 @@ def cheapest_larger(space: Space, plan: Plan) -> int:
 
 
 def test_the_likeliest_channels_are_kept(channels: ChannelMap, make_recipe: Any) -> None:
-    space = Space.of(channels, make_recipe())
+    space = spaces_of(channels, make_recipe())[0]
     for seed in range(20):
         plan, p = draw(space, seed)
         for kept, each in zip(plan.kept.values(), p, strict=True):
@@ -195,7 +196,7 @@ def test_the_likeliest_channels_are_kept(channels: ChannelMap, make_recipe: Any)
 def test_a_group_with_a_higher_threshold_than_the_others_gets_more(
     channels: ChannelMap, make_recipe: Any, group: int
 ) -> None:
-    space = Space.of(channels, make_recipe())
+    space = spaces_of(channels, make_recipe())[0]
     gains = []
     for seed in range(10):
         common, _ = draw(space, seed, [0.6] * 3)
@@ -207,19 +208,11 @@ def test_a_group_with_a_higher_threshold_than_the_others_gets_more(
 
 def test_widths_are_rounded_and_never_below_the_least(channels: ChannelMap, make_recipe: Any) -> None:
     recipe: Recipe = make_recipe({"channels.round_to": 4, "channels.min_share": 0.3})
-    space = Space.of(channels, recipe)
+    space = spaces_of(channels, recipe)[0]
     counts = np.array([channels.counts(draw(space, seed)[0]) for seed in range(20)])
     assert not (counts % 4).any()
     assert (counts >= [4, 4, 8]).all()
     assert len(np.unique(counts, axis=0)) > 1
-
-
-def test_vectors_are_split_by_group_and_joined_again(channels: ChannelMap, make_recipe: Any) -> None:
-    space, vector = Space.of(channels, make_recipe()), np.arange(36.0)
-    parts = space.split(vector)
-    assert [len(part) for part in parts] == [8, 12, 16]
-    names = [g.name for g in channels.groups]
-    assert space.join(dict(zip(names, parts, strict=True))).tolist() == vector.tolist()
 
 
 def test_a_raised_threshold_is_the_one_moved_in_its_logit() -> None:

@@ -14,6 +14,7 @@ from jstc.channels.budget import uniform_counts
 from jstc.errors import BudgetError, RecipeError
 from jstc.jst import space
 from jstc.jst.space import Space
+from tests.helpers.tiny_search import spaces_of
 
 
 def counts(channels: ChannelMap, own: Space, seed: int) -> list[int]:
@@ -25,7 +26,7 @@ def counts(channels: ChannelMap, own: Space, seed: int) -> list[int]:
 
 def test_plans_keep_to_the_limits_of_their_groups(channels: ChannelMap, make_recipe: Any) -> None:
     groups = {"wide": {"round_to": 3}, "last": {"min_share": 0.8, "round_to": 1}}
-    own = Space.of(channels, make_recipe({"channels.groups": groups, "flops": 0.7}))
+    own = spaces_of(channels, make_recipe({"channels.groups": groups, "flops": 0.7}))[0]
     found = np.array([counts(channels, own, seed) for seed in range(20)])
     stem, wide, last = found.T
     assert not (wide % 3).any() and len(set(wide.tolist())) > 1
@@ -36,9 +37,9 @@ def test_plans_keep_to_the_limits_of_their_groups(channels: ChannelMap, make_rec
 def test_limits_out_of_reach_and_groups_that_are_not_there(channels: ChannelMap, make_recipe: Any) -> None:
     whole = {name: {"min_share": 1.0} for name in ("stem", "wide", "last")}
     with pytest.raises(BudgetError, match=r"no sub-network meets flops .* channels\.groups"):
-        space.limit(channels, make_recipe({"channels.groups": whole}))
+        space.resolve_budgets(channels, make_recipe({"channels.groups": whole}))
     with pytest.raises(RecipeError, match=r"channels.groups: 'wise' .* such as 'wide'"):
-        space.limit(channels, make_recipe({"channels.groups": {"wise": {"min_width": 2}}}))
+        space.resolve_budgets(channels, make_recipe({"channels.groups": {"wise": {"min_width": 2}}}))
 
 
 def some_plan(own: Space) -> Any:
@@ -52,7 +53,7 @@ def some_plan(own: Space) -> Any:
 def test_a_share_of_the_budget_is_met(
     channels: ChannelMap, make_recipe: Any, budget: dict[str, Any], share: float
 ) -> None:
-    whole = Space.of(channels, make_recipe(budget))
+    whole = spaces_of(channels, make_recipe(budget))[0]
     part = whole.at(share)
     assert part.budget.metric == whole.budget.metric
     assert part.budget.limit == int(share * whole.budget.limit)
@@ -61,7 +62,7 @@ def test_a_share_of_the_budget_is_met(
 
 
 def test_the_whole_share_is_the_space_itself(channels: ChannelMap, make_recipe: Any) -> None:
-    whole = Space.of(channels, make_recipe())
+    whole = spaces_of(channels, make_recipe())[0]
     assert whole.at(1.0) is whole
 
 
@@ -70,7 +71,7 @@ def test_a_share_out_of_reach_is_the_smallest_within_reach(
     channels: ChannelMap, make_recipe: Any, share: float
 ) -> None:
     recipe = make_recipe({"flops": 0.5, "channels.min_share": 0.6})
-    part = Space.of(channels, recipe).at(share)
+    part = spaces_of(channels, recipe)[0].at(share)
     assert list(some_plan(part).counts.values()) == part.limits.least.tolist()
     least = channels.cost_of_counts(part.limits.least).flops
     assert part.budget.limit == least
@@ -81,7 +82,7 @@ def test_a_share_out_of_reach_is_the_smallest_within_reach(
 def test_coarse_rounds_are_those_of_the_network_of_half_the_width(
     channels: ChannelMap, make_recipe: Any, budget: dict[str, Any]
 ) -> None:
-    own = Space.of(channels, make_recipe({"search.coarse_budget": "auto"} | budget))
+    own = spaces_of(channels, make_recipe({"search.coarse_budget": "auto"} | budget))[0]
     coarse = own.of_rounds(below=True)
     assert even_counts(coarse) == [group.width // 2 for group in channels.groups]
     assert own.of_rounds(below=False) is own
@@ -91,18 +92,18 @@ def test_coarse_rounds_are_those_of_the_network_of_half_the_width(
 def test_where_half_the_width_is_too_dear_or_too_cheap_coarse_rounds_have_a_fixed_share(
     channels: ChannelMap, make_recipe: Any, flops: float
 ) -> None:
-    own = Space.of(channels, make_recipe({"search.coarse_budget": "auto", "flops": flops}))
+    own = spaces_of(channels, make_recipe({"search.coarse_budget": "auto", "flops": flops}))[0]
     assert own.coarse == 0.52
 
 
 def test_several_budgets_share_their_coarse_network(channels: ChannelMap, make_recipe: Any) -> None:
-    each = Space.each(channels, make_recipe({"search.coarse_budget": "auto", "flops": [0.7, 0.5, 0.35]}))
+    each = spaces_of(channels, make_recipe({"search.coarse_budget": "auto", "flops": [0.7, 0.5, 0.35]}))
     first, *others = [even_counts(own.of_rounds(below=True)) for own in each]
     assert others == [first, first]
 
 
 def test_a_share_for_coarse_rounds_is_taken_as_it_is(channels: ChannelMap, make_recipe: Any) -> None:
-    assert Space.of(channels, make_recipe({"search.coarse_budget": 0.3})).coarse == 0.3
+    assert spaces_of(channels, make_recipe({"search.coarse_budget": 0.3}))[0].coarse == 0.3
 
 
 def even_counts(own: Space) -> list[int]:
@@ -112,11 +113,11 @@ def even_counts(own: Space) -> list[int]:
 
 def test_there_is_a_space_for_each_budget(channels: ChannelMap, make_recipe: Any) -> None:
     recipe = make_recipe({"flops": [0.4, 0.6]})
-    each = Space.each(channels, recipe)
-    assert [s.budget for s in each] == list(space.limits(channels, recipe).values())
+    each = spaces_of(channels, recipe)
+    assert [s.budget for s in each] == list(space.resolve_budgets(channels, recipe).values())
     assert [s.budget.share for s in each] == pytest.approx([0.6, 0.4], rel=1e-3)
     with pytest.raises(BudgetError, match="smallest reachable"):
-        Space.each(channels, make_recipe({"flops": [0.4, 0.001]}))
+        spaces_of(channels, make_recipe({"flops": [0.4, 0.001]}))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_narrow_groups_have_multiples_of_8_where_the_budget_leaves_room(
 ) -> None:
     spec = models.spec("resnet20", num_classes=10, in_channels=3, height=32, width=32)
     channels = analyse(models.build(spec, device="meta"), torch.zeros(1, 3, 32, 32))
-    bounds = Space.each(channels, make_recipe(changes))[0].limits
+    bounds = spaces_of(channels, make_recipe(changes))[0].limits
     found: dict[int, set[int]] = {}
     for group, step in zip(channels.groups, bounds.quantum.tolist(), strict=True):
         found.setdefault(group.width, set()).add(step)
@@ -147,4 +148,4 @@ def test_narrow_groups_have_multiples_of_8_where_the_budget_leaves_room(
 def test_steps_too_wide_to_come_near_the_budget_are_halved(channels: ChannelMap, make_recipe: Any) -> None:
     # Three groups: in steps of a half of each hardly any budget can be met.
     assert [group.width for group in channels.groups] == [8, 12, 16]
-    assert Space.of(channels, make_recipe({"flops": 0.7})).limits.quantum.tolist() == [1, 1, 2]
+    assert spaces_of(channels, make_recipe({"flops": 0.7}))[0].limits.quantum.tolist() == [1, 1, 2]

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from jstc.channels import ChannelMap
-from jstc.jst.proposer import Proposer
-from jstc.jst.state import Course, State
+from jstc.jst.state import BudgetTrack, State
 from jstc.jst.subnetwork import Target
 from jstc.plan import Plan
 from jstc.train import checkpoint
+from tests.helpers.tiny_search import policy_of, proposer_of
 
 # Ten rounds, of which three are coarse.
 SETTLING = {"search.rounds": 10, "search.coarse_share": 0.3, "search.early_stop_window": 2}
@@ -21,7 +21,7 @@ SETTLING = {"search.rounds": 10, "search.coarse_share": 0.3, "search.early_stop_
 def make_state(channels: ChannelMap, network: Any, make_recipe: Any) -> Any:
     def make(changes: dict[str, Any] | None = None) -> State:
         recipe = make_recipe(changes)
-        return State.new(network, channels, Proposer(channels, recipe).threshnet, recipe)
+        return State.new(network, channels, proposer_of(channels, recipe), recipe)
 
     return make
 
@@ -30,9 +30,9 @@ def advance(state: State, plan: Plan, overlaps: list[float | None]) -> list[bool
     """Whether the state was settled after each round."""
     settled = []
     for overlap in overlaps:
-        course = state.courses[state.round % len(state.courses)]
+        track = state.tracks[state.round % len(state.tracks)]
         state.advance(plan, 0.5, images=10, seconds=0.1)
-        course.overlaps[-1:] = [] if overlap is None else [overlap]
+        track.overlaps[-1:] = [] if overlap is None else [overlap]
         settled.append(state.settled)
     return settled
 
@@ -58,12 +58,12 @@ def test_rounds_images_and_seconds_add_up(make_state: Any, plan: Plan) -> None:
     state = make_state()
     advance(state, plan, [None, 0.5])
     assert (state.round, state.images) == (2, 20)
-    assert (state.courses[0].overlaps, state.courses[0].plan) == ([0.5], plan)
+    assert (state.tracks[0].overlaps, state.tracks[0].plan) == ([0.5], plan)
     assert state.seconds == pytest.approx(0.2)
 
 
-def facts(course: Course) -> tuple[Any, ...]:
-    return course.plan, course.overlaps, course.archive.entries
+def facts(track: BudgetTrack) -> tuple[Any, ...]:
+    return track.plan, track.overlaps, track.archive.entries
 
 
 def test_everything_is_restored(
@@ -73,10 +73,10 @@ def test_everything_is_restored(
     state.target = target
     seen = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     for reward in (0.5, 0.7, 0.6):
-        state.threshnet.learn([state.threshnet.choose(seen, None)], [reward])
+        policy_of(state.thresholds).learn([policy_of(state.thresholds).choose(seen, None)], [reward])
     advance(state, plan, [None, 0.25])
     checkpoint.save(tmp_path / "checkpoint.safetensors", state.tensors(), state.document())
-    expected, policy = snapshot(target), state.threshnet.state()
+    expected, policy = snapshot(target), policy_of(state.thresholds).state()
     other = make_state()
     for tensor in [*other.target.network.state_dict().values(), other.target.alpha]:
         tensor.fill_(3)
@@ -85,10 +85,13 @@ def test_everything_is_restored(
     restored = snapshot(other.target)
     assert all(torch.equal(restored[name], tensor) for name, tensor in expected.items())
     assert (other.round, other.images, other.seconds) == (2, 20, state.seconds)
-    assert [facts(course) for course in other.courses] == [facts(course) for course in state.courses]
-    assert other.courses[0].overlaps == [0.25]
-    assert other.threshnet.state()[1] == policy[1]
-    assert all(torch.equal(other.threshnet.state()[0][name], tensor) for name, tensor in policy[0].items())
+    assert [facts(track) for track in other.tracks] == [facts(track) for track in state.tracks]
+    assert other.tracks[0].overlaps == [0.25]
+    assert policy_of(other.thresholds).state()[1] == policy[1]
+    assert all(
+        torch.equal(policy_of(other.thresholds).state()[0][name], tensor)
+        for name, tensor in policy[0].items()
+    )
 
 
 def test_restored_plans_have_their_groups_in_the_order_of_the_network(
@@ -99,23 +102,23 @@ def test_restored_plans_have_their_groups_in_the_order_of_the_network(
     advance(state, plan, [None])
     checkpoint.save(tmp_path / "checkpoint.safetensors", state.tensors(), state.document())
     other.restore(*checkpoint.load(tmp_path / "checkpoint.safetensors"))
-    for restored in (other.courses[0].plan, other.courses[0].archive.entries[0].plan):
+    for restored in (other.tracks[0].plan, other.tracks[0].archive.entries[0].plan):
         assert list(restored.kept) == list(restored.widths) == ["stem", "wide", "last"]
 
 
 TWO = {"flops": [0.4, 0.6]}
 
 
-def test_each_budget_has_its_own_course(make_state: Any, channels: ChannelMap) -> None:
+def test_each_budget_has_its_own_track(make_state: Any, channels: ChannelMap) -> None:
     """Rounds take turns; overlaps and archives are those of the same budget."""
     state = make_state(TWO | {"search.coarse_budget": 1})
     plans = [channels.random_plan(flops=0.4 + 0.2 * (n % 2), seed=n) for n in range(5)]
     overlaps = [state.advance(plan, 0.1 * n, images=1, seconds=0.0) for n, plan in enumerate(plans)]
     assert overlaps[:2] == [None, None]
     assert overlaps[2:] == [plans[n - 2].overlap(plans[n]) for n in (2, 3, 4)]
-    assert [course.overlaps for course in state.courses] == [[overlaps[2], overlaps[4]], [overlaps[3]]]
-    assert [course.plan for course in state.courses] == [plans[4], plans[3]]
-    rounds = [{entry.round for entry in course.archive.entries} for course in state.courses]
+    assert [track.overlaps for track in state.tracks] == [[overlaps[2], overlaps[4]], [overlaps[3]]]
+    assert [track.plan for track in state.tracks] == [plans[4], plans[3]]
+    rounds = [{entry.round for entry in track.archive.entries} for track in state.tracks]
     assert rounds == [{0, 2, 4}, {1, 3}]
 
 
@@ -128,14 +131,14 @@ def test_several_budgets_settle_when_each_of_them_has(make_state: Any, plan: Pla
     assert advance(make_state(settings), plan, unrest) == [False] * 11 + [True]
 
 
-def test_all_courses_are_restored(make_state: Any, channels: ChannelMap, tmp_path: Path) -> None:
+def test_all_tracks_are_restored(make_state: Any, channels: ChannelMap, tmp_path: Path) -> None:
     state, other = make_state(TWO), make_state(TWO)
     for n in range(3):
         state.advance(channels.random_plan(flops=0.4, seed=n), 0.5, images=1, seconds=0.0)
         checkpoint.save(tmp_path / "checkpoint.safetensors", state.tensors(), state.document())
         other.restore(*checkpoint.load(tmp_path / "checkpoint.safetensors"))
-        assert [facts(course) for course in other.courses] == [facts(course) for course in state.courses]
-    assert other.courses[0].plan != other.courses[1].plan
+        assert [facts(track) for track in other.tracks] == [facts(track) for track in state.tracks]
+    assert other.tracks[0].plan != other.tracks[1].plan
 
 
 def test_plans_below_the_budget_are_no_candidates(make_state: Any, plan: Plan) -> None:
@@ -143,4 +146,4 @@ def test_plans_below_the_budget_are_no_candidates(make_state: Any, plan: Plan) -
     state = make_state(SETTLING | {"search.coarse_budget": 0.5})
     for round_ in range(5):
         state.advance(plan, 0.9 - 0.1 * round_, images=1, seconds=0.0)
-        assert [entry.round for entry in state.courses[0].archive.entries] == [[], [], [], [3], [4]][round_]
+        assert [entry.round for entry in state.tracks[0].archive.entries] == [[], [], [], [3], [4]][round_]

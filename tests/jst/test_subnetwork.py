@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jstc.channels import ChannelMap
 from jstc.jst.round import judge, train_round
-from jstc.jst.subnetwork import Target, Trial, cut, put_back
+from jstc.jst.subnetwork import SubNetwork, Target, cut, put_back
 from jstc.plan import Plan
 from jstc.recipe.schema import SearchSettings, TrainSettings
 
@@ -40,6 +40,13 @@ def test_what_was_trained_is_forgotten_by_half_a_round(target: Target, plan: Pla
     assert target.trained[~kept].tolist() == [0.5] * int((~kept).sum())
 
 
+def test_a_vector_over_all_channels_is_taken_apart_by_group(target: Target) -> None:
+    parts = target.channels_of(torch.arange(36.0))
+    assert [part.tolist() for part in parts] == [
+        list(range(8)), list(range(8, 20)), list(range(20, 36))
+    ]  # fmt: skip
+
+
 def kept_mask(name: str, tensor: Tensor, plan: Plan) -> Tensor:
     """True where a tensor of the target belongs to the sub-network of `plan`."""
     if name in ("alpha", "moments", "steps", "trained"):
@@ -56,9 +63,9 @@ def kept_mask(name: str, tensor: Tensor, plan: Plan) -> Tensor:
     return mask
 
 
-def parts(sub: Trial) -> dict[str, Tensor]:
+def parts(sub: SubNetwork) -> dict[str, Tensor]:
     """Every tensor of a sub-network."""
-    buffers = {name: sub.weights.state[p]["momentum_buffer"] for name, p in sub.parameters.items()}
+    buffers = {name: sub.optimizer.state[p]["momentum_buffer"] for name, p in sub.parameters.items()}
     tensors = {f"network.{name}": t for name, t in sub.gated.network.state_dict().items()}
     tensors |= {f"momentum.{name}": t for name, t in buffers.items()}
     gates = {"alpha": sub.gated.alpha.detach(), "moments": sub.moments, "steps": sub.steps}
@@ -66,13 +73,13 @@ def parts(sub: Trial) -> dict[str, Tensor]:
 
 
 def test_a_round_changes_the_kept_slices_and_nothing_else(
-    target: Target, plan: Plan, make_work: Any, snapshot: Any
+    target: Target, plan: Plan, make_context: Any, snapshot: Any
 ) -> None:
-    work = make_work()
+    context = make_context()
     before = snapshot(target)
-    sub = cut(target, plan, work.recipe.train)
-    train_round(sub, work, 3)
-    judge(sub, work, limit=None)
+    sub = cut(target, plan, context.recipe.train)
+    train_round(sub, context, 3)
+    judge(sub, context, limit=None)
     put_back(sub, target)
     after = snapshot(target)
     assert before.keys() == after.keys()
@@ -83,108 +90,108 @@ def test_a_round_changes_the_kept_slices_and_nothing_else(
 
 
 def test_training_a_sub_network_leaves_the_target_alone_until_it_is_put_back(
-    target: Target, plan: Plan, make_work: Any, snapshot: Any
+    target: Target, plan: Plan, make_context: Any, snapshot: Any
 ) -> None:
-    work, before = make_work(), snapshot(target)
+    context, before = make_context(), snapshot(target)
     for each in (plan, target.channels.full_plan):  # whole tensors are not shared either
-        sub = cut(target, each, work.recipe.train)
-        train_round(sub, work, 0)
-        judge(sub, work, limit=None)
+        sub = cut(target, each, context.recipe.train)
+        train_round(sub, context, 0)
+        judge(sub, context, limit=None)
     after = snapshot(target)
     assert all(torch.equal(after[name], old) for name, old in before.items())
 
 
-def test_what_was_put_back_is_cut_again_bit_for_bit(target: Target, plan: Plan, make_work: Any) -> None:
-    work = make_work()
-    sub = cut(target, plan, work.recipe.train)
-    train_round(sub, work, 0)
+def test_what_was_put_back_is_cut_again_bit_for_bit(target: Target, plan: Plan, make_context: Any) -> None:
+    context = make_context()
+    sub = cut(target, plan, context.recipe.train)
+    train_round(sub, context, 0)
     put_back(sub, target)
-    once, again = parts(sub), parts(cut(target, plan, work.recipe.train))
+    once, again = parts(sub), parts(cut(target, plan, context.recipe.train))
     assert once.keys() == again.keys()
     for name, tensor in once.items():
         assert torch.equal(again[name], tensor), name
 
 
 def test_cutting_takes_the_slices_of_everything(
-    target: Target, plan: Plan, make_work: Any, snapshot: Any
+    target: Target, plan: Plan, make_context: Any, snapshot: Any
 ) -> None:
     whole = snapshot(target)
-    for name, tensor in parts(cut(target, plan, make_work().recipe.train)).items():
+    for name, tensor in parts(cut(target, plan, make_context().recipe.train)).items():
         expected = whole[name][kept_mask(name, whole[name], plan)]
         assert torch.equal(tensor.reshape(-1), expected), name
 
 
 def test_the_sub_network_is_physically_small(
-    target: Target, channels: ChannelMap, plan: Plan, make_work: Any
+    target: Target, channels: ChannelMap, plan: Plan, make_context: Any
 ) -> None:
-    sub = cut(target, plan, make_work().recipe.train)
+    sub = cut(target, plan, make_context().recipe.train)
     counts, network = plan.counts, sub.gated.network
     assert sum(p.numel() for p in sub.parameters.values()) == channels.cost(plan).params
     assert sub.gated.alpha.numel() == sum(counts.values()) < 36
     assert type(network) is type(target.network)
     assert network.wide.weight.shape == (counts["wide"], counts["stem"], 3, 3)
-    momentum = sum(b["momentum_buffer"].numel() for b in sub.weights.state.values())
+    momentum = sum(b["momentum_buffer"].numel() for b in sub.optimizer.state.values())
     assert momentum == channels.cost(plan).params
 
 
 def test_without_momentum_there_is_none_to_map(
-    network: Any, channels: ChannelMap, plan: Plan, make_work: Any
+    network: Any, channels: ChannelMap, plan: Plan, make_context: Any
 ) -> None:
-    work = make_work({"train.momentum": 0.0})
-    target = Target.new(network, channels, work.recipe.train)
-    sub = cut(target, plan, work.recipe.train)
-    train_round(sub, work, 0)
+    context = make_context({"train.momentum": 0.0})
+    target = Target.new(network, channels, context.recipe.train)
+    sub = cut(target, plan, context.recipe.train)
+    train_round(sub, context, 0)
     put_back(sub, target)
     assert target.optimizer == {}
 
 
 def test_frozen_parameters_have_no_momentum_and_stay(
-    network: Any, channels: ChannelMap, plan: Plan, make_work: Any
+    network: Any, channels: ChannelMap, plan: Plan, make_context: Any
 ) -> None:
     network.wide.weight.requires_grad_(False)
-    work, before = make_work(), network.wide.weight.clone()
-    target = Target.new(network, channels, work.recipe.train)
-    sub = cut(target, plan, work.recipe.train)
-    train_round(sub, work, 0)
+    context, before = make_context(), network.wide.weight.clone()
+    target = Target.new(network, channels, context.recipe.train)
+    sub = cut(target, plan, context.recipe.train)
+    train_round(sub, context, 0)
     put_back(sub, target)
     assert "wide.weight" not in target.optimizer["momentum"]
     assert torch.equal(network.wide.weight, before)
 
 
-def test_steps_of_the_gates_are_those_of_adam(target: Target, plan: Plan, make_work: Any) -> None:
+def test_steps_of_the_gates_are_those_of_adam(target: Target, plan: Plan, make_context: Any) -> None:
     target.moments.zero_()
     target.steps.zero_()
-    sub = cut(target, plan, make_work().recipe.train)
+    sub = cut(target, plan, make_context().recipe.train)
     theirs = torch.nn.Parameter(sub.gated.alpha.detach().clone())
     adam = torch.optim.Adam([theirs], lr=0.02, betas=(0.9, 0.99), eps=1e-8)
     source = torch.Generator().manual_seed(0)
     for _ in range(4):
         theirs.grad = torch.randn(theirs.shape, generator=source)
-        sub.step_alpha(theirs.grad, SearchSettings(importance="learned", gate_lr=0.02))
+        sub.step_gates(theirs.grad, SearchSettings(importance="learned", gate_lr=0.02))
         adam.step()
     assert torch.allclose(sub.gated.alpha, theirs, rtol=1e-5)
 
 
-def test_each_gate_counts_its_own_steps(target: Target, plan: Plan, make_work: Any) -> None:
+def test_each_gate_counts_its_own_steps(target: Target, plan: Plan, make_context: Any) -> None:
     """A channel seen for the first time takes a whole step, however long the others have been trained."""
     target.moments.zero_()
     target.steps.fill_(500.0)
     first = target.index(plan)[0]
     target.steps[first] = 0.0
-    sub = cut(target, plan, make_work().recipe.train)
+    sub = cut(target, plan, make_context().recipe.train)
     before = sub.gated.alpha.detach().clone()
-    sub.step_alpha(torch.full_like(before, 0.3), SearchSettings(importance="learned", gate_lr=0.02))
+    sub.step_gates(torch.full_like(before, 0.3), SearchSettings(importance="learned", gate_lr=0.02))
     change = before - sub.gated.alpha.detach()
     assert change[0].item() == pytest.approx(0.02, rel=1e-3)
     assert change[1:].tolist() == pytest.approx([0.02 * 0.1 / 0.01**0.5] * (len(change) - 1), rel=0.01)
 
 
-def test_gates_stop_at_zero(target: Target, plan: Plan, make_work: Any) -> None:
+def test_gates_stop_at_zero(target: Target, plan: Plan, make_context: Any) -> None:
     target.moments.zero_()
     target.steps.zero_()
-    sub = cut(target, plan, make_work().recipe.train)
+    sub = cut(target, plan, make_context().recipe.train)
     gradient = torch.ones_like(sub.gated.alpha.detach())
     gradient[1::2] = -1.0
-    sub.step_alpha(gradient, SearchSettings(importance="learned", gate_lr=5.0))
+    sub.step_gates(gradient, SearchSettings(importance="learned", gate_lr=5.0))
     assert (sub.gated.alpha[::2] == 0).all()
     assert (sub.gated.alpha[1::2] > 5).all()

@@ -18,7 +18,7 @@ from jstc.plan import Plan
 from jstc.recipe import loading
 from jstc.runs import commands, network_timer, preflight
 from jstc.runs.latency_budget import Fitted
-from jstc.runs.stages.train import Fitting, _told
+from jstc.runs.stages.train import _keep_latency, _told
 from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
 
 QUICKLY = ["search.rounds=2", "search.steps_per_round=2", "finetune.epochs=1", "finetune.steps_per_epoch=2",
@@ -138,7 +138,7 @@ def test_later_stages_need_no_provider_of_the_search(truth, recipe, tmp_path, mo
     preflight.check(workspace, run)
     assert workspace.latency.timer.setting.provider == "cuda"
     with pytest.raises(InputError, match="provider 'cuda' cannot be used here"):
-        Fitting.of(StageContext(workspace, run, run / "search", Silent()))
+        _keep_latency(StageContext(workspace, run, run / "search", Silent()))
 
 
 def test_a_directory_of_another_run_is_refused_before_anything_is_measured(truth, recipe, network, tmp_path):

@@ -55,7 +55,7 @@ def test_bfloat16_is_fast_on_cpus_with_instructions_for_it(
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_place_and_as_input_agree_on_the_layout(channels_last: bool) -> None:
     settings = TrainSettings(channels_last=channels_last)
-    network = devices.place(nn.Conv2d(4, 4, 3), settings, torch.device("cpu"))
+    network = devices.to_device(nn.Conv2d(4, 4, 3), settings, torch.device("cpu"))
     images = torch.randn(2, 4, 5, 5)
     placed = devices.as_input(images, channels_last=channels_last)
     for tensor in (network.weight, placed):

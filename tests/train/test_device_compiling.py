@@ -10,7 +10,8 @@ from torch import nn
 from jstc.errors import InputError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import device, optim
-from jstc.train.loop import StepOptions, stream, train_steps
+from jstc.train.loop import stream, train_steps
+from jstc.train.one_step import StepOptions
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from jstc.errors import DivergedError
 from jstc.recipe.schema import CheckpointSettings, TrainSettings
 from jstc.train import checkpoint, fit, loop
 from jstc.train.job import FitResult, Job
-from jstc.train.metrics import Tally
+from jstc.train.metrics import RunningMetrics
+from jstc.train.monitor import TrainingMonitor
 from jstc.train.schedule import Schedule
 
 Make = Callable[[], nn.Module]
@@ -55,14 +56,14 @@ def train(job: Job, directory: Path, progress: Any = None) -> FitResult:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Kill the training after so many steps, before anything is saved there."""
-    calls, passed = iter(range(1, 1000)), Tally.passed
+    calls, after_step = iter(range(1, 1000)), TrainingMonitor.after_step
 
-    def call(tally: Tally) -> None:
+    def call(monitor: TrainingMonitor, *given: Any) -> None:
         if next(calls) == number:
             raise Stop
-        passed(tally)
+        after_step(monitor, *given)
 
-    monkeypatch.setattr(Tally, "passed", call)
+    monkeypatch.setattr(TrainingMonitor, "after_step", call)
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -122,12 +123,12 @@ def test_what_is_saved_in_the_middle_is_not_trained_again(
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, *at: int) -> None:
     """Let the losses of training steps with these numbers, in the order in which they are made, be NaN."""
-    calls, add = iter(range(1, 1000)), Tally.add
+    calls, add = iter(range(1, 1000)), RunningMetrics.add
 
-    def call(tally: Tally, loss: Any, scores: Any, labels: Any) -> None:
-        add(tally, loss * float("nan") if next(calls) in at else loss, scores, labels)
+    def call(metrics: RunningMetrics, loss: Any, scores: Any, labels: Any) -> None:
+        add(metrics, loss * float("nan") if next(calls) in at else loss, scores, labels)
 
-    monkeypatch.setattr(Tally, "add", call)
+    monkeypatch.setattr(RunningMetrics, "add", call)
 
 
 def test_an_epoch_that_diverges_starts_again_with_a_lower_rate(
@@ -233,13 +234,13 @@ def test_every_so_many_seconds_too(
     make_network: Make, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    passed = Tally.passed
+    after_step = TrainingMonitor.after_step
 
-    def tick(tally: Tally) -> None:
+    def tick(monitor: TrainingMonitor, *given: Any) -> None:
         now[0] += 4
-        passed(tally)
+        after_step(monitor, *given)
 
-    monkeypatch.setattr(Tally, "passed", tick)
+    monkeypatch.setattr(TrainingMonitor, "after_step", tick)
     monkeypatch.setattr("jstc.train.monitor.time.monotonic", lambda: now[0])
     saved: list[float] = []
     write = fit._Training._write_middle

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from jstc.errors import StageError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import loop, optim
-from jstc.train.loop import StepOptions, Teacher, stream
-from jstc.train.one_step import Mixing
+from jstc.train.device import Numerics
+from jstc.train.loop import stream
+from jstc.train.one_step import Criterion, Mixing, StepOptions, Teacher, distillation, logits, step_options
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")
@@ -95,10 +96,10 @@ def test_the_schedule_sets_the_rate_of_every_step(network: nn.Module, split: Any
 @pytest.mark.parametrize(
     "options",
     [
-        {"label_smoothing": 0.3},
+        {"criterion": Criterion(label_smoothing=0.3)},
         {"clip_norm": 0.1},
-        {"teacher": Teacher(nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), 0.5, 4.0)},
-        {"dtype": torch.bfloat16},
+        {"criterion": Criterion(teacher=Teacher(nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), 0.5, 4.0))},
+        {"criterion": Criterion(Numerics(torch.bfloat16))},
     ],
     ids=["label_smoothing", "clip_norm", "teacher", "bfloat16"],
 )
@@ -117,21 +118,21 @@ def test_the_teacher_is_not_trained_and_pulls_the_student_towards_it(split: Any)
     before = state(teacher)
 
     def gap() -> float:
-        return loop.distillation(student(split.images), teacher(split.images), 1.0).item()
+        return distillation(student(split.images), teacher(split.images), 1.0).item()
 
     first = gap()
-    train(student, split, count=20, teacher=Teacher(teacher, 1.0, 1.0))
+    train(student, split, count=20, criterion=Criterion(teacher=Teacher(teacher, 1.0, 1.0)))
     assert gap() < 0.2 * first
     assert torch.equal(state(teacher), before)
 
 
 def test_distillation_is_zero_for_equal_scores_and_keeps_its_gradient_size() -> None:
     scores, soft = torch.randn(2, 5, 10, generator=torch.Generator().manual_seed(0))
-    assert loop.distillation(soft, soft, 3.0).item() == pytest.approx(0.0, abs=1e-6)
+    assert distillation(soft, soft, 3.0).item() == pytest.approx(0.0, abs=1e-6)
     sizes = []
     for temperature in (20.0, 40.0):
         student = scores.clone().requires_grad_()
-        loop.distillation(student, soft, temperature).backward()
+        distillation(student, soft, temperature).backward()
         sizes.append(student.grad.norm().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
 
@@ -146,12 +147,12 @@ def test_a_diverged_training_says_what_to_try(network: nn.Module, split: Any) ->
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: (s, s + 1), lambda s: SimpleNamespace(logits=s)])
 def test_main_scores_are_found(wrap: Callable[[Tensor], object]) -> None:
     scores = torch.randn(2, 3)
-    assert loop.logits(wrap(scores)) is scores
+    assert logits(wrap(scores)) is scores
 
 
 def test_anything_else_than_scores_is_refused() -> None:
     with pytest.raises(StageError, match="the network returned dict"):
-        loop.logits({})
+        logits({})
 
 
 def test_evaluation_covers_the_whole_split_and_leaves_the_network_alone(
@@ -161,7 +162,7 @@ def test_evaluation_covers_the_whole_split_and_leaves_the_network_alone(
     network.bn.eval()
     before = state(network)
     modes = [module.training for module in network.modules()]
-    figures = loop.evaluate(network, split.ordered(20), channels_last=True)
+    figures = loop.evaluate(network, split.ordered(20), Numerics(channels_last=True))
     assert torch.equal(state(network), before)
     assert [module.training for module in network.modules()] == modes
     scores = network.eval()(split.images)
@@ -177,11 +178,10 @@ def test_an_empty_split_is_an_error(network: nn.Module) -> None:
 
 def test_options_follow_the_settings() -> None:
     settings = TrainSettings(label_smoothing=0.1, clip_norm=2.0, channels_last=False, precision="bfloat16")
-    options = loop.step_options(settings, CPU, seed=7, images=5000)
-    assert options == StepOptions(
-        seed=7, images=128, dtype=torch.bfloat16, channels_last=False, label_smoothing=0.1, clip_norm=2.0
-    )
+    options = step_options(settings, CPU, seed=7, images=5000)
+    criterion = Criterion(Numerics(torch.bfloat16, channels_last=False), label_smoothing=0.1)
+    assert options == StepOptions(seed=7, criterion=criterion, images=128, clip_norm=2.0)
     mixed = TrainSettings(mixup=0.2, accumulate=4, precision="float16")
-    options = loop.step_options(mixed, CPU, seed=7, images=64, num_classes=10)
-    assert (options.images, options.accumulate, options.dtype) == (64, 4, torch.float16)
+    options = step_options(mixed, CPU, seed=7, images=64, num_classes=10)
+    assert (options.images, options.accumulate, options.criterion.numerics.dtype) == (64, 4, torch.float16)
     assert options.mixing == Mixing(0.2, 0.0, 10)

@@ -11,8 +11,8 @@ from jstc.core import processes
 from jstc.errors import DivergedError
 from jstc.recipe.schema import CheckpointSettings
 from jstc.train import collectives
-from jstc.train.metrics import Tally
-from jstc.train.monitor import Watch
+from jstc.train.metrics import RunningMetrics
+from jstc.train.monitor import TrainingMonitor
 from jstc.train.schedule import Schedule
 
 SCHEDULE = Schedule(0.1, 1000)
@@ -32,11 +32,18 @@ def pass_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     now = [0.0]
     monkeypatch.setattr("jstc.train.monitor.time.monotonic", lambda: now[0])
 
-    def pass_steps(tally: Tally, number: int, *, loss: float = 1.0, seconds: float = 0.01) -> None:
+    def pass_steps(
+        monitor: TrainingMonitor,
+        metrics: RunningMetrics,
+        number: int,
+        *,
+        loss: float = 1.0,
+        seconds: float = 0.01,
+    ) -> None:
         for _ in range(number):
             now[0] += seconds
-            tally.add(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
-            tally.passed()
+            metrics.add(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
+            monitor.after_step(metrics.batches - 1, metrics, SCHEDULE)
 
     return pass_steps
 
@@ -45,12 +52,12 @@ def pass_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_an_infinite_loss_is_noticed_in_any_part(
     pair: None, pass_steps: Callable[..., None], steps_before: int
 ) -> None:
-    watch = Watch(NEVER, lambda: None)
-    pass_steps(watch.over(SCHEDULE, first_step=0), steps_before)
-    tally = watch.over(SCHEDULE, first_step=steps_before)
+    monitor = TrainingMonitor(NEVER, lambda: None)
+    pass_steps(monitor, RunningMetrics(), steps_before)
+    metrics = RunningMetrics()
     with pytest.raises(DivergedError):
-        pass_steps(tally, 120, loss=float("nan"))
-    assert tally.batches <= 110
+        pass_steps(monitor, metrics, 120, loss=float("nan"))
+    assert metrics.batches <= 110
 
 
 @pytest.mark.parametrize(("seconds", "most"), [(3.0, 1), (0.4, 2), (0.01, 10)])
@@ -62,17 +69,18 @@ def test_a_stop_waits_for_few_slow_steps_or_ten_quick_ones(
     most: int,
 ) -> None:
     saved: list[int] = []
-    tally = Watch(NEVER, lambda: saved.append(tally.batches)).over(SCHEDULE, first_step=0)
-    pass_steps(tally, 40, seconds=seconds)
+    metrics = RunningMetrics()
+    monitor = TrainingMonitor(NEVER, lambda: saved.append(metrics.batches))
+    pass_steps(monitor, metrics, 40, seconds=seconds)
     monkeypatch.setattr(processes, "stop_requested", lambda: True)
     with pytest.raises(KeyboardInterrupt):
-        pass_steps(tally, 40, seconds=seconds)
+        pass_steps(monitor, metrics, 40, seconds=seconds)
     assert 40 < saved[0] <= 40 + most
 
 
 def test_a_process_alone_looks_after_every_step(pass_steps: Callable[..., None]) -> None:
     saved: list[int] = []
     settings = CheckpointSettings(every_seconds=None, every_steps=3)
-    tally = Watch(settings, lambda: saved.append(tally.batches)).over(SCHEDULE, first_step=0)
-    pass_steps(tally, 10)
+    metrics = RunningMetrics()
+    pass_steps(TrainingMonitor(settings, lambda: saved.append(metrics.batches)), metrics, 10)
     assert saved == [3, 6, 9]

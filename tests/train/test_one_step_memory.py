@@ -12,8 +12,8 @@ from jstc.data import Epoch
 from jstc.errors import StageError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import optim
-from jstc.train.loop import StepOptions, train_steps
-from jstc.train.one_step import Criterion, largest
+from jstc.train.loop import train_steps
+from jstc.train.one_step import Criterion, StepOptions, largest
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")

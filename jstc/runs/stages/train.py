@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jstc import finetune as training
 from jstc.channels import Cost
 from jstc.channels.budget import Budget
 from jstc.core import files, processes
-from jstc.core.progress import Progress
 from jstc.errors import StageError
-from jstc.jst.joint import search as search_jointly
+from jstc.jst.final import Selection
+from jstc.jst.joint import Search
 from jstc.ort import sessions
 from jstc.plan import Plan
-from jstc.recipe.schema import Recipe
-from jstc.runs.latency_budget import NANO, Fitted, LatencyBudgets
+from jstc.runs.latency_budget import NANO, Fitted
 from jstc.runs.workers import on_all_ranks
 from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
-from jstc.train import device, loop
+from jstc.train import collectives
+from jstc.train.device import Numerics, to_device
+from jstc.train.loop import counted, evaluate
 
 __all__ = [
-    "Fitting",
     "accuracy",
     "baseline",
     "batches",
@@ -46,14 +44,14 @@ __all__ = [
 def accuracy(context: StageContext, network: nn.Module) -> float:
     """Top-1 accuracy of `network` on the whole test split, in float32."""
     settings = context.recipe.train
-    placed = device.place(network, settings, context.workspace.device)
-    return loop.evaluate(placed, batches(context), channels_last=settings.channels_last).accuracy
+    placed = to_device(network, settings, context.workspace.device)
+    return evaluate(placed, batches(context), Numerics(channels_last=settings.channels_last)).accuracy
 
 
 def batches(context: StageContext) -> Iterator[tuple[Tensor, Tensor]]:
     """The whole test split in order, each batch counted as progress of the stage."""
     test, batch_size = context.workspace.dataset.test, context.recipe.train.batch_size
-    return loop.counted(test, batch_size, progress=context.progress, stage=context.folder.name)
+    return counted(test, batch_size, progress=context.progress, stage=context.folder.name)
 
 
 def images(context: StageContext, count: int) -> Tensor:
@@ -82,24 +80,32 @@ def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
     workspace, target = context.workspace, context.workspace.new_target()
     before = _given_weights(context)
-    fitting = None
     if not processes.follows():
         files.write_json(context.path / "target.json", target_document(workspace) | before)
         # Before the training, not after it: the budget is worth nothing if the two counts differ.
         require_equal("target", target, workspace.example_input(), workspace.channels.cost())
-        fitting = Fitting.of(context)
-    plans = search_jointly(
+        _keep_latency(context)
+    joint = Search(
         _placed(target, workspace),
         workspace.costed,
         workspace.dataset,
         recipe=context.recipe,
+        budgets=workspace.budgets,
         directory=context.folder,
         progress=context.progress,
-        adjust=fitting,
     )
+    joint.run_rounds()
+    figures: dict[str, dict[str, Any]] = {}
+    measured: dict[str, Any]
+    for label in joint.labels:
+        selection, measured = joint.select(label), {}
+        if workspace.latency is not None:
+            plan, measured = _fitted(context, label, selection)
+            selection = joint.with_plan(selection, plan)
+        joint.save(label, selection)
+        figures[label] = _cost(workspace, selection.plan) | measured
+    joint.finish()
     workspace.dataset.close()
-    found = {} if fitting is None else fitting.results()
-    figures = {label: _cost(workspace, plan) | found.get(label, {}) for label, plan in plans.items()}
     return {"budgets": figures} if len(figures) > 1 else next(iter(figures.values()))
 
 
@@ -180,7 +186,7 @@ def _target(workspace: Workspace) -> nn.Module:
 
 
 def _placed(target: nn.Module, workspace: Workspace) -> nn.Module:
-    return device.place(target, workspace.recipe.train, workspace.device)
+    return to_device(target, workspace.recipe.train, workspace.device)
 
 
 # FLOPs and parameters as fvcore counts them: the second opinion on our own cost model.
@@ -222,43 +228,35 @@ def require_equal(name: str, network: nn.Module, example_input: Tensor, cost: Co
         )
 
 
+# Budgets of latency: the winner is measured, and changed where it misses its budget
+
 _MISSED = 0.05
 
 
-class Fitting:
-    """What a search asks for its best plans: each is measured, and changed where it misses its budget."""
+def _keep_latency(context: StageContext) -> None:
+    """Where a budget is one of latency, keep what the predictions depend on in the run.
 
-    def __init__(
-        self, latency: LatencyBudgets, budgets: Mapping[str, Budget], recipe: Recipe, tell: Progress
-    ) -> None:
-        self._latency, self._budgets, self._recipe, self._tell = latency, budgets, recipe, tell
-        self._found: dict[str, Fitted] = {}
+    Raises `InputError` where the provider of a search that goes on does not work any more.
+    """
+    latency = context.workspace.latency
+    if latency is not None:
+        sessions.resolve(latency.model.setting.provider)  # needed at the end
+        latency.save(context.path / PREDICTIONS)
 
-    @classmethod
-    def of(cls, context: StageContext) -> Fitting | None:
-        """For a run whose budget is one of latency; what the predictions depend on is kept in the run.
 
-        Raises `InputError` where the provider of a search that goes on does not work any more.
-        """
-        workspace = context.workspace
-        if workspace.latency is None:
-            return None
-        sessions.resolve(workspace.latency.model.setting.provider)  # needed at the end
-        workspace.latency.save(context.path / PREDICTIONS)
-        return cls(workspace.latency, workspace.budgets, context.recipe, context.progress)
+def _fitted(context: StageContext, label: str, selection: Selection) -> tuple[Plan, dict[str, Any]]:
+    """The plan that meets its budget as measured, and its figures; measured by the first of all processes."""
+    latency, budget = context.workspace.latency, context.workspace.budgets[label]
+    assert latency is not None
 
-    def __call__(self, plan: Plan, order: Sequence[NDArray[np.int64]], number: int) -> Plan:
-        label = self._recipe.labels[number]
-        budget = self._budgets[label]
-        found = self._latency.fit(plan, order, budget, self._latency.limits(self._recipe))
-        self._found[label] = found
-        self._tell.message(_told(found, budget))
-        return found.plan
+    def measured() -> dict[str, Any]:
+        limits = latency.limits(context.recipe)
+        found = latency.fit(selection.plan, selection.ranking, budget, limits)
+        context.progress.message(_told(found, budget))
+        return {"plan": found.plan.to_dict(), "latency": found.to_dict(latency.model.setting)}
 
-    def results(self) -> dict[str, dict[str, Any]]:
-        """Figures of the search by label."""
-        setting = self._latency.model.setting
-        return {label: {"latency": found.to_dict(setting)} for label, found in self._found.items()}
+    found = collectives.decided(measured)
+    return Plan.from_dict(found["plan"]), {"latency": found["latency"]}
 
 
 def _told(found: Fitted, budget: Budget) -> str:
