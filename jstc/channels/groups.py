@@ -254,7 +254,7 @@ class _Places:
         )
 
     def _pairs(self, values: Ids, below: int) -> tuple[list[tuple[int, int]], list[int]]:
-        """Pairs of slot and value (`values`: one an occurrence, -1 for none), in order; the counts of each."""
+        """Pairs of a slot and a value (-1 for none is left out), in order, and how often each occurs."""
         inside = values >= 0
         found, counts = np.unique(self._slot[inside] * below + values[inside], return_counts=True)
         return list(zip(*(x.tolist() for x in np.divmod(found, max(below, 1))), strict=True)), counts.tolist()
