@@ -160,7 +160,7 @@ def _holder(model: nn.Module, part: str) -> nn.Module:
     names = [name for name, _ in model.named_modules() if name]
     if part not in names:
         near = difflib.get_close_matches(part, names, n=3, cutoff=0.5) or names[:3]
-        raise InputError(f"part: the network has no module '{part}'; there are such as {', '.join(near)}")
+        raise InputError(f"part: the network has no module '{part}'", f"there are such as {', '.join(near)}")
     held = model.get_submodule(part)
     for name in reversed(part.split(".")):
         held = _Holder(name, held)

@@ -133,8 +133,8 @@ def _require_matches(groups: Sequence[Group], settings: ChannelSettings) -> None
         if not any(_names(group, pattern) for group in groups):
             names = list(dict.fromkeys(name for group in groups for name in (group.name, *group.layers)))
             raise RecipeError(
-                f"channels.groups: '{pattern}' matches no group that can be cut, nor a layer of one; "
-                f"{near(pattern, names)}; 'jstc inspect' lists the groups"
+                f"channels.groups: '{pattern}' matches no group that can be cut, nor a layer of one",
+                f"{near(pattern, names)}; 'jstc inspect' lists the groups",
             )
 
 
@@ -201,8 +201,8 @@ def resolve(channels: Costed, metric: Metric, amount: Amount, limits: Limits) ->
     if limit < least:
         raise BudgetError(
             f"no sub-network meets {metric} {shown(limit)}: the smallest reachable "
-            f"{has.format(shown(least, up=True))}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}; "
-            "ask for that or more, or lower channels.min_share, channels.round_to or channels.groups"
+            f"{has.format(shown(least, up=True))}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}",
+            "ask for that or more, or lower channels.min_share, channels.round_to or channels.groups",
         )
     if limit >= whole and amount != 1:
         raise BudgetError(

@@ -31,7 +31,7 @@ class ChannelMap:
 
     def __init__(self, proved: Proved, record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> None:
         structure = proved.structure
-        self._structure, self._following = structure, proved.attributes
+        self._structure, self._resized = structure, proved.attributes
         self.groups: tuple[Group, ...] = structure.groups
         self.frozen: tuple[Frozen, ...] = structure.frozen
         self.unknown_operations: dict[str, int] = dict(record.unknown)
@@ -144,7 +144,7 @@ class ChannelMap:
 
     def attributes(self, plan: Plan) -> dict[str, int]:
         """Attributes that follow a cut (`blocks.0.attn.num_heads`), as they are in the sub-network."""
-        return attributes.values(self._following, self._structure, slicing.keep_vector(self._structure, plan))
+        return attributes.values(self._resized, self._structure, slicing.keep_vector(self._structure, plan))
 
     def map_back(self, small: nn.Module, model: nn.Module, plan: Plan) -> None:
         """Write the tensors of the sub-network back to where `slice` took them from; the rest stays."""

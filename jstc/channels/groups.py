@@ -137,32 +137,36 @@ class Connected:
         # Reserved ids join nothing: they would make one channel of all that touch them.
         free = low >= FIRST_FREE
         self._atoms = components(record.next_id, [(low[free], high[free])])
-        self._why = _Why(self._atoms)
-        self._why.met(high[~free], low[~free])
+        self._reasons = _Reasons(self._atoms)
+        self._reasons.met(high[~free], low[~free])
         self._collect_reasons(record, ignore)
-        self._places = _Places(record, params, self._atoms)
+        self._occurrences = _Occurrences(record, params, self._atoms)
 
     def _collect_reasons(self, record: Recorder, ignore: Sequence[str]) -> None:
         for ids, reason in record.frozen:
-            self._why.add(ids, reason)
+            self._reasons.add(ids, reason)
         for name, _, ids in self._params:
             pattern = next((p for p in ignore if matches(layer_of(name), p)), None)
             if name not in record.used:
-                self._why.add(ids, "not used by the forward")
+                self._reasons.add(ids, "not used by the forward")
             elif pattern is not None:
-                self._why.add(ids, f"ignored by the pattern '{pattern}'")
+                self._reasons.add(ids, f"ignored by the pattern '{pattern}'")
 
     def structure(self, atoms_frozen: Mapping[int, str]) -> Structure:
         """Groups of all that is not frozen; `atoms_frozen` gives reasons for further atoms that are."""
-        why = self._why.copy()
+        reasons = self._reasons.copy()
         for reason in dict.fromkeys(atoms_frozen.values()):
-            why.add(np.array([a for a, r in atoms_frozen.items() if r == reason]), reason)
-        groups, number = self._places.number(why.frozen)
+            reasons.add(np.array([a for a, r in atoms_frozen.items() if r == reason]), reason)
+        groups, number = self._occurrences.number(reasons.frozen)
         lone = [group.start for group in groups if group.width == 1]
         if lone:  # a group of one channel can't lose any
-            why.add(np.flatnonzero(np.isin(number, lone)), "tied into one channel that occurs in many places")
-            groups, number = self._places.number(why.frozen)
-        return Structure(groups, self._places.frozen(why), self._numbers(number), self._atoms, number)
+            reasons.add(
+                np.flatnonzero(np.isin(number, lone)), "tied into one channel that occurs in many places"
+            )
+            groups, number = self._occurrences.number(reasons.frozen)
+        return Structure(
+            groups, self._occurrences.frozen(reasons), self._numbers(number), self._atoms, number
+        )
 
     def _numbers(self, number: Ids) -> dict[str, tuple[Ids | None, ...]]:
         found: dict[str, list[Ids | None]] = {name: [None] * rank for name, rank in self._ranks.items()}
@@ -181,7 +185,7 @@ def _joined(arrays: Sequence[Ids]) -> Ids:
     return np.concatenate([np.zeros(0, np.int64), *arrays])
 
 
-class _Why:
+class _Reasons:
     """Why atoms can't be cut: the first reason that was found for each; those without one can."""
 
     def __init__(self, atoms: Ids) -> None:
@@ -191,7 +195,7 @@ class _Why:
         self.code = np.full(len(atoms), -1)
         self.code[:FIRST_FREE] = 0
 
-    def copy(self) -> _Why:
+    def copy(self) -> _Reasons:
         other = copy.copy(self)
         other.texts, other.code = {**self.texts}, self.code.copy()
         return other
@@ -214,7 +218,7 @@ class _Why:
             self.code[atoms] = self.texts.setdefault(reason, len(self.texts))
 
 
-class _Places:
+class _Occurrences:
     """All places in which atoms occur: dimensions of used parameters (`slots`), and of counted operations."""
 
     def __init__(self, record: Recorder, params: Mapping[str, Labels], atoms: Ids) -> None:
@@ -259,11 +263,11 @@ class _Places:
         found, counts = np.unique(self._slot[inside] * below + values[inside], return_counts=True)
         return list(zip(*(x.tolist() for x in np.divmod(found, max(below, 1))), strict=True)), counts.tolist()
 
-    def frozen(self, why: _Why) -> tuple[Frozen, ...]:
+    def frozen(self, reasons: _Reasons) -> tuple[Frozen, ...]:
         """Frozen channels by layer and dimension; positions of space and kernels are none."""
-        code = why.code[self._atom]
+        code = reasons.code[self._atom]
         code[code == 0] = -1
-        texts = list(why.texts)
+        texts = list(reasons.texts)
         seen: dict[tuple[str, int, str], Frozen] = {}
         for (slot, reason), channels in zip(*self._pairs(code, len(texts)), strict=True):
             (name, dim), text = self._slots[slot], texts[reason]
@@ -311,7 +315,7 @@ def require_matches(patterns: Iterable[str], parameters: Iterable[str]) -> None:
     names = list(dict.fromkeys(layer_of(name) for name in parameters))
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
-            raise InputError(f"ignore: '{pattern}' matches no module with weights; {near(pattern, names)}")
+            raise InputError(f"ignore: '{pattern}' matches no module with weights", near(pattern, names))
 
 
 def near(pattern: str, names: Sequence[str]) -> str:

@@ -85,12 +85,12 @@ class _Proof:
     ) -> None:
         self._model, self._inputs, self._rebuild, self._traced = model, inputs, rebuild, traced
         self._modules = dict(named_modules(model))
-        self._guilty: dict[int, str] = {}
+        self._frozen: dict[int, str] = {}
         self._following: dict[str, Sized] = {s.key: s for s in _sized_norms(traced, self._modules)}
         self._given_up: set[str] = set()
         self._alone = 0
-        self._learned = 0
-        self._structure = rebuild(self._guilty)
+        self._turns = 0
+        self._structure = rebuild(self._frozen)
 
     def result(self) -> Proved:
         return Proved(self._structure, tuple(self._following.values()))
@@ -187,8 +187,8 @@ class _Proof:
 
         Returns whether anything is to be tried anew.
         """
-        self._learned += 1
-        known = (len(self._guilty), set(self._following), set(self._given_up))
+        self._turns += 1
+        known = (len(self._frozen), set(self._following), set(self._given_up))
         found: dict[str, str] = {}
         fresh: dict[str, Sized] = {}
         for module, own in _by_module(failures).items():
@@ -199,11 +199,11 @@ class _Proof:
             self._give_up(module)  # its attributes that follow did not help
             # What fails later in the same module may have failed for the same reason: the next trial tells.
             # After many trials it is rather a long forward in one module, and each is taken for its own.
-            for failure in own[: max(1, 2 ** (self._learned - _ONE_BY_ONE))]:
-                found.update(self._culprits(failure, found))
+            for failure in own[: max(1, 2 ** (self._turns - _ONE_BY_ONE))]:
+                found.update(self._to_freeze(failure, found))
         self._following.update(fresh)
         self.freeze(found)
-        return known != (len(self._guilty), set(self._following), set(self._given_up))
+        return known != (len(self._frozen), set(self._following), set(self._given_up))
 
     def _attributes(self, failure: Failure) -> list[Sized]:
         module = self._modules.get(failure.module)
@@ -220,10 +220,10 @@ class _Proof:
     def freeze(self, reasons: dict[str, str]) -> None:
         """Freeze groups given with reasons."""
         for name, reason in reasons.items():
-            self._guilty.update(dict.fromkeys(_atoms(self._structure, name), reason))
-        self._structure = self._rebuild(self._guilty)
+            self._frozen.update(dict.fromkeys(_atoms(self._structure, name), reason))
+        self._structure = self._rebuild(self._frozen)
 
-    def _culprits(self, failure: Failure, known: dict[str, str]) -> dict[str, str]:
+    def _to_freeze(self, failure: Failure, known: dict[str, str]) -> dict[str, str]:
         """Groups to freeze: the suspects, without those that only meet the one at fault.
 
         Groups that meet it are not to suffer for it, so of several each is tried alone while tries are left.

@@ -18,10 +18,10 @@ from jstc.channels.trace.ids import (
     Ids,
     Labels,
     Raw,
-    alone,
     fixed,
     keep_axis,
-    moved,
+    selected,
+    varying_axis,
 )
 from jstc.channels.trace.state import TraceState
 
@@ -174,7 +174,7 @@ def _select(trace: TraceState, call: Call) -> Raw:
     raw = trace.raw(call.first)
     dim = call["dim"] % len(raw)
     if _undecided(raw[dim]):  # queries of a view as [3, heads, width], say
-        return moved(trace, raw, dim, call["index"])
+        return selected(trace, raw, dim, call["index"])
     labels = trace.decided(raw)
     trace.freeze(labels[dim], "one channel is picked by its number")
     return (*labels[:dim], *labels[dim + 1 :])
@@ -189,7 +189,7 @@ def _unbind(trace: TraceState, call: Call) -> Sequence[Raw]:
     raw = trace.raw(call.first)
     dim = (call["dim"] if _has(call, "dim") else 0) % len(raw)
     if _undecided(raw[dim]):
-        return [moved(trace, raw, dim, index) for index in range(len(call.out))]
+        return [selected(trace, raw, dim, index) for index in range(len(call.out))]
     labels = trace.decided(raw)
     trace.freeze(labels[dim], "channels are taken apart one by one")
     return [(*labels[:dim], *labels[dim + 1 :])] * len(call.out)
@@ -286,7 +286,7 @@ def _spread(
     if len(real) < 2:
         return list(keep_axis(trace, ids))
     inner = ids.reshape([shape[d] for d in real])
-    if alone(inner) is not None:  # repeated ids: it is clear which dimension they vary along
+    if varying_axis(inner) is not None:  # repeated ids: it is clear which dimension they vary along
         return list(keep_axis(trace, ids))
     block = Block(inner, next((i for i, d in enumerate(real) if shape[d] in heads), None))
     axes = {d: Axis(block, i) for i, d in enumerate(real)}

@@ -35,14 +35,14 @@ __all__ = [
     "Site",
     "TieFailure",
     "Tying",
-    "alone",
     "fixed",
     "keep_axis",
-    "moved",
     "named_modules",
     "named_tensors",
     "operation_name",
+    "selected",
     "tensors_in",
+    "varying_axis",
 ]
 
 Ids = NDArray[np.int64]
@@ -132,7 +132,7 @@ def keep_axis(trace: Tying, ids: Ids, keep: int | None = None) -> list[Ids]:
     Without `keep` it is the dimension along which alone they vary, else the widest, of equals the last.
     """
     if keep is None:
-        keep = alone(ids)
+        keep = varying_axis(ids)
     if keep is None:
         keep = ids.ndim - 1 - int(np.argmax(ids.shape[::-1]))
     lines = np.moveaxis(ids, keep, -1).reshape(-1, ids.shape[keep])
@@ -141,7 +141,7 @@ def keep_axis(trace: Tying, ids: Ids, keep: int | None = None) -> list[Ids]:
     return [lines[0] if d == keep else np.full(n, FIXED) for d, n in enumerate(ids.shape)]
 
 
-def alone(ids: Ids) -> int | None:
+def varying_axis(ids: Ids) -> int | None:
     """The dimension along which alone ids vary; None if there are several."""
     for d in range(ids.ndim):
         line = ids[tuple(slice(None) if o == d else slice(0, 1) for o in range(ids.ndim))]
@@ -150,7 +150,7 @@ def alone(ids: Ids) -> int | None:
     return None
 
 
-def moved(trace: Tying, raw: Raw, dim: int, index: int) -> Raw:
+def selected(trace: Tying, raw: Raw, dim: int, index: int) -> Raw:
     """Labels without dimension `dim`, an undecided one, of which position `index` is taken.
 
     All positions must stay equally wide for the view that made them, so they are tied to the first.
