@@ -18,7 +18,6 @@ from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSu
 __all__ = [
     "BUDGETS",
     "Finding",
-    "State",
     "Wanted",
     "amount",
     "common_notes",
@@ -26,7 +25,6 @@ __all__ = [
     "images_finding",
     "notes",
     "sweep_findings",
-    "within",
 ]
 
 State = Literal["good", "warn", "bad", "neutral"]
@@ -131,10 +129,8 @@ def _size(summary: Summary) -> Iterator[Finding]:
     if slim.flops is None or slim.params is None:
         yield Finding("Slim network", "neutral", "There is no slim network yet.")
         return
-    for fact, kept, whole in (
-        ("FLOPs", slim.flops, target.flops),
-        ("Parameters", slim.params, target.params),
-    ):
+    both = (("FLOPs", slim.flops, target.flops), ("Parameters", slim.params, target.params))
+    for fact, kept, whole in both:
         told = f"{share(kept, whole)} of the target network's {count(whole)}."
         yield Finding(fact, "neutral", told, count(kept))
 
@@ -180,12 +176,11 @@ def _budget(network: Network) -> Iterator[Finding]:
         yield Finding(fact, "neutral", told, "not known")
     elif within(metric, value, limit):
         yield _met(network, fact, value, limit)
-    elif metric == "latency":
-        taken, allowed = numbers.milliseconds(value), numbers.milliseconds(limit)
-        told = f"The slim network is over its budget: it takes {taken}, where {allowed} are allowed."
-        yield Finding(fact, "bad", told, f"exceeded: {share(value, limit)}", note=True)
     else:
-        told = f"The slim network is over its budget: {value:,.0f} {metric}, where {limit:,.0f} are allowed."
+        taken, allowed = f"{value:,.0f} {metric}", f"{limit:,.0f}"
+        if metric == "latency":
+            taken, allowed = f"it takes {numbers.milliseconds(value)}", numbers.milliseconds(limit)
+        told = f"The slim network is over its budget: {taken}, where {allowed} are allowed."
         yield Finding(fact, "bad", told, f"exceeded: {share(value, limit)}", note=True)
 
 
@@ -291,15 +286,15 @@ def _speed(summary: Summary) -> Iterator[Finding]:
 
 
 def _speed_of(fact: str, rows: Sequence[Timing], ideal: float | None) -> Finding:
-    real = sum(row.is_gain for row in rows)
-    told = ", ".join(_told_by_provider(rows)) + ", beside the target network in onnxruntime"
-    told += f"; the FLOPs alone would suggest {ratio(ideal)}." if ideal else "."
-    if real == len(rows):
-        return Finding(fact, "good", told, "faster")
-    if real:
-        return Finding(fact, "warn", told, f"faster in {real} of {len(rows)}")
+    real, speedups = sum(row.is_gain for row in rows), sorted(row.speedup or 0.0 for row in rows)
     unclear = any(row.verdict == "unclear" for row in rows)
-    return Finding(fact, "warn" if unclear else "bad", told, "unclear" if unclear else "not faster")
+    state: State = "good" if real == len(rows) else "warn" if real or unclear else "bad"
+    word = {"good": "Faster", "bad": "Not faster"}.get(state, "Unclear")
+    told = f"Faster in {real} of {len(rows)}" if state == "warn" and real else word
+    told += f": {', '.join(_told_by_provider(rows))}, beside the target network in onnxruntime"
+    told += f"; the FLOPs alone would suggest {ratio(ideal)}." if ideal else "."
+    ends = dict.fromkeys(ratio(end) for end in (speedups[0], speedups[-1]))
+    return Finding(fact, state, told, " to ".join(ends))
 
 
 def _told_by_provider(rows: Sequence[Timing]) -> Iterator[str]:
@@ -334,13 +329,12 @@ def _measuring(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
     if places:
         told = f"Latencies had not settled before the measuring ({'; '.join(dict.fromkeys(places))}): "
         yield Finding("Measuring", "warn", f"{told}the machine may have been busy.", note=True)
-    elsewhere = {
-        (row.file, row.provider): row.nodes_elsewhere for row in summary.bench if row.nodes_elsewhere
-    }
+    elsewhere = {(row.file, row.provider): row.nodes_elsewhere or {} for row in summary.bench}
     for (file, provider), others in elsewhere.items():
         named = ", ".join(f"{nodes} nodes by {other}" for other, nodes in others.items())
-        told = f"On {provider}, some of {file} is run by others: {named}."
-        yield Finding("Measuring", "warn", told, note=True)
+        if named:
+            told = f"On {provider}, some of {file} is run by others: {named}."
+            yield Finding("Measuring", "warn", told, note=True)
     yield from _left_out(summary)
     problem = (summary.environment.get("providers") or {}).get("cuda", "usable")
     if summary.bench and wanted.automatic_provider and problem != "usable":
@@ -371,7 +365,7 @@ def sweep_findings(summary: SweepSummary) -> list[Finding]:
     if target is not None:
         told = f"The target network, trained alone for as many epochs, reaches {percent(target)}."
         found.append(Finding("Target network", "neutral", told, percent(target)))
-    return [*found, Finding("Search", "neutral", f"One search for all {len(summary.sweep)} budgets.")]
+    return found
 
 
 def _one_budget(row: BudgetRow, target: Target) -> Finding:
@@ -394,17 +388,13 @@ def _one_budget(row: BudgetRow, target: Target) -> Finding:
 
 def common_notes(children: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     """The notes of all budgets: what is said of each once, other things with the budget's name."""
-    found = {
-        label: [replace(one, figure="") for one in all_found if one.note]
-        for label, all_found in children.items()
-    }
-    first = next(iter(found.values()), [])
-    told = [{one.sentence for one in others} for others in found.values()]
-    shared = [one for one in first if all(one.sentence in sentences for sentences in told)]
+    told = {label: [one for one in found if one.note] for label, found in children.items()}
+    everywhere = set.intersection(*({one.sentence for one in found} for found in told.values()))
+    shared = [one for one in next(iter(told.values())) if one.sentence in everywhere]
     own = [
         replace(one, sentence=f"{label}: {one.sentence}")
-        for label, all_found in found.items()
-        for one in all_found
-        if one.sentence not in {other.sentence for other in shared}
+        for label, found in told.items()
+        for one in found
+        if one.sentence not in everywhere
     ]
-    return [*shared, *own]
+    return [replace(one, figure="") for one in (*shared, *own)]
