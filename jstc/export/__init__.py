@@ -1,15 +1,12 @@
-"""ONNX files of trained networks: written, converted, checked against torch, scored.
-
-See `onnx_file`, `precisions`, `parity`, `accuracy`, `preprocess`.
-"""
+"""ONNX files of trained networks: written, converted, checked against torch, scored, described."""
 
 from __future__ import annotations
 
 from jstc.export.card import encode_metadata, read_metadata
 from jstc.export.classifier import open_classifier
-from jstc.export.parity import Parity, parity, parity_of_answers, require
+from jstc.export.parity import Parity, parity, preprocess_parity, require_parity
 from jstc.export.precisions import (
-    LARGEST_HALF,
+    LARGEST_FP16,
     PRECISIONS,
     accuracy_problem,
     converted,
@@ -21,7 +18,7 @@ from jstc.export.scoring import Score, accuracy, score
 from jstc.export.write import require_runs, run_reference, save, write_onnx
 
 __all__ = [
-    "LARGEST_HALF",
+    "LARGEST_FP16",
     "PRECISIONS",
     "Parity",
     "Score",
@@ -33,10 +30,10 @@ __all__ = [
     "largest_activation",
     "open_classifier",
     "parity",
-    "parity_of_answers",
+    "preprocess_parity",
     "preprocess_path",
     "read_metadata",
-    "require",
+    "require_parity",
     "require_runs",
     "run_reference",
     "save",

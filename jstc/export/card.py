@@ -1,11 +1,14 @@
-"""What an exported file tells about itself, in ONNX's own `metadata_props`. No torch here."""
+"""Words beside the numbers: metadata inside an exported file; model card, labels and script next to it.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +18,7 @@ import onnx
 import yaml
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
-from jstc.core import files
+from jstc.core import files, numbers
 from jstc.errors import InputError
 
 __all__ = [
@@ -30,7 +33,7 @@ __all__ = [
     "run_script",
 ]
 
-# Anything else is plain text, also when it looks like a number.
+# Metadata: whatever is not in this list is plain text, also when it looks like a number.
 _JSON_KEYS = frozenset({"labels", "input_size", "mean", "std", "resize_side", "flops", "params", "accuracy"})
 
 
@@ -75,7 +78,7 @@ def _decode(key: str, text: str) -> Any:
         return text
 
 
-# The licence of an export as a model card states it.
+# The licence, as a model card states it.
 
 UNKNOWN = "unknown"
 # Identifiers that the Hugging Face Hub knows; any other licence is "other" there, with its name beside it.
@@ -109,7 +112,7 @@ def licence_remark(licence: str) -> str:
     return f"Licence of these files: {licence}. The licence of the training data applies besides."
 
 
-# The texts beside the files of an export: MODEL_CARD.md, labels.txt and run.py. No torch here.
+# MODEL_CARD.md, labels.txt and run.py.
 
 _MAX_LABELS = 20
 # What lines are split at, and what no file can hold: control characters, separators, halves of characters.
@@ -124,7 +127,7 @@ class CardFacts:
 
     `metadata` is what the files carry, decoded; `files` are the entries of the export's result.json; `images`
     counts the test split; `target` has flops and params of the uncut network and its accuracy, trained alone;
-    `batch` is the files' fixed batch size; `half`: does one of them take float16? `made` are lines on how.
+    `batch` is the files' fixed batch size; `fp16`: does one of them take float16? `made` are lines on how.
     """
 
     metadata: Mapping[str, Any]
@@ -133,7 +136,7 @@ class CardFacts:
     budget: str
     target: Mapping[str, float | None]
     batch: int | None
-    half: bool
+    fp16: bool
     made: Sequence[str]
     command: str
     licence: str
@@ -182,7 +185,7 @@ def _shared(facts: CardFacts) -> dict[str, Any]:
         "width": width,
         "resize_side": facts.metadata.get("resize_side"),
         "batch": facts.batch,
-        "half": facts.half,
+        "fp16": facts.fp16,
         "preprocess": any(entry.get("preprocess") for entry in facts.files),
         "default_file": _file_name(facts.files[0]["file"]),
     }
@@ -238,7 +241,12 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    figures = {"share": _share, "difference": _difference, "count": _count, "numbers": _numbers}
+    figures = {
+        "share": _measured(numbers.percent),
+        "difference": _measured(numbers.tiny),
+        "count": _measured("{:,.0f}".format),
+        "numbers": _numbers,
+    }
     environment.filters.update(figures | {"cell": _cell, "code": _code, "file_name": _file_name})
     return environment
 
@@ -268,16 +276,8 @@ def _file_name(file: str) -> str:
     return PurePosixPath(file).name
 
 
-def _share(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2%}".replace("%", " %")
-
-
-def _difference(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1e}"
-
-
-def _count(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:,.0f}"
+def _measured(shown: Callable[[float], str]) -> Callable[[float | None], str]:
+    return lambda value: "not measured" if value is None else shown(value)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""Parity: the exported file and the network give the same logits for the same images."""
+"""Parity: the exported file answers the same images as the network does, in logits or probabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jstc.export.preprocess import CLASSES, PROBABILITIES
 from jstc.export.write import Runner, padded, reference, run_reference
 from jstc.ort import sessions
 
-__all__ = ["Parity", "parity", "parity_of_answers", "require"]
+__all__ = ["Parity", "parity", "preprocess_parity", "require_parity"]
 
 _CHUNK = 32
 # Float32 sums in another order differ by less than this share of the largest logit: 3e-7 to 6e-7 were seen on
@@ -65,7 +65,7 @@ def parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
     )
 
 
-def require(result: Parity, *, max_abs_diff: float, file: str = "the ONNX file") -> None:
+def require_parity(result: Parity, *, max_abs_diff: float, file: str = "the ONNX file") -> None:
     """Raise `ParityError` unless the difference is at most `max_abs_diff` (absolute, in logits).
 
     Where the largest logit is so large that float32 cannot do as well, a millionth of it is the limit.
@@ -91,10 +91,8 @@ def _advice(result: Parity) -> str:
 
 # Parity of a file with its preprocessing inside: the probabilities that it gives for the same images.
 
-_ANSWERS_CHUNK = 32
 
-
-def parity_of_answers(network: nn.Module, path: Path, images: Tensor) -> Parity:
+def preprocess_parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
     """Compare the file, which gets the pixels, with `network`, which gets `images` [N, C, H, W], normalised.
 
     `max_abs_diff` is that of the probabilities of the classes that the file answers with. Raises `StageError`
@@ -116,7 +114,7 @@ def parity_of_answers(network: nn.Module, path: Path, images: Tensor) -> Parity:
 def _answers(opened: Classifier, images: Tensor) -> Iterator[list[np.ndarray]]:
     if opened.normalisation is None:
         raise StageError(f"{opened.path.name} does not say how its images are normalised")
-    size = opened.batch or _ANSWERS_CHUNK
+    size = opened.batch or _CHUNK
     for chunk in torch.split(images, size):
         filled = padded(chunk, size) if opened.batch else chunk
         pixels = opened.normalisation.pixels(filled.numpy()).transpose(0, 2, 3, 1)

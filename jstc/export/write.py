@@ -27,13 +27,98 @@ __all__ = [
     "checked",
     "forget_origin",
     "padded",
-    "quiet",
     "reference",
     "require_runs",
     "run_reference",
     "save",
+    "silence",
     "write_onnx",
 ]
+
+INPUT_NAME = "images"
+OUTPUT_NAME = "logits"
+
+_BATCH = "batch"
+_MAX_BYTES = 2**31 - 1
+_FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_CHUNK = 32
+
+RUN_SIZES = (1, 7)
+"""Batch sizes that a file with a dynamic one must run."""
+
+
+def write_onnx(
+    network: nn.Module,
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    opset: int,
+    metadata: Mapping[str, str],
+    batch: int | None = None,
+) -> None:
+    """Write `network` to `path`: input `images` float32 [batch, C, H, W], output `logits` [batch, classes].
+
+    `shape` is [C, H, W]; without `batch` the file takes any number of images. A network with several outputs
+    gives its first. The network itself is left as it is.
+    The file is checked by onnx, shapes included, and written whole or not at all.
+    Raises `StageError` when torch cannot export the network, or one file cannot hold it.
+    """
+    duplicate, num_classes = reference(network, shape)
+    size = sum(tensor.nbytes for tensor in duplicate.state_dict().values())
+    if size > _MAX_BYTES:
+        raise StageError(f"the network has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most")
+    model = _exported(duplicate, shape, opset, batch)
+    _check_interface(model, opset, num_classes, batch)
+    save(model, path, metadata=metadata)
+
+
+def _exported(
+    network: nn.Module, shape: tuple[int, int, int], opset: int, batch: int | None
+) -> onnx.ModelProto:
+    dynamic = ({0: torch.export.Dim(_BATCH)},) if batch is None else None
+    with silence() as said, torch.autocast("cpu", enabled=False):
+        try:
+            program = torch.onnx.export(
+                network,
+                (torch.zeros(batch or 2, *shape),),  # the exporter would take a batch of 1 for a constant
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=dynamic,
+                verbose=False,
+            )
+        except Exception as error:
+            raise StageError(_refusal(error, said.getvalue())) from error
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _refusal(error: Exception, said: str) -> str:
+    # The exporter wraps the reason in its own errors, each pages long.
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = [line.strip() for line in (str(error) or said).splitlines() if line.strip()]
+    reason = lines[0] if lines else "it gives no reason"
+    return (
+        f"torch.onnx could not export the network: {type(error).__name__}: {reason}; "
+        "the forward must work for any batch size and must not branch on the values of tensors"
+    )
+
+
+def _check_interface(model: onnx.ModelProto, opset: int, num_classes: int, batch: int | None) -> None:
+    got = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if got != opset:  # the exporter only warns when it cannot convert
+        raise StageError(f"opset {opset} was asked for, but torch.onnx can write only opset {got} here")
+    first, last = (item.type.tensor_type.shape.dim for item in (model.graph.input[0], model.graph.output[0]))
+    if batch is None and (not first[0].dim_param or last[0].dim_param != first[0].dim_param):
+        raise StageError("the exported graph has a fixed batch size: the forward uses a constant for it")
+    if batch is not None and last[0].dim_value != batch:
+        raise StageError(f"the exported graph gives {last[0].dim_value} rows for a batch of {batch}")
+    if last[1].dim_value != num_classes:
+        raise StageError(f"the exported graph gives {last[1].dim_value} classes, the network {num_classes}")
+
 
 # The network as it is exported: a float32 copy on the CPU, in evaluation mode, with one output.
 
@@ -87,75 +172,7 @@ def _first(output: object) -> Tensor:
     return output
 
 
-# Libraries that talk: what they print, log and warn is kept from the user.
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[io.StringIO]:
-    """Keep what is printed, logged and warned in the block from the user; what was printed is yielded."""
-    said = io.StringIO()
-    root = logging.getLogger()
-    handlers, disabled = root.handlers[:], root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield said
-    finally:
-        logging.disable(disabled)
-        root.handlers[:] = handlers  # `logging.warning` gives the root logger one
-
-
-# An exported file at work: float images in, logits out, whatever its types and its batch size.
-
-_FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_CHUNK = 32
-
-
-class Runner:
-    """A file with one input [N, C, H, W] of floats, on the CPU. `batch` is its fixed batch size, or None.
-
-    Raises `InputError` when the file is no such classifier.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._session = sessions.open_session(path)
-        self._signature = sessions.signature(self._session, path)
-        self.batch = self._signature.input_shape[0]
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits float32 [N, classes] of `images` [N, C, H, W], in one run; N fits the file's batch size.
-
-        Raises `StageError` when onnxruntime cannot run them.
-        """
-        feed = images.detach().to("cpu", torch.float32).contiguous().numpy()
-        feed = feed.astype(_FLOAT_TYPES.get(self._signature.input_type, np.float32), copy=False)
-        try:
-            found = self._session.run(None, {self._signature.input_name: feed})[0]
-        except sessions.ORT_ERRORS as error:
-            raise StageError(f"onnxruntime cannot run {self.path.name} on these images: {error}") from error
-        return torch.from_numpy(found.astype(np.float32, copy=False))
-
-    def all_logits(self, images: Tensor) -> Tensor:
-        """Logits of any number of images, in batches that the file takes."""
-        size = self.batch or _CHUNK
-        found = [
-            self.logits(chunk if self.batch is None else padded(chunk, size))[: len(chunk)]
-            for chunk in torch.split(images, size)
-        ]
-        return torch.cat(found)
-
-
-def padded(images: Tensor, size: int) -> Tensor:
-    """`size` images [size, C, H, W]: those given, and as many of them again as are missing."""
-    return images[torch.arange(size) % len(images)]
-
-
 # What every exported graph must stand: onnx's checker, shape inference, and a run on real images.
-
-RUN_SIZES = (1, 7)
-"""Batch sizes that a file with a dynamic one must run."""
 
 
 def checked(model: onnx.ModelProto, *, what: str = "exported graph") -> onnx.ModelProto:
@@ -200,81 +217,63 @@ def require_runs(path: Path, images: Tensor) -> None:
             raise StageError(f"{path.name} gave {len(logits)} rows of logits for {size} images")
 
 
-INPUT_NAME = "images"
-OUTPUT_NAME = "logits"
-
-_BATCH = "batch"
-_MAX_BYTES = 2**31 - 1
+# An exported file at work: float images in, logits out, whatever its types and its batch size.
 
 
-def write_onnx(
-    network: nn.Module,
-    path: Path,
-    *,
-    shape: tuple[int, int, int],
-    opset: int,
-    metadata: Mapping[str, str],
-    batch: int | None = None,
-) -> None:
-    """Write `network` to `path`: input `images` float32 [batch, C, H, W], output `logits` [batch, classes].
+class Runner:
+    """A file with one input [N, C, H, W] of floats, on the CPU. `batch` is its fixed batch size, or None.
 
-    `shape` is [C, H, W]; without `batch` the file takes any number of images. A network with several outputs
-    gives its first. The network itself is left as it is.
-    The file is checked by onnx, shapes included, and written whole or not at all.
-    Raises `StageError` when torch cannot export the network, or one file cannot hold it.
+    Raises `InputError` when the file is no such classifier.
     """
-    duplicate, num_classes = reference(network, shape)
-    size = sum(tensor.nbytes for tensor in duplicate.state_dict().values())
-    if size > _MAX_BYTES:
-        raise StageError(f"the network has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most")
-    model = _exported(duplicate, shape, opset, batch)
-    _check_interface(model, opset, num_classes, batch)
-    save(model, path, metadata=metadata)
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._session = sessions.open_session(path)
+        self._signature = sessions.signature(self._session, path)
+        self.batch = self._signature.input_shape[0]
 
-def _exported(
-    network: nn.Module, shape: tuple[int, int, int], opset: int, batch: int | None
-) -> onnx.ModelProto:
-    dynamic = ({0: torch.export.Dim(_BATCH)},) if batch is None else None
-    with quiet() as said, torch.autocast("cpu", enabled=False):
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits float32 [N, classes] of `images` [N, C, H, W], in one run; N fits the file's batch size.
+
+        Raises `StageError` when onnxruntime cannot run them.
+        """
+        feed = images.detach().to("cpu", torch.float32).contiguous().numpy()
+        feed = feed.astype(_FLOAT_TYPES.get(self._signature.input_type, np.float32), copy=False)
         try:
-            program = torch.onnx.export(
-                network,
-                (torch.zeros(batch or 2, *shape),),  # the exporter would take a batch of 1 for a constant
-                dynamo=True,
-                opset_version=opset,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=dynamic,
-                verbose=False,
-            )
-        except Exception as error:
-            raise StageError(_refusal(error, said.getvalue())) from error
-    assert program is not None
-    model: onnx.ModelProto = program.model_proto
-    return model
+            found = self._session.run(None, {self._signature.input_name: feed})[0]
+        except sessions.ORT_ERRORS as error:
+            raise StageError(f"onnxruntime cannot run {self.path.name} on these images: {error}") from error
+        return torch.from_numpy(found.astype(np.float32, copy=False))
+
+    def all_logits(self, images: Tensor) -> Tensor:
+        """Logits of any number of images, in batches that the file takes."""
+        size = self.batch or _CHUNK
+        found = [
+            self.logits(chunk if self.batch is None else padded(chunk, size))[: len(chunk)]
+            for chunk in torch.split(images, size)
+        ]
+        return torch.cat(found)
 
 
-def _refusal(error: Exception, said: str) -> str:
-    # The exporter wraps the reason in its own errors, each pages long.
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    lines = [line.strip() for line in (str(error) or said).splitlines() if line.strip()]
-    reason = lines[0] if lines else "it gives no reason"
-    return (
-        f"torch.onnx could not export the network: {type(error).__name__}: {reason}; "
-        "the forward must work for any batch size and must not branch on the values of tensors"
-    )
+def padded(images: Tensor, size: int) -> Tensor:
+    """`size` images [size, C, H, W]: those given, and as many of them again as are missing."""
+    return images[torch.arange(size) % len(images)]
 
 
-def _check_interface(model: onnx.ModelProto, opset: int, num_classes: int, batch: int | None) -> None:
-    got = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    if got != opset:  # the exporter only warns when it cannot convert
-        raise StageError(f"opset {opset} was asked for, but torch.onnx can write only opset {got} here")
-    first, last = (item.type.tensor_type.shape.dim for item in (model.graph.input[0], model.graph.output[0]))
-    if batch is None and (not first[0].dim_param or last[0].dim_param != first[0].dim_param):
-        raise StageError("the exported graph has a fixed batch size: the forward uses a constant for it")
-    if batch is not None and last[0].dim_value != batch:
-        raise StageError(f"the exported graph gives {last[0].dim_value} rows for a batch of {batch}")
-    if last[1].dim_value != num_classes:
-        raise StageError(f"the exported graph gives {last[1].dim_value} classes, the network {num_classes}")
+# Libraries that talk: what they print, log and warn is kept from the user.
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[io.StringIO]:
+    """Keep what is printed, logged and warned in the block from the user; what was printed is yielded."""
+    said = io.StringIO()
+    root = logging.getLogger()
+    handlers, disabled = root.handlers[:], root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield said
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers  # `logging.warning` gives the root logger one

@@ -23,7 +23,7 @@ def facts(metadata=None, **changes):
     known = {
         "metadata": METADATA | (metadata or {}), "files": [PLAIN], "images": 599,
         "budget": "5,116,736 FLOPs", "target": {"flops": 10_233_472, "params": 269_722, "accuracy": 0.988},
-        "batch": None, "half": False, "made": ["jstc 9.9, seed 3, plan abc123"], "command": "jstc run x.yaml",
+        "batch": None, "fp16": False, "made": ["jstc 9.9, seed 3, plan abc123"], "command": "jstc run x.yaml",
         "licence": "unknown",
     }  # fmt: skip
     return CardFacts(**(known | changes))

@@ -43,7 +43,7 @@ def folder(path, facts_of, source, metadata):
     files += [files[0] | {"preprocess": True}] if facts_of.pop("preprocess", False) else []
     facts = card.CardFacts(
         metadata=metadata | {"model": "m", "dataset": "d"}, files=files, images=None, budget="", target={},
-        made=[], command="", licence="unknown", **({"batch": None, "half": False} | facts_of),
+        made=[], command="", licence="unknown", **({"batch": None, "fp16": False} | facts_of),
     )  # fmt: skip
     (path / "run.py").write_text(card.run_script(facts), encoding="utf-8")
     return path / "run.py"
@@ -96,7 +96,7 @@ def test_the_answers_are_the_evaluations_on_real_digits(onnx_classifier, digits,
     if form == "pixels":
         model = preprocess_path(source)
         write_with_preprocess(source, model, mean=info.mean, std=info.std, size=(16, 16), resize_side=None)
-    facts = {"batch": fixed, "half": form == "half", "preprocess": form == "pixels"}
+    facts = {"batch": fixed, "fp16": form == "half", "preprocess": form == "pixels"}
     blocks = answers(folder(source.parent, facts, source, metadata), paths, model)
     expected = open_classifier(source).answer(images).classes[:, 0]
     shown = [as_printed(number) for number in expected]

@@ -16,7 +16,7 @@ def test_the_file_agrees_with_its_network(network: nn.Module, onnx_path: Path, i
     assert result.max_abs_diff < 1e-5
     assert (result.top1_agreement, result.images) == (1.0, 7)
     assert result.max_abs_logit == pytest.approx(network(images).abs().max().item(), abs=1e-5)
-    export.require(result, max_abs_diff=1e-4)
+    export.require_parity(result, max_abs_diff=1e-4)
     assert set(result.to_dict()) == {"max_abs_diff", "top1_agreement", "images", "max_abs_logit"}
 
 
@@ -27,7 +27,7 @@ def test_a_changed_network_is_found_out(network: nn.Module, onnx_path: Path, ima
     assert result.max_abs_diff == pytest.approx(100, rel=1e-5)
     assert result.top1_agreement < 1
     with pytest.raises(ParityError, match="more than rounding"):
-        export.require(result, max_abs_diff=1e-4)
+        export.require_parity(result, max_abs_diff=1e-4)
 
 
 def test_a_difference_in_a_later_chunk_counts(network: nn.Module, onnx_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_difference_in_a_later_chunk_counts(network: nn.Module, onnx_path: Pat
     result = export.parity(network, onnx_path, images)
     assert result.images == 40
     with pytest.raises(ParityError, match="logits are infinite or undefined"):
-        export.require(result, max_abs_diff=1e-4)
+        export.require_parity(result, max_abs_diff=1e-4)
 
 
 def test_settings_of_the_caller_do_not_matter(network: nn.Module, onnx_path: Path, images: Tensor) -> None:
@@ -54,10 +54,10 @@ def test_settings_of_the_caller_do_not_matter(network: nn.Module, onnx_path: Pat
 
 def test_the_limit_is_absolute_until_float32_cannot_do_as_well() -> None:
     large = Parity(max_abs_diff=3e-4, top1_agreement=1.0, images=64, max_abs_logit=512.0)
-    export.require(large, max_abs_diff=1e-4)  # 6e-7 of the largest logit
+    export.require_parity(large, max_abs_diff=1e-4)  # 6e-7 of the largest logit
     usual = Parity(max_abs_diff=3e-4, top1_agreement=1.0, images=64, max_abs_logit=99.0)
     with pytest.raises(ParityError) as caught:
-        export.require(usual, max_abs_diff=1e-4, file="model.onnx")
+        export.require_parity(usual, max_abs_diff=1e-4, file="model.onnx")
     assert str(caught.value) == (
         "model.onnx and the network differ by 0.0003 in the logits of 64 images (limit 0.0001, top-1 agrees "
         "on 100.00%); that is more than rounding: try another export.opset, and look for randomness or state "

@@ -50,7 +50,7 @@ def figures(context: StageContext, path: Path, precision: Precision, reference: 
     provider = _provider(precision)
     found = _scored(context, path, provider)
     whole = path == exporting.preprocess_path(path.with_name(exporting.file_name(precision)))
-    compare = exporting.parity_of_answers if whole else exporting.parity
+    compare = exporting.preprocess_parity if whole else exporting.parity
     alike = compare(reference.network, path, reference.images)
     return {
         "file": f"{context.folder.name}/{path.name}",
@@ -73,8 +73,8 @@ def problem(entry: dict[str, Any], reference: Reference, *, max_drop: float) -> 
         file, accuracy=entry["accuracy"], reference=reference.accuracy, max_drop=max_drop
     )
     largest = entry.get("largest_activation", 0.0)
-    if largest > exporting.LARGEST_HALF:
-        return f"{file}: activations reach {largest:.3g}, and float16 ends at {exporting.LARGEST_HALF:g}"
+    if largest > exporting.LARGEST_FP16:
+        return f"{file}: activations reach {largest:.3g}, and float16 ends at {exporting.LARGEST_FP16:g}"
     if entry["undefined"] or not math.isfinite(entry["max_abs_diff"]):
         remark = f"the logits of {entry['undefined']} test images are infinite or undefined"
         return f"{lost}; {remark}" if lost else f"{file}: {remark}"
@@ -157,7 +157,7 @@ def _source(context: StageContext, scratch: Path) -> _Source:
     chosen = images(context, settings.parity_images)
     reference = Reference(network, path, chosen, accuracy=metadata.pop("accuracy"))
     found = exporting.parity(network, path, reference.images)
-    exporting.require(found, max_abs_diff=settings.max_abs_diff, file=exporting.file_name("fp32"))
+    exporting.require_parity(found, max_abs_diff=settings.max_abs_diff, file=exporting.file_name("fp32"))
     return _Source(context, metadata, reference)
 
 

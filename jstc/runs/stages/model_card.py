@@ -48,7 +48,7 @@ def _facts(
             "accuracy": baseline.get("accuracy"),
         },
         batch=settings.batch,
-        half=settings.fp16_io == "float16" and any(entry["precision"] == "fp16" for entry in entries),
+        fp16=settings.fp16_io == "float16" and any(entry["precision"] == "fp16" for entry in entries),
         made=_made(context, metadata, manifest),
         command=manifest.command if manifest else "",
         licence=settings.license,

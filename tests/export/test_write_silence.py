@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 
-from jstc.export.write import quiet
+from jstc.export.write import silence
 
 
 def test_what_is_said_is_kept_and_errors_come_through(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyError), quiet() as said:
+    with pytest.raises(KeyError), silence() as said:
         print("noise")
         raise KeyError
     assert said.getvalue() == "noise\n"
@@ -23,7 +23,7 @@ def test_warnings_and_logs_are_silent_inside_only(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     handlers = logging.getLogger().handlers[:]
-    with quiet():
+    with silence():
         warnings.warn("noise", UserWarning, stacklevel=1)
         logging.warning("noise")
         logging.getLogger("onnxscript").critical("noise")
