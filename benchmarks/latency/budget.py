@@ -18,7 +18,7 @@ import torch
 
 from jstc import models
 from jstc.channels import ChannelMap, analyse
-from jstc.channels.budget import Budget, Limits, project, resolve
+from jstc.channels.budget import Budget, WidthBounds, project, resolve
 from jstc.core.progress import Silent
 from jstc.plan import Plan
 from jstc.recipe.schema import LatencySettings, Recipe
@@ -66,25 +66,25 @@ def _budget(
     timer = NetworkTimer(new_target, channels, setting_of(where), SHAPE)
     begin = time.perf_counter()
     latency = LatencyBudgets.measured(channels, timer, recipe, progress=Silent())
-    limits = latency.limits(recipe)
-    budget = resolve(latency.channels, *recipe.budget, limits)
+    bounds = latency.bounds(recipe)
+    budget = resolve(latency.channels, *recipe.budget, bounds)
     print(f"{name}: ready after {time.perf_counter() - begin:.0f} s; target {timer.target_ms:.2f} ms, "
           f"steps of up to {latency.model.block} channels")  # fmt: skip
     for seed in range(options.plans):
-        _line(name, latency, budget, limits, seed)
+        _line(name, latency, budget, bounds, seed)
 
 
-def _line(name: str, latency: LatencyBudgets, budget: Budget, limits: Limits, seed: int) -> None:
+def _line(name: str, latency: LatencyBudgets, budget: Budget, bounds: WidthBounds, seed: int) -> None:
     groups, limit = latency.channels.groups, budget.limit / NANO
     random = np.random.default_rng(seed)
     levels = [np.arange(1, g.width + 1) / g.width / random.uniform(0.3, 1.0) for g in groups]
-    counts = project(latency.channels, levels, budget, limits)
+    counts = project(latency.channels, levels, budget, bounds)
     plan = Plan(
         {g.name: tuple(range(n)) for g, n in zip(groups, counts.tolist(), strict=True)},
         latency.channels.widths,
     )
     [drawn] = latency.timer.milliseconds([plan])
-    fitted = latency.fit(plan, [np.arange(g.width) for g in groups], budget, limits)
+    fitted = latency.fit(plan, [np.arange(g.width) for g in groups], budget, bounds)
     [after] = latency.timer.milliseconds([fitted.plan])
     print(f"{name:14} {limit:7.2f} ms {latency.model(counts):14.2f} ms {drawn:7.2f} ({drawn / limit:.3f}) "
           f"{fitted.corrections:9}x {after:10.2f} ({after / limit:.3f})", flush=True)  # fmt: skip

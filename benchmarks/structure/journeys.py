@@ -17,7 +17,7 @@ JOURNEYS: dict[str, tuple[str, ...]] = {
     "a budget from --flops to a plan": (
         "cli/search:search", "from_flags", "explain:sections", "Recipe.budgets", "parse_amount",
         "commands:run", "default_path", "preflight:check", "Workspace.budgets", "space:limits",
-        "Limits.from_settings", "budget:resolve", "stages/__init__:table", "Chain._work",
+        "WidthBounds.from_settings", "budget:resolve", "stages/__init__:table", "Chain._work",
         "stages/train:search", "joint:search", "Rounds._begin", "rounds:choose", "Proposer._draw",
         "sampler:sample", "Space.plan", "project", "Plan.from_dict",
     ),

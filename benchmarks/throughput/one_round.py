@@ -4,7 +4,7 @@
         [--compile]
 
 One process, random images of 32x32, interleaved: training steps of the target network, the cut of a
-sub-network as the search draws it (a fine round's plan, at the budget, in the recipe's quanta), training
+sub-network as the search draws it (a fine round's plan, at the budget, in the recipe's steps), training
 steps of the sub-network, the same with gates (as where channel weights are learned), and the way back. Prints
 images per second, their ratios, and the share of cutting and mapping back in a round of that many steps. All
 rounds have the widths of the first; with --compile the same steps are made by torch's compiler, too.

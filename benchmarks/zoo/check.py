@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.zoo import names as zoo_names
 from benchmarks.zoo.record import Record, limit_memory, message
 from jstc.channels import ChannelMap, analyse
-from jstc.channels.budget import Limits, smallest
+from jstc.channels.budget import WidthBounds, smallest
 from jstc.export import parity, write_onnx
 from jstc.plan import Plan
 from jstc.recipe.schema import ExportSettings
@@ -79,7 +79,7 @@ def _analysed(record: Record, network: nn.Module, image: Tensor) -> ChannelMap:
     started = time.perf_counter()
     channels = analyse(network, image)
     seconds = time.perf_counter() - started
-    cost, least = channels.cost(), smallest(channels, Limits.of(channels.groups))
+    cost, least = channels.cost(), smallest(channels, WidthBounds.of(channels.groups))
     reasons: Counter[str] = Counter()
     for frozen in channels.frozen:
         reasons[frozen.reason] += frozen.channels
@@ -103,7 +103,7 @@ def _analysed(record: Record, network: nn.Module, image: Tensor) -> ChannelMap:
 
 def attainable(channels: ChannelMap) -> float:
     """Half the FLOPs, or a hundredth more than the smallest share where that is above."""
-    least = smallest(channels, Limits.of(channels.groups)).flops / channels.cost().flops
+    least = smallest(channels, WidthBounds.of(channels.groups)).flops / channels.cost().flops
     return SHARE if least <= SHARE else min(1.0, least + MARGIN)
 
 

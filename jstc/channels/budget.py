@@ -2,8 +2,8 @@
 
 Every way to choose widths is written as *levels*: for each group a non-decreasing array with the value of
 one common scalar at which its k-th channel joins. Raising the scalar moves all groups together, so the
-channels (in steps of each group's quantum) form one queue; the longest prefix within the budget is taken,
-and the rest of the queue fills what is left, as far as single quanta fit.
+channels (in the steps of each group) form one queue; the longest prefix within the budget is taken,
+and the rest of the queue fills what is left, as far as single steps fit.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from jstc.recipe.schema import ChannelSettings
 
 __all__ = [
     "Budget",
-    "Limits",
+    "WidthBounds",
     "project",
-    "quantum_for",
     "random_plan",
     "resolve",
     "smallest",
+    "step_for",
     "uniform_counts",
     "uniform_plan",
 ]
@@ -48,17 +48,17 @@ well, where the budget leaves room for it (`jstc.jst.space`)."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class WidthBounds:
     """Least kept channels and step per group, in the order of the groups."""
 
     least: _Counts
-    quantum: _Counts
+    step: _Counts
 
     @classmethod
     def of(
         cls, groups: Sequence[Group], *, round_to: Step = 1, min_share: float = 0.0, min_width: int = 1
-    ) -> Limits:
-        """Multiples of `round_to` (see `quantum_for`), at least `min_share` of each group."""
+    ) -> WidthBounds:
+        """Multiples of `round_to` (see `step_for`), at least `min_share` of each group."""
         return cls._each(groups, [(round_to, min_share, min_width)] * len(groups))
 
     @classmethod
@@ -70,8 +70,8 @@ class Limits:
         block: int | None = None,
         parts: int = _FINEST,
         least: int = 1,
-    ) -> Limits:
-        """The limits of a recipe, with its settings for single groups; the others as for `quantum_for`.
+    ) -> WidthBounds:
+        """The bounds of a recipe, with its settings for single groups; the others as for `step_for`.
 
         Raises `RecipeError`, with near names, for a pattern in `channels.groups` that matches no group.
         """
@@ -86,17 +86,17 @@ class Limits:
         block: int | None = None,
         parts: int = _FINEST,
         least: int = 1,
-    ) -> Limits:
+    ) -> WidthBounds:
         widths = np.array([g.width for g in groups], np.int64)
         pairs = zip(groups, rules, strict=True)
-        steps = [quantum_for(g.width, r[0], block=block, parts=parts, least=least) for g, r in pairs]
-        quantum = np.array(steps, np.int64)
+        steps = [step_for(g.width, r[0], block=block, parts=parts, least=least) for g, r in pairs]
+        step = np.array(steps, np.int64)
         shares = np.array([r[1] for r in rules], np.float64)
         wanted = np.maximum(np.ceil(widths * shares).astype(np.int64), np.array([r[2] for r in rules], int))
-        return cls(np.minimum(-(-wanted // quantum) * quantum, widths), quantum)
+        return cls(np.minimum(-(-wanted // step) * step, widths), step)
 
 
-def quantum_for(
+def step_for(
     width: int, round_to: Step, *, block: int | None = None, parts: int = _FINEST, least: int = 1
 ) -> int:
     """Step of a group's kept width; `auto` is the largest of 1, 2, 4, 8 that goes into it `parts` times.
@@ -178,12 +178,12 @@ class Budget:
         return self.limit / _NANO if self.metric == "latency" else self.limit
 
 
-def smallest(channels: Costed, limits: Limits) -> Cost:
-    """Cost of the smallest sub-network that the limits allow."""
-    return channels.cost_of_counts(limits.least)
+def smallest(channels: Costed, bounds: WidthBounds) -> Cost:
+    """Cost of the smallest sub-network that the bounds allow."""
+    return channels.cost_of_counts(bounds.least)
 
 
-def resolve(channels: Costed, metric: Metric, amount: Amount, limits: Limits) -> Budget:
+def resolve(channels: Costed, metric: Metric, amount: Amount, bounds: WidthBounds) -> Budget:
     """A budget from a share (at most 1) or an absolute amount; of latency this is a text such as `2ms`.
 
     Raises `BudgetError` when no sub-network meets it, or when the target network already does.
@@ -196,7 +196,7 @@ def resolve(channels: Costed, metric: Metric, amount: Amount, limits: Limits) ->
     whole = _figure(channels.cost_of_counts(full), metric)
     # A share such as 0.29 of 100 must not become 28 because of the last binary digit.
     limit = int(amount * whole * (1 + 1e-12)) if amount <= 1 else int(amount)
-    least = _figure(smallest(channels, limits), metric)
+    least = _figure(smallest(channels, bounds), metric)
     has, shown = _HAS[metric], _time if metric == "latency" else partial(numbers.count, digits=4)
     if limit < least:
         raise BudgetError(
@@ -233,33 +233,33 @@ def _time(nanoseconds: int, *, up: bool = False) -> str:
 # -- projection: widths at a budget -------------------------------------------------------------------------
 
 
-def project(channels: Costed, levels: Levels, budget: Budget, limits: Limits) -> Counts:
+def project(channels: Costed, levels: Levels, budget: Budget, bounds: WidthBounds) -> Counts:
     """Kept counts per group: within the budget, and at least 98 % of it where the steps allow.
 
     `levels[g]` [width of g]: see the head of this file. The longest prefix is found by bisection, as the cost
     only grows; where time is the budget, groups then take the steps that cost none.
     """
-    groups, sizes = _queue(levels, limits)
+    groups, sizes = _queue(levels, bounds)
 
     def cost_of(first: int) -> int:
-        return budget.of(channels.cost_of_counts(_after(limits.least, groups[:first], sizes[:first])))
+        return budget.of(channels.cost_of_counts(_after(bounds.least, groups[:first], sizes[:first])))
 
     low, high = 0, len(groups)
     while low < high:  # the longest prefix within the budget
         middle = (low + high + 1) // 2
         low, high = (middle, high) if cost_of(middle) <= budget.limit else (low, middle - 1)
-    counts = _after(limits.least, groups[:low], sizes[:low])
+    counts = _after(bounds.least, groups[:low], sizes[:low])
     _fill(channels, counts, budget, zip(groups[low:].tolist(), sizes[low:].tolist(), strict=True))
     if budget.metric == "latency":
-        _take_free(channels, counts, budget, limits)
+        _take_free(channels, counts, budget, bounds)
     return counts
 
 
-def _queue(levels: Levels, limits: Limits) -> tuple[Counts, Counts]:
+def _queue(levels: Levels, bounds: WidthBounds) -> tuple[Counts, Counts]:
     """Groups and sizes of all steps above the least widths, in the order in which they join."""
     at, group, size = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for g, level in enumerate(levels):
-        edges = np.unique(np.append(np.arange(limits.least[g], len(level), limits.quantum[g]), len(level)))
+        edges = np.unique(np.append(np.arange(bounds.least[g], len(level), bounds.step[g]), len(level)))
         steps = np.diff(edges)
         middle = edges[:-1] + (steps - 1) // 2  # a step joins with its middle channel
         at.append(level[middle])
@@ -289,21 +289,21 @@ def _fill(channels: Costed, counts: Counts, budget: Budget, rest: zip[tuple[int,
             return
 
 
-def _take_free(channels: Costed, counts: Counts, budget: Budget, limits: Limits) -> None:
+def _take_free(channels: Costed, counts: Counts, budget: Budget, bounds: WidthBounds) -> None:
     """Widen groups by up to `_AHEAD` steps where that costs no time: latency has stairs."""
     for group, width in enumerate([g.width for g in channels.groups]):
         now = budget.of(channels.cost_of_counts(counts))
         for steps in range(_AHEAD, 0, -1):
             before = int(counts[group])
-            counts[group] = min(before + steps * int(limits.quantum[group]), width)
+            counts[group] = min(before + steps * int(bounds.step[group]), width)
             if budget.of(channels.cost_of_counts(counts)) <= now:
                 break
             counts[group] = before
 
 
-def uniform_counts(channels: Costed, budget: Budget, limits: Limits) -> Counts:
+def uniform_counts(channels: Costed, budget: Budget, bounds: WidthBounds) -> Counts:
     """Kept counts at the budget, the same share of every group."""
-    return project(channels, [np.arange(1, g.width + 1) / g.width for g in channels.groups], budget, limits)
+    return project(channels, [np.arange(1, g.width + 1) / g.width for g in channels.groups], budget, bounds)
 
 
 def _amount(flops: float | None, params: float | None) -> tuple[Metric, float]:
@@ -335,5 +335,5 @@ def random_plan(
 
 
 def _projected(channels: Costed, levels: Levels, amount: tuple[Metric, float]) -> Counts:
-    limits = Limits.of(channels.groups)
-    return project(channels, levels, resolve(channels, *amount, limits), limits)
+    bounds = WidthBounds.of(channels.groups)
+    return project(channels, levels, resolve(channels, *amount, bounds), bounds)

@@ -1,4 +1,4 @@
-"""The plans that a search may visit: at the budget, in the quanta that the recipe asks for.
+"""The plans that a search may visit: at the budget, in the steps that the recipe asks for.
 
 `resolve_budgets` turns the recipe's amounts into counts, once for a run; everything after it takes `Budget`s.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels import ChannelMap
-from jstc.channels.budget import Budget, Limits, project, resolve, smallest, uniform_counts
+from jstc.channels.budget import Budget, WidthBounds, project, resolve, smallest, uniform_counts
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 
@@ -43,23 +43,23 @@ def resolve_budgets(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
     return dict(zip(recipe.labels, budgets, strict=True))
 
 
-def _finest(channels: ChannelMap, recipe: Recipe) -> Limits:
-    """Limits with the smallest steps that the recipe allows; of a latency, those of the provider."""
+def _finest(channels: ChannelMap, recipe: Recipe) -> WidthBounds:
+    """Bounds with the smallest steps that the recipe allows; of a latency, those of the provider."""
     block = None if channels.latency is None else channels.latency.block
-    return Limits.from_settings(channels.groups, recipe.channels, block=block)
+    return WidthBounds.from_settings(channels.groups, recipe.channels, block=block)
 
 
-def _limits(channels: ChannelMap, recipe: Recipe, budgets: Sequence[Budget]) -> Limits:
+def _bounds(channels: ChannelMap, recipe: Recipe, budgets: Sequence[Budget]) -> WidthBounds:
     """Under `round_to: auto` the widest steps that leave the search room; processors like multiples of 8."""
     if channels.latency is None:
         for steps in _WIDE if recipe.weights is None else _WIDE_GIVEN:
-            wide = Limits.from_settings(channels.groups, recipe.channels, **steps)
+            wide = WidthBounds.from_settings(channels.groups, recipe.channels, **steps)
             if all(_suits(channels, budget, wide) for budget in budgets):
                 return wide
     return _finest(channels, recipe)
 
 
-def _suits(channels: ChannelMap, budget: Budget, bounds: Limits) -> bool:
+def _suits(channels: ChannelMap, budget: Budget, bounds: WidthBounds) -> bool:
     if _ROOM * budget.of(smallest(channels, bounds)) > budget.limit:
         return False
     cost = channels.cost_of_counts(uniform_counts(channels, budget, bounds))
@@ -72,13 +72,13 @@ _OTHERWISE = 0.52
 budget. Dearer, it would save little; cheaper, its channels would be too small a core of the later ones."""
 
 
-def _coarse_share(channels: ChannelMap, budget: Budget, bounds: Limits, recipe: Recipe) -> float:
+def _coarse_share(channels: ChannelMap, budget: Budget, bounds: WidthBounds, recipe: Recipe) -> float:
     asked = recipe.search.coarse_budget
     if asked != "auto":
         return asked
     halves = np.array([group.width // 2 for group in channels.groups])
-    steps = np.maximum(halves - bounds.least, 0) // bounds.quantum
-    half = budget.of(channels.cost_of_counts(bounds.least + steps * bounds.quantum))
+    steps = np.maximum(halves - bounds.least, 0) // bounds.step
+    half = budget.of(channels.cost_of_counts(bounds.least + steps * bounds.step))
     share = (half + 0.5) / budget.limit  # the network itself must fit, whatever the division rounds to
     low, high = _HALF_SUITS
     return share if low <= share <= high else _OTHERWISE
@@ -86,18 +86,18 @@ def _coarse_share(channels: ChannelMap, budget: Budget, bounds: Limits, recipe: 
 
 @dataclass(frozen=True)
 class Space:
-    """Groups, budget and limits of one search; `coarse`: the share of the budget that coarse rounds have."""
+    """Groups, budget and bounds of one search; `coarse`: the share of the budget that coarse rounds have."""
 
     channels: ChannelMap
     budget: Budget
-    limits: Limits
+    bounds: WidthBounds
     coarse: float = 1.0
 
     @classmethod
     def each(cls, channels: ChannelMap, recipe: Recipe, budgets: Mapping[str, Budget]) -> list[Space]:
         """One space for each budget of a recipe, in its order, from the resolved `budgets` by label."""
         own = [budgets[label] for label in recipe.labels]
-        bounds = _limits(channels, recipe, own)
+        bounds = _bounds(channels, recipe, own)
         return [
             cls(channels, budget, bounds, _coarse_share(channels, budget, bounds, recipe)) for budget in own
         ]
@@ -107,13 +107,13 @@ class Space:
         return self.at(self.coarse) if below else self
 
     def at(self, share: float) -> Space:
-        """This space at a share of its budget, or at the smallest that the limits allow."""
+        """This space at a share of its budget, or at the smallest that the bounds allow."""
         if share >= 1:
             return self
-        least = self.budget.of(smallest(self.channels, self.limits))
+        least = self.budget.of(smallest(self.channels, self.bounds))
         bound = max(least, int(share * self.budget.limit))
         budget = Budget(self.budget.metric, bound, self.budget.share * bound / self.budget.limit)
-        return Space(self.channels, budget, self.limits)
+        return Space(self.channels, budget, self.bounds)
 
     def plan(self, order: Sequence[NDArray[np.int64]], levels: Sequence[Vector]) -> Plan:
         """The plan that keeps, of every group, the first channels in `order`, as many as the budget allows.
@@ -121,7 +121,7 @@ class Space:
         `levels[g][k]`: the value of the common scalar at which the k-th channel of group g, in that order,
         joins.
         """
-        counts = project(self.channels, levels, self.budget, self.limits).tolist()
+        counts = project(self.channels, levels, self.budget, self.bounds).tolist()
         kept = {
             group.name: tuple(sorted(chosen[:count].tolist()))
             for group, chosen, count in zip(self.channels.groups, order, counts, strict=True)

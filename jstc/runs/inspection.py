@@ -13,7 +13,7 @@ from torch import nn
 
 from jstc import data, models
 from jstc.channels import ChannelMap, analyse
-from jstc.channels.budget import Limits, smallest
+from jstc.channels.budget import WidthBounds, smallest
 from jstc.channels.operations import Placed
 from jstc.data.datasets import refuse_idle_root
 from jstc.errors import ChannelError, InputError, ModelError
@@ -133,12 +133,12 @@ def document(network: nn.Module, channels: ChannelMap, settings: ChannelSettings
     `flops` and `params` of a group are those that it takes part in: an operation between two groups belongs
     to both. Raises `RecipeError` for settings of groups that are not there.
     """
-    limits = Limits.from_settings(channels.groups, settings)
-    cost, least = channels.cost(), smallest(channels, limits)
+    bounds = WidthBounds.from_settings(channels.groups, settings)
+    cost, least = channels.cost(), smallest(channels, bounds)
     return {
         "flops": cost.flops,
         "params": cost.params,
-        "groups": _groups(channels, limits.least.tolist(), limits.quantum.tolist()),
+        "groups": _groups(channels, bounds.least.tolist(), bounds.step.tolist()),
         "frozen": _frozen(network, channels),
         "layers": _layers(network, channels),
         "unknown_operations": dict(channels.unknown_operations),

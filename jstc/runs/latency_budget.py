@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels import ChannelMap
-from jstc.channels.budget import Budget, Limits, project, resolve, smallest, uniform_counts
+from jstc.channels.budget import Budget, WidthBounds, project, resolve, smallest, uniform_counts
 from jstc.core import files
 from jstc.core.progress import Progress
 from jstc.errors import RunDirectoryError
@@ -104,14 +104,14 @@ class LatencyBudgets:
 
     def _calibrate(self, recipe: Recipe, progress: Progress) -> None:
         """Measure the target network, the smallest, and one at each budget until it is as predicted."""
-        limits, full = self.limits(recipe), self.channels.full_counts
+        bounds, full = self.bounds(recipe), self.channels.full_counts
         progress.start("latency", _ROUNDS + 1, "network")
-        [least_ms] = self.timer.milliseconds([self._plan(limits.least)])
+        [least_ms] = self.timer.milliseconds([self._plan(bounds.least)])
         ends = Calibration().with_point(self.model.total(full), self.timer.target_ms)
-        self.model.calibration = ends = ends.with_point(self.model.total(limits.least), least_ms)
+        self.model.calibration = ends = ends.with_point(self.model.total(bounds.least), least_ms)
         for done in range(1, _ROUNDS + 1):
             progress.update(done)
-            counts = self._at_budgets(recipe, limits)
+            counts = self._at_budgets(recipe, bounds)
             predicted = np.array([self.model(c) for c in counts])
             found = self.timer.milliseconds([self._plan(c) for c in counts])
             self.model.calibration = ends
@@ -121,21 +121,23 @@ class LatencyBudgets:
                 break
         progress.finish()
 
-    def limits(self, recipe: Recipe) -> Limits:
+    def bounds(self, recipe: Recipe) -> WidthBounds:
         """How far each group may be cut: `auto` steps are the provider's."""
-        return Limits.from_settings(self.channels.groups, recipe.channels, block=self.model.block)
+        return WidthBounds.from_settings(self.channels.groups, recipe.channels, block=self.model.block)
 
-    def _at_budgets(self, recipe: Recipe, limits: Limits) -> list[NDArray[np.int64]]:
+    def _at_budgets(self, recipe: Recipe, bounds: WidthBounds) -> list[NDArray[np.int64]]:
         """Counts of uniform plans at the budgets. Raises `BudgetError` for one that none can meet."""
-        budgets = [resolve(self.channels, *budget, limits) for budget in recipe.budgets]
-        return [uniform_counts(self.channels, budget, limits) for budget in budgets]
+        budgets = [resolve(self.channels, *budget, bounds) for budget in recipe.budgets]
+        return [uniform_counts(self.channels, budget, bounds) for budget in budgets]
 
     def _plan(self, counts: NDArray[np.int64]) -> Plan:
         """The first channels of every group."""
         kept = {g.name: tuple(range(n)) for g, n in zip(self.channels.groups, counts.tolist(), strict=True)}
         return Plan(kept, self.channels.widths)
 
-    def fit(self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, limits: Limits) -> Fitted:
+    def fit(
+        self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, bounds: WidthBounds
+    ) -> Fitted:
         """Measure a plan; where it misses its budget as measured, widen or narrow all its groups alike.
 
         `order` has the channels of every group, the first to keep first.
@@ -148,23 +150,25 @@ class LatencyBudgets:
             if _UNDER <= measured * NANO / budget.limit <= _OVER:
                 break
             aim = _AIM * budget.limit * predicted / measured
-            following = self._scaled(plan, order, _bounded(budget, aim, self.channels, limits), limits)
+            following = self._scaled(plan, order, _bounded(budget, aim, self.channels, bounds), bounds)
             if following.hash in {each.plan.hash for each in tried}:
                 break
             plan = following
         return min(tried, key=lambda each: _miss(each.measured_ms * NANO / budget.limit))
 
-    def _scaled(self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, limits: Limits) -> Plan:
+    def _scaled(
+        self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, bounds: WidthBounds
+    ) -> Plan:
         groups = self.channels.groups
         levels = [np.arange(1, g.width + 1) / len(plan.kept[g.name]) for g in groups]
-        counts = project(self.channels, levels, budget, limits).tolist()
+        counts = project(self.channels, levels, budget, bounds).tolist()
         chosen = zip(groups, order, counts, strict=True)
         kept = {group.name: tuple(sorted(first[:count].tolist())) for group, first, count in chosen}
         return Plan(kept, self.channels.widths)
 
 
-def _bounded(budget: Budget, aim: float, channels: ChannelMap, limits: Limits) -> Budget:
-    least = budget.of(smallest(channels, limits))
+def _bounded(budget: Budget, aim: float, channels: ChannelMap, bounds: WidthBounds) -> Budget:
+    least = budget.of(smallest(channels, bounds))
     limit = max(least, int(aim))
     return Budget(budget.metric, limit, budget.share * limit / budget.limit)
 

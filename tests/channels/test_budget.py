@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jstc.channels import budget
-from jstc.channels.budget import Limits
+from jstc.channels.budget import WidthBounds
 from jstc.errors import BudgetError
 
 NETWORKS = ["cifar/resnet20", "cifar/resnet56", "cifar/vgg16_bn", "mobilenet_v2", "shufflenet_v2_x1_0"]
 
 
-def require_met(channels, counts, bound, limits=None):
+def require_met(channels, counts, bound, bounds=None):
     """Within the bound; at 98 % of it or more, or else no further step of any group fits."""
-    limits = limits or Limits.of(channels.groups)
+    bounds = bounds or WidthBounds.of(channels.groups)
     used = bound.of(channels.cost_of_counts(counts))
     assert used <= bound.limit
     if used >= 0.98 * bound.limit:
@@ -26,7 +26,7 @@ def require_met(channels, counts, bound, limits=None):
     for g, group in enumerate(channels.groups):
         if counts[g] < group.width:
             more = counts.copy()
-            more[g] += min(limits.quantum[g], group.width - counts[g])
+            more[g] += min(bounds.step[g], group.width - counts[g])
             assert bound.of(channels.cost_of_counts(more)) > bound.limit, group.name
 
 
@@ -37,12 +37,12 @@ def random_levels(channels, random):
 @pytest.mark.parametrize("metric", ["flops", "params"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_many_random_plans_meet_their_budget(example, name, metric):
-    channels, limits = example(name).channels, Limits.of(example(name).channels.groups)
-    least = getattr(budget.smallest(channels, limits), metric) / getattr(channels.cost(), metric)
+    channels, bounds = example(name).channels, WidthBounds.of(example(name).channels.groups)
+    least = getattr(budget.smallest(channels, bounds), metric) / getattr(channels.cost(), metric)
     different = set()
     for seed, share in enumerate(np.linspace(least + 0.005, 0.999, 15)):
         plan = channels.random_plan(**{metric: float(share)}, seed=seed)
-        bound = budget.resolve(channels, metric, float(share), limits)
+        bound = budget.resolve(channels, metric, float(share), bounds)
         require_met(channels, channels.counts(plan), bound)
         assert bound.of(channels.cost(plan)) == bound.of(channels.cost_of_counts(channels.counts(plan)))
         different.add(plan.hash)
@@ -60,15 +60,15 @@ def test_many_random_plans_meet_their_budget(example, name, metric):
 )
 def test_any_budget_is_met_within_any_limits(example, name, metric, position, seed, round_to, min_share):
     channels = example(name).channels
-    limits = Limits.of(channels.groups, round_to=round_to, min_share=min_share)
-    least = getattr(budget.smallest(channels, limits), metric)
+    bounds = WidthBounds.of(channels.groups, round_to=round_to, min_share=min_share)
+    least = getattr(budget.smallest(channels, bounds), metric)
     amount = least + position * (getattr(channels.cost(), metric) - 1 - least)
-    bound = budget.resolve(channels, metric, float(amount), limits)
+    bound = budget.resolve(channels, metric, float(amount), bounds)
     levels = random_levels(channels, np.random.default_rng(seed))
-    counts = budget.project(channels, levels, bound, limits)
-    require_met(channels, counts, bound, limits)
+    counts = budget.project(channels, levels, bound, bounds)
+    require_met(channels, counts, bound, bounds)
     widths = channels.full_counts
-    assert ((counts % limits.quantum == 0) | (counts == widths)).all()
+    assert ((counts % bounds.step == 0) | (counts == widths)).all()
     assert (counts >= np.minimum(np.maximum(1, np.ceil(widths * min_share)), widths)).all()
     assert (counts <= widths).all()
 
@@ -76,20 +76,20 @@ def test_any_budget_is_met_within_any_limits(example, name, metric, position, se
 def test_a_larger_budget_takes_no_group_back(example):
     # The queue is one, so where filling does not reach, more budget means more of it.
     channels = example("cifar/resnet56").channels
-    limits = Limits.of(channels.groups)
+    bounds = WidthBounds.of(channels.groups)
     levels = random_levels(channels, np.random.default_rng(0))
     shares = np.linspace(0.2, 0.9, 8)
-    bounds = [budget.resolve(channels, "params", float(share), limits) for share in shares]
-    totals = [int(budget.project(channels, levels, bound, limits).sum()) for bound in bounds]
+    found = [budget.resolve(channels, "params", float(share), bounds) for share in shares]
+    totals = [int(budget.project(channels, levels, bound, bounds).sum()) for bound in found]
     assert totals == sorted(totals) and len(set(totals)) == len(totals)
 
 
 def test_a_group_whose_channels_join_first_is_kept_widest(example):
     channels = example("cifar/resnet20").channels
-    limits = Limits.of(channels.groups)
+    bounds = WidthBounds.of(channels.groups)
     levels = [np.linspace(1, 2, g.width) for g in channels.groups]
     levels[3] -= 1
-    counts = budget.project(channels, levels, budget.resolve(channels, "flops", 0.5, limits), limits)
+    counts = budget.project(channels, levels, budget.resolve(channels, "flops", 0.5, bounds), bounds)
     assert counts[3] == channels.groups[3].width
     assert (counts < channels.full_counts).sum() == len(counts) - 1
 
@@ -102,7 +102,9 @@ def test_uniform_plans_keep_the_first_channels_and_the_same_share(example):
     steps = 1 / channels.full_counts
     assert (np.abs(shares - np.median(shares)) <= 2 * steps).all()
     require_met(
-        channels, channels.counts(plan), budget.resolve(channels, "flops", 0.5, Limits.of(channels.groups))
+        channels,
+        channels.counts(plan),
+        budget.resolve(channels, "flops", 0.5, WidthBounds.of(channels.groups)),
     )
 
 
@@ -113,14 +115,14 @@ def test_random_plans_follow_their_seed(example):
 
 
 @pytest.mark.parametrize(
-    ("width", "round_to", "quantum"),
+    ("width", "round_to", "step"),
     [
         *((64, 8, 8), (20, 8, 8), (4, 8, 4), (7, 1, 1)),
         *((7, "auto", 1), (16, "auto", 2), (63, "auto", 4), (64, "auto", 8), (512, "auto", 8)),
     ],
 )
-def test_quanta(width, round_to, quantum):
-    assert budget.quantum_for(width, round_to) == quantum
+def test_the_step_of_a_width(width, round_to, step):
+    assert budget.step_for(width, round_to) == step
 
 
 def _asked(text):
@@ -134,13 +136,13 @@ def _asked(text):
 @pytest.mark.parametrize("metric", ["flops", "params"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_impossible_budget_names_the_smallest_one_and_that_is_possible(example, name, metric):
-    channels, limits = example(name).channels, Limits.of(example(name).channels.groups)
-    least = getattr(budget.smallest(channels, limits), metric)
+    channels, bounds = example(name).channels, WidthBounds.of(example(name).channels.groups)
+    least = getattr(budget.smallest(channels, bounds), metric)
     with pytest.raises(BudgetError, match="no sub-network meets") as caught:
-        budget.resolve(channels, metric, float(least - 1), limits)
+        budget.resolve(channels, metric, float(least - 1), bounds)
     for amount in (*_asked(str(caught.value)), float(least)):
-        bound = budget.resolve(channels, metric, amount, limits)
-        counts = budget.project(channels, random_levels(channels, np.random.default_rng(0)), bound, limits)
+        bound = budget.resolve(channels, metric, amount, bounds)
+        counts = budget.project(channels, random_levels(channels, np.random.default_rng(0)), bound, bounds)
         require_met(channels, counts, bound)
         assert bound.limit <= 1.001 * least + getattr(channels.cost(), metric) / 1e4
 
@@ -148,8 +150,8 @@ def test_an_impossible_budget_names_the_smallest_one_and_that_is_possible(exampl
 def test_limits_raise_the_smallest_budget(example):
     channels = example("cifar/resnet20").channels
     with pytest.raises(BudgetError, match=r"lower channels.min_share, channels.round_to or channels.groups"):
-        budget.resolve(channels, "flops", 0.2, Limits.of(channels.groups, min_share=0.6))
-    assert budget.resolve(channels, "flops", 0.2, Limits.of(channels.groups)).share == pytest.approx(
+        budget.resolve(channels, "flops", 0.2, WidthBounds.of(channels.groups, min_share=0.6))
+    assert budget.resolve(channels, "flops", 0.2, WidthBounds.of(channels.groups)).share == pytest.approx(
         0.2, abs=1e-6
     )
 
@@ -186,4 +188,4 @@ def test_a_share_is_not_cut_by_its_last_binary_digit():
 
     # 0.29 * 100 is 28.999999999999996
     with pytest.raises(BudgetError, match="meets flops 29:"):
-        budget.resolve(Hundred(), "flops", 0.29, Limits.of(()))
+        budget.resolve(Hundred(), "flops", 0.29, WidthBounds.of(()))

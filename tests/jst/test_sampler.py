@@ -174,9 +174,9 @@ def test_plans_meet_the_budget_and_leave_no_room_for_another_channel(
 
 
 def cheapest_larger(space: Space, plan: Plan) -> int:
-    """The least that a plan would cost with one more quantum of channels in one group."""
+    """The least that a plan would cost with one more step of channels in one group."""
     counts, widths = space.channels.counts(plan), space.channels.full_counts
-    steps = np.diag(space.limits.quantum)
+    steps = np.diag(space.bounds.step)
     costs = [
         space.channels.cost_of_counts(counts + step) for step in steps if (counts + step <= widths).all()
     ]

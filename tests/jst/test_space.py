@@ -72,8 +72,8 @@ def test_a_share_out_of_reach_is_the_smallest_within_reach(
 ) -> None:
     recipe = make_recipe({"flops": 0.5, "channels.min_share": 0.6})
     part = spaces_of(channels, recipe)[0].at(share)
-    assert list(some_plan(part).counts.values()) == part.limits.least.tolist()
-    least = channels.cost_of_counts(part.limits.least).flops
+    assert list(some_plan(part).counts.values()) == part.bounds.least.tolist()
+    least = channels.cost_of_counts(part.bounds.least).flops
     assert part.budget.limit == least
     assert part.budget.share == pytest.approx(least / channels.cost().flops, rel=1e-3)
 
@@ -107,7 +107,7 @@ def test_a_share_for_coarse_rounds_is_taken_as_it_is(channels: ChannelMap, make_
 
 
 def even_counts(own: Space) -> list[int]:
-    counts: list[int] = uniform_counts(own.channels, own.budget, own.limits).tolist()
+    counts: list[int] = uniform_counts(own.channels, own.budget, own.bounds).tolist()
     return counts
 
 
@@ -138,9 +138,9 @@ def test_narrow_groups_have_multiples_of_8_where_the_budget_leaves_room(
 ) -> None:
     spec = models.spec("resnet20", num_classes=10, in_channels=3, height=32, width=32)
     channels = analyse(models.build(spec, device="meta"), torch.zeros(1, 3, 32, 32))
-    bounds = spaces_of(channels, make_recipe(changes))[0].limits
+    bounds = spaces_of(channels, make_recipe(changes))[0].bounds
     found: dict[int, set[int]] = {}
-    for group, step in zip(channels.groups, bounds.quantum.tolist(), strict=True):
+    for group, step in zip(channels.groups, bounds.step.tolist(), strict=True):
         found.setdefault(group.width, set()).add(step)
     assert {width: found[width] for width in steps} == steps
 
@@ -148,4 +148,4 @@ def test_narrow_groups_have_multiples_of_8_where_the_budget_leaves_room(
 def test_steps_too_wide_to_come_near_the_budget_are_halved(channels: ChannelMap, make_recipe: Any) -> None:
     # Three groups: in steps of a half of each hardly any budget can be met.
     assert [group.width for group in channels.groups] == [8, 12, 16]
-    assert spaces_of(channels, make_recipe({"flops": 0.7}))[0].limits.quantum.tolist() == [1, 1, 2]
+    assert spaces_of(channels, make_recipe({"flops": 0.7}))[0].bounds.step.tolist() == [1, 1, 2]

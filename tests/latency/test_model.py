@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from jstc.channels.budget import Limits, project, resolve, smallest, uniform_counts
+from jstc.channels.budget import WidthBounds, project, resolve, smallest, uniform_counts
 from jstc.core.progress import Silent
 from jstc.errors import BudgetError
 from jstc.latency import Calibration, LatencyModel, Table
@@ -16,7 +16,7 @@ from jstc.recipe.schema import ChannelSettings
 
 
 def all_steps(channels, model):
-    return Limits.from_settings(channels.groups, ChannelSettings(), block=model.block)
+    return WidthBounds.from_settings(channels.groups, ChannelSettings(), block=model.block)
 
 
 def test_the_sum_of_the_layers(model, channels, timer):
@@ -70,17 +70,17 @@ def test_a_table_of_another_network_is_no_model(model, channels):
 
 def test_steps_are_the_providers(model, channels):
     assert model.block == 16
-    assert all_steps(channels, model).quantum.tolist() == [8, 16, 16]  # up to a quarter of 32, 64 and 64
+    assert all_steps(channels, model).step.tolist() == [8, 16, 16]  # up to a quarter of 32, 64 and 64
 
 
 def test_a_projection_takes_the_widths_that_are_fast(model, channels):
     timed = channels.timed(model)
-    limits = Limits.of(channels.groups, round_to=4)  # finer than the stairs: 36 costs as much as 48
-    budget = resolve(timed, "latency", 0.6, limits)
+    bounds = WidthBounds.of(channels.groups, round_to=4)  # finer than the stairs: 36 costs as much as 48
+    budget = resolve(timed, "latency", 0.6, bounds)
     for seed in range(20):
         random = np.random.default_rng(seed)
         levels = [np.arange(1, g.width + 1) / random.uniform(0.3, 1.0) for g in channels.groups]
-        counts = project(timed, levels, budget, limits)
+        counts = project(timed, levels, budget, bounds)
         used = budget.of(timed.cost_of_counts(counts))
         assert used <= budget.limit
         for group in range(len(counts)):  # no group stands in the middle of a stair
@@ -92,30 +92,30 @@ def test_a_projection_takes_the_widths_that_are_fast(model, channels):
 
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
 def test_budgets_of_latency_are_met(model, channels, share):
-    timed, limits = channels.timed(model), all_steps(channels, model)
-    budget = resolve(timed, "latency", share, limits)
-    counts = uniform_counts(timed, budget, limits)
+    timed, bounds = channels.timed(model), all_steps(channels, model)
+    budget = resolve(timed, "latency", share, bounds)
+    counts = uniform_counts(timed, budget, bounds)
     assert budget.limit == pytest.approx(share * model(channels.full_counts) * 1e6, abs=2)
     assert model(counts) * 1e6 <= budget.limit + 1
     assert budget.shown_limit == budget.limit / 1e6
 
 
 def test_a_time_is_a_budget_too(model, channels):
-    timed, limits = channels.timed(model), all_steps(channels, model)
+    timed, bounds = channels.timed(model), all_steps(channels, model)
     whole = model(channels.full_counts)
-    budget = resolve(timed, "latency", f"{whole / 2:.6f}ms", limits)
+    budget = resolve(timed, "latency", f"{whole / 2:.6f}ms", bounds)
     assert budget.share == pytest.approx(0.5, abs=1e-3)
     with pytest.raises(BudgetError, match=r"nothing to do: the target network takes .* ms, as predicted"):
-        resolve(timed, "latency", "100ms", limits)
+        resolve(timed, "latency", "100ms", bounds)
 
 
 def test_out_of_reach_names_the_smallest(model, channels):
-    timed, limits = channels.timed(model), all_steps(channels, model)
+    timed, bounds = channels.timed(model), all_steps(channels, model)
     with pytest.raises(BudgetError, match=r"meets latency 0\.00001000 ms: .* takes .* ms") as raised:
-        resolve(timed, "latency", "0.00001ms", limits)
+        resolve(timed, "latency", "0.00001ms", bounds)
     offered = float(re.search(r"takes ([0-9.]+) ms", str(raised.value))[1])
-    assert offered >= smallest(timed, limits).latency_ns / 1e6
-    resolve(timed, "latency", f"{offered}ms", limits)  # what is offered works
+    assert offered >= smallest(timed, bounds).latency_ns / 1e6
+    resolve(timed, "latency", f"{offered}ms", bounds)  # what is offered works
 
 
 def test_other_costs_are_untouched(model, channels):

@@ -161,17 +161,17 @@ def test_a_missed_budget_is_told(measured, said):
 def test_a_plan_that_misses_its_budget_is_corrected(truth, recipe, surprise):
     workspace = Workspace(recipe())
     latency = workspace.latency
-    limits = latency.limits(workspace.recipe)
-    budget = resolve(latency.channels, *workspace.recipe.budget, limits)
+    bounds = latency.bounds(workspace.recipe)
+    budget = resolve(latency.channels, *workspace.recipe.budget, bounds)
     groups = latency.channels.groups
     steep = [np.arange(1, g.width + 1) / g.width * (1 + n) for n, g in enumerate(groups)]
-    counts = project(latency.channels, steep, budget, limits).tolist()
+    counts = project(latency.channels, steep, budget, bounds).tolist()
     plan = Plan(
         {g.name: tuple(range(n)) for g, n in zip(groups, counts, strict=True)}, latency.channels.widths
     )
     truth.surprise = surprise * budget.shown_limit
     [before] = latency.timer.milliseconds([plan])
-    fitted = latency.fit(plan, [np.arange(g.width)[::-1] for g in groups], budget, limits)
+    fitted = latency.fit(plan, [np.arange(g.width)[::-1] for g in groups], budget, bounds)
     distance = abs(fitted.measured_ms / budget.shown_limit - 1)
     assert distance < abs(before / budget.shown_limit - 1)
     assert fitted.corrections > 0

@@ -250,8 +250,8 @@ def _fitted(context: StageContext, label: str, selection: Selection) -> tuple[Pl
     assert latency is not None
 
     def measured() -> dict[str, Any]:
-        limits = latency.limits(context.recipe)
-        found = latency.fit(selection.plan, selection.ranking, budget, limits)
+        bounds = latency.bounds(context.recipe)
+        found = latency.fit(selection.plan, selection.ranking, budget, bounds)
         context.progress.message(_told(found, budget))
         return {"plan": found.plan.to_dict(), "latency": found.to_dict(latency.model.setting)}
 

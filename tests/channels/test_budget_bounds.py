@@ -1,11 +1,11 @@
-"""Limits of single groups: which entry counts for which group, and what is refused."""
+"""Bounds of single groups: which entry counts for which group, and what is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from jstc.channels.budget import Limits, quantum_for
+from jstc.channels.budget import WidthBounds, step_for
 from jstc.channels.groups import Group
 from jstc.errors import RecipeError
 from jstc.recipe import loading
@@ -19,42 +19,42 @@ GROUPS = (
 )
 
 
-def limits(**groups: dict) -> Limits:
+def bounds(**groups: dict) -> WidthBounds:
     settings = ChannelSettings(
         round_to=1,
         min_share=0.1,
         groups={name.replace("__", "."): GroupSettings(**own) for name, own in groups.items()},
     )
-    return Limits.from_settings(GROUPS, settings)
+    return WidthBounds.from_settings(GROUPS, settings)
 
 
 def test_without_entries_all_groups_are_alike():
-    assert limits().least.tolist() == [2, 4, 4, 7]
-    assert limits().quantum.tolist() == [1, 1, 1, 1]
+    assert bounds().least.tolist() == [2, 4, 4, 7]
+    assert bounds().step.tolist() == [1, 1, 1, 1]
 
 
 def test_an_entry_sets_what_it_names_and_leaves_the_rest():
-    found = limits(layer2={"min_share": 0.5}, conv1={"round_to": 8})
+    found = bounds(layer2={"min_share": 0.5}, conv1={"round_to": 8})
     assert found.least.tolist() == [8, 16, 16, 7]
-    assert found.quantum.tolist() == [8, 1, 1, 1]
+    assert found.step.tolist() == [8, 1, 1, 1]
 
 
 def test_a_pattern_matches_by_the_name_of_the_group_or_of_any_of_its_layers():
-    assert limits(layer1={"min_width": 9}).least.tolist() == [9, 4, 4, 7]
-    assert limits(**{"layer3.0.conv2#2": {"min_width": 9}}).least.tolist() == [2, 4, 4, 9]
-    assert limits(**{"*.bn1": {"min_width": 9}}).least.tolist() == [2, 9, 9, 7]
+    assert bounds(layer1={"min_width": 9}).least.tolist() == [9, 4, 4, 7]
+    assert bounds(**{"layer3.0.conv2#2": {"min_width": 9}}).least.tolist() == [2, 4, 4, 9]
+    assert bounds(**{"*.bn1": {"min_width": 9}}).least.tolist() == [2, 9, 9, 7]
 
 
 def test_of_entries_for_one_group_the_later_wins_key_by_key():
-    found = limits(layer2={"min_width": 9, "round_to": 2}, layer2__0={"min_width": 5})
+    found = bounds(layer2={"min_width": 9, "round_to": 2}, layer2__0={"min_width": 5})
     assert found.least.tolist() == [2, 6, 10, 7]
-    assert found.quantum.tolist() == [1, 2, 2, 1]
-    other = limits(layer2__0={"min_width": 5}, layer2={"min_width": 9, "round_to": 2})
+    assert found.step.tolist() == [1, 2, 2, 1]
+    other = bounds(layer2__0={"min_width": 5}, layer2={"min_width": 9, "round_to": 2})
     assert other.least.tolist() == [2, 10, 10, 7]
 
 
 def test_no_group_is_asked_for_more_than_it_has():
-    assert limits(conv1={"min_width": 1000, "round_to": 1000}).least.tolist() == [16, 4, 4, 7]
+    assert bounds(conv1={"min_width": 1000, "round_to": 1000}).least.tolist() == [16, 4, 4, 7]
 
 
 def test_the_settings_for_all_are_those_of_a_recipe():
@@ -62,11 +62,11 @@ def test_the_settings_for_all_are_those_of_a_recipe():
         {"model": "m", "dataset": "d", "flops": "0.5"},
         ["channels.min_width=3", "channels.round_to=4", "channels.groups.layer2.*.round_to=auto"],
     ).channels
-    found = Limits.from_settings(GROUPS, settings)
-    assert found.quantum.tolist() == [4, 4, 4, 4]
+    found = WidthBounds.from_settings(GROUPS, settings)
+    assert found.step.tolist() == [4, 4, 4, 4]
     assert found.least.tolist() == [4, 4, 4, 8]
     wide = (Group("layer2.5", 64, 0, ("layer2.5",)),)
-    assert Limits.from_settings(wide, settings).quantum.tolist() == [8]
+    assert WidthBounds.from_settings(wide, settings).step.tolist() == [8]
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_the_settings_for_all_are_those_of_a_recipe():
 )
 def test_a_pattern_without_a_group_is_refused_with_near_names(pattern, near):
     with pytest.raises(RecipeError) as caught:
-        limits(conv1={"min_width": 2}, **{pattern: {"min_width": 2}})
+        bounds(conv1={"min_width": 2}, **{pattern: {"min_width": 2}})
     text = f"channels.groups: '{pattern}' matches no group that can be cut, nor a layer of one; "
     assert str(caught.value).startswith(f"{text}names there are such as {near}")
     assert str(caught.value).endswith("'jstc inspect' lists the groups")
 
 
 @pytest.mark.parametrize(
-    ("width", "round_to", "quantum"),
+    ("width", "round_to", "step"),
     [
         (7, "auto", 1),
         (16, "auto", 2),
@@ -98,21 +98,21 @@ def test_a_pattern_without_a_group_is_refused_with_near_names(pattern, near):
         (9, 3, 3),
     ],
 )
-def test_steps(width, round_to, quantum):
-    assert quantum_for(width, round_to) == quantum
+def test_steps(width, round_to, step):
+    assert step_for(width, round_to) == step
 
 
-@pytest.mark.parametrize(("parts", "quanta"), [(2, [8, 4, 8, 4]), (4, [4, 2, 8, 2]), (8, [2, 1, 4, 1])])
-def test_fewer_parts_are_wider_steps_of_narrow_groups(parts, quanta):
-    assert [quantum_for(width, "auto", parts=parts) for width in (16, 8, 32, 12)] == quanta
-    assert quantum_for(64, "auto", parts=parts) == 8 and quantum_for(12, 5, parts=parts) == 5
+@pytest.mark.parametrize(("parts", "steps"), [(2, [8, 4, 8, 4]), (4, [4, 2, 8, 2]), (8, [2, 1, 4, 1])])
+def test_fewer_parts_are_wider_steps_of_narrow_groups(parts, steps):
+    assert [step_for(width, "auto", parts=parts) for width in (16, 8, 32, 12)] == steps
+    assert step_for(64, "auto", parts=parts) == 8 and step_for(12, 5, parts=parts) == 5
 
 
 def test_the_finest_steps_may_have_a_least():
     widths = (64, 32, 16, 8, 7, 2, 1)
-    assert [quantum_for(width, "auto", least=4) for width in widths] == [8, 4, 4, 4, 2, 1, 1]
-    assert quantum_for(16, 1, least=4) == 1
+    assert [step_for(width, "auto", least=4) for width in widths] == [8, 4, 4, 4, 2, 1, 1]
+    assert step_for(16, 1, least=4) == 1
 
 
-def test_no_groups_no_limits():
-    assert np.array_equal(Limits.of(()).least, np.zeros(0, np.int64))
+def test_no_groups_no_bounds():
+    assert np.array_equal(WidthBounds.of(()).least, np.zeros(0, np.int64))
