@@ -4,9 +4,10 @@ Sizes written into a forward (a number of heads, a stored width, a view with a l
 invalid even where the ids agree. So the sliced network is traced once more, its parameters labelled with the
 channels that the uncut network found (`jstc.channels.replay`). The loop of `prove`:
 
-    trial         cut all groups, run, collect the failures with the module and the channels of each
-    learn         a failure with a number of the size at fault: an attribute of the module follows the cut;
-                  if that has not helped, the attribute is given up and the groups that are suspected frozen
+    trial         cut all groups, run, and collect the failures: where each is, which channels met there,
+                  and which sizes no longer fit
+    learn         an attribute of that module that holds such a size follows the cut from now on; where that
+                  has not helped, it is given up, and the suspected groups are frozen with the reason
     trial again   with the groups that are left, until nothing fails
 
 A turn that changes none of these ends it, and so do `_TRIES` turns: everything is frozen then.
