@@ -115,7 +115,7 @@ _request = _Request()
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block SIGTERM and SIGINT raise KeyboardInterrupt, in a training once it is saved."""
+    """Let SIGTERM and SIGINT raise KeyboardInterrupt in the block, in a training once it is saved."""
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield
         return
@@ -131,7 +131,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Within the block a signal is only noted: the block asks `stop_requested` after every step.
+    """Only note a signal in the block, which asks `stop_requested` after every step.
 
     A second one, or one for which nothing is saved within `GRACE_SECONDS`, raises KeyboardInterrupt; so does
     the end of the block when a request is still open.

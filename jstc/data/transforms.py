@@ -76,7 +76,7 @@ def transform_each(images: Tensor, transform: Transform, seeds: list[int]) -> Te
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within the block torch's global generator of the CPU starts at `seed`; afterwards it is as before.
+    """Start torch's global generator of the CPU at `seed` in the block; afterwards it is as before.
 
     The transforms draw from that one and take no other. torch.manual_seed would reach for those of the
     accelerators as well.

@@ -82,7 +82,7 @@ def converted(
 
 
 def accuracy_problem(file: str, *, accuracy: float, reference: float, max_drop: float) -> str | None:
-    """What is wrong when `accuracy` is more than `max_drop` percentage points below `reference`.
+    """The complaint when `accuracy` is more than `max_drop` percentage points below `reference`.
 
     Accuracies are fractions on the same images.
     """

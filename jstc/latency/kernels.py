@@ -211,7 +211,7 @@ class Grid:
 
     @classmethod
     def of(cls, axes: Sequence[Sequence[int]], times: Mapping[Widths, float]) -> Grid:
-        """From times by widths; all points of the grid must be there."""
+        """The grid of times by widths; all of its points must be there."""
         shape = [len(axis) for axis in axes]
         values = np.array([times[point] for point in itertools.product(*axes)]).reshape(shape)
         return cls(tuple(np.array(axis, np.float64) for axis in axes), values)

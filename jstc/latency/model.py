@@ -41,7 +41,7 @@ class Calibration:
         return float(np.interp(total, totals, times))
 
     def with_point(self, total: float, time: float) -> Calibration:
-        """With one network more. A narrower one never counts as slower than a wider one."""
+        """The calibration with one network more. A narrower one never counts as slower than a wider one."""
         points = {**dict(self.points), total: time}
         totals = sorted(points)
         times = np.minimum.accumulate([points[t] for t in reversed(totals)])[::-1]
@@ -66,7 +66,7 @@ class LatencyModel:
     def measured(
         cls, executions: Executions, table: Table, *, full: Counts, progress: Progress
     ) -> LatencyModel:
-        """From `table`, in which what is missing is measured first. `full` are the widths of all groups."""
+        """A model from `table`, completed by measuring first; `full` are the widths of all groups."""
         wanted = _wanted(executions, layers(executions, table.setting.batch), full)
         table.require(_points(wanted), progress)
         return cls(executions, table.times, table.setting, block=table.block, full=full)

@@ -53,7 +53,7 @@ class Setting:
 
     @classmethod
     def here(cls, provider: Provider, *, batch: int, threads: int) -> Setting:
-        """On this machine."""
+        """The setting on this machine."""
         processor = machine.processor(gpu=provider != "cpu")
         return cls(provider, batch, threads, processor, onnxruntime.__version__)
 
@@ -128,7 +128,7 @@ class Table:
         return _BLOCKS[-2]
 
     def _save(self, progress: Progress) -> None:
-        """Together with what another process has measured meanwhile."""
+        """Write the table, together with what another process has measured meanwhile."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
@@ -140,7 +140,7 @@ class Table:
 
 
 def doubtful(times: Mapping[Widths, float], points: Sequence[Widths]) -> list[Widths]:
-    """Those of `points` that are slower than wider ones, or dearer per channel than narrower ones.
+    """The `points` that are slower than wider ones, or dearer per channel than narrower ones.
 
     Where the machine was disturbed that is so, and where there is a step. Measuring them again tells which.
     """

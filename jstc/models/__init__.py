@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from jstc.models.catalogue import (
     ModelEntry,
+    ModelSpec,
     check,
     image_side,
     names,
     part,
     require_classifier,
     runs_user_code,
+    spec,
     task,
 )
-from jstc.models.spec import ModelSpec, spec
 from jstc.models.user_code import Permissions
 
 if TYPE_CHECKING:

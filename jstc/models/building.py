@@ -1,4 +1,4 @@
-"""From a spec to a network, initialised from a seed, or for its shapes alone. Nothing is downloaded."""
+"""Networks built from their spec: initialised from a seed, or for their shapes alone. Without downloads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from jstc._version import install_command
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import JstcError, ModelError, UnknownNameError
 from jstc.models import cifar_networks, user_code
-from jstc.models.catalogue import check, source_of, task
-from jstc.models.spec import ModelSpec
+from jstc.models.catalogue import ModelSpec, check, source_of, task
 
 __all__ = ["ShapesOnly", "build", "timm_constructor", "torchvision_constructor"]
 

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jstc.core import files
 from jstc.errors import ModelError
-from jstc.models.catalogue import runs_user_code, split_user_name
-from jstc.models.spec import ModelSpec
+from jstc.models.catalogue import ModelSpec, runs_user_code, split_user_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,7 +146,7 @@ class Permissions:
 
 
 _trusted: set[tuple[str, str]] = set()
-"""Of this process, where nothing can be written."""
+"""Names and hashes that this process knows, for where nothing can be written."""
 
 
 def require_trusted(name: str, *, named: str | None = None) -> None:

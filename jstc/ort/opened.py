@@ -42,13 +42,13 @@ __all__ = [
 _INPUT_SEED = 0
 _MOST_DIGITS = 18
 _MOST_VALUES = 2**28
-"""Of one image: 1 GiB of them. A file may claim any size."""
+"""The most numbers in one image, 1 GiB of them: a file may claim any size."""
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a file beforehand: FLOPs for one image, and its precision."""
+    """Things known of a file beforehand: FLOPs for one image, and its precision."""
 
     flops: int | None = None
     precision: str | None = None

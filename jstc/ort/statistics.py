@@ -146,9 +146,9 @@ class Change:
 
 
 def change_of_repeats(ratios: Sequence[float], *, confidence: float) -> Change:
-    """From independent measurements of new / base, two at least: geometric mean and Student's interval.
+    """The change by independent measurements of new / base, two at least.
 
-    `confidence`: 0.99 or 0.999.
+    Geometric mean and Student's interval; `confidence`: 0.99 or 0.999.
     """
     logs = [math.log(ratio) for ratio in ratios]
     table = _T[confidence]
@@ -159,7 +159,7 @@ def change_of_repeats(ratios: Sequence[float], *, confidence: float) -> Change:
 
 
 def change_of_recorded(base: tuple[float, float, float], new: tuple[float, float, float]) -> Change:
-    """From two speed-ups against the target network, each with its 95 % interval (value, low, high)."""
+    """The change by two speed-ups against the target network, with 95 % intervals (value, low, high)."""
     variance = 2 * BETWEEN_RUNS**2
     for _, low, high in (base, new):
         variance += (math.log(high / low) / (2 * Z95)) ** 2

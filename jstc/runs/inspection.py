@@ -18,7 +18,7 @@ from jstc.channels.operations import Placed
 from jstc.data.datasets import refuse_idle_root
 from jstc.errors import ChannelError, InputError, ModelError
 from jstc.models import ModelSpec, runs_user_code, user_code
-from jstc.models.spec import CIFAR_FORMS
+from jstc.models.catalogue import CIFAR_FORMS
 from jstc.ort import machine
 from jstc.recipe.schema import ChannelSettings, InputSettings
 from jstc.runs.manifest import versions

@@ -8,8 +8,8 @@ import pytest
 
 from jstc.errors import InputError
 from jstc.ort import bench, memory, sessions
+from jstc.ort.bench import verdict
 from jstc.ort.opened import Facts
-from jstc.ort.rows import verdict
 from jstc.ort.statistics import Ratio
 from jstc.recipe.schema import BenchSettings
 

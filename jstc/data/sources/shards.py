@@ -151,7 +151,7 @@ def _parsed(data: bytes, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-# -- the index: where the samples of a tar file lie, so that each can be read alone ------------------------
+# The index: where the samples of a tar file lie, so that each can be read alone.
 #
 # Files of a shard that follow each other and have the same name up to the first dot are one sample, as
 # WebDataset has it: an image, and its label as the text of a `.cls` or in a `.json`.

@@ -13,8 +13,8 @@ from jstc.core import files
 from jstc.export import encode_metadata, write_onnx
 from jstc.ort import bench as timing
 from jstc.ort import machine
+from jstc.ort.bench import BenchResult
 from jstc.ort.opened import Facts
-from jstc.ort.rows import BenchResult
 from jstc.runs.workspace import StageContext
 
 __all__ = ["bench"]
