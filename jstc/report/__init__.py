@@ -7,7 +7,7 @@ from pathlib import Path
 from jstc.core import files
 from jstc.report import plots
 from jstc.report.collect import PARETO, PICTURES, RunData, SweepData, is_sweep, read_run, read_sweep
-from jstc.report.page import html as page
+from jstc.report.page import html as page_of
 from jstc.report.rendering import markdown
 from jstc.report.stage_files import unreadable_images
 from jstc.report.tables import TableRow, sweep_table, table
@@ -43,7 +43,7 @@ def summarise(run: Path) -> Summary | SweepSummary:
 
 def html(data: RunData | SweepData) -> str:
     """The report as one HTML page, its pictures drawn for it."""
-    return page(data, plots.draw(data))
+    return page_of(data, plots.draw(data))
 
 
 def write(run: Path) -> None:
@@ -59,4 +59,4 @@ def write(run: Path) -> None:
     data = read(run)  # whose summary names the pictures
     files.write_json(run / "summary.json", to_document(data.summary))
     files.write_text(run / "report.md", markdown(data))
-    files.write_text(run / "report.html", page(data, drawings))
+    files.write_text(run / "report.html", page_of(data, drawings))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from jstc.errors import RecipeError
 from jstc.plan import Plan
@@ -45,6 +45,8 @@ __all__ = [
     "PARETO",
     "PICTURES",
     "Epoch",
+    "OperatorTime",
+    "Profile",
     "Round",
     "RunData",
     "SweepData",
@@ -85,12 +87,32 @@ class Epoch:
     lr: float
 
 
+class OperatorTime(BaseModel):
+    """All nodes of one kind: their time together, and its share of that of all nodes."""
+
+    operator: str
+    nodes: int
+    ms: float
+    share: float
+
+
+class Profile(BaseModel):
+    """Where the time of one file goes on one provider at one batch size, the longest first."""
+
+    file: str
+    provider: str
+    batch: int
+    nodes_ms: float | None = None
+    remark: str | None = None
+    operators: list[OperatorTime]
+
+
 @dataclass(frozen=True)
 class RunData:
     """A run with one budget. `rounds` are those of this budget, numbered from 1 among all `num_rounds`.
 
-    `images_per_round` and `images_per_epoch` are None where they are not known; `profile` is the document of
-    operator times, `checksums` are the files that leave the run.
+    `images_per_round` and `images_per_epoch` are None where they are not known; `checksums` are those of the
+    files that leave the run.
     """
 
     summary: Summary
@@ -101,7 +123,7 @@ class RunData:
     chosen_round: int | None
     images_per_round: float | None
     images_per_epoch: float | None
-    profile: Json
+    profiles: Sequence[Profile]
     checksums: Sequence[tuple[str, str]]
     recipe_text: str
 
@@ -130,6 +152,7 @@ def read_run(run: Path) -> RunData:
     found = findings(summary, wanted)
     history, epochs = (read_history(run / stage / "history.jsonl") for stage in ("search", "finetune"))
     search, finetune = results["search"], results["finetune"]
+    profiles = read_json(run, "bench/profile.json").get("profiles") or []
     chosen = search.get("round_of_plan")  # counted from 0
     return RunData(
         summary=summary.model_copy(update={"notes": notes(found)}),
@@ -140,7 +163,7 @@ def read_run(run: Path) -> RunData:
         chosen_round=chosen + 1 if isinstance(chosen, int) else None,
         images_per_round=_quotient(search.get("images_seen"), search.get("rounds")),
         images_per_epoch=_quotient(finetune.get("images_seen"), finetune.get("epochs")),
-        profile=read_json(run, "bench/profile.json"),
+        profiles=[_checked(Profile, entry) for entry in profiles],
         checksums=_checksums(manifest),
         recipe_text=(run / "recipe.yaml").read_text(encoding="utf-8"),
     )

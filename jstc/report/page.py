@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jstc.core import numbers
-from jstc.report.collect import RunData, SweepData
+from jstc.report.collect import OperatorTime, Profile, RunData, SweepData
 from jstc.report.groups import width_rows
 from jstc.report.plots.canvas import Drawing
 from jstc.report.rendering import render, title
@@ -87,13 +87,13 @@ def _run(data: RunData, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "rows": table(summary),
         "latency": summary.latency,
         "cut": summary.groups,
-        "cuts": width_rows(summary, summary.target),
+        "width_rows": width_rows(summary, summary.target),
         "files": summary.onnx,
         "tradeoff": [_figure(one) for one in tradeoffs],
         "speed": summary.bench,
         "panels": _panels(bars, summary.target_rows),
         "ideal": ideal,
-        "time": _profiles(data.profile),
+        "time": _times(data.profiles),
         "history": [_figure(one) for one in drawings if one.on_page and one not in tradeoffs],
         "stayed": summary.frozen,
         "checksums": data.checksums,
@@ -104,7 +104,7 @@ def _run(data: RunData, drawings: Sequence[Drawing]) -> dict[str, Any]:
 def _sweep(data: SweepData, drawings: Sequence[Drawing]) -> dict[str, Any]:
     summary = data.summary
     header, rows = sweep_table(summary, wide=True)
-    cuts = [(row.label, width_rows(row, summary.target)) for row in summary.sweep]
+    widths = [(row.label, width_rows(row, summary.target)) for row in summary.sweep]
     bars = [
         (one.label, row, ideal_speedup(one, summary.target)) for one in summary.sweep for row in one.slim_rows
     ]
@@ -115,7 +115,7 @@ def _sweep(data: SweepData, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "tradeoff": [_figure(one) for one in drawings],
         "speeds": panels,
         "panels": panels,
-        "widths": [(label, found) for label, found in cuts if found],
+        "widths": [(label, found) for label, found in widths if found],
         "each": summary.sweep,
         "checksums": [],
         "plan_hash": None,
@@ -223,43 +223,42 @@ def _bar(label: str, row: Timing, ideal: float | None, scale: float) -> Bar:
 _MOST = 8  # kinds of operators; the rest is one row
 
 
-class Operator(NamedTuple):
-    """A kind of operator: its time in all, and that as a part of the longest beside it."""
-
-    name: str
-    nodes: int
-    milliseconds: float
-    share: float
-    place: float
-
-
-class Profile(NamedTuple):
-    """The operators of one file on one provider at one batch size."""
+class Bars(NamedTuple):
+    """The operators of one file, each with its part of the longest beside it."""
 
     title: str
-    total: str
-    remark: str
-    operators: list[Operator]
+    profile: Profile
+    operators: list[tuple[OperatorTime, float]]
 
 
-def _profiles(document: Mapping[str, Any]) -> list[Profile]:
-    found = [entry for entry in document.get("profiles") or [] if entry["operators"]]
+def _times(profiles: Sequence[Profile]) -> list[Bars]:
+    """Bars of one provider and batch size are on one scale."""
+    profiles = [one for one in profiles if one.operators]
     longest: dict[tuple[str, int], float] = {}
-    for entry in found:
-        place = entry["provider"], entry["batch"]
-        longest[place] = max(longest.get(place, 0.0), entry["operators"][0]["ms"])
-    return [_profile(entry, longest[entry["provider"], entry["batch"]] or 1.0) for entry in found]
-
-
-def _profile(entry: Mapping[str, Any], longest: float) -> Profile:
-    kinds = [
-        Operator(one["operator"], one["nodes"], one["ms"], one["share"], 0) for one in entry["operators"]
+    for one in profiles:
+        place = one.provider, one.batch
+        longest[place] = max(longest.get(place, 0.0), one.operators[0].ms)
+    return [
+        Bars(
+            f"{one.file}, {one.provider}, batch {one.batch}",
+            one,
+            [
+                (kind, kind.ms / (longest[one.provider, one.batch] or 1.0))
+                for kind in _shortened(one.operators)
+            ],
+        )
+        for one in profiles
     ]
-    shown, rest = (kinds, []) if len(kinds) <= _MOST else (kinds[: _MOST - 1], kinds[_MOST - 1 :])
-    if rest:
-        nodes, times, shares = (sum(column) for column in list(zip(*rest, strict=True))[1:4])
-        shown.append(Operator(f"{len(rest)} other kinds", nodes, times, shares, 0))
-    title = f"{entry['file']}, {entry['provider']}, batch {entry['batch']}"
-    total = numbers.milliseconds(entry.get("nodes_ms"))
-    placed = [one._replace(place=one.milliseconds / longest) for one in shown]
-    return Profile(title, total, entry.get("remark") or "", placed)
+
+
+def _shortened(kinds: Sequence[OperatorTime]) -> list[OperatorTime]:
+    if len(kinds) <= _MOST:
+        return list(kinds)
+    rest = kinds[_MOST - 1 :]
+    others = OperatorTime(
+        operator=f"{len(rest)} other kinds",
+        nodes=sum(one.nodes for one in rest),
+        ms=sum(one.ms for one in rest),
+        share=sum(one.share for one in rest),
+    )
+    return [*kinds[: _MOST - 1], others]
