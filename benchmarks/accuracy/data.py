@@ -15,7 +15,7 @@ from benchmarks.accuracy.settings import CASES, Job
 from jstc import data
 from jstc.core import files
 from jstc.data import Dataset
-from jstc.data.in_memory import Arrays, Augmentation, dataset_in_memory
+from jstc.data.in_memory import Arrays, Augmentation, MemorySplit, dataset_in_memory
 from jstc.data.sampling import Indices, spread, stratified
 from jstc.data.transforms import policy
 from jstc.errors import DataError
@@ -44,8 +44,9 @@ def prepare(job: Job, *, root: Path | None, out: Path) -> Path:
 def _decoded(name: str, root: Path | None) -> dict[str, Any]:
     whole = data.load(name, root=root, settings=InputSettings(), seed=0, device=torch.device("cpu"))
     train, test = whole.train_full, whole.test
-    if not hasattr(train, "images"):
+    if not isinstance(train, MemorySplit) or not isinstance(test, MemorySplit):
         raise DataError(f"the images of '{name}' do not fit in memory")
+    assert train.augmentation is not None  # of the data sets that these cases have
     return {
         "train_images": train.images.numpy(),
         "train_labels": train.labels.numpy(),

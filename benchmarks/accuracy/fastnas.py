@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.accuracy.ledger import judged_on
 from benchmarks.accuracy.pretrained import pretrained
 from benchmarks.accuracy.work import Outcome, Work
 from jstc.data.base import Batch
@@ -85,7 +86,7 @@ def _prune(network: nn.Module, bound: float, checkpoint: Path, work: Work) -> nn
 
     def score(candidate: nn.Module) -> float:
         # Its hook on eval() estimates the batch-norm statistics of the candidate on those batches.
-        work.dataset.train.judged += images
+        judged_on(work.dataset.train).judged += images
         split = work.dataset.search_val
         return evaluate(candidate.eval(), split.ordered(max(work.batch, 256))).accuracy
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.accuracy.ledger import FORWARD
+from benchmarks.accuracy.ledger import FORWARD, judged_on
 from benchmarks.accuracy.pretrained import pretrained
 from benchmarks.accuracy.work import Outcome, Work, fresh
 from jstc.core import files
@@ -90,7 +90,7 @@ def _search(work: Work, recipe: Recipe, network: nn.Module) -> tuple[Plan, dict[
     if ranking := _ranking(work, recipe):
         work.ledger.pay("ranking", ranking)
         # Paid for: this is no judging.
-        work.dataset.train.judged -= importance_of(recipe).num_images(work.dataset.train)
+        judged_on(work.dataset.train).judged -= importance_of(recipe).num_images(work.dataset.train)
     return plan, {"search": result, "plan_hash": plan.hash}
 
 

@@ -73,7 +73,7 @@ def _gradients(network: nn.Module, work: Work) -> dict[str, Tensor]:
     with evaluating(network):
         for batch, labels in batches:
             images += len(labels)
-            F.cross_entropy(network(batch), labels).backward()
+            F.cross_entropy(network(batch), labels).backward()  # type: ignore[no-untyped-call]
     work.ledger.pay("pruning", images * work.channels.cost().flops)
     found = {n: p.grad.detach().cpu() for n, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
@@ -111,7 +111,7 @@ def _marked(network: nn.Module, gradients: dict[str, Tensor]) -> nn.Module:
 
     They stand in the running variances, which no importance looks at and which are cut with the rest.
     """
-    duplicate = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    duplicate = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)
     for name, parameter in duplicate.named_parameters():
         if name in gradients:
             parameter.grad = gradients[name].clone()
@@ -199,7 +199,9 @@ def traceable(network: nn.Module) -> None:
     for block in list(network.modules()):
         shortcut = getattr(block, "shortcut", None)
         if isinstance(shortcut, PaddedShortcut):
-            block.shortcut = _Shortcut(shortcut, block.conv1.in_channels)
+            first = block.get_submodule("conv1")
+            assert isinstance(first, nn.Conv2d)
+            block.shortcut = _Shortcut(shortcut, first.in_channels)
 
 
 @contextlib.contextmanager

@@ -60,8 +60,9 @@ class Work:
         """The start of a job: nothing spent."""
         # Recalibration of batch norms reads the training part in order, judging the search-validation part;
         # so does the ranking of a trained network's channels, which is paid for and taken off.
-        counted = {name: CountedSplit(getattr(dataset, name)) for name in ("train", "search_val")}
-        dataset = replace(dataset, **counted)
+        dataset = replace(
+            dataset, train=CountedSplit(dataset.train), search_val=CountedSplit(dataset.search_val)
+        )
         work = cls(job, job.recipe, dataset, Ledger(1, job.settings.epochs), Clock(), where, directory, cache)
         work.ledger.epoch = dataset.train_full.num_images * work.channels.cost().flops
         return work
@@ -88,7 +89,9 @@ class Work:
     @property
     def limit(self) -> int:
         """The budget, in FLOPs."""
-        return int(self.recipe.budget[1] * self.channels.cost().flops * (1 + 1e-12))
+        share = self.recipe.budget[1]
+        assert not isinstance(share, str)  # a string is a budget of latency
+        return int(share * self.channels.cost().flops * (1 + 1e-12))
 
     @property
     def batch(self) -> int:
@@ -161,8 +164,9 @@ def initialise(network: nn.Module, *, seed: int) -> None:
     """New weights as the networks of `jstc.models` draw their first ones, for the widths as they are."""
     with seeds.seeded(seed):
         for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.Linear):

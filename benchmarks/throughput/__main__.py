@@ -51,10 +51,11 @@ def main() -> None:
     setup = Setup(**{name: getattr(options, name) for name in Setup.__dataclass_fields__})
     machine = environment()
     subject = Subject.of(setup)
-    result = {"setup": asdict(setup), "environment": machine, "device": _device_name(subject.where),
+    where = _device_name(subject.where)
+    result = {"setup": asdict(setup), "environment": machine, "device": where,
               "threads": torch.get_num_threads(), "images": subject.dataset.train.num_images,
               "usual_steps": subject.usual_steps(setup)}  # fmt: skip
-    print(_title(setup, subject, result["device"]))
+    print(_title(setup, subject, where))
     if warning := busy(machine):
         print(warning)
     for part in options.parts.split(","):

@@ -87,7 +87,7 @@ def scaling(setup: Setup) -> dict[str, Any]:
     """
     torch.set_num_threads(1)  # torchrun's own habit, unless the recipe says otherwise
     subject = Subject.of(replace(setup, clock="wall"))
-    process_group.start(subject.where)
+    process_group.join(subject.where)
     threads = torch.get_num_threads()
     world, batch = processes.world(), setup.batch
     sizes = (batch, batch * world, batch)
@@ -103,7 +103,7 @@ def scaling(setup: Setup) -> dict[str, Any]:
         turns.append(turn)
     found = {"world": world, "threads": threads, "batches": {"alone": alone.batch, "weak": weak.batch},
              "steps": setup.steps, "turns": turns[1:], "rounds": _rounds(subject)}  # fmt: skip
-    process_group.shut_down()
+    process_group.leave()
     return found
 
 

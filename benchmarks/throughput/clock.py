@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from unittest import mock
@@ -49,7 +49,7 @@ class Stopwatch:
     def __init__(
         self, sync: Callable[[], None] = lambda: None, now: Callable[[], float] = time.perf_counter
     ) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._sync, self._now, self._parts, self._since = sync, now, [OTHER], now()
 
     @contextlib.contextmanager

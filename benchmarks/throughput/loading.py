@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.throughput.clock import Stopwatch
 from benchmarks.throughput.setups import RANDOM, Subject, random_dataset
-from jstc.data import Dataset, in_memory, loader
+from jstc.data import Dataset, in_memory, loader, transforms
 from jstc.data.base import Split
 from jstc.train.loop import stream
 
@@ -99,15 +99,15 @@ def _watched_split(split: Split, watch: Stopwatch) -> Split:
 
 @contextlib.contextmanager
 def _watched(watch: Stopwatch) -> Iterator[None]:
-    transform = loader.transforms.for_training
+    transform = transforms.for_training
 
     def timed_transform(*given: Any) -> Any:
         return watch.around(transform(*given), "augment")
 
     with (
-        mock.patch.object(loader.transforms, "for_training", timed_transform),
+        mock.patch.object(transforms, "for_training", timed_transform),
         mock.patch.object(in_memory, "_move", watch.around(in_memory._move, "augment")),
         mock.patch.object(in_memory, "normalise", watch.around(in_memory.normalise, "normalise")),
-        mock.patch.object(loader, "normalise", watch.around(loader.normalise, "normalise")),
+        mock.patch.object(loader, "normalise", watch.around(in_memory.normalise, "normalise")),
     ):
         yield

@@ -16,6 +16,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -32,8 +34,10 @@ from jstc.train.loop import frozen, train_steps
 from jstc.train.one_step import step_options
 from jstc.train.schedule import Schedule
 
+T = TypeVar("T")
 
-def timed(work: Callable[[], object]) -> tuple[float, object]:
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
     """Seconds and the result."""
     started = time.perf_counter()
     result = work()
@@ -80,17 +84,17 @@ def main() -> None:
     for number in range(options.rounds + 1):
         plan = proposer.propose(target, fine, 0).plan
         full, _ = timed(lambda: train(network, whole))
-        cutting, trial = timed(lambda plan=plan: cut(target, plan, settings))
+        cutting, trial = timed(partial(cut, target, plan, settings))
         both = [trial.gated.ungated(), trial.gated]
         with frozen(trial.gated.alpha):
             taken = {
-                called: timed(lambda called=called, trial=trial: train(called, trial.optimizer))[0]
+                called: timed(partial(train, called, trial.optimizer))[0]
                 for called in (both if number % 2 else reversed(both))  # neither is always the first
             }
         if options.compile:
             called = compiled(trial.gated.ungated())
-            fused.append(timed(lambda called=called, trial=trial: train(called, trial.optimizer))[0])
-        back, _ = timed(lambda trial=trial: put_back(trial, target))
+            fused.append(timed(partial(train, called, trial.optimizer))[0])
+        back, _ = timed(partial(put_back, trial, target))
         rows.append((full, *(taken[called] for called in both), cutting + back))
     full, small, gated, moved = (statistics.median(column) for column in zip(*rows[1:], strict=True))
     count, share = options.steps * options.batch, 100 * moved / (small + moved)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jstc.models.catalogue import torchvision_names
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
 __all__ = ["NUM_CLASSES", "SETS", "build", "image_size", "names_of", "randomise"]
 
@@ -69,15 +69,15 @@ def randomise(network: nn.Module) -> None:
             _tell_apart(name, parameter, generator)
 
 
-def _tell_apart(name: str, parameter: Tensor, generator: object) -> None:
+def _tell_apart(name: str, parameter: Tensor, generator: Generator) -> None:
     vector = parameter.numel() == max(parameter.shape, default=1)  # also [C, 1, 1] and the like
     value = parameter.flatten()[0]
     if vector and name.endswith("bias"):
-        parameter.normal_(0.1, 0.2, generator=generator)  # type: ignore[call-overload]
+        parameter.normal_(0.1, 0.2, generator=generator)
     elif parameter.numel() == 1:
         parameter.fill_(0.5 if value == 0 else float(value))
     elif bool((parameter == value).all()):
         if vector:  # a norm's weight, a layer scale
-            parameter.uniform_(0.5, 1.5, generator=generator)  # type: ignore[call-overload]
+            parameter.uniform_(0.5, 1.5, generator=generator)
         else:  # an embedding, a table, a layer that begins as zero
-            parameter.normal_(0, 0.2, generator=generator)  # type: ignore[call-overload]
+            parameter.normal_(0, 0.2, generator=generator)

@@ -166,7 +166,7 @@ def _nearest(network: nn.Module, image: Tensor, first: PeerResult, *, share: flo
     # Each guess takes FLOPs for a power of the kept ratio, and stays within what is known to bracket it.
     low, high, best, last = 0.0, 1.0, first, first
     for _ in range(_TRIES):
-        if last.share is None or abs(best.share - share) <= _CLOSE:
+        if last.share is None or best.share is None or abs(best.share - share) <= _CLOSE:
             break
         low, high = (last.ratio, high) if last.share > share else (low, last.ratio)
         ratio = _next_ratio(last.ratio, last.share, share=share, low=low, high=high)
@@ -190,7 +190,7 @@ def _at(network: nn.Module, image: Tensor, ratio: float, whole: int) -> PeerResu
 def _next_ratio(ratio: float, reached: float, *, share: float, low: float, high: float) -> float:
     if 0 < reached < 1:
         power = math.log(reached) / math.log(1 - ratio)
-        guess = 1 - share ** (1 / power)
+        guess = 1 - float(share ** (1 / power))
         if low < guess < high:
             return guess
     return (low + high) / 2

@@ -119,9 +119,7 @@ def test_the_handler_of_sigterm_is_put_back(house):
 
 def test_running_out_of_gpu_memory_names_the_way_out(house):
     house.faults["search"] = fault(torch.OutOfMemoryError("CUDA out of memory\nmore"))
-    with pytest.raises(
-        StageError, match=r"^search: out of GPU memory; lower train.batch_size \(CUDA out"
-    ):
+    with pytest.raises(StageError, match=r"^search: out of GPU memory; lower train.batch_size \(CUDA out"):
         house.run()
 
 

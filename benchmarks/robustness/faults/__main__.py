@@ -31,8 +31,9 @@ from benchmarks.robustness.faults.compare import differences, fingerprint
 
 __all__ = ["Trial", "Whole", "main", "trial", "unbroken", "warm"]
 
-TRAINING_MODULES = ("jstc.jst.joint", "jstc.finetune", "torchvision.models", "sklearn.datasets")
-TRAINING_MODULES += ("fvcore.nn", "torch._dynamo")
+TRAINING_MODULES = (
+    "jstc.jst.joint", "jstc.finetune", "torchvision.models", "sklearn.datasets", "fvcore.nn", "torch._dynamo",
+)  # fmt: skip
 EXPORT_MODULES = ("jstc.export", "onnxruntime", "onnxscript", "torch.onnx")
 
 KILLED = -signal.SIGKILL

@@ -78,12 +78,12 @@ class Events:
 
     def watch(self) -> None:
         """Look at all writes of this process from here on."""
-        os.fsync = self._around(os.fsync)  # type: ignore[assignment]
-        os.link = self._around(os.link)  # type: ignore[assignment]
+        os.fsync = self._around(os.fsync)
+        os.link = self._around(os.link)
         Path.replace = self._around(Path.replace)  # type: ignore[method-assign]
-        checkpoint.save_file = self._cut(checkpoint.save_file)  # type: ignore[assignment]
-        Path.write_bytes = self._cut_bytes(Path.write_bytes)  # type: ignore[method-assign, assignment]
-        History._write = self._cut_line(History._write)  # type: ignore[method-assign, assignment]
+        checkpoint.save_file = self._cut(checkpoint.save_file)  # type: ignore[attr-defined]
+        Path.write_bytes = self._cut_bytes(Path.write_bytes)  # type: ignore[method-assign]
+        History._write = self._cut_line(History._write)  # type: ignore[method-assign]
 
     def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **options: Any) -> Any:

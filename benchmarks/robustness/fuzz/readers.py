@@ -110,7 +110,7 @@ def _plan(_: Path, file: Path) -> None:
     from jstc import Plan
 
     plan = Plan.load(file)
-    _ = plan.hash, plan.counts
+    assert plan.hash and plan.counts is not None
 
 
 def _manifest(base: Path, _: Path) -> None:
@@ -177,9 +177,9 @@ def _weights(base: Path, file: Path) -> None:
 
 
 def _image(_: Path, file: Path) -> None:
-    from jstc.data import decoding
+    from jstc.data import images
 
-    decoding.open_file(file)
+    images.open_file(file)
 
 
 def _parquet(base: Path, _: Path) -> None:
