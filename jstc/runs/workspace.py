@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from jstc.channels import ChannelMap
     from jstc.channels.budget import Budget
     from jstc.data import DataInfo, Dataset
+    from jstc.latency import Setting
     from jstc.models import ModelSpec
-    from jstc.ort.machine import Setting
     from jstc.runs.latency_budget import LatencyBudgets
     from jstc.runs.network_timer import NetworkTimer
 
