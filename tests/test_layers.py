@@ -76,16 +76,35 @@ def test_what_is_free_of_torch_stays_so(path):
     assert not heavy
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if part_of(p) == "cli"], ids=lambda path: path.name)
-def test_the_command_line_imports_only_what_is_light(path):
-    allowed = {"jstc.cli", "jstc.core", "jstc.errors", "typer", "rich"}
-    if path.name == "progress_view.py":  # loaded when there is progress to show
-        allowed.add("rich.progress")
-    for name in imports(path, only_at_import=True):
-        standard = not name.startswith(
-            ("jstc", "torch", "onnx", "numpy", "pydantic", "yaml", "rich", "typer")
-        )
-        assert standard or any(name == known or name.startswith(known + ".") for known in allowed), name
+def loaded_with(module: str) -> set[str]:
+    """The module and those of jstc that importing it imports, directly or not."""
+    found, waiting = set(), {module}
+    while waiting:
+        name = waiting.pop()
+        path = ROOT.parent.joinpath(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name.startswith("jstc") and name not in found and path.is_file():
+            found.add(name)
+            names = set(imports(path, only_at_import=True))
+            waiting |= names | {each.rpartition(".")[0] for each in names}
+    return found
+
+
+EARLY = sorted(loaded_with("jstc.cli") | loaded_with("jstc.cli.app"))
+
+
+def test_a_command_loads_what_it_shows_with_late():
+    assert {"jstc.cli.app", "jstc.cli.run", "jstc.cli.options", "jstc.core.files"} <= set(EARLY)
+    assert not {"jstc.cli.results", "jstc.cli.console", "jstc.recipe.schema"} & set(EARLY)
+
+
+@pytest.mark.parametrize("module", EARLY)
+def test_the_command_line_starts_with_only_what_is_light(module):
+    assert module == "jstc" or module.split(".")[1] in ("cli", "core", "errors", "_version", "plan")
+    path = ROOT.parent.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    heavy = ("torch", "onnx", "onnxruntime", "numpy", "pydantic", "yaml", "rich", "jinja2", "matplotlib")
+    assert not {name.split(".")[0] for name in imports(path, only_at_import=True)} & set(heavy)
 
 
 def test_modules_do_not_import_each_other_in_a_circle():

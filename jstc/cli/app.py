@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jstc._version import __version__
 from jstc.cli import bench, compare, evaluate, export, inspect, lists, report, run, search
 
 __all__ = ["app"]
@@ -21,8 +22,6 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from jstc._version import __version__
-
         typer.echo(f"jstc {__version__}")
         raise typer.Exit
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from jstc.cli import options
+from jstc.cli.run import run_stage
 from jstc.core.progress import Progress
 from jstc.errors import InputError
-
-if TYPE_CHECKING:
-    from jstc.recipe.schema import Recipe
 
 __all__ = ["bench"]
 
@@ -66,7 +64,7 @@ def bench(
 
     Stages of RUN that it needs and that are missing run first; options replace those of its recipe.
     """
-    from jstc.cli import results
+    from jstc.cli import bench_view, progress_view
 
     given = {"provider": provider, "threads": threads, "seconds": seconds, "memory": memory}
     settings = _settings(given | {"profile": profile}, batch=batch, trace=trace)
@@ -74,22 +72,23 @@ def bench(
     if onnx_files:
         if len(onnx_files) != len(targets or ()):
             raise InputError("give either one run directory or ONNX files, not both")
-        with results.progress(quiet=quiet, verbose=verbose) as shown:
+        with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
             found = _measured(onnx_files, settings, shown)
-        results.bench(found, as_json=json, quiet=quiet)
+        bench_view.show(found, as_json=json, quiet=quiet)
         return
     if len(targets or ()) > 1:
         raise InputError("give one run directory, or several ONNX files")
     run = targets[0] if targets else None
-    results.run_stage(
+    run_stage(
         "bench",
         run,
         changes=settings,
         fresh=fresh,
+        model=model,
+        allow_pickle=allow_pickle,
         json=json,
         quiet=quiet,
         verbose=verbose,
-        permissions=options.permissions(model, pickle=allow_pickle),
     )
 
 
@@ -106,8 +105,9 @@ def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | N
 
 def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from jstc.ort import bench, machine
+    from jstc.recipe import loading
 
-    recipe = _recipe(settings)
+    recipe = loading.from_flags({"model": "-", "dataset": "-", "flops": "1", **settings})
     environment = machine.environment()  # first: its load is that before our own work
     if said := machine.busy(environment):
         progress.message(f"bench: {said}")
@@ -118,9 +118,3 @@ def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -
         progress=progress,
     )
     return {**found.to_dict(), "profiles": found.profiles, "environment": environment}
-
-
-def _recipe(settings: dict[str, Any]) -> Recipe:
-    from jstc.recipe import loading
-
-    return loading.from_flags({"model": "-", "dataset": "-", "flops": "1", **settings})

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from jstc.cli import console
+from jstc.core import files
 
 __all__ = ["profiles", "read", "rows", "show"]
 
@@ -20,8 +21,6 @@ Row = dict[str, Any]
 
 def read(folder: Path) -> dict[str, Any]:
     """What the bench stage left in its folder: `rows`, and `skipped` and `profiles` if there are any."""
-    from jstc.core import files
-
     found: dict[str, Any] = files.read_json(folder / "bench.json")
     profile = folder / "profile.json"
     return found | (files.read_json(profile) if profile.exists() else {})

@@ -11,7 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from jstc.cli.exit_codes import in_json, visible
+from jstc.core import files
 from jstc.errors import InputError
 
 __all__ = ["closing", "document", "label", "note", "page", "redirected", "table", "text"]
@@ -51,8 +57,6 @@ def redirected(path: Path | None) -> Iterator[None]:
         return
     with contextlib.redirect_stdout(io.StringIO()) as written:
         yield
-    from jstc.core import files
-
     try:
         files.write_text(path, written.getvalue())
     except OSError as error:
@@ -88,11 +92,6 @@ def table(
     Plain when not a terminal; on one, texts are folded, those of the first column not with `whole_names`.
     """
     numbers = range(len(header))[numbers_from:numbers_to] if numbers_from is not None else ()
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     shown = Table(box=box.SIMPLE_HEAD, show_header=any(header), pad_edge=False)
     for index, name in enumerate(header):
         right = index in numbers

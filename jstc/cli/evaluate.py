@@ -12,33 +12,37 @@ from jstc.cli import options
 __all__ = ["evaluate"]
 
 
+Target = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN | MODEL.onnx", help="A run (default: the newest), or an ONNX file."),
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="A dataset; default: the run's own.")
+]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: onnxruntime's own choice.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Only so many images, spread over the split.")
+]
+
+
 def evaluate(
-    target: Annotated[
-        Path | None,
-        typer.Argument(metavar="RUN | MODEL.onnx", help="A run (default: the newest), or an ONNX file."),
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="A dataset; default: the run's own.")
-    ] = None,
+    target: Target = None,
+    dataset: Dataset = None,
     data: options.Data = None,
     provider: options.AnyProvider = None,
-    threads: Annotated[
-        int, typer.Option("--threads", min=0, help="CPU threads; 0: onnxruntime's own choice.")
-    ] = 0,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only so many images, spread over the split.")
-    ] = None,
+    threads: Threads = 0,
+    limit: Limit = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Accuracy of a RUN's or another ONNX file on the test split."""
-    from jstc.cli import results
+    from jstc.cli import console, progress_view
     from jstc.runs import evaluation
 
     path = options.run_or_newest(target)
     chosen = provider or options.ProviderName.auto
-    with results.progress(quiet=quiet or json, verbose=False) as shown:
+    with progress_view.shown(quiet=quiet or json, verbose=False) as shown:
         result = evaluation.evaluate(
             path,
             dataset=dataset,
@@ -49,9 +53,9 @@ def evaluate(
             progress=shown,
         )
     if json:
-        results.document(result)
+        console.document(result)
     else:
-        results.table(["", ""], _rows(result))
+        console.table(["", ""], _rows(result))
 
 
 def _rows(result: dict[str, Any]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from jstc.cli import options
+from jstc.cli.run import run_stage
 from jstc.errors import InputError, UnknownNameError
 
 __all__ = ["KNOWN", "export", "told_apart"]
@@ -75,42 +76,51 @@ class FloatName(StrEnum):
     float16 = "float16"
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN",
+        help="Run directory, or one budget's in it; the newest under runs/ if left out.",
+        show_default=False,
+    ),
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option("--precision", metavar="NAME...", help="fp32, fp16, int8: one or several."),
+]
+MaxAccuracyDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-accuracy-drop",
+        metavar="POINTS",
+        help="Percentage points that a precision may lose against torch; exit code 3 beyond.",
+    ),
+]
+Batch = Annotated[
+    str | None, typer.Option("--batch", metavar="N", help="Fixed batch size; 'dynamic' for any.")
+]
+Opset = Annotated[int | None, typer.Option("--opset", help="ONNX opset.")]
+WithPreprocess = Annotated[
+    bool | None,
+    typer.Option(
+        "--with-preprocess/--without-preprocess",
+        help="Also write files that take uint8 images of any size and give classes.",
+        show_default=False,
+    ),
+]
+Fp16Io = Annotated[
+    FloatName | None, typer.Option("--fp16-io", help="Type of the inputs and outputs of fp16.")
+]
+
+
 def export(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN",
-            help="Run directory, or one budget's in it; the newest under runs/ if left out.",
-            show_default=False,
-        ),
-    ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option("--precision", metavar="NAME...", help="fp32, fp16, int8: one or several."),
-    ] = None,
-    max_accuracy_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-accuracy-drop",
-            metavar="POINTS",
-            help="Percentage points that a precision may lose against torch; exit code 3 beyond.",
-        ),
-    ] = None,
-    batch: Annotated[
-        str | None, typer.Option("--batch", metavar="N", help="Fixed batch size; 'dynamic' for any.")
-    ] = None,
-    opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset.")] = None,
-    with_preprocess: Annotated[
-        bool | None,
-        typer.Option(
-            "--with-preprocess/--without-preprocess",
-            help="Also write files that take uint8 images of any size and give classes.",
-            show_default=False,
-        ),
-    ] = None,
-    fp16_io: Annotated[
-        FloatName | None, typer.Option("--fp16-io", help="Type of the inputs and outputs of fp16.")
-    ] = None,
+    words: Words = None,
+    precision: Precisions = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
+    batch: Batch = None,
+    opset: Opset = None,
+    with_preprocess: WithPreprocess = None,
+    fp16_io: Fp16Io = None,
     settings: options.Set = None,
     fresh: options.Fresh = False,
     model: options.Model = None,
@@ -125,8 +135,6 @@ def export(
     Each of several precisions is a file of its own. Stages that it needs and that are
     missing run first. Options stay in the run's recipe.
     """
-    from jstc.cli import results
-
     _require_own(settings or ())
     run, named = told_apart(words or (), precision or ())
     given = {
@@ -138,16 +146,17 @@ def export(
         "fp16_io": fp16_io.value if fp16_io else None,
     }
     changes = {f"export.{key}": value for key, value in given.items() if value is not None}
-    results.run_stage(
+    run_stage(
         "export",
         run,
         changes=changes,
         overrides=settings or (),
         fresh=fresh,
+        model=model,
+        allow_pickle=allow_pickle,
         json=json,
         quiet=quiet,
         verbose=verbose,
-        permissions=options.permissions(model, pickle=allow_pickle),
     )
 
 

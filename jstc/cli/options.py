@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jstc.cli.exit_codes import show_tracebacks
+from jstc.core import processes
 
 if TYPE_CHECKING:
     from jstc.models import Permissions
@@ -127,15 +130,10 @@ def permissions(model: str | None, *, pickle: bool) -> Permissions:
 
 def command_line() -> str:
     """What the user typed, so that it can be typed again to continue."""
-    import shlex
-    import sys
-
     return shlex.join([*_program(), *(word for word in sys.argv[1:] if word != "--fresh")])
 
 
 def _program() -> list[str]:
-    from jstc.core import processes
-
     if not processes.several():
         return ["jstc"]
     each, machines = processes.local_world(), processes.world() // processes.local_world()

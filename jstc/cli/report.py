@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +41,6 @@ def report(
 
 
 def _show(path: Path, *, json: bool, markdown: bool, html: bool, out: Path | None) -> None:
-    import contextlib
-
     from jstc import report as reporting
     from jstc.cli import console, results
     from jstc.runs import commands
@@ -52,8 +51,8 @@ def _show(path: Path, *, json: bool, markdown: bool, html: bool, out: Path | Non
     data = reporting.read(path)
     with console.redirected(out):
         if markdown:
-            results.text(reporting.markdown(data))
+            console.text(reporting.markdown(data))
         elif html:
-            results.text(reporting.html(data))
+            console.text(reporting.html(data))
         else:
             results.summary(data.summary, path, as_json=json)

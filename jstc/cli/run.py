@@ -1,15 +1,16 @@
-"""`jstc run`."""
+"""`jstc run`, and what commands of one stage have in common: `finetune` and `slim` are no more than that."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from jstc.cli import options
 
-__all__ = ["finetune", "run", "slim"]
+__all__ = ["finetune", "run", "run_stage", "slim"]
 
 
 def run(
@@ -33,7 +34,7 @@ def run(
     A list of budgets in the recipe (flops: [0.7, 0.5]) shares one search; the other stages run for each.
     """
     from jstc import summary
-    from jstc.cli import results
+    from jstc.cli import progress_view, results
     from jstc.data.datasets import refuse_idle_root
     from jstc.recipe import loading
     from jstc.runs import commands, directory
@@ -49,7 +50,7 @@ def run(
     refuse_idle_root(loaded.dataset, data)
     # What a recipe of one's own names is one's own word; the recipe in a run directory may be anybody's.
     foreign = directory.holds(recipe) and model is None
-    with results.progress(quiet=quiet, verbose=verbose) as shown:
+    with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
         path = commands.run(
             loaded,
             out=out,
@@ -61,7 +62,42 @@ def run(
     results.summary(summary.load(path / "summary.json"), path, as_json=json, quiet=quiet)
 
 
-# `jstc finetune`.
+def run_stage(
+    name: str,
+    run: Path | None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    fresh: bool,
+    model: str | None,
+    allow_pickle: bool,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Run one stage of a run directory and show its result; `changes` and `overrides` go to its recipe.
+
+    `model` and `allow_pickle` are what the command line allows.
+    """
+    from jstc.cli import progress_view, results
+    from jstc.recipe import loading
+    from jstc.runs import commands, directory
+
+    path = options.run_or_newest(run)
+    recipe = directory.read_recipe(path)
+    if changes or overrides:
+        recipe = loading.load(path / "recipe.yaml", overrides, flags=changes)
+    with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
+        commands.run_stage(
+            path,
+            name,
+            recipe=recipe,
+            fresh=fresh,
+            command=options.command_line(),
+            progress=shown,
+            permissions=options.permissions(model, pickle=allow_pickle),
+        )
+    results.stage(path, name, as_json=json, quiet=quiet)
 
 
 def finetune(
@@ -78,15 +114,16 @@ def finetune(
 
     Of several budgets, that of each.
     """
-    from jstc.cli import results
-
-    allowed = options.permissions(model, pickle=allow_pickle)
-    results.run_stage(
-        "finetune", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, permissions=allowed
+    run_stage(
+        "finetune",
+        run,
+        fresh=fresh,
+        model=model,
+        allow_pickle=allow_pickle,
+        json=json,
+        quiet=quiet,
+        verbose=verbose,
     )
-
-
-# `jstc slim`.
 
 
 def slim(
@@ -103,7 +140,13 @@ def slim(
 
     Stages that it needs and that are missing run first.
     """
-    from jstc.cli import results
-
-    allowed = options.permissions(model, pickle=allow_pickle)
-    results.run_stage("slim", run, fresh=fresh, json=json, quiet=quiet, verbose=verbose, permissions=allowed)
+    run_stage(
+        "slim",
+        run,
+        fresh=fresh,
+        model=model,
+        allow_pickle=allow_pickle,
+        json=json,
+        quiet=quiet,
+        verbose=verbose,
+    )

@@ -9,45 +9,54 @@ from typing import Annotated
 import typer
 
 from jstc.cli import options
+from jstc.errors import RecipeError
 
 __all__ = ["search"]
 
 
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A network; see `jstc models`.")]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="A dataset; see `jstc datasets`.")
+]
+Flops = Annotated[
+    str | None,
+    typer.Option(
+        "--flops",
+        metavar="X[,X...]",
+        help="Budget: a share (0.5) or a count (500M); several (0.7,0.5) share one search.",
+    ),
+]
+Params = Annotated[
+    str | None, typer.Option("--params", metavar="X[,X...]", help="Budget in parameters instead.")
+]
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        "--latency",
+        metavar="X[,X...]",
+        help="Budget in onnxruntime's time instead: 2ms, or a share (0.5).",
+    ),
+]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images at once, of a budget of latency.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=0, help="onnxruntime's threads, of a budget of latency.")
+]
+Template = Annotated[
+    Path | None, typer.Option("--recipe", metavar="FILE", help="Take all other settings from a recipe.")
+]
+
+
 def search(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A network; see `jstc models`.")],
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="A dataset; see `jstc datasets`.")
-    ] = None,
+    model: Model,
+    dataset: Dataset = None,
     data: options.Data = None,
-    flops: Annotated[
-        str | None,
-        typer.Option(
-            "--flops",
-            metavar="X[,X...]",
-            help="Budget: a share (0.5) or a count (500M); several (0.7,0.5) share one search.",
-        ),
-    ] = None,
-    params: Annotated[
-        str | None, typer.Option("--params", metavar="X[,X...]", help="Budget in parameters instead.")
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option(
-            "--latency",
-            metavar="X[,X...]",
-            help="Budget in onnxruntime's time instead: 2ms, or a share (0.5).",
-        ),
-    ] = None,
+    flops: Flops = None,
+    params: Params = None,
+    latency: Latency = None,
     provider: options.Provider = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Images at once, of a budget of latency.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=0, help="onnxruntime's threads, of a budget of latency.")
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="Take all other settings from a recipe.")
-    ] = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    recipe: Template = None,
     out: options.Out = None,
     settings: options.Set = None,
     weights: options.Weights = None,
@@ -65,7 +74,7 @@ def search(
 
     Several budgets share one search; each has a run directory of its own in the run's.
     """
-    from jstc.cli import results
+    from jstc.cli import progress_view, results
     from jstc.data.datasets import refuse_idle_root
     from jstc.recipe import loading
     from jstc.runs import commands
@@ -89,7 +98,7 @@ def search(
     loaded = loading.load(recipe, overrides, flags) if recipe else loading.from_flags(flags, overrides)
     refuse_idle_root(loaded.dataset, data)
     _refuse_idle(flags, given=loaded.latency is not None)
-    with results.progress(quiet=quiet, verbose=verbose) as shown:
+    with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
         path = commands.run(
             loaded,
             out=out,
@@ -104,8 +113,6 @@ def search(
 
 def _refuse_idle(flags: Mapping[str, object], *, given: bool) -> None:
     """What would have no effect was meant otherwise."""
-    from jstc.errors import RecipeError
-
     for name in ("provider", "batch", "threads"):
         if flags[f"latency_on.{name}"] is not None and not given:
             raise RecipeError(f"--{name} says where a latency is meant: give --latency as well, such as 2ms")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jstc.cli import inspect as inspect_command
+from jstc.cli import inspect_view
 
 FILE = """
 from torch import nn
@@ -102,7 +102,7 @@ def document(**changes):
 def test_frozen_channels_with_one_reason_share_a_line(capsys):
     frozen = [entry(f"blocks.{i}.attn.qkv", 768, f"sizes [3, 768] and {i}") for i in range(12)]
     frozen += [entry(f"blocks.{i}.attn.proj", 768, "sizes [3, 768] and 0") for i in range(11)]
-    inspect_command.show(document(frozen=[*frozen, entry("stem", 3, "network input")]))
+    inspect_view.show(document(frozen=[*frozen, entry("stem", 3, "network input")]))
     out = capsys.readouterr().out
     assert "blocks.*.attn.{qkv (12), proj (11)}   768 x 23   sizes [3, 768] and 0 (11 more like it" in out
     assert "stem                                  3          network input" in out
@@ -110,19 +110,19 @@ def test_frozen_channels_with_one_reason_share_a_line(capsys):
 
 def test_every_reason_is_there_on_demand(capsys):
     frozen = [entry(f"blocks.{i}.attn.qkv", 768, f"sizes [3, 768] and {i}") for i in range(12)]
-    inspect_command.show(document(frozen=frozen), every=True)
+    inspect_view.show(document(frozen=frozen), every=True)
     out = capsys.readouterr().out
     assert all(f"blocks.{i}.attn.qkv" in out and f"sizes [3, 768] and {i}\n" in out for i in range(12))
 
 
 def test_many_places_of_one_reason_end_in_a_count(capsys):
     frozen = [entry(name, size, "tied") for size, name in enumerate("abcdefgh", 1)]
-    inspect_command.show(document(frozen=frozen))
+    inspect_view.show(document(frozen=frozen))
     assert "a, b, c and 5 more   1, 2, 3 and 5 more   tied\n" in capsys.readouterr().out
 
 
 def test_operations_without_a_rule_are_named(capsys):
-    inspect_command.show(document(unknown_operations={"aten.odd": 3}))
+    inspect_view.show(document(unknown_operations={"aten.odd": 3}))
     assert "operations without a rule" in capsys.readouterr().out
 
 
@@ -139,6 +139,6 @@ def test_on_a_narrow_terminal_names_stay_whole(capsys, monkeypatch):
         "layers": [name, f"{name}.x"],
     }
     sizes = {f"smallest_{metric}{kind}": 1 for metric in ("flops", "params") for kind in ("", "_share")}
-    inspect_command.show(document(groups=[group], **sizes))
+    inspect_view.show(document(groups=[group], **sizes))
     out = capsys.readouterr().out
     assert name in out and "12 x 64" in out

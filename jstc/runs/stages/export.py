@@ -144,7 +144,12 @@ class _Tried:
 
 def _source(context: StageContext, scratch: Path) -> _Source:
     settings, workspace = context.recipe.export, context.workspace
-    network = slim.load(context.path / "slim", target=workspace.structure(), plan=context.plan)
+    network = slim.load(
+        context.path / "slim",
+        allow_code=context.recipe.model,  # what the file there names may be another
+        target=workspace.structure(),
+        plan=context.plan,
+    )
     path, metadata = scratch / "source.onnx", _metadata(context)
     exporting.write_onnx(
         network,
