@@ -94,7 +94,7 @@ EARLY = sorted(loaded_with("jstc.cli") | loaded_with("jstc.cli.app"))
 
 
 def test_a_command_loads_what_it_shows_with_late():
-    assert {"jstc.cli.app", "jstc.cli.run", "jstc.cli.options", "jstc.core.files"} <= set(EARLY)
+    assert {"jstc.cli.app", "jstc.cli.run", "jstc.cli.options", "jstc.core.processes"} <= set(EARLY)
     assert not {"jstc.cli.results", "jstc.cli.console", "jstc.recipe.schema"} & set(EARLY)
 
 
