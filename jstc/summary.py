@@ -1,4 +1,4 @@
-"""What a run came to, typed: the document summary.json, which the report writes and others read.
+"""The document summary.json, typed: what a run came to, which the report writes and others read.
 
 `Summary` is of a run with one budget, `SweepSummary` of one with several; `Network` is what both say of one
 slim network. Nothing is computed from figures here, only which row of a measurement is of which network.
@@ -95,7 +95,7 @@ class _Part(BaseModel):
 
 
 class Budget(_Part):
-    """What the search was asked for: `limit` in FLOPs, parameters or milliseconds, as `metric` says."""
+    """The bound that the search was given: `limit` in FLOPs, parameters or milliseconds, as `metric` says."""
 
     label: Line = ""
     metric: str | None = None
@@ -169,7 +169,7 @@ class Timing(_Part):
 
 
 class Latency(_Part):
-    """Of a budget of latency: where it is meant, what was predicted, what was measured, in milliseconds."""
+    """Latencies of a run with such a budget, in milliseconds, and where they are meant."""
 
     predicted_ms: Number | None = None
     measured_ms: Number | None = None
@@ -239,7 +239,7 @@ class Network(_Part):
 
     @property
     def slim_rows(self) -> list[Timing]:
-        """Those of the network's first file: one for each provider and batch size."""
+        """The timings of the network's first file: one for each provider and batch size."""
         rows, names = self.compared_rows, [file.file for file in self.files]
         order = {name: place for place, name in enumerate(names)}
         first = min((row.file for row in rows), key=lambda file: order.get(file, len(names)), default=None)
@@ -256,7 +256,7 @@ class Network(_Part):
 
     @property
     def used(self) -> float | None:
-        """What the slim network has of what is bounded; a latency as measured, or else as predicted."""
+        """The amount of what is bounded in the slim network; a latency as measured, or else as predicted."""
         if self.budget.metric == "latency":
             found = self.latency or Latency()
             return found.measured_ms if found.measured_ms is not None else found.predicted_ms
@@ -274,7 +274,7 @@ class BudgetRow(Network):
 
 
 class Skipped(_Part):
-    """What was asked for and not measured; `file` None: every file, `batch` None: every batch size."""
+    """A measurement that was asked for and not made; `file` None: every file, `batch` None: every size."""
 
     provider: str | None = None
     reason: str | None = None

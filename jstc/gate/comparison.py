@@ -18,7 +18,7 @@ __all__ = ["GateReport", "Settings", "compare", "timed_pairs"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of the new run.
+    """Demands on the new run.
 
     `allow_missing`: what only the base has is shown, and no failure. `allow_different`: other models, data
     sets and target networks are compared all the same. `fail_unclear`: nor may a slowdown be possible.
@@ -39,7 +39,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class GateReport:
-    """All gates, in the order in which they are shown."""
+    """Every gate on one run against another, in the order in which they are shown."""
 
     base: str
     new: str
@@ -110,7 +110,7 @@ def _gates(
 def timed_pairs(
     base: Side, new: Side, label: str, settings: Settings
 ) -> dict[tuple[str, Place], tuple[Path, Path]]:
-    """What both have, and where to time it: as the settings say, or where either run was, or at batch 1.
+    """Files that both have, and where to time them: as the settings say, where either run was, or at batch 1.
 
     A file for one batch size is timed at that; files for two different ones are left out.
     """

@@ -56,7 +56,7 @@ class Measuring:
 
 
 def recorded_gates(base: Part, new: Part, limit: Limit, *, differs: str) -> Iterator[Gate]:
-    """From the speed-ups that both runs recorded; `differs`: why these cannot be compared, if so."""
+    """Gates on the speed-ups that both runs recorded; `differs`: why these cannot be compared, if so."""
     for (of, place), before in base.timings.items():
         if of in base.files and of not in new.files:
             continue  # the file is gone, and said to be

@@ -23,7 +23,7 @@ _FACTOR_FROM = 10.0  # a change of +41,846 % is easier read as 419x
 
 
 def title(gate: Gate, *, with_budget: bool = True) -> str:
-    """What the gate is called: `accuracy, int8`."""
+    """The name of a gate: `accuracy, int8`."""
     text = f"{_NAMES.get(gate.kind, gate.kind)}, {gate.of}"
     return f"{gate.budget}: {text}" if gate.budget and with_budget else text
 
@@ -37,7 +37,7 @@ def rows(gates: Sequence[Gate], *, with_budget: bool = True) -> list[list[str]]:
 
 
 def headline(report: GateReport) -> str:
-    """What came out, in one line."""
+    """The outcome in one line."""
     counted = sum(gate.verdict in ("ok", "fails", "unclear") for gate in report.gates)
     if report.failures:
         return f"{len(report.failures)} of {counted} gates say no"
@@ -60,7 +60,7 @@ def line(gate: Gate) -> str:
 
 
 def remarks(report: GateReport) -> list[str]:
-    """What the table alone does not tell: why a gate was unclear, not comparable, or passed all the same."""
+    """Reasons that the table does not show: why a gate was unclear, not comparable, or passed after all."""
     told = [gate for gate in report.gates if gate.reason and gate.verdict != "fails"]
     # The interval of what is fast enough for certain is in the JSON, for those who want it.
     told = [gate for gate in told if (gate.kind, gate.verdict) != ("latency", "ok")]

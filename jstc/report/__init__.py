@@ -1,4 +1,7 @@
-"""What a run gave, from the files it left: summary.json, report.md and report.html. No torch here."""
+"""The report of a run: summary.json, report.md, report.html and pictures, from the files it left. No torch.
+
+`collect` reads the run, `findings` judges it, `rendering`, `page` and `plots` show it.
+"""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Epoch:
 
 
 class OperatorTime(BaseModel):
-    """All nodes of one kind: their time together, and its share of that of all nodes."""
+    """Nodes of one kind: their time together, and its share of that of all nodes."""
 
     operator: str
     nodes: int
@@ -141,7 +141,7 @@ class SweepData:
 
 
 def read_run(run: Path) -> RunData:
-    """What the stages of the run at `run` have left.
+    """The run at `run` with one budget, as far as its stages have come.
 
     Raises `RunDirectoryError` when it is no run directory, or one of its files is damaged.
     """
@@ -215,7 +215,7 @@ def _wanted(recipe: Json, manifest: Json) -> Wanted:
 
 
 def _rounds(history: Sequence[Json], label: str) -> list[Round]:
-    """Those of the budget whose run this is, which are all unless there are several budgets."""
+    """The rounds of the budget whose run this is, which are all unless there are several budgets."""
     numbered = list(enumerate(history, 1))
     own = [(place, line) for place, line in numbered if line.get("budget") == label] or numbered
     return [
@@ -281,7 +281,7 @@ def is_sweep(run: Path) -> bool:
 
 
 def read_sweep(run: Path) -> SweepData:
-    """What the budgets of the run at `run` have left; their files are named from `run`.
+    """The run at `run` with several budgets, as far as they have come; files are named from `run`.
 
     Raises `RunDirectoryError` when something in it is damaged.
     """
@@ -345,7 +345,7 @@ def _row(budget: Json, child: Json | None) -> Json:
 def _sweep_seconds(
     recipe: Recipe, baseline: Json, search: Json, labels: Sequence[str], children: Mapping[str, RunData]
 ) -> dict[str, float | None]:
-    """Of the shared stages, and of all others of each budget together."""
+    """Seconds of the shared stages, and of all others of each budget together."""
     seconds: dict[str, float | None] = {"search": search.get("seconds")}
     if recipe.baseline:
         seconds["baseline"] = baseline.get("seconds")

@@ -1,4 +1,4 @@
-"""What came out of a run, as findings: a fact, whether it is good, and a plain sentence.
+"""Findings on a run: a fact, whether it is good, and a plain sentence.
 
 They are made here once, and shown by the terminal, the Markdown and the page. Those that a reader of the
 figures has to know (what is missing and why, what is in doubt) are the `notes` of summary.json.
@@ -30,7 +30,7 @@ __all__ = [
 State = Literal["good", "warn", "bad", "neutral"]
 
 BUDGETS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
-"""What a budget can bound, and what that is called."""
+"""Metrics that a budget can bound, and what they are called."""
 
 _NOISE = 1.05  # a measured latency up to here over the limit meets it: it is predicted, and measured again
 _FOLD_LIMIT = 1e-5
@@ -56,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the recipe asked for, and how far its stages have come (the manifest's states)."""
+    """Limits that the recipe set, and how far its stages have come (the manifest's states)."""
 
     baseline: bool = False
     max_abs_diff: float | None = None
@@ -66,7 +66,7 @@ class Wanted:
 
 
 def findings(summary: Summary, wanted: Wanted) -> list[Finding]:
-    """All that can be said of a run with one budget, in the order in which it is to be read."""
+    """Everything that can be said of a run with one budget, in the order in which it is to be read."""
     return [
         *_missing_stages(summary, wanted.states or {}),
         *_size(summary),
@@ -210,7 +210,7 @@ def _search(summary: Summary) -> Iterator[Finding]:
 
 
 def images_finding(images: int, tested: int | None = None) -> Iterator[Finding]:
-    """Of images that could not be read, when `tested` ones of the test split could."""
+    """A finding on images that could not be read, when `tested` ones of the test split could."""
     if images:
         left = "" if tested is None else f"; accuracies are those of the {tested:,} test images that could"
         told = f"Images that could not be read, listed in corrupt.jsonl: {images:,}{left}."
@@ -265,7 +265,7 @@ def _file_accuracy(file: OnnxFile, summary: Summary, wanted: Wanted) -> Finding 
 
 
 def _speed(summary: Summary) -> Iterator[Finding]:
-    """Of each file: its speed-ups, and those of them that are none or may be none with their intervals."""
+    """Speed-ups of each file, and once more those that are none or may be none, with their intervals."""
     for file in summary.files:
         rows = [row for row in summary.compared_rows if row.file == file.file]
         if rows:
@@ -324,7 +324,7 @@ def _with_interval(row: Timing) -> str:
 
 
 def _measuring(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
-    """What disturbed the measuring, and what was not measured."""
+    """Disturbances of the measuring, and what was not measured."""
     places = [f"{row.provider}, batch {row.batch}" for row in summary.bench if row.steady is False]
     if places:
         told = f"Latencies had not settled before the measuring ({'; '.join(dict.fromkeys(places))}): "

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
-"""What a stage wrote, before it is checked."""
+"""A document as a stage wrote it, before it is checked."""
 
 _MAX_BYTES = 256 * 2**20
 

@@ -118,7 +118,7 @@ class Row:
 
     @property
     def height(self) -> int:
-        """In text lines."""
+        """Height in text lines."""
         return max(1, len(self.begins))
 
 

@@ -97,7 +97,7 @@ class Drawing:
 
     @property
     def picture(self) -> Picture:
-        """What summary.json says of it."""
+        """The entry of the picture in summary.json."""
         return Picture.model_validate({"file": self.file, "alt": self.alt, "caption": self.caption})
 
 
@@ -128,7 +128,7 @@ def svg(drawn: Figure, *, title: str) -> str:
 
 
 def _numbered(svg: str) -> str:
-    """The same picture with the ids of clip paths and markers numbered in the order of their appearance.
+    """A picture whose ids of clip paths and markers are numbered in the order of their appearance.
 
     matplotlib makes them from positions in full precision, of which the last digits differ from one process
     to another: two drawings of one run would differ in nothing else.
