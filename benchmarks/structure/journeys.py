@@ -16,20 +16,20 @@ __all__ = ["JOURNEYS", "JourneyError", "files_of", "files_opened"]
 JOURNEYS: dict[str, tuple[str, ...]] = {
     "a budget from --flops to a plan": (
         "cli/search:search", "from_flags", "explain:sections", "Recipe.budgets", "parse_amount",
-        "commands:run", "default_path", "preflight:check", "Workspace.budgets", "space:limits",
+        "commands:run", "default_path", "preflight:check", "Workspace.budgets", "resolve_budgets",
         "WidthBounds.from_settings", "budget:resolve", "stages/__init__:table", "Chain._work",
-        "stages/train:search", "joint:search", "Rounds._begin", "rounds:choose", "Proposer._draw",
+        "stages/train:search", "Search.run_rounds", "Rounds._begin", "rounds:select", "Proposer._draw",
         "sampler:sample", "Space.plan", "project", "Plan.from_dict",
     ),
     "a batch of training": (
         "MemorySplit.shuffled", "epoch_order", "Part.of", "stream", "jst/round:_batches", "averaging",
-        "train_steps", "Mixing.__call__", "seeds:seeded", "one_step:explained", "one_step:step",
-        "autocast", "GatedNetwork.forward", "Criterion.__call__", "Tally.add", "Average.update",
-        "Watch._after_step", "Rounds._save_in_the_middle", "Middle.to_dict", "Checkpoints.save",
-        "checkpoint:save",
+        "train_steps", "Mixing.__call__", "seeds:seeded", "accumulate", "one_step:step",
+        "autocast", "GatedNetwork.forward", "Criterion.__call__", "RunningMetrics.add", "Average.update",
+        "TrainingMonitor.after_step", "Rounds._save_in_the_middle", "RoundProgress.to_dict",
+        "Checkpoints.save", "checkpoint:save",
     ),
     "a plan from search to export": (
-        "final:_write", "Plan.save", "save_subnetwork", "stages/train:finetune", "jstc/finetune:finetune",
+        "final:save", "Plan.save", "save_subnetwork", "stages/train:finetune", "jstc/finetune:finetune",
         "stages/slim:slim", "slim:emit", "ChannelMap.slice", "slicing:rebuild", "stages/train:require_equal",
         "StageContext.plan", "slim:load", "stages/export:export", "write_onnx", "stages/export:figures",
         "model_card:describe", "export/card:model_card",
