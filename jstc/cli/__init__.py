@@ -7,6 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from jstc.cli.exit_codes import exit_codes
+from jstc.core import processes
+
 __all__ = ["main"]
 
 
@@ -15,9 +18,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads otherwise spin while they wait for each other; where another process wants the same
     # cores, that made training three to five times slower. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from jstc.cli.exit_codes import exit_codes
-    from jstc.core import processes
-
     with _one_of_several() if processes.several() else contextlib.nullcontext(), exit_codes():
         if processes.follows():  # what process 0 reads from the command line, it passes on
             from jstc.runs import commands

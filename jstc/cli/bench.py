@@ -11,6 +11,7 @@ from jstc.cli import options
 from jstc.cli.run import run_stage
 from jstc.core.progress import Progress
 from jstc.errors import InputError
+from jstc.recipe.amounts import parse_batch_sizes
 
 __all__ = ["bench"]
 
@@ -94,8 +95,6 @@ def bench(
 
 def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | None) -> dict[str, Any]:
     """The recipe's keys that the options set; `trace` profiles, too."""
-    from jstc.recipe.amounts import parse_batch_sizes
-
     if batch is not None:
         given["batch_sizes"] = parse_batch_sizes(batch)
     if trace is not None:

@@ -29,30 +29,24 @@ def report(
     Of several budgets, all of them side by side. RUN itself has them as summary.json,
     report.md and report.html once its stages are done.
     """
-    from jstc.runs.manifest import explained
-
     if json + markdown + html > 1:
         raise InputError("give either --json or --markdown or --html")
     if out is not None and not json + markdown + html:
         raise InputError("--out needs to know what to write: --json, --markdown or --html")
-    path = options.run_or_newest(run)
-    with explained(path):
-        _show(path, json=json, markdown=markdown, html=html, out=out)
-
-
-def _show(path: Path, *, json: bool, markdown: bool, html: bool, out: Path | None) -> None:
     from jstc import report as reporting
     from jstc.cli import console, results
-    from jstc.runs import commands
+    from jstc.runs import commands, manifest
 
-    # A run that another process is working on is shown, and left to that process.
-    with contextlib.suppress(RunDirectoryError):
-        commands.write_report(path)
-    data = reporting.read(path)
-    with console.redirected(out):
-        if markdown:
-            console.text(reporting.markdown(data))
-        elif html:
-            console.text(reporting.html(data))
-        else:
-            results.summary(data.summary, path, as_json=json)
+    path = options.run_or_newest(run)
+    with manifest.explained(path):
+        # A run that another process is working on is shown, and left to that process.
+        with contextlib.suppress(RunDirectoryError):
+            commands.write_report(path)
+        data = reporting.read(path)
+        with console.redirected(out):
+            if markdown:
+                console.text(reporting.markdown(data))
+            elif html:
+                console.text(reporting.html(data))
+            else:
+                results.summary(data.summary, path, as_json=json)

@@ -9,7 +9,7 @@ from jstc.core import processes
 from jstc.core.progress import Progress, Silent
 from jstc.models import Permissions
 from jstc.recipe.schema import Recipe
-from jstc.runs import preflight, stages, sweep, workers
+from jstc.runs import preflight, stages, sweep
 from jstc.runs.chain import Chain
 from jstc.runs.directory import RunDirectory, default_path, read_recipe
 from jstc.runs.workspace import Workspace
@@ -85,7 +85,7 @@ def run_stage(
 
 def follow(workspace: Workspace | None = None) -> int:
     """Do what process 0 of several asks for, task after task; returns the exit code (see `worker_loop`)."""
-    from jstc.runs import evaluation
+    from jstc.runs import evaluation, workers
     from jstc.runs.stages import train
 
     training = {"baseline": train.baseline, "search": train.search, "finetune": train.finetune}

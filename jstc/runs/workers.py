@@ -22,6 +22,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import TypeAdapter
 
 from jstc.core import processes
@@ -32,6 +33,7 @@ from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings, Recipe
 from jstc.runs.exit_after_signal import exit_after_signal, sigterm_interrupts
 from jstc.runs.workspace import StageContext, Workspace
+from jstc.train import collectives, device, process_group
 
 __all__ = [
     "EvalTask",
@@ -105,8 +107,6 @@ _conversation = _Conversation()
 
 
 def _store() -> Any:
-    from jstc.train import process_group
-
     return process_group.store()
 
 
@@ -179,8 +179,6 @@ def as_rank_zero() -> Iterator[None]:
 
 
 def _finish() -> None:
-    from jstc.train import process_group
-
     with contextlib.suppress(Exception):  # where the store is gone, nobody is left to be told
         _announce(None)
     if not _conversation.stopped:  # where a process is lost, its group cannot be left in order
@@ -223,10 +221,6 @@ def broadcast_task(task: Task) -> Iterator[None]:
     if not processes.leads():
         yield
         return
-    import torch
-
-    from jstc.train import collectives, process_group
-
     _announce(task)
     with exit_after_signal(lambda: False), _failure_is_told():
         process_group.join(torch.device(task.device))
@@ -236,8 +230,6 @@ def broadcast_task(task: Task) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _failure_is_told() -> Iterator[None]:
-    from jstc.train import process_group
-
     try:
         yield
     except BaseException as error:
@@ -277,8 +269,6 @@ def worker_loop(
 def _do_tasks(
     stages: Mapping[str, StageFunction], evaluate: Callable[[EvalTask], None], workspace: Workspace | None
 ) -> int:
-    from jstc.train import collectives, device, process_group
-
     try:
         while (task := next_task()) is not None:
             # First: from here on process 0 notices when this one ends.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning  # what torch.jit.TracerWarning is, for type checkers
 
 from jstc import finetune as training
 from jstc.channels import Cost
@@ -194,28 +196,25 @@ def _placed(target: nn.Module, workspace: Workspace) -> nn.Module:
 
 def count(network: nn.Module, example_input: Tensor) -> tuple[int, int]:
     """FLOPs for one example and parameters, by fvcore. One multiply-add is one FLOP."""
-    from torch.jit._trace import TracerWarning  # what torch.jit.TracerWarning is, for type checkers
-
     with warnings.catch_warnings():
         # fvcore traces with torch.jit, which torch has begun to call deprecated.
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=category)
         warnings.filterwarnings("ignore", category=TracerWarning)
-        from fvcore.nn import FlopCountAnalysis, parameter_count
+        from fvcore.nn import FlopCountAnalysis, jit_handles, parameter_count
 
         analysis = FlopCountAnalysis(network.eval(), (example_input,))
-        analysis.set_op_handle("aten::_convolution_mode", _named_padding)
+        analysis.set_op_handle("aten::_convolution_mode", partial(_named_padding, jit_handles))
         # What fvcore does not count (norms excepted), our cost model does not count either.
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         return int(analysis.total()), int(parameter_count(network)[""])
 
 
-def _named_padding(inputs: list[Any], outputs: list[Any]) -> int:
+def _named_padding(fvcore: Any, inputs: list[Any], outputs: list[Any]) -> int:
     """A convolution with padding="same" or "valid": fvcore counts it under its other name only."""
-    from fvcore.nn.jit_handles import conv_flop_count, get_shape
-
-    return int(conv_flop_count(get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0])))
+    shapes = [fvcore.get_shape(value) for value in (inputs[0], inputs[1], outputs[0])]
+    return int(fvcore.conv_flop_count(*shapes))
 
 
 def require_equal(name: str, network: nn.Module, example_input: Tensor, cost: Cost) -> None:
