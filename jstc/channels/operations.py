@@ -72,9 +72,8 @@ def executed(operations: Sequence[Operation], trace: TraceState) -> list[Traced]
         for tensor in outputs:
             maker[id(tensor)] = len(found)
         sized = [(tuple(t.shape), trace.labels(t)) for t in (*tensors, outputs[0])]
-        kind = call.func._schema.name.split("::")[1].rstrip("_")
         live = any(found[s].live for s in sources) or any(_is_image(labels) for _, labels in sized[:-1])
-        found.append(Traced(kind, tuple(sized[:-1]), sized[-1], _settings(call), sources, live))
+        found.append(Traced(call.kind, tuple(sized[:-1]), sized[-1], _settings(call), sources, live))
     return found
 
 

@@ -10,13 +10,11 @@ project adds its own operation:
 
 from jstc.channels.rules import (  # noqa: F401  registers the rules
     arithmetic,
-    einsum,
+    convolution,
     indexing,
     layers,
-    normalise,
-    recurrent,
+    products,
     shapes,
-    windows,
 )
 from jstc.channels.rules.registry import find, rule
 

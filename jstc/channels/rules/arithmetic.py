@@ -1,4 +1,7 @@
-"""Point-wise operations, reductions, and everything that leaves labels as they are."""
+"""Point-wise operations, reductions, scans and orders, and everything that leaves labels as they are.
+
+fvcore counts no FLOPs for them.
+"""
 
 from __future__ import annotations
 
@@ -141,6 +144,31 @@ def _cumsum(trace: TraceState, call: Call) -> Labels:
     )
 
 
+@rule("cumprod", "logcumsumexp", "cummax", "cummin")
+def _scan(trace: TraceState, call: Call) -> Labels | list[Labels]:
+    """Each position holds what came before it, too."""
+    labels = trace.labels(call.first, acting_on=(call["dim"],))
+    trace.inexact(labels[call["dim"]], f"{call.kind} over the channels")
+    return [labels] * 2 if isinstance(call.out, tuple) else labels
+
+
+@rule("sort", "argsort", "msort", "topk", "kthvalue", "median", "nanmedian", "mode")
+def _order(trace: TraceState, call: Call) -> Labels | list[Labels]:
+    """Positions of one dimension (of all, without one) are ordered, and some of them kept."""
+    names = {a.name for a in call.func._schema.arguments}
+    rank = call.first.dim()
+    dims = [call["dim"] % rank] if "dim" in names and rank else list(range(rank))
+    labels = trace.labels(call.first, acting_on=dims)
+    for dim in dims:
+        trace.freeze(labels[dim], f"channels are ordered by their values ({call.kind})")
+    out = call.out if isinstance(call.out, tuple | list) else (call.out,)
+    if out[0].dim() < rank:
+        found: Labels = tuple(ids for d, ids in enumerate(labels) if d not in dims)
+    else:
+        found = tuple(np.full(n, FIXED) if d in dims else labels[d] for d, n in enumerate(out[0].shape))
+    return [found] * len(out) if isinstance(call.out, tuple | list) else found
+
+
 @rule("roll")
 def _roll(trace: TraceState, call: Call) -> Labels:
     """Rolling moves positions of the given dimensions; channels there can't be followed."""
@@ -207,7 +235,7 @@ def _nothing(_trace: TraceState, _call: Call) -> list[Labels]:
     return []
 
 
-# Complex numbers and Fourier transforms: exact over space, impossible to follow over channels.
+# -- complex numbers and Fourier transforms: exact over space, impossible to follow over channels -------
 
 
 @rule("_fft_r2c", "_fft_c2c", "_fft_c2r")

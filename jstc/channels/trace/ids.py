@@ -203,6 +203,16 @@ class Call:
         position, default = _arguments(self.func)[name]
         return self.args[position] if position < len(self.args) else default
 
+    def has(self, name: str) -> bool:
+        """Does the operation have an argument called `name`?"""
+        return name in _arguments(self.func)
+
+    @property
+    def kind(self) -> str:
+        """Name without namespace and overload, and without the underscore of forms that work in place."""
+        name: str = self.func._schema.name.split("::")[1]
+        return name.rstrip("_")
+
     @property
     def first(self) -> Tensor:
         """The first argument."""

@@ -163,6 +163,11 @@ class TraceState:
         if different.any():
             self.record.ties.append((a[different], b[different]))
 
+    def tie_all(self, rows: Ids) -> None:
+        """The rows of ids [n, C] must be equal, position by position."""
+        for row in rows[1:]:
+            self.tie(rows[0], row)
+
     def part(self, *parts: Ids | None) -> None:
         """Channels were taken by position, as `parts` of a tensor.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from jstc.channels.rules.einsum import letters
+from jstc.channels.rules.products import letters
 from jstc.runs.stages.train import count
 
 
