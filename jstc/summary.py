@@ -31,7 +31,7 @@ from jstc.errors import InputError
 
 __all__ = [
     "SCHEMA",
-    "Budget",
+    "BudgetFigures",
     "BudgetRow",
     "Costs",
     "Frozen",
@@ -94,7 +94,7 @@ class _Part(BaseModel):
 # --- one slim network -------------------------------------------------------------------------------------
 
 
-class Budget(_Part):
+class BudgetFigures(_Part):
     """The bound that the search was given: `limit` in FLOPs, parameters or milliseconds, as `metric` says."""
 
     label: Line = ""
@@ -204,7 +204,7 @@ class Training(_Part):
 class Network(_Part):
     """One slim network: what it was to be, what it is, its files and their timings."""
 
-    budget: Annotated[Budget, _OrEmpty] = Budget()
+    budget: Annotated[BudgetFigures, _OrEmpty] = BudgetFigures()
     slim: Annotated[Costs, _OrEmpty] = Costs()
     onnx: Annotated[list[OnnxFile], _OrNone] = []
     bench: Annotated[list[Timing], _OrNone] = []
@@ -330,7 +330,7 @@ class Summary(_Document, Network):
 class SweepSummary(_Document):
     """A run with several budgets."""
 
-    budgets: Annotated[list[Budget], _OrNone] = []
+    budgets: Annotated[list[BudgetFigures], _OrNone] = []
     sweep: list[BudgetRow]
     search: Annotated[Training, _OrEmpty] = Training()
     picture: str | None = None

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from unittest import mock
 
-from jstc.jst import final, rounds
 from jstc.jst import round as rounds_training
+from jstc.jst import rounds, selection
 from jstc.train import ddp, monitor
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.metrics import History
@@ -23,11 +23,11 @@ STEPS, JUDGING, OTHER = "training steps", "judging", "other"
 
 # Where the search's own code looks its parts up, and what they are for.
 _PARTS: list[tuple[Any, str, str]] = [
-    (rounds, "select", "sampling"),
+    (rounds, "choose", "sampling"),
     (rounds, "cut", "cutting"),
-    (final, "cut", "cutting"),
+    (selection, "cut", "cutting"),
     (rounds, "judge", JUDGING),
-    (final, "judge", JUDGING),
+    (selection, "judge", JUDGING),
     (rounds_training, "train_steps", STEPS),
     (rounds_training, "_gate_step", STEPS),
     (monitor, "require_finite", "looking for infinities"),

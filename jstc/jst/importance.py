@@ -92,7 +92,7 @@ class Taylor:
     trains_gates = False
 
     def num_images(self, split: Split, /) -> int:
-        """As many as asked for, or all."""
+        """Number asked for, or of all there are."""
         return min(self.images, split.num_images)
 
     def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
@@ -125,7 +125,7 @@ class Weighted:
     trains_gates = True
 
     def num_images(self, split: Split, /) -> int:
-        """As many as the other strategy reads."""
+        """Number that the other strategy reads."""
         return self.base.num_images(split)
 
     def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:

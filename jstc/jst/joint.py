@@ -3,7 +3,7 @@
 Lu, Huang, Dong, Li, Shi, Beyond Network Pruning: a Joint Search-and-Training Approach, IJCAI 2020.
 
 A `Search` is made of rounds (`rounds`), which train one target network by its sub-networks, and of a final
-selection for every budget (`final`).
+selection for every budget (`selection`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from jstc.channels.budget import Budget
 from jstc.core import files, processes
 from jstc.core.progress import Progress
 from jstc.data import Dataset
-from jstc.jst import final
-from jstc.jst.final import Selection
+from jstc.jst import selection as selections
 from jstc.jst.phases import resolve_auto
 from jstc.jst.proposer import Proposer
 from jstc.jst.round import RoundContext
 from jstc.jst.rounds import Rounds
+from jstc.jst.selection import Selection
 from jstc.jst.state import Entry, State
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
@@ -85,11 +85,13 @@ class Search:
     def select(self, label: str) -> Selection:
         """The best plan for a budget, after the rounds."""
         number = self.labels.index(label)
-        return final.choose_best(self._state, self._proposer, self._context, self._progress, budget=number)
+        return selections.choose_best(
+            self._state, self._proposer, self._context, self._progress, budget=number
+        )
 
     def with_plan(self, selection: Selection, plan: Plan) -> Selection:
         """The selection with another plan, judged as the best one was."""
-        return final.with_plan(selection, plan, self._state, self._context)
+        return selections.with_plan(selection, plan, self._state, self._context)
 
     def save(self, label: str, selection: Selection) -> None:
         """Write what was selected for a budget, for finetune, and `result.json`.
@@ -99,7 +101,7 @@ class Search:
         folder = self._directory / label if len(self.labels) > 1 else self._directory
         if collectives.is_first():
             folder.mkdir(exist_ok=True)
-        final.save(selection, self._state, self._context, folder)
+        selections.save(selection, self._state, self._context, folder)
         _write(folder / "result.json", self._shared_result() | self._result(selection.entry))
 
     def finish(self) -> None:

@@ -7,9 +7,8 @@ holds the state at its start, and beside it the sub-network in training.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from jstc.core.progress import Progress
 from jstc.errors import DivergedError
 from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import RoundContext, RoundFigures, RoundProgress, judge, to_call, train_round
+from jstc.jst.selection import choose, learn
 from jstc.jst.state import State, fingerprint, read_plan, require_same
 from jstc.jst.subnetwork import SubNetwork, cut, put_back
 from jstc.jst.threshnet import Choice
@@ -29,7 +29,7 @@ from jstc.train.device import compiled
 from jstc.train.metrics import RunningMetrics, open_history
 from jstc.train.monitor import TrainingMonitor
 
-__all__ = ["Rounds", "evaluate_round", "learn", "record", "select"]
+__all__ = ["Rounds", "evaluate_round", "record"]
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Rounds:
         """The round that was taken up in the middle, or a new one."""
         if self._current is None:
             state = self.state
-            proposal, advantage = select(state, self._proposer, self._context)
+            proposal, advantage = choose(state, self._proposer, self._context)
             sub = cut(state.target, proposal.plan, self._context.recipe.train)
             state.track.thresholds = None if proposal.choice is None else proposal.choice.index.tolist()
             self._current = _Current(proposal, advantage, sub, RoundProgress())
@@ -247,46 +247,7 @@ def _trained(state: State) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.tensors().items() if not name.startswith("policy.")}
 
 
-# What a round decides before and after its training, and what it reports
-
-
-def select(state: State, proposer: Proposer, context: RoundContext) -> tuple[Proposal, float | None]:
-    """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
-    search = context.recipe.search
-    proposals = _proposed(state, proposer)
-    if len(proposals) == 1:
-        return proposals[0], None
-    # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.
-    subs = [cut(state.target, proposal.plan, context.recipe.train) for proposal in proposals]
-    rewards = [-judge(sub, context, limit=search.candidate_images).loss for sub in subs]
-    if not all(map(math.isfinite, rewards)):  # nothing to learn from; training will say what is wrong
-        return proposals[0], None
-    best = max(range(len(rewards)), key=rewards.__getitem__)
-    return proposals[best], learn(proposer, proposals, rewards, state.round)
-
-
-def _proposed(state: State, proposer: Proposer) -> list[Proposal]:
-    """The plans among which the round chooses; of several processes, those of the first."""
-    now = state.growth.at(state.round)
-    own: list[Proposal] = []
-
-    def draw() -> list[list[Any]]:
-        own[:] = proposer.candidates(state.target, now, state.round, state.track.thresholds)
-        return [[proposal.plan.to_dict(), proposal.thresholds] for proposal in own]
-
-    drawn = collectives.decided(draw)
-    groups = state.target.channels.widths
-    proposals = own or [Proposal(read_plan(plan, groups), now, values, None) for plan, values in drawn]
-    hashes = " ".join(proposal.plan.hash for proposal in proposals)
-    collectives.require_same(hashes, f"the plan of round {state.round + 1}")
-    return proposals
-
-
-def learn(
-    proposer: Proposer, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int
-) -> float | None:
-    """The largest advantage that the policy learnt by, which of several processes the first one has."""
-    return proposer.learn(proposals, rewards, round_) if collectives.is_first() else None
+# A round after its training: whether it is judged, and what it reports
 
 
 def evaluate_round(sub: SubNetwork, proposal: Proposal, state: State, context: RoundContext) -> float | None:

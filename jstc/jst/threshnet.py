@@ -1,4 +1,10 @@
-"""ThreshNet: a small policy network that chooses each group's threshold, trained by REINFORCE."""
+"""ThreshNet: a small policy network that chooses each group's threshold, trained by REINFORCE.
+
+The way round: `describe` makes a state of every group, `ThreshNet.choose` draws a number in the grid of
+thresholds for each, the plan of these thresholds earns a reward, and `ThreshNet.learn` makes choices that
+earned more than others likelier. The projection onto the budget moves all thresholds together, so only how
+they differ from each other counts.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +27,9 @@ FEATURES = 8
 _HIDDEN = 32
 _BASELINE_DECAY = 0.8
 _LARGEST = 3.0
+"""Advantages beyond this are cut off: the spread of the first few rewards is a guess."""
 _ANEW = 0.3
+"""Share of the groups that draw anew beside an incumbent; the others keep the threshold that won."""
 _SHARED = 1 / _HIDDEN
 """Learning rate of the network that all groups share, against that of each group's own logits. Adam moves
 every parameter by about the same, and this many of them add up in a logit: at equal rates all groups would
@@ -120,6 +128,7 @@ class ThreshNet:
         else:
             self.moving[str(budget)] = [rewards[0], 0.0, 0]
             return 0.0
+        # REINFORCE: what was drawn gets likelier by as much as it was better than the baseline.
         loss = torch.zeros(())
         for choice, advantage in zip(choices, advantages, strict=True):
             log_p = self._logits(choice.states).log_softmax(-1)
@@ -132,6 +141,7 @@ class ThreshNet:
         return max(advantages)
 
     def _against_the_past(self, reward: float, budget: str) -> float:
+        """Advantage of a single reward over the moving mean of those before, in their moving spread."""
         mean, spread, compared = self.moving[budget]
         difference = reward - mean
         spread = _BASELINE_DECAY * spread + (1 - _BASELINE_DECAY) * abs(difference)
@@ -164,6 +174,7 @@ def _layer(inputs: int, outputs: int, generator: torch.Generator) -> nn.Paramete
 
 
 def _against_each_other(rewards: Sequence[float]) -> list[float]:
+    """Advantages of rewards earned at the same weights: standardised, zero where all are equal."""
     values = np.array(rewards)
     spread = float(values.std())
     return ((values - values.mean()) / max(spread, 1e-6)).tolist() if spread else [0.0] * len(values)

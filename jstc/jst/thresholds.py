@@ -147,7 +147,7 @@ class FixedThresholds(_Unlearning):
 
     @classmethod
     def of(cls, channels: ChannelMap, recipe: Recipe) -> FixedThresholds:
-        """Those of `search.fixed_thresholds`; groups that are not named share the common one."""
+        """From `search.fixed_thresholds`; groups that are not named share the common threshold."""
         given = recipe.search.fixed_thresholds
         return cls([given.get(group.name, COMMON_THRESHOLD) for group in channels.groups])
 

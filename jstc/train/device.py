@@ -48,7 +48,7 @@ def device(name: str) -> torch.device:
 
 
 def _choose_gpu() -> None:
-    """Of several processes on this machine each has a GPU of its own."""
+    """Take the GPU with this process's number, where there are several processes on this machine."""
     if not processes.several():
         return
     number, count = processes.local_rank(), torch.cuda.device_count()

@@ -214,7 +214,7 @@ class _Training:
             self.state = _Progress(**meta["state"])
             self.trained.restore(tensors, meta)
         self._keep()
-        if "middle" in meta:
+        if "middle" in meta:  # what was just restored is not the start of the epoch, which is beside it
             self._good = checkpoint.part(tensors, "start"), meta["start"]
             self._sums = meta["middle"]
         if collectives.is_first():
@@ -226,8 +226,7 @@ class _Training:
         if different:
             theirs, key = theirs if isinstance(theirs, dict) else {}, different[0]
             raise RunDirectoryError(
-                f"{path} belongs to another training ('{key}' was {theirs.get(key)}, is now "
-                f"{ours.get(key)})",
+                f"{path} belongs to another training ('{key}' was {theirs.get(key)}, is now {ours.get(key)})",
                 "use another directory, or start over with --fresh",
             )
 

@@ -144,7 +144,7 @@ class TrainState:
         return checkpoint.join(network=self.network.state_dict(), **self.optimizer_state, **averages)
 
     def document(self) -> dict[str, Any]:
-        """What is no tensor, as JSON; empty without float16."""
+        """Scale of the gradients, as JSON; empty without float16."""
         return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
 
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:

@@ -99,7 +99,7 @@ def steps_per_round(recipe: Recipe, dataset: Dataset) -> int:
 
 
 def _steps_per_round(recipe: Recipe, dataset: Dataset, *, auto: float) -> int:
-    """The same; `auto` are the epochs of a round whose length goes by that of the run."""
+    """Training steps of a round that has `auto` epochs where its length goes by that of the run."""
     search = recipe.search
     epochs = auto if search.epochs_per_round == "auto" else search.epochs_per_round
     return search.steps_per_round or max(1, round(epochs * dataset.train.steps(recipe.train.batch_size)))
@@ -140,7 +140,7 @@ def schedule_over(recipe: Recipe, dataset: Dataset, *, total: int) -> Schedule:
 
 
 def baseline_epochs(recipe: Recipe, dataset: Dataset) -> int:
-    """As many epochs as the whole run sees: those of the search, rounded up, and those of finetune."""
+    """Epochs of the baseline: those of the search, rounded up, and those of finetune."""
     searched = recipe.search.rounds * steps_per_round(recipe, dataset)
     return math.ceil(searched / dataset.train.steps(recipe.train.batch_size)) + recipe.finetune.epochs
 

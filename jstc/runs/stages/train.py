@@ -17,8 +17,8 @@ from jstc.channels import Cost
 from jstc.channels.budget import Budget
 from jstc.core import files, processes
 from jstc.errors import StageError
-from jstc.jst.final import Selection
 from jstc.jst.joint import Search
+from jstc.jst.selection import Selection
 from jstc.ort import sessions
 from jstc.plan import Plan
 from jstc.runs.latency_budget import NANO, Fitted

@@ -10,10 +10,10 @@ import torch
 
 from jstc.channels import ChannelMap
 from jstc.data import Dataset
-from jstc.jst import rounds
 from jstc.jst.phases import Phase
 from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import judge
+from jstc.jst.selection import choose
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target, cut
 from jstc.jst.thresholds import COMMON_THRESHOLD
@@ -156,7 +156,7 @@ def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int)
         for proposal in proposer.candidates(state.target, now, round_)
     }
     assert len(set(losses.values())) == len(losses) > 1
-    chosen, advantage = rounds.select(state, proposer, context)
+    chosen, advantage = choose(state, proposer, context)
     assert losses[chosen.plan.hash] == min(losses.values())
     assert advantage is not None and advantage > 0
 
@@ -165,7 +165,7 @@ def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapsho
     state, proposer, context = choosing()
     before = snapshot(state.target)
     policy = policy_of(proposer.thresholds).own.detach().clone()
-    rounds.select(state, proposer, context)
+    choose(state, proposer, context)
     after = snapshot(state.target)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not torch.equal(policy_of(proposer.thresholds).own, policy)
@@ -173,7 +173,7 @@ def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapsho
 
 def test_a_single_candidate_is_not_judged_before_its_training(choosing: Any) -> None:
     state, proposer, context = choosing(**{"search.candidates": 1})
-    chosen, advantage = rounds.select(state, proposer, context)
+    chosen, advantage = choose(state, proposer, context)
     assert advantage is None
     assert chosen.plan == proposer.propose(state.target, chosen.phase, 0).plan
 

@@ -12,8 +12,8 @@ import torch
 from jstc.channels import ChannelMap
 from jstc.core.progress import Silent
 from jstc.data import Dataset
-from jstc.jst.final import Selection, choose_best, save, with_plan
 from jstc.jst.round import judge, train_round
+from jstc.jst.selection import Selection, choose_best, save, with_plan
 from jstc.jst.state import State
 from jstc.jst.subnetwork import cut, put_back
 from jstc.plan import Plan

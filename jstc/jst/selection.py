@@ -1,11 +1,14 @@
-"""The end of a search: the best plans judged once more, with the weights as they are now.
+"""Which plan is chosen: among a round's candidates, before it is trained; and at the end, for each budget.
 
-`choose_best` gives the `Selection` of a budget; whoever wants another plan than the winner, one that was
-measured and corrected, has it judged by `with_plan`; `save` writes what finetune goes on with.
+At the end `choose_best` judges the best plans once more, with the weights as they are now, and gives a
+`Selection`. Whoever wants another plan than the winner, one that was measured and corrected, has it judged by
+`with_plan`; `save` writes what finetune goes on with.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,59 @@ from numpy.typing import NDArray
 
 from jstc.channels import fold
 from jstc.core.progress import Progress
-from jstc.jst.proposer import Proposer
+from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import RoundContext, judge
 from jstc.jst.state import Entry, State, read_plan
 from jstc.jst.subnetwork import SubNetwork, Target, cut
 from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, handover, optim
 
-__all__ = ["Selection", "choose_best", "save", "with_plan"]
+__all__ = ["Selection", "choose", "choose_best", "learn", "save", "with_plan"]
+
+
+# Before a round: several plans are compared by their loss, and a policy learns from that
+
+
+def choose(state: State, proposer: Proposer, context: RoundContext) -> tuple[Proposal, float | None]:
+    """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
+    search = context.recipe.search
+    proposals = _proposed(state, proposer)
+    if len(proposals) == 1:
+        return proposals[0], None
+    # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.
+    subs = [cut(state.target, proposal.plan, context.recipe.train) for proposal in proposals]
+    rewards = [-judge(sub, context, limit=search.candidate_images).loss for sub in subs]
+    if not all(map(math.isfinite, rewards)):  # nothing to learn from; training will say what is wrong
+        return proposals[0], None
+    best = max(range(len(rewards)), key=rewards.__getitem__)
+    return proposals[best], learn(proposer, proposals, rewards, state.round)
+
+
+def _proposed(state: State, proposer: Proposer) -> list[Proposal]:
+    """The plans among which the round chooses; of several processes, those of the first."""
+    now = state.growth.at(state.round)
+    own: list[Proposal] = []
+
+    def draw() -> list[list[Any]]:
+        own[:] = proposer.candidates(state.target, now, state.round, state.track.thresholds)
+        return [[proposal.plan.to_dict(), proposal.thresholds] for proposal in own]
+
+    drawn = collectives.decided(draw)
+    groups = state.target.channels.widths
+    proposals = own or [Proposal(read_plan(plan, groups), now, values, None) for plan, values in drawn]
+    hashes = " ".join(proposal.plan.hash for proposal in proposals)
+    collectives.require_same(hashes, f"the plan of round {state.round + 1}")
+    return proposals
+
+
+def learn(
+    proposer: Proposer, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int
+) -> float | None:
+    """The largest advantage that the policy learnt by, which of several processes the first one has."""
+    return proposer.learn(proposals, rewards, round_) if collectives.is_first() else None
+
+
+# At the end of a search
 
 
 @dataclass(frozen=True)
