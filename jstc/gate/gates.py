@@ -116,6 +116,8 @@ class Gate:
         """A JSON document."""
         found = asdict(self)
         del found["missing"]  # `reason` says it
+        for key in ("base", "new"):  # counts, too, are numbers with a point here
+            found[key] = None if found[key] is None else float(found[key])
         return found
 
 

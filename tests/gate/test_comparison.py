@@ -86,6 +86,13 @@ def test_a_gate_shows_figures_change_and_limit(document: dict[str, Any]) -> None
     assert gate.change == pytest.approx(0.1, abs=1e-4)
 
 
+def test_the_document_has_fractions_and_no_flag_of_our_own(document: dict[str, Any]) -> None:
+    less = spoilt(document, put("slim", "accuracy", to=None))
+    gates = compared(document, less).to_dict()["gates"]
+    assert {type(gate[key]) for gate in gates for key in ("base", "new")} == {float, type(None)}
+    assert not [gate for gate in gates if "missing" in gate]
+
+
 def test_a_drop_that_is_the_limit_passes(document: dict[str, Any]) -> None:
     assert compared(document, spoilt(document, put("slim", "accuracy", to=0.98))).verdict == "ok"
     strict = limits({"accuracy": "0.49"})
