@@ -18,7 +18,8 @@ from jstc.finetune import finetune, train_baseline
 from jstc.plan import Plan
 from jstc.recipe.schema import InputSettings, Recipe
 from jstc.train import handover, seeds
-from jstc.train.fit import FitResult, Job, fit
+from jstc.train.fit import fit
+from jstc.train.job import FitResult, Job
 from jstc.train.loop import evaluate
 from jstc.train.metrics import History
 from jstc.train.schedule import run_schedule

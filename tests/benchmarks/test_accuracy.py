@@ -17,8 +17,11 @@ from benchmarks.accuracy.ledger import CountedSplit, Ledger
 from benchmarks.accuracy.settings import CASES, METHODS, Job, Settings
 from benchmarks.accuracy.work import Work, initialise
 from jstc.errors import InputError, RecipeError, StageError
+from jstc.finetune import finetune
+from jstc.jst.joint import search
 from jstc.recipe.schema import GIVEN_WEIGHTS
 from jstc.train import schedule as schedules
+from jstc.train.fit import fit
 from tests.helpers.tiny_search import spaces_of
 
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")
@@ -94,7 +97,6 @@ def test_joint_training_spends_what_its_history_says_and_no_more_than_all(work, 
 
 def test_a_search_from_the_trained_target_pays_for_its_training(work, monkeypatch):
     began = []
-    search, finetune = accuracy_jst.search, accuracy_jst.finetune
 
     def watched(network, *args, **options):
         began.append(network.state_dict()["conv1.weight"].clone())
@@ -221,10 +223,7 @@ def test_candidates_are_judged_on_the_search_validation_split(work):
 def test_settings_of_the_training_reach_the_fixed_networks(work, monkeypatch):
     """As they reach jst: the same schedule and the same mixing of images."""
     seen = []
-    whole = accuracy_work.fit
-    monkeypatch.setattr(
-        accuracy_work, "fit", lambda job, **options: seen.append(job) or whole(job, **options)
-    )
+    monkeypatch.setattr(accuracy_work, "fit", lambda job, **options: seen.append(job) or fit(job, **options))
     overrides = ("train.schedule=step", "train.mixup=0.2", "input.random_erasing=0.5")
     job = work("uniform", dataclasses.replace(SMALL, epochs=0.5), overrides)
     accuracy_fixed.uniform(job)

@@ -9,6 +9,8 @@ import subprocess
 
 import pytest
 
+from jstc.train.loop import stream
+
 pytest.importorskip("resource")
 
 from benchmarks import children
@@ -107,7 +109,6 @@ def test_real_rounds_are_taken_apart_completely(subject, tmp_path):
 
 def test_plain_training_trains_the_whole_network_on_new_batches_each_time(subject, monkeypatch):
     asked = []
-    stream = training.stream
     monkeypatch.setattr(training, "stream", lambda *a, **o: asked.append(o["start"]) or stream(*a, **o))
     plain = training.Plain(subject)
     weights = [p for p in plain.network.parameters() if p.dim() > 1]  # a bias before a norm has no gradient
@@ -167,7 +168,9 @@ def test_an_image_tree_has_one_in_memory_beside_it(setup, tmp_path):
     )
     subject = setups.Subject.of(tree)
     other = subject.other_data().dataset
-    assert other.train.loaders is other.search_val.loaders is not subject.dataset.train.loaders
+    splits = (other.train, other.search_val, subject.dataset.train)
+    one, same, another = (getattr(split, "loaders") for split in splits)  # noqa: B009
+    assert one is same is not another
     found = loading.measured(subject, steps=2, repeats=1)
     assert list(found) == ["imagefolder", "random"]
     assert set(found["imagefolder"]["ms_per_image"]) == {
@@ -200,8 +203,8 @@ def test_memory_is_looked_at_after_the_work(setup, monkeypatch):
 @pytest.mark.parametrize("kind", ["nothing", "loader", "plain", "search"])
 def test_what_memory_is_measured_of(setup, monkeypatch, kind):
     done = []
-    monkeypatch.setattr(child.Searching, "round", lambda self: done.append("round"))
-    monkeypatch.setattr(child.Plain, "seconds", lambda self, steps: done.append(steps))
+    monkeypatch.setattr(training.Searching, "round", lambda self: done.append("round"))
+    monkeypatch.setattr(training.Plain, "seconds", lambda self, steps: done.append(steps))
     subject = setups.Subject.of(dataclasses.replace(setup, repeats=0))
     child._exercise(subject, kind, 2)
     assert done == {"plain": [2], "search": ["round", "round"]}.get(kind, [])

@@ -14,6 +14,7 @@ from benchmarks.zoo import check as zoo_check
 from benchmarks.zoo import names as zoo_names
 from benchmarks.zoo import table as zoo_table
 from benchmarks.zoo.record import Record
+from jstc.channels import ChannelMap
 
 ENVIRONMENT = {
     "environment": {
@@ -145,13 +146,13 @@ def test_a_failure_is_recorded_and_the_rest_is_still_done(tiny, image, monkeypat
 
 
 def test_a_wrong_slice_does_not_pass_for_a_masked_network(tiny, image, monkeypatch):
-    masked = zoo_check.ChannelMap.mask
+    masked = ChannelMap.mask
 
     def less(channels, network, plan):
         masked(channels, network, plan)
         network.two.bias.data += 1e-6
 
-    monkeypatch.setattr(zoo_check.ChannelMap, "mask", less)
+    monkeypatch.setattr(ChannelMap, "mask", less)
     record = Record()
     zoo_check.check(record, tiny, image, onnx=False)
     assert list(record.found["failures"]) == ["masked"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jstc.channels import budget
+from jstc.channels import Cost, budget
 from jstc.channels.budget import WidthBounds
 from jstc.errors import BudgetError
 
@@ -184,7 +184,7 @@ def test_a_share_is_not_cut_by_its_last_binary_digit():
         groups = ()
 
         def cost_of_counts(self, counts):
-            return budget.Cost(100, 100)
+            return Cost(100, 100)
 
     # 0.29 * 100 is 28.999999999999996
     with pytest.raises(BudgetError, match="meets flops 29:"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -16,7 +18,9 @@ class Called(NamedTuple):
 
 
 @pytest.fixture
-def jstc_command(capsys, monkeypatch, tmp_path):
+def jstc_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Called]:
     """Calls `jstc` with words, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")

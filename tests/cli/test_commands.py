@@ -59,7 +59,7 @@ def test_the_list_of_commands_and_flags_is_frozen():
 
     from jstc.cli.app import app
 
-    group = typer.main.get_command(app)
+    group = typer.main.get_group(app)
     found = {name: flags_of(command) for name, command in group.commands.items()}
     found = {name: {flag for flag in flags if flag.startswith("-")} for name, flags in found.items()}
     assert {name: flags - {"--help", "-h"} for name, flags in found.items()} == FLAGS

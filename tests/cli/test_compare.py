@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -55,7 +56,7 @@ def written(path, document):
 
 
 def spoilt(tmp_path, name):
-    document = copy.deepcopy(BASE)
+    document: Any = copy.deepcopy(BASE)
     part, key, value = REGRESSIONS[name]
     if key is None:
         document[part].pop()

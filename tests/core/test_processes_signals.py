@@ -100,7 +100,9 @@ def test_what_a_broken_worker_causes_is_the_interruption():
 def test_a_forked_worker_leaves_the_stopping_to_the_process_it_works_for(monkeypatch):
     with interruptible(), processes.signals_deferred():
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
+        handler = signal.getsignal(signal.SIGINT)
+        assert callable(handler)
+        handler(signal.SIGINT, None)
         assert not processes.stop_requested()
 
 

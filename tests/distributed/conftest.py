@@ -6,6 +6,10 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,7 +18,7 @@ from tests.helpers import children, two_processes
 TIMEOUT = 300
 
 
-def rank_environment(rank, world, port):
+def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
     """What torchrun would set."""
     return children.environment() | {
         "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank),
@@ -24,20 +28,21 @@ def rank_environment(rank, world, port):
     }  # fmt: skip
 
 
-def free_port():
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+        port: int = found.getsockname()[1]
+        return port
 
 
 @pytest.fixture(scope="session")
-def checks():
+def checks() -> ModuleType:
     """The same checks in this process, which is alone."""
     return two_processes
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes have written that ran the checks."""
     folder, port = tmp_path_factory.mktemp("two"), free_port()
     program = [sys.executable, "-m", two_processes.__name__, str(folder)]
@@ -52,15 +57,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def outcomes(folder):
+def outcomes(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.fixture
-def both(outcomes):
+def both(outcomes: list[dict[str, Any]]) -> Callable[[str], list[Any]]:
     """What each of the two found in a check, by its name."""
 
-    def find(name):
+    def find(name: str) -> list[Any]:
         for outcome in outcomes:
             assert "error" not in outcome[name], outcome[name]["error"]
         return [outcome[name]["found"] for outcome in outcomes]

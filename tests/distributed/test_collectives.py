@@ -49,7 +49,8 @@ def test_norms_of_the_whole_batch_share_all_tensors_and_go_again(monkeypatch):
 
 
 def test_a_group_of_the_users_own_program_is_left_as_it_was():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         process_group.join(torch.device("cpu"))
         process_group.leave()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from jstc import data
+from jstc.data.in_memory import MemorySplit
 from jstc.export import card
 from jstc.export.classifier import Normalisation, open_classifier
 from jstc.export.preprocess import preprocess_path, write_with_preprocess
@@ -75,11 +76,13 @@ def digits(tmp_path_factory):
     loaded = data.load(
         "digits", root=None, settings=InputSettings(image_size=16), seed=0, device=torch.device("cpu")
     )
-    at = list(range(0, loaded.test.num_images, 60))
+    test = loaded.test
+    assert isinstance(test, MemorySplit)
+    at = list(range(0, test.num_images, 60))
     paths = [tmp_path_factory.mktemp("digits") / f"{i}.png" for i in at]
     for path, i in zip(paths, at, strict=True):
-        Image.fromarray(loaded.test.images[i].permute(1, 2, 0).numpy()).save(path)
-    images = torch.cat([batch for batch, _ in loaded.test.ordered(128)])[at]
+        Image.fromarray(test.images[i].permute(1, 2, 0).numpy()).save(path)
+    images = torch.cat([batch for batch, _ in test.ordered(128)])[at]
     return paths, images.numpy(), loaded.info
 
 
@@ -92,12 +95,12 @@ def test_the_answers_are_the_evaluations_on_real_digits(onnx_classifier, digits,
     source = onnx_classifier(
         "model.onnx", classes=10, half=form == "half", batch=fixed or "batch", metadata=strings
     )
-    model = ""
+    model = None
     if form == "pixels":
         model = preprocess_path(source)
         write_with_preprocess(source, model, mean=info.mean, std=info.std, size=(16, 16), resize_side=None)
     facts = {"batch": fixed, "fp16": form == "half", "preprocess": form == "pixels"}
-    blocks = answers(folder(source.parent, facts, source, metadata), paths, model)
+    blocks = answers(folder(source.parent, facts, source, metadata), paths, model or "")
     expected = open_classifier(source).answer(images).classes[:, 0]
     shown = [as_printed(number) for number in expected]
     assert first_labels(blocks) == shown

@@ -51,7 +51,7 @@ def test_the_file_does_not_tell_where_it_was_made(onnx_path: Path) -> None:
 def test_the_network_is_left_as_it_was(
     network: nn.Module, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    network.train().to(torch.float64, memory_format=torch.channels_last)
+    network.train().double().to(memory_format=torch.channels_last)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     write(network, tmp_path / "model.onnx")
     assert network.training

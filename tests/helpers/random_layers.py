@@ -139,12 +139,12 @@ def _excite(shape: Shape, a: int, b: int) -> tuple[nn.Module, Shape]:
     if b % 2:
         layers = {"down": nn.Conv2d(c, middle, 1), "up": nn.Conv2d(middle, c, 1)}
 
-        def function(net, x):
+        def function(net: Any, x: Tensor) -> Any:
             return x * net.up(F.relu(net.down(x.mean((2, 3), keepdim=True)))).sigmoid()
     else:
         layers = {"down": nn.Linear(c, middle), "up": nn.Linear(middle, c)}
 
-        def function(net, x):
+        def function(net: Any, x: Tensor) -> Any:
             gate = net.up(F.relu(net.down(F.adaptive_avg_pool2d(x, 1).flatten(1)))).sigmoid()
             return x * gate[:, :, None, None] if b // 2 % 2 else x * gate.view(len(x), -1, 1, 1)
 
@@ -166,7 +166,7 @@ def _scale(shape: Shape, a: int, b: int) -> tuple[nn.Module, Shape]:
 def _shuffle(shape: Shape, a: int, b: int) -> tuple[nn.Module, Shape]:
     groups = _divisor(shape[0], 1 + a)
 
-    def by_views(net, x):
+    def by_views(net: Any, x: Tensor) -> Any:
         n, c, h, w = x.shape
         return x.reshape(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
@@ -213,7 +213,7 @@ def _shared(shape: Shape, a: int, b: int) -> tuple[nn.Module, Shape]:
         layers = {"conv": nn.Conv2d(c, c, 3, padding=1, groups=c), "norm": nn.BatchNorm2d(c)}
         return Fn("twice", lambda net, x: net.norm(net.conv(net.norm(net.conv(x)))), **layers), shape
 
-    def tied(net, x):
+    def tied(net: Any, x: Tensor) -> Any:
         x = x.permute(0, 2, 3, 1)
         return F.linear(F.gelu(F.linear(x, net.weight)), net.weight.t(), net.bias).permute(0, 3, 1, 2)
 
@@ -231,7 +231,7 @@ def _mlp(shape: Shape, a: int, b: int) -> tuple[nn.Module, Shape]:
         "down": nn.Linear(middle, c),
     }
 
-    def function(net, x):
+    def function(net: Any, x: Tensor) -> Any:
         y = net.up(net.norm(x.flatten(2).transpose(1, 2)))
         y = F.silu(y.chunk(2, -1)[0]) * y.chunk(2, -1)[1] if gated else F.gelu(y)
         return x + net.down(y).transpose(1, 2).reshape(x.shape)
@@ -243,11 +243,11 @@ def _attention(shape: Shape, a: int, b: int) -> tuple[nn.Module, Shape]:
     c, h, w = shape
     layers = {"norm": nn.LayerNorm(c), "attention": Attention(c, _divisor(c, a), b % 4)}
 
-    def plain(net, x):
+    def plain(net: Any, x: Tensor) -> Any:
         y = net.attention(net.norm(x.flatten(2).transpose(1, 2)))
         return x + y.transpose(1, 2).reshape(x.shape)
 
-    def windows(net, x):
+    def windows(net: Any, x: Tensor) -> Any:
         n, c, h, w = x.shape
         y = torch.roll(x, (-1, -1), (2, 3)) if b // 4 % 2 else x
         y = y.permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(-1, 4, c)
@@ -267,7 +267,7 @@ def _class_token(shape: Shape, a: int, b: int) -> tuple[nn.Module, Shape]:
         "attention": Attention(c, _divisor(c, a), b % 4),
     }
 
-    def function(net, x):
+    def function(net: Any, x: Tensor) -> Any:
         y = torch.cat([net.token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1) + net.position
         y = y + net.attention(y)
         return y[:, 1:].transpose(1, 2).reshape(x.shape) + y[:, 0][:, :, None, None]

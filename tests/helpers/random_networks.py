@@ -74,7 +74,7 @@ def _branches(shape: Shape, a: int, b: int, body: Sequence[Step]) -> tuple[nn.Mo
     out = (l_shape[0] + r_shape[0] + shape[0], *l_shape[1:])
     resize = nn.Identity() if shape[1:] == l_shape[1:] else nn.Upsample(size=l_shape[1:])
 
-    def dense(net, x):
+    def dense(net: Any, x: Tensor) -> Any:
         return torch.cat([net.resize(x), net.left(x), net.match(net.right(x))], 1)
 
     return Fn("dense", dense, resize=resize, **layers), out
@@ -94,11 +94,11 @@ def _split(shape: Shape, a: int, b: int, body: Sequence[Step]) -> tuple[nn.Modul
     inside, found = build_steps(body, (sizes[1], h, w))
     layers = {"body": inside, "match": _to_shape(found, (sizes[1], h, w))}
 
-    def joined(net, x):
+    def joined(net: Any, x: Tensor) -> Any:
         left, right = take(x)
         return torch.cat([net.match(net.body(right.clone())), left], 1)
 
-    def gated(net, x):
+    def gated(net: Any, x: Tensor) -> Any:
         left, right = take(x)
         return left * net.match(net.body(right.clone())).sigmoid()
 

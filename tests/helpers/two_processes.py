@@ -9,15 +9,17 @@ import json
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jstc.channels import analyse
 from jstc.core import processes
 from jstc.core.progress import Silent
-from jstc.data.base import DataInfo
+from jstc.data.base import DataInfo, Dataset
 from jstc.data.in_memory import dataset_in_memory
 from jstc.errors import StageError
 from jstc.jst.round import judge, train_round
@@ -36,22 +38,22 @@ CPU = torch.device("cpu")
 class Normless(nn.Module):
     """Two groups, without batch norm or dropout; one head that training does not use."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.fc, self.unused = nn.Linear(8, 3), nn.Linear(8, 3)
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         x = self.second(self.first(images).relu()).relu().mean((-2, -1))
         return self.fc(x)
 
 
-def normless():
+def normless() -> Normless:
     with seeds.seeded(0, "normless"):
         return Normless()
 
 
-def images(number, seed=0):
+def images(number: int, seed: int = 0) -> Dataset:
     """Images of three classes, as a data set."""
     source = torch.Generator().manual_seed(seed)
     labels = torch.arange(number) % 3
@@ -61,7 +63,7 @@ def images(number, seed=0):
     return dataset_in_memory(info, pair, pair, augmentation=None, val_fraction=0.3, seed=0, device=CPU)
 
 
-def steps(number, batch_size, count=4, **settings):
+def steps(number: int, batch_size: int, count: int = 4, **settings: Any) -> dict[str, Any]:
     """The losses of training steps one by one, and the weights after them."""
     network, split = normless(), images(number).train_full
     chosen = TrainSettings(batch_size=batch_size, precision="float32", channels_last=False, **settings)
@@ -80,13 +82,13 @@ def steps(number, batch_size, count=4, **settings):
     return {"losses": losses, "images": figures.images, "weights": network.second.weight.flatten().tolist()}
 
 
-def evaluation():
+def evaluation() -> list[float]:
     """Figures of a network on a split, whose batches are not shared evenly."""
     figures = evaluate(normless(), counted(images(61).train_full, 14, progress=Silent(), stage="x"))
     return [figures.accuracy, figures.loss, figures.images]
 
 
-def gated_round():
+def gated_round() -> dict[str, Any]:
     """A round of a search on a network without norms: gates and weights after it."""
     changes = {"train.batch_size": 12, "search.steps_per_round": 3, "search.gate_steps": 3}
     changes |= {"train.precision": "float32", "train.lr": 0.05, "search.candidate_images": 20}
@@ -106,7 +108,7 @@ def gated_round():
     }
 
 
-def search(directory):
+def search(directory: Path) -> dict[str, Any]:
     """A whole search with batch norm and dropout, then the finetune; what each process has in the end."""
     from jstc.finetune import finetune
 
@@ -127,7 +129,7 @@ def search(directory):
     }
 
 
-def finetuned_accuracy(directory):
+def finetuned_accuracy(directory: Path) -> dict[str, float]:
     """Of the network that `search` finetuned: as it was written, and as one process finds it."""
     from jstc.plan import Plan
 
@@ -142,7 +144,7 @@ def finetuned_accuracy(directory):
     return {"alone": found.accuracy, "written": written["accuracy"]}
 
 
-def talk():
+def talk() -> dict[str, Any]:
     """What the processes tell each other."""
     mine = torch.full((3,), float(collectives.rank()))
     strided = torch.full((2, 3), collectives.rank(), dtype=torch.int64).t()
@@ -159,7 +161,7 @@ def talk():
     }
 
 
-def _complaint(function):
+def _complaint(function: Callable[[], object]) -> str | None:
     try:
         function()
     except StageError as error:
@@ -167,11 +169,11 @@ def _complaint(function):
     return None
 
 
-def differences():
+def differences() -> dict[str, str | None]:
     """What is said when the processes are not the same, or process 0 cannot do something."""
     network = normless()
 
-    def fail():
+    def fail() -> None:
         raise StageError("no such file")
 
     same = _complaint(lambda: ddp.require_equal(network.state_dict(), "the network"))
@@ -197,7 +199,7 @@ CHECKS = {
 }
 
 
-def _outcome(check):
+def _outcome(check: Callable[[], object]) -> dict[str, Any]:
     try:
         return {"found": check()}
     except Exception:

@@ -15,11 +15,11 @@ from torch import Tensor
 from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
 from jstc.data.base import Dataset
-from jstc.jst import importance as module
 from jstc.jst.importance import importance_of, taylor
 from jstc.jst.round import RoundContext
 from jstc.jst.subnetwork import Target, cut
 from jstc.plan import Plan
+from jstc.train import collectives
 from jstc.train.batchnorm import recalibrate
 
 TAYLOR = {"search.importance": "taylor", "search.importance_images": 20}
@@ -67,8 +67,8 @@ def test_it_is_the_change_of_the_loss_with_the_gate(
                 losses.append(F.cross_entropy(own(images.double()), labels))
             expected[channel] += (losses[0] - losses[1]).abs() / (2 * step)
     for group in target.channels.groups:
-        own = expected[span(target.channels, group.name)]
-        own /= own.mean()
+        ours = expected[span(target.channels, group.name)]
+        ours /= ours.mean()
         assert found[span(target.channels, group.name)].mean() == pytest.approx(1.0)
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
 
@@ -133,10 +133,10 @@ def test_processes_share_the_images_and_come_to_the_same(
     parts = []
     for rank in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(module.collectives, "world", lambda: 2)
-            patch.setattr(module.collectives, "rank", lambda number=rank: number)
-            patch.setattr(module.collectives, "copy_from_first", lambda tensors: None)
-            patch.setattr(module.collectives, "average", lambda tensor: parts.append(tensor.clone()))
+            patch.setattr(collectives, "world", lambda: 2)
+            patch.setattr(collectives, "rank", lambda number=rank: number)
+            patch.setattr(collectives, "copy_from_first", lambda tensors: None)
+            patch.setattr(collectives, "average", lambda tensor: parts.append(tensor.clone()))
             measured(target, context)
     assert seen == [(16, 8), (16, 8)] * 2
     one = measured(target, whole)

@@ -15,6 +15,7 @@ from jstc.core.processes import interruptible
 from jstc.core.progress import Silent
 from jstc.errors import DivergedError, StageError
 from jstc.jst import rounds
+from jstc.jst.round import train_round
 from jstc.train import checkpoint
 from jstc.train.monitor import TrainingMonitor
 
@@ -153,7 +154,7 @@ def test_a_damaged_checkpoint_costs_a_round_and_changes_nothing(
 def spoil_once(monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
     """Let the first `times` rounds number 2 diverge; the learning rates at which they were tried."""
     rates: list[float] = []
-    train = rounds.train_round
+    train = train_round
 
     def spoiled(sub: Any, context: Any, round_: int, **options: Any) -> Any:
         figures = train(sub, context, round_, **options)

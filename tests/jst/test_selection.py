@@ -87,7 +87,7 @@ def test_another_plan_is_judged_as_the_winner_was(ended: Any, channels: ChannelM
     found = choose_best(now.state, now.proposer, now.context, Silent())
     assert with_plan(found, found.plan, now.state, now.context) is found
     other = channels.random_plan(flops=0.4, seed=9)
-    mixed = Plan(dict(reversed(other.kept.items())), dict(reversed(other.widths.items())))
+    mixed = Plan(dict(reversed([*other.kept.items()])), dict(reversed([*other.widths.items()])))
     changed = with_plan(found, mixed, now.state, now.context)
     judged = judge(cut(now.state.target, other, now.context.recipe.train), now.context, limit=None)
     assert (changed.entry.accuracy, changed.entry.round) == (judged.accuracy, found.entry.round)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
 from jstc.latency import LatencyModel, Setting, Table
+from tests.helpers.fake_timer import FakeTimer
 
 SETTING = Setting("cpu", 1, 0, "a processor", "1.0")
 
@@ -36,49 +37,26 @@ class SmallNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-class FakeTimer:
-    """Takes `block` channels at once: a stair of that width; remembers what it was asked."""
-
-    def __init__(self, block: int = 16) -> None:
-        self.block = block
-        self.asked: list[tuple[str, tuple[int, ...]]] = []
-
-    def __call__(self, kernel, points):
-        self.asked += [(kernel.key, point) for point in points]
-        return [self.time(kernel, point) for point in points]
-
-    def time(self, kernel, widths):
-        if kernel.kind == "move":
-            return 1e-6 * widths[0]
-        stairs = math.ceil(widths[-1] / self.block) * self.block
-        return 1e-5 * math.prod(widths[:-1]) * stairs
-
-
 @pytest.fixture(scope="session")
 def channels() -> ChannelMap:
     return analyse(SmallNet(), torch.zeros(1, 3, 16, 16))
 
 
 @pytest.fixture
-def timer():
+def timer() -> FakeTimer:
     return FakeTimer()
 
 
 @pytest.fixture
-def table(tmp_path, timer):
+def table(tmp_path: Path, timer: FakeTimer) -> Table:
     return Table(SETTING, timer=timer, path=tmp_path / "table.json")
 
 
 @pytest.fixture
-def model(channels, table) -> LatencyModel:
+def model(channels: ChannelMap, table: Table) -> LatencyModel:
     return LatencyModel.measured(channels.executions, table, full=channels.full_counts, progress=Silent())
 
 
 @pytest.fixture(scope="session")
 def setting() -> Setting:
     return SETTING
-
-
-@pytest.fixture(scope="session")
-def fake_timer() -> type[FakeTimer]:
-    return FakeTimer

@@ -13,6 +13,7 @@ from jstc.core.progress import Silent
 from jstc.errors import BudgetError
 from jstc.latency import Calibration, LatencyModel, Table
 from jstc.recipe.schema import ChannelSettings
+from tests.helpers.fake_timer import FakeTimer
 
 
 def all_steps(channels, model):
@@ -47,8 +48,8 @@ def test_the_same_predictions_after_a_round_trip(model, channels):
     assert again(channels.counts(plan)) == pytest.approx(model(channels.counts(plan)), rel=1e-5)
 
 
-def test_a_search_that_goes_on_predicts_to_the_last_bit(channels, tmp_path, setting, fake_timer):
-    class Uneven(fake_timer):
+def test_a_search_that_goes_on_predicts_to_the_last_bit(channels, tmp_path, setting):
+    class Uneven(FakeTimer):
         def time(self, kernel, widths):
             return super().time(kernel, widths) / 3
 

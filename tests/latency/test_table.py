@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,14 @@ from jstc.core.progress import Silent
 from jstc.latency import Setting, Table
 from jstc.latency.kernels import Kernel
 from jstc.latency.table import doubtful
+from tests.helpers.fake_timer import FakeTimer
 
 GEMM, MOVE = Kernel("gemm", (1,)), Kernel("move")
 POINTS = [(8, 16), (8, 32)]
 
 
-def test_what_is_known_is_not_measured_again(setting, fake_timer, tmp_path):
-    first, second, third = (fake_timer() for _ in range(3))
+def test_what_is_known_is_not_measured_again(setting, tmp_path):
+    first, second, third = (FakeTimer() for _ in range(3))
     path = tmp_path / "table.json"
     Table(setting, timer=first, path=path).require({GEMM: POINTS})
     again = Table(setting, timer=second, path=path)
@@ -30,8 +32,8 @@ def test_what_is_known_is_not_measured_again(setting, fake_timer, tmp_path):
     assert third.asked == [(GEMM.key, (8, 48))]
 
 
-def test_doubtful_times_of_a_process_that_ends_are_not_kept(setting, fake_timer, tmp_path):
-    class Disturbed(fake_timer):
+def test_doubtful_times_of_a_process_that_ends_are_not_kept(setting, tmp_path):
+    class Disturbed(FakeTimer):
         def __call__(self, kernel, points):
             if self.asked:
                 raise KeyboardInterrupt
@@ -40,7 +42,7 @@ def test_doubtful_times_of_a_process_that_ends_are_not_kept(setting, fake_timer,
     path = tmp_path / "table.json"
     with pytest.raises(KeyboardInterrupt):
         Table(setting, timer=Disturbed(), path=path).require({GEMM: POINTS})
-    assert Table(setting, timer=fake_timer(), path=path).times == {}
+    assert Table(setting, timer=FakeTimer(), path=path).times == {}
 
 
 @pytest.mark.parametrize("change", [{"provider": "cuda"}, {"batch": 8}, {"threads": 1},
@@ -52,9 +54,9 @@ def test_every_setting_has_a_table_of_its_own(setting, change, monkeypatch, tmp_
     assert Table(setting).path.parent == tmp_path / "latency"
 
 
-def test_a_table_of_another_setting_is_not_taken(setting, fake_timer, tmp_path):
+def test_a_table_of_another_setting_is_not_taken(setting, tmp_path):
     path = tmp_path / "table.json"
-    Table(setting, timer=fake_timer(), path=path).require({GEMM: POINTS})
+    Table(setting, timer=FakeTimer(), path=path).require({GEMM: POINTS})
     assert Table(dataclasses.replace(setting, batch=2), path=path).times == {}
 
 
@@ -72,43 +74,43 @@ def damaged(text: str) -> list[str]:
     ]
 
 
-def test_a_damaged_table_is_measured_anew(setting, fake_timer, tmp_path):
+def test_a_damaged_table_is_measured_anew(setting, tmp_path):
     path = tmp_path / "table.json"
-    Table(setting, timer=fake_timer(), path=path).require({GEMM: POINTS})
+    Table(setting, timer=FakeTimer(), path=path).require({GEMM: POINTS})
     whole = path.read_text()
     for text in damaged(whole):
         path.write_text(text)
-        timer = fake_timer()
+        timer = FakeTimer()
         Table(setting, timer=timer, path=path).require({GEMM: POINTS})
         assert {point for _, point in timer.asked} == set(POINTS)
         assert path.read_text() == whole
 
 
-def test_two_writers_lose_nothing(setting, fake_timer, tmp_path):
+def test_two_writers_lose_nothing(setting, tmp_path):
     path = tmp_path / "table.json"
-    one, other = (Table(setting, timer=fake_timer(), path=path) for _ in range(2))
+    one, other = (Table(setting, timer=FakeTimer(), path=path) for _ in range(2))
     one.require({GEMM: POINTS})
     other.require({MOVE: [(64,)]})  # it has read the file before the first one wrote
     assert set(Table(setting, path=path).times) == {GEMM, MOVE}
 
 
-def test_a_folder_that_cannot_be_written_is_no_failure(setting, fake_timer, tmp_path):
+def test_a_folder_that_cannot_be_written_is_no_failure(setting, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     said = []
     told = Silent()
-    told.message = said.append
-    table = Table(setting, timer=fake_timer(), path=tmp_path / "file" / "table.json")
+    monkeypatch.setattr(told, "message", said.append)
+    table = Table(setting, timer=FakeTimer(), path=tmp_path / "file" / "table.json")
     table.require({GEMM: POINTS}, told)
     assert table.times[GEMM]
     assert "cannot be kept" in said[0]
 
 
-def test_a_disturbed_time_is_measured_again_and_the_least_counts(setting, fake_timer, tmp_path):
-    timer = fake_timer()
+def test_a_disturbed_time_is_measured_again_and_the_least_counts(setting, tmp_path):
+    timer: Any = FakeTimer()
     calm = timer.time
     timer.time = lambda kernel, point: calm(kernel, point) * (6 if len(timer.asked) <= 2 else 1)
     points = [(8, n) for n in (16, 32, 48, 64)]
-    Table(setting, timer=fake_timer(), path=tmp_path / "t.json").require({GEMM: points[2:]})
+    Table(setting, timer=FakeTimer(), path=tmp_path / "t.json").require({GEMM: points[2:]})
     table = Table(setting, timer=timer, path=tmp_path / "t.json")
     table.require({GEMM: points[:2]})  # six times as long as they are, next to two that are right
     assert table.times[GEMM] == pytest.approx({point: calm(GEMM, point) for point in points})
@@ -120,8 +122,8 @@ def test_doubtful_times():
 
 
 @pytest.mark.parametrize(("block", "expected"), [(8, 8), (16, 16), (32, 32)])
-def test_the_block_is_what_wastes_nothing(setting, fake_timer, tmp_path, block, expected):
-    assert Table(setting, timer=fake_timer(block), path=tmp_path / "t.json").block == expected
+def test_the_block_is_what_wastes_nothing(setting, tmp_path, block, expected):
+    assert Table(setting, timer=FakeTimer(block), path=tmp_path / "t.json").block == expected
 
 
 def test_where_the_cache_is(monkeypatch):

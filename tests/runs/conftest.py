@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jstc.core.progress import Silent
 from jstc.models import user_code
 from jstc.recipe import loading
+from jstc.recipe.schema import Recipe
 from jstc.runs import commands, preflight, stages
 from jstc.runs.stages import Stage
+from jstc.runs.workspace import StageContext
 
 INPUTS = {
     "baseline": (), "search": (), "finetune": ("search",), "slim": ("finetune",), "export": ("slim",),
@@ -46,7 +51,7 @@ def make(num_classes):
 
 
 @pytest.fixture(scope="session")
-def network(tmp_path_factory):
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a small network of the user's own."""
     path = tmp_path_factory.mktemp("network") / "small.py"
     path.write_text(NETWORK)
@@ -55,15 +60,15 @@ def network(tmp_path_factory):
 
 
 class Messages(Silent):
-    def __init__(self):
-        self.texts = []
+    def __init__(self) -> None:
+        self.texts: list[str] = []
 
-    def message(self, text):
+    def message(self, text: str) -> None:
         self.texts.append(text)
 
 
 @pytest.fixture
-def messages():
+def messages() -> Messages:
     """A progress that keeps the messages it was told, as `texts`."""
     return Messages()
 
@@ -71,20 +76,20 @@ def messages():
 class House:
     """A run directory whose stages write one file each, and go wrong on demand."""
 
-    def __init__(self, path, messages):
+    def __init__(self, path: Path, messages: Messages) -> None:
         self.path = path
-        self.ran = []
-        self.faults = {}
+        self.ran: list[str] = []
+        self.faults: dict[str, Callable[[], object]] = {}
         self.messages = messages
 
-    def table(self, recipe):
+    def table(self, recipe: Recipe) -> list[Stage]:
         return [
             Stage(name, self.function(name), inputs, ("summary.json",) if name == "report" else ())
             for name, inputs in INPUTS.items()
         ]
 
-    def function(self, name):
-        def run(context):
+    def function(self, name: str) -> Callable[[StageContext], dict[str, Any] | None]:
+        def run(context: StageContext) -> dict[str, Any] | None:
             self.ran.append(name)
             context.folder.mkdir(exist_ok=True)
             (context.folder / "work").write_text(name)
@@ -99,23 +104,23 @@ class House:
 
         return run
 
-    def run(self, **options):
+    def run(self, **options: Any) -> list[str]:
         self.ran.clear()
         commands.run(RECIPE, out=self.path, command="jstc run x.yaml", progress=self.messages, **options)
         return self.ran
 
-    def stage(self, name, **options):
+    def stage(self, name: str, **options: Any) -> list[str]:
         self.ran.clear()
         commands.run_stage(self.path, name, recipe=RECIPE, progress=self.messages, **options)
         return self.ran
 
-    def states(self):
+    def states(self) -> dict[str, str]:
         manifest = json.loads((self.path / "manifest.json").read_text())
         return {name: record["state"] for name, record in manifest["stages"].items()}
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch, messages):
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: Messages) -> House:
     """A `House` without a preflight."""
     house = House(tmp_path / "run", messages)
     monkeypatch.setattr(stages, "table", house.table)

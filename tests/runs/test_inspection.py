@@ -51,9 +51,9 @@ def found(tmp_path):
     (tmp_path / "net.py").write_text(FILE)
 
     def found(factory="Net", settings=None, **images):
-        images = Images(**{"image_size": 8, **images})
+        wanted = Images(**{"image_size": 8, **images})
         return inspect(
-            f"{tmp_path / 'net.py'}:{factory}", images=images, settings=settings or ChannelSettings()
+            f"{tmp_path / 'net.py'}:{factory}", images=wanted, settings=settings or ChannelSettings()
         )
 
     return found

@@ -15,7 +15,8 @@ from jstc.errors import RunDirectoryError, StageError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import checkpoint, optim
 from jstc.train.checkpoint import Checkpoints
-from jstc.train.fit import Job, fit
+from jstc.train.fit import fit
+from jstc.train.job import Job
 from jstc.train.metrics import History
 from jstc.train.schedule import Schedule
 

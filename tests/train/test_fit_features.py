@@ -16,7 +16,8 @@ from jstc.core.progress import Silent
 from jstc.errors import RunDirectoryError
 from jstc.recipe.schema import CheckpointSettings, TrainSettings
 from jstc.train import checkpoint, optim
-from jstc.train.fit import FitResult, Job, fit
+from jstc.train.fit import fit
+from jstc.train.job import FitResult, Job
 from jstc.train.schedule import Schedule
 
 Make = Callable[[], nn.Module]

@@ -18,6 +18,7 @@ from jstc.train import checkpoint, fit, loop
 from jstc.train.job import FitResult, Job
 from jstc.train.metrics import RunningMetrics
 from jstc.train.monitor import TrainingMonitor
+from jstc.train.optim import set_learning_rate
 from jstc.train.schedule import Schedule
 
 Make = Callable[[], nn.Module]
@@ -115,7 +116,7 @@ def test_what_is_saved_in_the_middle_is_not_trained_again(
     meta = checkpoint.load(tmp_path / NAME)[1]
     assert (meta["state"]["epoch"], meta["middle"]["batches"]) == (1, 2)
     steps: list[float] = []
-    plain = loop.set_learning_rate
+    plain = set_learning_rate
     monkeypatch.setattr(loop, "set_learning_rate", lambda o, rate: (steps.append(rate), plain(o, rate)))
     train(job(make_network(), split), tmp_path)
     assert len(steps) == 10 - 6
@@ -192,7 +193,7 @@ def test_resumed_in_the_middle_it_goes_back_to_the_start_of_the_epoch(
 def test_infinite_weights_are_noticed_before_they_are_saved(
     make_network: Make, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, plain, calls = make_network(), fit.train_steps, iter(range(100))
+    network, plain, calls = make_network(), loop.train_steps, iter(range(100))
 
     def spoiling(*args: Any, **options: Any) -> Any:
         figures = plain(*args, **options)

@@ -13,7 +13,8 @@ from jstc.core.progress import Silent
 from jstc.errors import InputError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import metrics
-from jstc.train.fit import Job, fit
+from jstc.train.fit import fit
+from jstc.train.job import Job
 from jstc.train.schedule import Schedule
 
 Make = Callable[[], nn.Module]

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 def sandwich() -> Callable[..., Any]:
     """`sandwich(toy, middle, last=16, **layers)`: a toy network around something on 16 channels."""
 
-    def make(toy, middle, *, last: int = 16, **layers):
+    def make(
+        toy: Callable[..., Any], middle: Callable[..., Any], *, last: int = 16, **layers: nn.Module
+    ) -> Any:
         """Stem with batch norm, something on 16 channels, and a last convolution from `last` channels."""
         stem = {
             "stem": nn.Conv2d(3, 16, 3, padding=1),

@@ -56,7 +56,7 @@ def _settings(root: Path, **keys: object) -> InputSettings:
     )
 
 
-def _load(root: Path, *, at: str = "", say: Callable[[str], None] = len, **keys: object) -> Dataset:
+def _load(root: Path, *, at: str = "", say: Callable[[str], object] = len, **keys: object) -> Dataset:
     place, cpu, settings = Path(at or root), torch.device("cpu"), _settings(root, **keys)
     return jstc.data.load("webdataset", root=place, settings=settings, seed=0, device=cpu, say=say)
 
