@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from jstc.data.images import CorruptImages
+from jstc.data.images import CorruptImages, Images, Pixels
 from jstc.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "Dataset",
     "Epoch",
     "Part",
+    "Source",
     "Split",
     "resize_side",
 ]
@@ -66,6 +67,21 @@ class DataInfo:
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of one image."""
         return self.channels, self.height, self.width
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of a data set as its files have them, for `datasets.load` to make splits of.
+
+    With `memory_size` (height, width) all of them live decoded in memory, at that size; without, they are
+    read and decoded as they are needed. `mirrored`: is a mirrored image still of its class?
+    """
+
+    info: DataInfo
+    train: Images | Pixels
+    test: Images | Pixels
+    memory_size: tuple[int, int] | None = None
+    mirrored: bool = True
 
 
 class Part(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jstc.data.base import DataInfo, Dataset
+from jstc.data.base import DataInfo, Dataset, Source
 from jstc.data.sources import cifar, digits, folder, parquet, webdataset
 from jstc.errors import DataError, InputError, UnknownNameError
 from jstc.recipe.schema import InputSettings
@@ -123,13 +123,19 @@ def load(
     `seed` decides which share of the training split is kept for search-validation, and nothing else.
     Raises `UnknownNameError` or `DataError`, as `check` does.
     """
+    from jstc.data.loader import dataset_of  # with torch
+
+    return dataset_of(_source(name, root, settings, say), settings=settings, seed=seed, device=device)
+
+
+def _source(name: str, root: Path | None, settings: InputSettings, say: Callable[[str], None]) -> Source:
     folder_or_none = check_root(name, root)
     if folder_or_none is None:
-        return digits.load(settings, seed=seed, device=device)
+        return digits.load(settings)
     if name in cifar.WHERE:
-        return cifar.load(name, folder_or_none, settings, seed=seed, device=device)
+        return cifar.load(name, folder_or_none, settings)
     if name == "parquet":
-        return parquet.load(folder_or_none, settings, seed=seed, device=device)
+        return parquet.load(folder_or_none, settings)
     if name == "webdataset":
-        return webdataset.load(folder_or_none, settings, seed=seed, device=device, say=say)
-    return folder.load(name, folder_or_none, settings, seed=seed, device=device)
+        return webdataset.load(folder_or_none, settings, say=say)
+    return folder.load(name, folder_or_none, settings)

@@ -13,13 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from jstc.core import files
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 
-__all__ = ["CorruptImages", "Images", "UnreadableImageError", "corrupt_file", "open_bytes", "open_file"]
+__all__ = [
+    "CorruptImages",
+    "Images",
+    "Pixels",
+    "UnreadableImageError",
+    "corrupt_file",
+    "open_bytes",
+    "open_file",
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,14 @@ class Images:
     """Images that can be read one at a time, as RGB, and their labels int64 [N]."""
 
     read: Callable[[int], Image.Image]
+    labels: Indices
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images that are decoded, uint8 [N, C, H, W], and their labels int64 [N]."""
+
+    images: NDArray[np.uint8]
     labels: Indices
 
 

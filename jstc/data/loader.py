@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from jstc.data import transforms
-from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part
-from jstc.data.decoding import in_workers
-from jstc.data.images import CorruptImages, Images, UnreadableImageError
-from jstc.data.in_memory import normalise
+from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Source
+from jstc.data.decoding import decode_all, in_workers
+from jstc.data.images import CorruptImages, Images, Pixels, UnreadableImageError
+from jstc.data.in_memory import Arrays, Augmentation, dataset_in_memory, normalise
 from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -30,7 +30,7 @@ __all__ = [
     "LoaderCache",
     "LoaderSplit",
     "Place",
-    "dataset_from_images",
+    "dataset_of",
 ]
 
 # What a worker process does: a batch of images, read, decoded and transformed.
@@ -268,12 +268,52 @@ def _load(
         yield normalise(images, items.info), labels
 
 
-def dataset_from_images(
-    info: DataInfo, train: Images, test: Images, *, settings: InputSettings, seed: int, device: torch.device
+# Splits of what a source has found.
+
+
+def dataset_of(source: Source, *, settings: InputSettings, seed: int, device: torch.device) -> Dataset:
+    """The splits of a source; a share of the training images, chosen by `seed`, is for search-validation.
+
+    Raises `DataError` where there are too few images, or too many that cannot be read.
+    """
+    corrupt = CorruptImages(settings.max_corrupt)
+    if source.memory_size is not None:
+        size, info = source.memory_size, source.info
+        train, test = (_pixels(part, size, settings, corrupt) for part in (source.train, source.test))
+        return dataset_in_memory(
+            info,
+            train,
+            test,
+            augmentation=Augmentation.wanted(settings, info, side=min(size), flip=source.mirrored),
+            val_fraction=settings.val_fraction,
+            seed=seed,
+            device=device,
+            corrupt=corrupt,
+        )
+    assert isinstance(source.train, Images)
+    assert isinstance(source.test, Images)
+    return _decoding(source.info, source.train, source.test, settings, seed, device, corrupt)
+
+
+def _pixels(
+    part: Images | Pixels, size: tuple[int, int], settings: InputSettings, corrupt: CorruptImages
+) -> Arrays:
+    if isinstance(part, Pixels):
+        return torch.from_numpy(part.images), torch.from_numpy(part.labels)
+    return decode_all(part, size=size, workers=settings.workers, corrupt=corrupt)
+
+
+def _decoding(
+    info: DataInfo,
+    train: Images,
+    test: Images,
+    settings: InputSettings,
+    seed: int,
+    device: torch.device,
+    corrupt: CorruptImages,
 ) -> Dataset:
     """A dataset that decodes its images as they are needed."""
     _require_images(info.name, train, test)
-    corrupt = CorruptImages(settings.max_corrupt)
     members = spread(len(train.labels), None)
     everything = LoaderSplit(
         train,

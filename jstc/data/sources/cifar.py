@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), in whichever form they are at hand. No torch at import."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), in whichever form they are at hand. No torch here."""
 
 from __future__ import annotations
 
@@ -8,24 +8,18 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jstc.core.torchvision_import import import_torchvision
-from jstc.data.base import DataInfo, Dataset
-from jstc.data.images import CorruptImages
+from jstc.data.base import DataInfo, Source
+from jstc.data.images import Pixels
 from jstc.data.sources import parquet
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = ["LABELS", "WHERE", "check", "load"]
-
-_Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images [N, 3, 32, 32], labels [N]
 
 _SIDE = 32
 _PYTHON = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -79,36 +73,15 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
     return DataInfo(name, LABELS[name], 3, side, side, _MEAN[name], _STD[name])
 
 
-def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
-    """Load all images as bytes."""
-    import torch
-
-    from jstc.data.in_memory import Augmentation, dataset_in_memory
-
+def load(name: str, root: Path, settings: InputSettings) -> Source:
+    """All images, to be kept in memory."""
     info = check(name, root, settings)
     form, folder = _find(name, root)
-    corrupt = CorruptImages(settings.max_corrupt)
     if form == "parquet":
-        size, workers = (_SIDE, _SIDE), settings.workers
-        train, test = (
-            parquet.decode(root, part, info.labels, size=size, workers=workers, corrupt=corrupt)
-            for part in ("train", "test")
-        )
-    else:
-        train, test = (
-            (torch.from_numpy(images), torch.from_numpy(labels))
-            for images, labels in (_read_binary if form == "binary" else _read_python)(name, folder)
-        )
-    return dataset_in_memory(
-        info,
-        train,
-        test,
-        augmentation=Augmentation.wanted(settings, info, side=_SIDE, flip=True),
-        val_fraction=settings.val_fraction,
-        seed=seed,
-        device=device,
-        corrupt=corrupt,
-    )
+        train, test = (parquet.images(root, part, info.labels) for part in ("train", "test"))
+        return Source(info, train, test, memory_size=(_SIDE, _SIDE))
+    read = _read_binary if form == "binary" else _read_python
+    return Source(info, *read(name, folder), memory_size=(_SIDE, _SIDE))
 
 
 def _find(name: str, root: Path) -> tuple[str, Path]:
@@ -129,16 +102,16 @@ def _check_binary(name: str, folder: Path) -> None:
             raise DataError(f"dataset '{name}': {path} is missing or incomplete; unpack the archive again")
 
 
-def _read_binary(name: str, folder: Path) -> Iterator[_Arrays]:
+def _read_binary(name: str, folder: Path) -> Iterator[Pixels]:
     head = _LABEL_BYTES[name]
     for files in _BINARY_FILES[name]:
         raw = np.concatenate([np.fromfile(folder / file, dtype=np.uint8) for file in files])
         records = raw.reshape(-1, head + 3 * _SIDE * _SIDE)
         images = np.ascontiguousarray(records[:, head:]).reshape(-1, 3, _SIDE, _SIDE)
-        yield images, records[:, head - 1].astype(np.int64)
+        yield Pixels(images, records[:, head - 1].astype(np.int64))
 
 
-def _read_python(name: str, folder: Path) -> Iterator[_Arrays]:
+def _read_python(name: str, folder: Path) -> Iterator[Pixels]:
     # These archives are pickles by the dataset's authors.
     datasets = import_torchvision("torchvision.datasets")
     kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -146,7 +119,7 @@ def _read_python(name: str, folder: Path) -> Iterator[_Arrays]:
         batches = [_published(name, folder / file, md5) for file, md5 in files]
         pixels = np.concatenate([np.asarray(b["data"]) for b in batches]).reshape(-1, 3, _SIDE, _SIDE)
         labels = [label for b in batches for label in b.get("labels", b.get("fine_labels"))]
-        yield np.ascontiguousarray(pixels), np.array(labels, dtype=np.int64)
+        yield Pixels(np.ascontiguousarray(pixels), np.array(labels, dtype=np.int64))
 
 
 def _published(name: str, path: Path, md5: str) -> Any:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from jstc.data.base import DataInfo, Dataset
+from jstc.data.base import DataInfo, Source
+from jstc.data.images import Pixels
 from jstc.data.sampling import stratified
 from jstc.recipe.schema import InputSettings
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["describe", "load"]
 
@@ -28,28 +24,19 @@ def describe(settings: InputSettings) -> DataInfo:
     return DataInfo("digits", labels, 3, side, side, (_MEAN,) * 3, (_STD,) * 3)
 
 
-def load(settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
+def load(settings: InputSettings) -> Source:
     """Load the digits as RGB images; a fixed third of every class is the test split."""
     import torch
     from sklearn.datasets import load_digits
     from torch.nn import functional as F
 
-    from jstc.data.in_memory import Augmentation, dataset_in_memory
-
     pixels, labels = load_digits(return_X_y=True)
     grey = torch.from_numpy(pixels / 16 * 255).float().view(-1, 1, 8, 8)
     large = F.interpolate(grey, (_SIDE, _SIDE), mode="bilinear", align_corners=False)
-    images = large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-    classes = torch.from_numpy(labels.astype(np.int64))
-    train, test = stratified(labels, _TEST_SHARE, seed=_TEST_SEED)
-    # A mirrored digit is another sign: shifts only.
-    augmentation = Augmentation.wanted(settings, describe(settings), side=_SIDE, flip=False)
-    return dataset_in_memory(
-        describe(settings),
-        (images[train], classes[train]),
-        (images[test], classes[test]),
-        augmentation=augmentation,
-        val_fraction=settings.val_fraction,
-        seed=seed,
-        device=device,
+    images = large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous().numpy()
+    classes = labels.astype(np.int64)
+    train, test = (
+        Pixels(images[chosen], classes[chosen]) for chosen in stratified(labels, _TEST_SHARE, seed=_TEST_SEED)
     )
+    # A mirrored digit is another sign.
+    return Source(describe(settings), train, test, memory_size=(_SIDE, _SIDE), mirrored=False)

@@ -1,4 +1,4 @@
-"""Image trees: `train/<class>/*.jpg` and `val/<class>/*.jpg`. No torch at import."""
+"""Image trees: `train/<class>/*.jpg` and `val/<class>/*.jpg`. No torch here."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from jstc.core.torchvision_import import import_torchvision
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side
 from jstc.data.images import Images, UnreadableImageError, open_file
 from jstc.data.sampling import PackedStrings, seed_for, spread
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["SUFFIXES", "WHERE", "check", "image_files", "load", "require_readable", "sample_tree"]
 
@@ -56,13 +52,10 @@ def _checked(name: str, root: Path, settings: InputSettings) -> list[str]:
     return classes
 
 
-def load(name: str, root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
-    """An image tree whose images are decoded as they are needed."""
-    from jstc.data.loader import dataset_from_images
-
+def load(name: str, root: Path, settings: InputSettings) -> Source:
+    """An image tree, whose images are decoded as they are needed."""
     info = check(name, root, settings)
-    train, test = (_images(folder, info.labels) for folder in _split_folders(name, root))
-    return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
+    return Source(info, *(_images(folder, info.labels) for folder in _split_folders(name, root)))
 
 
 def _split_folders(name: str, root: Path) -> tuple[Path, Path]:

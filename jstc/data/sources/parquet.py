@@ -1,4 +1,4 @@
-"""Images in parquet files, as Hugging Face stores them. No torch at import.
+"""Images in parquet files, as Hugging Face stores them. No torch here.
 
 `train.parquet` and `test.parquet` (or `validation`, `val`), or the shards `train-00000-of-00005*.parquet`,
 in the folder or in `data/` below it. Small images (up to 96 pixels, 1 GiB decoded) are decoded once, into
@@ -13,30 +13,26 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
-from jstc.data.images import CorruptImages, Images, open_bytes
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side
+from jstc.data.images import Images, open_bytes
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 __all__ = [
     "WHERE",
     "Columns",
     "check",
     "columns",
-    "decode",
     "find",
     "first_image",
     "has_files",
+    "images",
     "label_names",
     "load",
     "read_images",
@@ -67,46 +63,13 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     return DataInfo("parquet", labels, 3, height, width, IMAGENET_MEAN, IMAGENET_STD, crop_of)
 
 
-def load(root: Path, settings: InputSettings, *, seed: int, device: torch.device) -> Dataset:
-    """Decode small images into memory; keep others encoded there."""
-    from jstc.data.in_memory import Augmentation, dataset_in_memory
-    from jstc.data.loader import dataset_from_images
-
+def load(root: Path, settings: InputSettings) -> Source:
+    """All rows: small images to be decoded into memory, others as they are needed."""
     info = check(root, settings)
     size = _own_size(find(root, "train"))
-    if size is None or not _in_memory(root, info.labels, size):
-        train, test = (_encoded(root, part, info.labels) for part in ("train", "test"))
-        return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
-    corrupt = CorruptImages(settings.max_corrupt)
-    train_arrays, test_arrays = (
-        decode(root, part, info.labels, size=size, workers=settings.workers, corrupt=corrupt)
-        for part in ("train", "test")
-    )
-    return dataset_in_memory(
-        info,
-        train_arrays,
-        test_arrays,
-        augmentation=Augmentation.wanted(settings, info, side=min(size), flip=True),
-        val_fraction=settings.val_fraction,
-        seed=seed,
-        device=device,
-        corrupt=corrupt,
-    )
-
-
-def decode(
-    root: Path,
-    split: str,
-    labels: tuple[str, ...],
-    *,
-    size: tuple[int, int],
-    workers: int,
-    corrupt: CorruptImages,
-) -> tuple[Tensor, Tensor]:
-    """All images of a split that can be read, uint8 [N, 3, *size], and their labels, int64 [N]."""
-    from jstc.data.decoding import decode_all
-
-    return decode_all(_encoded(root, split, labels), size=size, workers=workers, corrupt=corrupt)
+    in_memory = _in_memory(root, info.labels, size)
+    train, test = (images(root, part, info.labels) for part in ("train", "test"))
+    return Source(info, train, test, memory_size=size if in_memory else None)
 
 
 def _own_size(train: list[Path]) -> tuple[int, int] | None:
@@ -134,7 +97,8 @@ class _Rows:
         return open_bytes(value.as_buffer() if value.is_valid else None, f"row {index} of {self.where}")
 
 
-def _encoded(root: Path, split: str, labels: tuple[str, ...]) -> Images:
+def images(root: Path, split: str, labels: tuple[str, ...]) -> Images:
+    """The images of the split "train" or "test", encoded in memory. Raises `DataError`."""
     files = find(root, split)
     _check_memory(files)
     return Images(_Rows(read_images(files), str(files[0])), read_labels(files, labels))

@@ -1,4 +1,4 @@
-"""WebDataset: images in tar files. No torch at import.
+"""WebDataset: images in tar files. No torch here.
 
 A shard is read through once, for an index of its samples; after that every image can be read alone, so that
 order and resumption are those of an image tree. Nothing in a shard is unpickled, run, or written to disk.
@@ -10,22 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from jstc.core import files
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Dataset, resize_side
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side
 from jstc.data.images import Images, UnreadableImageError, open_bytes
 from jstc.data.sampling import Indices, PackedStrings, spread
 from jstc.data.sources.folder import require_readable
 from jstc.data.sources.shards import WHERE, ShardIndex, Shards, class_names, find, index_of, is_kept
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["WHERE", "check", "load"]
 
@@ -50,24 +46,14 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     return DataInfo("webdataset", labels, 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
 
 
-def load(
-    root: Path,
-    settings: InputSettings,
-    *,
-    seed: int,
-    device: torch.device,
-    say: Callable[[str], None] = lambda _: None,
-) -> Dataset:
-    """Shards whose images are decoded as they are needed. Raises `DataError`, as `check` does."""
-    from jstc.data.loader import dataset_from_images
-
+def load(root: Path, settings: InputSettings, *, say: Callable[[str], None]) -> Source:
+    """Shards, whose images are decoded as they are needed."""
     info, shards = check(root, settings), find(root)
     train_paths, test_paths = ([Path(place) for place in places] for places in (shards.train, shards.test))
     new = [path for path in train_paths + test_paths if not is_kept(path, _cache(settings))]
     if new:
         say(f"reading {len(new):,} shards through, once, to find their images")
-    train, test = (_images(paths, info.labels, settings) for paths in (train_paths, test_paths))
-    return dataset_from_images(info, train, test, settings=settings, seed=seed, device=device)
+    return Source(info, *(_images(paths, info.labels, settings) for paths in (train_paths, test_paths)))
 
 
 def _cache(settings: InputSettings) -> Path:

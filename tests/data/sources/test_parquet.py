@@ -11,6 +11,7 @@ import torch
 
 import jstc.data
 from jstc.data import Dataset, Epoch
+from jstc.data.decoding import decode_all
 from jstc.data.images import CorruptImages
 from jstc.data.in_memory import MemorySplit
 from jstc.data.loader import LoaderSplit
@@ -143,7 +144,8 @@ def test_check_says_what_is_wrong(make_parquet: Make, damage: Callable[[Path], o
 def test_images_of_another_size_are_fitted(make_parquet: Make, tmp_path: Path) -> None:
     root = make_parquet()
     labels = parquet.check(root, InputSettings()).labels
-    images, _ = parquet.decode(root, "test", labels, size=(16, 24), workers=0, corrupt=CorruptImages())
+    found = parquet.images(root, "test", labels)
+    images, _ = decode_all(found, size=(16, 24), workers=0, corrupt=CorruptImages())
     assert images.shape == (12, 3, 16, 24)
     assert images[5, 0].unique().tolist() == [5]
 
