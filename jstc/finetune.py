@@ -125,7 +125,7 @@ def _build(
 
 
 def _called(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """What is called in training: the network itself, or compiled."""
+    """The network as training calls it: itself, or compiled."""
     if not recipe.finetune.compile:
         return network
     module: nn.Module = device.compiled(network)

@@ -52,7 +52,7 @@ def rows(found: Sequence[Row], *, quiet: bool = False, title: str = "") -> None:
 
 
 def profiles(found: Sequence[Row]) -> None:
-    """For each provider and batch size: operators of all files side by side, and their slowest nodes."""
+    """Tables for each provider and batch size: operators of all files side by side, and slowest nodes."""
     for place in dict.fromkeys((one["provider"], one["batch"]) for one in found):
         own = [one for one in found if (one["provider"], one["batch"]) == place]
         _operators(own, *place)

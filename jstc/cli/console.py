@@ -48,7 +48,7 @@ def text(content: str) -> None:
 
 @contextlib.contextmanager
 def redirected(path: Path | None) -> Iterator[None]:
-    """What is written to stdout meanwhile goes to the file `path`, whole or not at all; None: it stays.
+    """Whatever is written to stdout meanwhile goes to the file `path`, whole or not at all; None: it stays.
 
     Raises `InputError` when the file cannot be written.
     """

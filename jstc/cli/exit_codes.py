@@ -25,7 +25,7 @@ def visible(text: str) -> str:
 
 
 def in_json(text: str) -> str:
-    r"""The same for the text of a JSON document, in its own form: `\u009b`."""
+    r"""Escape the text of a JSON document likewise, in its own form: `\u009b`."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

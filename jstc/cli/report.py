@@ -38,7 +38,7 @@ def report(
     from jstc.runs import commands, manifest
 
     path = options.run_or_newest(run)
-    with manifest.explained(path):
+    with manifest.damage_as_input_error(path):
         # A run that another process is working on is shown, and left to that process.
         with contextlib.suppress(RunDirectoryError):
             commands.write_report(path)

@@ -12,7 +12,7 @@ from jstc.core import files
 from jstc.core.numbers import figure
 from jstc.report import unreadable_images
 from jstc.runs.directory import read_recipe
-from jstc.runs.manifest import explained
+from jstc.runs.manifest import damage_as_input_error
 from jstc.summary import Summary, SweepSummary, to_document
 
 __all__ = ["stage", "summary"]
@@ -44,7 +44,7 @@ def summary(found: Summary | SweepSummary, path: Path, *, as_json: bool, quiet: 
 
 def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:
     """The result of one stage."""
-    with explained(path):
+    with damage_as_input_error(path):
         _stage(path, name, as_json=as_json, quiet=quiet)
         if not quiet:
             _left_out(path)

@@ -178,10 +178,9 @@ class Chain:
 
     def _reset_later(self, name: str) -> None:
         begun = [later for later in built_on(self.table, name) if self._run.record(later).state != "pending"]
-        # What the command is about runs again in a moment; nested ones find out themselves what can stay.
-        gone = [
-            later for later in reversed(begun) if self._run.is_done(later) and later not in self._run.about
-        ]
+        # What the command is for runs again in a moment; nested ones find out themselves what can stay.
+        gone = [later for later in reversed(begun) if later not in self._run.for_stages]
+        gone = [later for later in gone if self._run.is_done(later)]
         if gone and not any(stage.nested for stage in self.table):
             self._say(f"removed with the old {name}: the results of {', '.join(gone)}")
         for later in begun:

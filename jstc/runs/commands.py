@@ -47,7 +47,7 @@ def run(
     table = stages.table(recipe)
     names = stages.names(table)
     with RunDirectory.open(
-        path, recipe, stages=names, command=command, fresh=fresh, about=only or names
+        path, recipe, stages=names, command=command, fresh=fresh, for_stages=only or names
     ) as opened:
         workspace.recipe = opened.recipe
         chain = Chain(opened, workspace, table, progress=progress, command=command)
@@ -69,7 +69,7 @@ def run_stage(
     """Run one stage of the run at `path`, whose recipe is `recipe`, after what it needs and is missing.
 
     Nothing happens when it is done. `fresh` runs it again, and makes the stages that build on it pending; so
-    do settings of the stage's own in `recipe` that the run does not have yet (see `late_settings`).
+    do settings of the stage's own in `recipe` that the run does not have yet (`POST_TRAINING_SECTIONS`).
     Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
     """
     workspace, progress, fresh = Workspace(recipe, permissions), progress or Silent(), _is_fresh(fresh)
@@ -78,7 +78,7 @@ def run_stage(
         return
     table = stages.table(recipe)
     names = stages.names(table)
-    with RunDirectory.open(path, recipe, stages=names, command=command, about=(name,)) as opened:
+    with RunDirectory.open(path, recipe, stages=names, command=command, for_stages=(name,)) as opened:
         workspace.recipe = opened.recipe
         Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
 

@@ -17,7 +17,7 @@ from jstc.gate import Gate, GateReport, Measuring, Place, Settings, Side, Timed
 from jstc.ort import bench, sessions
 from jstc.recipe.amounts import parse_batch_sizes
 from jstc.recipe.schema import BenchSettings
-from jstc.runs.manifest import Manifest, explained
+from jstc.runs.manifest import Manifest, damage_as_input_error
 
 __all__ = ["compare_runs", "measure", "places", "unusable"]
 
@@ -88,7 +88,7 @@ def unusable(provider: str) -> str | None:
 
 def _side(path: Path, *, needs_files: bool) -> Side:
     if path.is_dir():
-        with explained(path):
+        with damage_as_input_error(path):
             found = _of_directory(path)
         found = _rooted(found, path)
     elif path.exists():
@@ -112,14 +112,14 @@ def _of_directory(run: Path) -> Side:
 
 
 def _rooted(found: Side, root: Path) -> Side:
-    """With its directory, when that is one that files were exported to."""
+    """Add the directory `root`, when it is one that files were exported to."""
     entries = [entry for part in found.parts.values() for entry in part.files.values()]
     held = any((root / entry.file).parent.is_dir() for entry in entries)
     return replace(found, root=root) if held else found
 
 
 def _intact(side: Side, *, lost_is_fault: bool) -> Side:
-    """Without the files that are no longer there. Raises `InputError` for one that was changed."""
+    """Leave out the files that are no longer there. Raises `InputError` for one that was changed."""
     if side.root is None:
         return side
     hashes, parts = _hashes(side.root, side.parts), {}

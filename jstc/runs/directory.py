@@ -21,7 +21,15 @@ from jstc.core import files
 from jstc.errors import RecipeError, RunDirectoryError
 from jstc.recipe.loading import load, to_yaml
 from jstc.recipe.schema import Recipe
-from jstc.runs.manifest import Manifest, StageRecord, State, changed, merged, other_settings, with_free
+from jstc.runs.manifest import (
+    Manifest,
+    StageRecord,
+    State,
+    changed_sections,
+    settings_of_another_run,
+    with_keys_without_effect,
+    with_stored_sections,
+)
 
 __all__ = [
     "RunDirectory",
@@ -34,8 +42,8 @@ __all__ = [
     "newest_run",
     "read_recipe",
     "recorded",
-    "refuse",
-    "refuse_one",
+    "refuse_link_out",
+    "refuse_links_out",
     "require_same",
 ]
 
@@ -79,20 +87,20 @@ def _holder(directory: Path) -> str:
         return "another process"
 
 
-# Links that lead out of a run directory: what is written or deleted through them is somebody else's.
+# Symlink guard: what is written or deleted through a link that leads out of the directory is somebody else's.
 
 
-def refuse(run: Path) -> None:
+def refuse_links_out(run: Path) -> None:
     """Raise `RunDirectoryError` when something in the run directory, at any depth, is a link that leads out.
 
     The directory itself may be one.
     """
     for parent, folders, names in os.walk(run):
         for name in (*folders, *names):
-            refuse_one(Path(parent) / name, run)
+            refuse_link_out(Path(parent) / name, run)
 
 
-def refuse_one(path: Path, run: Path) -> None:
+def refuse_link_out(path: Path, run: Path) -> None:
     """Raise `RunDirectoryError` when `path` is a link that leads out of `run`."""
     if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
         raise RunDirectoryError(
@@ -101,7 +109,7 @@ def refuse_one(path: Path, run: Path) -> None:
         )
 
 
-# What is deleted of a run directory: what jstc has put there, by name, and nothing else.
+# Cleanup: what jstc has put into a run directory is deleted by name, and nothing else.
 
 _LOOSE_FILES = ("summary.json", "report.md", "report.html", "target.json", "corrupt.jsonl", "corrupt-*.jsonl")
 
@@ -148,7 +156,7 @@ class RunDirectory:
         self.recipe = recipe
         self.manifest = manifest
         self.changed: dict[str, list[str]] = {}
-        self.about: Collection[str] = ()
+        self.for_stages: Collection[str] = ()
 
     @classmethod
     @contextlib.contextmanager
@@ -160,25 +168,25 @@ class RunDirectory:
         stages: Sequence[str],
         command: str,
         fresh: bool = False,
-        about: Collection[str] = (),
+        for_stages: Collection[str] = (),
     ) -> Iterator[RunDirectory]:
         """Create the directory, or continue the run in it, and hold its lock.
 
-        `fresh` deletes what the run has made before. A run that exists keeps its settings of the late stages
-        (see `late_settings`), except for those stages that the command is `about`: `recipe` is then what to
-        go by, `changed` says what is new in it, and `adopt_recipe` puts it on file. Raises
+        `fresh` deletes what the run has made before. A run that exists keeps its settings of the last stages
+        (see `POST_TRAINING_SECTIONS`), except `for_stages`, which the command is for: `recipe` is then what
+        to go by, `changed` says what is new in it, and `adopt_recipe` puts it on file. Raises
         `RunDirectoryError` when another process holds the directory, when it is not a run of jstc, when it
         belongs to another recipe, or when a link in it leads out.
         """
         _refuse_foreign(path)
-        refuse_one(path / ".lock", path)  # locking empties the file
+        refuse_link_out(path / ".lock", path)  # locking empties the file
         with locked(path):
             manifest = Manifest.load(path)
             if manifest is not None and not fresh and (path / "recipe.yaml").exists():
                 _refuse_other_recipe(path, recipe)
-                refuse(path)
+                refuse_links_out(path)
                 delete_leftovers(path)
-                yield cls._continued(path, recipe, manifest, about)
+                yield cls._continued(path, recipe, manifest, for_stages)
                 return
             names = {*stages, *(manifest.stages if manifest else ())}
             _refuse_busy(path, names)
@@ -190,12 +198,12 @@ class RunDirectory:
 
     @classmethod
     def _continued(
-        cls, path: Path, recipe: Recipe, manifest: Manifest, about: Collection[str]
+        cls, path: Path, recipe: Recipe, manifest: Manifest, for_stages: Collection[str]
     ) -> RunDirectory:
-        stored = _with_free_settings(path, recipe)
-        found = cls(path, merged(recipe, stored, about=about), manifest)
-        found.about = about
-        found.changed = changed(stored, found.recipe)
+        stored = _with_new_keys(path, recipe)
+        found = cls(path, with_stored_sections(recipe, stored, for_stages=for_stages), manifest)
+        found.for_stages = for_stages
+        found.changed = changed_sections(stored, found.recipe)
         return found
 
     def adopt_recipe(self) -> None:
@@ -331,7 +339,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
-    found = other_settings(read_recipe(path), recipe)
+    found = settings_of_another_run(read_recipe(path), recipe)
     if not found:
         return
     if len(found) > _MAX_DIFFERENCES:
@@ -343,10 +351,10 @@ def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
     )
 
 
-def _with_free_settings(path: Path, recipe: Recipe) -> Recipe:
-    """The recipe on file, with the free settings of `recipe`: commands that only name the run need them."""
+def _with_new_keys(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe on file, with what `recipe` has for keys without effect, which it then has on file."""
     stored = read_recipe(path)
-    found = with_free(stored, recipe)
+    found = with_keys_without_effect(stored, recipe)
     if found != stored:
         files.write_text(path / "recipe.yaml", to_yaml(found))
     return found

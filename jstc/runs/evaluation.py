@@ -23,7 +23,7 @@ from jstc.ort import sessions
 from jstc.ort.sessions import Provider
 from jstc.recipe.schema import InputSettings
 from jstc.runs.directory import read_recipe
-from jstc.runs.manifest import explained
+from jstc.runs.manifest import damage_as_input_error
 from jstc.runs.workers import EvalTask, broadcast_task
 from jstc.train import collectives
 
@@ -95,7 +95,7 @@ def take_part(told: EvalTask) -> None:
 
 
 def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:
-    """Of all processes together."""
+    """Score of all processes together."""
     classifier, info, split = opened
     class_of, _ = assumptions(classifier, info)
     images = split.num_images if limit is None else min(limit, split.num_images)
@@ -138,7 +138,7 @@ def _batches(split: Split, images: int, progress: Progress) -> Iterator[Batch]:
 
 
 def _task(path: Path, dataset: str | None, data: Path | None) -> _Task:
-    """What is to be evaluated, on what. Raises an `InputError` when the file or the run is not there."""
+    """Find what is to be evaluated, on what. Raises an `InputError` when the file or the run is not there."""
     if path.suffix == ".onnx":
         if not path.is_file():
             raise InputError(f"no file at {path}")
@@ -168,7 +168,7 @@ def _exported(run: Path) -> Path:
     """The first file of the export: float32, unless the run has none."""
     plain, result = run / "export" / "model.onnx", run / "export" / "result.json"
     if not plain.exists() and result.exists():
-        with explained(run):
+        with damage_as_input_error(run):
             plain = files.inside(run, files.read_json(result)["files"][0]["file"])
     if not plain.exists():
         raise RunDirectoryError(f"{run} has no exported network yet: run `jstc export {run}`")
@@ -197,7 +197,7 @@ def assumptions(classifier: Classifier, info: DataInfo) -> tuple[list[int] | Non
 
 
 def afterthoughts(score: Score, num_images: int, limit: int | None = None) -> list[str]:
-    """What is to be said when the figures of `limit` of the test split's `num_images` are there."""
+    """Notes for when the figures of `limit` of the test split's `num_images` are there."""
     notes = []
     asked = num_images if limit is None else min(limit, num_images)
     if asked < num_images:

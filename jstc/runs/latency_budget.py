@@ -46,7 +46,7 @@ class Fitted:
     corrections: int
 
     def to_dict(self, setting: Setting) -> dict[str, Any]:
-        """For the results of the search."""
+        """Document for the results of the search."""
         found = {name: round(getattr(self, name), 6) for name in ("predicted_ms", "measured_ms", "target_ms")}
         where = {"provider": setting.provider, "batch": setting.batch, "threads": setting.threads}
         return {**found, **where, "corrections": self.corrections}

@@ -1,4 +1,8 @@
-"""Settings that only the last stages read: a run may be given others without training anything again."""
+"""The record of a run, manifest.json: what ran, with what, how far it came, the sha256 of every file it left.
+
+Beside it what hangs on the record: which settings a run may be given anew, and which of its files are not
+what a stage has written.
+"""
 
 from __future__ import annotations
 
@@ -19,58 +23,18 @@ from jstc.recipe.loading import differences
 from jstc.recipe.schema import InputSettings, Recipe
 
 __all__ = [
-    "FREE",
-    "LATE",
+    "KEYS_WITHOUT_EFFECT_ON_RESULTS",
+    "POST_TRAINING_SECTIONS",
     "Manifest",
     "StageRecord",
     "State",
-    "changed",
-    "explained",
-    "merged",
-    "other_settings",
+    "changed_sections",
+    "damage_as_input_error",
+    "settings_of_another_run",
     "versions",
-    "with_free",
+    "with_keys_without_effect",
+    "with_stored_sections",
 ]
-
-LATE = ("export", "bench")
-"""Sections of the recipe that are read by the stage of that name and by stages built on it, by no other."""
-
-FREE = ("checkpoint", "tensorboard")
-"""Sections and keys that change nothing in a run's numbers: every command may give others. So are the keys of
-the input section that `InputSettings.FREE` names."""
-
-
-def merged(recipe: Recipe, stored: Recipe, *, about: Collection[str]) -> Recipe:
-    """`recipe`, but with the late sections of `stored` for the stages that the command is not `about`.
-
-    So `jstc search` of a run that has been exported in other precisions since leaves the export alone.
-    """
-    return recipe.model_copy(update={name: getattr(stored, name) for name in LATE if name not in about})
-
-
-def changed(stored: Recipe, recipe: Recipe) -> dict[str, list[str]]:
-    """The late sections that differ, each with what differs: `export.opset: 18 -> 20`."""
-    found = {name: _between(stored, recipe, name) for name in LATE}
-    return {name: lines for name, lines in found.items() if lines}
-
-
-def other_settings(stored: Recipe, recipe: Recipe) -> list[str]:
-    """What differs outside the late sections and what is free, and makes it another run."""
-    return differences(stored, with_free(merged(recipe, stored, about=()), stored))
-
-
-def with_free(recipe: Recipe, other: Recipe) -> Recipe:
-    """`recipe` with what `other` has of the settings that change nothing in a run's numbers."""
-    reading = {name: getattr(other.input, name) for name in InputSettings.FREE}
-    free = {name: getattr(other, name) for name in FREE}
-    return recipe.model_copy(update=free | {"input": recipe.input.model_copy(update=reading)})
-
-
-def _between(stored: Recipe, recipe: Recipe, section: str) -> list[str]:
-    return differences(stored, stored.model_copy(update={section: getattr(recipe, section)}))
-
-
-# manifest.json: what ran, with what, how far it came, and the sha256 of every file it left.
 
 _AWAY = "put back a good copy, or begin a run in another directory (--out of `jstc search` and `jstc run`)"
 
@@ -145,14 +109,57 @@ def versions() -> dict[str, str]:
     return {"jstc": __version__, "python": platform.python_version(), **found}
 
 
+# Settings that change no number of a run, or only those of the last stages: a run may be given others without
+# training anything again.
+
+POST_TRAINING_SECTIONS = ("export", "bench")
+"""Sections of the recipe that are read by the stage of that name and by stages built on it, by no other."""
+
+KEYS_WITHOUT_EFFECT_ON_RESULTS = ("checkpoint", "tensorboard")
+"""Sections and keys that change nothing in a run's numbers: every command may give others. So are the keys of
+the input section that `InputSettings.FREE` names."""
+
+
+def with_stored_sections(recipe: Recipe, stored: Recipe, *, for_stages: Collection[str]) -> Recipe:
+    """`recipe`, but with the post-training sections of `stored` but for `for_stages`, the command's own.
+
+    So `jstc search` of a run that has been exported in other precisions since leaves the export alone.
+    """
+    kept = [name for name in POST_TRAINING_SECTIONS if name not in for_stages]
+    return recipe.model_copy(update={name: getattr(stored, name) for name in kept})
+
+
+def changed_sections(stored: Recipe, recipe: Recipe) -> dict[str, list[str]]:
+    """The post-training sections that differ, each with what differs: `export.opset: 18 -> 20`."""
+    found = {name: _between(stored, recipe, name) for name in POST_TRAINING_SECTIONS}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def settings_of_another_run(stored: Recipe, recipe: Recipe) -> list[str]:
+    """Differences that make it another run: outside those sections, in keys that have an effect."""
+    alike = with_stored_sections(recipe, stored, for_stages=())
+    return differences(stored, with_keys_without_effect(alike, stored))
+
+
+def with_keys_without_effect(recipe: Recipe, other: Recipe) -> Recipe:
+    """`recipe` with what `other` has of the settings that change nothing in a run's numbers."""
+    reading = {name: getattr(other.input, name) for name in InputSettings.FREE}
+    free = {name: getattr(other, name) for name in KEYS_WITHOUT_EFFECT_ON_RESULTS}
+    return recipe.model_copy(update=free | {"input": recipe.input.model_copy(update=reading)})
+
+
+def _between(stored: Recipe, recipe: Recipe, section: str) -> list[str]:
+    return differences(stored, stored.model_copy(update={section: getattr(recipe, section)}))
+
+
 # What files of a run cause that hold something else than a stage writes: one message that names them.
 
 _SHOWN = 3
 
 
 @contextlib.contextmanager
-def explained(run: Path) -> Iterator[None]:
-    """While files of the run at `run` are only read: what they make fail is a `RunDirectoryError`.
+def damage_as_input_error(run: Path) -> Iterator[None]:
+    """A block that only reads files of the run at `run`: what they make fail is a `RunDirectoryError`.
 
     It names those that are no longer what their stage has written, where the record of the run knows.
     """

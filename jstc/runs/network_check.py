@@ -1,4 +1,4 @@
-"""What only the network, its device and its budget can tell before work starts."""
+"""Mistakes that only the network, its device and its budget can tell, before work starts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _check_tensorboard(recipe: Recipe) -> None:
 
 
 def _check_compiler(workspace: Workspace) -> None:
-    """That there is such a device; and that torch.compile works on it, where it is asked for."""
+    """Require such a device, and a torch.compile that works on it where that is asked for."""
     where, recipe = workspace.device, workspace.recipe
     keys = {"finetune.compile": recipe.finetune.compile, "search.compile": recipe.search.compile}
     key = next((key for key, wanted in keys.items() if wanted), None)

@@ -40,7 +40,7 @@ def check(workspace: Workspace, path: Path) -> None:
 
 
 def _check_shares(recipe: Recipe) -> None:
-    """Of several processes each trains on an equal share of every batch."""
+    """Require a batch that several processes share evenly."""
     images, world = recipe.train.batch_size, processes.world()
     if images % world:
         near = [size for size in (images - images % world, images + world - images % world) if size]

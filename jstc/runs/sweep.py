@@ -24,84 +24,14 @@ from jstc.runs.workspace import StageContext, Workspace
 
 __all__ = ["copy_shared_stages", "is_sweep", "run", "run_stage", "write_report"]
 
-# What the run of one budget takes over from the run that searched for several: copies, on its own record.
-
-_LEFT_BEHIND = ("checkpoint.safetensors", "result.json")  # what only the shared training needs, or is merged
-
-
-def copy_shared_stages(parent: Path, child: RunDirectory, *, reset: Callable[[str], None]) -> None:
-    """Give `child` the shared stages of the run at `parent` that are done.
-
-    What is there already stays; `reset` is called for a stage of the child that holds something else, and
-    has to forget what was built on it. Every file is read whole, so that a copy is never of two searches.
-    """
-    manifest = Manifest.load(parent)
-    assert manifest is not None
-    contents = {"baseline": _baseline, "search": _search}
-    for stage in SHARED:
-        if stage in manifest.stages and manifest.stages[stage].state == "done":
-            _take(child, stage, contents[stage](parent, child.path.name), reset)
-
-
-def _take(
-    child: RunDirectory, stage: str, contents: Mapping[str, bytes], reset: Callable[[str], None]
-) -> None:
-    record = child.record(stage)
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    same = record.state == "done" and record.artifacts == hashes
-    if same and not child.damaged(stage):
-        return
-    if not same:
-        reset(stage)
-    for name, data in contents.items():
-        files.write_bytes(child.path / name, data)
-    child.finish(stage, [child.path / name for name in contents])
-
-
-def _baseline(parent: Path, _label: str) -> dict[str, bytes]:
-    return _files("baseline", parent / "baseline") | {
-        "baseline/result.json": (parent / "baseline" / "result.json").read_bytes()
-    }
-
-
-def _search(parent: Path, label: str) -> dict[str, bytes]:
-    shared, own = parent / "search", parent / "search" / label
-    result = files.read_json(shared / "result.json")
-    figures = result.pop("budgets")
-    # The shared training's time: the label's own figures say nothing of it.
-    merged = result | files.read_json(own / "result.json") | figures[label] | {"seconds": result["seconds"]}
-    return {
-        **_files("search", shared),
-        **_files("search", own),
-        "search/result.json": _as_json(merged | {"shared_by": list(figures)}),
-        "target.json": _as_json(_target(parent, label)),
-    }
-
-
-def _target(parent: Path, label: str) -> dict[str, Any]:
-    document: dict[str, Any] = files.read_json(parent / "target.json")
-    [budget] = [budget for budget in document["budgets"] if budget["label"] == label]
-    budget = {key: budget[key] for key in ("metric", "limit", "share")}
-    return {key: value for key, value in document.items() if key != "budgets"} | {"budget": budget}
-
-
-def _files(stage: str, folder: Path) -> dict[str, bytes]:
-    """The files that lie directly in `folder`, by their names in the child."""
-    found = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    return {f"{stage}/{path.name}": path.read_bytes() for path in found if path.name not in _LEFT_BEHIND}
-
-
-def _as_json(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
-
 
 @dataclass(frozen=True)
 class _Told:
-    """Whom to tell, the command that continues, and the stages that it is about."""
+    """Whom to tell, the command that continues, and the stages that it is for."""
 
     progress: Progress
     command: str
-    about: Collection[str]
+    for_stages: Collection[str]
 
 
 def is_sweep(recipe: Recipe) -> bool:
@@ -206,7 +136,7 @@ def _opened(path: Path, workspace: Workspace, told: _Told, *, fresh: bool = Fals
     table = _table(recipe, told.command)
     names = stages.names(table)
     with RunDirectory.open(
-        path, recipe, stages=names, command=told.command, fresh=fresh, about=told.about
+        path, recipe, stages=names, command=told.command, fresh=fresh, for_stages=told.for_stages
     ) as opened:
         workspace.recipe = opened.recipe
         _require_children(path, recipe)
@@ -223,7 +153,7 @@ def _child(path: Path, workspace: Workspace, label: str, told: _Told) -> Iterato
     title = f"{label} ({labels.index(label) + 1} of {len(labels)})"
     names = stages.names(table)
     with RunDirectory.open(
-        path / label, alone.recipe, stages=names, command=told.command, about=told.about
+        path / label, alone.recipe, stages=names, command=told.command, for_stages=told.for_stages
     ) as opened:
         alone.recipe = opened.recipe
         chain = Chain(opened, alone, table, progress=told.progress, command=told.command, title=title)
@@ -243,3 +173,74 @@ def _require_children(path: Path, recipe: Recipe) -> None:
                 f"{path / label} cannot go on as the run of a budget: {error.problem}. "
                 "Delete it, and the same command makes it again"
             ) from None
+
+
+# What the run of one budget takes over from the run that searched for several: copies, on its own record.
+
+_LEFT_BEHIND = ("checkpoint.safetensors", "result.json")  # what only the shared training needs, or is merged
+
+
+def copy_shared_stages(parent: Path, child: RunDirectory, *, reset: Callable[[str], None]) -> None:
+    """Give `child` the shared stages of the run at `parent` that are done.
+
+    What is there already stays; `reset` is called for a stage of the child that holds something else, and
+    has to forget what was built on it. Every file is read whole, so that a copy is never of two searches.
+    """
+    manifest = Manifest.load(parent)
+    assert manifest is not None
+    contents = {"baseline": _baseline, "search": _search}
+    for stage in SHARED:
+        if stage in manifest.stages and manifest.stages[stage].state == "done":
+            _take(child, stage, contents[stage](parent, child.path.name), reset)
+
+
+def _take(
+    child: RunDirectory, stage: str, contents: Mapping[str, bytes], reset: Callable[[str], None]
+) -> None:
+    record = child.record(stage)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    same = record.state == "done" and record.artifacts == hashes
+    if same and not child.damaged(stage):
+        return
+    if not same:
+        reset(stage)
+    for name, data in contents.items():
+        files.write_bytes(child.path / name, data)
+    child.finish(stage, [child.path / name for name in contents])
+
+
+def _baseline(parent: Path, _label: str) -> dict[str, bytes]:
+    return _files("baseline", parent / "baseline") | {
+        "baseline/result.json": (parent / "baseline" / "result.json").read_bytes()
+    }
+
+
+def _search(parent: Path, label: str) -> dict[str, bytes]:
+    shared, own = parent / "search", parent / "search" / label
+    result = files.read_json(shared / "result.json")
+    figures = result.pop("budgets")
+    # The shared training's time: the label's own figures say nothing of it.
+    merged = result | files.read_json(own / "result.json") | figures[label] | {"seconds": result["seconds"]}
+    return {
+        **_files("search", shared),
+        **_files("search", own),
+        "search/result.json": _as_json(merged | {"shared_by": list(figures)}),
+        "target.json": _as_json(_target(parent, label)),
+    }
+
+
+def _target(parent: Path, label: str) -> dict[str, Any]:
+    document: dict[str, Any] = files.read_json(parent / "target.json")
+    [budget] = [budget for budget in document["budgets"] if budget["label"] == label]
+    budget = {key: budget[key] for key in ("metric", "limit", "share")}
+    return {key: value for key, value in document.items() if key != "budgets"} | {"budget": budget}
+
+
+def _files(stage: str, folder: Path) -> dict[str, bytes]:
+    """The files that lie directly in `folder`, by their names in the child."""
+    found = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    return {f"{stage}/{path.name}": path.read_bytes() for path in found if path.name not in _LEFT_BEHIND}
+
+
+def _as_json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

@@ -118,7 +118,7 @@ def _announce(task: Task | None) -> None:
 
 
 def next_task() -> Task | None:
-    """For the others: wait for the next task of process 0; None when there is no more."""
+    """Wait, as one of the others, for the next task of process 0; None when there is no more."""
     key = f"task/{_conversation.next}"
     while not _store().check([key]):
         time.sleep(_POLL_SECONDS)
@@ -128,7 +128,7 @@ def next_task() -> Task | None:
 
 
 def rank_zero_has_stopped(seconds: float = 0.0) -> bool:
-    """For the others: whether process 0 has broken off its stage, or does so within some seconds."""
+    """Whether, for one of the others, process 0 has broken off its stage, or does so within some seconds."""
     deadline = time.monotonic() + seconds
     with contextlib.suppress(Exception):
         while not _store().check(["stopped"]):
@@ -164,7 +164,7 @@ def one_of_several() -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_rank_zero() -> Iterator[None]:
-    """For process 0, around all that it does: in the end the others are told that there is no more.
+    """A block around all that process 0 does: in the end the others are told that there is no more.
 
     torchrun sends SIGTERM when another process ends: what this one then has to say, it still says.
     """
@@ -214,7 +214,7 @@ def _stage_task(stage: str, context: StageContext) -> StageTask:
 
 @contextlib.contextmanager
 def broadcast_task(task: Task) -> Iterator[None]:
-    """For process 0: the others do `task` while it works at its own part of it in the block.
+    """A block in which the others do `task` while process 0 works at its own part of it in the block.
 
     Raises `StageError` when one of them is lost.
     """

@@ -96,7 +96,7 @@ class Workspace:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """What is needed to build the target network again."""
+        """All that is needed to build the target network again."""
         info = self.info
         return models.spec(
             self.recipe.model,
@@ -161,11 +161,11 @@ class Workspace:
         return {label: found[label] for label in labels}
 
     def at(self, label: str) -> Workspace:
-        """The same for one of the recipe's budgets, with what has been made so far."""
+        """A workspace of one of the recipe's budgets, with what has been made so far."""
         return self.with_recipe(self.recipe.at(label))
 
     def with_recipe(self, recipe: Recipe) -> Workspace:
-        """The same for a recipe with other budgets, with what has been made so far."""
+        """A workspace of a recipe with other budgets, with what has been made so far."""
         other = copy.copy(self)
         other.__dict__.pop("budgets", None)
         other.recipe = recipe

@@ -142,17 +142,17 @@ def _summary(base: Path, file: Path) -> None:
 
 def _report(base: Path, _: Path) -> None:
     from jstc import report
-    from jstc.runs.manifest import explained
+    from jstc.runs.manifest import damage_as_input_error
 
-    with explained(base / "run"):
+    with damage_as_input_error(base / "run"):
         report.markdown(report.read(base / "run"))
 
 
 def _page(base: Path, _: Path) -> None:
     from jstc import report
-    from jstc.runs.manifest import explained
+    from jstc.runs.manifest import damage_as_input_error
 
-    with explained(base / "run"):
+    with damage_as_input_error(base / "run"):
         report.html(report.read(base / "run"))
 
 
