@@ -15,7 +15,6 @@ import numpy.typing as npt
 from jstc.errors import InputError
 from jstc.export.classifier import Classifier, Normalisation, open_classifier, require_fit
 from jstc.ort.sessions import Provider
-from jstc.ort.statistics import Z95
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Score", "accuracy", "score", "wilson"]
 
+_Z95 = 1.959963984540054  # 97.5 % of the normal distribution lies below
 _BEST = 5
 _LEAST_CLASSES = 10  # with fewer, five guesses are most of the classes
 
@@ -67,10 +67,10 @@ class Score:
 
 def wilson(right: int, images: int) -> tuple[float, float]:
     """95 % score interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    share, square = right / images, Z95 * Z95
+    share, square = right / images, _Z95 * _Z95
     middle = (share + square / (2 * images)) / (1 + square / images)
     spread = share * (1 - share) / images + square / (4 * images * images)
-    half = Z95 * math.sqrt(spread) / (1 + square / images)
+    half = _Z95 * math.sqrt(spread) / (1 + square / images)
     # At the ends the formula gives 0 and 1, but for rounding.
     return (middle - half if right else 0.0), (middle + half if right < images else 1.0)
 

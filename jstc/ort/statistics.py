@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 __all__ = [
     "BETWEEN_RUNS",
-    "Z95",
     "Change",
     "Ratio",
     "autocorrelation_time",
@@ -35,8 +34,7 @@ __all__ = [
     "paired_ratio",
 ]
 
-Z95 = 1.959963984540054
-"""97.5 % of the normal distribution lies below: 95 % within plus and minus."""
+_Z95 = 1.959964  # 97.5 % of the normal distribution lies below: 95 % within plus and minus
 
 Vector = npt.NDArray[np.float64]
 
@@ -72,7 +70,7 @@ def paired_ratio(before: Vector, after: Vector) -> Ratio:
     length = _block_length(logs)
     medians = _resampled_medians(logs, length)
     low, high = np.percentile(medians, _PERCENTILES).tolist()
-    wider = _student(max(len(logs) // length - 1, 1)) / Z95
+    wider = _student(max(len(logs) // length - 1, 1)) / _Z95
     found = (median, median - (median - low) * wider, median + (high - median) * wider)
     return Ratio(*map(math.exp, found))
 
@@ -114,7 +112,7 @@ def _resampled_medians(logs: Vector, length: int) -> Vector:
 
 def _student(freedom: int) -> float:
     """Student's t, two-sided 95 %: the Cornish-Fisher expansion, within 2 % from 4 degrees of freedom on."""
-    z = Z95
+    z = _Z95
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
@@ -162,7 +160,7 @@ def change_of_recorded(base: tuple[float, float, float], new: tuple[float, float
     """The change by two speed-ups against the target network, with 95 % intervals (value, low, high)."""
     variance = 2 * BETWEEN_RUNS**2
     for _, low, high in (base, new):
-        variance += (math.log(high / low) / (2 * Z95)) ** 2
+        variance += (math.log(high / low) / (2 * _Z95)) ** 2
     return _change(math.log(base[0] / new[0]), _Z99 * math.sqrt(variance), 0.99)
 
 
