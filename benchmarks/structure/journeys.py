@@ -19,7 +19,7 @@ JOURNEYS: dict[str, tuple[str, ...]] = {
         "commands:run", "default_path", "preflight:check", "Workspace.budgets", "resolve_budgets",
         "WidthBounds.from_settings", "budget:resolve", "stages/__init__:table", "Chain._work",
         "stages/train:search", "Search.run_rounds", "Rounds._begin", "selection:choose", "Proposer._draw",
-        "sampler:sample", "Space.plan", "project", "Plan.from_dict",
+        "jst/space:sample", "Space.plan", "project", "Plan.from_dict",
     ),
     "a batch of training": (
         "MemorySplit.shuffled", "epoch_order", "Part.of", "stream", "jst/round:_batches", "averaging",

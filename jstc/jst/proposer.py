@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from jstc.channels import ChannelMap
 from jstc.channels.budget import Budget
-from jstc.jst import sampler
 from jstc.jst.importance import importance_of
 from jstc.jst.phases import Phase, growth_of
-from jstc.jst.space import Space
+from jstc.jst.space import Space, lasting_gumbel, probabilities, sample, standardised
 from jstc.jst.subnetwork import Target
 from jstc.jst.threshnet import Choice
 from jstc.jst.thresholds import Draw, Situation, thresholds_of
@@ -136,15 +135,15 @@ class Proposer:
         """What the plans of a round are drawn from; without a round there is no noise."""
         seed, search, noise = self.recipe.seed, self.recipe.search, np.zeros(len(target.alpha))
         if round_ is not None:
-            noise = sampler.lasting_gumbel(len(noise), seed=seed, round_=round_, period=search.noise_period)
-        weights = sampler.standardised(self.importance.scores(target))
+            noise = lasting_gumbel(len(noise), seed=seed, round_=round_, period=search.noise_period)
+        weights = standardised(self.importance.scores(target))
         recency = target.channels_of(search.recency_bonus * _recency(target))
         return _View(weights, recency, target.channels_of(noise))
 
     def _draw(self, budget: int, view: _View, now: Phase, *, draw: Draw) -> Proposal:
         space = self.spaces[budget].of_rounds(below=now.below)
         p = [
-            sampler.probabilities(w, o, sigma=now.sigma, tau=now.tau)
+            probabilities(w, o, sigma=now.sigma, tau=now.tau)
             for w, o in zip(view.weights, view.noise, strict=True)
         ]
         situation = Situation(now, view.weights, p, space.budget.share)
@@ -153,7 +152,7 @@ class Proposer:
         ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, view.recency, strict=True)]
         widths = _width_share(self.recipe.search.recency_bonus, coarse=now.coarse)
         earlier = [widths * k for k in view.recency]
-        plan = sampler.sample(space, p, thresholds, ranks=ranks, earlier=earlier)
+        plan = sample(space, p, thresholds, ranks=ranks, earlier=earlier)
         return Proposal(plan, now, thresholds, choice)
 
 

@@ -19,9 +19,9 @@ from jstc.data import Dataset, Split
 from jstc.errors import StageError
 from jstc.jst.subnetwork import SubNetwork
 from jstc.recipe.schema import Recipe
-from jstc.train import batchnorm, collectives, ddp, monitor, seeds
+from jstc.train import collectives, ddp, monitor, seeds
 from jstc.train import schedule as schedules
-from jstc.train.loop import Figures, OnStep, TrainFigures, evaluate, frozen, stream, train_steps
+from jstc.train.loop import Figures, OnStep, TrainFigures, evaluate, frozen, recalibrate, stream, train_steps
 from jstc.train.metrics import RunningMetrics
 from jstc.train.one_step import StepOptions, logits, step_options
 
@@ -248,7 +248,7 @@ def judge(sub: SubNetwork, context: RoundContext, *, limit: int | None) -> Figur
     images = min(search.recalibration_images, context.dataset.train.num_images)
     batches = context.dataset.train.ordered(batch_size // collectives.world(), limit=images)
     network, numerics = sub.gated.ungated(), context.options.criterion.numerics
-    batchnorm.recalibrate(network, batches, images=images, numerics=numerics)
+    recalibrate(network, batches, images=images, numerics=numerics)
     ddp.synchronise(sub.gated)  # GPUs of one kind may still choose other algorithms
     if not context.dataset.search_val.num_images:
         raise StageError("the search-validation split is empty; raise input.val_fraction")

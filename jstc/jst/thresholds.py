@@ -18,8 +18,8 @@ from torch import Tensor
 
 from jstc.channels import ChannelMap
 from jstc.errors import UnknownNameError
-from jstc.jst import sampler
 from jstc.jst.phases import Phase
+from jstc.jst.space import raised
 from jstc.jst.threshnet import Choice, ThreshNet, describe
 from jstc.recipe.schema import Recipe
 from jstc.train import seeds
@@ -132,11 +132,11 @@ class CommonThreshold(_Unlearning):
         """The common threshold, raised where it is to be."""
         common = [COMMON_THRESHOLD] * len(self.offsets)
         # Below the budget an even network is the core of whatever comes: half as wide, in steps of 8.
-        return common if situation.phase.below else self.raised(common), None
+        return common if situation.phase.below else self.with_offsets(common), None
 
-    def raised(self, thresholds: Sequence[float]) -> list[float]:
+    def with_offsets(self, thresholds: Sequence[float]) -> list[float]:
         """Thresholds by group with the offsets added in their logits."""
-        return [sampler.raised(r, by) for r, by in zip(thresholds, self.offsets, strict=True)]
+        return [raised(r, by) for r, by in zip(thresholds, self.offsets, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class LearnedThresholds:
             return self._common.choose(situation, draw)
         states = describe(self._channels, situation.weights, situation.probabilities, share=situation.share)
         choice = self.net.choose(states, draw.generator, before=draw.before)
-        return self._common.raised(self.net.thresholds(choice)), choice
+        return self._common.with_offsets(self.net.thresholds(choice)), choice
 
     def learn(
         self, choices: Sequence[Choice | None], rewards: Sequence[float], budget: int, /

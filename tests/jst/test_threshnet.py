@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jstc.channels import ChannelMap
-from jstc.jst import sampler
+from jstc.jst import space
 from jstc.jst.threshnet import FEATURES, Choice, ThreshNet, describe
 from jstc.recipe.schema import SearchSettings
 
@@ -249,7 +249,7 @@ def test_the_states_tell_what_a_group_is_like(channels: ChannelMap) -> None:
     weights = [
         np.linspace(-1, 1, g.width) * scale for g, scale in zip(channels.groups, (1, 0, 2), strict=True)
     ]
-    p = [sampler.probabilities(w, np.zeros(len(w)), sigma=0.0, tau=1.0) for w in weights]
+    p = [space.probabilities(w, np.zeros(len(w)), sigma=0.0, tau=1.0) for w in weights]
     rows = describe(channels, weights, p, share=0.35)
     spread, largest, entropy, width, cost, depth, share, one = rows.T.tolist()
     assert rows.shape == (3, FEATURES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from jstc.train.batchnorm import recalibrate
+from jstc.train.loop import recalibrate
 
 
 def test_statistics_are_the_average_over_the_images(network: nn.Module, split: Any) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jstc.channels import ChannelMap
-from jstc.jst import sampler
+from jstc.jst import space as spaces
 from jstc.jst.space import Space
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
@@ -35,7 +35,7 @@ def smallest_set(p: np.ndarray, threshold: float) -> int:
 
 @given(p=falling(), threshold=thresholds)
 def test_a_threshold_keeps_the_smallest_set_that_adds_up_to_it(p: np.ndarray, threshold: float) -> None:
-    joined = sampler.joining_levels(p, threshold) < 0
+    joined = spaces.joining_levels(p, threshold) < 0
     assert joined.sum() == smallest_set(p, threshold)
     assert joined[: joined.sum()].all()
 
@@ -43,7 +43,7 @@ def test_a_threshold_keeps_the_smallest_set_that_adds_up_to_it(p: np.ndarray, th
 @given(p=falling(), low=thresholds, high=thresholds, scalar=st.floats(-5, 5))
 def test_a_higher_threshold_never_keeps_fewer(p: np.ndarray, low: float, high: float, scalar: float) -> None:
     low, high = sorted((low, high))
-    few, many = (sampler.joining_levels(p, threshold) < scalar for threshold in (low, high))
+    few, many = (spaces.joining_levels(p, threshold) < scalar for threshold in (low, high))
     assert not (few & ~many).any()
 
 
@@ -51,24 +51,24 @@ def test_a_higher_threshold_never_keeps_fewer(p: np.ndarray, low: float, high: f
 def test_the_scalar_moves_the_threshold_on_the_logistic_scale(scalar: float) -> None:
     p = np.sort(random(0).dirichlet(np.ones(64)))[::-1]
     moved = 1 / (1 + math.exp(-(math.log(0.6 / 0.4) + scalar)))
-    assert (sampler.joining_levels(p, 0.6) < scalar).sum() == smallest_set(p, moved)
+    assert (spaces.joining_levels(p, 0.6) < scalar).sum() == smallest_set(p, moved)
 
 
 def test_probabilities_are_the_softmax_of_the_formula() -> None:
     weights, noise = random(1).normal(size=(2, 9))
-    p = sampler.probabilities(weights, noise, sigma=0.3, tau=0.7)
+    p = spaces.probabilities(weights, noise, sigma=0.3, tau=0.7)
     expected = np.exp((weights + 0.3 * noise) / 0.7)
     assert p == pytest.approx(expected / expected.sum())
     assert p.sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_probabilities_stay_finite_far_out() -> None:
-    p = sampler.probabilities(np.array([-4e3, 0.0, 4e3]), np.zeros(3), sigma=1.0, tau=0.1)
+    p = spaces.probabilities(np.array([-4e3, 0.0, 4e3]), np.zeros(3), sigma=1.0, tau=0.1)
     assert p.tolist() == [0.0, 0.0, 1.0]
 
 
 def test_gumbel_noise_has_the_mean_variance_and_median_of_gumbel() -> None:
-    noise = sampler.gumbel(200_000, random(2))
+    noise = spaces.gumbel(200_000, random(2))
     assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.02)
     assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.02)
     assert np.median(noise) == pytest.approx(-math.log(math.log(2)), abs=0.02)
@@ -79,12 +79,12 @@ def test_gumbel_noise_is_finite_even_for_a_zero() -> None:
         def random(self, size: int) -> np.ndarray:
             return np.zeros(size)
 
-    assert np.isfinite(sampler.gumbel(3, Zeros())).all()  # type: ignore[arg-type]
+    assert np.isfinite(spaces.gumbel(3, Zeros())).all()  # type: ignore[arg-type]
 
 
 def lasting(round_: int, period: int, size: int = 50, **changes: int) -> np.ndarray:
     options = {"seed": 0} | changes
-    return sampler.lasting_gumbel(size, round_=round_, period=period, **options)
+    return spaces.lasting_gumbel(size, round_=round_, period=period, **options)
 
 
 @given(period=st.integers(1, 12), first=st.integers(0, 60), seed=st.integers(0, 99))
@@ -133,7 +133,7 @@ def test_perturbed_channels_come_first_as_often_as_their_softmax_says() -> None:
     """The Gumbel-max theorem; it holds for noise that is Gumbel and independent from channel to channel."""
     weights, source = np.array([1.0, 0.0, -1.0, 0.5]), random(3)
     firsts = [
-        sampler.probabilities(weights, sampler.gumbel(4, source), sigma=1.0, tau=0.5).argmax()
+        spaces.probabilities(weights, spaces.gumbel(4, source), sigma=1.0, tau=0.5).argmax()
         for _ in range(8000)
     ]
     expected = np.exp(weights) / np.exp(weights).sum()
@@ -142,23 +142,23 @@ def test_perturbed_channels_come_first_as_often_as_their_softmax_says() -> None:
 
 def test_standardised_weights_have_no_mean_per_group_and_unit_spread_in_all() -> None:
     groups = [random(4).normal(3, 0.5, 10), random(5).normal(-1, 2.0, 30)]
-    result = sampler.standardised(groups)
+    result = spaces.standardised(groups)
     assert [g.mean() for g in result] == pytest.approx([0, 0], abs=1e-12)
     assert np.sqrt(np.mean(np.concatenate(result) ** 2)) == pytest.approx(1)
     assert result[1].std() / result[0].std() == pytest.approx(groups[1].std() / groups[0].std())
 
 
 def test_equal_weights_are_not_blown_up() -> None:
-    result = sampler.standardised([1 + 1e-4 * random(6).normal(size=20)])
+    result = spaces.standardised([1 + 1e-4 * random(6).normal(size=20)])
     assert np.abs(result[0]).max() < 0.05
-    assert sampler.standardised([np.ones(4)])[0].tolist() == [0.0] * 4
+    assert spaces.standardised([np.ones(4)])[0].tolist() == [0.0] * 4
 
 
 def draw(space: Space, seed: int, values: list[float] | None = None) -> tuple[Any, list[np.ndarray]]:
     source = random(seed)
     p = [source.dirichlet(np.full(g.width, 0.5)) for g in space.channels.groups]
     chosen = source.uniform(0.3, 0.95, len(p)).tolist() if values is None else values
-    return sampler.sample(space, p, chosen), p
+    return spaces.sample(space, p, chosen), p
 
 
 @pytest.mark.parametrize("budget", [{"flops": 0.3}, {"flops": 0.9}, {"flops": None, "params": 0.5}])
@@ -216,6 +216,6 @@ def test_widths_are_rounded_and_never_below_the_least(channels: ChannelMap, make
 
 
 def test_a_raised_threshold_is_the_one_moved_in_its_logit() -> None:
-    assert sampler.raised(0.5, 0.0) == 0.5
-    assert sampler.raised(0.7, 1.0) == pytest.approx(1 / (1 + np.exp(-(np.log(0.7 / 0.3) + 1.0))))
-    assert sampler.raised(1.0, 2.0) == 1.0
+    assert spaces.raised(0.5, 0.0) == 0.5
+    assert spaces.raised(0.7, 1.0) == pytest.approx(1 / (1 + np.exp(-(np.log(0.7 / 0.3) + 1.0))))
+    assert spaces.raised(1.0, 2.0) == 1.0
