@@ -3,7 +3,7 @@
 `torchvision.ops.roi_align` does `from torch._dynamo.utils import is_compile_supported` when it is imported.
 That one line loads 850 modules of `torch._dynamo`: 1.1 to 1.4 seconds of processor, beside 0.15 for all of
 torchvision, for a function that only RoI align on a GPU ever calls. So while torchvision is being imported,
-and only then, a stand-in module answers to that name; its function forwards to the real one when it is called.
+and only then, a stand-in module answers to that name; its function forwards to the real one when called.
 
 It is worth it for commands that do not train (`jstc inspect`, wrong input); who trains loads the compiler
 with the first optimiser. To be deleted as soon as torchvision imports that function where it calls it: a test
