@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jstc.cli import options
+
+if TYPE_CHECKING:
+    from jstc.runs.evaluation import Evaluation
 
 __all__ = ["evaluate"]
 
@@ -58,7 +61,7 @@ def evaluate(
         console.table(["", ""], _rows(result))
 
 
-def _rows(result: dict[str, Any]) -> list[list[str]]:
+def _rows(result: Evaluation) -> list[list[str]]:
     images, split = result["images"], result["images_in_split"]
     low, high = result["accuracy_interval"]
     rows = {

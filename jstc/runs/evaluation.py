@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import torch
 
@@ -27,7 +27,7 @@ from jstc.runs.manifest import damage_as_input_error
 from jstc.runs.workers import EvalTask, broadcast_task
 from jstc.train import collectives
 
-__all__ = ["afterthoughts", "assumptions", "evaluate", "take_part"]
+__all__ = ["Evaluation", "afterthoughts", "assumptions", "evaluate", "take_part"]
 
 _BATCH_SIZE = 128
 
@@ -44,6 +44,28 @@ class _Task:
     settings: InputSettings
 
 
+class Evaluation(TypedDict):
+    """Result of an evaluation: accuracies are fractions of `images`, the interval holds 95 %.
+
+    `batch` is None for a file that takes any, `undefined` counts the images whose scores are no numbers.
+    """
+
+    file: str
+    dataset: str
+    split: str
+    images: int
+    images_in_split: int
+    provider: str
+    threads: int
+    batch: int | None
+    accuracy: float
+    accuracy_interval: list[float]
+    top5_accuracy: float | None
+    undefined: int
+    seconds: float
+    notes: list[str]
+
+
 def evaluate(
     path: Path,
     *,
@@ -53,7 +75,7 @@ def evaluate(
     threads: int = 0,
     limit: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Accuracy of a run's exported network, or of any ONNX classifier, on (`limit` images of) a test split.
 
     A run, and a file in a run's export folder, is evaluated on the run's own data set unless another is

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -25,7 +25,16 @@ from jstc.runs.manifest import versions
 from jstc.runs.network_check import num_scores
 from jstc.train import device
 
-__all__ = ["Images", "document", "facts", "inspect"]
+__all__ = [
+    "FrozenEntry",
+    "GroupEntry",
+    "Images",
+    "LayerEntry",
+    "Structure",
+    "document",
+    "facts",
+    "inspect",
+]
 
 _IMAGENET_CLASSES = 1000
 _CIFAR_CLASSES = 10
@@ -46,6 +55,59 @@ class Images:
     in_channels: int | None = None
     image_size: int | None = None
     cifar: bool = False
+
+
+class GroupEntry(TypedDict):
+    """A group of channels; `least` and `step` bound its width, `params` are those it takes part in."""
+
+    name: str
+    width: int
+    unit: int
+    least: int
+    step: int
+    flops_share: float
+    params: int
+    layers: list[str]
+    not_like_masking: str | None
+
+
+class FrozenEntry(TypedDict):
+    """Channels that stay, on which side of which layer, and why."""
+
+    layer: str
+    kind: str
+    side: str
+    channels: int
+    reason: str
+
+
+class LayerEntry(TypedDict):
+    """A module with parameters; `makes` and `reads` are names of groups, `made` the channels of each."""
+
+    name: str
+    kind: str
+    rank: int
+    width: int
+    makes: list[str]
+    made: list[int]
+    reads: list[str]
+
+
+class Structure(TypedDict):
+    """The channel structure of a network, with its totals and the smallest that its groups allow."""
+
+    flops: int
+    params: int
+    groups: list[GroupEntry]
+    frozen: list[FrozenEntry]
+    layers: list[LayerEntry]
+    unknown_operations: dict[str, int]
+    flops_share_cuttable: float
+    params_share_cuttable: float
+    smallest_flops: int
+    smallest_params: int
+    smallest_flops_share: float
+    smallest_params_share: float
 
 
 def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[str, Any]:
@@ -127,7 +189,7 @@ def _num_classes(spec: ModelSpec, network: nn.Module) -> int:
 # The channel structure of a network as JSON: groups, layers, what is frozen, and what can be reached.
 
 
-def document(network: nn.Module, channels: ChannelMap, settings: ChannelSettings) -> dict[str, Any]:
+def document(network: nn.Module, channels: ChannelMap, settings: ChannelSettings) -> Structure:
     """What `channels` knows of `network`; `settings` say how far its groups may be cut.
 
     `flops` and `params` of a group are those that it takes part in: an operation between two groups belongs
@@ -151,7 +213,7 @@ def document(network: nn.Module, channels: ChannelMap, settings: ChannelSettings
     }
 
 
-def _groups(channels: ChannelMap, least: list[int], steps: list[int]) -> list[dict[str, Any]]:
+def _groups(channels: ChannelMap, least: list[int], steps: list[int]) -> list[GroupEntry]:
     whole, units = channels.cost().params, _units(channels)
     return [
         {
@@ -187,7 +249,7 @@ def _without(channels: ChannelMap, index: int) -> int:
     return channels.cost_of_counts(counts).params
 
 
-def _frozen(network: nn.Module, channels: ChannelMap) -> list[dict[str, Any]]:
+def _frozen(network: nn.Module, channels: ChannelMap) -> list[FrozenEntry]:
     outs = {placed.layer: _out_dim(network, placed) for placed in channels.layout if len(placed.shape) > 1}
     return [
         {
@@ -201,18 +263,26 @@ def _frozen(network: nn.Module, channels: ChannelMap) -> list[dict[str, Any]]:
     ]
 
 
-def _layers(network: nn.Module, channels: ChannelMap) -> list[dict[str, Any]]:
+def _layers(network: nn.Module, channels: ChannelMap) -> list[LayerEntry]:
     """Modules with parameters, in the order of the forward.
 
     `makes` and `reads` are names of groups; `made` says how many of the layer's channels each group has.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, LayerEntry] = {}
     for placed in channels.layout:
         out = _out_dim(network, placed)
-        entry = {"name": placed.layer, "kind": _kind(network, placed.layer), "rank": 0, "width": 0}
-        layer = found.setdefault(placed.layer, {**entry, "makes": [], "made": [], "reads": []})
+        new: LayerEntry = {
+            "name": placed.layer,
+            "kind": _kind(network, placed.layer),
+            "rank": 0,
+            "width": 0,
+            "makes": [],
+            "made": [],
+            "reads": [],
+        }
+        layer = found.setdefault(placed.layer, new)
         if len(placed.shape) > layer["rank"]:
-            layer |= {"rank": len(placed.shape), "width": placed.shape[out]}
+            layer["rank"], layer["width"] = len(placed.shape), placed.shape[out]
         for dim, (names, sizes) in enumerate(zip(placed.groups, placed.sizes, strict=True)):
             side = layer["makes" if dim == out else "reads"]
             for name, size in zip(names, sizes, strict=True):

@@ -15,6 +15,7 @@ from jstc.ort import bench as timing
 from jstc.ort import machine
 from jstc.ort.bench import BenchResult
 from jstc.ort.opened import Facts
+from jstc.runs.stages.export import ExportedFile
 from jstc.runs.workspace import StageContext
 
 __all__ = ["bench"]
@@ -61,8 +62,8 @@ def _write(found: BenchResult, folder: Path, *, left_out: list[str], environment
         files.write_json(folder / "profile.json", {"profiles": found.profiles})
 
 
-def _entries(context: StageContext) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = files.read_json(context.path / "export" / "result.json")["files"]
+def _entries(context: StageContext) -> list[ExportedFile]:
+    entries: list[ExportedFile] = files.read_json(context.path / "export" / "result.json")["files"]
     return entries
 
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import onnx
 import torch
@@ -27,7 +27,7 @@ from jstc.runs.stages.train import images
 from jstc.runs.workspace import StageContext
 from jstc.train.loop import counted
 
-__all__ = ["Reference", "export", "figures", "problem"]
+__all__ = ["ExportedFile", "Reference", "export", "figures", "problem"]
 
 # What an exported file is worth: its accuracy on the test split and its agreement with torch.
 
@@ -45,28 +45,53 @@ class Reference:
     accuracy: float
 
 
-def figures(context: StageContext, path: Path, precision: Precision, reference: Reference) -> dict[str, Any]:
+class ExportedFile(TypedDict, total=False):
+    """An entry of the stage's result; `accuracy` and `top1_agreement` are fractions, `batch` None for any.
+
+    `preprocess` is there for files that take images of any size, `largest_activation` for fp16, `bytes` for
+    files that have passed.
+    """
+
+    file: str
+    precision: Precision
+    preprocess: bool
+    accuracy: float
+    accuracy_provider: Provider
+    undefined: int
+    max_abs_diff: float
+    top1_agreement: float
+    largest_activation: float
+    batch: int | None
+    bytes: int
+    params: int
+
+
+def figures(context: StageContext, path: Path, precision: Precision, reference: Reference) -> ExportedFile:
     """The entry of the file at `path` in the stage's result, without what depends on its last bytes."""
     provider = _provider(precision)
     found = _scored(context, path, provider)
     whole = path == exporting.preprocess_path(path.with_name(exporting.file_name(precision)))
     compare = exporting.preprocess_parity if whole else exporting.parity
     alike = compare(reference.network, path, reference.images)
-    return {
-        "file": f"{context.folder.name}/{path.name}",
-        "precision": precision,
-        **({"preprocess": True} if whole else {}),
+    entry: ExportedFile = {"file": f"{context.folder.name}/{path.name}", "precision": precision}
+    if whole:
+        entry["preprocess"] = True
+    entry |= {
         "accuracy": found.accuracy,
         "accuracy_provider": provider,
         "undefined": found.undefined,
         "max_abs_diff": alike.max_abs_diff,
         "top1_agreement": alike.top1_agreement,
-        **_range(precision, reference),
-        "batch": context.recipe.export.batch,
     }
+    if precision == "fp16":
+        # The CPU computes most of fp16 in float32 and would not overflow where other hardware does.
+        model = onnx.load(str(reference.source))
+        entry["largest_activation"] = exporting.largest_activation(model, reference.images)
+    entry["batch"] = context.recipe.export.batch
+    return entry
 
 
-def problem(entry: dict[str, Any], reference: Reference, *, max_drop: float) -> str | None:
+def problem(entry: ExportedFile, reference: Reference, *, max_drop: float) -> str | None:
     """Why a file with these figures must not be kept, if so."""
     file = Path(entry["file"]).name
     lost = exporting.accuracy_problem(
@@ -79,14 +104,6 @@ def problem(entry: dict[str, Any], reference: Reference, *, max_drop: float) -> 
         remark = f"the logits of {entry['undefined']} test images are infinite or undefined"
         return f"{lost}; {remark}" if lost else f"{file}: {remark}"
     return lost
-
-
-def _range(precision: Precision, reference: Reference) -> dict[str, float]:
-    # The CPU computes most of fp16 in float32 and would not overflow where other hardware does.
-    if precision != "fp16":
-        return {}
-    model = onnx.load(str(reference.source))
-    return {"largest_activation": exporting.largest_activation(model, reference.images)}
 
 
 def _provider(precision: Precision) -> Provider:
@@ -138,7 +155,7 @@ class _Tried:
     """A file with its figures, and what is wrong with it."""
 
     precision: Precision
-    entry: dict[str, Any]
+    entry: ExportedFile
     problem: str | None
 
 
@@ -180,7 +197,8 @@ def _tried(source: _Source, precision: Precision) -> list[_Tried]:
                 metadata=exporting.encode_metadata(metadata),
             )
             found["bytes"] = (context.folder / candidate.name).stat().st_size
-        tried.append(_Tried(precision, found | {"params": source.metadata["params"]}, wrong))
+        found["params"] = source.metadata["params"]
+        tried.append(_Tried(precision, found, wrong))
     return tried
 
 
