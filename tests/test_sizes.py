@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,19 @@ def test_functions_fit_on_a_screen() -> None:
     found = [each for path in FILES for each in functions(path)]
     assert len(found) > 1000
     assert [each.name for each in found if each.lines > MOST_LINES_OF_A_FUNCTION] == []
+
+
+def test_docstrings_begin_with_their_own_noun_or_verb() -> None:
+    """One that begins with "The same" is understood only with the one above in view."""
+    begun = re.compile(r"(The same|That of|Those of|Of the|What is)\b")
+    found = [
+        f"{path.name}: {text.splitlines()[0]}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and begun.match(text := ast.get_docstring(node) or "")
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def _path(job: Job, out: Path, folder: str = "results", suffix: str = "json") ->
 
 
 def results_of(jobs: Iterable[Job], out: Path) -> list[dict[str, Any]]:
-    """What is known of these jobs and of no others."""
+    """Results of these jobs and of no others."""
     paths = (_path(job, out) for job in jobs)
     return [files.read_json(path) for path in paths if path.is_file()]
 

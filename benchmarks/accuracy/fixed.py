@@ -24,7 +24,7 @@ def target(work: Work) -> Outcome:
 
 
 def uniform(work: Work) -> Outcome:
-    """The same share of every group at the budget, from scratch, with all of the training."""
+    """A network with one share of every group at the budget, from scratch, with all of the training."""
     return _from_scratch(work, work.channels.uniform_plan(flops=work.limit))
 
 

@@ -36,7 +36,7 @@ def jst(work: Work) -> Outcome:
 
 
 def given(work: Work) -> Outcome:
-    """The same from a trained target network, which is paid for as the pruning rivals pay for it."""
+    """A search from a trained target network, which is paid for as the pruning rivals pay for it."""
     return _searched(work, pretrained(work))
 
 
@@ -63,7 +63,7 @@ def _searched(work: Work, network: nn.Module) -> Outcome:
 
 
 def retrain(work: Work) -> Outcome:
-    """The same search; then its plan with new weights, over a schedule of its own, with what is left."""
+    """A search, then its plan with new weights, over a schedule of its own, with what is left."""
     recipe = fitted(work)
     plan, figures = _search(work, recipe, work.target())
     cost = work.channels.cost(plan)

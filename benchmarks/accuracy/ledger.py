@@ -38,7 +38,7 @@ class Ledger:
 
     @property
     def left(self) -> float:
-        """What is not spent yet."""
+        """The part that is not spent yet."""
         return self.total - sum(self.spent.values())
 
     def pay(self, phase: str, cost: float) -> None:

@@ -180,7 +180,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the result's file and the job's folder: method, seed, hash."""
+        """Name of the result's file and the job's folder: method, seed, hash."""
         return f"{self.method}-s{self.seed}-{self.hash}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is recorded: whole runs of several kinds, commands that read them, the analysis of networks."""
+"""The cases: whole runs of several kinds, commands that read them, the analysis of networks."""
 
 from __future__ import annotations
 

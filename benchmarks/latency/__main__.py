@@ -130,7 +130,7 @@ def _scaled(ratio: Ratio, factor: float) -> Ratio:
 
 
 def table(found: list[Line], beside: dict[str, dict[str, Ratio]], *, rounds: int) -> list[str]:
-    """What is printed for one batch size."""
+    """Lines of text for one batch size."""
     text = [f"\nbatch {found[0].batch}, {rounds} rounds",
             f"{'':22}{'ms':>9}{'FLOPs':>8}  {'speed-up':>20}  {'share of the ideal':>20}"]  # fmt: skip
     text += [

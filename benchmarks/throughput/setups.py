@@ -32,7 +32,7 @@ _RANDOM_IMAGES, _RANDOM_CLASSES, _RANDOM_SIDE = 4096, 10, 32
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured; a JSON document for the processes that measure it.
+    """The settings of a measurement; a JSON document for the processes that measure it.
 
     `steps` of `batch` images are one measurement, and one round of the search, `repeats` of each; `sets` are
     other keys of the recipe, as on jstc's command line. `clock`: `wall`, or `cpu` for the processor's time of
@@ -109,7 +109,7 @@ class Subject:
         return cls(recipe, dataset, where, analyse(network, example), now)
 
     def other_data(self) -> Subject:
-        """The same images from loaders of its own, which keep their place while the first ones are used."""
+        """A subject with the same images, from loaders that keep their place while the first ones are used."""
         if not isinstance(self.dataset.train, LoaderSplit):
             return self
         loaders, dataset = LoaderCache(), self.dataset

@@ -41,7 +41,7 @@ class Plain:
         self._done = 0
 
     def seconds(self, steps: int) -> float:
-        """Of the next `steps` steps; of several processes, those of all of them together."""
+        """Seconds of the next `steps` steps; of several processes, those of all of them together."""
         sync_batchnorm = self._settings.sync_batchnorm
         with ddp.averaging(self.network, sync_batchnorm=sync_batchnorm) as network:
             collectives.sums([0.0])

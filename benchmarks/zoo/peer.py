@@ -1,4 +1,4 @@
-"""The same work by jstc and by Torch-Pruning, in one process: from a network to one at half the FLOPs.
+"""One piece of work by jstc and by Torch-Pruning, in one process: from a network to one at half the FLOPs.
 
     python -m benchmarks.zoo.peer NAME RESULT.json [--repeats 3]
 

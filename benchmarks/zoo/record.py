@@ -1,4 +1,4 @@
-"""What is known of a network, on disk after every stage: a process that is killed leaves what it found."""
+"""The record of a network, on disk after every stage: a process that is killed leaves what it found."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def checks() -> ModuleType:
-    """The same checks in this process, which is alone."""
+    """Checks for this process, which is alone."""
     return two_processes
 
 

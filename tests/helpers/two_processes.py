@@ -130,7 +130,7 @@ def search(directory: Path) -> dict[str, Any]:
 
 
 def finetuned_accuracy(directory: Path) -> dict[str, float]:
-    """Of the network that `search` finetuned: as it was written, and as one process finds it."""
+    """Accuracy of the network that `search` finetuned: as it was written, and as one process finds it."""
     from jstc.plan import Plan
 
     plan = Plan.load(directory / "search" / "plan.json")
@@ -170,7 +170,7 @@ def _complaint(function: Callable[[], object]) -> str | None:
 
 
 def differences() -> dict[str, str | None]:
-    """What is said when the processes are not the same, or process 0 cannot do something."""
+    """The complaint when the processes are not the same, or process 0 cannot do something."""
     network = normless()
 
     def fail() -> None:

@@ -110,7 +110,7 @@ def _called(
 
 
 def _read(base: Path, numbers: Iterable[int], options: argparse.Namespace) -> list[Outcome]:
-    """The same for functions, in this process."""
+    """Cases of functions that read, in this process."""
     from benchmarks.robustness.fuzz.readers import READERS, read_case, warm_up
     from jstc.models import user_code
 
@@ -169,7 +169,7 @@ def damaged(kind: Kind, folder: Path, rng: random.Random) -> tuple[list[str], Pa
 
 
 def judged(code: int, text: str) -> str | None:  # noqa: PLR0911 - a return for every finding
-    """What is wrong with an exit code and what was printed; None: nothing."""
+    """The fault in an exit code and what was printed; None: there is none."""
     if "Traceback (most recent call last)" in text:
         return "a traceback"
     if _UNFORESEEN in text:

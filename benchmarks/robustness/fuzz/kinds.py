@@ -1,4 +1,4 @@
-"""What is damaged, how, and which commands are to meet it."""
+"""Kinds of damage: which file, how, and which commands are to meet it."""
 
 from __future__ import annotations
 

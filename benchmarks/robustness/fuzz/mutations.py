@@ -127,7 +127,7 @@ def _places(document: Any) -> Any:
 
 
 def _near(old: Any, rng: random.Random) -> Any:
-    """Of the same type, but another."""
+    """Another value of the same type."""
     if isinstance(old, bool):
         return not old
     if isinstance(old, int):
