@@ -78,10 +78,10 @@ def load(name: str, root: Path, settings: InputSettings) -> Source:
     info = check(name, root, settings)
     form, folder = _find(name, root)
     if form == "parquet":
-        train, test = (parquet.images(root, part, info.labels) for part in ("train", "test"))
-        return Source(info, train, test, memory_size=(_SIDE, _SIDE))
-    read = _read_binary if form == "binary" else _read_python
-    return Source(info, *read(name, folder), memory_size=(_SIDE, _SIDE))
+        encoded, encoded_test = (parquet.images(root, part, info.labels) for part in ("train", "test"))
+        return Source(info, encoded, encoded_test, memory_size=(_SIDE, _SIDE))
+    train, test = (_read_binary if form == "binary" else _read_python)(name, folder)
+    return Source(info, train, test, memory_size=(_SIDE, _SIDE))
 
 
 def _find(name: str, root: Path) -> tuple[str, Path]:

@@ -55,7 +55,8 @@ def _checked(name: str, root: Path, settings: InputSettings) -> list[str]:
 def load(name: str, root: Path, settings: InputSettings) -> Source:
     """An image tree, whose images are decoded as they are needed."""
     info = check(name, root, settings)
-    return Source(info, *(_images(folder, info.labels) for folder in _split_folders(name, root)))
+    train, test = (_images(folder, info.labels) for folder in _split_folders(name, root))
+    return Source(info, train, test)
 
 
 def _split_folders(name: str, root: Path) -> tuple[Path, Path]:

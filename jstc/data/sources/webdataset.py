@@ -53,7 +53,8 @@ def load(root: Path, settings: InputSettings, *, say: Callable[[str], None]) -> 
     new = [path for path in train_paths + test_paths if not is_kept(path, _cache(settings))]
     if new:
         say(f"reading {len(new):,} shards through, once, to find their images")
-    return Source(info, *(_images(paths, info.labels, settings) for paths in (train_paths, test_paths)))
+    train, test = (_images(paths, info.labels, settings) for paths in (train_paths, test_paths))
+    return Source(info, train, test)
 
 
 def _cache(settings: InputSettings) -> Path:
