@@ -147,7 +147,7 @@ def junit(report: GateReport) -> bytes:
 
 
 def _case(gate: Gate) -> ElementTree.Element:
-    group = f"jstc.gate.{gate.budget}" if gate.budget else "jstc.gate"
+    group = f"jstc.compare.{gate.budget}" if gate.budget else "jstc.compare"
     case = ElementTree.Element(
         "testcase", {"classname": group, "name": title(gate, with_budget=False), "time": "0"}
     )

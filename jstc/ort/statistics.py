@@ -34,7 +34,7 @@ __all__ = [
     "paired_ratio",
 ]
 
-_Z95 = 1.959964  # 97.5 % of the normal distribution lies below: 95 % within plus and minus
+_NORMAL = 1.959964  # 95 % of the normal distribution lie within plus and minus
 
 Vector = npt.NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def paired_ratio(before: Vector, after: Vector) -> Ratio:
     length = _block_length(logs)
     medians = _resampled_medians(logs, length)
     low, high = np.percentile(medians, _PERCENTILES).tolist()
-    wider = _student(max(len(logs) // length - 1, 1)) / _Z95
+    wider = _student(max(len(logs) // length - 1, 1)) / _NORMAL
     found = (median, median - (median - low) * wider, median + (high - median) * wider)
     return Ratio(*map(math.exp, found))
 
@@ -112,7 +112,7 @@ def _resampled_medians(logs: Vector, length: int) -> Vector:
 
 def _student(freedom: int) -> float:
     """Student's t, two-sided 95 %: the Cornish-Fisher expansion, within 2 % from 4 degrees of freedom on."""
-    z = _Z95
+    z = _NORMAL
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
@@ -125,7 +125,7 @@ The interval of one measurement does not contain it: where memory lies and what 
 processes. Seen on a busy two-core machine for one file: 1 to 6 % at batch 1, 4 to 11 % at batch 8.
 """
 
-_Z99 = 2.576
+_Z95, _Z99 = 1.960, 2.576  # of the normal distribution, two-sided
 # Student's t, two-sided, for 1, 2, ... degrees of freedom; beyond the end the last one is a little wide.
 _T = {
     0.99: (63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012),

@@ -102,7 +102,7 @@ def test_junit_of_several_budgets_keeps_them_apart(sweep: dict[str, Any]) -> Non
     cases = ElementTree.fromstring(junit(compare(same, same, settings=Settings()))).iter("testcase")
     names = [(case.attrib["classname"], case.attrib["name"]) for case in cases]
     assert len(names) == len(set(names)) == 30
-    assert names[0] == ("jstc.gate.flops0.5", "FLOPs, slim")
+    assert names[0] == ("jstc.compare.flops0.5", "FLOPs, slim")
 
 
 def test_annotations_are_errors_and_escaped(found: GateReport) -> None:
