@@ -109,7 +109,7 @@ class Subject:
         return cls(recipe, dataset, where, analyse(network, example), now)
 
     def other_data(self) -> Subject:
-        """A subject with the same images, from loaders that keep their place while the first ones are used."""
+        """A subject with the same images, from loaders of its own: the first ones keep their place."""
         if not isinstance(self.dataset.train, LoaderSplit):
             return self
         loaders, dataset = LoaderCache(), self.dataset

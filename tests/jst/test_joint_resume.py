@@ -87,10 +87,16 @@ import torch
 from tests.helpers.tiny_search import tiny_search
 torch.set_num_threads(1)
 process = multiprocessing.get_context("fork").Process  # torch is loaded only once
-for delay in json.loads(sys.argv[2]):
-    search = process(target=tiny_search, args=(pathlib.Path(sys.argv[1]),))
+def start(folder):
+    search = process(target=tiny_search, args=(pathlib.Path(folder),))
     search.start()
-    time.sleep(delay)
+    return search
+began = time.monotonic()
+start(sys.argv[2]).join()
+seconds = time.monotonic() - began
+for share in json.loads(sys.argv[3]):
+    search = start(sys.argv[1])
+    time.sleep(share * seconds)
     search.kill()
     search.join()
     print(search.exitcode)
@@ -98,13 +104,13 @@ for delay in json.loads(sys.argv[2]):
 
 
 def test_killed_at_random_moments(run_search: Any, searched: Any, tmp_path: Path) -> None:
-    seconds = searched().result["seconds"]
-    delays = [random.uniform(0.2, 0.9) * seconds for _ in range(4)]
-    command = [sys.executable, "-c", KILLED, str(tmp_path), json.dumps(delays)]
+    shares = [random.uniform(0.2, 0.9) for _ in range(4)]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-c", KILLED, str(killed), str(whole), json.dumps(shares)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
     assert len(done.stdout.split()) == 4
     assert "-9" in done.stdout.split()
-    assert run_search(tmp_path).files == searched().files, f"killed after {delays} seconds"
+    assert run_search(killed).files == searched().files, f"killed after {shares} of a search"
 
 
 def test_a_finished_search_is_not_trained_again(
