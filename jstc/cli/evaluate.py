@@ -41,9 +41,9 @@ def evaluate(
 ) -> None:
     """Accuracy of a RUN's or another ONNX file on the test split."""
     from jstc.cli import console, progress_view
-    from jstc.runs import evaluation
+    from jstc.runs import directory, evaluation
 
-    path = options.run_or_newest(target)
+    path = target or directory.newest_run()
     chosen = provider or options.ProviderName.auto
     with progress_view.shown(quiet=quiet or json, verbose=False) as shown:
         result = evaluation.evaluate(

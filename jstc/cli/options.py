@@ -39,7 +39,6 @@ __all__ = [
     "Weights",
     "command_line",
     "permissions",
-    "run_or_newest",
 ]
 
 
@@ -112,13 +111,6 @@ Run = Annotated[
         metavar="RUN", help="Run directory, or one budget's in it; the newest under runs/ if left out."
     ),
 ]
-
-
-def run_or_newest(run: Path | None) -> Path:
-    """The run directory that was named, or the newest one; raises `RunDirectoryError` when there is none."""
-    from jstc.runs.directory import newest_run
-
-    return run if run is not None else newest_run()
 
 
 def permissions(model: str | None, *, pickle: bool) -> Permissions:

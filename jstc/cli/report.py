@@ -35,9 +35,9 @@ def report(
         raise InputError("--out needs to know what to write: --json, --markdown or --html")
     from jstc import report as reporting
     from jstc.cli import console, results
-    from jstc.runs import commands, manifest
+    from jstc.runs import commands, directory, manifest
 
-    path = options.run_or_newest(run)
+    path = run or directory.newest_run()
     with manifest.damage_as_input_error(path):
         # A run that another process is working on is shown, and left to that process.
         with contextlib.suppress(RunDirectoryError):

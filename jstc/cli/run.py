@@ -83,7 +83,7 @@ def run_stage(
     from jstc.recipe import loading
     from jstc.runs import commands, directory
 
-    path = options.run_or_newest(run)
+    path = run or directory.newest_run()
     recipe = directory.read_recipe(path)
     if changes or overrides:
         recipe = loading.load(path / "recipe.yaml", overrides, flags=changes)
