@@ -16,7 +16,7 @@ from jstc.jst.round import RoundContext
 from jstc.jst.rounds import Rounds
 from jstc.jst.space import resolve_budgets
 from jstc.jst.state import State
-from jstc.train import collectives, ddp
+from jstc.train import collectives
 from jstc.train.job import TrainState
 from jstc.train.loop import stream, train_steps
 from jstc.train.one_step import step_options
@@ -43,7 +43,7 @@ class Plain:
     def seconds(self, steps: int) -> float:
         """Seconds of the next `steps` steps; of several processes, those of all of them together."""
         sync_batchnorm = self._settings.sync_batchnorm
-        with ddp.averaging(self.network, sync_batchnorm=sync_batchnorm) as network:
+        with collectives.averaging(self.network, sync_batchnorm=sync_batchnorm) as network:
             collectives.sums([0.0])
             self.subject.sync()
             started = self.subject.now()

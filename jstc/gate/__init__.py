@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from jstc.gate.comparison import GateReport, Settings, compare, timed_pairs
-from jstc.gate.gates import Gate, Kind, Limit, limits
+from jstc.gate.gates import Gate, Kind, Limit, Place, Side, limits, load_side, parse_side, side
 from jstc.gate.latency_gates import Measuring, Timed
 from jstc.gate.render import HEADER, headline, junit, line, markdown, remarks, rows, title, workflow_commands
-from jstc.gate.sides import Place, Side, load_side, parse_side, side
 
 __all__ = [
     "HEADER",

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jstc.errors import InputError
-from jstc.gate.gates import DEFAULTS, Gate, Kind, Limit, file_gates, gone, network_gates
+from jstc.gate.gates import DEFAULTS, Gate, Kind, Limit, Part, Place, Side, file_gates, gone, network_gates
 from jstc.gate.latency_gates import Measuring, machine_differs, measured_gates, recorded_gates
-from jstc.gate.sides import Part, Place, Side
 from jstc.summary import OnnxFile
 
 __all__ = ["GateReport", "Settings", "compare", "timed_pairs"]

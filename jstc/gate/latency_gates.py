@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from jstc.gate.gates import Gate, Limit, Verdict, gone
-from jstc.gate.sides import Part, Place, Side
+from jstc.gate.gates import Gate, Limit, Part, Place, Side, Verdict, gone
 from jstc.ort.statistics import Change, change_of_recorded, change_of_repeats
 from jstc.summary import Timing
 

@@ -19,7 +19,7 @@ from jstc.data import Dataset, Split
 from jstc.errors import StageError
 from jstc.jst.subnetwork import SubNetwork
 from jstc.recipe.schema import Recipe
-from jstc.train import collectives, ddp, monitor, seeds
+from jstc.train import collectives, monitor, seeds
 from jstc.train import schedule as schedules
 from jstc.train.loop import Figures, OnStep, TrainFigures, evaluate, frozen, recalibrate, stream, train_steps
 from jstc.train.metrics import RunningMetrics
@@ -152,7 +152,7 @@ def train_round(
         at.end(figures, steps=context.steps)
         if context.gate_steps:
             at.images += _gate_step(sub, next(validation), context, end)
-    ddp.synchronise(sub.gated)
+    collectives.synchronise(sub.gated)
     monitor.require_finite(sub.gated, step=first + context.steps, schedule=context.schedule)
     return RoundFigures(at.loss, at.accuracy, at.images)
 
@@ -175,7 +175,7 @@ def _train_weights(
     """The steps of a part, or what is left of them."""
     metrics = at.begin()
     now = start + metrics.batches
-    with frozen(sub.gated.alpha), ddp.averaging(called, sync_batchnorm=_synced(context)) as network:
+    with frozen(sub.gated.alpha), collectives.averaging(called, sync_batchnorm=_synced(context)) as network:
         return train_steps(
             network,
             _batches(context, "train", context.dataset.train, now, end - now),
@@ -210,7 +210,7 @@ def _gate_step(sub: SubNetwork, batch: Batch, context: RoundContext, step: int) 
     sub.gated.train()
     seeded = seeds.seeded(context.options.seed, "alpha", step, *collectives.own_seed())
     with frozen(*sub.gated.network.parameters()), seeded:
-        norms = ddp.whole_batch_norms(sub.gated, wanted=_synced(context))
+        norms = collectives.whole_batch_norms(sub.gated, wanted=_synced(context))
         with norms:
             scores = logits(context.options.criterion.numerics.call(sub.gated, images))
         loss = F.cross_entropy(scores.float(), labels)
@@ -249,7 +249,7 @@ def judge(sub: SubNetwork, context: RoundContext, *, limit: int | None) -> Figur
     batches = context.dataset.train.ordered(batch_size // collectives.world(), limit=images)
     network, numerics = sub.gated.ungated(), context.options.criterion.numerics
     recalibrate(network, batches, images=images, numerics=numerics)
-    ddp.synchronise(sub.gated)  # GPUs of one kind may still choose other algorithms
+    collectives.synchronise(sub.gated)  # GPUs of one kind may still choose other algorithms
     if not context.dataset.search_val.num_images:
         raise StageError("the search-validation split is empty; raise input.val_fraction")
     split = context.dataset.search_val.ordered(batch_size, limit=limit, part=collectives.part())

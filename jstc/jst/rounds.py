@@ -23,7 +23,7 @@ from jstc.jst.selection import choose, learn
 from jstc.jst.state import State, fingerprint, read_plan, require_same
 from jstc.jst.subnetwork import SubNetwork, cut, put_back
 from jstc.jst.threshnet import Choice
-from jstc.train import checkpoint, collectives, ddp, monitor
+from jstc.train import checkpoint, collectives, monitor
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.device import compiled
 from jstc.train.metrics import RunningMetrics, open_history
@@ -76,7 +76,7 @@ class Rounds:
         figures = self._train(current)
         earned = self._evaluate(current)
         put_back(current.sub, state.target)
-        ddp.require_equal(_trained(state), f"the target network after round {state.round + 1}")
+        collectives.require_equal(_trained(state), f"the target network after round {state.round + 1}")
         advantage = current.advantage
         if self._proposer.thresholds.learns_after_training and earned is not None:
             advantage = learn(self._proposer, [current.proposal], [earned], state.round)

@@ -11,7 +11,7 @@ from typing import Any
 from jstc.core import processes
 from jstc.core.progress import Progress
 from jstc.errors import DivergedError, RunDirectoryError, StageError
-from jstc.train import checkpoint, collectives, ddp, monitor
+from jstc.train import checkpoint, collectives, monitor
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.job import FitResult, Job, TrainState
 from jstc.train.loop import TrainFigures, stream, train_steps
@@ -96,7 +96,7 @@ class _Training:
         try:
             figures = self._train()
             network = self.job.module.state_dict()
-            ddp.require_equal(network, f"the network after epoch {self.state.epoch + 1}")
+            collectives.require_equal(network, f"the network after epoch {self.state.epoch + 1}")
             monitor.require_finite(self.job.module, step=self._end, schedule=self._schedule)
         except DivergedError as error:
             self._roll_back(error)
@@ -116,7 +116,7 @@ class _Training:
         if collectives.is_first():
             self._saved.drop_older()
         self.trained.finish()
-        ddp.synchronise(self.job.module)
+        collectives.synchronise(self.job.module)
 
     def result(self) -> FitResult:
         """Result of all epochs, in this sitting and those before."""
@@ -153,7 +153,7 @@ class _Training:
             count=self._end - at,
             augment=job.augment,
         )
-        with ddp.averaging(job.network, sync_batchnorm=job.settings.sync_batchnorm) as network:
+        with collectives.averaging(job.network, sync_batchnorm=job.settings.sync_batchnorm) as network:
             return train_steps(
                 network,
                 batches,

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from jstc.data.base import WHOLE
-from jstc.train import collectives, ddp, process_group
+from jstc.train import collectives, process_group
 
 
 def test_a_process_alone_does_nothing_of_it():
@@ -14,7 +14,7 @@ def test_a_process_alone_does_nothing_of_it():
     assert collectives.part() is WHOLE
     assert collectives.sums([0.1]) == [0.1]
     assert collectives.share(3, whole=4) == 1.0
-    with ddp.averaging(network) as called:
+    with collectives.averaging(network) as called:
         assert called is network
 
 
@@ -38,13 +38,13 @@ def test_norms_of_the_whole_batch_share_all_tensors_and_go_again(monkeypatch):
     norm = torch.nn.BatchNorm2d(3)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Sequential(norm))
     monkeypatch.setattr(collectives, "world", lambda: 2)
-    with ddp.whole_batch_norms(network, wanted=True):
+    with collectives.whole_batch_norms(network, wanted=True):
         other = network[1][0]
         assert isinstance(other, torch.nn.SyncBatchNorm)
         assert other.weight is norm.weight and other.running_var is norm.running_var
         network.eval()
     assert network[1][0] is norm and not norm.training
-    with ddp.whole_batch_norms(network, wanted=False):
+    with collectives.whole_batch_norms(network, wanted=False):
         assert network[1][0] is norm
 
 

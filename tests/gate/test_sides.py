@@ -8,7 +8,7 @@ import pytest
 
 from jstc.errors import InputError
 from jstc.gate import load_side, parse_side
-from jstc.gate.sides import Place
+from jstc.gate.gates import Place
 
 
 def test_a_summary_is_taken_apart_by_file_and_place(document: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from jstc.errors import StageError
 from jstc.jst.round import judge, train_round
 from jstc.jst.subnetwork import Target, cut
 from jstc.recipe.schema import TrainSettings
-from jstc.train import collectives, ddp, handover, optim, process_group, seeds
+from jstc.train import collectives, handover, optim, process_group, seeds
 from jstc.train.device import Numerics
 from jstc.train.loop import counted, evaluate, stream, train_steps
 from jstc.train.one_step import step_options
@@ -70,7 +70,7 @@ def steps(number: int, batch_size: int, count: int = 4, **settings: Any) -> dict
     optimizer = optim.make(dict(network.named_parameters()), chosen)
     options = step_options(chosen, CPU, seed=3, images=split.num_images)
     losses = []
-    with ddp.averaging(network) as called:
+    with collectives.averaging(network) as called:
         for step in range(count):
             batches = stream(split, batch_size, seed=5, start=step, count=1)
             figures = train_steps(
@@ -78,7 +78,7 @@ def steps(number: int, batch_size: int, count: int = 4, **settings: Any) -> dict
                 options=options,
             )  # fmt: skip
             losses.append(figures.loss)
-    ddp.require_equal(network.state_dict(), "the network")
+    collectives.require_equal(network.state_dict(), "the network")
     return {"losses": losses, "images": figures.images, "weights": network.second.weight.flatten().tolist()}
 
 
@@ -176,12 +176,12 @@ def differences() -> dict[str, str | None]:
     def fail() -> None:
         raise StageError("no such file")
 
-    same = _complaint(lambda: ddp.require_equal(network.state_dict(), "the network"))
+    same = _complaint(lambda: collectives.require_equal(network.state_dict(), "the network"))
     with torch.no_grad():
         network.fc.weight[0, 0] += 1e-6 * collectives.rank()
     return {
         "same": same,
-        "other": _complaint(lambda: ddp.require_equal(network.state_dict(), "the network")),
+        "other": _complaint(lambda: collectives.require_equal(network.state_dict(), "the network")),
         "decided": _complaint(lambda: collectives.decided(fail)),
         "plan": _complaint(lambda: collectives.require_same(f"plan {collectives.rank()}", "the plan")),
     }
