@@ -11,14 +11,17 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
 __all__ = [
     "GRACE_SECONDS",
+    "STUCK_SECONDS",
     "begin_saving",
+    "exit_after_signal",
     "follows",
     "interruptible",
     "leads",
@@ -28,6 +31,7 @@ __all__ = [
     "restarts",
     "several",
     "signals_deferred",
+    "sigterm_interrupts",
     "stop",
     "stop_requested",
     "usable_cores",
@@ -188,3 +192,64 @@ def _repeat(number: int) -> None:
         signal.pthread_kill(main, number)
     else:
         signal.raise_signal(number)
+
+
+# How a process leaves that may be stuck in an exchange with one that is gone.
+#
+# torchrun sends SIGTERM to the processes that are left when one ends. Python acts on a signal only between
+# two instructions of its own, which never comes while the process waits in a library for an answer. A thread
+# sees the signal at once, and ends the process when it has not ended by itself after some seconds.
+
+STUCK_SECONDS = 20.0
+"""torchrun gives 30 before it kills."""
+_POLL_SECONDS = 0.1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def exit_after_signal(may_exit: Callable[[], bool]) -> Iterator[None]:
+    """A block whose process exits `STUCK_SECONDS` after SIGTERM or SIGINT, or once `may_exit` after it."""
+    if threading.current_thread() is not threading.main_thread():  # signals are that one's alone
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reading, may_exit), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+
+
+def _watch(reading: int, may_exit: Callable[[], bool]) -> None:
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        while number := pipe.read(1):  # none when the block is over
+            if number[0] in _SIGNALS:
+                _exit(may_exit)
+
+
+def _exit(may_exit: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + STUCK_SECONDS
+    while time.monotonic() < deadline and not may_exit():
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def sigterm_interrupts(*, unless: Callable[[], bool]) -> Iterator[None]:
+    """A block in which SIGTERM raises KeyboardInterrupt, and nothing once the process leaves by itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if not unless():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from jstc.latency.model import Calibration, LatencyModel
-from jstc.latency.table import Setting, Table
+from jstc.latency.table import Calibration, LatencyModel, Setting, Table
 
 __all__ = ["Calibration", "LatencyModel", "Setting", "Table"]

@@ -26,12 +26,11 @@ import torch
 from pydantic import TypeAdapter
 
 from jstc.core import processes
-from jstc.core.processes import interruptible
+from jstc.core.processes import exit_after_signal, interruptible, sigterm_interrupts
 from jstc.core.progress import Silent
 from jstc.errors import JstcError, StageError
 from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings, Recipe
-from jstc.runs.exit_after_signal import exit_after_signal, sigterm_interrupts
 from jstc.runs.workspace import StageContext, Workspace
 from jstc.train import collectives, device, process_group
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from jstc.core import processes
+from jstc.core.processes import sigterm_interrupts
 from jstc.core.progress import Silent
 from jstc.errors import RecipeError, StageError
 from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings
 from jstc.runs import preflight, workers
-from jstc.runs.exit_after_signal import sigterm_interrupts
 from jstc.runs.workers import EvalTask, as_rank_zero, broadcast_task, worker_loop
 from jstc.runs.workspace import StageContext, Workspace
 from jstc.train import collectives, process_group
@@ -150,10 +150,10 @@ def test_started_anew_by_torchrun_a_run_goes_on(house, two, monkeypatch):
 
 STUCK = """
 import signal, time
-from jstc.runs import exit_after_signal
-exit_after_signal.GRACE_SECONDS = {grace}
+from jstc.core import processes
+processes.STUCK_SECONDS = {grace}
 signal.signal(signal.SIGTERM, lambda *_: None)
-with exit_after_signal.exit_after_signal(lambda: {may_go}):
+with processes.exit_after_signal(lambda: {may_go}):
     signal.raise_signal(signal.SIGTERM)
     time.sleep({work})
 print("by itself")
