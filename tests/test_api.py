@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import jstc
+from jstc.api import GivenWorkspace
 from jstc.errors import BudgetError, DataError, InputError, ModelError
 from jstc.recipe import loading
-from jstc.runs.given import GivenWorkspace
 
 IMAGES = torch.zeros(12, 3, 8, 8)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from jstc.api import GivenSplit, as_dataset, as_split
 from jstc.data import Epoch
 from jstc.errors import DataError
-from jstc.runs.given import GivenSplit, as_dataset, as_split
 
 CPU = torch.device("cpu")
 IMAGES = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 3, 4, 4)

@@ -22,8 +22,7 @@ from jstc.channels.budget import Budget, WidthBounds, project, resolve
 from jstc.core.progress import Silent
 from jstc.plan import Plan
 from jstc.recipe.schema import LatencySettings, Recipe
-from jstc.runs.latency_budget import LatencyBudgets, setting_of
-from jstc.runs.network_timer import NetworkTimer
+from jstc.runs.latency_budget import LatencyBudgets, NetworkTimer, setting_of
 
 SHAPE = (3, 224, 224)
 NANO = 1e6

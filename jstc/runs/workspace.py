@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from jstc.data import DataInfo, Dataset
     from jstc.latency import Setting
     from jstc.models import ModelSpec
-    from jstc.runs.latency_budget import LatencyBudgets
-    from jstc.runs.network_timer import NetworkTimer
+    from jstc.runs.latency_budget import LatencyBudgets, NetworkTimer
 
 __all__ = ["PREDICTIONS", "StageContext", "Workspace"]
 
@@ -136,7 +135,7 @@ class Workspace:
         return known if known is not None and known.is_file() else None
 
     def _network_timer(self, setting: Setting) -> NetworkTimer:
-        from jstc.runs.network_timer import NetworkTimer
+        from jstc.runs.latency_budget import NetworkTimer
 
         return NetworkTimer(self.new_target, self.channels, setting, self.spec.input_shape)
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import jstc.data
+from jstc.api import GivenSplit
 from jstc.data import Part, Split
 from jstc.data.base import DataInfo, Epoch
 from jstc.data.in_memory import Augmentation, MemorySplit
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
-from jstc.runs.given import GivenSplit
 
 CPU = torch.device("cpu")
 COUNT, BATCH = 11, 6

@@ -16,7 +16,7 @@ from jstc.latency import Setting, table
 from jstc.ort import sessions
 from jstc.plan import Plan
 from jstc.recipe import loading
-from jstc.runs import commands, network_timer, preflight
+from jstc.runs import commands, latency_budget, preflight
 from jstc.runs.latency_budget import Fitted
 from jstc.runs.stages.train import _keep_latency, _told
 from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
@@ -64,7 +64,7 @@ def truth(monkeypatch, tmp_path):
 
     monkeypatch.setenv("JSTC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(table, "measure", lambda k, points, **_: [kernel_ms(k, p) for p in points])
-    monkeypatch.setattr(network_timer.NetworkTimer, "milliseconds", milliseconds)
+    monkeypatch.setattr(latency_budget.NetworkTimer, "milliseconds", milliseconds)
     return found
 
 
@@ -113,7 +113,7 @@ def test_a_search_that_goes_on_keeps_the_targets_time(truth, recipe, tmp_path, m
     workspace = Workspace(recipe())
     workspace.belongs_to(run)
     before = files.read_json(run / "search/result.json")["latency"]["target_ms"]
-    monkeypatch.setattr(network_timer.NetworkTimer, "milliseconds", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(latency_budget.NetworkTimer, "milliseconds", lambda *_: pytest.fail("measured again"))
     assert workspace.latency.timer.target_ms == pytest.approx(before, rel=1e-5)
 
 
@@ -217,10 +217,10 @@ def test_other_budgets_measure_nothing(truth, network, tmp_path):
 
 
 def test_whole_networks_through_onnxruntime(network, monkeypatch):
-    monkeypatch.setattr(network_timer, "_SECONDS", 0.01)
+    monkeypatch.setattr(latency_budget, "_SECONDS", 0.01)
     workspace = Workspace(loading.from_flags({"model": network, "dataset": "digits", "flops": "0.5"}))
     setting, shape = Setting.here("cpu", batch=2, threads=1), workspace.spec.input_shape
-    timer = network_timer.NetworkTimer(workspace.new_target, workspace.channels, setting, shape)
+    timer = latency_budget.NetworkTimer(workspace.new_target, workspace.channels, setting, shape)
     found = timer.milliseconds([workspace.channels.uniform_plan(flops=0.5)])
     assert len(found) == 1
     assert timer.target_ms > 0 < found[0]

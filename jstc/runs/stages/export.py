@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,16 +18,17 @@ from jstc import slim
 from jstc._version import __version__
 from jstc.core import files
 from jstc.errors import GateError
-from jstc.export import Score
+from jstc.export import Score, card
+from jstc.export.card import CardFacts
 from jstc.ort import sessions
 from jstc.ort.sessions import Provider
 from jstc.recipe.schema import ExportSettings, Precision
-from jstc.runs.stages import model_card
+from jstc.runs.manifest import Manifest
 from jstc.runs.stages.train import images
 from jstc.runs.workspace import StageContext
 from jstc.train.loop import counted
 
-__all__ = ["ExportedFile", "Reference", "export", "figures", "problem"]
+__all__ = ["ExportedFile", "Reference", "describe", "export", "figures", "problem", "scored_images"]
 
 # What an exported file is worth: its accuracy on the test split and its agreement with torch.
 
@@ -137,7 +138,7 @@ def export(context: StageContext) -> dict[str, Any]:
     _require_passed(tried, context.recipe.export)
     accuracy = source.reference.accuracy
     entries = sorted((found.entry for found in tried), key=lambda entry: entry.get("preprocess", False))
-    model_card.describe(context, metadata=source.metadata | {"accuracy": accuracy}, entries=entries)
+    describe(context, metadata=source.metadata | {"accuracy": accuracy}, entries=entries)
     return {"files": entries, "torch_accuracy": accuracy}
 
 
@@ -281,3 +282,77 @@ def _metadata(context: StageContext) -> dict[str, Any]:
         "dataset": context.recipe.dataset,
         "jstc_version": __version__,
     }
+
+
+# What lies beside exported files, so that their folder is enough: MODEL_CARD.md, labels.txt, run.py.
+
+_METRICS = {"flops": "FLOPs", "params": "parameters"}
+
+
+def describe(
+    context: StageContext, *, metadata: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write MODEL_CARD.md, labels.txt and run.py into the folder of the stage.
+
+    `metadata` is what every exported file carries, decoded; `entries` are those of the stage's result, the
+    plain files first.
+    """
+    facts = _facts(context, metadata, entries)
+    files.write_text(context.folder / "labels.txt", card.labels_text(metadata["labels"]))
+    files.write_text(context.folder / "run.py", card.run_script(facts))
+    files.write_text(context.folder / "MODEL_CARD.md", card.model_card(facts))
+
+
+def _facts(
+    context: StageContext, metadata: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> CardFacts:
+    settings, target = context.recipe.export, _read(context.path / "target.json")
+    manifest = Manifest.load(context.path)
+    baseline = _read(context.path / "baseline" / "result.json") if context.recipe.baseline else {}
+    return CardFacts(
+        metadata=metadata,
+        files=entries,
+        images=scored_images(context.path, split=context.workspace.dataset.test.num_images),
+        budget=_budget(target.get("budget", {})),
+        target={
+            "flops": target.get("flops"),
+            "params": target.get("params"),
+            "accuracy": baseline.get("accuracy"),
+        },
+        batch=settings.batch,
+        fp16=settings.fp16_io == "float16" and any(entry["precision"] == "fp16" for entry in entries),
+        made=_made(context, metadata, manifest),
+        command=manifest.command if manifest else "",
+        licence=settings.license,
+    )
+
+
+def _budget(budget: Mapping[str, Any]) -> str:
+    if not budget:
+        return "unrecorded size"
+    metric = _METRICS.get(budget["metric"], str(budget["metric"]))
+    text = f"{budget['limit']:,.10g} {metric}"
+    share = budget.get("share")
+    return text if share is None else f"{text}, {100 * share:.1f} % of the target network's"
+
+
+def _made(context: StageContext, metadata: Mapping[str, Any], manifest: Manifest | None) -> list[str]:
+    recipe = context.recipe
+    lines = [f"jstc {metadata['jstc_version']}, seed {recipe.seed}, plan {metadata['plan_hash']}"]
+    searched, tuned = (_read(context.path / stage / "result.json") for stage in ("search", "finetune"))
+    if "rounds" in searched and "epochs" in tuned:
+        lines.append(f"{searched['rounds']} rounds of search, then {tuned['epochs']} epochs of fine-tuning")
+    if manifest is not None:
+        versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+        lines += [f"run begun {manifest.created}", f"with {versions}"]
+    return lines
+
+
+def scored_images(path: Path, *, split: int) -> int:
+    """Images that the accuracies of the run at `path` are over: of the split, those that could be read."""
+    found = _read(path / "finetune" / "result.json").get("test_images")
+    return found if isinstance(found, int) else split
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return files.read_json(path) if path.exists() else {}
