@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# `tests.helpers` and `benchmarks` are found here, jstc where it is installed: a wheel's own files are tested.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # Set before torch is imported: the tests' tensors are tiny, and threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

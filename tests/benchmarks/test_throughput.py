@@ -17,6 +17,7 @@ from benchmarks import children
 from benchmarks.throughput import __main__ as throughput
 from benchmarks.throughput import child, clock, loading, setups, tables, training
 from jstc.recipe.loading import from_flags
+from tests.helpers.children import environment
 
 NETWORK = """
 from torch import nn
@@ -214,9 +215,7 @@ def test_what_memory_is_measured_of(setup, monkeypatch, kind):
 def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(setup):
     ballast = bytearray(600_000_000)
     command = children.command("benchmarks.throughput.child", "memory", setup.to_json(), "search")
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=children.environment(), timeout=300
-    )
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment(), timeout=300)
     found = json.loads(done.stdout)
     held = child._peak_resident() / 1e6
     del ballast
@@ -230,9 +229,7 @@ def test_two_processes_scale(setup, tmp_path):
     command = children.command("benchmarks.throughput", "--model", setup.model, "--batch=8",
                "--steps=2", "--repeats=1", "--image-size=8", "--device=cpu", "--parts=scaling",
                f"--out={out}", *(f"--set={each}" for each in FEW))  # fmt: skip
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=children.environment(), timeout=600
-    )
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment(), timeout=600)
     assert "weak" in done.stdout and "strong" in done.stdout
     found = json.loads(out.read_text())["scaling"]
     assert (found["world"], found["batches"]) == (2, {"alone": 8, "weak": 16})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
@@ -176,7 +177,7 @@ def script(tmp_path, monkeypatch):
         (tmp_path / "zoo_check.py").write_text(f"import pathlib, sys, time\n{text}\n")
 
     monkeypatch.setattr(zoo, "_MODULES", {"check": "zoo_check"})
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return write
 
 

@@ -45,7 +45,7 @@ def checks() -> ModuleType:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes have written that ran the checks."""
     folder, port = tmp_path_factory.mktemp("two"), free_port()
-    program = [sys.executable, "-m", two_processes.__name__, str(folder)]
+    program = [sys.executable, "-P", "-m", two_processes.__name__, str(folder)]
     pair = [subprocess.Popen(program, env=rank_environment(rank, 2, port)) for rank in (0, 1)]
     try:
         codes = [process.wait(TIMEOUT) for process in pair]

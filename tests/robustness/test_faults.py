@@ -13,10 +13,11 @@ import torch
 from benchmarks import children
 from benchmarks.robustness.faults.compare import differences, fingerprint
 from jstc.train import checkpoint
+from tests.helpers.children import environment
 
 
 def faults(*words: str) -> subprocess.CompletedProcess[str]:
-    variables = children.environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
+    variables = environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
     command = children.command("benchmarks.robustness.faults", *words)
     return subprocess.run(command, check=False, env=variables, capture_output=True, text=True)
 

@@ -10,6 +10,7 @@ from benchmarks import children
 from benchmarks.robustness.fuzz import base as fuzz_base
 from benchmarks.robustness.fuzz import readers as fuzz_readers
 from jstc.core import files
+from tests.helpers.children import environment
 
 CASES = 60  # for each; `python -m benchmarks.robustness.fuzz --readers` for thousands
 SEED = 20
@@ -140,6 +141,6 @@ def test_commands_meet_damaged_files(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=children.environment(),
+        env=environment(),
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
