@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _one_of_several() -> contextlib.AbstractContextManager[None]:
+    # torch's own notes about gradients' layouts and closed connections, once for each process. Read when
+    # torch is loaded, which the next line does.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from jstc.runs import workers
 
     return workers.one_of_several()

@@ -147,8 +147,6 @@ def one_of_several() -> Iterator[None]:
 
     That would wait, for many seconds, for connections to a process that is gone.
     """
-    # torch's own notes about gradients' layouts and closed connections, once for each process.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with as_rank_zero():
             yield

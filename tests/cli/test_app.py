@@ -111,6 +111,28 @@ def test_the_schema_of_recipes_is_printed_for_editors(jstc_command):
     assert "recency_bonus" in document["$defs"]["SearchSettings"]["properties"]
 
 
+SEEN_AT_IMPORT = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("TORCH_CPP_LOG_LEVEL"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+from jstc.cli import main
+main(["models"])
+"""
+
+
+def test_torch_is_quiet_from_its_first_line_in_several_processes():
+    """Each process would say the same, and torch reads what it may say when it is loaded."""
+    ranks = {"TORCHELASTIC_RUN_ID": "t", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    plain = {name: value for name, value in ENVIRONMENT.items() if name != "TORCH_CPP_LOG_LEVEL"}
+    command = [sys.executable, "-c", SEEN_AT_IMPORT]
+    done = subprocess.run(command, env=plain | ranks, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "ERROR"
+
+
 def test_python_dash_m():
     done = subprocess.run(
         [sys.executable, "-m", "jstc", "--version"],
