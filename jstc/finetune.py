@@ -14,11 +14,12 @@ from jstc.channels import ChannelMap
 from jstc.channels.cutting.channel_gates import GatedNetwork
 from jstc.core import files
 from jstc.core.progress import Progress
+from jstc.core.seeds import derive
 from jstc.data import Dataset
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
-from jstc.train import checkpoint, collectives, device, handover, seeds
+from jstc.train import checkpoint, collectives, device, handover
 from jstc.train import schedule as schedules
 from jstc.train.device import Numerics
 from jstc.train.fit import fit
@@ -59,7 +60,7 @@ def finetune(
         settings=recipe.train,
         schedule=schedules.run_schedule(recipe, dataset),
         steps_per_epoch=schedules.steps_per_finetune_epoch(recipe, dataset),
-        seed=seeds.derive(recipe.seed, "finetune"),
+        seed=derive(recipe.seed, "finetune"),
         first_step=start.step,
         optimizer=start.optimizer,
         teacher=_teacher(target, recipe, source),
@@ -100,7 +101,7 @@ def train_baseline(
         settings=recipe.train,
         schedule=schedules.baseline_schedule(recipe, dataset),
         steps_per_epoch=schedules.steps_per_finetune_epoch(recipe, dataset),
-        seed=seeds.derive(recipe.seed, "baseline"),
+        seed=derive(recipe.seed, "baseline"),
         augment=recipe.input.augment,
         num_classes=dataset.info.num_classes,
         ema_decay=recipe.finetune.ema_decay,

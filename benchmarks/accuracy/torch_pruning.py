@@ -34,10 +34,10 @@ from torch import Tensor, nn
 from benchmarks.accuracy.pretrained import pretrained
 from benchmarks.accuracy.work import Outcome, Work
 from jstc.channels import ChannelMap
+from jstc.core.seeds import derive
 from jstc.errors import StageError
 from jstc.models.cifar_networks import PaddedShortcut
 from jstc.plan import Plan
-from jstc.train import seeds
 from jstc.train.loop import evaluating, stream
 
 __all__ = ["kept_by", "largest", "pruned", "traceable"]
@@ -66,7 +66,7 @@ def _gradients(network: nn.Module, work: Work) -> dict[str, Tensor]:
     count = -(-work.job.settings.taylor_images // work.batch)
     batches = stream(
         work.dataset.train_full, work.batch,
-        seed=seeds.derive(work.recipe.seed, "accuracy", "taylor"), start=0, count=count,
+        seed=derive(work.recipe.seed, "accuracy", "taylor"), start=0, count=count,
     )  # fmt: skip
     network.zero_grad()
     images = 0

@@ -15,6 +15,7 @@ from benchmarks.accuracy.settings import Job
 from jstc import models
 from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
+from jstc.core.seeds import derive
 from jstc.data import Dataset, Split
 from jstc.recipe.schema import Recipe
 from jstc.train import device, seeds
@@ -112,7 +113,7 @@ class Work:
 
     def target(self) -> nn.Module:
         """The target network as it is before any training, the same for every method of one seed."""
-        network = models.build(self.spec, seed=seeds.derive(self.recipe.seed, "init"))
+        network = models.build(self.spec, seed=derive(self.recipe.seed, "init"))
         return device.to_device(network, self.recipe.train, self.where)
 
     def place(self, network: nn.Module) -> nn.Module:
@@ -133,7 +134,7 @@ class Work:
             settings=self.recipe.train,
             schedule=schedules.schedule_over(self.recipe, self.dataset, total=steps),
             steps_per_epoch=split.steps(self.batch),
-            seed=seeds.derive(self.recipe.seed, "accuracy", name),
+            seed=derive(self.recipe.seed, "accuracy", name),
             augment=self.recipe.input.augment,
             num_classes=self.dataset.info.num_classes,
         )
@@ -156,7 +157,7 @@ class Work:
 def fresh(work: Work, plan: Any, *, name: str) -> nn.Module:
     """The sub-network of a plan with new random weights, by the seed and `name`."""
     network = work.channels.slice(work.target().cpu(), plan)
-    initialise(network, seed=seeds.derive(work.recipe.seed, "accuracy", "init", name))
+    initialise(network, seed=derive(work.recipe.seed, "accuracy", "init", name))
     return work.place(network)
 
 

@@ -13,13 +13,14 @@ from torch import nn
 
 from jstc import data, models
 from jstc.channels import ChannelMap, analyse
+from jstc.core.seeds import derive
 from jstc.data import Dataset
 from jstc.data.base import DataInfo
 from jstc.data.in_memory import Augmentation, dataset_in_memory
 from jstc.data.loader import LoaderCache, LoaderSplit
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
-from jstc.train import device, schedule, seeds
+from jstc.train import device, schedule
 
 __all__ = ["RANDOM", "Setup", "Subject"]
 
@@ -139,7 +140,7 @@ def _built(recipe: Recipe, info: DataInfo, where: str) -> nn.Module:
         height=info.height,
         width=info.width,
     )
-    return models.build(spec, device=where, seed=seeds.derive(recipe.seed, "init"))
+    return models.build(spec, device=where, seed=derive(recipe.seed, "init"))
 
 
 def load(recipe: Recipe, where: torch.device) -> Dataset:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from jstc.core.seeds import derive
 from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Split
 from jstc.data.images import CorruptImages
-from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
+from jstc.data.sampling import Indices, epoch_order, num_steps, spread, stratified
 from jstc.data.transforms import Transform, policy, transform_each
 from jstc.recipe.schema import InputSettings
 
@@ -76,7 +77,7 @@ class MemorySplit:
             share = part.of_training(first, min(first + batch_size, self.num_images))
             moved = None if shifts is None else self._moved(members[share], shifts[share])
             if moved is not None and self.augmentation and self.augmentation.policy:
-                seeds = [seed_for(seed, "policy", number, n) for n in range(share.start, share.stop)]
+                seeds = [derive(seed, "policy", number, n) for n in range(share.start, share.stop)]
                 moved = transform_each(moved, self.augmentation.policy, seeds)
             yield self._batch(members[share], moved)
 
@@ -92,7 +93,7 @@ class MemorySplit:
         # Drawn on the CPU for the whole epoch: the same numbers on every device, one transfer, and a
         # batch's share does not depend on where the epoch was entered. Columns: down, right, mirrored.
         assert self.augmentation is not None
-        generator = torch.Generator().manual_seed(seed_for(seed, "augment", epoch))
+        generator = torch.Generator().manual_seed(derive(seed, "augment", epoch))
         span = 2 * self.augmentation.padding + 1
         moves = torch.randint(span, (self.num_images, 2), generator=generator)
         mirrored = torch.randint(2, (self.num_images, 1), generator=generator) * int(self.augmentation.flip)

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from jstc.core.seeds import derive
 from jstc.data import transforms
 from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Source
 from jstc.data.decoding import decode_all, in_workers
 from jstc.data.images import CorruptImages, Images, Pixels, UnreadableImageError
 from jstc.data.in_memory import Arrays, Augmentation, dataset_in_memory, normalise
-from jstc.data.sampling import Indices, epoch_order, num_steps, seed_for, spread, stratified
+from jstc.data.sampling import Indices, epoch_order, num_steps, spread, stratified
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
@@ -97,7 +98,7 @@ class BatchDataset(TorchDataset[DecodedBatch]):
         if draw is None:
             return self.for_evaluation(image)
         seed, epoch, first = draw
-        with transforms.seeded(seed_for(seed, "augment", epoch, first + position)):
+        with transforms.seeded(derive(seed, "augment", epoch, first + position)):
             return self.for_training(image)
 
 

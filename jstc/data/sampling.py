@@ -5,22 +5,17 @@ Every choice is a pure function of a seed and of what is chosen; no global rando
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Indices", "PackedStrings", "epoch_order", "num_steps", "seed_for", "spread", "stratified"]
+from jstc.core.seeds import derive
+
+__all__ = ["Indices", "PackedStrings", "epoch_order", "num_steps", "spread", "stratified"]
 
 Indices = NDArray[np.int64]
-
-
-def seed_for(seed: int, purpose: str, *indices: int) -> int:
-    """A seed in [0, 2**63) for one purpose: SHA-256 of the arguments, so no two purposes share numbers."""
-    text = "/".join([str(seed), purpose, *map(str, indices)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def num_steps(num_images: int, batch_size: int) -> int:
@@ -30,7 +25,7 @@ def num_steps(num_images: int, batch_size: int) -> int:
 
 def epoch_order(num_images: int, *, seed: int, epoch: int) -> Indices:
     """The order of the images in one epoch."""
-    keys = np.random.default_rng(seed_for(seed, "order", epoch)).random(num_images)
+    keys = np.random.default_rng(derive(seed, "order", epoch)).random(num_images)
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
@@ -51,7 +46,7 @@ def stratified(labels: Indices, fraction: float, *, seed: int) -> tuple[Indices,
     nothing else is left to give, as when there is one image per class. Both parts have an image, given two.
     """
     num_images = len(labels)
-    rng = np.random.default_rng(seed_for(seed, "split"))
+    rng = np.random.default_rng(derive(seed, "split"))
     classes, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     total = min(max(round(fraction * num_images), 1), num_images - 1)
     quotas = _quotas(sizes, total, rng.random(len(classes)))

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jstc.core.progress import Progress
+from jstc.core.seeds import derive
 from jstc.data import Split
 from jstc.jst.subnetwork import Target
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
-from jstc.train import collectives, seeds
+from jstc.train import collectives
 from jstc.train.device import Numerics
 from jstc.train.loop import evaluating, frozen
 from jstc.train.one_step import logits
@@ -80,7 +81,7 @@ class Random(_Unprepared):
 
     def scores(self, target: Target) -> list[Vector]:
         """Normally distributed numbers by group, the same in every round."""
-        random = np.random.default_rng(seeds.derive(self.seed, "search", "importance"))
+        random = np.random.default_rng(derive(self.seed, "search", "importance"))
         return target.channels_of(random.normal(size=len(target.alpha)))
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jstc.core.seeds import derive
 from jstc.data import Dataset, Split
 from jstc.errors import StageError
 from jstc.jst.subnetwork import SubNetwork
@@ -59,7 +60,7 @@ class RoundContext:
         options = step_options(
             recipe.train,
             where,
-            seed=seeds.derive(recipe.seed, "search"),
+            seed=derive(recipe.seed, "search"),
             images=dataset.train.num_images,
             num_classes=dataset.info.num_classes,
         )
@@ -197,7 +198,7 @@ def _batches(context: RoundContext, purpose: str, split: Split, start: int, coun
     return stream(
         split,
         recipe.train.batch_size,
-        seed=seeds.derive(recipe.seed, "search", purpose),
+        seed=derive(recipe.seed, "search", purpose),
         start=start,
         count=count,
         augment=recipe.input.augment,

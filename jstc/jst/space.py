@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from jstc.channels import ChannelMap
 from jstc.channels.budget import Budget, WidthBounds, project, resolve, smallest, uniform_counts
+from jstc.core.seeds import derive
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
-from jstc.train import seeds
 
 __all__ = [
     "Space",
@@ -173,11 +173,11 @@ def lasting_gumbel(size: int, *, seed: int, round_: int, period: int) -> Vector:
     with a longer one successive plans share most of their channels, so what a round has trained is still
     there in the next.
     """
-    turns = np.random.default_rng(seeds.derive(seed, "search", "turns")).integers(period, size=size)
+    turns = np.random.default_rng(derive(seed, "search", "turns")).integers(period, size=size)
     draw = (round_ + turns) // period  # the number of each element's present draw: one of two in a row
     first, second = round_ // period, round_ // period + 1
     both = [
-        gumbel(size, np.random.default_rng(seeds.derive(seed, "search", "noise", number)))
+        gumbel(size, np.random.default_rng(derive(seed, "search", "noise", number)))
         for number in (first, second)
     ]
     return np.where(draw == first, *both)

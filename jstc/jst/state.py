@@ -202,7 +202,7 @@ class State:
 
 # What makes a search the same search when it is called again
 
-_VERSION = 5
+_VERSION = 6
 """Raised when the same settings come to mean another search, or a checkpoint to hold something else."""
 
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jstc.channels import ChannelMap
+from jstc.core.seeds import derive
 from jstc.errors import UnknownNameError
 from jstc.jst.phases import Phase
 from jstc.jst.space import raised
 from jstc.jst.threshnet import Choice, ThreshNet, describe
 from jstc.recipe.schema import Recipe
-from jstc.train import seeds
 
 __all__ = [
     "COMMON_THRESHOLD",
@@ -170,7 +170,7 @@ class LearnedThresholds:
             start=COMMON_THRESHOLD,
             lr=search.threshnet_lr,
             entropy_bonus=search.entropy_bonus,
-            seed=seeds.derive(recipe.seed, "search", "threshnet"),
+            seed=derive(recipe.seed, "search", "threshnet"),
         )
 
     def choose(self, situation: Situation, draw: Draw, /) -> Chosen:

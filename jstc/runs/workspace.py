@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jstc import data, models
 from jstc.core import processes
 from jstc.core.progress import Progress, Silent
+from jstc.core.seeds import derive
 from jstc.data.images import corrupt_file
 from jstc.errors import BudgetError, ModelError
 from jstc.models import Permissions, user_code
@@ -199,10 +200,9 @@ class Workspace:
 
     def new_target(self) -> nn.Module:
         """A target network with its initial weights: the recipe's, or random ones by the seed; on the CPU."""
-        from jstc.train import seeds
 
         self.require_own_code()
-        model = models.build(self.spec, seed=seeds.derive(self.recipe.seed, "init"))
+        model = models.build(self.spec, seed=derive(self.recipe.seed, "init"))
         if self.recipe.weights is not None:
             models.load_weights(model, self.recipe.weights, allow_pickle=self.permissions.pickle)
         return model

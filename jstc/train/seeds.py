@@ -1,21 +1,15 @@
-"""Random numbers as pure functions of a seed, a purpose and indices."""
+"""torch's random numbers as pure functions of a seed, a purpose and indices."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-__all__ = ["derive", "generator", "isolated", "seeded", "set_global"]
+from jstc.core.seeds import derive
 
-
-def derive(seed: int, *parts: str | int) -> int:
-    """A 63-bit seed from `seed` and the purpose and indices in `parts`; the same in every process."""
-    text = json.dumps([seed, *parts])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+__all__ = ["generator", "isolated", "seeded", "set_global"]
 
 
 def generator(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> torch.Generator:

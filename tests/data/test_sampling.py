@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jstc.data.sampling import epoch_order, num_steps, seed_for, spread, stratified
+from jstc.data.sampling import epoch_order, num_steps, spread, stratified
 
 
 @given(
@@ -58,9 +58,3 @@ def test_spread_covers_every_class_of_a_sorted_split() -> None:
     counts = np.bincount(labels[spread(1000, 50)])
     assert list(counts) == [5] * 10
     assert list(spread(4, None)) == list(spread(4, 9)) == [0, 1, 2, 3]
-
-
-def test_seeds_differ_by_purpose_and_do_not_change_between_releases() -> None:
-    assert seed_for(0, "order", 1) != seed_for(0, "augment", 1)
-    assert seed_for(0, "order", 1) == 4489457307835839548
-    assert 0 <= seed_for(2**40, "order", 12) < 2**63

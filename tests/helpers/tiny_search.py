@@ -29,6 +29,8 @@ from jstc.train import seeds
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {
+    # `auto` is bfloat16 on a processor that is fast in it, and then other numbers.
+    "train.precision": "float32",
     "model": "tiny.py:net",
     "dataset": "patterns",
     "flops": 0.5,

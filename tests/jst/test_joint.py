@@ -68,7 +68,7 @@ def test_every_plan_is_within_the_budget_and_costs_what_is_written(
 
 
 def test_the_history_has_a_line_for_each_round(searched: Any) -> None:
-    run = searched()
+    run = searched({"seed": 1})  # whose plans change in every round
     assert [record["round"] for record in run.history] == list(range(6))
     for record in run.history:
         assert record["seconds"] > 0

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from jstc.channels import ChannelMap
+from jstc.core.seeds import derive
 from jstc.jst.round import train_round
 from jstc.jst.subnetwork import Target, cut, put_back
 from jstc.plan import Plan
-from jstc.train import checkpoint, optim, seeds
+from jstc.train import checkpoint, optim
 from jstc.train.device import to_device
 from jstc.train.loop import stream, train_steps
 from jstc.train.monitor import TrainingMonitor
@@ -142,7 +143,7 @@ def test_rounds_with_every_channel_are_plain_training_with_torchs_adamw(
     batches = stream(
         context.dataset.train,
         16,
-        seed=seeds.derive(0, "search", "train"),
+        seed=derive(0, "search", "train"),
         start=0,
         count=3 * context.steps,
         augment=True,

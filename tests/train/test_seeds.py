@@ -6,16 +6,6 @@ import torch
 from jstc.train import seeds
 
 
-def test_derived_seeds_are_the_same_in_every_process_and_fit_63_bits() -> None:
-    assert seeds.derive(0, "order", 3) == 6305755135785094614
-    assert all(0 <= seeds.derive(seed, "x") < 2**63 for seed in range(200))
-
-
-def test_every_part_of_the_purpose_counts() -> None:
-    cases = [(0,), (1,), (0, "a"), (0, "b"), (0, "a", 1), (0, "a", "1"), (0, "a1"), (0, 1, "a")]
-    assert len({seeds.derive(*case) for case in cases}) == len(cases)
-
-
 def test_generators_of_one_purpose_agree() -> None:
     first, again, other = (torch.rand(4, generator=seeds.generator(0, p)) for p in ("a", "a", "b"))
     assert torch.equal(first, again)

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jstc.core.seeds import derive
 from jstc.core.torchvision_import import import_torchvision
 from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side
 from jstc.data.images import Images, UnreadableImageError, open_file
-from jstc.data.sampling import PackedStrings, seed_for, spread
+from jstc.data.sampling import PackedStrings, spread
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
@@ -111,7 +112,7 @@ def sample_tree(name: str, folder: Path, classes: Sequence[str], *, max_corrupt:
     _require_images(name, folder, classes)
     looked_at = [classes[i] for i in spread(len(classes), _SAMPLE)]
     files = [sorted(image_files(folder / c)) for c in looked_at]
-    sample = [paths[seed_for(0, "sample", k) % len(paths)] for k, paths in enumerate(files)]
+    sample = [paths[derive(0, "sample", k) % len(paths)] for k, paths in enumerate(files)]
     per_class = sum(len(paths) for paths in files) / len(files)
     reads = [partial(open_file, path) for path in sample]
     require_readable(name, reads, images=round(per_class * len(classes)), max_corrupt=max_corrupt)
