@@ -39,7 +39,7 @@ __all__ = [
 
 # -- bounds: the least width of each group and the step of its width, by the recipe's settings --------------
 
-_Counts = NDArray[np.int64]
+Counts = NDArray[np.int64]
 Step = int | Literal["auto"]
 
 _FINEST = 8
@@ -51,8 +51,8 @@ well, where the budget leaves room for it (`jstc.jst.space`)."""
 class WidthBounds:
     """Least kept channels and step per group, in the order of the groups."""
 
-    least: _Counts
-    step: _Counts
+    least: Counts
+    step: Counts
 
     @classmethod
     def of(
@@ -140,7 +140,6 @@ def _require_matches(groups: Sequence[Group], settings: ChannelSettings) -> None
 
 # -- budgets ------------------------------------------------------------------------------------------------
 
-Counts = NDArray[np.int64]
 Levels = Sequence[NDArray[np.float64]]
 _FULL_ENOUGH = 0.995
 """Filling stops here: above it, only the cheapest channels would still fit, whatever their worth."""

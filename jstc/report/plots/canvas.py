@@ -103,7 +103,7 @@ class Drawing:
 
 @contextlib.contextmanager
 def figure(height: float, *, width: float = WIDTH) -> Iterator[Figure]:
-    """An empty figure of `width` x `height` inches; draw and `save` it inside the `with`.
+    """An empty figure of `width` x `height` inches; draw on it inside the `with`, then take its `svg`.
 
     The user's own matplotlib settings neither change it nor are they changed.
     """

@@ -166,8 +166,8 @@ def _training_told(data: RunData, curves: _Curves) -> str:
 # --- the search, round by round ---------------------------------------------------------------------------
 
 _SEARCH_CAPTION = (
-    "The search, round by round. Top: accuracy of each round's sub-network on the search-validation split, "
-    "which is the reward (dots), and its moving mean (line). {more}Shaded: coarse rounds."
+    "The search, round by round. Top: accuracy of each round's sub-network on the search-validation split "
+    "(dots), and its moving mean (line). {more}Shaded: coarse rounds."
 )
 _OVERLAP = "Overlap: how much of a plan was in the plan before it (1: nothing changed). "
 _SPREAD = "Gates: standard deviation of the gates alpha, by which channels are told apart. "
