@@ -78,7 +78,7 @@ def digits(tmp_path_factory):
     )
     test = loaded.test
     assert isinstance(test, MemorySplit)
-    at = list(range(0, test.num_images, 60))
+    at = list(range(0, test.num_images, 30))
     paths = [tmp_path_factory.mktemp("digits") / f"{i}.png" for i in at]
     for path, i in zip(paths, at, strict=True):
         Image.fromarray(test.images[i].permute(1, 2, 0).numpy()).save(path)
