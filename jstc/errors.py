@@ -80,11 +80,12 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.6)
-        text = f"unknown {kind} '{name}'"
-        if near:
-            text += "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+        problem = f"unknown {kind} '{name}'"
+        meant = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?" if near else ""
+        text = f"{problem}; {meant}" if meant else problem
         super().__init__(text + (f" {hint}" if hint else ""))
-        self.problem, self.near = f"unknown {kind} '{name}'", near
+        self.problem, self.advice = problem, " ".join(filter(None, (meant, hint)))
+        self.near = near
 
 
 class DataError(InputError):

@@ -102,8 +102,8 @@ def load(
     Needs no analysis: the shapes in the file say it all, so that a file stays loadable whatever later
     versions find out about the network. A spec that names a Python file of its author's runs that file, which
     `allow_code` must permit: the name of the network, such as `"net.py:make"`, that code and no other; True
-    whatever the spec names. Nothing is built or run where `target` is the network that it was cut from; code
-    that the spec names and `allow_code` does not is refused all the same.
+    whatever the spec names. Nothing is built or run where `target` is the network that it was cut from; a
+    name in `allow_code` that is not the spec's is refused there, too.
 
     Raises `ModelError` when something is missing, damaged, or does not fit, or when the network is not that
     of `plan`, where one is given.

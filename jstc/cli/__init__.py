@@ -18,14 +18,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads otherwise spin while they wait for each other; where another process wants the same
     # cores, that made training three to five times slower. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with _one_of_several() if processes.several() else contextlib.nullcontext(), exit_codes():
-        if processes.follows():  # what process 0 reads from the command line, it passes on
-            from jstc.runs import commands
+    with exit_codes():
+        if processes.several():
+            # Its own codes within: by them the block around it tells how the process ends.
+            with _one_of_several(), exit_codes():
+                _run(arguments)
+        else:
+            _run(arguments)
 
-            sys.exit(commands.follow())
-        from jstc.cli.app import app
 
-        app(args=None if arguments is None else list(arguments), prog_name="jstc")
+def _run(arguments: Sequence[str] | None) -> None:
+    if processes.follows():  # what process 0 reads from the command line, it passes on
+        from jstc.runs import commands
+
+        sys.exit(commands.follow())
+    from jstc.cli.app import app
+
+    app(args=None if arguments is None else list(arguments), prog_name="jstc")
 
 
 def _one_of_several() -> contextlib.AbstractContextManager[None]:

@@ -19,7 +19,6 @@ __all__ = [
     "DEFAULTS",
     "DIFFERENCE_FLOOR",
     "DROPS",
-    "KINDS",
     "Gate",
     "Kind",
     "Limit",
@@ -68,7 +67,6 @@ DEFAULTS: Mapping[Kind, Limit] = {
     "top1_agreement": Limit(0.005),
     "latency": Limit(0.05),
 }
-KINDS = tuple(DEFAULTS)
 
 
 def limits(given: Mapping[Kind, str | None]) -> dict[Kind, Limit]:

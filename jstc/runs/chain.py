@@ -20,9 +20,7 @@ from jstc.runs.workspace import StageContext, Workspace
 
 __all__ = ["Chain", "Stopwatch"]
 
-# Seconds of work that survive interruptions.
-
-_SAVE_EVERY = 10.0
+_SAVE_EVERY = 10.0  # seconds of work that an interruption may cost the record
 
 
 class Stopwatch:

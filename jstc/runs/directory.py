@@ -308,7 +308,7 @@ def read_recipe(path: Path) -> Recipe:
         return load(path / "recipe.yaml")
     except RecipeError as error:
         problem = f"the recipe of the run was changed or is of another version: {error.problem}"
-        raise RunDirectoryError(problem, error.advice) from None
+        raise RunDirectoryError(problem, error.advice, details=error.details) from None
 
 
 def recorded(path: Path) -> list[Path]:

@@ -305,4 +305,5 @@ def _with_rank(error: Exception) -> Exception:
     if not isinstance(error, JstcError):
         return StageError(f"{text} ({type(error).__name__})")
     error.args = (text,)
+    error.problem = text
     return error

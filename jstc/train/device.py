@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-import torch._dynamo.config as dynamo
 from torch import Tensor, nn
 
 from jstc.core import processes
@@ -142,6 +141,8 @@ def compiled(network: nn.Module) -> Any:
     Training batches all have one size, so that is one compilation, or two where accumulation divides them
     unevenly.
     """
+    import torch._dynamo.config as dynamo  # the compiler: seconds, which a command without one does not spend
+
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(dynamo, name, max(getattr(dynamo, name), _KEPT))
     return torch.compile(network, dynamic=False)

@@ -104,6 +104,11 @@ def test_lists_need_no_torch(word):
     run_without("torch torchvision onnx", word)
 
 
+@pytest.mark.parametrize("words", [["inspect", "resnet20", "--cifar"], ["doctor"]], ids=" ".join)
+def test_what_trains_nothing_loads_no_compiler(words):
+    run_without("torch._dynamo torch._inductor sympy", *words)
+
+
 def test_the_schema_of_recipes_is_printed_for_editors(jstc_command):
     called = jstc_command("schema")
     document = json.loads(called.out)

@@ -111,3 +111,7 @@ def test_what_ignores_ctrl_c_goes_on_doing_so():
     with interruptible():
         send(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_stuck_process_has_longer_than_one_that_saves_and_less_than_torchrun_gives() -> None:
+    assert processes.GRACE_SECONDS < processes.STUCK_SECONDS < 30
