@@ -138,6 +138,16 @@ def test_the_picture_is_shown_when_there_is_one(sweep):
     assert "![Accuracy against FLOPs](report/pareto.svg)" in report.markdown(report.read(sweep))
 
 
+def test_a_picture_of_what_is_gone_goes(sweep):
+    (sweep / "report").mkdir()
+    (sweep / "report" / "pareto.svg").write_text("<svg/>")
+    for place in ("flops0.7/slim", "flops0.5/slim", "baseline"):
+        (sweep / place / "result.json").unlink(missing_ok=True)
+    report.write(sweep)
+    assert not (sweep / "report" / "pareto.svg").exists()
+    assert json.loads((sweep / "summary.json").read_text())["picture"] is None
+
+
 def test_the_points_of_the_picture(sweep):
     (sweep / "flops0.7" / "slim" / "result.json").unlink()
     drawing = draw_pareto(report.summarise(sweep))
