@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from jstc.report.collect import OperatorTime, Profile, RunData, SweepData
 from jstc.report.groups import width_rows
 from jstc.report.plots.canvas import Drawing
 from jstc.report.rendering import render, title
-from jstc.report.tables import ideal_share, ideal_speedup, sweep_table, table
+from jstc.report.tables import ideal_share, ideal_speedup, middle_latency, sweep_table, table
 from jstc.summary import Timing
 
 __all__ = ["html"]
@@ -199,9 +198,7 @@ def _panels(found: Sequence[tuple[str, Timing, float | None]], targets: Sequence
         bars = [_bar(label, row, ideal, scale) for label, row, ideal in found if row.place == place]
         provider, batch, threads = place
         told = f", {threads or 'all'} thread{'s' * (threads != 1)}" if several else ""
-        # Every budget is timed beside the target network: the middle one of its latencies.
-        times = [row.median_ms for row in targets if row.place == place and row.median_ms is not None]
-        middle = statistics.median(times) if times else None
+        middle = middle_latency([row for row in targets if row.place == place])
         panels.append(Panel(f"{provider}, batch {batch}{told}", middle, bars, scale))
     return panels
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jstc.core.numbers import UNKNOWN, bytesize, count, milliseconds, percent, points, ratio, share
 from jstc.summary import BudgetRow, Network, Summary, SweepSummary, Target, Timing
 
-__all__ = ["TableRow", "ideal_share", "ideal_speedup", "sweep_table", "table"]
+__all__ = ["TableRow", "ideal_share", "ideal_speedup", "middle_latency", "sweep_table", "table"]
 
 _DOUBTS = ("no gain", "unclear")
 _FILE = 5  # the column that a terminal has no room for
@@ -96,7 +96,7 @@ def _target_cells(summary: SweepSummary, batches: Sequence[int]) -> list[str]:
         percent(target.accuracy),
         "",
         bytesize(sizes[0] if sizes else None),
-        *[_middle([row for row in timed if row.batch == batch]) for batch in batches],
+        *[milliseconds(middle_latency([row for row in timed if row.batch == batch])) for batch in batches],
     ]
 
 
@@ -106,10 +106,10 @@ def _target_rows(one: BudgetRow) -> list[Timing]:
     return list({row.batch: row for row in reversed(rows)}.values())
 
 
-def _middle(rows: Sequence[Timing]) -> str:
-    # Every budget was timed beside the target network: the middle one of its latencies.
+def middle_latency(rows: Sequence[Timing]) -> float | None:
+    """The middle one of the latencies in `rows`, in ms: each budget timed the target network beside its own."""
     known = [row.median_ms for row in rows if row.median_ms is not None]
-    return milliseconds(statistics.median(known)) if known else UNKNOWN
+    return statistics.median(known) if known else None
 
 
 def _slim_cells(target: Target, one: BudgetRow, batches: Sequence[int], wide: bool) -> list[str]:
