@@ -12,7 +12,6 @@ from jstc.errors import ChannelError, JstcError, ModelError, RecipeError, StageE
 from jstc.jst.thresholds import require_groups
 from jstc.recipe.schema import Recipe
 from jstc.runs.directory import require_same
-from jstc.runs.latency_budget import setting_of
 from jstc.runs.workspace import Workspace
 from jstc.train.device import require_compiler
 from jstc.train.loop import evaluating
@@ -133,6 +132,8 @@ def _check_latency(workspace: Workspace, path: Path) -> None:
     """What can be said before minutes are spent on measuring; a search that goes on measures nothing here."""
     if workspace.recipe.latency is None or workspace.predictions is not None:
         return
+    from jstc.runs.latency_budget import setting_of  # onnx and onnxruntime, for such a budget alone
+
     setting_of(workspace.recipe.latency_on)
     if not workspace.fresh:
         require_same(path, workspace.recipe)

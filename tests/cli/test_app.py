@@ -109,6 +109,10 @@ def test_what_trains_nothing_loads_no_compiler(words):
     run_without("torch._dynamo torch._inductor sympy", *words)
 
 
+def test_an_inspection_loads_nothing_of_onnx():
+    run_without("onnx onnxruntime", "inspect", "resnet20", "--cifar")
+
+
 def test_the_schema_of_recipes_is_printed_for_editors(jstc_command):
     called = jstc_command("schema")
     document = json.loads(called.out)
