@@ -107,7 +107,7 @@ def _target_rows(one: BudgetRow) -> list[Timing]:
 
 
 def middle_latency(rows: Sequence[Timing]) -> float | None:
-    """The middle one of the latencies in `rows`, in ms: each budget timed the target network beside its own."""
+    """The middle one of the latencies in `rows`, in ms; each budget timed the target network once more."""
     known = [row.median_ms for row in rows if row.median_ms is not None]
     return statistics.median(known) if known else None
 
