@@ -1,0 +1,24 @@
+"""A finding: the form in which the report, its parts and the terminal say one thing of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Finding", "State"]
+
+State = Literal["good", "warn", "bad", "neutral"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about a run: `figure` in a word or two where there is one, and a sentence about it.
+
+    `note`: whoever reads the figures has to know it, and so it is in summary.json.
+    """
+
+    fact: str
+    state: State
+    sentence: str
+    figure: str = ""
+    note: bool = False
