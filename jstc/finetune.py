@@ -27,6 +27,7 @@ from jstc.train.handover import Handover
 from jstc.train.job import FitResult, Job
 from jstc.train.loop import Figures, counted, evaluate
 from jstc.train.one_step import Teacher
+from jstc.train.recalibration import recalibrate_trained
 
 __all__ = ["finetune", "train_baseline"]
 
@@ -71,7 +72,7 @@ def finetune(
         checkpoint=recipe.checkpoint,
         identity={"plan_hash": plan.hash, "source": _hash(source / "subnetwork.safetensors")},
     )
-    result = fit(job, directory=directory, progress=progress, stage="finetune")
+    result = _trained(job, network, directory=directory, progress=progress, stage="finetune")
     if collectives.is_first():
         handover.save_subnetwork(
             directory / "subnetwork.safetensors",
@@ -108,11 +109,22 @@ def train_baseline(
         tensorboard=recipe.tensorboard,
         checkpoint=recipe.checkpoint,
     )
-    result = fit(job, directory=directory, progress=progress, stage="baseline")
+    result = _trained(job, network, directory=directory, progress=progress, stage="baseline")
     if collectives.is_first():
         checkpoint.save(directory / "model.safetensors", network.state_dict(), {"epochs": result.epochs})
     figures = _score(network, dataset, recipe=recipe, progress=progress, stage="baseline")
     _report(figures, result, directory)
+
+
+def _trained(job: Job, network: nn.Module, *, directory: Path, progress: Progress, stage: str) -> FitResult:
+    """Train, then estimate the batch norms' statistics anew: for the slim and the target network alike.
+
+    The one starts from statistics of its own, which the search has estimated, the other from none; and how
+    much of that is left in the running averages depends on the momentum and the number of steps.
+    """
+    result = fit(job, directory=directory, progress=progress, stage=stage)
+    recalibrate_trained(network, job)
+    return result
 
 
 def _build(

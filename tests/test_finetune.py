@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jstc import data
-from jstc.channels import ChannelMap, analyse
+from jstc.channels import ChannelMap, analyse, fold
 from jstc.core.progress import Silent
 from jstc.errors import RunDirectoryError
 from jstc.finetune import finetune, train_baseline
@@ -314,3 +314,53 @@ def opened(source: Path, target: nn.Module, channels: ChannelMap) -> None:
     gated.alpha.data.fill_(1.0)
     assert start.optimizer is not None
     handover.save_subnetwork(path, gated, optimizer=start.optimizer, plan=plan, step=start.step)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.001, None])
+@pytest.mark.parametrize("who", ["slim", "target"])
+def test_statistics_are_those_of_the_trained_weights_for_both_networks(
+    target: nn.Module,
+    channels: ChannelMap,
+    dataset: data.Dataset,
+    tmp_path: Path,
+    who: str,
+    momentum: float | None,
+) -> None:
+    """Running averages lag behind, hold what they began with, and the two networks began differently."""
+    target.bn1.momentum = momentum
+    target.bn1.running_mean.fill_(7.0)  # as of other weights, or other data
+    mine = recipe(input={"augment": False})
+    inputs: dict[str, Any] = {"recipe": mine, "directory": tmp_path / "out", "progress": Silent()}
+    if who == "target":
+        train_baseline(target, dataset, **inputs)
+        trained = copy.deepcopy(target)
+        trained.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    else:
+        source = searched(tmp_path / "search", target, channels, step=SEARCHED)
+        finetune(target, channels, dataset, source=source, **inputs)
+        plan = Plan.load(source / "plan.json")
+        gated = channels.gated(channels.slice(target, plan), plan)
+        handover.load_subnetwork(tmp_path / "out" / "subnetwork.safetensors", plan=plan).restore(gated)
+        trained = fold(gated)
+    images = torch.cat([batch for batch, _ in dataset.train_full.ordered(256)])
+    with torch.no_grad():
+        hidden = trained.conv1(images)
+    assert torch.allclose(trained.bn1.running_mean, hidden.mean((0, 2, 3)), atol=0.05)
+    assert torch.allclose(trained.bn1.running_var, hidden.var((0, 2, 3)), rtol=0.1)
+    assert result(tmp_path / "out")["accuracy"] > 0.3
+
+
+def test_statistics_are_of_the_averaged_weights_where_these_are_what_comes_out(
+    target: nn.Module, dataset: data.Dataset, tmp_path: Path
+) -> None:
+    averaged = recipe(
+        input={"augment": False}, finetune={"epochs": 2, "steps_per_epoch": 10, "ema_decay": 0.9}
+    )
+    train_baseline(target, dataset, recipe=averaged, directory=tmp_path, progress=Silent())
+    trained = copy.deepcopy(target)
+    trained.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    images = torch.cat([batch for batch, _ in dataset.train_full.ordered(256)])
+    with torch.no_grad():
+        hidden = trained.conv1(images)
+    assert torch.allclose(trained.bn1.running_mean, hidden.mean((0, 2, 3)), atol=0.05)
+    assert torch.allclose(trained.bn1.running_var, hidden.var((0, 2, 3)), rtol=0.1)

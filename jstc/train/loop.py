@@ -1,4 +1,4 @@
-"""Training steps, evaluation and recalibration, and the batches that they are fed with.
+"""Training steps and evaluation, and the batches that they are fed with.
 
 Nothing in a step waits for the device. Who drives a training looks after it by a callback after every step;
 the loop itself neither saves nor stops.
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from jstc.core.progress import Progress
 from jstc.data import Epoch
@@ -40,7 +39,6 @@ __all__ = [
     "evaluate",
     "evaluating",
     "frozen",
-    "recalibrate",
     "stream",
     "train_steps",
 ]
@@ -179,56 +177,6 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], numerics: Numerics | 
             metrics.add(F.cross_entropy(scores, labels), scores, labels)
     loss, accuracy, seen = metrics.means()
     return Figures(accuracy, loss, seen)
-
-
-# Batch-norm statistics of a network whose weights were cut or mixed since they were estimated
-
-
-@torch.no_grad()
-def recalibrate(
-    network: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    images: int,
-    numerics: Numerics | None = None,
-) -> int:
-    """Estimate running means and variances anew, as the plain average over at least `images` images.
-
-    Only batch norms are in training mode meanwhile (no dropout), and nothing but their running statistics
-    changes. Returns the number of images used: fewer than asked when `batches` ends (a last one of a
-    single image is left out), and 0, without touching anything, when the network keeps no such statistics.
-    """
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    numerics, seen, whole = numerics or Numerics(), 0, 0
-    if not norms:
-        return seen
-    with evaluating(network), _momentum_kept(norms):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.train()
-        for batch, _ in batches:
-            whole = whole or len(batch)
-            if len(batch) == 1 < whole:  # a norm of one value a channel has no variance, and torch refuses
-                continue
-            # torch's own cumulative average (momentum None) reads a counter back from the device for
-            # every norm, and gives a short last batch the weight of a whole one.
-            seen += len(batch)
-            for norm in norms:
-                norm.momentum = len(batch) / seen
-            numerics.call(network, batch)
-            if seen >= images:
-                break
-    return seen
-
-
-@contextmanager
-def _momentum_kept(norms: list[_BatchNorm]) -> Iterator[None]:
-    before = [norm.momentum for norm in norms]
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
 
 
 # Batches in sequence: endless ones for training, addressed by index; all of a split, counted

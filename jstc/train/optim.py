@@ -228,16 +228,20 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> State:
 # The moving average of a network's weights, by torch's own `swa_utils`
 
 
-class Average:
-    """After every step `average = decay * average + (1 - decay) * weights`, from the first step's weights.
+_WARM_UP = 10
 
-    The running statistics of batch norms are averaged likewise: they belong to the weights of their time.
+
+class Average:
+    """After every step `average = d * average + (1 - d) * weights`, from the first step's weights.
+
+    `d` is `decay`, but at most (1 + n) / (10 + n) after n steps (as TensorFlow's `ExponentialMovingAverage`
+    has it): else what a network started from would be most of the average of a short training, and one that
+    starts untrained would come off worse than one that does not. Running statistics are averaged likewise.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self._network = network
-        rule = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self._average = AveragedModel(network, multi_avg_fn=rule, use_buffers=True)
+        self._network, self._decay = network, decay
+        self._average = AveragedModel(network, multi_avg_fn=self._rule, use_buffers=True)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -247,6 +251,12 @@ class Average:
         for mine, theirs in zip(self._average.module.buffers(), self._network.buffers(), strict=True):
             if not mine.is_floating_point():
                 mine.copy_(theirs)
+
+    def _rule(self, averages: Any, weights: Any, _: Any) -> None:
+        steps = int(self._average.n_averaged)  # on the host, wherever the network is
+        decay = min(self._decay, (1 + steps) / (_WARM_UP + steps))
+        rule: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        rule(averages, weights, _)
 
     def tensors(self) -> dict[str, Tensor]:
         """What `restore` takes; the live tensors, not copies."""

@@ -20,7 +20,7 @@ from jstc.jst.round import RoundContext
 from jstc.jst.subnetwork import Target, cut
 from jstc.plan import Plan
 from jstc.train import collectives
-from jstc.train.loop import recalibrate
+from jstc.train.recalibration import recalibrate
 
 TAYLOR = {"search.importance": "taylor", "search.importance_images": 20}
 

@@ -151,8 +151,8 @@ def test_the_averaged_network_is_what_comes_out(make_network: Make, split: Any, 
     # The last update comes before the weights are handed over.
     weights = [each["fc.weight"] for each in every[-4:]]
     expected = weights[0]
-    for weight in weights[1:]:
-        expected = 0.7 * expected + 0.3 * weight
+    for decay, weight in zip((2 / 11, 3 / 12, 4 / 13), weights[1:], strict=True):  # 0.7 comes later
+        expected = decay * expected + (1 - decay) * weight
     assert torch.allclose(network.fc.weight, expected, atol=1e-6)
     assert not torch.equal(network.fc.weight, weights[-1])
     assert network.bn.num_batches_tracked.item() == 4

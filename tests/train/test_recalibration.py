@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from jstc.train.loop import recalibrate
+from jstc.recipe.schema import TrainSettings
+from jstc.train.job import Job
+from jstc.train.recalibration import MOST_IMAGES, recalibrate, recalibrate_trained
+from jstc.train.schedule import Schedule
 
 
 def test_statistics_are_the_average_over_the_images(network: nn.Module, split: Any) -> None:
@@ -60,3 +63,37 @@ def test_it_stops_when_it_has_seen_enough(network: nn.Module, split: Any, images
 def test_networks_without_statistics_are_left_alone(norm: nn.Module, split: Any) -> None:
     network = nn.Sequential(norm, nn.Flatten())
     assert recalibrate(network, split.ordered(16), images=48) == 0
+
+
+def job(network: nn.Module, split: Any, **changes: Any) -> Job:
+    settings = TrainSettings(batch_size=16, channels_last=False)
+    return Job(network, split, settings, Schedule(0.1, 10), **{"steps_per_epoch": 3, "seed": 0, **changes})
+
+
+def test_a_trained_network_is_calibrated_on_an_epoch_of_its_images(network: nn.Module, split: Any) -> None:
+    network.bn.running_var.fill_(50.0)
+    assert recalibrate_trained(network, job(network, split)) == 48
+    assert torch.allclose(network.bn.running_mean, network.conv(split.images).mean((0, 2, 3)), atol=1e-5)
+    assert network.bn.running_var.max() < 25
+
+
+def test_a_shortened_epoch_means_fewer_images(network: nn.Module, split: Any) -> None:
+    assert recalibrate_trained(network, job(network, split, steps_per_epoch=2)) == 32
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_images_are_shuffled_and_augmented_as_they_were_in_training(
+    network: nn.Module, split: Any, augment: bool
+) -> None:
+    asked: list[Any] = []
+
+    class Watched:
+        num_images = 3 * MOST_IMAGES
+
+        def shuffled(self, batch_size: int, epoch: Any) -> Any:
+            asked.append(epoch)
+            yield from split.shuffled(batch_size, epoch)
+
+    many = job(network, Watched(), steps_per_epoch=MOST_IMAGES, augment=augment)
+    assert recalibrate_trained(network, many) == 48  # all that there are
+    assert [(epoch.number, epoch.start, epoch.augment) for epoch in asked] == [(0, 0, augment)]
