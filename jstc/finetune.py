@@ -173,8 +173,9 @@ def _load_target(network: nn.Module, path: Path) -> None:
 
 def _tensors(path: Path, message: str) -> dict[str, torch.Tensor]:
     try:
+        files.require_regular(path)
         return load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise RunDirectoryError(message.format(error)) from None
 
 

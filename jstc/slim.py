@@ -122,6 +122,7 @@ def load(
         _require_outputs(spec.model, tensors)
         target = models.build(spec.model, seed=0)
     try:
+        files.require_regular(tensors)
         network = rebuild(target, load_file(tensors), spec.attributes).eval()
     except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         raise ModelError(f"{tensors} cannot be loaded: {error}") from None

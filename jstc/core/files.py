@@ -1,7 +1,7 @@
 """Files: written whole or not at all, read as far as they can be trusted, and a folder that a machine keeps.
 
 Whoever is killed while writing leaves the old file or the new one. A document may come from anywhere, so
-reading is bounded and strict, and a name in it never leads out of its folder.
+reading is bounded and strict, is of regular files alone, and a name in it never leads out of its folder.
 """
 
 from __future__ import annotations
@@ -14,20 +14,27 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, BinaryIO, Never
 
 from jstc.errors import DamagedError, DiskFullError
 
 __all__ = [
+    "MAX_HISTORY_BYTES",
     "MAX_JSON_BYTES",
     "cache_folder",
+    "delete",
     "inside",
+    "irregular",
+    "open_regular",
     "parse_json",
     "read_bytes",
     "read_json",
+    "read_text",
+    "require_regular",
     "sha256",
     "space_for",
     "write_bytes",
@@ -89,6 +96,14 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def delete(path: Path) -> None:
+    """Delete a file or a folder, of a link the link alone; do nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 # What a full disk says.
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # not every platform has quotas
@@ -128,16 +143,64 @@ def _full(path: Path, size: int | None) -> str:
 MAX_JSON_BYTES = 64 * 2**20
 """The largest document of ours is the plan of a network with hundreds of thousands of channels: a few MB."""
 
+MAX_HISTORY_BYTES = 256 * 2**20
+"""A line a round or an epoch, each of less than a kilobyte."""
+
 _HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# A pipe that took the file's place since it was looked at would wait for somebody who writes into it.
+_WITHOUT_WAITING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def irregular(path: Path) -> str | None:
+    """The kind of what is at `path`, such as `a pipe`; None for a file, and for a link to one.
+
+    Raises `OSError` when nothing is there.
+    """
+    mode = path.stat().st_mode
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
+def require_regular(path: Path) -> None:
+    """Raise `DamagedError` unless a file, or a link to one, is at `path`.
+
+    Reading a pipe or a device may never end, and libraries that are given the path would try. Raises
+    `OSError` when nothing is there.
+    """
+    kind = irregular(path)
+    if kind is not None:
+        raise DamagedError(f"{path} is {kind}, not a file")
+
+
+def open_regular(path: Path, *, buffering: int = -1) -> BinaryIO:
+    """The file at `path`, open for reading. Raises as `require_regular` does."""
+    require_regular(path)
+    return os.fdopen(os.open(path, _WITHOUT_WAITING), "rb", buffering)  # type: ignore[return-value]
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:
     """All of a file. Raises `DamagedError` when it has more than `limit` bytes, without reading on."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise DamagedError(f"{path} is larger than {limit / 2**20:g} MiB; nothing that jstc reads there is")
     return data
+
+
+def read_text(path: Path, *, limit: int) -> str:
+    """All of a file in UTF-8. Raises `DamagedError` for one that is larger than `limit` bytes, or no text."""
+    try:
+        return read_bytes(path, limit=limit).decode("utf-8")
+    except UnicodeDecodeError:
+        raise DamagedError(f"{path} is not text in UTF-8") from None
 
 
 def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
@@ -207,7 +270,7 @@ def inside(folder: Path, name: str) -> Path:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

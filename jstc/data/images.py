@@ -74,7 +74,8 @@ class UnreadableImageError(DataError):
 def open_file(path: Path) -> Image.Image:
     """An image file as RGB. Raises `UnreadableImageError` when it cannot be decoded."""
     try:
-        return _rgb(path)
+        with files.open_regular(path) as file:
+            return _rgb(file)
     except _DAMAGE as error:
         raise UnreadableImageError(str(path), _reason(error), file=True) from None
 
@@ -172,7 +173,7 @@ class CorruptImages:
 
 def _listed(path: Path) -> Iterable[tuple[str, str]]:
     """Lines that can be understood: the last one may have been cut off, and is found again."""
-    if not path.is_file():
+    if not path.exists():
         return
     for line in files.read_bytes(path, limit=_MOST_BYTES).decode("utf-8", "replace").splitlines():
         try:

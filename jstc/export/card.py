@@ -54,6 +54,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises `InputError` when the file is missing or is not ONNX.
     """
     try:
+        files.require_regular(path)
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None

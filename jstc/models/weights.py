@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from jstc.core import files
 from jstc.errors import ModelError
 
 __all__ = ["load_weights"]
@@ -48,8 +49,9 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
 
 
 def _read(path: Path, *, allow_pickle: bool) -> Any:
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"weights {path}: there is no such file")
+    files.require_regular(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -75,7 +77,7 @@ def _read(path: Path, *, allow_pickle: bool) -> Any:
 
 def _may_be_torch(path: Path) -> bool:
     """Whether a file is an archive, or begins as a pickle of protocol 2 on, which torch writes by default."""
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
         first = file.read(1)
     return first == pickle.PROTO or zipfile.is_zipfile(path)
 

@@ -117,8 +117,7 @@ def measure(
     if not files:
         raise InputError("nothing to measure: give at least one ONNX file")
     for path in files.values():
-        if not path.is_file():
-            raise InputError(f"no such ONNX file: {path}")
+        sessions.require_file(path)
     work = _Work(files, settings, facts or {}, progress or Silent())
     rows = [row for provider in work.providers() for row in work.on(provider)]
     if not rows:

@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from jstc.core import processes
+from jstc.core import files, processes
 from jstc.errors import InputError
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "first_line",
     "open_session",
     "problem",
+    "require_file",
     "resolve",
     "signature",
     "tensorrt_problem",
@@ -136,8 +137,7 @@ def open_session(
     `end_profiling` of the session, which gives the file. Raises `InputError` when the file is missing or is
     not a model that onnxruntime can run there.
     """
-    if not path.is_file():
-        raise InputError(f"no such ONNX file: {path}")
+    require_file(path)
     resolve(provider)
     try:
         session = _create(str(path), provider, threads=threads, profile=profile)
@@ -148,6 +148,13 @@ def open_session(
     if PROVIDER_NAMES[provider] not in session.get_providers():
         raise InputError(f"onnxruntime did not take '{provider}' for {path}, only {session.get_providers()}")
     return session
+
+
+def require_file(path: Path) -> None:
+    """Raise `InputError` unless there is a file at `path`."""
+    if not path.exists():
+        raise InputError(f"no such ONNX file: {path}")
+    files.require_regular(path)
 
 
 def signature(session: Any, path: Path) -> Signature:

@@ -17,9 +17,11 @@ from jstc.recipe.explain import explain, sections, show, split_key
 from jstc.recipe.schema import Recipe
 from jstc.recipe.yaml_reader import KeyPath, Source, parse, scalar
 
-__all__ = ["differences", "from_flags", "load", "read_plain", "to_yaml"]
+__all__ = ["MAX_BYTES", "differences", "from_flags", "load", "read_plain", "to_yaml"]
 
-_MAX_BYTES = 200_000  # what takes seconds to read
+MAX_BYTES = 200_000
+"""The most that a recipe may have: what takes seconds to read."""
+
 _BUDGETS = ("flops", "params", "latency")
 
 
@@ -50,14 +52,15 @@ def read_plain(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> Source:
     try:
-        text = files.read_bytes(path, limit=_MAX_BYTES).decode("utf-8")
+        kind = files.irregular(path)
+        if kind is not None:
+            raise RecipeError(f"{path} is {kind}, not a recipe (a YAML file)")
+        text = files.read_bytes(path, limit=MAX_BYTES).decode("utf-8")
         source = parse(text, str(path))
     except DamagedError:
-        raise RecipeError(f"{path}: larger than {_MAX_BYTES} bytes; no recipe is so large") from None
+        raise RecipeError(f"{path}: larger than {MAX_BYTES} bytes; no recipe is so large") from None
     except FileNotFoundError:
         raise RecipeError(f"no recipe at {path}{_near_files(path)}") from None
-    except IsADirectoryError:
-        raise RecipeError(f"{path} is a directory, not a recipe (a YAML file)") from None
     except OSError as error:
         raise RecipeError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from jstc.core import files
 from jstc.errors import RecipeError
 from jstc.plan import Plan
 from jstc.recipe import loading
@@ -165,7 +166,7 @@ def read_run(run: Path) -> RunData:
         images_per_epoch=_quotient(finetune.get("images_seen"), finetune.get("epochs")),
         profiles=[_checked(Profile, entry) for entry in profiles],
         checksums=_checksums(manifest),
-        recipe_text=(run / "recipe.yaml").read_text(encoding="utf-8"),
+        recipe_text=files.read_text(run / "recipe.yaml", limit=loading.MAX_BYTES),
     )
 
 
@@ -319,7 +320,7 @@ def read_sweep(run: Path) -> SweepData:
         "notes": notes(told),
     }
     summary = _checked(SweepSummary, document)
-    text = (run / "recipe.yaml").read_text(encoding="utf-8")
+    text = files.read_text(run / "recipe.yaml", limit=loading.MAX_BYTES)
     return SweepData(summary, [*sweep_findings(summary), *told], text)
 
 

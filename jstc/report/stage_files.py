@@ -27,8 +27,6 @@ __all__ = [
 Json = dict[str, Any]
 """A document as a stage wrote it, before it is checked."""
 
-_MAX_BYTES = 256 * 2**20
-
 
 def read_plain_recipe(run: Path) -> Json:
     """The recipe of a run, unchecked. Raises `RunDirectoryError` where there is none, or no YAML."""
@@ -50,7 +48,7 @@ def read_recipe(run: Path) -> Recipe:
 
 def _recipe_file(run: Path) -> Path:
     path = run / "recipe.yaml"
-    if not path.is_file():
+    if not path.exists():
         raise RunDirectoryError(f"{run} is not a run directory: it has no recipe.yaml")
     return path
 
@@ -75,7 +73,7 @@ def read_history(path: Path) -> list[Json]:
     A history is shown, never computed with: one that was cut off is worth as much as it says.
     """
     try:
-        lines = files.read_bytes(path, limit=_MAX_BYTES).decode("utf-8").splitlines()
+        lines = files.read_bytes(path, limit=files.MAX_HISTORY_BYTES).decode("utf-8").splitlines()
     except (OSError, ValueError):
         return []
     records: list[Json] = []
@@ -106,7 +104,7 @@ def read_plan(run: Path) -> Plan | None:
     """The plan of the slim network, or of the search. Raises `RunDirectoryError` for a damaged one."""
     for name in ("slim", "search"):
         path = run / name / "plan.json"
-        if path.is_file():
+        if path.exists():
             try:
                 return Plan.load(path)
             except ChannelError as error:

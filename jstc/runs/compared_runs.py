@@ -104,9 +104,9 @@ def _side(path: Path, *, needs_files: bool) -> Side:
 
 def _of_directory(run: Path) -> Side:
     # From what the stages left, where they are: a summary.json may be older than a stage that ran again.
-    if (run / "recipe.yaml").is_file() and (run / "manifest.json").is_file():
+    if (run / "recipe.yaml").exists() and (run / "manifest.json").exists():
         return gate.side(report.summarise(run), name=str(run))
-    if (run / "summary.json").is_file():
+    if (run / "summary.json").exists():
         return gate.parse_side(summary.read(run / "summary.json"), name=str(run))
     raise InputError(f"{run} is not a run directory: it has neither a summary.json nor a recipe.yaml")
 

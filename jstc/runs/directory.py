@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from jstc.core import files
 from jstc.errors import RecipeError, RunDirectoryError
 from jstc.recipe.loading import load, to_yaml
 from jstc.recipe.schema import Recipe
+from jstc.runs import guard
 from jstc.runs.manifest import (
     Manifest,
     StageRecord,
@@ -34,16 +34,11 @@ from jstc.runs.manifest import (
 __all__ = [
     "RunDirectory",
     "default_path",
-    "delete_folder",
-    "delete_leftovers",
-    "delete_results",
     "holds",
     "locked",
     "newest_run",
     "read_recipe",
     "recorded",
-    "refuse_link_out",
-    "refuse_links_out",
     "require_same",
 ]
 
@@ -59,6 +54,7 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises `RunDirectoryError` at once when another process holds it, or when it cannot be written.
     """
+    guard.refuse_link(directory / _LOCK)  # locking empties the file
     lock = filelock.FileLock(directory / _LOCK, timeout=0)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -85,63 +81,6 @@ def _holder(directory: Path) -> str:
         return f"process {int(holder['pid'])} on {holder['host']}"
     except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError):
         return "another process"
-
-
-# Symlink guard: what is written or deleted through a link that leads out of the directory is somebody else's.
-
-
-def refuse_links_out(run: Path) -> None:
-    """Raise `RunDirectoryError` when something in the run directory, at any depth, is a link that leads out.
-
-    The directory itself may be one.
-    """
-    for parent, folders, names in os.walk(run):
-        for name in (*folders, *names):
-            refuse_link_out(Path(parent) / name, run)
-
-
-def refuse_link_out(path: Path, run: Path) -> None:
-    """Raise `RunDirectoryError` when `path` is a link that leads out of `run`."""
-    if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
-        raise RunDirectoryError(
-            f"{path} is a link that leads out of the run directory; nothing is written through it: put the "
-            "files in its place, or have the whole directory elsewhere with --out"
-        )
-
-
-# Cleanup: what jstc has put into a run directory is deleted by name, and nothing else.
-
-_LOOSE_FILES = ("summary.json", "report.md", "report.html", "target.json", "corrupt.jsonl", "corrupt-*.jsonl")
-
-
-def delete_leftovers(path: Path) -> None:
-    """Delete temporary files of a process that was killed while writing; the caller holds the lock."""
-    # Nobody is writing now, unless it is in a folder that is a run of its own, with its own lock.
-    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.is_symlink()]
-    ours = [folder for folder in folders if not (folder / "manifest.json").exists()]
-    found = [
-        leftover for folder in ours for depth in ("", "*/") for leftover in folder.glob(depth + ".tmp-*")
-    ]
-    for leftover in [*path.glob(".tmp-*"), *found]:
-        leftover.unlink(missing_ok=True)
-
-
-def delete_results(path: Path, stages: Collection[str]) -> None:
-    """Delete all that a run has made: whatever else a user has put there stays."""
-    for stage in stages:
-        delete_folder(path / stage)
-    for pattern in _LOOSE_FILES:
-        for file in path.glob(pattern):
-            file.unlink(missing_ok=True)
-    delete_leftovers(path)
-
-
-def delete_folder(folder: Path) -> None:
-    """Delete a folder, of a link the link alone."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.is_dir():
-        shutil.rmtree(folder)
 
 
 ROOT = Path("runs")
@@ -176,23 +115,22 @@ class RunDirectory:
         (see `POST_TRAINING_SECTIONS`), except `for_stages`, which the command is for: `recipe` is then what
         to go by, `changed` says what is new in it, and `adopt_recipe` puts it on file. Raises
         `RunDirectoryError` when another process holds the directory, when it is not a run of jstc, when it
-        belongs to another recipe, or when a link in it leads out.
+        belongs to another recipe, or when a link in it leads out; nothing is deleted then.
         """
         _refuse_foreign(path)
-        refuse_link_out(path / ".lock", path)  # locking empties the file
         with locked(path):
+            guard.require_own(path)
             manifest = Manifest.load(path)
             if manifest is not None and not fresh and (path / "recipe.yaml").exists():
                 _refuse_other_recipe(path, recipe)
-                refuse_links_out(path)
-                delete_leftovers(path)
+                guard.delete_leftovers(path, {*stages, *manifest.stages})
                 yield cls._continued(path, recipe, manifest, for_stages)
                 return
             names = {*stages, *(manifest.stages if manifest else ())}
             _refuse_busy(path, names)
             manifest = Manifest.new(command, recipe.seed, stages)
             manifest.save(path)  # first: from here on the directory is known as ours
-            delete_results(path, names)
+            guard.delete_results(path, names)
             files.write_text(path / "recipe.yaml", to_yaml(recipe))
             yield cls(path, recipe, manifest)
 
@@ -243,9 +181,7 @@ class RunDirectory:
         """Forget `stage` and delete what it wrote."""
         artifacts = self.record(stage).artifacts
         self.forget(stage)
-        for name in artifacts:
-            (self.path / name).unlink(missing_ok=True)
-        delete_folder(self.folder(stage))
+        guard.delete_stage(self.path, stage, artifacts)
 
     def forget(self, stage: str) -> None:
         """Take `stage` for one that has not begun; what it wrote stays."""

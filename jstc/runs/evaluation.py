@@ -162,7 +162,7 @@ def _batches(split: Split, images: int, progress: Progress) -> Iterator[Batch]:
 def _task(path: Path, dataset: str | None, data: Path | None) -> _Task:
     """Find what is to be evaluated, on what. Raises an `InputError` when the file or the run is not there."""
     if path.suffix == ".onnx":
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"no file at {path}")
         run = path.absolute().parents[1]
         if path.absolute().parent.name != "export" or not (run / "recipe.yaml").exists():

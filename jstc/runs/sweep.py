@@ -211,7 +211,9 @@ def _take(
 
 def _baseline(parent: Path, _label: str) -> dict[str, bytes]:
     return _files("baseline", parent / "baseline") | {
-        "baseline/result.json": (parent / "baseline" / "result.json").read_bytes()
+        "baseline/result.json": files.read_bytes(
+            parent / "baseline" / "result.json", limit=files.MAX_JSON_BYTES
+        )
     }
 
 
@@ -239,7 +241,8 @@ def _target(parent: Path, label: str) -> dict[str, Any]:
 def _files(stage: str, folder: Path) -> dict[str, bytes]:
     """The files that lie directly in `folder`, by their names in the child."""
     found = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    return {f"{stage}/{path.name}": path.read_bytes() for path in found if path.name not in _LEFT_BEHIND}
+    kept = [path for path in found if path.name not in _LEFT_BEHIND]
+    return {f"{stage}/{path.name}": files.read_bytes(path, limit=path.stat().st_size) for path in kept}
 
 
 def _as_json(document: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc import data, models
-from jstc.core import processes
+from jstc.core import files, processes
 from jstc.core.progress import Progress, Silent
 from jstc.core.seeds import derive
 from jstc.data.images import corrupt_file
@@ -61,8 +61,10 @@ class Workspace:
         self.require_own_code()
         models.require_classifier(self.recipe.model)
         weights = self.recipe.weights
-        if weights is not None and not weights.is_file():
-            raise ModelError(f"no weights file at {weights}")
+        if weights is not None:
+            if not weights.exists():
+                raise ModelError(f"no weights file at {weights}")
+            files.require_regular(weights)
         _ = self.info
 
     @cached_property

@@ -68,6 +68,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises `RunDirectoryError` for a file that is missing, damaged, or not from `save`.
     """
     try:
+        files.require_regular(path)
         with safetensors.safe_open(path, framework="pt") as file:
             document = files.parse_json((file.metadata() or {})[_KEY], where=str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

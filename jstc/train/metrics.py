@@ -97,7 +97,7 @@ class History:
     def read(self) -> list[dict[str, Any]]:
         """The unbroken records from the start, in order; none when there is no file."""
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            lines = files.read_bytes(self.path, limit=files.MAX_HISTORY_BYTES).split(b"\n")
         except FileNotFoundError:
             return []
         records: list[dict[str, Any]] = []

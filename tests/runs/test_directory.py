@@ -105,29 +105,21 @@ def test_fresh_forgets_images_that_could_not_be_read(tmp_path):
         assert not any(path.exists() for path in lists)
 
 
-def test_fresh_follows_no_link_out_of_the_directory(tmp_path):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "precious").write_text("x")
-    with opened(tmp_path / "run") as run:
-        (run.path / "search").symlink_to(outside, target_is_directory=True)
-    with opened(tmp_path / "run", fresh=True):
-        pass
-    assert (outside / "precious").exists()
-    assert not (tmp_path / "run" / "search").exists()
-
-
-@pytest.mark.parametrize("name", ["search", "search/history.jsonl", "recipe.yaml.bak"])
-def test_a_run_with_links_out_of_the_directory_is_not_gone_on_with(tmp_path, name):
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", ["search", "search/history.jsonl", "recipe.yaml.bak", "notes/a/b"])
+def test_a_run_with_links_out_of_the_directory_is_neither_gone_on_with_nor_begun_anew(tmp_path, name, fresh):
     outside = tmp_path / "precious"
     outside.mkdir()
     (outside / ".tmp-mine").write_text("x")
     with opened(tmp_path / "run") as run:
-        (run.path / name).parent.mkdir(exist_ok=True)
+        run.finish("slim", [write(run, "slim/plan.json")])
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).symlink_to(outside)
-    with pytest.raises(RunDirectoryError, match="leads out of the run directory"), opened(tmp_path / "run"):
+    refused = pytest.raises(RunDirectoryError, match="leads out of the run directory")
+    with refused, opened(tmp_path / "run", fresh=fresh):
         pass
     assert (outside / ".tmp-mine").exists()
+    assert (tmp_path / "run" / "slim" / "plan.json").exists()
     (tmp_path / "run" / name).unlink()
     (tmp_path / "link").symlink_to(tmp_path / "run")
     (tmp_path / "run" / "inside").symlink_to("recipe.yaml")
@@ -142,9 +134,61 @@ def test_a_lock_that_is_a_link_empties_no_other_file(tmp_path, fresh):
         pass
     (tmp_path / "run" / ".lock").unlink(missing_ok=True)
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(RunDirectoryError, match="leads out"), opened(tmp_path / "run", fresh=fresh):
+    with pytest.raises(RunDirectoryError, match="is a link"), opened(tmp_path / "run", fresh=fresh):
         pass
     assert (tmp_path / "precious").read_text() == "x"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_lock_that_is_a_link_empties_no_file_of_the_run_either(tmp_path, fresh):
+    with opened(tmp_path):
+        pass
+    (tmp_path / ".lock").unlink(missing_ok=True)
+    (tmp_path / ".lock").symlink_to("recipe.yaml")
+    with pytest.raises(RunDirectoryError, match="is a link"), opened(tmp_path, fresh=fresh):
+        pass
+    assert read_recipe(tmp_path) == recipe()
+
+
+def test_links_in_a_circle_lead_nowhere(tmp_path):
+    with opened(tmp_path) as run:
+        (run.path / "a").symlink_to("b")
+        (run.path / "b").symlink_to("a")
+    with pytest.raises(RunDirectoryError, match="leads out"), opened(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_pipe_in_a_run_is_named(tmp_path, fresh):
+    with opened(tmp_path) as run:
+        os.mkfifo(write(run, "search/plan.json").with_name("history.jsonl"))
+    with pytest.raises(RunDirectoryError, match=r"history.jsonl is a pipe"), opened(tmp_path, fresh=fresh):
+        pass
+    assert (tmp_path / "search" / "plan.json").exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_leftovers_are_deleted_where_jstc_writes_and_nowhere_else(tmp_path, fresh):
+    ours = [".tmp-a", "search/.tmp-b.json", "search/flops0.5/.tmp-c", "tensorboard/search/.tmp-d"]
+    others = ["notes/.tmp-mine", "slim/run/.tmp-e", "search/.tmp-folder/x"]
+    with opened(tmp_path) as run:
+        for name in [*ours, *others, "slim/run/manifest.json"]:
+            (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (run.path / name).write_text("x")
+    with opened(tmp_path, fresh=fresh):
+        pass
+    assert [name for name in ours if (tmp_path / name).exists()] == []
+    kept = others[:1] if fresh else others
+    assert [name for name in others if (tmp_path / name).exists()] == kept
+
+
+def test_what_a_record_names_outside_of_its_stage_is_not_deleted(tmp_path):
+    with opened(tmp_path) as run:
+        notes, plan = write(run, "notes.txt"), write(run, "search/plan.json")
+        run.finish("slim", [write(run, "slim/x"), notes, plan, run.path / "recipe.yaml"])
+        run.reset("slim")
+        assert notes.exists() and plan.exists() and (run.path / "recipe.yaml").exists()
+        assert not (run.path / "slim").exists()
 
 
 @pytest.mark.parametrize("fresh", [False, True])

@@ -204,7 +204,7 @@ def test_a_process_that_dies_while_it_copies_leaves_nothing_half_done(house, mon
         real(path, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sweep, "files", SimpleNamespace(write_bytes=die, read_json=files.read_json))
+        patched.setattr(sweep, "files", SimpleNamespace(**vars(files) | {"write_bytes": die}))
         with pytest.raises((Interrupted, KeyboardInterrupt)):
             house.run()
     assert house.run() == ALL[2:]

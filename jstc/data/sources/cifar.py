@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jstc.core import files
 from jstc.core.torchvision_import import import_torchvision
 from jstc.data.base import DataInfo, Source
 from jstc.data.images import Pixels
@@ -22,6 +23,7 @@ from jstc.recipe.schema import InputSettings
 __all__ = ["LABELS", "WHERE", "check", "load"]
 
 _SIDE = 32
+_MOST_BYTES = 256 * 2**20  # CIFAR-100 has 150 MB in one file
 _PYTHON = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _BINARY = {"cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}
 _BINARY_FILES = {
@@ -96,16 +98,19 @@ def _find(name: str, root: Path) -> tuple[str, Path]:
 
 def _check_binary(name: str, folder: Path) -> None:
     record = _LABEL_BYTES[name] + 3 * _SIDE * _SIDE
-    for file in (path for files in _BINARY_FILES[name] for path in files):
+    for file in (path for names in _BINARY_FILES[name] for path in names):
         path = folder / file
-        if not path.is_file() or path.stat().st_size == 0 or path.stat().st_size % record:
+        if path.exists():
+            files.require_regular(path)
+        size = path.stat().st_size if path.exists() else 0
+        if size == 0 or size % record or size > _MOST_BYTES:
             raise DataError(f"dataset '{name}': {path} is missing or incomplete; unpack the archive again")
 
 
 def _read_binary(name: str, folder: Path) -> Iterator[Pixels]:
     head = _LABEL_BYTES[name]
-    for files in _BINARY_FILES[name]:
-        raw = np.concatenate([np.fromfile(folder / file, dtype=np.uint8) for file in files])
+    for names in _BINARY_FILES[name]:
+        raw = np.concatenate([np.fromfile(folder / file, dtype=np.uint8) for file in names])
         records = raw.reshape(-1, head + 3 * _SIDE * _SIDE)
         images = np.ascontiguousarray(records[:, head:]).reshape(-1, 3, _SIDE, _SIDE)
         yield Pixels(images, records[:, head - 1].astype(np.int64))
@@ -115,8 +120,8 @@ def _read_python(name: str, folder: Path) -> Iterator[Pixels]:
     # These archives are pickles by the dataset's authors.
     datasets = import_torchvision("torchvision.datasets")
     kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    for files in (kind.train_list, kind.test_list):
-        batches = [_published(name, folder / file, md5) for file, md5 in files]
+    for listed in (kind.train_list, kind.test_list):
+        batches = [_published(name, folder / file, md5) for file, md5 in listed]
         pixels = np.concatenate([np.asarray(b["data"]) for b in batches]).reshape(-1, 3, _SIDE, _SIDE)
         labels = [label for b in batches for label in b.get("labels", b.get("fine_labels"))]
         yield Pixels(np.ascontiguousarray(pixels), np.array(labels, dtype=np.int64))
@@ -124,7 +129,7 @@ def _read_python(name: str, folder: Path) -> Iterator[Pixels]:
 
 def _published(name: str, path: Path, md5: str) -> Any:
     """What a batch holds, if it is the published one by its MD5; and even then arrays are all it may make."""
-    data = path.read_bytes() if path.is_file() else b""
+    data = files.read_bytes(path, limit=_MOST_BYTES) if path.exists() else b""
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
         raise DataError(
             f"dataset '{name}': the files in {path.parent} are missing or not the published ones (MD5); "

@@ -8,8 +8,6 @@ cropped and mirrored as they are needed.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,43 +16,40 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jstc.core import files
 from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side
 from jstc.data.images import Images, open_bytes
 from jstc.data.sampling import Indices
+from jstc.data.sources.parquet_columns import columns, first_image, metadata, read_column
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
 __all__ = [
     "WHERE",
-    "Columns",
     "check",
-    "columns",
     "find",
-    "first_image",
     "has_files",
     "images",
     "label_names",
     "load",
-    "read_images",
     "read_labels",
 ]
 
 WHERE = "a folder with train.parquet and test.parquet (or validation.parquet), columns image and label"
 _NAMES = {"train": ("train",), "test": ("test", "validation", "val")}
-_IMAGE = ("image", "img")
-_LABEL = ("label", "fine_label")
 _MAX_CLASSES = 1_000_000
 _SMALL_SIDE = 96
 _SIDE = 224
 _DECODED_BYTES = 2**30
+_MOST_BYTES = 64 * 2**20  # of a list of classes
 
 
 def check(root: Path, settings: InputSettings) -> DataInfo:
     """Find what is wrong by the schemas, the labels and the first image. Raises `DataError`."""
     train, test = find(root, "train"), find(root, "test")
     labels = label_names(root, train)
-    for files in (train, test):
-        read_labels(files, labels)
+    for paths in (train, test):
+        read_labels(paths, labels)
     own = _own_size(train)
     height, width = own or (_SIDE, _SIDE)
     if settings.image_size:
@@ -99,32 +94,12 @@ class _Rows:
 
 def images(root: Path, split: str, labels: tuple[str, ...]) -> Images:
     """The images of the split "train" or "test", encoded in memory. Raises `DataError`."""
-    files = find(root, split)
-    _check_memory(files)
-    return Images(_Rows(read_images(files), str(files[0])), read_labels(files, labels))
+    paths = find(root, split)
+    encoded = read_column(paths, columns(paths[0]).encoded)
+    return Images(_Rows(encoded, str(paths[0])), read_labels(paths, labels))
 
 
-def _check_memory(files: list[Path]) -> None:
-    if not hasattr(os, "sysconf"):
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    size = sum(path.stat().st_size for path in files)
-    if size > memory / 2:
-        raise DataError(
-            f"dataset 'parquet': {files[0].parent} holds {size / 2**30:.1f} GiB, too much for the "
-            f"{memory / 2**30:.1f} GiB of memory here; unpack it into an image tree (dataset imagefolder)"
-        )
-
-
-# Finding the files, and reading their columns.
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns in use."""
-
-    image: str
-    label: str
+# Finding the files, and what is in their columns.
 
 
 def has_files(root: Path) -> bool:
@@ -146,7 +121,7 @@ def find(root: Path, split: str) -> list[Path]:
 def _shards(root: Path, name: str) -> list[Path]:
     for folder in (root, root / "data"):
         whole = folder / f"{name}.parquet"
-        if whole.is_file():
+        if whole.exists():
             return [whole]
         found = sorted(folder.glob(f"{name}-[0-9]*-of-[0-9]*.parquet"))
         if found:
@@ -163,68 +138,28 @@ def _check_shards(found: list[Path]) -> None:
         )
 
 
-def columns(path: Path) -> Columns:
-    """The image and label columns by the schema of a file. Raises `DataError` when one is missing."""
-    schema = _schema(path)
-    image = next((name for name in _IMAGE if name in schema.names), None)
-    label = next((name for name in _LABEL if name in schema.names), None)
-    if image is None or label is None:
-        missing = " and ".join(n for n, found in (("image", image), ("label", label)) if found is None)
-        raise DataError(f"dataset 'parquet': {path} has no column {missing}; its columns: {schema.names}")
-    _check_types(path, schema.field(image).type, schema.field(label).type)
-    return Columns(image, label)
-
-
-def _arrow() -> tuple[Any, Any]:
-    # Late, because it takes a fifth of a second, and other data sets have no use for it.
-    import pyarrow
-    import pyarrow.parquet
-
-    return pyarrow, pyarrow.parquet
-
-
-def _schema(path: Path) -> Any:
-    pa, pq = _arrow()
-    try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"dataset 'parquet': {path} is not a parquet file: {error}") from None
-
-
-def _check_types(path: Path, image: Any, label: Any) -> None:
-    types = _arrow()[0].types
-    if types.is_struct(image):
-        image = next(
-            (image.field(i).type for i in range(image.num_fields) if image.field(i).name == "bytes"), image
-        )
-    if not (types.is_binary(image) or types.is_large_binary(image)):
-        raise DataError(f"dataset 'parquet': image in {path} is {image}; expected bytes of encoded images")
-    if not (types.is_integer(label) or types.is_string(label) or types.is_large_string(label)):
-        raise DataError(f"dataset 'parquet': label in {path} is {label}; expected whole numbers or text")
-
-
 def label_names(root: Path, train: list[Path]) -> tuple[str, ...]:
     """Class names in label order: from classes.txt, else the schema's metadata, else the labels."""
     for folder in (root, root / "data"):
         path = folder / "classes.txt"
-        if path.is_file():
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists():
+            lines = [line.strip() for line in files.read_text(path, limit=_MOST_BYTES).splitlines()]
             return tuple(line for line in lines if line)
     label = columns(train[0]).label
     return _names_in_metadata(train[0], label) or _names_in_labels(train)
 
 
 def _names_in_metadata(path: Path, label: str) -> tuple[str, ...]:
-    text = (_schema(path).metadata or {}).get(b"huggingface", b"{}")
+    text = metadata(path).get(b"huggingface", b"{}")
     try:
-        names = json.loads(text)["info"]["features"][label]["names"]
+        names = files.parse_json(text, where=str(path))["info"]["features"][label]["names"]
     except (ValueError, KeyError, TypeError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _names_in_labels(train: list[Path]) -> tuple[str, ...]:
-    values = _column(train, columns(train[0]).label).to_pylist()
+    values = read_column(train, columns(train[0]).label).to_pylist()
     if any(isinstance(value, str) for value in values):
         return tuple(sorted({value for value in values if value is not None}))
     most = max((value for value in values if value is not None), default=-1)
@@ -235,59 +170,17 @@ def _names_in_labels(train: list[Path]) -> tuple[str, ...]:
     return tuple(map(str, range(most + 1)))
 
 
-def read_labels(files: list[Path], names: tuple[str, ...]) -> Indices:
+def read_labels(paths: list[Path], names: tuple[str, ...]) -> Indices:
     """Labels int64 [N] as indices into `names`. Raises `DataError` for a label that is not one."""
-    values = _column(files, columns(files[0]).label).to_pylist()
+    values = read_column(paths, columns(paths[0]).label).to_pylist()
     if not values:
-        raise DataError(f"dataset 'parquet': {files[0]} has no rows")
+        raise DataError(f"dataset 'parquet': {paths[0]} has no rows")
     index: dict[Any, int] = {name: number for number, name in enumerate(names)}
     index.update({number: number for number in range(len(names))})
     odd = next((row for row, value in enumerate(values) if value not in index), None)
     if odd is not None:
         what = "is not labelled" if values[odd] in (None, -1) else f"has label {values[odd]!r}"
         shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-        where = f"row {odd} of {files[0]}"
+        where = f"row {odd} of {paths[0]}"
         raise DataError(f"dataset 'parquet': {where} {what}; expected one of {len(names)} classes: {shown}")
     return np.array([index[value] for value in values], dtype=np.int64)
-
-
-def read_images(files: list[Path]) -> Any:
-    """The encoded images of all rows: an Arrow array of bytes."""
-    array = _column(files, columns(files[0]).image)
-    return array if not _is_struct(array) else _bytes_of(array)
-
-
-def first_image(path: Path) -> Any:
-    """The encoded image of the first row."""
-    pa, pq = _arrow()
-    image = columns(path).image
-    try:
-        with pq.ParquetFile(path) as file:
-            batch = next(file.iter_batches(batch_size=1, columns=[image]), None)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"dataset 'parquet': cannot read column {image} of {path}: {error}") from None
-    if batch is None or not len(batch):
-        raise DataError(f"dataset 'parquet': {path} has no rows")
-    value = batch.column(0)[0].as_py()
-    return value["bytes"] if isinstance(value, dict) else value
-
-
-def _column(files: list[Path], name: str) -> Any:
-    pa, pq = _arrow()
-    for path in files:
-        columns(path)
-    try:
-        chunks = [c for path in files for c in pq.read_table(path, columns=[name]).column(name).chunks]
-        return pa.chunked_array(chunks, type=None if chunks else pa.null())
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"dataset 'parquet': cannot read column {name} of {files[0].parent}: {error}"
-        ) from None
-
-
-def _is_struct(array: Any) -> bool:
-    return bool(_arrow()[0].types.is_struct(array.type))
-
-
-def _bytes_of(array: Any) -> Any:
-    return _arrow()[0].chunked_array([chunk.field("bytes") for chunk in array.chunks])

@@ -113,10 +113,12 @@ def _folders(shard: str) -> tuple[str, str]:
 
 
 def _require_files(shards: Sequence[str]) -> None:
-    missing = [shard for shard in shards if not Path(shard).is_file()]
+    missing = [shard for shard in shards if not Path(shard).exists()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"dataset 'webdataset': no shard at {missing[0]}{more}")
+    for shard in shards:
+        files.require_regular(Path(shard))
 
 
 def class_names(shards: Shards) -> tuple[str, ...] | None:
@@ -131,7 +133,7 @@ def class_names(shards: Shards) -> tuple[str, ...] | None:
 
 def _contents(place: str) -> bytes | None:
     path = Path(place)
-    return files.read_bytes(path, limit=_MOST_BYTES) if path.is_file() else None
+    return files.read_bytes(path, limit=_MOST_BYTES) if path.exists() else None
 
 
 def _parsed(data: bytes, where: str) -> tuple[str, ...]:
@@ -202,6 +204,7 @@ def _place(path: Path, cache: Path) -> Path:
 
 def _made(path: Path) -> ShardIndex:
     try:
+        files.require_regular(path)
         samples = list(_samples(path))
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(f"dataset 'webdataset': {path} is cut off or is no tar file: {error}") from None
@@ -275,7 +278,7 @@ def _keep(path: Path, index: ShardIndex) -> None:
 def _restored(path: Path, size: int) -> ShardIndex | None:
     """What was kept, unless it is damaged: then it is made again."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        with files.open_regular(path) as file, np.load(file, allow_pickle=False) as kept:
             found = ShardIndex(
                 kept["offsets"],
                 kept["sizes"],

@@ -15,7 +15,7 @@ from jstc.data.decoding import decode_all
 from jstc.data.images import CorruptImages
 from jstc.data.in_memory import MemorySplit
 from jstc.data.loader import LoaderSplit
-from jstc.data.sources import parquet
+from jstc.data.sources import parquet, parquet_columns
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
@@ -155,3 +155,55 @@ def test_a_set_larger_than_memory_is_refused(make_parquet: Make, monkeypatch: py
     monkeypatch.setattr("os.sysconf", lambda name: 1)
     with pytest.raises(DataError, match=r"too much for the .* of memory here; unpack it into an image tree"):
         _load(root)
+
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def _bomb(root: Path, image: bytes, rows: int, **options: object) -> None:
+    images = pa.array([{"bytes": image, "path": None}], type=_IMAGE)
+    # A dictionary array of one value takes no memory here, however many rows mean it.
+    table = pa.table(
+        {"image": images.take(pa.array([0] * rows)), "label": pa.array([0] * rows, type=pa.int64())}
+    )
+    for name in ("train", "test"):
+        pq.write_table(table, root / f"{name}.parquet", compression="zstd", **options)
+
+
+@pytest.mark.parametrize(
+    ("image", "rows", "options"),
+    [
+        (
+            bytes(2**20),
+            40,
+            {"use_dictionary": True, "dictionary_pagesize_limit": 2**22},
+        ),  # one value, meant often
+        (bytes(2**22), 10, {"use_dictionary": False}),  # compressed
+        (bytes(2**20), 40, {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_BYTE_ARRAY"}}),
+        (b"", 2**15, {"use_dictionary": True}),  # rows
+    ],
+)
+def test_a_small_file_that_stands_for_much_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: bytes, rows: int, options: dict[str, object]
+) -> None:
+    monkeypatch.setattr(parquet_columns, "_SOUND_BYTES", 2**23)
+    monkeypatch.setattr(parquet_columns, "_SOUND_ROWS", 2**10)
+    _bomb(tmp_path, image, rows, **options)
+    size = (tmp_path / "train.parquet").stat().st_size
+    assert size < 50_000
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    with pytest.raises(
+        DataError, match=r"train.parquet has \d+ kB and holds .*: no images are stored so tightly"
+    ):
+        parquet.images(tmp_path, "train", ("0",))
+    assert pool.bytes_allocated() <= before + 2**23
+    with pytest.raises(DataError):
+        parquet.check(tmp_path, InputSettings())
+
+
+def test_the_same_image_a_few_times_is_no_bomb(make_parquet: Make) -> None:
+    root = make_parquet()
+    table = pq.read_table(root / "train.parquet").take(pa.array([0] * 3000))
+    pq.write_table(table, root / "train.parquet", compression="zstd")
+    assert len(parquet.images(root, "train", ("0", "1", "2")).labels) == 3000
