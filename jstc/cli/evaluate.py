@@ -43,7 +43,7 @@ def evaluate(
     from jstc.cli import console, progress_view
     from jstc.runs import directory, evaluation
 
-    path = target or directory.newest_run()
+    path = target or directory.newest_run(say=console.note)
     chosen = provider or options.ProviderName.auto
     with progress_view.shown(quiet=quiet or json, verbose=False) as shown:
         result = evaluation.evaluate(

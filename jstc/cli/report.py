@@ -37,7 +37,7 @@ def report(
     from jstc.cli import console, results
     from jstc.runs import commands, directory, manifest
 
-    path = run or directory.newest_run()
+    path = run or directory.newest_run(say=console.note)
     with manifest.damage_as_input_error(path):
         # A run that another process is working on is shown, and left to that process.
         with contextlib.suppress(RunDirectoryError):

@@ -37,7 +37,7 @@ def run(
     from jstc.cli import progress_view, results
     from jstc.data.datasets import refuse_idle_root
     from jstc.recipe import loading
-    from jstc.runs import commands, directory
+    from jstc.runs import commands
 
     flags = {
         "model": model,
@@ -48,8 +48,8 @@ def run(
     }
     loaded = loading.load(recipe, settings or (), flags)
     refuse_idle_root(loaded.dataset, data)
-    # What a recipe of one's own names is one's own word; the recipe in a run directory may be anybody's.
-    foreign = directory.holds(recipe) and model is None
+    # A recipe may be anybody's, wherever it lies: only words of the command line say whose code is run.
+    named = model is not None or any(text.partition("=")[0].strip() == "model" for text in settings or ())
     with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
         path = commands.run(
             loaded,
@@ -57,7 +57,7 @@ def run(
             fresh=fresh,
             command=options.command_line(),
             progress=shown,
-            permissions=options.permissions(None if foreign else loaded.model, pickle=allow_pickle),
+            permissions=options.permissions(loaded.model if named else None, pickle=allow_pickle),
         )
     results.summary(summary.load(path / "summary.json"), path, as_json=json, quiet=quiet)
 
@@ -79,11 +79,11 @@ def run_stage(
 
     `model` and `allow_pickle` are what the command line allows.
     """
-    from jstc.cli import progress_view, results
+    from jstc.cli import console, progress_view, results
     from jstc.recipe import loading
     from jstc.runs import commands, directory
 
-    path = run or directory.newest_run()
+    path = run or directory.newest_run(say=console.note)
     recipe = directory.read_recipe(path)
     if changes or overrides:
         recipe = loading.load(path / "recipe.yaml", overrides, flags=changes)

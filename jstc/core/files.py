@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Never
+from typing import Any, Never
 
 from jstc.errors import DamagedError, DiskFullError
 
@@ -180,10 +181,10 @@ def require_regular(path: Path) -> None:
         raise DamagedError(f"{path} is {kind}, not a file")
 
 
-def open_regular(path: Path, *, buffering: int = -1) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """The file at `path`, open for reading. Raises as `require_regular` does."""
     require_regular(path)
-    return os.fdopen(os.open(path, _WITHOUT_WAITING), "rb", buffering)  # type: ignore[return-value]
+    return os.fdopen(os.open(path, _WITHOUT_WAITING), "rb")
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:

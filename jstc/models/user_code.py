@@ -1,7 +1,7 @@
 """Networks from the user's own code, `file.py:factory` or `package.module:factory`, and whose code may run.
 
-A run directory comes from anywhere, and its recipe may say `model: net.py:make`. So code is run only after
-its user has named it on a command line of this machine. No torch here, until a network is built.
+A recipe comes from anywhere, alone or in a run directory, and may say `model: net.py:make`. So code is run
+only after its user has named it on a command line of this machine. No torch here, until a network is built.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -34,7 +34,6 @@ from jstc.runs.manifest import (
 __all__ = [
     "RunDirectory",
     "default_path",
-    "holds",
     "locked",
     "newest_run",
     "read_recipe",
@@ -216,22 +215,23 @@ def default_path(recipe: Recipe, root: Path = ROOT) -> Path:
     return root / safe.lstrip(".-")[:120]
 
 
-def newest_run(root: Path = ROOT) -> Path:
-    """The run under `root` that was worked on last. Raises `RunDirectoryError` when there is none."""
-    runs = [path.parent for path in root.glob("*/manifest.json") if Manifest.load(path.parent) is not None]
+def newest_run(root: Path = ROOT, *, say: Callable[[str], None]) -> Path:
+    """The run under `root` that was worked on last; `say` is told which ones are left out, and why.
+
+    Those are of another version of jstc, or damaged. Raises `RunDirectoryError` when there is no other.
+    """
+    runs = []
+    for path in sorted(root.glob("*/manifest.json")):
+        try:
+            if Manifest.load(path.parent) is not None:
+                runs.append(path.parent)
+        except RunDirectoryError as error:
+            say(f"{path.parent} is left out: {error.problem}")
     if not runs:
         raise RunDirectoryError(
             f"no runs under {root}/; start one with `jstc run RECIPE`, or name a run directory"
         )
     return max(runs, key=lambda path: (path / "manifest.json").stat().st_mtime_ns)
-
-
-def holds(file: Path) -> bool:
-    """Whether `file` lies directly in a run directory, damaged ones included."""
-    try:
-        return Manifest.load(file.resolve().parent) is not None
-    except RunDirectoryError:
-        return True
 
 
 def read_recipe(path: Path) -> Recipe:

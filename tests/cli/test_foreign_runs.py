@@ -99,9 +99,62 @@ def _put_on_record(run, stage, name):
     (run / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_recipe_of_ones_own_needs_no_word(jstc_command, stranger, tmp_path):
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe with a network of somebody's; its factory is called by another name."""
     (tmp_path / "net.py").write_text(NETWORK)
     (tmp_path / "r.yaml").write_text("model: net.py:Smal\ndataset: digits\nflops: 0.5\n")
-    called = jstc_command("run", "r.yaml", "--out", "run")
+    return "r.yaml"
+
+
+@pytest.mark.parametrize("words", [["--model", "net.py:Smal"], ["--set", "model=net.py:Smal"]])
+def test_code_that_a_recipe_names_is_run_when_the_command_line_names_it(
+    jstc_command, stranger, recipe, tmp_path, words
+):
+    stranger()
+    called = jstc_command("run", recipe, "--out", "run")
+    assert called.code == 2 and called.err.endswith("add --model net.py:Smal\n"), called.err
+    called = jstc_command("run", recipe, "--out", "run", "--set", "seed=1")
+    assert called.code == 2 and called.err.endswith("add --model net.py:Smal\n"), called.err
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "run").exists()
+    called = jstc_command("run", recipe, "--out", "run", *words)
     assert called.code == 2 and "has no function 'Smal'" in called.err
     assert (tmp_path / "ran").exists()
+    called = jstc_command("run", recipe, "--out", "run")  # from now on it is known
+    assert "has no function 'Smal'" in called.err
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda run: None,
+        lambda run: (run / "manifest.json").unlink(),
+        lambda run: (run / "manifest.json").write_text("{}"),
+        lambda run: [
+            path.unlink() for path in run.iterdir() if path.name != "recipe.yaml" and path.is_file()
+        ],
+        lambda run: (run / "sub").mkdir() or (run / "recipe.yaml").rename(run / "sub" / "recipe.yaml"),
+    ],
+    ids=["whole", "without a record", "with another record", "bare", "deeper"],
+)
+@pytest.mark.parametrize("out", ["run", "elsewhere"])
+def test_whoever_packs_a_run_does_not_decide_whose_code_is_run(
+    jstc_command, searched, stranger, tmp_path, pack, out
+):
+    pack(searched)
+    stranger()
+    (found,) = searched.rglob("recipe.yaml")
+    called = jstc_command("run", found, "--out", out)
+    assert called.code == 2 and called.out == ""
+    assert "add --model net.py:Small" in called.err, called.err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_of_another_version_beside_is_left_out_with_a_word(jstc_command, searched, tmp_path):
+    (tmp_path / "runs").mkdir()
+    searched.rename(tmp_path / "runs" / "mine")
+    (tmp_path / "runs" / "later").mkdir()
+    (tmp_path / "runs" / "later" / "manifest.json").write_text('{"kind": "jstc run", "schema": 99}')
+    called = jstc_command("report", "--json")
+    assert called.code == 0 and json.loads(called.out)["model"] == "net.py:Small"
+    assert called.err.startswith("runs/later is left out: ")

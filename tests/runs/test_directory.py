@@ -310,12 +310,37 @@ def test_the_newest_run_is_the_one_worked_on_last(tmp_path):
     (tmp_path / "c").mkdir()
     later = time.time_ns() + 10**9
     os.utime(tmp_path / "a" / "manifest.json", ns=(later, later))
-    assert newest_run(tmp_path) == tmp_path / "a"
+    assert newest_run(tmp_path, say=pytest.fail) == tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 2')),
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text('{"kind": "jstc run"}'),
+        lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["version", "damaged", "half", "device", "pipe", "folder"],
+)
+def test_a_record_that_cannot_be_read_stops_no_other_run(tmp_path, spoil):
+    for name in ("a", "z"):
+        with opened(tmp_path / name):
+            pass
+    spoil(tmp_path / "z" / "manifest.json")
+    said = []
+    assert newest_run(tmp_path, say=said.append) == tmp_path / "a"
+    [text] = said
+    assert text.startswith(f"{tmp_path / 'z'} is left out: ")
+    with pytest.raises(RunDirectoryError), opened(tmp_path / "z"):
+        pass
 
 
 def test_no_run_at_all(tmp_path):
     with pytest.raises(RunDirectoryError, match="no runs under"):
-        newest_run(tmp_path / "runs")
+        newest_run(tmp_path / "runs", say=pytest.fail)
     with pytest.raises(RunDirectoryError, match="no run directory at"):
         read_recipe(tmp_path / "runs")
     with pytest.raises(RunDirectoryError, match="is not a run directory"):

@@ -114,7 +114,7 @@ class _Members:
         if size > _MOST_IMAGE_BYTES:
             raise UnreadableImageError(where, f"{size / 2**30:.1f} GiB is too large")
         try:
-            with files.open_regular(path, buffering=0) as file:
+            with files.open_regular(path) as file:
                 file.seek(int(self.offsets[index]))
                 data = file.read(size)
         except OSError as error:
