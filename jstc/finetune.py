@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from jstc.channels import ChannelMap
 from jstc.channels.cutting.channel_gates import GatedNetwork
@@ -25,7 +26,7 @@ from jstc.train.device import Numerics
 from jstc.train.fit import fit
 from jstc.train.handover import Handover
 from jstc.train.job import FitResult, Job
-from jstc.train.loop import Figures, counted, evaluate
+from jstc.train.loop import counted, evaluate
 from jstc.train.one_step import Teacher
 from jstc.train.recalibration import recalibrate_trained
 
@@ -171,7 +172,7 @@ def _load_target(network: nn.Module, path: Path) -> None:
         raise RunDirectoryError(message.format(error)) from None
 
 
-def _tensors(path: Path, message: str) -> dict[str, torch.Tensor]:
+def _tensors(path: Path, message: str) -> dict[str, Tensor]:
     try:
         files.require_regular(path)
         return load_file(path)
@@ -185,22 +186,45 @@ def _hash(path: Path) -> str:
 
 def _score(
     network: nn.Module, dataset: Dataset, *, recipe: Recipe, progress: Progress, stage: str
-) -> Figures:
+) -> dict[str, Any]:
+    """Figures on the test split, of all processes together, and what guessing would reach on it."""
     # In float32, as the network is emitted; the test split is read once, for the report, and selects nothing.
+    classes: list[Tensor] = []
     batches = counted(dataset.test, recipe.train.batch_size, progress=progress, stage=stage)
-    return evaluate(network, batches, Numerics(channels_last=recipe.train.channels_last))
+    kept = ((images, _kept(labels, classes)) for images, labels in batches)
+    found = evaluate(network, kept, Numerics(channels_last=recipe.train.channels_last))
+    return {
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "test_images": found.images,
+        "chance": _chance(classes, dataset.info.num_classes),
+    }
 
 
-def _report(figures: Figures, result: FitResult, directory: Path) -> None:
+def _kept(labels: Tensor, classes: list[Tensor]) -> Tensor:
+    classes.append(labels.cpu())
+    return labels
+
+
+def _chance(labels: list[Tensor], num_classes: int) -> float:
+    """Accuracy of who guesses, or always names the most frequent class, whichever is higher."""
+    own = torch.cat([torch.zeros(0, dtype=torch.int64), *labels])
+    images = collectives.sums(torch.bincount(own, minlength=num_classes).tolist())
+    return max(1 / num_classes, max(images) / sum(images))
+
+
+def _report(figures: dict[str, Any], result: FitResult, directory: Path) -> None:
     if not collectives.is_first():
         return
     document = {
-        "accuracy": figures.accuracy,
-        "loss": figures.loss,
+        "accuracy": figures["accuracy"],
+        "loss": figures["loss"],
         "epochs": result.epochs,
         "seconds": result.seconds,
         "images_seen": result.images,
-        "test_images": figures.images,
+        "test_images": figures["test_images"],
+        "chance": figures["chance"],
+        "training_accuracy": result.accuracy,
         **({"rollbacks": result.rollbacks} if result.rollbacks else {}),
     }
     files.write_json(directory / "result.json", document)

@@ -239,6 +239,10 @@ def test_the_baseline_trains_a_copy_for_the_epochs_of_the_whole_run(
     assert equal(state(target), before)
     found = result(tmp_path)
     assert found["epochs"] == 1 + 2  # the search's six steps are less than one epoch
+    last = History(tmp_path / "history.jsonl", index="epoch").read()[-1]
+    assert found["training_accuracy"] == last["accuracy"]
+    labels = torch.cat([batch for _, batch in dataset.test.ordered(256)])
+    assert found["chance"] == max(labels.bincount().tolist()) / len(labels) > 0.1
     trained = copy.deepcopy(target)
     trained.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert not equal(state(trained), before)

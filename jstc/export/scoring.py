@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from jstc.core.accuracy import wilson
 from jstc.errors import InputError
 from jstc.export.classifier import Classifier, Normalisation, open_classifier, require_fit
 from jstc.ort.sessions import Provider
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     Batches = Iterable[tuple[Tensor, Tensor]]
 
-__all__ = ["Score", "accuracy", "score", "wilson"]
+__all__ = ["Score", "accuracy", "score"]
 
-_Z95 = 1.959963984540054  # 97.5 % of the normal distribution lies below
 _BEST = 5
 _LEAST_CLASSES = 10  # with fewer, five guesses are most of the classes
 
@@ -63,16 +62,6 @@ class Score:
         )
         best = None if self.right_of_five is None else int(of_five)
         return Score(int(images), int(right), best, int(undefined), self.seconds)
-
-
-def wilson(right: int, images: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    share, square = right / images, _Z95 * _Z95
-    middle = (share + square / (2 * images)) / (1 + square / images)
-    spread = share * (1 - share) / images + square / (4 * images * images)
-    half = _Z95 * math.sqrt(spread) / (1 + square / images)
-    # At the ends the formula gives 0 and 1, but for rounding.
-    return (middle - half if right else 0.0), (middle + half if right < images else 1.0)
 
 
 def accuracy(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from jstc import export
 from jstc.errors import InputError
 from jstc.export.classifier import open_classifier
-from jstc.export.scoring import score, wilson
+from jstc.export.scoring import score
 
 
 def test_every_image_counts_once(network: nn.Module, onnx_path: Path, images: Tensor) -> None:
@@ -51,15 +51,6 @@ def test_another_data_set_is_refused(
 def test_the_right_data_set_fits(onnx_path: Path) -> None:
     batch = torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64)
     assert 0 <= export.accuracy(onnx_path, [batch], num_classes=5) <= 1
-
-
-@pytest.mark.parametrize(
-    ("right", "images", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0), (15, 148, 0.0624, 0.1605)],
-)
-def test_the_interval_is_wilsons(right: int, images: int, low: float, high: float) -> None:
-    # the first and the last are examples of Newcombe (1998), doi:10.1002/(SICI)1097-0258(19980430)17:8<857
-    assert wilson(right, images) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_with_few_classes_there_is_no_top_five(onnx_path: Path, images: Tensor) -> None:

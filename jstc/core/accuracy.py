@@ -1,0 +1,137 @@
+"""Accuracies and their differences: how sure they are, and when nothing follows from them. No torch.
+
+The sampling error is that of the images: how far the accuracy on all images of the kind may lie from that on
+those of the test split, 95 %. It says nothing about another seed of the training.
+
+| question | interval |
+|---|---|
+| How sure is an accuracy? | Wilson's score interval: `wilson` |
+| How sure is the difference of two? | Newcombe's, of the two intervals: `difference` |
+| And where it is known which images changed? | Newcombe's for pairs, which is narrower: `paired_difference` |
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Accuracy", "Difference", "Doubt", "difference", "paired_difference", "wilson"]
+
+_Z95 = 1.959963984540054  # 97.5 % of the normal distribution lies below
+_FAR = 0.5  # of what training reached above chance
+
+Doubt = Literal["chance", "training"]
+"""Why nothing follows from an accuracy: guessing does as well, or it is far below that in training."""
+
+
+def wilson(right: float, images: int) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    share, square = right / images, _Z95 * _Z95
+    middle = (share + square / (2 * images)) / (1 + square / images)
+    spread = share * (1 - share) / images + square / (4 * images * images)
+    half = _Z95 * math.sqrt(spread) / (1 + square / images)
+    # At the ends the formula gives 0 and 1, but for rounding.
+    return (middle - half if right else 0.0), (middle + half if right < images else 1.0)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A top-1 accuracy, a fraction, on `images` images; what is not known is None.
+
+    `chance` is what guessing reaches: 1 / classes, or the share of the largest class where that is more.
+    `training` is the accuracy on the training images, while they were learnt, in the last epoch.
+    """
+
+    value: float
+    images: int | None = None
+    chance: float | None = None
+    training: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval."""
+        return wilson(self.value * self.images, self.images) if self.images else None
+
+    @property
+    def error(self) -> float | None:
+        """The sampling error: how far the further end of the interval is away."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return max(self.value - low, high - self.value)
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """Why nothing follows from it, if so.
+
+        At chance: the interval does not lie above it. Far below that in training: even its upper end has less
+        than half of what the training accuracy has above chance; that a network knows its training images
+        better than others is usual, and no reason to doubt.
+        """
+        if self.interval is None or self.chance is None:
+            return None
+        low, high = self.interval
+        if low <= self.chance:
+            return "chance"
+        learnt = None if self.training is None else self.training - self.chance
+        return "training" if learnt is not None and high - self.chance < _FAR * learnt else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One accuracy less another, fractions, with its 95 % interval where the images are known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def error(self) -> float | None:
+        """The sampling error: how far the further end of the interval is away."""
+        if self.low is None or self.high is None:
+            return None
+        return max(self.value - self.low, self.high - self.value)
+
+
+def difference(after: Accuracy, before: Accuracy) -> Difference:
+    """`after` less `before`, as if of different images (Newcombe 1998, Stat. Med. 17:873, method 10).
+
+    Of the same images it is surer than that, by how much depends on which of them both have right.
+    """
+    value, ours, theirs = after.value - before.value, after.interval, before.interval
+    if ours is None or theirs is None:
+        return Difference(value)
+    return _square_and_add(after.value, ours, before.value, theirs, correlation=0.0)
+
+
+def paired_difference(*, both: int, gained: int, lost: int, neither: int) -> Difference:
+    """One accuracy less another on the same images (Newcombe 1998, Stat. Med. 17:2635, method 10).
+
+    Counts of images: `both` have them right, or `neither`; `gained` the first alone, `lost` the second alone.
+    """
+    images = both + gained + lost + neither
+    after, before = both + gained, both + lost
+    product = after * (images - after) * before * (images - before)
+    cross = both * neither - gained * lost
+    if cross > 0:
+        cross = max(cross - images / 2, 0)
+    correlation = cross / math.sqrt(product) if product else 0.0
+    return _square_and_add(
+        after / images, wilson(after, images), before / images, wilson(before, images), correlation
+    )
+
+
+def _square_and_add(
+    after: float,
+    ours: tuple[float, float],
+    before: float,
+    theirs: tuple[float, float],
+    correlation: float,
+) -> Difference:
+    down, up = (after - ours[0], theirs[1] - before), (ours[1] - after, before - theirs[0])
+    low, high = (
+        math.sqrt(max(mine**2 - 2 * correlation * mine * other + other**2, 0.0)) for mine, other in (down, up)
+    )
+    value = after - before
+    return Difference(value, value - low, value + high)
