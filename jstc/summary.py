@@ -34,6 +34,7 @@ __all__ = [
     "BudgetFigures",
     "BudgetRow",
     "Costs",
+    "Disturbance",
     "Frozen",
     "GroupWidth",
     "Latency",
@@ -131,6 +132,14 @@ class OnnxFile(_Part):
     batch: PositiveInt | None = None
 
 
+class Disturbance(_Part):
+    """What else the processor did meanwhile, as shares: see `jstc.ort.disturbance`."""
+
+    others: Fraction | None = None
+    waited: Fraction | None = None
+    stolen: Fraction | None = None
+
+
 class Timing(_Part):
     """A file at one batch size on one provider, measured beside the target network."""
 
@@ -147,8 +156,11 @@ class Timing(_Part):
     runs: int | None = None
     verdict: str | None = None
     threads: int | None = None
+    precision: str | None = None
+    flops_ratio: Positive | None = None
     ideal_share: Number | None = None
     steady: bool | None = None
+    disturbance: Disturbance | None = None
     nodes_elsewhere: dict[str, int] | None = None
     peak_memory_mb: Number | None = None
 
@@ -156,11 +168,6 @@ class Timing(_Part):
     def speedup(self) -> float | None:
         """Against the target network; None where that was not timed beside it."""
         return None if self.verdict == "no target" else self.speedup_vs_target
-
-    @property
-    def is_gain(self) -> bool:
-        """Whether the file is faster beyond the noise; files without verdicts are taken at their word."""
-        return self.verdict in (None, "gain")
 
     @property
     def place(self) -> tuple[str | None, int | None, int | None]:

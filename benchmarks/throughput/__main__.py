@@ -36,7 +36,7 @@ from benchmarks.throughput.setups import RANDOM, Setup, Subject
 from benchmarks.throughput.tables import loader_table, memory_table, scaling_table, search_table
 from benchmarks.throughput.training import Plain, Round, Searching
 from jstc.core import files
-from jstc.ort.machine import busy, environment
+from jstc.ort.machine import environment
 
 __all__ = ["search_rounds"]
 
@@ -56,8 +56,8 @@ def main() -> None:
               "threads": torch.get_num_threads(), "images": subject.dataset.train.num_images,
               "usual_steps": subject.usual_steps(setup)}  # fmt: skip
     print(_title(setup, subject, where))
-    if warning := busy(machine):
-        print(warning)
+    if (machine["load_average"] or 0.0) > (machine["cores"] or 1) / 2:
+        print(f"the machine was busy (load {machine['load_average']:g} before the start): times are noisy")
     for part in options.parts.split(","):
         result[part], lines = _MEASURES[part](setup, subject, options)
         print("\n".join(["", *lines]), flush=True)

@@ -75,7 +75,7 @@ def bench(
             raise InputError("give either one run directory or ONNX files, not both")
         with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
             found = _measured(onnx_files, settings, shown)
-        bench_view.show(found, as_json=json, quiet=quiet)
+        bench_view.show(found, as_json=json, quiet=quiet, plain_files=True)
         return
     if len(targets or ()) > 1:
         raise InputError("give one run directory, or several ONNX files")
@@ -108,8 +108,6 @@ def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -
 
     recipe = loading.from_flags({"model": "-", "dataset": "-", "flops": "1", **settings})
     environment = machine.environment()  # first: its load is that before our own work
-    if said := machine.busy(environment):
-        progress.message(f"bench: {said}")
     found = bench.measure(
         {str(path): path for path in paths},
         settings=recipe.bench,

@@ -8,6 +8,8 @@ from typing import Any
 
 from jstc.cli import console
 from jstc.core import files
+from jstc.ort.doubts import Speed, Standing, speed
+from jstc.summary import Timing
 
 __all__ = ["profiles", "read", "rows", "show"]
 
@@ -26,12 +28,22 @@ def read(folder: Path) -> dict[str, Any]:
     return found | (files.read_json(profile) if profile.exists() else {})
 
 
-def show(document: dict[str, Any], *, as_json: bool, quiet: bool = False, title: str = "") -> None:
-    """What a comparison found: `rows`, `skipped` and `profiles` of a document, each if it is there."""
+def show(
+    document: dict[str, Any],
+    *,
+    as_json: bool,
+    quiet: bool = False,
+    title: str = "",
+    plain_files: bool = False,
+) -> None:
+    """What a comparison found: `rows`, `skipped` and `profiles` of a document, each if it is there.
+
+    `plain_files`: they are none of a run, so that the first one is no target network.
+    """
     if as_json:
         console.document(document)
         return
-    rows(document["rows"], quiet=quiet, title=title)
+    rows(document["rows"], quiet=quiet, title=title, plain_files=plain_files)
     profiles(document.get("profiles") or ())
     for one in () if quiet else document.get("skipped") or ():
         what = " on ".join(str(one[key]) for key in ("file", "provider") if one.get(key))
@@ -39,12 +51,13 @@ def show(document: dict[str, Any], *, as_json: bool, quiet: bool = False, title:
         console.note(f"not measured: {what}{batch}: {one['reason']}")
 
 
-def rows(found: Sequence[Row], *, quiet: bool = False, title: str = "") -> None:
-    """A table for each provider, and a sentence for each file about its gain."""
+def rows(found: Sequence[Row], *, quiet: bool = False, title: str = "", plain_files: bool = False) -> None:
+    """A table for each provider, and sentences for each file about its gain."""
+    first = "reference" if plain_files else "target"
     for provider in dict.fromkeys(row["provider"] for row in found):
         own = [row for row in found if row["provider"] == provider]
         heading, names = f"{title} on {provider}".strip(), _names(found)
-        cells = [[names[row["file"]], *_cells(row)] for row in own]
+        cells = [[names[row["file"]], *_cells(row, found, first)] for row in own]
         console.table([heading, *_HEADER], cells, numbers_from=1, numbers_to=8)
     if not quiet:
         for line in _meaning(found):
@@ -93,7 +106,7 @@ def _node(node: dict[str, Any]) -> str:
     return f"{node['operator']} {name} -> {shape}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, found: Sequence[Row], first: str) -> list[str]:
     return [
         str(row["batch"]),
         _milliseconds(row["median_ms"]),
@@ -102,8 +115,23 @@ def _cells(row: Row) -> list[str]:
         _or_dash(row.get("peak_memory_mb"), "{:.0f}"),
         _speed_up(row),
         "" if _is_target(row) else _or_dash(row.get("ideal_share"), "{:.0%}"),
-        row["verdict"],
+        _standing(row, found, first),
     ]
+
+
+def _standing(row: Row, found: Sequence[Row], first: str) -> str:
+    if _is_target(row):
+        return first if row["verdict"] == "target" else f"no {first}"
+    return _speed(row, found).standing
+
+
+def _speed(row: Row, found: Sequence[Row]) -> Speed:
+    """What is to be said of a row, beside the target's at its place."""
+    place = (row["provider"], row["batch"])
+    beside = (one for one in found if one["verdict"] == "target" and (one["provider"], one["batch"]) == place)
+    target = next(beside, None)
+    timed = None if target is None else Timing.model_validate(target)
+    return speed(Timing.model_validate(row), target=timed)
 
 
 def _speed_up(row: Row) -> str:
@@ -132,27 +160,36 @@ def _names(found: Sequence[Row]) -> dict[str, str]:
 
 
 def _meaning(found: Sequence[Row]) -> list[str]:
-    """Gain or not, against the FLOPs: a sentence for each file on each provider."""
+    """Gain or not, against the FLOPs: a sentence for each file on each provider, then reasons to doubt it."""
     slim = [row for row in found if not _is_target(row)]
     pairs = dict.fromkeys((row["file"], row["provider"]) for row in slim)
     names = _names(found)
-    return [
-        _sentence(names[file], [row for row in slim if (row["file"], row["provider"]) == (file, provider)])
-        for file, provider in pairs
-    ]
+    told = []
+    for file, provider in pairs:
+        speeds = [_speed(row, found) for row in slim if (row["file"], row["provider"]) == (file, provider)]
+        told += [_sentence(names[file], speeds), *(_why(one) for one in speeds if one.doubts)]
+    return told
 
 
-def _sentence(name: str, found: Sequence[Row]) -> str:
-    first, kinds = found[0], {row["verdict"] for row in found}
-    said = {
-        frozenset({"gain"}): "a gain",
-        frozenset({"no gain"}): "no gain",
-        frozenset({"unclear"}): "within the noise",
-    }.get(frozenset(kinds), "a gain at some batch sizes only")
-    speeds = ", ".join(f"{row['speedup_vs_target']:.2f}x" for row in found)
-    batches = ", ".join(str(row["batch"]) for row in found)
-    text = f"{name} on {first['provider']}: {said}: {speeds} (batch {batches})"
-    if first.get("ideal_share") is None:
+def _sentence(name: str, speeds: Sequence[Speed]) -> str:
+    first = speeds[0].row
+    text = f"{name} on {first.provider}: {_said({one.standing for one in speeds})}: "
+    batches = ", ".join(str(one.row.batch) for one in speeds)
+    text += f"{', '.join(one.text for one in speeds)} (batch {batches})"
+    if first.ideal_share is None or first.flops_ratio is None:
         return f"{text}."
-    shares = ", ".join(f"{row['ideal_share']:.0%}" for row in found)
-    return f"{text}, {shares} of the {first['flops_ratio']:.2f}x its FLOPs allow."
+    shares = ", ".join(f"{one.row.ideal_share or 0:.0%}" for one in speeds)
+    return f"{text}, {shares} of the {first.flops_ratio:.2f}x its FLOPs allow."
+
+
+def _said(standings: set[Standing]) -> str:
+    if "uncertain" in standings:
+        return "uncertain" if standings <= {"uncertain", "unclear"} else "uncertain at some batch sizes"
+    if len(standings) > 1:
+        return "a gain at some batch sizes only"
+    [one] = standings
+    return {"gain": "a gain", "no gain": "no gain"}.get(one, "within the noise")
+
+
+def _why(one: Speed) -> str:
+    return f"  batch {one.row.batch}: {one.with_interval}: {one.reasons}"

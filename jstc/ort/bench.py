@@ -13,6 +13,8 @@ import numpy.typing as npt
 from jstc.core.progress import Progress, Silent
 from jstc.errors import InputError
 from jstc.ort import memory, sessions
+from jstc.ort.disturbance import Disturbance, Watch
+from jstc.ort.doubts import verdict
 from jstc.ort.memory import PeakMemory
 from jstc.ort.opened import Facts, Opened, open_file, prepare, profile
 from jstc.ort.sessions import Provider
@@ -20,10 +22,7 @@ from jstc.ort.statistics import Ratio, paired_ratio
 from jstc.ort.timing import WarmUp, interleaved_seconds, warm_up
 from jstc.recipe.schema import BenchSettings
 
-__all__ = ["NO_GAIN", "BenchResult", "BenchRow", "Skipped", "measure", "time_all", "verdict"]
-
-NO_GAIN = 1.05
-"""A speed-up up to here is called none: less than users notice, and than machines vary."""
+__all__ = ["BenchResult", "BenchRow", "Skipped", "measure", "time_all"]
 
 _WARM_UP_SHARE = 0.5  # of the measuring time, at most
 
@@ -41,7 +40,9 @@ class BenchRow:
     `flops_ratio` is target / file, `ideal_share` the speed-up as a share of it; None where FLOPs are unknown.
     `steady`: whether the latency had settled before the measuring; `peak_memory_mb` as `jstc.ort.memory`
     says, None with `peak_memory_missing`; `nodes_elsewhere`: nodes that other providers run, by provider.
-    `verdict`: `no gain` up to 1.05, `unclear` where the interval reaches down to 1, else `gain`.
+    `disturbance`: what else the processor did while the file was timed. `verdict`: `no gain` up to 1.05,
+    `unclear` where the interval reaches from no gain to one, else `gain`; how far a gain can be believed, and
+    how it is to be told, `jstc.ort.doubts` says.
     """
 
     file: str
@@ -64,6 +65,7 @@ class BenchRow:
     io: Literal["host", "device"] = "host"
     warm_up_rounds: int = 0
     steady: bool = True
+    disturbance: Disturbance = field(default_factory=Disturbance)
     nodes_elsewhere: Mapping[str, int] = field(default_factory=dict)
     peak_memory_mb: float | None = None
     peak_memory_of: Literal["process", "device"] | None = None
@@ -106,19 +108,21 @@ def measure(
     settings: BenchSettings,
     facts: Mapping[str, Facts] | None = None,
     traces: Path | None = None,
+    patient: bool = True,
     progress: Progress | None = None,
 ) -> BenchResult:
     """Time every file (label -> path) on every provider at every batch size; the first one is the target.
 
     `facts` of files by label come before what their metadata say. What cannot be measured is told and left
-    out. With `settings.profile` the operators are profiled, too; onnxruntime's traces are put into `traces`.
+    out. `patient`: where an interval is still wide, measure longer (`jstc.ort.timing.LONGEST`). With
+    `settings.profile` the operators are profiled, too; onnxruntime's traces are put into `traces`.
     Raises `InputError` when a file is missing, or nothing can be measured at all.
     """
     if not files:
         raise InputError("nothing to measure: give at least one ONNX file")
     for path in files.values():
         sessions.require_file(path)
-    work = _Work(files, settings, facts or {}, progress or Silent())
+    work = _Work(files, settings, facts or {}, progress or Silent(), patient=patient)
     rows = [row for provider in work.providers() for row in work.on(provider)]
     if not rows:
         raise InputError("nothing could be measured: " + "; ".join(s.reason for s in work.skipped))
@@ -136,7 +140,7 @@ def time_all(
     Raises `InputError` for whatever cannot be measured.
     """
     bare = settings.model_copy(update={"memory": False, "profile": False})
-    found = measure(files, settings=bare, progress=progress)
+    found = measure(files, settings=bare, patient=False, progress=progress)
     if found.skipped:
         raise InputError(found.skipped[0].reason)
     return found.rows
@@ -151,8 +155,11 @@ class _Work:
         settings: BenchSettings,
         facts: Mapping[str, Facts],
         progress: Progress,
+        *,
+        patient: bool,
     ) -> None:
         self.files, self.settings, self.facts, self.progress = files, settings, facts, progress
+        self.patient = patient
         self.skipped: list[Skipped] = []
 
     def skip(self, provider: str, reason: str, file: str | None = None, batch: int | None = None) -> None:
@@ -224,9 +231,14 @@ class _Work:
             self.progress.message(
                 f"bench: still not steady after {warm.rounds} rounds at batch {batch}: {', '.join(restless)}"
             )
-        latencies = interleaved_seconds(calls, seconds=seconds)
         target = next((item for item in items if item.label == next(iter(self.files))), None)
-        return list(_rows(items, target, latencies, warm, batch))
+        enough = _are_narrow if self.patient and target is not None else None
+        with Watch() as watch:
+            latencies = interleaved_seconds(calls, seconds=seconds, enough=enough)
+        if watch.found.is_busy:
+            self.progress.message(f"bench: the machine is busy, batch {batch}: {watch.found.told}")
+        rows = _rows(items, target, latencies, warm, batch)
+        return [replace(row, disturbance=watch.found) for row in rows]
 
     def _fits(self, item: Opened, batch: int) -> bool:
         if item.fixed_batch in (None, batch):
@@ -298,14 +310,13 @@ def _rows(
             yield row
 
 
+def _are_narrow(latencies: npt.NDArray[np.float64]) -> bool:
+    """Whether it is known how much faster each file is than the first; latencies are [rounds, files]."""
+    first, *others = latencies.T
+    return not any(paired_ratio(first, other).is_wide for other in others)
+
+
 # Rows.
-
-
-def verdict(ratio: Ratio) -> Verdict:
-    """What a speed-up amounts to."""
-    if ratio.median <= NO_GAIN:
-        return "no gain"
-    return "unclear" if ratio.low <= 1 else "gain"
 
 
 def _timed(item: Opened, batch: int, seconds: npt.NDArray[np.float64]) -> BenchRow:

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,6 @@ from jstc.core import processes
 __all__ = [
     "PACKAGES_OF_NUMBERS",
     "PACKAGES_OF_TIMES",
-    "busy",
     "cpu_limit",
     "environment",
     "flags",
@@ -44,8 +43,6 @@ PACKAGES_OF_TIMES = (
     "torch", "torchvision", "onnx", "onnxscript", "fvcore", "numpy", "timm", "onnxruntime-gpu", "onnxruntime",
 )  # fmt: skip
 """Packages that decide what is measured."""
-
-_BUSY = 0.5  # of the cores
 
 
 def environment() -> dict[str, Any]:
@@ -73,14 +70,6 @@ def environment() -> dict[str, Any]:
         "cuda": _cuda(),
         "providers": {name: sessions.problem(name) or "usable" for name in sessions.PROVIDER_NAMES},
     }
-
-
-def busy(machine: Mapping[str, Any]) -> str | None:
-    """What to say of a machine, as `environment` found it, that had other work before the measuring began."""
-    load, cores = machine["load_average"], machine["cores"]
-    if load is None or not cores or load <= _BUSY * cores:
-        return None
-    return f"the machine was busy (load {load:g} on {cores} cores before the start): times are noisy"
 
 
 @cache

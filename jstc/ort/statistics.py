@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 __all__ = [
     "BETWEEN_RUNS",
+    "WIDE",
     "Change",
     "Ratio",
     "autocorrelation_time",
@@ -48,6 +49,10 @@ _SEED = 0
 _PERCENTILES = (2.5, 97.5)
 
 
+WIDE = 1.2
+"""An interval whose ends are further apart than this factor leaves open how much faster a file is."""
+
+
 @dataclass(frozen=True)
 class Ratio:
     """The median of paired ratios and its 95 % interval."""
@@ -55,6 +60,11 @@ class Ratio:
     median: float
     low: float
     high: float
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the interval leaves the ratio open."""
+        return self.high > WIDE * self.low
 
 
 def paired_ratio(before: Vector, after: Vector) -> Ratio:

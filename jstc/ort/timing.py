@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WarmUp", "interleaved_seconds", "warm_up"]
+__all__ = ["LONGEST", "WarmUp", "interleaved_seconds", "warm_up"]
 
 STABLE = 0.05
 """Steady: the medians of the last window and of the one before differ by no more than this share."""
+
+LONGEST = 5
+"""So many times the measuring time is spent where the figures are still uncertain."""
 
 _WINDOW = 5
 _MAX_WARM_UP_ROUNDS = 200
@@ -49,17 +52,24 @@ def warm_up(runs: Sequence[Run], *, seconds: float) -> WarmUp:
     return WarmUp(len(rounds.latencies), steady)
 
 
-def interleaved_seconds(runs: Sequence[Run], *, seconds: float) -> Latencies:
+def interleaved_seconds(
+    runs: Sequence[Run], *, seconds: float, enough: Callable[[Latencies], bool] | None = None
+) -> Latencies:
     """Latencies [rounds, runs] in seconds: every round makes each of `runs` once, in an order of its own.
 
     Interleaving lets whatever disturbs the machine disturb all of them alike; the order is shuffled, so that
-    none always follows the same other. Takes about `seconds`, but never fewer than five rounds.
+    none always follows the same other. Takes about `seconds`, but never fewer than five rounds; while what
+    there is so far is not `enough`, twice and four times as long, and `LONGEST` times at most.
     """
     rounds = _Rounds(runs)
+    limit = seconds
     while len(rounds.latencies) < _MAX_ROUNDS:
         rounds.make()
-        if len(rounds.latencies) >= _MIN_ROUNDS and rounds.seconds() > seconds:
+        if len(rounds.latencies) < _MIN_ROUNDS or rounds.seconds() <= limit:
+            continue
+        if enough is None or limit >= LONGEST * seconds or enough(rounds.array()):
             break
+        limit = min(2 * limit, LONGEST * seconds)  # looked at a few times only: each look is a chance to err
     return rounds.array()
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from jstc.core import numbers
-from jstc.core.numbers import count, percent, points, ratio, share
+from jstc.core.numbers import count, percent, points, share
+from jstc.ort.doubts import speed_of
 from jstc.report.finding import Finding, State
-from jstc.report.speed import doubt, measuring_findings, speed_findings
+from jstc.report.speed import measuring_findings, speed_findings
 from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary, Target
 
 __all__ = [
@@ -263,16 +264,19 @@ def _one_budget(row: BudgetRow, target: Target) -> Finding:
     if value is None or not limit:
         return Finding(row.label, "neutral", "There is no slim network for this budget yet.", "not known")
     met = within(row.budget.metric, value, limit)
-    faster = not row.bench or any(one.is_gain for one in row.slim_rows)
+    speeds = [speed_of(row, one, target) for one in row.slim_rows]
+    faster = not row.bench or any(one.standing == "gain" for one in speeds)
+    uncertain = any(one.standing == "uncertain" for one in speeds)
     told = [f"{share(value, limit)} of the budget"]
     if row.slim.accuracy is not None:
         change = f" ({points(row.slim.accuracy, target.accuracy)})" if target.accuracy is not None else ""
         told.append(f"{percent(row.slim.accuracy)} top-1{change}")
     if row.slim.flops is not None:
         told.append(f"{count(row.slim.flops)} of {count(target.flops)} FLOPs")
-    told += [f"{ratio(one.speedup)} {one.provider}, batch {one.batch}{doubt(one)}" for one in row.slim_rows]
-    state: State = "bad" if not met else "good" if faster else "warn"
-    figure = {"good": "met", "warn": "met, not faster", "bad": "exceeded"}[state]
+    told += [f"{one.text} {one.row.provider}, batch {one.row.batch}{one.mark}" for one in speeds]
+    state: State = "bad" if not met else "good" if faster and not uncertain else "warn"
+    doubt = "speed uncertain" if uncertain else "not faster"
+    figure = {"good": "met", "warn": f"met, {doubt}", "bad": "exceeded"}[state]
     return Finding(row.label, state, "; ".join(told) + ".", figure)
 
 

@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jstc.core import numbers
+from jstc.core.numbers import milliseconds
+from jstc.ort.doubts import Speed, speed_of
 from jstc.report.collect import OperatorTime, Profile, RunData, SweepData
 from jstc.report.groups import width_rows
 from jstc.report.plots.canvas import Drawing
 from jstc.report.rendering import render, title
-from jstc.report.tables import ideal_share, ideal_speedup, middle_latency, sweep_table, table
-from jstc.summary import Timing
+from jstc.report.tables import (
+    ideal_share,
+    ideal_speedup,
+    of_target,
+    sweep_table,
+    table,
+    target_latency,
+)
+from jstc.summary import Network, Target, Timing
 
 __all__ = ["html"]
 
@@ -79,8 +88,10 @@ def _is_wanted(name: str, content: Mapping[str, Any]) -> bool:
 def _run(data: RunData, drawings: Sequence[Drawing]) -> dict[str, Any]:
     summary = data.summary
     names = {file.file: file.precision or file.file for file in summary.files}
-    ideal = ideal_speedup(summary, summary.target)
-    bars = [(names.get(row.file, row.file), row, ideal) for row in summary.compared_rows]
+    bars = [
+        _Measured(names.get(row.file, row.file), row, summary, milliseconds(row.median_ms))
+        for row in summary.compared_rows
+    ]
     tradeoffs = [one for one in drawings if one.heading == "Accuracy against latency"]
     return {
         "rows": table(summary),
@@ -90,8 +101,8 @@ def _run(data: RunData, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "files": summary.onnx,
         "tradeoff": [_figure(one) for one in tradeoffs],
         "speed": summary.bench,
-        "panels": _panels(bars, summary.target_rows),
-        "ideal": ideal,
+        "panels": _panels(bars, summary.target_rows, summary.target),
+        "ideal": ideal_speedup(summary, summary.target),
         "time": _times(data.profiles),
         "history": [_figure(one) for one in drawings if one.on_page and one not in tradeoffs],
         "stayed": summary.frozen,
@@ -105,9 +116,9 @@ def _sweep(data: SweepData, drawings: Sequence[Drawing]) -> dict[str, Any]:
     header, rows = sweep_table(summary, wide=True)
     widths = [(row.label, width_rows(row, summary.target)) for row in summary.sweep]
     bars = [
-        (one.label, row, ideal_speedup(one, summary.target)) for one in summary.sweep for row in one.slim_rows
+        _Measured(one.label, row, one, of_target(one, row)) for one in summary.sweep for row in one.slim_rows
     ]
-    panels = _panels(bars, [row for one in summary.sweep for row in one.target_rows])
+    panels = _panels(bars, [row for one in summary.sweep for row in one.target_rows], summary.target)
     return {
         "header": header,
         "budget_rows": rows,
@@ -161,12 +172,22 @@ def _text(key: str, value: object) -> str:
 _ROOM = 1.04  # of the longest bar
 
 
+class _Measured(NamedTuple):
+    """A row to be drawn, of which network it is, and its time in words."""
+
+    label: str
+    row: Timing
+    network: Network
+    time: str
+
+
 @dataclass(frozen=True)
 class Bar:
     """A measured speed-up with its interval, and what the FLOPs alone suggest; all are parts of the panel."""
 
     label: str
-    row: Timing
+    speed: Speed
+    time: str
     length: float
     interval: tuple[float, float] | None
     ideal: float | None
@@ -175,7 +196,8 @@ class Bar:
     @property
     def told(self) -> str:
         """The bar in words."""
-        text, low, high = numbers.ratio(self.row.speedup), self.row.ratio_low, self.row.ratio_high
+        row = self.speed.row
+        text, low, high = self.speed.text + self.speed.mark, row.ratio_low, row.ratio_high
         return text if low is None or high is None else f"{text}, 95 % interval {low:.2f} to {high:.2f}"
 
 
@@ -183,31 +205,35 @@ class Panel(NamedTuple):
     """Bars of one provider, batch size and number of threads; `one`: where the target network's line is."""
 
     title: str
-    target_ms: float | None
+    target: str
     bars: list[Bar]
     one: float
 
 
-def _panels(found: Sequence[tuple[str, Timing, float | None]], targets: Sequence[Timing]) -> list[Panel]:
-    """Panels in the order of the rows, on one scale; a row comes with its label and the ideal speed-up."""
-    longest = [max(row.ratio_high or 1.0, row.speedup or 1.0, ideal or 1.0) for _, row, ideal in found]
+def _panels(found: Sequence[_Measured], targets: Sequence[Timing], target: Target) -> list[Panel]:
+    """Panels in the order of the rows, on one scale."""
+    ideals = [ideal_speedup(one.network, target) for one in found]
+    reach = zip(found, ideals, strict=True)
+    longest = [max(one.row.ratio_high or 1.0, one.row.speedup or 1.0, ideal or 1.0) for one, ideal in reach]
     scale = 1 / (_ROOM * max(longest, default=1.0))
-    several = len({row.threads for _, row, _ in found}) > 1
+    several = len({one.row.threads for one in found}) > 1
     panels = []
-    for place in dict.fromkeys(row.place for _, row, _ in found):
-        bars = [_bar(label, row, ideal, scale) for label, row, ideal in found if row.place == place]
+    for place in dict.fromkeys(one.row.place for one in found):
+        bars = [_bar(one, target, scale) for one in found if one.row.place == place]
         provider, batch, threads = place
         told = f", {threads or 'all'} thread{'s' * (threads != 1)}" if several else ""
-        middle = middle_latency([row for row in targets if row.place == place])
-        panels.append(Panel(f"{provider}, batch {batch}{told}", middle, bars, scale))
+        time = target_latency([row for row in targets if row.place == place])
+        panels.append(Panel(f"{provider}, batch {batch}{told}", time, bars, scale))
     return panels
 
 
-def _bar(label: str, row: Timing, ideal: float | None, scale: float) -> Bar:
+def _bar(one: _Measured, target: Target, scale: float) -> Bar:
+    row, ideal = one.row, ideal_speedup(one.network, target)
     low, high = row.ratio_low, row.ratio_high
     return Bar(
-        label,
-        row,
+        one.label,
+        speed_of(one.network, row, target),
+        one.time,
         scale * (row.speedup or 0.0),
         None if low is None or high is None else (scale * low, scale * high),
         None if ideal is None else scale * ideal,

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from jstc.core import numbers
+from jstc.ort.doubts import speed_of
 from jstc.report.collect import RunData, SweepData
 from jstc.report.findings import amount
 from jstc.report.tables import ideal_share, ideal_speedup, sweep_table, table
@@ -68,6 +69,7 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
     )
     environment.filters |= {name: getattr(numbers, name) for name in _NUMBERS}
     environment.filters |= {"amount": amount, "cell": _cell, "alt": _alt, "ideal_share": ideal_share}
+    environment.filters["speed"] = lambda row, network: speed_of(network, row, network.target)
     environment.filters |= {"typed": _typed, "percents": _percents}
     return environment
 

@@ -5,77 +5,104 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from jstc.core.numbers import ratio
+from jstc.ort.doubts import NO_GAIN, WORDS, Speed, Standing, disturbance, speed_of
 from jstc.report.finding import Finding, State
 from jstc.report.tables import ideal_speedup
 from jstc.summary import Summary, Timing
 
-__all__ = ["doubt", "measuring_findings", "speed_findings"]
+__all__ = ["measuring_findings", "speed_findings"]
 
 _FEW = 2
-_DOUBTS = {"no gain": "no gain", "unclear": "within the noise"}
+_SAID: dict[Standing, str] = {
+    "no gain": "No gain in speed",
+    "unclear": "The gain in speed is within the noise",
+    "uncertain": "How much faster is uncertain",
+}
 
 
 def speed_findings(summary: Summary) -> Iterator[Finding]:
-    """Speed-ups of each file, and once more those that are none or may be none, with their intervals."""
+    """Speed-ups of each file, and once more those that are none or in doubt, with intervals and reasons."""
     for file in summary.files:
         rows = [row for row in summary.compared_rows if row.file == file.file]
         if rows:
-            yield _speed_of(f"Speed, {file.precision}", rows, ideal_speedup(summary, summary.target))
-    alike: dict[tuple[str, str, str | None], list[Timing]] = {}
-    for row in summary.bench:
-        if row.verdict in _DOUBTS:
-            alike.setdefault((row.verdict, row.file, row.provider), []).append(row)
-    for (verdict, file_name, provider), same in alike.items():
-        said = {"no gain": "No gain in speed", "unclear": "The gain in speed is within the noise"}[verdict]
-        told = [_with_interval(row) for row in same]
-        each = [f"{text} at batch {row.batch}" for text, row in zip(told, same, strict=True)]
-        if len(same) == 1:
-            text = f"{said}: {file_name} at batch {same[0].batch} on {provider} measures {told[0]}."
-        else:
-            text = f"{said}: {file_name} on {provider} measures {', '.join(each)}."
+            speeds = [speed_of(summary, row, summary.target) for row in rows]
+            yield _speed_of(f"Speed, {file.precision}", speeds, ideal_speedup(summary, summary.target))
+    alike: dict[tuple[Standing, str, str | None], list[Speed]] = {}
+    for row in summary.compared_rows:
+        one = speed_of(summary, row, summary.target)
+        if one.standing in _SAID:
+            alike.setdefault((one.standing, row.file, row.provider), []).append(one)
+    for (standing, file_name, provider), same in alike.items():
+        batch = f" at batch {same[0].row.batch}" if len(same) == 1 else ""
+        each = [_measured(one) + ("" if batch else f" at batch {one.row.batch}") for one in same]
+        # Reasons stand behind each figure where there are several, or else at the end.
+        why = [one.reasons for one in same]
+        if len({*why}) > 1:
+            each = [f"{text} ({reason})" if reason else text for text, reason in zip(each, why, strict=True)]
+        end = f": {why[0]}" if len({*why}) == 1 and why[0] else ""
+        text = f"{_SAID[standing]}: {file_name}{batch} on {provider} measures {', '.join(each)}{end}."
         yield Finding("Speed", "warn", text, note=True)
 
 
-def _speed_of(fact: str, rows: Sequence[Timing], ideal: float | None) -> Finding:
-    real, speedups = sum(row.is_gain for row in rows), sorted(row.speedup or 0.0 for row in rows)
-    unclear = any(row.verdict == "unclear" for row in rows)
-    state: State = "good" if real == len(rows) else "warn" if real or unclear else "bad"
-    word = {"good": "Faster", "bad": "Not faster"}.get(state, "Unclear")
-    told = f"Faster in {real} of {len(rows)}" if state == "warn" and real else word
-    told += f": {', '.join(_told_by_provider(rows))}, beside the target network in onnxruntime"
+def _measured(one: Speed) -> str:
+    sure = one.standing == "no gain" and (one.row.ratio_low or 0.0) > 1
+    return one.with_interval + (f", and up to {NO_GAIN}x counts as none" if sure else "")
+
+
+def _speed_of(fact: str, speeds: Sequence[Speed], ideal: float | None) -> Finding:
+    certain = sum(one.standing == "gain" for one in speeds)
+    none = all(one.standing == "no gain" and not one.doubts for one in speeds)
+    state: State = "good" if certain == len(speeds) else "bad" if none else "warn"
+    uncertain = any(one.standing == "uncertain" for one in speeds)
+    doubtful = "Uncertain" if uncertain else "Unclear"
+    word = {"good": "Faster", "bad": "Not faster"}.get(state, doubtful)
+    told = f"Faster in {certain} of {len(speeds)}" if state == "warn" and certain else word
+    told += f": {', '.join(_told_by_provider(speeds))}, beside the target network in onnxruntime"
     told += f"; the FLOPs alone would suggest {ratio(ideal)}." if ideal else "."
-    ends = dict.fromkeys(ratio(end) for end in (speedups[0], speedups[-1]))
-    return Finding(fact, state, told, " to ".join(ends))
+    return Finding(fact, state, told, _figure(speeds) + (", uncertain" if uncertain else ""))
 
 
-def _told_by_provider(rows: Sequence[Timing]) -> Iterator[str]:
+def _figure(speeds: Sequence[Speed]) -> str:
+    """`1.46x`, `1.02x to 1.46x`, `about 1.2x to 5x`."""
+    ordered = sorted(speeds, key=lambda one: one.row.speedup or 0.0)
+    ends = (ordered[0], ordered[-1])
+    text = " to ".join(dict.fromkeys(one.figure for one in ends))
+    return f"about {text}" if any(one.is_wide for one in ends) else text
+
+
+def _told_by_provider(speeds: Sequence[Speed]) -> Iterator[str]:
     """A phrase for each provider; a range where it was timed at more than two batch sizes."""
-    for provider in dict.fromkeys(row.provider for row in rows):
-        own = [row for row in rows if row.provider == provider]
-        each = [f"{ratio(row.speedup)} at batch {row.batch}{doubt(row)}" for row in own]
+    for provider in dict.fromkeys(one.row.provider for one in speeds):
+        own = [one for one in speeds if one.row.provider == provider]
+        each = [f"{one.text} at batch {one.row.batch}{_doubt(one)}" for one in own]
         yield (_range(own) if len(own) > _FEW else " and ".join(each)) + f" on {provider}"
 
 
-def _range(rows: Sequence[Timing]) -> str:
-    speedups, batches = [row.speedup or 0.0 for row in rows], [row.batch or 0 for row in rows]
-    doubtful = sum(row.verdict in _DOUBTS for row in rows)
-    doubt = f" (no gain, or none beyond the noise, at {doubtful} of {len(rows)})" if doubtful else ""
-    span = f"{min(speedups):.2f}x to {max(speedups):.2f}x"
-    return f"{span} at batch {min(batches)} to {max(batches)}{doubt}"
+def _range(speeds: Sequence[Speed]) -> str:
+    batches = [one.row.batch or 0 for one in speeds]
+    counts = (
+        ("no gain, or none beyond the noise,", sum(one.standing in ("no gain", "unclear") for one in speeds)),
+        ("uncertain", sum(one.standing == "uncertain" for one in speeds)),
+    )
+    doubts = [f"{what} at {times} of {len(speeds)}" for what, times in counts if times]
+    text = f"{_figure(speeds)} at batch {min(batches)} to {max(batches)}"
+    return f"{text} ({'; '.join(doubts)})" if doubts else text
 
 
-def doubt(row: Timing) -> str:
-    return f" ({_DOUBTS[row.verdict]})" if row.verdict in _DOUBTS else ""
-
-
-def _with_interval(row: Timing) -> str:
-    low, high = row.ratio_low, row.ratio_high
-    interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
-    return ratio(row.speedup_vs_target) + interval
+def _doubt(one: Speed) -> str:
+    """What is to be known of a figure, in brackets."""
+    if one.standing == "gain":
+        return ""
+    parts = [WORDS[one.standing]]
+    if one.is_wide:
+        parts.append(f"between {ratio(one.row.ratio_low)} and {ratio(one.row.ratio_high)}")
+    parts += [doubt.text for doubt in one.doubts if doubt.kind != "wide"]
+    return f" ({', '.join(parts)})"
 
 
 def measuring_findings(summary: Summary, *, automatic_provider: bool) -> Iterator[Finding]:
     """Disturbances of the measuring, and what was not measured."""
+    yield from _busy(summary.bench)
     places = [f"{row.provider}, batch {row.batch}" for row in summary.bench if row.steady is False]
     if places:
         told = f"Latencies had not settled before the measuring ({'; '.join(dict.fromkeys(places))}): "
@@ -90,6 +117,15 @@ def measuring_findings(summary: Summary, *, automatic_provider: bool) -> Iterato
     problem = (summary.environment.get("providers") or {}).get("cuda", "usable")
     if summary.bench and automatic_provider and problem != "usable":
         yield Finding("Measuring", "neutral", f"CUDA was not measured: {problem}.", note=True)
+
+
+def _busy(rows: Sequence[Timing]) -> Iterator[Finding]:
+    """The machine had other work meanwhile; once for each place where files were timed."""
+    found = {f"{row.provider}, batch {row.batch}": disturbance(row) for row in rows}
+    told = [f"{place}: {one.told}" for place, one in found.items() if one.is_busy]
+    if told:
+        text = f"The machine was busy while latencies were measured ({'; '.join(told)})."
+        yield Finding("Measuring", "warn", text, note=True)
 
 
 def _left_out(summary: Summary) -> Iterator[Finding]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jstc.core.numbers import UNKNOWN, bytesize, count, milliseconds, percent, points, ratio, share
+from jstc.core.numbers import UNKNOWN, bytesize, count, milliseconds, percent, points, share
+from jstc.ort.doubts import speed_of
 from jstc.summary import BudgetRow, Network, Summary, SweepSummary, Target, Timing
 
-__all__ = ["TableRow", "ideal_share", "ideal_speedup", "middle_latency", "sweep_table", "table"]
+__all__ = ["TableRow", "ideal_share", "ideal_speedup", "of_target", "sweep_table", "table", "target_latency"]
 
-_DOUBTS = ("no gain", "unclear")
 _FILE = 5  # the column that a terminal has no room for
 
 
@@ -59,7 +58,8 @@ def _latency(summary: Summary, row: Timing) -> TableRow:
     beside = summary.target_row(row)
     label = f"Latency, batch {row.batch}, {row.provider}"
     before = milliseconds(beside.median_ms if beside else None)
-    return TableRow(label, before, milliseconds(row.median_ms), f"{ratio(row.speedup)} the speed")
+    found = speed_of(summary, row, summary.target)
+    return TableRow(label, before, milliseconds(row.median_ms), f"{found.text} the speed{found.mark}")
 
 
 # --- several budgets --------------------------------------------------------------------------------------
@@ -69,8 +69,8 @@ def sweep_table(summary: SweepSummary, *, wide: bool = False) -> tuple[list[str]
     """The header, and a row for the target network and for every budget; a dash for what is not known.
 
     As it stands it fits on a terminal of 80 columns, with a latency for the target and speed-ups for the
-    others; when `wide`, it has all latencies, the sizes of the files, the shares of the target network's
-    counts, and where a speed-up is in doubt.
+    others, those in doubt with a question mark; when `wide`, it has all latencies, the sizes of the files,
+    the shares of the target network's counts, and what the doubt is.
     """
     batches = sorted({row.batch for one in summary.sweep for row in one.bench if row.batch is not None})
     header = ["budget", "FLOPs", "params", "top-1", "change", "ONNX file", *[f"batch {n}" for n in batches]]
@@ -87,7 +87,7 @@ def _narrow(cells: list[str]) -> list[str]:
 
 def _target_cells(summary: SweepSummary, batches: Sequence[int]) -> list[str]:
     target = summary.target
-    timed = [row for one in summary.sweep for row in _target_rows(one)]
+    timed = [row for one in summary.sweep for row in one.target_rows]
     sizes = [row.bytes for row in timed if row.batch == min(batches)] if batches else []
     return [
         "target",
@@ -96,20 +96,15 @@ def _target_cells(summary: SweepSummary, batches: Sequence[int]) -> list[str]:
         percent(target.accuracy),
         "",
         bytesize(sizes[0] if sizes else None),
-        *[milliseconds(middle_latency([row for row in timed if row.batch == batch])) for batch in batches],
+        *[target_latency([row for row in timed if row.batch == batch]) for batch in batches],
     ]
 
 
-def _target_rows(one: BudgetRow) -> list[Timing]:
-    """One timing at each batch size; the first file that was timed is the target's."""
-    rows = [row for row in one.bench if row.file == one.bench[0].file]
-    return list({row.batch: row for row in reversed(rows)}.values())
-
-
-def middle_latency(rows: Sequence[Timing]) -> float | None:
-    """The middle one of the latencies in `rows`, in ms; each budget timed the target network once more."""
-    known = [row.median_ms for row in rows if row.median_ms is not None]
-    return statistics.median(known) if known else None
+def target_latency(rows: Sequence[Timing]) -> str:
+    """`1.24 ms`, or `1.24 to 1.31 ms`: each budget has timed the target network once more."""
+    known = sorted(row.median_ms for row in rows if row.median_ms is not None)
+    ends = list(dict.fromkeys(milliseconds(end) for end in (known[0], known[-1]))) if known else [UNKNOWN]
+    return " to ".join([*(end.removesuffix(" ms") for end in ends[:-1]), ends[-1]])
 
 
 def _slim_cells(target: Target, one: BudgetRow, batches: Sequence[int], wide: bool) -> list[str]:
@@ -125,16 +120,23 @@ def _slim_cells(target: Target, one: BudgetRow, batches: Sequence[int], wide: bo
         percent(slim.accuracy),
         change if wide else change.removesuffix(" points"),
         bytesize(one.onnx[0].bytes if one.onnx else None),
-        *[_speed_cell(one, batch, wide) for batch in batches],
+        *[_speed_cell(target, one, batch, wide) for batch in batches],
     ]
 
 
-def _speed_cell(one: BudgetRow, batch: int, wide: bool) -> str:
-    rows = [row for row in one.bench if row.batch == batch and row.file != one.bench[0].file]
+def _speed_cell(target: Target, one: BudgetRow, batch: int, wide: bool) -> str:
+    rows = [row for row in one.compared_rows if row.batch == batch]
     if not rows:
         return UNKNOWN
-    speedup = ratio(rows[0].speedup_vs_target)
+    found = speed_of(one, rows[0], target)
     if not wide:
-        return speedup
-    doubt = f" ({rows[0].verdict})" if rows[0].verdict in _DOUBTS else ""
-    return f"{milliseconds(rows[0].median_ms)}, {speedup}{doubt}"
+        return found.figure + (" ?" if found.standing in ("uncertain", "unclear") else "")
+    return f"{found.text}{found.mark}, {of_target(one, rows[0])}"
+
+
+def of_target(network: Network, row: Timing) -> str:
+    """`0.85 of 1.24 ms`: the two medians of one measurement; what other budgets' took is no part of it."""
+    beside = network.target_row(row)
+    if beside is None:
+        return milliseconds(row.median_ms)
+    return f"{milliseconds(row.median_ms).removesuffix(' ms')} of {milliseconds(beside.median_ms)}"

@@ -16,8 +16,8 @@ def row(file: str, verdict: str = "gain", **figures: object) -> dict:
 
 TARGET = row("bench/target.onnx", "target")
 SLIM = row(
-    "export/model.fp16.onnx", speedup_vs_target=12.345, ratio_low=11.5, ratio_high=13.5, ideal_share=1.02,
-    flops_ratio=12.1,
+    "export/model.fp16.onnx", precision="fp16", median_ms=1002.5 / 12.345, flops_ratio=12.1,
+    speedup_vs_target=12.345, ratio_low=11.5, ratio_high=13.5, ideal_share=1.02,
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def test_the_table_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) ->
         "flops0.5", "on", "cpu", "batch", "ms", "p95", "images/s", "MB", "speed-up", "(95", "%)", "ideal",
     ]  # fmt: skip
     assert lines[-1].split() == [
-        "model.fp16.onnx", "1", "1002.5", "1234.5", "12,346", "1234", "12.35x", "(11.50-13.50)", "102%",
+        "model.fp16.onnx", "1", "81.21", "1234.5", "12,346", "1234", "12.35x", "(11.50-13.50)", "102%",
         "gain",
     ]  # fmt: skip
 
@@ -49,7 +49,13 @@ def test_a_table_for_each_provider(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_sentence_puts_the_gain_beside_the_flops(capsys: pytest.CaptureFixture[str]) -> None:
-    more = SLIM | {"batch": 8, "speedup_vs_target": 9.0, "ideal_share": 0.74}
+    more = SLIM | {
+        "batch": 8,
+        "speedup_vs_target": 9.0,
+        "ratio_low": 8.9,
+        "ratio_high": 9.1,
+        "ideal_share": 0.74,
+    }
     assert said([TARGET, SLIM, more], capsys) == [
         "model.fp16.onnx on cpu: a gain: 12.35x, 9.00x (batch 1, 8), 102%, 74% of the 12.10x its FLOPs allow."
     ]
@@ -110,3 +116,29 @@ def test_operators_of_all_files_stand_side_by_side(capsys: pytest.CaptureFixture
     assert max(map(len, written.out.splitlines())) <= 100
     assert "1x64x7x7" in written.out
     assert written.err == "note: for a reason\n"
+
+
+def test_a_figure_in_doubt_is_told_with_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half the FLOPs and 5.38 times the speed, on a machine that had other work."""
+    busy = {"others": 0.61, "waited": 0.3, "stolen": 0.0}
+    doubtful = row(
+        "export/model.onnx", median_ms=1002.5 / 5.38, flops_ratio=2.0, ideal_share=2.69, disturbance=busy,
+        speedup_vs_target=5.38, ratio_low=1.31, ratio_high=7.27,
+    )  # fmt: skip
+    bench_view.rows([TARGET, doubtful])
+    written = capsys.readouterr()
+    assert written.out.splitlines()[-1].split()[-1] == "uncertain"
+    assert written.err.splitlines() == [
+        "model.onnx on cpu: uncertain: about 5x (batch 1), 269% of the 2.00x its FLOPs allow.",
+        "  batch 1: 5.38x (1.31 to 7.27): its interval is wide, the machine was busy, it is more than the "
+        "2.00x that the FLOPs explain",
+    ]
+
+
+def test_plain_files_have_a_reference_and_no_target(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row("a.onnx", "target"), row("b.onnx", median_ms=501.25, speedup_vs_target=2.0)]
+    loose = row("b.onnx", "no target", batch=3)
+    bench_view.rows([*rows, loose], plain_files=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [" ".join(line.split()[-2:]) for line in lines[2:3]] == ["1234 reference"]
+    assert lines[-1].endswith("no reference")

@@ -85,12 +85,3 @@ def test_limits_of_a_container(
 ) -> None:
     root = machine_at(tmp_path, files)
     assert (machine.cpu_limit(root), machine.memory_limit_gb(root)) == (cores, memory_gb)
-
-
-@pytest.mark.parametrize(
-    ("load", "cores", "said"), [(3.0, 4, True), (1.9, 4, False), (None, 4, False), (2.0, None, False)]
-)
-def test_a_busy_machine_is_called_so(load: float | None, cores: int | None, said: bool) -> None:
-    found = machine.busy({"load_average": load, "cores": cores})
-    assert (found is not None) == said
-    assert not said or "load 3 on 4 cores" in str(found)

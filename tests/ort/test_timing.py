@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 from jstc.ort import timing
@@ -55,6 +56,22 @@ def test_every_file_follows_every_other_about_as_often(clock: Clock) -> None:
 
 def test_measuring_stops_when_the_time_is_spent(clock: Clock) -> None:
     assert len(timing.interleaved_seconds([clock.run(1.0)], seconds=9.5)) == 10
+
+
+def test_measuring_goes_on_while_it_is_not_enough_up_to_a_limit(clock: Clock) -> None:
+    asked: list[int] = []
+
+    def rounds(least: int) -> int:
+        def enough(latencies: np.ndarray) -> bool:
+            asked.append(len(latencies))
+            return len(latencies) >= least
+
+        asked.clear()
+        return len(timing.interleaved_seconds([clock.run(1.0)], seconds=9.5, enough=enough))
+
+    assert (rounds(1), asked) == (10, [10])
+    assert (rounds(15), asked) == (20, [10, 20])
+    assert (rounds(999), asked) == (48, [10, 20, 39])
 
 
 def test_slow_files_still_get_five_rounds(clock: Clock) -> None:

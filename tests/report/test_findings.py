@@ -135,7 +135,8 @@ def test_every_budget_of_several_is_judged(document: dict[str, Any]) -> None:
     slow = own | {
         "bench": [row | {"verdict": row["verdict"].replace("gain", "unclear")} for row in own["bench"]]
     }
-    rows = {"a": own, "b": over, "c": slow, "d": own | {"slim": {}}}
+    wide = own | {"bench": [row | {"ratio_high": 2 * row["ratio_high"]} for row in own["bench"]]}
+    rows = {"a": own, "b": over, "c": slow, "d": own | {"slim": {}}, "e": wide}
     sweep = document | {"sweep": [{"label": label, **row} for label, row in rows.items()]}
     summary = parse(sweep, name="x")
     assert isinstance(summary, SweepSummary)
@@ -145,7 +146,9 @@ def test_every_budget_of_several_is_judged(document: dict[str, Any]) -> None:
         "b": ("bad", "exceeded"),
         "c": ("warn", "met, not faster"),
         "d": ("neutral", "not known"),
+        "e": ("warn", "met, speed uncertain"),
     }
+    assert "; about 1.5x cpu, batch 1 (uncertain); " in found["e"].sentence
     assert found["a"].sentence == (
         "99.8 % of the budget; 99.33 % top-1 (-0.07 points); 20.4 M of 41.0 M FLOPs; "
         "1.46x cpu, batch 1; 1.02x cpu, batch 8 (no gain)."

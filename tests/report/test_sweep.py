@@ -105,7 +105,7 @@ def test_the_wide_table_has_sizes_shares_and_doubts(sweep):
     assert rows[0][5] == "1.09 MB"
     assert rows[2] == [
         "flops0.5", "20.4 M (49.8 %)", "100 k (36.7 %)", "98.00 %", "-1.40 points", "560 kB",
-        "0.850 ms, 1.46x", "9.90 ms, 1.02x (no gain)",
+        "1.46x, 0.850 of 1.24 ms", "1.02x (no gain), 9.90 of 10.1 ms",
     ]  # fmt: skip
 
 

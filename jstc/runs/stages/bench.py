@@ -30,8 +30,6 @@ def bench(context: StageContext) -> dict[str, Any]:
     environment.json and, by request, profile.json and onnxruntime's traces.
     """
     environment = machine.environment()  # first: its load is that before our own work
-    if said := machine.busy(environment):
-        context.progress.message(f"bench: {said}")
     _write_target(context, context.path / _TARGET)
     facts = _facts(context)
     for name in _left_out(context):
