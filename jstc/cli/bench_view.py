@@ -126,7 +126,7 @@ def _standing(row: Row, found: Sequence[Row], first: str) -> str:
 
 
 def _speed(row: Row, found: Sequence[Row]) -> Speed:
-    """What is to be said of a row, beside the target's at its place."""
+    """Judgement of a row, beside the target's at its place."""
     place = (row["provider"], row["batch"])
     beside = (one for one in found if one["verdict"] == "target" and (one["provider"], one["batch"]) == place)
     target = next(beside, None)

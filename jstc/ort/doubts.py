@@ -59,7 +59,7 @@ class Speed:
 
     @property
     def standing(self) -> Standing:
-        """What is to be said of it; files without verdicts are taken at their word."""
+        """Gain or not; files without verdicts are taken at their word."""
         if self.row.verdict == "no gain":
             return "no gain"
         if self.row.verdict not in (None, "gain"):
@@ -103,7 +103,7 @@ class Speed:
 
 
 def speed(row: Timing, *, target: Timing | None, ideal: float | None = None) -> Speed:
-    """What is to be said of a row that was measured beside `target`.
+    """Judgement of a row that was measured beside `target`.
 
     `ideal` is the ratio of the FLOPs, where the row does not have it.
     """
@@ -111,7 +111,7 @@ def speed(row: Timing, *, target: Timing | None, ideal: float | None = None) -> 
 
 
 def speed_of(network: Network, row: Timing, target: Target) -> Speed:
-    """What is to be said of the row of a network that was cut from `target`."""
+    """Judgement of the row of a network that was cut from `target`."""
     ideal = target.flops / network.slim.flops if target.flops and network.slim.flops else None
     precisions = {file.file: file.precision for file in network.files}
     if row.precision is None and row.file in precisions:

@@ -90,7 +90,7 @@ def _range(speeds: Sequence[Speed]) -> str:
 
 
 def _doubt(one: Speed) -> str:
-    """What is to be known of a figure, in brackets."""
+    """Doubts about a figure, in brackets."""
     if one.standing == "gain":
         return ""
     parts = [WORDS[one.standing]]
