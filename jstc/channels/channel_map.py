@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from jstc.channels.cutting.channel_gates import GatedNetwork
 from jstc.channels.groups import Frozen, Group
 from jstc.channels.operations import Executions, Placed, layout
 from jstc.channels.proof import Proved
+from jstc.channels.reconstruction.reconstruct import Reconstruction, reconstruct
 from jstc.channels.trace.ids import Recorder, named_tensors
 from jstc.plan import Plan
 
@@ -162,6 +164,42 @@ class ChannelMap:
         """Zero, in place, every parameter at the removed channels."""
         slicing.mask_tensors(model, self._structure, plan)
 
+    def reconstruct(
+        self,
+        model: nn.Module,
+        small: nn.Module,
+        plan: Plan,
+        batches: Iterable[Any],
+        *,
+        images: int = 512,
+        memory: int = 4 * 2**30,
+        call: Callable[[nn.Module, Any], Any] | None = None,
+        add_up: Callable[[Sequence[Tensor]], None] | None = None,
+    ) -> Reconstruction:
+        """Mend `small`, cut out of the trained `model` by `plan`, without training: its layers are fitted.
+
+        Every convolution and linear layer, in the order of the forward, is fitted by ridge least squares from
+        the cut network's own inputs to the uncut one's outputs at the kept channels (He et al. 2017, Channel
+        Pruning); where its output is added to another, the sum is fitted. Works in place, in evaluation mode
+        and in the tensors' own precision; statistics of norms only move by the constant that a fit needs.
+
+        `batches` are image tensors, or tuples and lists that begin with one; `call` runs a network on a batch
+        where that is not enough. No more of them than `images` images are used, and fewer where their
+        results would take more than `memory` bytes. `add_up` sums tensors over processes that have a part of
+        the images each. Raises `ChannelError` for a foreign plan, without images, or when the forward makes
+        other calls for other images.
+        """
+        return reconstruct(
+            model,
+            small,
+            self._indices(plan),
+            batches,
+            images=images,
+            memory=memory,
+            call=call or _call,
+            add_up=add_up,
+        )
+
     def _indices(self, plan: Plan) -> slicing.Indices:
         return slicing.indices(self._structure, plan)
 
@@ -213,3 +251,7 @@ class ChannelMap:
     def uniform_plan(self, *, flops: float | None = None, params: float | None = None) -> Plan:
         """The plan that keeps the same share of every group, at the budget."""
         return budget.uniform_plan(self, flops=flops, params=params)
+
+
+def _call(network: nn.Module, batch: Any) -> Any:
+    return network(batch if isinstance(batch, Tensor) else batch[0])
