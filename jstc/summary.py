@@ -36,6 +36,7 @@ __all__ = [
     "Costs",
     "Disturbance",
     "Frozen",
+    "Given",
     "GroupWidth",
     "Latency",
     "Network",
@@ -117,6 +118,27 @@ class Target(Costs):
     """The network that was cut; `accuracy` when trained alone, `accuracy_before` with given weights."""
 
     accuracy_before: Number | None = None
+
+    @property
+    def references(self) -> dict[str, float]:
+        """Accuracies that a slim network is compared with, that of the headline first: the honest "before".
+
+        Where weights were given it is theirs, as they came; then that of the target network trained alone.
+        """
+        known = {"given network": self.accuracy_before, "trained alone": self.accuracy}
+        return {name: value for name, value in known.items() if value is not None}
+
+    @property
+    def reference(self) -> float | None:
+        """The accuracy that a loss is counted from; None where nothing is known."""
+        return next(iter(self.references.values()), None)
+
+
+class Given(_Part):
+    """The given network as it came, on the test split; its accuracy is the target's `accuracy_before`."""
+
+    loss: Number | None = None
+    test_images: int | None = None
 
 
 class OnnxFile(_Part):
@@ -313,6 +335,7 @@ class _Document(_Part):
     target: Target
     seconds: Annotated[dict[str, Number | None], _OrEmpty] = {}
     baseline: Annotated[Training, _OrEmpty] = Training()
+    given: Given | None = None
     frozen: Annotated[list[Frozen], _OrNone] = []
     unknown_operations: Annotated[dict[str, int], _OrEmpty] = {}
     unreadable_images: int = 0

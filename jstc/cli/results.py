@@ -66,8 +66,9 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
     result = files.read_json(path / name / "result.json")
     if name == "bench":
         result |= bench_view.read(path / name)
+    given = _given(path) if name == "search" else {}
     if as_json:
-        console.document({"run": str(path), "stage": name, **result})
+        console.document({"run": str(path), "stage": name, **result, **given})
         return
     if name == "bench":
         bench_view.show(result, as_json=False, quiet=quiet)
@@ -76,9 +77,18 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
     else:
         found = {key: value for key, value in result.items() if key not in _OF_EVERY_GROUP}
         rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
-        console.table(
-            [f"{name} of {path}", ""], [[console.label(name, key), figure(key, value)] for key, value in rows]
-        )
+        cells = [[console.label(name, key), figure(key, value)] for key, value in rows]
+        cells += [[_GIVEN, figure("accuracy", one["accuracy"])] for one in given.values()]
+        console.table([f"{name} of {path}", ""], cells)
+
+
+_GIVEN = "accuracy of the given network (test split)"
+
+
+def _given(path: Path) -> dict[str, Any]:
+    """The given network's own figures, where weights were given, under the key of a document."""
+    result = path / "given" / "result.json"
+    return {"given": files.read_json(result)} if result.is_file() else {}
 
 
 # What an export has written: a line a file, and what each lost against torch.
@@ -120,8 +130,9 @@ _SHOWN = {
 def _sweep_stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool, quiet: bool = False) -> None:
     """The results of one stage, which has run for every budget."""
     results = [_result(path, label, name) for label in labels]
+    given = _given(path) if name == "search" else {}
     if as_json:
-        console.document({"run": str(path), "stage": name, "budgets": results})
+        console.document({"run": str(path), "stage": name, "budgets": results, **given})
         return
     if name == "bench":
         for label in labels:
@@ -132,6 +143,8 @@ def _sweep_stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool,
         header = [console.label(name, key) for key in _SHOWN[name]]
         rows = [[result["label"], *_cells(result, name)] for result in results]
         console.table([f"{name} of {path}", *header], rows, numbers_from=1, whole_names=True)
+        for one in () if quiet else given.values():
+            console.note(f"{_GIVEN}: {figure('accuracy', one['accuracy'])}")
 
 
 def _result(path: Path, label: str, name: str) -> dict[str, Any]:

@@ -127,8 +127,9 @@ class CardFacts:
     """All that a model card tells. What was not measured is None, and the card says so.
 
     `metadata` is what the files carry, decoded; `files` are the entries of the export's result.json; `images`
-    counts the test split; `target` has flops and params of the uncut network and its accuracy, trained alone;
-    `batch` is the files' fixed batch size; `fp16`: does one of them take float16? `made` are lines on how.
+    counts the test split; `target` has flops and params of the uncut network and its accuracies, trained
+    alone and (`accuracy_before`) as it was given; `batch` is the files' fixed batch size; `fp16`: does one of
+    them take float16? `made` are lines on how.
     """
 
     metadata: Mapping[str, Any]

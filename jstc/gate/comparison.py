@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from jstc.core.numbers import percent
 from jstc.errors import InputError
 from jstc.gate.gates import DEFAULTS, Gate, Kind, Limit, Part, Place, Side, file_gates, gone, network_gates
 from jstc.gate.latency_gates import Measuring, machine_differs, measured_gates, recorded_gates
@@ -89,7 +90,7 @@ def compare(base: Side, new: Side, *, settings: Settings, measuring: Measuring |
     gates += [Gate("budget", label, "new") for label in new.parts if label not in base.parts]
     if all(gate.verdict in ("not comparable", "new") for gate in gates):
         raise InputError(f"{base.name} and {new.name} have no figure in common: nothing was compared")
-    return GateReport(base.name, new.name, tuple(_settled(gates, settings)), tuple(_notes(gates)))
+    return GateReport(base.name, new.name, tuple(_settled(gates, settings)), tuple(_notes(base, new, gates)))
 
 
 def _gates(
@@ -183,7 +184,11 @@ def _settled(gates: list[Gate], settings: Settings) -> Iterator[Gate]:
             yield gate
 
 
-def _notes(gates: list[Gate]) -> Iterator[str]:
+def _notes(base: Side, new: Side, gates: list[Gate]) -> Iterator[str]:
+    before = [side.summary.target.accuracy_before for side in (base, new)]
+    if before[0] != before[1]:
+        told = ["no given weights" if one is None else f"a given network of {percent(one)}" for one in before]
+        yield f"the runs began differently: {base.name} with {told[0]}, {new.name} with {told[1]}"
     # What was not there to be compared is said, too.
     kinds = {gate.kind for gate in gates}
     if "latency" not in kinds:

@@ -62,6 +62,7 @@ PARETO = "report/pareto.svg"
 """The picture of a run with several."""
 
 _STAGES = ("search", "finetune", "slim", "export", "bench")
+_SHARED = ("given", "baseline", "search")
 _OWN = ("finetune", "slim", "export", "bench")  # stages that every budget of several has for itself
 _ONNX_KEYS = ("file", "precision", "accuracy", "max_abs_diff", "top1_agreement", "bytes")
 _BENCH_KEYS = ("file", "provider", "batch", "median_ms", "p95_ms", "speedup_vs_target")
@@ -147,7 +148,7 @@ def read_run(run: Path) -> RunData:
     Raises `RunDirectoryError` when it is no run directory, or one of its files is damaged.
     """
     recipe, manifest = read_plain_recipe(run), read_json(run, "manifest.json")
-    results = {name: read_json(run, f"{name}/result.json") for name in ("baseline", *_STAGES)}
+    results = {name: read_json(run, f"{name}/result.json") for name in ("given", "baseline", *_STAGES)}
     wanted = _wanted(recipe, manifest)
     summary = _checked(Summary, _document(run, recipe, manifest, results))
     found = findings(summary, wanted)
@@ -178,8 +179,7 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "dataset": recipe.get("dataset"),
         "seed": recipe.get("seed"),
         "budget": pick(target.get("budget") or {}, "metric", "limit", "share"),
-        "target": pick(target, "flops", "params", "accuracy_before")
-        | {"accuracy": results["baseline"].get("accuracy")},
+        "target": _target(target, results["given"], results["baseline"]),
         "slim": pick(results["slim"], "flops", "params", "accuracy", "max_abs_diff_fold"),
         "onnx": _rows(results["export"].get("files"), _ONNX_KEYS),
         "bench": _rows(bench.get("rows"), _BENCH_KEYS),
@@ -190,6 +190,7 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         | {"shared_by": results["search"].get("shared_by") or []},
         "finetune": pick(results["finetune"], "epochs", "accuracy", "test_images"),
         "baseline": pick(results["baseline"], "epochs"),
+        "given": _given(results["given"]),
         "plan_hash": plan.hash if plan else None,
         "groups": _groups(target.get("groups") or [], plan, results["slim"].get("flops_share") or {}),
         "pictures": read_json(run, PICTURES).get("pictures") or [],
@@ -201,6 +202,17 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "command": manifest.get("command") or None,
         "notes": [],
     }
+
+
+def _target(target: Json, given: Json, baseline: Json) -> Json:
+    found = pick(target, "flops", "params", "accuracy_before")
+    if given:  # older versions have it with the target network
+        found["accuracy_before"] = given.get("accuracy")
+    return found | {"accuracy": baseline.get("accuracy")}
+
+
+def _given(given: Json) -> Json | None:
+    return pick(given, "loss", "test_images") if given else None
 
 
 def _wanted(recipe: Json, manifest: Json) -> Wanted:
@@ -242,8 +254,9 @@ def _seconds(results: Mapping[str, Json], bench: Json) -> dict[str, float | None
     seconds = {name: results[name].get("seconds") for name in _STAGES}
     if seconds["bench"] is None:
         seconds["bench"] = bench.get("seconds")
-    if results["baseline"]:
-        seconds["baseline"] = results["baseline"].get("seconds")
+    for name in ("given", "baseline"):
+        if results[name]:
+            seconds[name] = results[name].get("seconds")
     return seconds
 
 
@@ -291,7 +304,8 @@ def read_sweep(run: Path) -> SweepData:
         read_json(run, "target.json"),
         read_json(run, "manifest.json"),
     )
-    baseline, search = read_json(run, "baseline/result.json"), read_json(run, "search/result.json")
+    shared = {name: read_json(run, f"{name}/result.json") for name in _SHARED}
+    given, baseline, search = shared.values()
     budgets = target.get("budgets") or [_unresolved(label, recipe) for label in recipe.labels]
     labels = [budget["label"] for budget in budgets]
     children = {label: read_run(run / label) for label in labels if (run / label / "recipe.yaml").is_file()}
@@ -305,11 +319,12 @@ def read_sweep(run: Path) -> SweepData:
         "dataset": recipe.dataset,
         "seed": recipe.seed,
         "budgets": budgets,
-        "target": pick(target, "flops", "params", "accuracy_before") | {"accuracy": baseline.get("accuracy")},
+        "target": _target(target, given, baseline),
         "sweep": [_row(budget, documents.get(budget["label"])) for budget in budgets],
-        "seconds": _sweep_seconds(recipe, baseline, search, labels, children),
+        "seconds": _sweep_seconds(recipe, shared, labels, children),
         "search": pick(search, "rounds", "settled", "images_seen"),
         "baseline": pick(baseline, "epochs"),
+        "given": _given(given),
         "frozen": target.get("frozen") or [],
         "unknown_operations": target.get("unknown_operations") or {},
         "environment": environments[0] if environments else {},
@@ -344,12 +359,14 @@ def _row(budget: Json, child: Json | None) -> Json:
 
 
 def _sweep_seconds(
-    recipe: Recipe, baseline: Json, search: Json, labels: Sequence[str], children: Mapping[str, RunData]
+    recipe: Recipe, shared: Mapping[str, Json], labels: Sequence[str], children: Mapping[str, RunData]
 ) -> dict[str, float | None]:
     """Seconds of the shared stages, and of all others of each budget together."""
-    seconds: dict[str, float | None] = {"search": search.get("seconds")}
+    seconds: dict[str, float | None] = {"search": shared["search"].get("seconds")}
+    if shared["given"]:
+        seconds["given"] = shared["given"].get("seconds")
     if recipe.baseline:
-        seconds["baseline"] = baseline.get("seconds")
+        seconds["baseline"] = shared["baseline"].get("seconds")
     for label in labels:
         taken = children[label].summary.seconds if label in children else {}
         own = [found for name in _OWN if (found := taken.get(name)) is not None]

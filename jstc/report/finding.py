@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finding", "State"]
+__all__ = ["Finding", "State", "Wanted"]
 
 State = Literal["good", "warn", "bad", "neutral"]
 
@@ -22,3 +23,14 @@ class Finding:
     sentence: str
     figure: str = ""
     note: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Limits that the recipe set, and how far its stages have come (the manifest's states)."""
+
+    baseline: bool = False
+    max_abs_diff: float | None = None
+    max_accuracy_drop: float | None = None
+    automatic_provider: bool = True
+    states: Mapping[str, str] | None = None

@@ -7,12 +7,13 @@ figures has to know (what is missing and why, what is in doubt) are the `notes` 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from jstc.core import numbers
 from jstc.core.numbers import count, percent, points, share
 from jstc.ort.doubts import speed_of
-from jstc.report.finding import Finding, State
+from jstc.report import accuracies
+from jstc.report.finding import Finding, State, Wanted
 from jstc.report.speed import measuring_findings, speed_findings
 from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary, Target
 
@@ -37,24 +38,14 @@ _ACCURACY_LIMIT = 0.001
 _ROUNDING = 1e-9  # of fractions of whole numbers of images, in percentage points
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Limits that the recipe set, and how far its stages have come (the manifest's states)."""
-
-    baseline: bool = False
-    max_abs_diff: float | None = None
-    max_accuracy_drop: float | None = None
-    automatic_provider: bool = True
-    states: Mapping[str, str] | None = None
-
-
 def findings(summary: Summary, wanted: Wanted) -> list[Finding]:
     """Everything that can be said of a run with one budget, in the order in which it is to be read."""
     return [
         *_missing_stages(summary, wanted.states or {}),
         *_size(summary),
-        *_accuracy(summary),
-        *_target(summary, wanted),
+        *accuracies.of_network(summary),
+        *accuracies.of_target(summary, wanted),
+        *_unknown_operations(summary),
         *_budget(summary),
         *_search(summary),
         *images_finding(summary.unreadable_images, summary.finetune.test_images),
@@ -118,35 +109,11 @@ def _size(summary: Summary) -> Iterator[Finding]:
         yield Finding(fact, "neutral", told, count(kept))
 
 
-def _accuracy(summary: Summary) -> Iterator[Finding]:
-    slim, target = summary.slim.accuracy, summary.target.accuracy
-    if slim is None:
-        yield Finding("Accuracy", "neutral", "The slim network has not been scored.", "not known")
-    elif target is None:
-        told = "Top-1 on the test split; there is no accuracy of the target network to compare it with."
-        yield Finding("Accuracy", "neutral", told, percent(slim))
-    else:
-        # A loss is a fact, not a fault: how much is too much is for the reader to say.
-        told = f"Top-1 on the test split, {points(slim, target)} against the {percent(target)} of the target "
-        told += "network trained alone for as many epochs."
-        yield Finding("Accuracy", "good" if slim >= target else "neutral", told, percent(slim))
-
-
-def _target(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
-    if not wanted.baseline:
-        told = "The target network was not trained alone (baseline: false): its accuracy is not known."
-        yield Finding("Target network", "neutral", told, note=True)
-    elif summary.target.accuracy is None:
-        told = "The baseline has not run: the target network's accuracy is not known."
-        yield Finding("Target network", "warn", told, note=True)
+def _unknown_operations(summary: Summary) -> Iterator[Finding]:
     if summary.unknown_operations:
         names = ", ".join(f"{name} ({times})" for name, times in summary.unknown_operations.items())
         told = f"Operations without a rule for channels, which keep whole what they touch: {names}."
         yield Finding("Channels", "warn", told, note=True)
-    if summary.target.accuracy_before is not None:
-        before = percent(summary.target.accuracy_before)
-        told = f"The target network started from given weights, with which it reaches {before}."
-        yield Finding("Target network", "neutral", told, note=True)
 
 
 def _budget(network: Network) -> Iterator[Finding]:
@@ -250,11 +217,15 @@ def _file_accuracy(file: OnnxFile, summary: Summary, wanted: Wanted) -> Finding 
 def sweep_findings(summary: SweepSummary) -> list[Finding]:
     """A finding for every budget, and what they are to be compared with."""
     found = [_one_budget(row, summary.target) for row in summary.sweep]
-    target = summary.target.accuracy
+    target, before = summary.target.accuracy, summary.target.accuracy_before
     if all(row.slim.accuracy is None for row in summary.sweep):
         return [Finding("Slim networks", "neutral", "There is no slim network yet."), *found]
+    if before is not None:
+        told = "The accuracy of the given network as it came, which changes are counted from."
+        found.append(Finding("Given network", "neutral", told, percent(before)))
     if target is not None:
-        told = f"The target network, trained alone for as many epochs, reaches {percent(target)}."
+        start = "" if before is None else " from the same weights"
+        told = f"The target network, trained alone{start} for as many epochs, reaches {percent(target)}."
         found.append(Finding("Target network", "neutral", told, percent(target)))
     return found
 
@@ -269,7 +240,7 @@ def _one_budget(row: BudgetRow, target: Target) -> Finding:
     uncertain = any(one.standing == "uncertain" for one in speeds)
     told = [f"{share(value, limit)} of the budget"]
     if row.slim.accuracy is not None:
-        change = f" ({points(row.slim.accuracy, target.accuracy)})" if target.accuracy is not None else ""
+        change = "" if target.reference is None else f" ({points(row.slim.accuracy, target.reference)})"
         told.append(f"{percent(row.slim.accuracy)} top-1{change}")
     if row.slim.flops is not None:
         told.append(f"{count(row.slim.flops)} of {count(target.flops)} FLOPs")

@@ -122,6 +122,7 @@ def _sweep(data: SweepData, drawings: Sequence[Drawing]) -> dict[str, Any]:
     return {
         "header": header,
         "budget_rows": rows,
+        "reference_rows": len(rows) - len(summary.sweep),
         "tradeoff": [_figure(one) for one in drawings],
         "speeds": panels,
         "panels": panels,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jstc.core.numbers import UNKNOWN, bytesize, count, milliseconds, percent, points, share
 from jstc.ort.doubts import speed_of
-from jstc.summary import BudgetRow, Network, Summary, SweepSummary, Target, Timing
+from jstc.summary import BudgetRow, Costs, Network, Summary, SweepSummary, Target, Timing
 
 __all__ = ["TableRow", "ideal_share", "ideal_speedup", "of_target", "sweep_table", "table", "target_latency"]
 
-_FILE = 5  # the column that a terminal has no room for
+_CHANGE, _FILE = 4, 5  # columns: the unit of the one and all of the other have no room on a terminal
 
 
 class TableRow(NamedTuple):
@@ -41,17 +41,20 @@ def table(summary: Summary) -> list[TableRow]:
     rows = [
         TableRow("FLOPs", count(target.flops), count(slim.flops), share(slim.flops, target.flops)),
         TableRow("Parameters", count(target.params), count(slim.params), share(slim.params, target.params)),
-        TableRow(
-            "Top-1, test split",
-            percent(target.accuracy),
-            percent(slim.accuracy),
-            points(slim.accuracy, target.accuracy),
-        ),
+        *_accuracies(target, slim),
     ]
     if summary.files:
         before, after = summary.target_bytes, summary.files[0].bytes
         rows.append(TableRow("ONNX file", bytesize(before), bytesize(after), share(after, before)))
     return rows + [_latency(summary, row) for row in summary.slim_rows]
+
+
+def _accuracies(target: Target, slim: Costs) -> Iterator[TableRow]:
+    """A row for each accuracy that the slim network's is compared with."""
+    several = target.accuracy_before is not None
+    for name, before in target.references.items() or (("", None),):
+        label = f"Top-1, {name}" if several else "Top-1, test split"
+        yield TableRow(label, percent(before), percent(slim.accuracy), points(slim.accuracy, before))
 
 
 def _latency(summary: Summary, row: Timing) -> TableRow:
@@ -66,8 +69,10 @@ def _latency(summary: Summary, row: Timing) -> TableRow:
 
 
 def sweep_table(summary: SweepSummary, *, wide: bool = False) -> tuple[list[str], list[list[str]]]:
-    """The header, and a row for the target network and for every budget; a dash for what is not known.
+    """The header, rows for the target network and one for every budget; a dash for what is not known.
 
+    With given weights there are two of the target network, as it came and trained alone, and changes are from
+    the first.
     As it stands it fits on a terminal of 80 columns, with a latency for the target and speed-ups for the
     others, those in doubt with a question mark; when `wide`, it has all latencies, the sizes of the files,
     the shares of the target network's counts, and what the doubt is.
@@ -75,25 +80,41 @@ def sweep_table(summary: SweepSummary, *, wide: bool = False) -> tuple[list[str]
     batches = sorted({row.batch for one in summary.sweep for row in one.bench if row.batch is not None})
     header = ["budget", "FLOPs", "params", "top-1", "change", "ONNX file", *[f"batch {n}" for n in batches]]
     rows = [
-        _target_cells(summary, batches),
+        *_target_rows(summary, batches),
         *[_slim_cells(summary.target, one, batches, wide) for one in summary.sweep],
     ]
     return (header, rows) if wide else (_narrow(header), [_narrow(row) for row in rows])
 
 
 def _narrow(cells: list[str]) -> list[str]:
-    return cells[:_FILE] + cells[_FILE + 1 :]
+    change = cells[_CHANGE].removesuffix(" points")
+    return [*cells[:_CHANGE], change, *cells[_FILE + 1 :]]
 
 
-def _target_cells(summary: SweepSummary, batches: Sequence[int]) -> list[str]:
+def _target_rows(summary: SweepSummary, batches: Sequence[int]) -> list[list[str]]:
+    target = summary.target
+    if target.accuracy_before is None:
+        return [_target_cells(summary, batches, "target", target.accuracy)]
+    rows = [_target_cells(summary, batches, "given", target.accuracy_before)]
+    if target.accuracy is not None:
+        cells = _target_cells(summary, batches, "trained alone", target.accuracy)
+        rows.append(
+            [*cells[:_CHANGE], points(target.accuracy, target.accuracy_before), *cells[_CHANGE + 1 :]]
+        )
+    return rows
+
+
+def _target_cells(
+    summary: SweepSummary, batches: Sequence[int], label: str, accuracy: float | None
+) -> list[str]:
     target = summary.target
     timed = [row for one in summary.sweep for row in one.target_rows]
     sizes = [row.bytes for row in timed if row.batch == min(batches)] if batches else []
     return [
-        "target",
+        label,
         count(target.flops),
         count(target.params),
-        percent(target.accuracy),
+        percent(accuracy),
         "",
         bytesize(sizes[0] if sizes else None),
         *[target_latency([row for row in timed if row.batch == batch]) for batch in batches],
@@ -113,12 +134,11 @@ def _slim_cells(target: Target, one: BudgetRow, batches: Sequence[int], wide: bo
         count(kept) + (f" ({share(kept, whole)})" if wide and kept else "")
         for kept, whole in ((slim.flops, target.flops), (slim.params, target.params))
     ]
-    change = points(slim.accuracy, target.accuracy)
     return [
         one.label,
         *counts,
         percent(slim.accuracy),
-        change if wide else change.removesuffix(" points"),
+        points(slim.accuracy, target.reference),
         bytesize(one.onnx[0].bytes if one.onnx else None),
         *[_speed_cell(target, one, batch, wide) for batch in batches],
     ]

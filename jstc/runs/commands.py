@@ -30,11 +30,13 @@ def run(
 ) -> Path:
     """Run the stages of `recipe` in order, continuing what is there; `only` names those to run, if not all.
 
+    Before a search, given weights are scored, whoever asks for it.
     With several budgets, each has a run directory inside this one. `permissions` says whose code may be run,
     and whether weights may be unpickled. Returns the run directory. Raises `InputError` before any work,
     `Interrupted` with the `command` that continues the run, `StageError` when a stage cannot do its work.
     """
     path = out or default_path(recipe)
+    only = [stages.GIVEN, *only] if "search" in only else only
     workspace = workspace or Workspace(recipe, permissions)
     progress, fresh = progress or Silent(), _is_fresh(fresh)
     workspace.belongs_to(path, progress, fresh=fresh)
@@ -86,9 +88,14 @@ def run_stage(
 def follow(workspace: Workspace | None = None) -> int:
     """Do what process 0 of several asks for, task after task; returns the exit code (see `worker_loop`)."""
     from jstc.runs import evaluation, workers
-    from jstc.runs.stages import train
+    from jstc.runs.stages import given, train
 
-    training = {"baseline": train.baseline, "search": train.search, "finetune": train.finetune}
+    training = {
+        "score_given": given.score_given,
+        "baseline": train.baseline,
+        "search": train.search,
+        "finetune": train.finetune,
+    }
     return workers.worker_loop(training, evaluation.take_part, workspace)
 
 
@@ -105,6 +112,7 @@ def write_report(path: Path) -> None:
         return
     table = stages.table(recipe)
     with RunDirectory.open(path, recipe, stages=stages.names(table), command="") as opened:
-        if all(opened.is_done(name) for name in table[-1].inputs):
+        # A run of an older version has the given network's accuracy elsewhere.
+        if all(opened.is_done(name) for name in table[-1].inputs if name != stages.GIVEN):
             chain = Chain(opened, Workspace(recipe), table, progress=Silent(), command="")
             chain.run(table[-1:])

@@ -98,6 +98,10 @@ class Manifest(BaseModel):
                 f"{path} is damaged or of another version of jstc ({where}: {first['msg']})", _AWAY
             ) from None
 
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage has finished."""
+        return stage in self.stages and self.stages[stage].state == "done"
+
     def save(self, directory: Path) -> None:
         """Write the manifest into `directory`."""
         files.write_json(directory / "manifest.json", self.model_dump(mode="json", by_alias=True))

@@ -12,6 +12,8 @@ from jstc.errors import ChannelError, JstcError, ModelError, RecipeError, StageE
 from jstc.jst.thresholds import require_groups
 from jstc.recipe.schema import Recipe
 from jstc.runs.directory import require_same
+from jstc.runs.manifest import Manifest
+from jstc.runs.stages import GIVEN
 from jstc.runs.workspace import Workspace
 from jstc.train.device import require_compiler
 from jstc.train.loop import evaluating
@@ -33,7 +35,7 @@ def check(workspace: Workspace, path: Path) -> None:
     _check_compiler(workspace)
     _check_norms(workspace)
     _check_model(workspace)
-    _check_search(workspace)
+    _check_search(workspace, path)
 
 
 def num_scores(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
@@ -122,10 +124,22 @@ def _num_scores(workspace: Workspace) -> int:
             raise ModelError(f"the forward failed for two images of {size}: {error}") from error
 
 
-def _check_search(workspace: Workspace) -> None:
+def _check_search(workspace: Workspace, path: Path) -> None:
     """A budget out of reach, thresholds of groups that are not there."""
+    if workspace.recipe.latency is not None and workspace.predictions is None:
+        _score_given(workspace, path)
     _ = workspace.budgets
     require_groups(workspace.channels, workspace.recipe.search.fixed_thresholds)
+
+
+def _score_given(workspace: Workspace, path: Path) -> None:
+    """Where weights are given and not scored yet: before the minutes that measuring latencies takes."""
+    manifest = None if workspace.fresh else Manifest.load(path)
+    if workspace.recipe.weights is None or (manifest is not None and manifest.is_done(GIVEN)):
+        return
+    from jstc.runs.stages import given
+
+    given.before_measuring(workspace)
 
 
 def _check_latency(workspace: Workspace, path: Path) -> None:

@@ -77,7 +77,7 @@ def check_bench(recipe: Recipe, path: Path, *, fresh: bool = False) -> None:
 def _is_timed(recipe: Recipe, path: Path) -> bool:
     folders = [path / label for label in recipe.labels] if len(recipe.labels) > 1 else [path]
     manifests = [Manifest.load(folder) for folder in folders]
-    return all(m is not None and "bench" in m.stages and m.stages["bench"].state == "done" for m in manifests)
+    return all(m is not None and m.is_done("bench") for m in manifests)
 
 
 def _check_writable(path: Path) -> None:

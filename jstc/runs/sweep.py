@@ -19,7 +19,7 @@ from jstc.runs import preflight, stages
 from jstc.runs.chain import Chain
 from jstc.runs.directory import RunDirectory, require_same
 from jstc.runs.manifest import Manifest
-from jstc.runs.stages import SHARED, Stage
+from jstc.runs.stages import GIVEN, SHARED, Stage
 from jstc.runs.workspace import StageContext, Workspace
 
 __all__ = ["copy_shared_stages", "is_sweep", "run", "run_stage", "write_report"]
@@ -88,12 +88,13 @@ def write_report(path: Path, workspace: Workspace) -> None:
     """Write the reports of the budgets whose other stages are done; and the one of all, if all are."""
     told = _Told(Silent(), "", ("report",))
     with _opened(path, workspace, told) as chain:
-        if not all(chain.is_intact(name) for name in SHARED if name in stages.names(chain.table)):
+        needed = [name for name in SHARED if name != GIVEN and name in stages.names(chain.table)]
+        if not all(chain.is_intact(name) for name in needed):
             return
         ready = []
         for label in workspace.recipe.labels:
             with _child(path, workspace, label, told) as child:
-                before = child.table[:-1]
+                before = [stage for stage in child.table[:-1] if stage.name != GIVEN]
                 ready.append(all(child.is_intact(stage.name) for stage in before))
                 child.run(child.table[-1:] if ready[-1] else ())
                 complete = all(child.is_done(stage.name) for stage in before)
@@ -188,7 +189,7 @@ def copy_shared_stages(parent: Path, child: RunDirectory, *, reset: Callable[[st
     """
     manifest = Manifest.load(parent)
     assert manifest is not None
-    contents = {"baseline": _baseline, "search": _search}
+    contents = {GIVEN: _with_result(GIVEN), "baseline": _with_result("baseline"), "search": _search}
     for stage in SHARED:
         if stage in manifest.stages and manifest.stages[stage].state == "done":
             _take(child, stage, contents[stage](parent, child.path.name), reset)
@@ -209,12 +210,15 @@ def _take(
     child.finish(stage, [child.path / name for name in contents])
 
 
-def _baseline(parent: Path, _label: str) -> dict[str, bytes]:
-    return _files("baseline", parent / "baseline") | {
-        "baseline/result.json": files.read_bytes(
-            parent / "baseline" / "result.json", limit=files.MAX_JSON_BYTES
-        )
-    }
+def _with_result(stage: str) -> Callable[[Path, str], dict[str, bytes]]:
+    """What finds the files of a stage, its result included."""
+
+    def found(parent: Path, _label: str) -> dict[str, bytes]:
+        result = f"{stage}/result.json"
+        content = files.read_bytes(parent / result, limit=files.MAX_JSON_BYTES)
+        return _files(stage, parent / stage) | {result: content}
+
+    return found
 
 
 def _search(parent: Path, label: str) -> dict[str, bytes]:

@@ -48,6 +48,7 @@ class Workspace:
         self.permissions = permissions or Permissions()
         self.path: Path | None = None
         self.fresh = False
+        self.given: dict[str, Any] | None = None  # figures of the given network, once it was scored
         self.progress: Progress = Silent()
 
     def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:

@@ -74,6 +74,14 @@ def test_what_was_not_measured_is_said_so():
     assert "The command was not recorded" in body
 
 
+def test_the_given_network_as_it_came_stands_before_the_one_trained_alone():
+    assert "given network" not in card.model_card(facts())
+    target = {"flops": 10_233_472, "params": 269_722, "accuracy": 0.988, "accuracy_before": 0.8104}
+    _, body = parts(card.model_card(facts(target=target)))
+    assert "- The given network, uncut and as it came: 81.04 %.\n- The target network, uncut" in body
+    assert "trained alone from the same weights for as many epochs as the whole run: 98.80 %." in body
+
+
 def test_files_that_take_pixels_are_explained():
     _, body = parts(card.model_card(facts({"resize_side": 18}, files=[PLAIN, WHOLE], batch=8)))
     assert "| `model.preprocess.onnx` | fp32 | pixels |" in body

@@ -190,6 +190,20 @@ def test_runs_without_figures_are_not_compared(document: dict[str, Any]) -> None
     assert compared(document, empty).verdict == "fails"
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [(0.8104, []), (0.1, ["a given network of 10.00 %"]), (None, ["no given weights"])],
+)
+def test_runs_that_did_not_begin_with_the_same_network_are_told(
+    document: dict[str, Any], accuracy: float | None, said: list[str]
+) -> None:
+    base, new = (
+        spoilt(document, put("target", "accuracy_before", to=before)) for before in (0.8104, accuracy)
+    )
+    notes = [note.rpartition(" with ")[2] for note in compared(base, new).notes]
+    assert notes == said
+
+
 def test_what_neither_run_has_is_said(document: dict[str, Any]) -> None:
     bare = {**document, "onnx": [], "bench": []}
     notes = compared(bare, bare).notes

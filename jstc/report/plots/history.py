@@ -117,12 +117,16 @@ def _draw_accuracies(axes: Axes, data: RunData, curves: _Curves) -> None:
             curves.search_x, values, shape, color=canvas.GREEN, markersize=size, alpha=0.8,
             label="search-validation",
         )  # fmt: skip
-    # On the test split the slim network's accuracy is a mark, the target network's a line.
-    slim, target = data.summary.slim.accuracy, data.summary.target.accuracy
-    if target is not None:
-        label = f"test, target network trained alone: {percent(target)}"
-        dashed = (0, (5, 3))
-        axes.axhline(100 * target, color=canvas.ORANGE, linewidth=1.4, linestyle=dashed, label=label)
+    # On the test split the slim network's accuracy is a mark, those that it is compared with are lines.
+    slim, target = data.summary.slim.accuracy, data.summary.target
+    lines = (
+        ("given network", target.accuracy_before, (0, (1, 1.5))),
+        ("target network trained alone", target.accuracy, (0, (5, 3))),
+    )
+    for name, before, dashed in lines:
+        if before is not None:
+            label = f"test, {name}: {percent(before)}"
+            axes.axhline(100 * before, color=canvas.ORANGE, linewidth=1.4, linestyle=dashed, label=label)
     if slim is not None:
         axes.plot(
             curves.end, 100 * slim, "D", color=canvas.PURPLE, markersize=7, clip_on=False, zorder=5,
@@ -155,11 +159,13 @@ def _finish_training(panels: Sequence[Axes], data: RunData, curves: _Curves) -> 
 def _training_told(data: RunData, curves: _Curves) -> str:
     trained = _known(curves.trained)
     told = [f"Training accuracy goes from {percent(trained[0])} to {percent(trained[-1])}"]
-    slim, target = data.summary.slim.accuracy, data.summary.target.accuracy
+    slim, target = data.summary.slim.accuracy, data.summary.target
     if slim is not None:
         told.append(f"the slim network ends at {percent(slim)} on the test split")
-    if target is not None:
-        told.append(f"the target network trained alone at {percent(target)}")
+    if target.accuracy is not None:
+        told.append(f"the target network trained alone at {percent(target.accuracy)}")
+    if target.accuracy_before is not None:
+        told.append(f"the given network had {percent(target.accuracy_before)}")
     return ", ".join(told)
 
 

@@ -12,7 +12,7 @@ from jstc.report.collect import PARETO
 from jstc.report.groups import WidthRow, WidthRows, width_rows
 from jstc.report.plots import canvas
 from jstc.report.plots.canvas import Drawing
-from jstc.summary import GroupWidth, Summary, SweepSummary, Timing
+from jstc.summary import GroupWidth, Summary, SweepSummary, Target, Timing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,38 +30,45 @@ class _Point(NamedTuple):
 
 def draw_pareto(summary: SweepSummary) -> Drawing | None:
     """Every network with known FLOPs and accuracy; None when these are fewer than two with the target."""
-    costs = [(row.slim, row.label) for row in summary.sweep]
-    found = [
-        _Point(cost.flops, cost.accuracy, label)
-        for cost, label in [*costs, (summary.target, "target")]
-        if cost.flops is not None and cost.accuracy is not None
+    points = [
+        _Point(row.slim.flops, row.slim.accuracy, row.label)
+        for row in summary.sweep
+        if row.slim.flops is not None and row.slim.accuracy is not None
     ]
-    points = sorted((point for point in found if point.label != "target"), key=lambda point: point.flops)
-    target = next((point for point in found if point.label == "target"), None)
-    if not points or len(found) < 2:
+    points.sort(key=lambda point: point.flops)
+    before = _before(summary.target)
+    if not points or len(points) + len(before) < 2:
         return None
     told = [f"{percent(point.accuracy)} at {numbers.count(point.flops)} FLOPs" for point in points]
-    if target is not None:
-        told.append(f"target network {percent(target.accuracy)} at {numbers.count(target.flops)}")
+    told += [f"{one.label} network {percent(one.accuracy)} at {numbers.count(one.flops)}" for one in before]
     alt = "Accuracy against FLOPs: " + ", ".join(told)
     with canvas.figure(3.4) as drawn:
-        _draw_budgets(drawn.add_subplot(), points, target)
+        _draw_budgets(drawn.add_subplot(), points, before)
         text = canvas.svg(drawn, title=alt)
     caption = "Every network at its FLOPs. Up and to the left is better."
-    if target is not None:
-        caption += " The dashed line is the target network trained alone."
+    if before:
+        which = "given network as it came" if before[0].label == "given" else "target network trained alone"
+        caption += f" The dashed line is the {which}."
     return Drawing(PARETO, "Accuracy against FLOPs", alt, caption, text)
 
 
-def _draw_budgets(axes: Axes, points: Sequence[_Point], target: _Point | None) -> None:
-    shown = [*points, *([target] if target is not None else [])]
+def _before(target: Target) -> list[_Point]:
+    """The uncut network as it was given and as it was trained alone; what is not known is left out."""
+    known = (("given", target.accuracy_before), ("target", target.accuracy))
+    flops = target.flops
+    return [_Point(flops, value, label) for label, value in known if value is not None and flops is not None]
+
+
+def _draw_budgets(axes: Axes, points: Sequence[_Point], before: Sequence[_Point]) -> None:
+    shown = [*points, *before]
     places = [(point.flops, 100 * point.accuracy) for point in shown]
     across, up = ([place[side] for place in places] for side in (0, 1))
     line = slice(len(points))
     axes.plot(across[line], up[line], color=canvas.BLUE, linewidth=1.6, marker="o", markersize=6)
-    if target is not None:
-        axes.axhline(up[-1], color=canvas.ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.plot(*places[-1], color=canvas.ORANGE, marker="D", markersize=6.5, linestyle="none")
+    for one in before[:1]:  # what changes are counted from
+        axes.axhline(100 * one.accuracy, color=canvas.ORANGE, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for place in places[len(points) :]:
+        axes.plot(*place, color=canvas.ORANGE, marker="D", markersize=6.5, linestyle="none")
     canvas.plain(axes, grid="both")
     room = (max(up) - min(up)) or 1.0
     axes.set_xlim(0, 1.12 * max(across))
@@ -71,7 +78,7 @@ def _draw_budgets(axes: Axes, points: Sequence[_Point], target: _Point | None) -
     axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel("FLOPs of the network (one multiply-add is one)")
     labels = [
-        (f"{point.label}: {percent(point.accuracy)}", canvas.ORANGE if point is target else canvas.INK)
+        (f"{point.label}: {percent(point.accuracy)}", canvas.ORANGE if point in before else canvas.INK)
         for point in shown
     ]
     canvas.place_labels(axes, places, labels)
@@ -83,6 +90,7 @@ _TRADEOFF_CAPTION = (
     "Accuracy on the test split against the median latency in onnxruntime, {batch}. Up and to the left is "
     "better."
 )
+_TARGET = "target"
 _FEWEST, _MOST = 2, 4  # files of the slim network; providers
 _STYLES = {"fp32": ("o", canvas.BLUE), "fp16": ("s", canvas.GREEN), "int8": ("^", canvas.PURPLE)}
 
@@ -100,7 +108,7 @@ def draw_tradeoffs(summary: Summary) -> list[Drawing]:
     found = []
     for provider in list(dict.fromkeys(row.provider or "" for row in rows))[:_MOST]:
         marks = _marks(summary, [row for row in rows if row.provider == provider])
-        if sum(mark.label != "target" for mark in marks) >= _FEWEST:
+        if sum(mark.label != _TARGET for mark in marks) >= _FEWEST:
             found.append(_draw_tradeoff(provider, marks, f"batch {smallest}"))
     return found
 
@@ -110,7 +118,7 @@ def _marks(summary: Summary, rows: Sequence[Timing]) -> list[_Mark]:
     targets = {row.file for row in summary.target_rows}
     marks: dict[str, _Mark] = {}
     for row in rows:
-        target = ("target", summary.target.accuracy)
+        target = (_TARGET, summary.target.reference)
         label, accuracy = target if row.file in targets else known.get(row.file, ("", None))
         if accuracy is not None and row.median_ms is not None:
             marks.setdefault(label, _Mark(label, row.median_ms, accuracy))
@@ -137,7 +145,7 @@ def _draw_tradeoff(provider: str, marks: Sequence[_Mark], batch: str) -> Drawing
 def _draw_marks(axes: Axes, marks: Sequence[_Mark]) -> None:
     places = [(mark.milliseconds, 100 * mark.accuracy) for mark in marks]
     styles = [
-        ("D", canvas.ORANGE) if mark.label == "target" else _STYLES.get(mark.label, ("v", canvas.INK))
+        ("D", canvas.ORANGE) if mark.label == _TARGET else _STYLES.get(mark.label, ("v", canvas.INK))
         for mark in marks
     ]
     for place, (shape, colour) in zip(places, styles, strict=True):

@@ -13,9 +13,12 @@ from typing import Any
 from jstc.recipe.schema import Recipe
 from jstc.runs.workspace import StageContext
 
-__all__ = ["SHARED", "Stage", "builds_on", "built_on", "names", "report_of_all", "table"]
+__all__ = ["GIVEN", "SHARED", "Stage", "builds_on", "built_on", "names", "report_of_all", "table"]
 
-SHARED = ("baseline", "search")
+GIVEN = "given"
+"""The stage that scores the given network: no other needs it, so that none is lost with it."""
+
+SHARED = (GIVEN, "baseline", "search")
 """The stages that several budgets share."""
 
 _REPORTS = ("summary.json", "report.md", "report.html")
@@ -42,16 +45,19 @@ class Stage:
 def table(recipe: Recipe) -> list[Stage]:
     """The stages that `recipe` asks for, in order."""
     baseline = ("baseline",) if recipe.baseline else ()
+    given = (GIVEN,) if recipe.weights is not None else ()
     stages = [
+        Stage(GIVEN, _late("given", "given")),
         Stage("baseline", _late("train", "baseline")),
         Stage("search", _late("train", "search"), (), ("target.json",)),
         Stage("finetune", _late("train", "finetune"), ("search",)),
         Stage("slim", _late("slim", "slim"), ("finetune",)),
         Stage("export", _late("export", "export"), ("slim",)),
         Stage("bench", _late("bench", "bench"), ("export", *baseline)),
-        Stage("report", _late("report", "report"), ("bench", *baseline), _REPORTS),
+        Stage("report", _late("report", "report"), ("bench", *given, *baseline), _REPORTS),
     ]
-    return [stage for stage in stages if stage.name != "baseline" or recipe.baseline]
+    left_out = {GIVEN: recipe.weights is None, "baseline": not recipe.baseline}
+    return [stage for stage in stages if not left_out.get(stage.name, False)]
 
 
 def report_of_all(inputs: tuple[str, ...]) -> Stage:

@@ -309,6 +309,7 @@ def _facts(
     settings, target = context.recipe.export, _read(context.path / "target.json")
     manifest = Manifest.load(context.path)
     baseline = _read(context.path / "baseline" / "result.json") if context.recipe.baseline else {}
+    given = _read(context.path / "given" / "result.json") if context.recipe.weights is not None else {}
     return CardFacts(
         metadata=metadata,
         files=entries,
@@ -318,6 +319,7 @@ def _facts(
             "flops": target.get("flops"),
             "params": target.get("params"),
             "accuracy": baseline.get("accuracy"),
+            "accuracy_before": given.get("accuracy", target.get("accuracy_before")),
         },
         batch=settings.batch,
         fp16=settings.fp16_io == "float16" and any(entry["precision"] == "fp16" for entry in entries),

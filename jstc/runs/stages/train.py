@@ -81,9 +81,8 @@ def baseline(context: StageContext) -> dict[str, Any]:
 def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
     workspace, target = context.workspace, context.workspace.new_target()
-    before = _given_weights(context)
     if not processes.follows():
-        files.write_json(context.path / "target.json", target_document(workspace) | before)
+        files.write_json(context.path / "target.json", target_document(workspace))
         # Before the training, not after it: the budget is worth nothing if the two counts differ.
         require_equal("target", target, workspace.example_input(), workspace.channels.cost())
         _keep_latency(context)
@@ -174,13 +173,6 @@ def _latency(workspace: Workspace) -> dict[str, Any]:
     if workspace.latency is None:
         return {}
     return {"latency_ms": workspace.latency.model(workspace.channels.full_counts)}
-
-
-def _given_weights(context: StageContext) -> dict[str, Any]:
-    """What the given weights are worth, for the report; nothing is decided by it."""
-    if context.recipe.weights is None:
-        return {}
-    return {"accuracy_before": accuracy(context, context.workspace.new_target())}
 
 
 def _target(workspace: Workspace) -> nn.Module:
