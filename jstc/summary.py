@@ -121,10 +121,7 @@ class Target(Costs):
 
     @property
     def references(self) -> dict[str, float]:
-        """Accuracies that a slim network is compared with, that of the headline first: the honest "before".
-
-        Where weights were given it is theirs, as they came; then that of the target network trained alone.
-        """
+        """Accuracies that a slim network is compared with, the headline's first: as given, if it was."""
         known = {"given network": self.accuracy_before, "trained alone": self.accuracy}
         return {name: value for name, value in known.items() if value is not None}
 

@@ -67,8 +67,8 @@ def test_the_headline_is_against_the_given_network(started: Path) -> None:
     text = report.markdown(report.read(started))
     assert (
         "**Accuracy: 99.33 %.** Top-1 on the test split, -0.57 points against the 99.90 % of the given "
-        "network as it came, and -0.07 points against the 99.40 % of the target network trained alone from the same "
-        "weights for as many epochs." in text
+        "network as it came, and -0.07 points against the 99.40 % of the target network trained alone "
+        "from the same weights for as many epochs." in text
     )
 
 

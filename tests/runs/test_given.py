@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 
 from jstc.core import files
 from jstc.errors import BudgetError, Interrupted
+from jstc.jst.joint import Search
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
 from jstc.runs import commands, network_check, stages
-from jstc.runs.stages import given, train
-from jstc.runs.workspace import Workspace
+from jstc.runs.stages import given
+from jstc.runs.workspace import StageContext, Workspace
 
 QUICKLY = [
     "input.image_size=8", "search.rounds=2", "search.steps_per_round=2", "search.recalibration_images=64",
@@ -67,8 +68,8 @@ def test_a_search_scores_it_first_says_so_and_keeps_it(
     recipe: Callable[..., Recipe], tmp_path: Path, messages: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    rounds = train.Search.run_rounds
-    monkeypatch.setattr(train.Search, "run_rounds", lambda self: (order.append("rounds"), rounds(self)))
+    rounds = Search.run_rounds
+    monkeypatch.setattr(Search, "run_rounds", lambda self: (order.append("rounds"), rounds(self)))
     monkeypatch.setattr(messages, "start", lambda stage, *_: order.append(stage))
     run = commands.run(recipe(), out=tmp_path / "r", only=["search"], progress=messages)
     assert order.index("given") < order.index("rounds")
@@ -89,7 +90,7 @@ def test_a_run_that_goes_on_does_not_score_it_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Search, "run_rounds", stop)
+        patch.setattr(Search, "run_rounds", stop)
         with pytest.raises(Interrupted):
             commands.run(recipe(), out=tmp_path / "r", only=["search"])
     before = (tmp_path / "r" / "given" / "result.json").read_bytes()
@@ -101,11 +102,11 @@ def test_a_run_that_goes_on_does_not_score_it_again(
 def test_the_baseline_survives_when_its_figures_are_lost(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    recipe = recipe("baseline=true")
-    run = commands.run(recipe, out=tmp_path / "r", only=["baseline", "search"])
+    whole = recipe("baseline=true")
+    run = commands.run(whole, out=tmp_path / "r", only=["baseline", "search"])
     kept = [(run / name).stat().st_mtime_ns for name in ("baseline/result.json", "search/plan.json")]
     (run / "given" / "result.json").unlink()
-    commands.run(recipe, out=run, only=["search"])
+    commands.run(whole, out=run, only=["search"])
     assert result(run)["test_images"] == IMAGES
     assert kept == [(run / name).stat().st_mtime_ns for name in ("baseline/result.json", "search/plan.json")]
 
@@ -146,7 +147,7 @@ def test_what_was_scored_before_measuring_is_not_scored_again(
     workspace.belongs_to(tmp_path / "r")
     network_check._score_given(workspace, tmp_path / "r")
     monkeypatch.setattr(given, "score_given", lambda _: pytest.fail("scored again"))
-    context = given.StageContext(workspace, tmp_path / "r", tmp_path / "r" / "given", workspace.progress)
+    context = StageContext(workspace, tmp_path / "r", tmp_path / "r" / "given", workspace.progress)
     assert given.given(context)["test_images"] == IMAGES
 
 
