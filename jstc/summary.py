@@ -36,7 +36,6 @@ __all__ = [
     "Costs",
     "Disturbance",
     "Frozen",
-    "Given",
     "GroupWidth",
     "Latency",
     "Network",
@@ -131,13 +130,6 @@ class Target(Costs):
         return next(iter(self.references.values()), None)
 
 
-class Given(_Part):
-    """The given network as it came, on the test split; its accuracy is the target's `accuracy_before`."""
-
-    loss: Number | None = None
-    test_images: int | None = None
-
-
 class OnnxFile(_Part):
     """An exported file, and how near it is to torch."""
 
@@ -216,7 +208,7 @@ class GroupWidth(_Part):
 
 
 class Training(_Part):
-    """How long a stage trained, and what it reached; `settled` and `shared_by` are the search's."""
+    """How long a stage trained, what it reached; `settled` and `shared_by` are the search's. Or as given."""
 
     rounds: int | None = None
     epochs: int | None = None
@@ -332,7 +324,7 @@ class _Document(_Part):
     target: Target
     seconds: Annotated[dict[str, Number | None], _OrEmpty] = {}
     baseline: Annotated[Training, _OrEmpty] = Training()
-    given: Given | None = None
+    given: Training | None = None
     frozen: Annotated[list[Frozen], _OrNone] = []
     unknown_operations: Annotated[dict[str, int], _OrEmpty] = {}
     unreadable_images: int = 0
