@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jstc.cli.exit_codes import in_json, visible
 from jstc.core import files
+from jstc.core.safe_text import in_json, visible
 from jstc.errors import InputError
 
 __all__ = ["closing", "document", "label", "note", "page", "redirected", "table", "text"]

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator
 
+from jstc.core.safe_text import visible
 from jstc.errors import JstcError
 
-__all__ = ["exit_codes", "in_json", "show_tracebacks", "visible"]
-
-# Text from files, made safe to print: names in them could otherwise move the cursor or reorder a line.
-
-# Controls but tab and line end, marks that turn the direction of writing, halves of characters.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    r"""The text with what a terminal would obey as an escape: `\x1b`."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-
-
-def in_json(text: str) -> str:
-    r"""Escape the text of a JSON document likewise, in its own form: `\u009b`."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
+__all__ = ["exit_codes", "show_tracebacks"]
 
 _FAILED = 1
 _INTERRUPTED = 130

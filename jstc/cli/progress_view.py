@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from jstc.cli.exit_codes import visible
 from jstc.core.numbers import figure
 from jstc.core.progress import Progress, Silent
+from jstc.core.safe_text import visible
 
 __all__ = ["PlainLines", "RichProgress", "shown"]
 

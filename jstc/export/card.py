@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ import yaml
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
 from jstc.core import files, numbers
+from jstc.core.safe_text import UNSAFE, one_line, visible
 from jstc.errors import InputError
 
 __all__ = [
@@ -116,8 +116,6 @@ def licence_remark(licence: str) -> str:
 # MODEL_CARD.md, labels.txt and run.py.
 
 _MAX_LABELS = 20
-# What lines are split at, and what no file can hold: control characters, separators, halves of characters.
-_UNSAFE = ("Cc", "Cs", "Zl", "Zp")
 # Under these names the Hugging Face Hub knows the data sets.
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "imagenet": "ILSVRC/imagenet-1k"}
 
@@ -146,7 +144,7 @@ class CardFacts:
 
 def labels_text(labels: Sequence[str]) -> str:
     """One label a line, in the order of the logits; what would break a line is written as an escape."""
-    return "".join(f"{_safe(label)}\n" for label in labels)
+    return "".join(f"{one_line(label)}\n" for label in labels)
 
 
 def run_script(facts: CardFacts) -> str:
@@ -174,7 +172,7 @@ def model_card(facts: CardFacts) -> str:
             ),
         )
     )
-    return _safe(text, but="\n")
+    return visible(text)
 
 
 def _shared(facts: CardFacts) -> dict[str, Any]:
@@ -182,6 +180,7 @@ def _shared(facts: CardFacts) -> dict[str, Any]:
     channels, height, width = facts.metadata["input_size"]
     return {
         "metadata": facts.metadata,
+        "unsafe": UNSAFE,
         "channels": channels,
         "height": height,
         "width": width,
@@ -249,17 +248,9 @@ def _environment() -> jinja2.Environment:
         "count": _measured("{:,.0f}".format),
         "numbers": _numbers,
     }
-    environment.filters.update(figures | {"cell": _cell, "code": _code, "file_name": _file_name})
+    texts = {"cell": _cell, "code": _code, "file_name": _file_name, "line": one_line}
+    environment.filters.update(figures | texts)
     return environment
-
-
-def _safe(text: str, *, but: str = "") -> str:
-    return "".join(_escaped(char) if char not in but else char for char in text)
-
-
-def _escaped(char: str) -> str:
-    unsafe = unicodedata.category(char) in _UNSAFE
-    return char.encode("unicode_escape").decode("ascii") if unsafe else char
 
 
 def _cell(value: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from jstc.core import numbers
+from jstc.core.safe_text import one_line
 from jstc.gate.comparison import GateReport
 from jstc.gate.gates import DROPS, Gate
 
@@ -25,7 +26,7 @@ _FACTOR_FROM = 10.0  # a change of +41,846 % is easier read as 419x
 def title(gate: Gate, *, with_budget: bool = True) -> str:
     """The name of a gate: `accuracy, int8`."""
     text = f"{_NAMES.get(gate.kind, gate.kind)}, {gate.of}"
-    return f"{gate.budget}: {text}" if gate.budget and with_budget else text
+    return one_line(f"{gate.budget}: {text}" if gate.budget and with_budget else text)
 
 
 def rows(gates: Sequence[Gate], *, with_budget: bool = True) -> list[list[str]]:
@@ -56,7 +57,7 @@ def line(gate: Gate) -> str:
         parts.append(_change(gate) + points + limit)
     if gate.reason:
         parts.append(gate.reason)
-    return f"{title(gate)}: {', '.join(parts) or gate.verdict}"
+    return one_line(f"{title(gate)}: {', '.join(parts) or gate.verdict}")
 
 
 def remarks(report: GateReport) -> list[str]:
@@ -64,13 +65,13 @@ def remarks(report: GateReport) -> list[str]:
     told = [gate for gate in report.gates if gate.reason and gate.verdict != "fails"]
     # The interval of what is fast enough for certain is in the JSON, for those who want it.
     told = [gate for gate in told if (gate.kind, gate.verdict) != ("latency", "ok")]
-    return [f"{gate.verdict}: {line(gate)}" for gate in told] + list(report.notes)
+    return [f"{gate.verdict}: {line(gate)}" for gate in told] + list(map(one_line, report.notes))
 
 
 def markdown(report: GateReport) -> str:
     """A section for a pull request or a job summary."""
     lines = [f"### jstc compare: {headline(report)}", ""]
-    lines += [f"Base: `{report.base}`  ", f"New: `{report.new}`", ""]
+    lines += [f"Base: `{_code(report.base)}`  ", f"New: `{_code(report.new)}`", ""]
     lines += ["| " + " | ".join(HEADER) + " |", "|---|---:|---:|---:|---:|---|"]
     for cells in rows(report.gates):
         if cells[-1] == "fails":
@@ -82,9 +83,13 @@ def markdown(report: GateReport) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _code(text: str) -> str:
+    return one_line(text).replace("`", "'")
+
+
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, and not as HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    """Text that Markdown shows as it is, and not as HTML, a link or a picture."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def figure(gate: Gate, value: float | None) -> str:
@@ -141,20 +146,20 @@ def junit(report: GateReport) -> bytes:
     for gate in gates:
         suite.append(_case(gate))
     output = ElementTree.SubElement(suite, "system-out")
-    output.text = f"base: {report.base}\nnew: {report.new}\n{headline(report)}\n"
+    output.text = f"base: {one_line(report.base)}\nnew: {one_line(report.new)}\n{headline(report)}\n"
     ElementTree.indent(root)
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def _case(gate: Gate) -> ElementTree.Element:
-    group = f"jstc.compare.{gate.budget}" if gate.budget else "jstc.compare"
+    group = one_line(f"jstc.compare.{gate.budget}") if gate.budget else "jstc.compare"
     case = ElementTree.Element(
         "testcase", {"classname": group, "name": title(gate, with_budget=False), "time": "0"}
     )
     if gate.verdict == "fails":
         ElementTree.SubElement(case, "failure", {"type": gate.kind, "message": line(gate)}).text = line(gate)
     elif gate.verdict in _SKIPPED:
-        ElementTree.SubElement(case, "skipped", {"message": gate.reason or gate.verdict})
+        ElementTree.SubElement(case, "skipped", {"message": one_line(gate.reason or gate.verdict)})
     else:
         ElementTree.SubElement(case, "system-out").text = f"{gate.verdict}: {line(gate)}"
     return case

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from jstc.core import numbers
+from jstc.core.safe_text import one_line, visible
 from jstc.ort.doubts import speed_of
 from jstc.report.collect import RunData, SweepData
 from jstc.report.findings import amount
@@ -27,7 +28,7 @@ _TRADEOFFS = "report/tradeoff-"
 def render(template: str, **content: Any) -> str:
     """A template of the package, filled; in all but Markdown every text is escaped."""
     found = _environment(escapes=not template.endswith(".md.j2")).get_template(template)
-    return found.render(**content).strip() + "\n"
+    return visible(found.render(**content)).strip() + "\n"
 
 
 def title(data: RunData | SweepData) -> str:
@@ -68,9 +69,9 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
         autoescape=escapes,
     )
     environment.filters |= {name: getattr(numbers, name) for name in _NUMBERS}
-    environment.filters |= {"amount": amount, "cell": _cell, "alt": _alt, "ideal_share": ideal_share}
+    environment.filters |= {"amount": amount, "ideal_share": ideal_share, "percents": _percents}
     environment.filters["speed"] = lambda row, network: speed_of(network, row, network.target)
-    environment.filters |= {"typed": _typed, "percents": _percents}
+    environment.filters |= {"alt": _alt, "cell": _cell, "code": _code, "line": _line, "typed": _typed}
     return environment
 
 
@@ -78,8 +79,19 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
 
 
 def _cell(value: object) -> str:
-    text = " ".join(str(value).split())
+    # Neither a link nor a picture, nor the beginning of code: the words are ours, the names in them are not.
+    text = " ".join(str(value).split()).replace("](", "]\\(").replace("```", "'''")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def _code(value: object) -> str:
+    """Text between backticks, which may stand in a table."""
+    return " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
+
+
+def _line(value: object) -> str:
+    """A line between fences."""
+    return one_line(str(value)).replace("`", "'")
 
 
 def _alt(value: object) -> str:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jstc.cli import console
-from jstc.cli.exit_codes import in_json, visible
+from jstc.core.safe_text import in_json, visible
 
 HOSTILE = "a\x1b[2J\x07\x9b5m\u202eb\rc\ud800\x7f"
 

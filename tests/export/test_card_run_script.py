@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from jstc import data
+from jstc.core.safe_text import one_line
 from jstc.data.in_memory import MemorySplit
 from jstc.export import card
 from jstc.export.classifier import Normalisation, open_classifier
@@ -35,7 +36,7 @@ for image in images:
     runpy.run_path(script)
     print("-")
 """
-LABELS = ["0", "1", "zwei\n", "\ud83d", "четыре", "5", "6", "7", "8", "9"]
+LABELS = ["0", "1", "zwei\n", "\ud83d", "четыре", "\x1b[31m5\u202e", "6", "7", "8", "9"]
 
 
 def folder(path, facts_of, source, metadata):
@@ -59,7 +60,7 @@ def answers(script, images, model=""):
 
 
 def as_printed(number):
-    return LABELS[number].replace("\ud83d", r"\ud83d").strip("\n")
+    return one_line(LABELS[number])
 
 
 def first_labels(blocks):
@@ -115,11 +116,11 @@ def test_what_is_no_image_is_one_message(onnx_classifier, tmp_path):
     (tmp_path / "text.png").write_text("text")
     Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
     (tmp_path / "part.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-60])
-    for name in ("none.png", "text.png", "part.png"):
+    for name in ("none.png", "text.png", "part.png", "\x1b[2J\u202e.png"):
         command = [sys.executable, str(script), str(tmp_path / name)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"cannot open {tmp_path / name}: ")
+        assert done.stderr.startswith(f"cannot open {one_line(str(tmp_path / name))}: ")
 
 
 def test_photographs_are_cropped_as_in_the_evaluation(onnx_classifier, tmp_path):

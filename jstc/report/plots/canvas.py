@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jstc.core import numbers
+from jstc.core.safe_text import visible
 from jstc.summary import Picture
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def svg(drawn: Figure, *, title: str) -> str:
     drawn.savefig(text, format="svg", metadata={**_NO_METADATA, "Title": title})
     body = text.getvalue()
     # Without a document type, which a strict viewer would fetch.
-    return _numbered(body[body.index("<svg") :])
+    return visible(_numbered(body[body.index("<svg") :]))
 
 
 def _numbered(svg: str) -> str:
