@@ -131,13 +131,14 @@ class Target(Costs):
 
 
 class OnnxFile(_Part):
-    """An exported file, and how near it is to torch."""
+    """An exported file, and how near it is to torch: answers and logits, on `parity_images` images."""
 
     file: Line
     precision: Line | None = None
     accuracy: Fraction | None = None
     max_abs_diff: NonNegative | None = None
     top1_agreement: Fraction | None = None
+    parity_images: PositiveInt | None = None
     bytes: NonNegative | None = None
     preprocess: bool | None = False
     batch: PositiveInt | None = None

@@ -68,7 +68,10 @@ Seconds = Annotated[
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="What only BASE has is no failure.")]
 AllowDifferent = Annotated[bool, typer.Option("--allow-different", help="Other models and datasets, too.")]
 FailUnclear = Annotated[
-    bool, typer.Option("--fail-unclear", help="A slowdown that cannot be ruled out is a failure.")
+    bool,
+    typer.Option(
+        "--fail-unclear", help="A slowdown that cannot be ruled out, or a drop within the noise, fails."
+    ),
 ]
 Markdown = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write a Markdown table.")]
 Junit = Annotated[

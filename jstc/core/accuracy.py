@@ -25,12 +25,15 @@ Doubt = Literal["chance", "training"]
 """Why nothing follows from an accuracy: guessing does as well, or it is far below that in training."""
 
 
-def wilson(right: float, images: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    share, square = right / images, _Z95 * _Z95
+def wilson(right: float, images: int, *, normal: float = _Z95) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+
+    `normal`: another quantile of the normal distribution than that of 97.5 %.
+    """
+    share, square = right / images, normal * normal
     middle = (share + square / (2 * images)) / (1 + square / images)
     spread = share * (1 - share) / images + square / (4 * images * images)
-    half = _Z95 * math.sqrt(spread) / (1 + square / images)
+    half = normal * math.sqrt(spread) / (1 + square / images)
     # At the ends the formula gives 0 and 1, but for rounding.
     return (middle - half if right else 0.0), (middle + half if right < images else 1.0)
 

@@ -21,8 +21,9 @@ class Settings:
     """Demands on the new run.
 
     `allow_missing`: what only the base has is shown, and no failure. `allow_different`: other models, data
-    sets and target networks are compared all the same. `fail_unclear`: nor may a slowdown be possible.
-    `places`: where files are timed; empty: where the runs were. `threads`: with how many; None: likewise.
+    sets and target networks are compared all the same. `fail_unclear`: nor may a slowdown be possible, or
+    a drop beyond its limit be within the noise. `places`: where files are timed; empty: where the runs were.
+    `threads`: with how many; None: likewise.
     """
 
     limits: Mapping[Kind, Limit] = field(default_factory=lambda: dict(DEFAULTS))
@@ -197,3 +198,42 @@ def _notes(base: Side, new: Side, gates: list[Gate]) -> Iterator[str]:
         yield "no gates on files: neither run has exported any"
     if "accuracy" not in kinds:
         yield "no gate on accuracy: neither run has measured any"
+    yield from _too_few_images(gates)
+
+
+_COUNTED: Mapping[str, tuple[str, str]] = {
+    "accuracy": ("accuracy", "the test split"),
+    "top1_agreement": ("top-1 agreement", "export.parity_images"),
+}
+
+
+def _too_few_images(gates: list[Gate]) -> Iterator[str]:
+    """What gates on counted shares cannot see: for each kind, of the one that sees least."""
+    for kind, (name, whence) in _COUNTED.items():
+        own = [gate for gate in gates if gate.kind == kind]
+        if any(gate.verdict == "fails" and not gate.missing and gate.counted is None for gate in own):
+            yield f"{name}: on how many images is not recorded, so that chance is not allowed for"
+        blind = [found for gate in own if (found := _blind(gate))]
+        if blind:
+            least, images, limit, enough = max(blind)
+            yield (
+                f"{name}: on {images:,} images ({whence}) a drop of less than {100 * least:.2g} points is "
+                f"not told from chance; to tell one of {100 * limit:g}, about {_rounded(enough):,} would be "
+                "enough"
+            )
+
+
+def _blind(gate: Gate) -> tuple[float, int, float, int] | None:
+    """The least drop that shows, images, the limit, and how many images would show that; None if it does."""
+    if gate.counted is None or gate.limit is None:
+        return None
+    enough = gate.counted.enough(gate.limit)
+    if enough is None or enough <= gate.counted.images:
+        return None
+    return gate.counted.detectable, gate.counted.images, gate.limit, enough
+
+
+def _rounded(images: int) -> int:
+    """Two digits, upwards."""
+    size: int = 10 ** max(len(str(images)) - 2, 0)
+    return -(-images // size) * size

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from jstc.errors import InputError
+from jstc.gate.chance import Counted
 from jstc.summary import Network, OnnxFile, Summary, SweepSummary, Timing, load, parse
 
 __all__ = [
@@ -103,6 +104,7 @@ class Gate:
     `change` and `limit` are shares of `base`, for accuracies and agreements fractions; `low` to `high` is
     the interval of a measured change, 99 % or more. `of` is what the figure belongs to: `slim`, `fp32`, ...
     `kind` is `file` or `budget` for a thing that is in one of the runs only; `missing`: only the base has it.
+    `counted`: what an accuracy or an agreement was counted on, where that is known.
     """
 
     kind: Kind | Literal["file", "budget"]
@@ -118,11 +120,12 @@ class Gate:
     budget: str = ""
     unit: str = ""
     missing: bool = False
+    counted: Counted | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON document."""
         found = asdict(self)
-        del found["missing"]  # `reason` says it
+        del found["missing"], found["counted"]  # `reason` says it
         for key in ("base", "new"):  # counts, too, are numbers with a point here
             found[key] = None if found[key] is None else float(found[key])
         return found
@@ -130,18 +133,20 @@ class Gate:
 
 def network_gates(base: Part, new: Part, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
     """The gates on the slim network in torch."""
+    tested = _test_images(base), _test_images(new)
     for kind in ("flops", "params", "accuracy"):
         before, after = getattr(base.network.slim, kind), getattr(new.network.slim, kind)
         gate = _figure(kind, "slim", before, after, limits[kind])
         if gate is not None:
-            yield _within_budget(gate, base, new, limits[kind])
+            yield _beyond_chance(_within_budget(gate, base, new, limits[kind]), *tested)
 
 
 def file_gates(base: Part, new: Part, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
     """The gates on the exported files; a file that is gone is one failure, not one for each figure."""
     for of, entry in base.files.items():
         if of in new.files:
-            yield from _one_file(of, entry, new.files[of], limits)
+            tested = _test_images(base), _test_images(new)
+            yield from _one_file(of, entry, new.files[of], limits, tested)
         else:
             yield gone("file", of, f"the base has {entry.file}")
     for of, entry in new.files.items():
@@ -154,11 +159,36 @@ def gone(kind: Kind | Literal["file", "budget"], of: str, what: str) -> Gate:
     return Gate(kind, of, "fails", reason=f"gone: {what}, the new run does not", missing=True)
 
 
-def _one_file(of: str, base: OnnxFile, new: OnnxFile, limits: Mapping[Kind, Limit]) -> Iterator[Gate]:
+def _one_file(
+    of: str,
+    base: OnnxFile,
+    new: OnnxFile,
+    limits: Mapping[Kind, Limit],
+    tested: tuple[int | None, int | None],
+) -> Iterator[Gate]:
+    compared = base.parity_images, new.parity_images
     for kind in _FILE_KINDS:
         gate = _figure(kind, of, getattr(base, kind), getattr(new, kind), limits[kind])
         if gate is not None:
-            yield gate
+            yield _beyond_chance(gate, *(compared if kind == "top1_agreement" else tested))
+
+
+def _test_images(part: Part) -> int | None:
+    """Images that the accuracies of a network and of its files are over, where that is recorded."""
+    return part.network.finetune.test_images
+
+
+def _beyond_chance(gate: Gate, base_images: int | None, new_images: int | None) -> Gate:
+    """A drop beyond the limit fails only when it is more than chance explains, as far as that is known."""
+    drop = gate.kind in DROPS and gate.verdict in ("ok", "fails") and not gate.missing
+    if not drop or gate.base is None or gate.new is None:
+        return gate
+    if not base_images or not new_images:
+        return gate
+    counted = Counted(gate.base, gate.new, base_images, new_images)
+    if gate.verdict == "fails" and counted.least_drop <= 0:
+        gate = replace(gate, verdict="unclear", reason=f"within the noise of {counted.images:,} images")
+    return replace(gate, counted=counted)
 
 
 def _figure(kind: Kind, of: str, base: float | None, new: float | None, limit: Limit) -> Gate | None:

@@ -107,10 +107,20 @@ def _measured(base: Path, new: Path, place: Place, limit: float, how: Measuring)
         ratios.append((one.ratio / other.ratio) ** 0.5)
         times += [(one.first_ms, one.second_ms), (other.second_ms, other.first_ms)]
         if len(ratios) >= how.least:
-            before, after = (statistics.median(column) for column in zip(*times, strict=True))
-            gate = _gate(_found(ratios, limit, how.to_fail), limit, before, after, unit="ms")
+            found = _found(ratios, limit, how.to_fail)
+            gate = _gate(found, limit, *_apart(times, found.change), unit="ms")
             gate = replace(gate, reason=f"{gate.reason}, {len(ratios)} repeats in turns, here")
     return gate
+
+
+def _apart(times: Sequence[tuple[float, float]], change: float) -> tuple[float, float]:
+    """Times of both files, as far apart as they were found to be.
+
+    Two medians of all repeats would be of calmer and busier moments, and have another quotient.
+    """
+    before, after = (statistics.median(column) for column in zip(*times, strict=True))
+    middle, factor = (before * after) ** 0.5, (1 + change) ** 0.5
+    return middle / factor, middle * factor
 
 
 def _found(ratios: Sequence[float], limit: float, to_fail: int) -> Change:

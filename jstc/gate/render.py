@@ -177,8 +177,8 @@ def workflow_commands(report: GateReport) -> list[str]:
 def _level(gate: Gate) -> str | None:
     if gate.verdict == "fails":
         return "error"
-    looks_slow = gate.verdict == "unclear" and (gate.change or 0.0) > (gate.limit or 0.0)
-    return "warning" if looks_slow else None
+    worse = (gate.change or 0.0) * (-1 if gate.kind in DROPS else 1)
+    return "warning" if gate.verdict == "unclear" and worse > (gate.limit or 0.0) else None
 
 
 def _escaped(text: str) -> str:

@@ -74,6 +74,23 @@ def test_who_runs_second_makes_no_difference(one_file: dict[str, Any]) -> None:
     assert [call[0].parts[0] for call in clock.calls[:4]] == ["base", "new", "base", "new"]
 
 
+def test_the_times_shown_are_as_far_apart_as_the_change(one_file: dict[str, Any]) -> None:
+    """Though the medians of the repeats are not: of a busy machine, which slowed the base more often."""
+
+    class Busy(Clock):
+        def __call__(self, first: Path, second: Path, place: Place, *, effort: int) -> Timed:
+            found = super().__call__(first, second, place, effort=effort)
+            slow = 1.0 if len(self.calls) % 3 else 4.0
+            first_ms, second_ms = (slow if path.is_relative_to(BASE) else 1.1 for path in (first, second))
+            return Timed(first_ms, second_ms, found.ratio)
+
+    gate = gate_of(timed(one_file, Busy(0.02, noise=0.001)))
+    assert gate.verdict == "ok"
+    assert gate.change == pytest.approx(0.02, abs=0.005)
+    assert gate.new / gate.base == pytest.approx(1 + gate.change)
+    assert 1 < gate.base < 2
+
+
 def test_what_is_unclear_is_repeated_up_to_a_limit_and_passes(one_file: dict[str, Any]) -> None:
     clock = Clock(0.05, noise=0.05)
     found = timed(one_file, clock)

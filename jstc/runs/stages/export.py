@@ -61,6 +61,7 @@ class ExportedFile(TypedDict, total=False):
     undefined: int
     max_abs_diff: float
     top1_agreement: float
+    parity_images: int
     largest_activation: float
     batch: int | None
     bytes: int
@@ -83,6 +84,7 @@ def figures(context: StageContext, path: Path, precision: Precision, reference: 
         "undefined": found.undefined,
         "max_abs_diff": alike.max_abs_diff,
         "top1_agreement": alike.top1_agreement,
+        "parity_images": alike.images,
     }
     if precision == "fp16":
         # The CPU computes most of fp16 in float32 and would not overflow where other hardware does.
