@@ -83,7 +83,7 @@ class UnknownNameError(InputError):
         problem = f"unknown {kind} '{name}'"
         meant = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?" if near else ""
         text = f"{problem}; {meant}" if meant else problem
-        super().__init__(text + (f" {hint}" if hint else ""))
+        super().__init__(text + (f"{' ' if meant else '. '}{hint}" if hint else ""))
         self.problem, self.advice = problem, " ".join(filter(None, (meant, hint)))
         self.near = near
 

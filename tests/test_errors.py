@@ -63,7 +63,7 @@ def test_near_names_are_suggested(name, expected):
 
 def test_a_hint_follows():
     assert str(UnknownNameError("dataset", "x", [], "See `jstc datasets`.")) == (
-        "unknown dataset 'x' See `jstc datasets`."
+        "unknown dataset 'x'. See `jstc datasets`."
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jstc._version import __version__
-from jstc.cli import bench, compare, evaluate, export, inspect, lists, report, run, search
+from jstc.cli import bench, compare, evaluate, export, init, inspect, lists, report, run, search
 
 __all__ = ["app"]
 
@@ -36,6 +36,7 @@ def jstc(
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init.init,
     "run": run.run,
     "search": search.search,
     "finetune": run.finetune,

@@ -14,7 +14,9 @@ __all__ = ["finetune", "run", "run_stage", "slim"]
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see recipes/.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of one of `jstc init`.")
+    ],
     out: options.Out = None,
     settings: options.Set = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The network.")] = None,

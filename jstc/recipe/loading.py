@@ -17,7 +17,7 @@ from jstc.recipe.explain import explain, sections, show, split_key
 from jstc.recipe.schema import Recipe
 from jstc.recipe.yaml_reader import KeyPath, Source, parse, scalar
 
-__all__ = ["MAX_BYTES", "differences", "from_flags", "load", "read_plain", "to_yaml"]
+__all__ = ["MAX_BYTES", "differences", "from_flags", "load", "read_plain", "shipped", "to_yaml"]
 
 MAX_BYTES = 200_000
 """The most that a recipe may have: what takes seconds to read."""
@@ -28,6 +28,7 @@ _BUDGETS = ("flops", "params", "latency")
 def load(path: Path, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None) -> Recipe:
     """Read the recipe at `path`; `overrides` (`train.lr=0.05`) and then `flags` win over it.
 
+    A bare name such as `quickstart` is that of a recipe that comes with jstc, unless there is such a file.
     Raises `RecipeError` that names the file and line, the flag, or the `--set` that is wrong.
     """
     return _build(_read(path), overrides, flags or {})
@@ -50,7 +51,16 @@ def read_plain(path: Path) -> dict[str, Any]:
     return data
 
 
+def shipped() -> dict[str, Path]:
+    """The recipes that come with jstc, by name: in the installed package, or in the checkout."""
+    package = Path(__file__).parents[1]
+    folder = next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder is not None else {}
+
+
 def _read(path: Path) -> Source:
+    if path.name == str(path) and not path.exists():
+        path = shipped().get(path.name, path)
     try:
         kind = files.irregular(path)
         if kind is not None:
@@ -73,8 +83,13 @@ def _read(path: Path) -> Source:
 def _near_files(path: Path) -> str:
     folder = path.parent
     names = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=2, cutoff=0.5)
-    return "; did you mean " + " or ".join(str(folder / name) for name in near) + "?" if near else ""
+    near = [str(folder / name) for name in difflib.get_close_matches(path.name, names, n=2, cutoff=0.5)]
+    if path.name == str(path):
+        known = shipped()
+        near += difflib.get_close_matches(path.stem, known, n=2, cutoff=0.6)
+        if not near and known and not path.suffix:
+            return f"; jstc comes with {', '.join(known)}"
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 # From what was read and what overrides it to a checked recipe.

@@ -18,6 +18,7 @@ WORK = {"--allow-pickle", "--fresh", "--json", "--quiet", "-q", "--verbose", "-v
 START = {"--out", "-o", "--set", "--data", "--weights", "--seed", "--device"}
 # Users script against these: a name may be added here, none may go.
 FLAGS = {
+    "init": {"--out", "--debug"},
     "run": WORK | START | {"--model"},
     "search": WORK
     | START

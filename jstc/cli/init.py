@@ -1,0 +1,47 @@
+"""`jstc init`: a recipe to start from, with comments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jstc.cli import options
+from jstc.errors import InputError, UnknownNameError
+
+__all__ = ["init"]
+
+_START = "your-network"
+
+
+def init(
+    recipe: Annotated[
+        str, typer.Argument(metavar="[RECIPE]", help="One that comes with jstc, such as quickstart.")
+    ] = _START,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it there; else RECIPE.yaml, here.")
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write a commented recipe to start from: by default one for a network that you have trained.
+
+    No file is overwritten.
+    """
+    from jstc.cli import console
+    from jstc.core import files
+    from jstc.recipe import loading
+
+    known = loading.shipped()
+    if recipe not in known:
+        raise UnknownNameError(
+            "recipe", recipe, list(known), f"Recipes that come with jstc: {', '.join(known)}"
+        )
+    path = out or Path(f"{recipe}.yaml")
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path} is there already; name another file with --out")
+    if not path.parent.is_dir():
+        raise InputError(f"no folder {path.parent} to write {path.name} to")
+    files.write_text(path, known[recipe].read_text(encoding="utf-8"))
+    console.text(str(path))
+    console.note(f"Look through it, then: jstc run {path}")
