@@ -24,6 +24,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _SHOWN = 4
+_SOUND_BYTES, _SOUND_RATIO = 256 * 2**20, 64
 _NEITHER = "weights {} are neither a torch checkpoint nor named .safetensors"
 
 
@@ -32,11 +33,12 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
 
     Understands `state_dict` and `model` keys, or whatever key the only state dict in the file has, and
     `module.` prefixes. `allow_pickle` also reads files that hold other objects than tensors, and so runs any
-    code that is in them. Raises `ModelError`, and leaves the network as it was, when the file cannot be read,
-    or does not fit.
+    code that is in them. Sparse tensors are filled up. Raises `ModelError`, and leaves the network as it was,
+    when the file cannot be read, does not fit, or holds something else than the numbers of a network.
     """
     own = model.state_dict()
     tensors = _rename(_unwrap(_read(path, allow_pickle=allow_pickle), path), own)
+    _require(path, {key: _form(tensor) for key, tensor in tensors.items()})
     if not getattr(model, "aux_logits", True):  # published weights have them, our networks do not
         tensors = {k: v for k, v in tensors.items() if not k.startswith(_AUXILIARY)}
     for key, value in own.items():  # very old checkpoints lack this counter
@@ -45,7 +47,10 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
     problems = _problems(model, own, tensors)
     if problems:
         raise ModelError(f"weights {path} do not fit the network: {problems}")
-    model.load_state_dict(tensors)
+    filled = {key: _filled(tensor, path) for key, tensor in tensors.items()}
+    _require(path, {key: _values(filled[key], value) for key, value in own.items()})
+    _require(path, {key: _unbounded(filled[key], value) for key, value in model.named_parameters()})
+    model.load_state_dict(filled)
 
 
 def _read(path: Path, *, allow_pickle: bool) -> Any:
@@ -83,9 +88,24 @@ def _may_be_torch(path: Path) -> bool:
 
 
 def _read_torch(path: Path, *, weights_only: bool) -> Any:
-    with warnings.catch_warnings():
+    _require_sound(path)
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
         warnings.simplefilter("ignore")  # torch's remarks on foreign files; ours follow if it matters
         return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
+def _require_sound(path: Path) -> None:
+    """Raise `ModelError` for an archive that would take far more memory than it has bytes."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        held = sum(member.file_size for member in archive.infolist())
+    size = path.stat().st_size
+    if held > max(_SOUND_BYTES, _SOUND_RATIO * size):
+        raise ModelError(
+            f"weights {path} have {size / 1e6:,.1f} MB and would take {held / 1e6:,.0f} MB in memory: torch "
+            "does not write such files, it may be made to fill the memory"
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -153,6 +173,58 @@ def _problems(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, T
     text += [f"unknown {_some(unknown)}"] if unknown else []
     text += [f"other shapes {_some(f'{k} {_both(given[k], own[k])}' for k in shapes)}"] if shapes else []
     return "; ".join(text)
+
+
+# The numbers: what a file can hold instead of them, or what they cannot be.
+
+
+def _require(path: Path, found: Mapping[str, str | None]) -> None:
+    """Raise `ModelError` when something is wrong with tensors: by name, what."""
+    for what in dict.fromkeys(filter(None, found.values())):
+        names = [key for key, problem in found.items() if problem == what]
+        raise ModelError(f"weights {path}: {_some(names)}: {what}")
+
+
+def _form(tensor: Tensor) -> str | None:
+    """Why the tensor has no numbers that a network could take, if so."""
+    if tensor.is_meta:
+        return "shapes without values (torch's meta device); save the network with its weights"
+    if tensor.is_quantized:
+        return "quantised numbers; save the weights from before the quantisation"
+    if tensor.is_nested:
+        return "nested tensors, which no weights are"
+    return None
+
+
+def _filled(tensor: Tensor, path: Path) -> Tensor:
+    if tensor.layout == torch.strided:
+        return tensor
+    try:
+        return tensor.to_dense()
+    except RuntimeError as error:
+        raise ModelError(f"weights {path}: a sparse tensor cannot be filled up: {_reason(error)}") from None
+
+
+def _values(theirs: Tensor, ours: Tensor) -> str | None:
+    """What is wrong with the numbers, of a parameter or a buffer."""
+    if theirs.is_complex() and not ours.is_complex():
+        return "complex numbers, where the network has real ones"
+    inexact = ours.is_floating_point() or ours.is_complex()
+    if inexact and not (theirs.is_floating_point() or theirs.is_complex()):
+        return (
+            f"whole numbers ({_type(theirs)}), where the network has {_type(ours)}: quantised weights perhaps"
+        )
+    return "not numbers (nan)" if inexact and bool(theirs.isnan().any()) else None
+
+
+def _unbounded(theirs: Tensor, ours: Tensor) -> str | None:
+    # A mask in a buffer may be infinite, a weight may not; what float64 can say may be too large for float32.
+    finite = bool(theirs.to(ours.dtype).isfinite().all())
+    return None if finite else f"infinite numbers, as {_type(ours)}"
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _both(theirs: Tensor, ours: Tensor) -> str:

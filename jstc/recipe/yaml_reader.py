@@ -63,6 +63,9 @@ def parse(text: str, name: str) -> Source:
         root = yaml.compose(text, Loader=_Loader)
     except _TooMuchError as error:
         raise RecipeError(f"{name}, line {error}: {_TOO_MUCH}") from None
+    except _TagError as error:
+        line, tag = error.args
+        raise RecipeError(f"{name}, line {line}: the tag {tag} is not allowed in a recipe") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark else ""
@@ -81,8 +84,12 @@ class _TooMuchError(Exception):
     """The line on which reading stopped."""
 
 
+class _TagError(Exception):
+    """The line of a tag, and the tag."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Stops at the limits while it reads: a large text of brackets takes seconds to read whole."""
+    """Stops at tags, and at the limits while it reads: a large text of brackets would take seconds."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -95,6 +102,10 @@ class _Loader(yaml.SafeLoader):
         # Keys count as well here, and the depth is that of what is inside the outermost mapping.
         if self.nodes > 2 * _MAX_NODES or self.depth > _MAX_DEPTH + 1:
             raise _TooMuchError(self.get_mark().line + 1)
+        event = self.peek_event()
+        # Only here: in a node, a tag that was written looks like the one that a plain value has by itself.
+        if getattr(event, "tag", None) is not None:
+            raise _TagError(event.start_mark.line + 1, event.tag)
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -135,8 +146,6 @@ class _Builder:
             yield key.value, value
 
     def _scalar(self, node: yaml.Node) -> Any:
-        if node.tag.startswith("!") or "python" in node.tag:
-            raise self._error(node, f"the tag {node.tag} is not allowed in a recipe")
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
         return scalar(node.value) if plain else node.value
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jstc.errors import ModelError
-from jstc.models import load_weights
+from jstc.models import load_weights, weights
 
 
 class Net(nn.Module):
@@ -176,3 +177,76 @@ def test_a_file_of_something_else_is_named_without_torch_s_inner_errors(tmp_path
             ModelError, match=r"w\.pt are neither a torch checkpoint nor named \.safetensors$"
         ):
             load_weights(Net(), tmp_path / "w.pt")
+
+
+def _with(change: Any) -> dict[str, Tensor]:
+    state = dict(Net().state_dict())
+    return state | {"conv.weight": change(state["conv.weight"])}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.to("meta"), "shapes without values"),
+        (lambda w: w.to(torch.complex64), "complex numbers, where the network has real ones"),
+        (lambda w: w.to(torch.int8), r"whole numbers \(int8\), where the network has float32"),
+        (lambda w: w > 0, r"whole numbers \(bool\)"),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "quantised numbers"),
+        (lambda w: torch.full_like(w, float("nan")), "not numbers"),
+        (lambda w: torch.full_like(w, float("inf")), "infinite numbers"),
+        (lambda w: w.double() + 1e300, "infinite numbers, as float32"),
+    ],
+)
+def test_what_are_no_numbers_of_a_network_is_named_and_nothing_is_loaded(
+    tmp_path: Path, change: Any, said: str
+) -> None:
+    torch.save(_with(change), tmp_path / "w.pt")
+    target = Net()
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(ModelError, match=rf"w\.pt: conv\.weight: {said}"):
+        load_weights(target, tmp_path / "w.pt")
+    assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state")
+@pytest.mark.parametrize("form", ["to_sparse", "to_sparse_csr"])
+def test_sparse_weights_are_filled_up(tmp_path: Path, form: str) -> None:
+    source, target = Net(), Net()
+    state = dict(source.state_dict())
+    torch.save(state | {"fc.weight": getattr(state["fc.weight"], form)()}, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert _same(source, target)
+
+
+def test_numbers_of_another_width_are_converted(tmp_path: Path) -> None:
+    source, target = Net(), Net()
+    halves = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in source.state_dict().items()}
+    torch.save(halves, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert torch.equal(target.conv.weight, source.conv.weight.to(torch.bfloat16).float())
+
+
+def test_a_buffer_may_be_infinite_as_a_mask_is(tmp_path: Path) -> None:
+    source, target = Net(), Net()
+    for network in (source, target):
+        network.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert _same(source, target)
+
+
+def test_a_small_archive_that_stands_for_much_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_SOUND_BYTES", 2**20)
+    torch.save({"w": torch.zeros(2**20)}, tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(ModelError, match=r"have 0\.0 MB and would take 4 MB in memory"):
+        load_weights(Net(), tmp_path / "w.pt")

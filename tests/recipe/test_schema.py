@@ -198,6 +198,28 @@ def test_hostile_yaml_is_refused_in_bounded_time(write, text):
     assert time.process_time() - began < 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "flops: !!seq [0.5]", "flops: !mine [0.5]", "flops: ! [0.5]", "train: !!map {lr: 0.1}",
+        "train: !!set {lr}", "train: !!omap [lr: 0.1]", "!!str seed: 1", "seed: !!int '1'",
+        "seed: !!float 1", "seed: ! 1", "train: {lr: !!float 1}", "search: !!python/name:os.system",
+        "%TAG !x! tag:x,2000:\n---\nseed: !x!y 1",
+    ],
+)  # fmt: skip
+def test_tags_are_refused_wherever_they_stand(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"line \d: the tag .* is not allowed in a recipe"):
+        loading.read_plain(tmp_path / "r.yaml")
+
+
+def test_what_we_write_has_no_tags(tmp_path):
+    flags = {"model": "!x", "dataset": "1e5", "data": "a: b", "flops": "0.5"}
+    recipe = loading.from_flags(flags, ["train.weight_decay=1e-30", "seed=7", "export.license='!'"])
+    (tmp_path / "r.yaml").write_text(loading.to_yaml(recipe))
+    assert loading.load(tmp_path / "r.yaml") == recipe
+
+
 def test_a_file_that_is_too_large_for_a_recipe_is_not_read(write):
     assert refusal(write(BASE + "#" * 200_000)) == "FILE: larger than 200000 bytes; no recipe is so large"
 
