@@ -58,6 +58,7 @@ ASKS = {"require_regular", "open_regular", "require_file", "irregular"}
 WITHOUT_ASKING = {
     "core/files.py": "it is who is asked",
     "models/catalogue.py": "torchvision's own source",
+    "cli/init.py": "recipes of the package itself",
     "ort/machine.py": "/proc and /sys",
     "ort/memory.py": "/proc",
     "ort/opened.py": "what onnxruntime has just written into a folder of our own",
