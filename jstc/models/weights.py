@@ -206,7 +206,7 @@ def _filled(tensor: Tensor, path: Path) -> Tensor:
 
 
 def _values(theirs: Tensor, ours: Tensor) -> str | None:
-    """What is wrong with the numbers, of a parameter or a buffer."""
+    """Why the numbers cannot be those of a parameter or a buffer, if so."""
     if theirs.is_complex() and not ours.is_complex():
         return "complex numbers, where the network has real ones"
     inexact = ours.is_floating_point() or ours.is_complex()
