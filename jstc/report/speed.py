@@ -93,7 +93,7 @@ def _doubt(one: Speed) -> str:
     """Doubts about a figure, in brackets."""
     if one.standing == "gain":
         return ""
-    parts = [WORDS[one.standing]]
+    parts = [] if one.standing == "uncertain" else [WORDS[one.standing]]  # for which there are reasons
     if one.is_wide:
         parts.append(f"between {ratio(one.row.ratio_low)} and {ratio(one.row.ratio_high)}")
     parts += [doubt.text for doubt in one.doubts if doubt.kind != "wide"]

@@ -18,12 +18,14 @@ def point(share: float, accuracy: Any) -> dict[str, Any]:
     return {"label": f"flops{share}", "flops": int(10e6 * share), "params": 1, "accuracy": accuracy}
 
 
-def pareto(points: list[Any], path: Path, *, target: Any) -> None:
-    rows = [{"label": one["label"], "slim": {k: one[k] for k in TARGET}} for one in points]
+def pareto(points: list[Any], path: Path, *, target: Any, images: int | None = None) -> str:
+    tested = {"finetune": {"test_images": images}}
+    rows = [{"label": one["label"], "slim": {k: one[k] for k in TARGET}} | tested for one in points]
     whole = {"schema": 1, "model": "m", "dataset": "d", "target": target or {}, "sweep": rows}
     drawing = draw_pareto(SweepSummary.model_validate(whole))
     if drawing is not None:
         path.write_text(drawing.svg)
+    return drawing.caption if drawing else ""
 
 
 POINTS = [point(0.7, 0.9883), point(0.35, 0.9716), point(0.5, 0.9866)]
@@ -57,6 +59,22 @@ def test_fewer_than_two_are_no_picture(tmp_path: Path, points: list[Any], target
     path = tmp_path / "p.svg"
     pareto(points, path, target=target)
     assert not path.exists()
+
+
+def heights(path: Path) -> list[float]:
+    """Numbers along the axis of accuracies."""
+    return [float(text) for text in re.findall(r">(\d\d(?:\.\d+)?)</text>", path.read_text())]
+
+
+def test_the_sampling_error_is_drawn_and_the_axis_holds_it(tmp_path: Path) -> None:
+    """97.0 against 96.8 % on 599 images is no difference to be seen."""
+    path, points = tmp_path / "p.svg", [point(0.5, 0.97), point(0.3, 0.968)]
+    assert "intervals" not in pareto(points, path, target=None)
+    assert max(heights(path)) - min(heights(path)) < 0.5
+    told = pareto(points, path, target=None, images=599)
+    assert told.endswith("Thin bars are the 95 % intervals of accuracies on 599 images.")
+    assert max(heights(path)) - min(heights(path)) > 2  # 95.1 to 98.1 %
+    assert path.read_text().count('style="fill: none; stroke: #59636e; stroke-linecap: round"') == 2
 
 
 def test_equal_accuracies_are_drawn_too(tmp_path: Path) -> None:

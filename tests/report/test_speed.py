@@ -74,7 +74,7 @@ def test_one_in_doubt_has_none_and_its_reasons_are_told_everywhere(
     [row] = [row for row in report.table(data.summary) if row.label.startswith("Latency")]
     assert row.change == f"{figure} the speed (uncertain)"
     text, page = report.markdown(data), report.html(data)
-    assert f"- ! **Speed, fp32: {figure}, uncertain.** Uncertain: {figure} at batch 1 (uncertain, " in text
+    assert f"- ! **Speed, fp32: {figure}, uncertain.** Uncertain: {figure} at batch 1 (" in text
     assert told in text
     assert f'<p class="figure warn">{figure}, uncertain</p>' in page
     assert 'rect class="gain"' not in page
@@ -87,7 +87,7 @@ def test_a_headline_has_the_interval_and_the_reasons(finished: Path, contents: d
     [one] = [found for found in data.findings if found.fact == "Speed, fp32"]
     assert (one.state, one.figure) == ("warn", "about 5x, uncertain")
     assert one.sentence == (
-        "Uncertain: about 5x at batch 1 (uncertain, between 1.31x and 7.27x, the machine was busy, it is "
+        "Uncertain: about 5x at batch 1 (between 1.31x and 7.27x, the machine was busy, it is "
         "more than the 2.00x that the FLOPs explain, the median times alone would give 1.46x) on cpu, beside "
         "the target network in onnxruntime; the FLOPs alone would suggest 2.00x."
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jstc.core import numbers
+from jstc.core.accuracy import wilson
 from jstc.core.numbers import percent, share
 from jstc.report.collect import PARETO
 from jstc.report.groups import WidthRow, WidthRows, width_rows
@@ -42,13 +43,15 @@ def draw_pareto(summary: SweepSummary) -> Drawing | None:
     told = [f"{percent(point.accuracy)} at {numbers.count(point.flops)} FLOPs" for point in points]
     told += [f"{one.label} network {percent(one.accuracy)} at {numbers.count(one.flops)}" for one in before]
     alt = "Accuracy against FLOPs: " + ", ".join(told)
+    images = next((row.finetune.test_images for row in summary.sweep if row.finetune.test_images), None)
     with canvas.figure(3.4) as drawn:
-        _draw_budgets(drawn.add_subplot(), points, before)
+        _draw_budgets(drawn.add_subplot(), points, before, images)
         text = canvas.svg(drawn, title=alt)
     caption = "Every network at its FLOPs. Up and to the left is better."
     if before:
         which = "given network as it came" if before[0].label == "given" else "target network trained alone"
         caption += f" The dashed line is the {which}."
+    caption += _BARS.format(images) if images else ""
     return Drawing(PARETO, "Accuracy against FLOPs", alt, caption, text)
 
 
@@ -59,7 +62,22 @@ def _before(target: Target) -> list[_Point]:
     return [_Point(flops, value, label) for label, value in known if value is not None and flops is not None]
 
 
-def _draw_budgets(axes: Axes, points: Sequence[_Point], before: Sequence[_Point]) -> None:
+_BARS = " Thin bars are the 95 % intervals of accuracies on {:,} images."
+
+
+def _draw_intervals(axes: Axes, places: Sequence[tuple[float, float]], images: int | None) -> list[float]:
+    """A thin bar through every place, whose height is an accuracy in percent; all heights that are drawn."""
+    if not images:
+        return [accuracy for _, accuracy in places]
+    ends = []
+    for across, accuracy in places:
+        low, high = (100 * end for end in wilson(accuracy / 100 * images, images))
+        axes.plot([across] * 2, [low, high], "_-", color=canvas.GREY, linewidth=1, markersize=5, zorder=1.5)
+        ends += [low, high]
+    return ends
+
+
+def _draw_budgets(axes: Axes, points: Sequence[_Point], before: Sequence[_Point], images: int | None) -> None:
     shown = [*points, *before]
     places = [(point.flops, 100 * point.accuracy) for point in shown]
     across, up = ([place[side] for place in places] for side in (0, 1))
@@ -70,9 +88,10 @@ def _draw_budgets(axes: Axes, points: Sequence[_Point], before: Sequence[_Point]
     for place in places[len(points) :]:
         axes.plot(*place, color=canvas.ORANGE, marker="D", markersize=6.5, linestyle="none")
     canvas.plain(axes, grid="both")
-    room = (max(up) - min(up)) or 1.0
+    ends = _draw_intervals(axes, places, images)
+    room = (max(ends) - min(ends)) or 1.0
     axes.set_xlim(0, 1.12 * max(across))
-    axes.set_ylim(min(up) - 0.35 * room, max(up) + 0.25 * room)
+    axes.set_ylim(min(ends) - 0.35 * room, max(ends) + 0.25 * room)
     axes.set_title("accuracy on the test split (%) against FLOPs")
     axes.xaxis.set_major_formatter(lambda value, _: canvas.short_count(value))
     axes.locator_params(axis="x", nbins=6)
@@ -109,7 +128,8 @@ def draw_tradeoffs(summary: Summary) -> list[Drawing]:
     for provider in list(dict.fromkeys(row.provider or "" for row in rows))[:_MOST]:
         marks = _marks(summary, [row for row in rows if row.provider == provider])
         if sum(mark.label != _TARGET for mark in marks) >= _FEWEST:
-            found.append(_draw_tradeoff(provider, marks, f"batch {smallest}"))
+            tested = summary.finetune.test_images
+            found.append(_draw_tradeoff(provider, marks, f"batch {smallest}", tested))
     return found
 
 
@@ -125,7 +145,7 @@ def _marks(summary: Summary, rows: Sequence[Timing]) -> list[_Mark]:
     return list(marks.values())
 
 
-def _draw_tradeoff(provider: str, marks: Sequence[_Mark], batch: str) -> Drawing:
+def _draw_tradeoff(provider: str, marks: Sequence[_Mark], batch: str, images: int | None) -> Drawing:
     told = (
         f"{one.label} {percent(one.accuracy)} in {numbers.milliseconds(one.milliseconds)}" for one in marks
     )
@@ -135,14 +155,14 @@ def _draw_tradeoff(provider: str, marks: Sequence[_Mark], batch: str) -> Drawing
         canvas.plain(axes, grid="both")
         axes.set_title(f"accuracy (%) on {provider}, {batch}")
         axes.set_xlabel("median latency (ms)")
-        _draw_marks(axes, marks)
+        _draw_marks(axes, marks, images)
         text = canvas.svg(drawn, title=alt)
     file = re.sub(r"\W", "_", provider)
-    caption = _TRADEOFF_CAPTION.format(batch=batch)
+    caption = _TRADEOFF_CAPTION.format(batch=batch) + (_BARS.format(images) if images else "")
     return Drawing(f"report/tradeoff-{file}.svg", "Accuracy against latency", alt, caption, text)
 
 
-def _draw_marks(axes: Axes, marks: Sequence[_Mark]) -> None:
+def _draw_marks(axes: Axes, marks: Sequence[_Mark], images: int | None) -> None:
     places = [(mark.milliseconds, 100 * mark.accuracy) for mark in marks]
     styles = [
         ("D", canvas.ORANGE) if mark.label == _TARGET else _STYLES.get(mark.label, ("v", canvas.INK))
@@ -150,10 +170,10 @@ def _draw_marks(axes: Axes, marks: Sequence[_Mark]) -> None:
     ]
     for place, (shape, colour) in zip(places, styles, strict=True):
         axes.plot(*place, shape, color=colour, markersize=7)
-    across, up = ([place[side] for place in places] for side in (0, 1))
-    room = max(max(up) - min(up), 0.2)
-    axes.set_xlim(0, 1.25 * max(across))
-    axes.set_ylim(min(up) - 0.4 * room, max(up) + 0.4 * room)
+    ends = _draw_intervals(axes, places, images)
+    room = max(max(ends) - min(ends), 0.2)
+    axes.set_xlim(0, 1.25 * max(across for across, _ in places))
+    axes.set_ylim(min(ends) - 0.4 * room, max(ends) + 0.4 * room)
     axes.locator_params(axis="y", nbins=5)
     axes.ticklabel_format(axis="y", useOffset=False)
     labels = [
