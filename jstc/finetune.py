@@ -198,6 +198,7 @@ def _score(
         "loss": found.loss,
         "test_images": found.images,
         "chance": _chance(classes, dataset.info.num_classes),
+        "device": _device_of(network).type,
     }
 
 
@@ -224,6 +225,7 @@ def _report(figures: dict[str, Any], result: FitResult, directory: Path) -> None
         "images_seen": result.images,
         "test_images": figures["test_images"],
         "chance": figures["chance"],
+        "device": figures["device"],
         "training_accuracy": result.accuracy,
         **({"rollbacks": result.rollbacks} if result.rollbacks else {}),
     }

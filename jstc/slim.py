@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jstc import models
+from jstc import models, soundness
 from jstc.channels import ChannelMap, GatedNetwork, fold
 from jstc.channels.cutting.slicing import rebuild
 from jstc.channels.trace.ids import named_tensors
@@ -30,7 +30,7 @@ from jstc.train import handover
 __all__ = ["FOLD_TOLERANCE", "emit", "load"]
 
 FOLD_TOLERANCE = 1e-5
-"""Largest difference of any output, in float32, that folding the gates may make."""
+"""Largest difference of an output that folding the gates may make, but where float32 cannot do as well."""
 
 _SCHEMA = 1
 _MANY_CLASSES = 25_000  # ImageNet-21k has fewer
@@ -50,16 +50,23 @@ def emit(
     """Write the sub-network of `plan` in `source` (of finetune or search) as an ordinary one in `directory`.
 
     Writes `model.safetensors` (every parameter and buffer) and `model.json` (how to build it again, and the
-    plan's hash). Returns `max_abs_diff_fold`, the largest difference that folding made to an output on
-    `images` [N, C, H, W]. Raises `StageError` when that is above `FOLD_TOLERANCE`, `RunDirectoryError` when
-    `source` has the sub-network of another plan. `target` only gives the structure.
+    plan's hash). `target` is the target network before its training. Returns what was found on the way, on
+    `images` [N, C, H, W]: `max_abs_diff_fold`, the largest difference that folding made to an output, with
+    its limit; the network's own `rounding` in float32; and the weights that no image reaches, `unreached`.
+
+    Raises `StageError` when folding changed more than rounding explains, or when the network holds values
+    that no sound training leaves; `RunDirectoryError` when `source` has the sub-network of another plan.
     """
     small = channels.slice(target, plan)
     gated = channels.gated(small, plan)
     handover.load_subnetwork(source / "subnetwork.safetensors", plan=plan).restore(gated)
     network, difference = _folded(gated, images)
-    if not difference <= FOLD_TOLERANCE:
-        raise StageError(f"folding the gates changed an output by {difference:.3g}, above {FOLD_TOLERANCE:g}")
+    out_of_reach = soundness.unreached(network, spec.input_shape)
+    soundness.require_sane(network, initial=target, unreached=out_of_reach, what="the slim network")
+    rounding = soundness.rounding(network, images)
+    limit = rounding.limit(FOLD_TOLERANCE)
+    if not difference <= limit:
+        raise StageError(f"folding the gates changed an output by {difference:.3g}, above {limit:.3g}")
     tensors = {name: t.detach().contiguous().clone() for name, t in named_tensors(network)}
     files.write_with(directory / "model.safetensors", lambda path: save_file(tensors, path))
     files.write_json(
@@ -71,23 +78,21 @@ def emit(
             "attributes": channels.attributes(plan),
         },
     )
-    return {"max_abs_diff_fold": difference}
+    return {
+        "max_abs_diff_fold": difference,
+        "max_abs_diff_fold_limit": limit,
+        "rounding": rounding.to_dict(),
+        "unreached": out_of_reach.to_dict(),
+    }
 
 
 def _folded(gated: GatedNetwork, images: Tensor) -> tuple[nn.Module, float]:
     gated.float().cpu().eval()
-    with torch.inference_mode():
-        before = _scores(gated, images)
+    images = images.cpu().float()
+    before = soundness.plain_scores(gated, images)
     network = fold(copy.deepcopy(gated))
-    with torch.inference_mode():
-        difference = (before - _scores(network, images)).abs().max()
+    difference = (before - soundness.plain_scores(network, images)).abs().max()
     return network, float(difference)
-
-
-def _scores(network: nn.Module, images: Tensor) -> Tensor:
-    out = network(images.float().cpu())
-    scores: Tensor = out if isinstance(out, Tensor) else next(iter(out))
-    return scores
 
 
 def load(

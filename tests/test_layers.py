@@ -19,7 +19,7 @@ LAYERS = {
     # L1: plain data
     "recipe": 1, "plan": 1, "summary": 1,
     "channels": 2, "models": 2, "data": 2, "ort": 2,
-    "train": 3, "latency": 3,
+    "train": 3, "latency": 3, "soundness": 3,
     "jst": 4, "finetune": 4, "slim": 4, "export": 4, "report": 4, "gate": 4,
     "runs": 5,
     "api": 6, "cli": 6, "__main__": 7,

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 import jstc
 from jstc import models, slim
-from jstc.channels import ChannelMap, GatedNetwork, analyse
+from jstc.channels import ChannelMap, GatedNetwork, analyse, fold
 from jstc.channels.trace.ids import named_tensors
 from jstc.core import files
 from jstc.errors import JstcError, ModelError, RunDirectoryError, StageError
@@ -100,9 +101,12 @@ def test_it_is_an_ordinary_network_of_its_own_class_and_of_the_plans_size(run, e
 
 def test_the_report_says_what_folding_changed(run, tmp_path):
     found = run.emit(tmp_path)
-    assert found.keys() == {"max_abs_diff_fold"}
+    assert found.keys() == {"max_abs_diff_fold", "max_abs_diff_fold_limit", "rounding", "unreached"}
     before, after = output(run.gated, run.images), output(slim.load(tmp_path), run.images)
     assert found["max_abs_diff_fold"] == float((before - after).abs().max())
+    assert found["max_abs_diff_fold_limit"] == slim.FOLD_TOLERANCE
+    assert found["rounding"]["error"] < 1e-5 and found["rounding"]["norm"] in dict(run.target.named_modules())
+    assert found["unreached"]["weights"] == 0
 
 
 def test_the_files_are_those_two_and_hold_what_they_should(run, emitted):
@@ -165,28 +169,54 @@ def test_nothing_is_pickled(emitted, monkeypatch):
 
 
 def test_folding_that_changes_an_output_is_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(slim, "FOLD_TOLERANCE", -1.0)
-    with pytest.raises(StageError, match="folding the gates changed an output by"):
+    def other(gated):
+        network = fold(gated)
+        network.linear.bias.data[0] += 2e-5  # a little more than rounding
+        return network
+
+    monkeypatch.setattr(slim, "fold", other)
+    with pytest.raises(StageError, match=r"folding the gates changed an output by .*e-05, above 1e-05"):
         run.emit(tmp_path / "slim")
     assert not (tmp_path / "slim").exists()
 
 
-def test_weights_that_are_no_numbers_are_refused(run, tmp_path):
-    tensors = {"network": dict(run.gated.network.state_dict())}
+def changed(run: Trained, directory: Path, change: Callable[[nn.Module], object]) -> Trained:
+    """The sub-network of `run` with other values, in `directory`."""
     gated = run.channels.gated(run.channels.slice(run.target, run.plan), run.plan)
-    gated.network.load_state_dict(tensors["network"])
-    gated.network.linear.bias.data.fill_(float("nan"))
-    handover.save_subnetwork(tmp_path / "subnetwork.safetensors", gated, optimizer={}, plan=run.plan, step=1)
-    with pytest.raises(StageError, match="nan"):
-        slim.emit(
-            run.target,
-            run.channels,
-            run.spec,
-            plan=run.plan,
-            source=tmp_path,
-            directory=tmp_path / "slim",
-            images=run.images,
-        )
+    gated.network.load_state_dict(run.gated.network.state_dict())
+    gated.load_gates(run.gated.gates)
+    with torch.no_grad():
+        change(gated.network)
+    handover.save_subnetwork(directory / "subnetwork.safetensors", gated, optimizer={}, plan=run.plan, step=1)
+    return replace(run, source=directory)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e33])
+def test_values_that_no_training_leaves_are_refused(run, tmp_path, value):
+    spoilt = changed(run, tmp_path, lambda network: network.linear.bias[3].fill_(value))
+    with pytest.raises(StageError, match="holds values that no sound training leaves") as caught:
+        spoilt.emit(tmp_path / "slim")
+    assert [line.split(":")[0] for line in caught.value.details] == ["linear.bias"]
+    assert not (tmp_path / "slim").exists()
+
+
+def test_garbage_where_no_image_reaches_is_refused_and_such_weights_are_counted(tmp_path):
+    spec = models.spec("resnet20", num_classes=10, in_channels=3, height=4, width=4)
+    run = trained(spec, tmp_path / "sound")
+    found = run.emit(tmp_path / "slim")["unreached"]
+    assert found["layers"][-1] == "layer3.2.conv2" and 0 < found["share"] < 1
+    last = dict(slim.load(tmp_path / "slim").named_parameters())["layer3.2.conv2.weight"]
+    assert found["weights"] >= 8 * last.shape[0] * last.shape[1]  # 8 of 9 positions, on a map of one value
+
+    def spoil(network):
+        network.layer3[2].conv2.weight[1, 0, 2, 2] = 2.5  # no size that is odd elsewhere
+
+    with pytest.raises(StageError, match=r"layer3\.2\.conv2\.weight: 8 of the 9 .* hold up to 2\.5"):
+        changed(run, tmp_path / "spoilt", spoil).emit(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    assert (
+        output(slim.load(tmp_path / "slim"), run.images) - output(run.gated, run.images)
+    ).abs().max() < 1e-5
 
 
 def test_a_sub_network_of_another_plan_is_refused(run, tmp_path):

@@ -31,6 +31,7 @@ _FOLLOWING = {
 }
 _LABELS = {
     "max_abs_diff_fold": "largest difference of a logit, folded",
+    "undecided": "test images on which rounding decides",
     "settled": "plans settled",
     "round_of_plan": "plan drawn after round",
 }

@@ -17,8 +17,8 @@ from jstc.summary import Summary, SweepSummary, to_document
 
 __all__ = ["stage", "summary"]
 
-_OF_EVERY_GROUP = ("flops_share",)
-"""Figures of a result that have a line for every channel group in the report, and would fill a page here."""
+_NOT_SHOWN = ("flops_share", "max_abs_diff_fold_limit", "rounding", "unreached")
+"""Parts of a result that are figures by themselves; the report has them, and --json."""
 
 
 def summary(found: Summary | SweepSummary, path: Path, *, as_json: bool, quiet: bool = False) -> None:
@@ -75,7 +75,7 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
     elif name == "export":
         _show_files(result, title=f"export of {path}")
     else:
-        found = {key: value for key, value in result.items() if key not in _OF_EVERY_GROUP}
+        found = {key: value for key, value in result.items() if key not in _NOT_SHOWN}
         rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
         cells = [[console.label(name, key), figure(key, value)] for key, value in rows]
         cells += [[_GIVEN, figure("accuracy", one["accuracy"])] for one in given.values()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jstc.export.card import encode_metadata, read_metadata
 from jstc.export.classifier import open_classifier
-from jstc.export.parity import Parity, parity, preprocess_parity, require_parity
+from jstc.export.parity import Parity, parity, preprocess_parity, require_answers, require_parity
 from jstc.export.precisions import (
     LARGEST_FP16,
     PRECISIONS,
@@ -15,7 +15,7 @@ from jstc.export.precisions import (
 )
 from jstc.export.preprocess import preprocess_path, write_with_preprocess
 from jstc.export.scoring import Score, accuracy, score
-from jstc.export.write import require_runs, run_reference, save, write_onnx
+from jstc.export.write import require_runs, save, write_onnx
 
 __all__ = [
     "LARGEST_FP16",
@@ -33,9 +33,9 @@ __all__ = [
     "preprocess_parity",
     "preprocess_path",
     "read_metadata",
+    "require_answers",
     "require_parity",
     "require_runs",
-    "run_reference",
     "save",
     "score",
     "write_onnx",

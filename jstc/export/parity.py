@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from jstc.errors import ParityError, StageError
 from jstc.export.classifier import Classifier, open_classifier
 from jstc.export.preprocess import CLASSES, PROBABILITIES
-from jstc.export.write import Runner, padded, reference, run_reference
+from jstc.export.write import Runner, padded, reference
 from jstc.ort import sessions
+from jstc.soundness import plain_scores
 
-__all__ = ["Parity", "parity", "preprocess_parity", "require_parity"]
+__all__ = ["Parity", "parity", "preprocess_parity", "require_answers", "require_parity"]
 
 _CHUNK = 32
-# Float32 sums in another order differ by less than this share of the largest logit: 3e-7 to 6e-7 were seen on
-# untrained ResNets, whose logits go into the hundreds and more.
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
         raise StageError(f"{path.name}: parity needs at least one image")
     images = images.to("cpu", torch.float32)
     torch_network, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
-    ours = torch.cat([run_reference(torch_network, chunk) for chunk in torch.split(images, _CHUNK)])
+    ours = plain_scores(torch_network, images)
     theirs = Runner(path).all_logits(images)
     if ours.shape != theirs.shape:
         shapes = f"{tuple(theirs.shape)} and {tuple(ours.shape)}"
@@ -66,17 +64,28 @@ def parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
 
 
 def require_parity(result: Parity, *, max_abs_diff: float, file: str = "the ONNX file") -> None:
-    """Raise `ParityError` unless the difference is at most `max_abs_diff` (absolute, in logits).
-
-    Where the largest logit is so large that float32 cannot do as well, a millionth of it is the limit.
-    """
-    rounding = _ROUNDING * result.max_abs_logit if math.isfinite(result.max_abs_logit) else 0.0
-    max_abs_diff = max(max_abs_diff, rounding)
+    """Raise `ParityError` unless the difference is at most `max_abs_diff` (absolute, in logits)."""
     if result.max_abs_diff <= max_abs_diff:  # false for NaN
         return
     raise ParityError(
         f"{file} and the network differ by {result.max_abs_diff:.2g} in the logits of {result.images} images "
         f"(limit {max_abs_diff:.2g}, top-1 agrees on {result.top1_agreement:.2%}); {_advice(result)}"
+    )
+
+
+def require_answers(file: str, *, right: int, expected: int, images: int, undecided: int) -> None:
+    """Raise `ParityError` unless a float32 file has as many right answers as torch, `expected`, of `images`.
+
+    They may differ by as many as there are images on which rounding decides, `undecided`.
+    """
+    if abs(right - expected) <= undecided:
+        return
+    explained = f"on {undecided:,} of them" if undecided else "on none of them"
+    raise ParityError(
+        f"{file} has {right:,} of {images:,} test images right, the network in torch {expected:,}; rounding "
+        f"decides {explained}",
+        "export again on the machine that trained, with nothing else changed; if it stays so, it is a fault "
+        "of jstc or onnxruntime",
     )
 
 
@@ -99,7 +108,7 @@ def preprocess_parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
     when it cannot run the images, or does not say how they are normalised.
     """
     duplicate, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
-    logits = run_reference(duplicate, images.to("cpu", torch.float32))
+    logits = plain_scores(duplicate, images.to("cpu", torch.float32))
     opened = open_classifier(path)
     parts = zip(*_answers(opened, images.cpu()), strict=True)
     classes, shares = (torch.from_numpy(np.concatenate(part)) for part in parts)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from jstc.core import files
 from jstc.errors import StageError
 from jstc.ort import sessions
+from jstc.soundness import first_output
 
 __all__ = [
     "INPUT_NAME",
@@ -29,7 +30,6 @@ __all__ = [
     "padded",
     "reference",
     "require_runs",
-    "run_reference",
     "save",
     "silence",
     "write_onnx",
@@ -131,7 +131,7 @@ class FirstOutput(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return _first(self.network(images))
+        return first_output(self.network(images))
 
 
 def reference(network: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
@@ -144,32 +144,11 @@ def reference(network: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Modul
     duplicate.to(memory_format=torch.contiguous_format)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         output = duplicate(torch.zeros(2, *shape))
-    logits = _first(output)
+    logits = first_output(output)
     if logits.ndim != 2 or len(logits) != 2:
         raise StageError(f"only classifiers can be exported: 2 images gave {tuple(logits.shape)} outputs")
     # Wrapping changes the names of the weights in the file, so it is done only where needed.
     return (duplicate if output is logits else FirstOutput(duplicate).eval()), logits.shape[1]
-
-
-def run_reference(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits [N, classes] of `images` [N, C, H, W], in plain float32 whatever the caller's settings."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            return _first(network(images.to("cpu", torch.float32)))
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
-def _first(output: object) -> Tensor:
-    while not isinstance(output, Tensor):
-        if isinstance(output, Mapping):
-            output = list(output.values())
-        if not isinstance(output, list | tuple) or not output:
-            raise StageError(f"the network's output is a {type(output).__name__}, not logits")
-        output = output[0]
-    return output
 
 
 # What every exported graph must stand: onnx's checker, shape inference, and a run on real images.

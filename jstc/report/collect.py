@@ -31,6 +31,7 @@ from jstc.report.findings import (
 )
 from jstc.report.stage_files import (
     Json,
+    known,
     number,
     pick,
     read_history,
@@ -64,6 +65,8 @@ PARETO = "report/pareto.svg"
 _STAGES = ("search", "finetune", "slim", "export", "bench")
 _SHARED = ("given", "baseline", "search")
 _OWN = ("finetune", "slim", "export", "bench")  # stages that every budget of several has for itself
+_SLIM_KEYS = ("flops", "params", "accuracy", "max_abs_diff_fold")
+_JUDGED_KEYS = ("max_abs_diff_fold_limit", "rounding", "unreached")  # that old results lack
 _ONNX_KEYS = ("file", "precision", "accuracy", "max_abs_diff", "top1_agreement", "bytes")
 _BENCH_KEYS = ("file", "provider", "batch", "median_ms", "p95_ms", "speedup_vs_target")
 
@@ -180,7 +183,7 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "seed": recipe.get("seed"),
         "budget": pick(target.get("budget") or {}, "metric", "limit", "share"),
         "target": _target(target, results["given"], results["baseline"]),
-        "slim": pick(results["slim"], "flops", "params", "accuracy", "max_abs_diff_fold"),
+        "slim": pick(results["slim"], *_SLIM_KEYS) | known(results["slim"], *_JUDGED_KEYS),
         "onnx": _rows(results["export"].get("files"), _ONNX_KEYS),
         "bench": _rows(bench.get("rows"), _BENCH_KEYS),
         "latency": _latency(target, results["search"], results["slim"], bench),
@@ -220,7 +223,6 @@ def _wanted(recipe: Json, manifest: Json) -> Wanted:
     stages = manifest.get("stages") or {}
     return Wanted(
         baseline=bool(recipe.get("baseline")),
-        max_abs_diff=export.get("max_abs_diff"),
         max_accuracy_drop=export.get("max_accuracy_drop"),
         automatic_provider="auto" in (provider if isinstance(provider, list) else [provider]),
         states={name: record.get("state", "pending") for name, record in stages.items()},
@@ -349,7 +351,7 @@ def _unresolved(label: str, recipe: Recipe) -> Json:
 
 def _row(budget: Json, child: Json | None) -> Json:
     label = budget["label"]
-    figures = child or {"slim": pick({}, "flops", "params", "accuracy", "max_abs_diff_fold")}
+    figures = child or {"slim": pick({}, *_SLIM_KEYS)}
     row = {key: figures.get(key, []) for key in ("slim", "onnx", "bench")}
     row |= {key: figures.get(key, {}) for key in ("search", "finetune")}
     row |= {"plan_hash": figures.get("plan_hash"), "groups": figures.get("groups", [])}

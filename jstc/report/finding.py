@@ -30,7 +30,6 @@ class Wanted:
     """Limits that the recipe set, and how far its stages have come (the manifest's states)."""
 
     baseline: bool = False
-    max_abs_diff: float | None = None
     max_accuracy_drop: float | None = None
     automatic_provider: bool = True
     states: Mapping[str, str] | None = None

@@ -13,6 +13,7 @@ from jstc.core import numbers
 from jstc.core.numbers import count, percent, points, share
 from jstc.ort.doubts import speed_of
 from jstc.report import accuracies
+from jstc.report.emitted import emitted_findings
 from jstc.report.finding import Finding, State, Wanted
 from jstc.report.speed import measuring_findings, speed_findings
 from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary, Target
@@ -33,7 +34,6 @@ BUDGETS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 """Metrics that a budget can bound, and what they are called."""
 
 _NOISE = 1.05  # a measured latency up to here over the limit meets it: it is predicted, and measured again
-_FOLD_LIMIT = 1e-5
 _ACCURACY_LIMIT = 0.001
 _ROUNDING = 1e-9  # of fractions of whole numbers of images, in percentage points
 
@@ -171,32 +171,18 @@ def images_finding(images: int, tested: int | None = None) -> Iterator[Finding]:
 
 
 def _files(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
-    fold = summary.slim.max_abs_diff_fold
-    if fold is not None and fold > _FOLD_LIMIT:
-        told = f"Folding the gates changed the logits by up to {fold:.1g}."
-        yield Finding("Folding", "warn", told, note=True)
     if summary.files and summary.files[0].bytes is not None:
         file, before = summary.files[0], summary.target_bytes
         beside = f", {share(file.bytes, before)} of the target network's {numbers.bytesize(before)}"
         told = f"The {file.precision} file{beside if before else ''}."
         yield Finding("ONNX file", "neutral", told, numbers.bytesize(file.bytes))
-    for file in summary.files:
-        # Of the file whose arithmetic is torch's own.
-        if file.precision == "fp32" and file.max_abs_diff is not None:
-            yield _parity(file.max_abs_diff, wanted.max_abs_diff)
+    yield from emitted_findings(summary)
     yield from (found for file in summary.files if (found := _file_accuracy(file, summary, wanted)))
     limit = wanted.max_accuracy_drop
     if limit is not None and any(file.accuracy is not None for file in summary.files):
         unit = "point" if limit == 1 else "points"
         told = f"A file may lose {limit:g} {unit} against torch (export.max_accuracy_drop)."
         yield Finding("Files", "neutral", told)
-
-
-def _parity(difference: float, limit: float | None) -> Finding:
-    passed = limit is None or difference <= limit
-    allowed = f" ({numbers.tiny(limit)} allowed)" if limit else ""
-    told = f"Logits of the fp32 file are within {numbers.tiny(difference)} of torch's{allowed}."
-    return Finding("Parity", "good" if passed else "bad", told, "same" if passed else "differs")
 
 
 def _file_accuracy(file: OnnxFile, summary: Summary, wanted: Wanted) -> Finding | None:

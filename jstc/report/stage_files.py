@@ -14,6 +14,7 @@ from jstc.recipe.schema import Recipe
 
 __all__ = [
     "Json",
+    "known",
     "number",
     "pick",
     "read_history",
@@ -91,6 +92,11 @@ def read_history(path: Path) -> list[Json]:
 def pick(document: Json, *keys: str) -> Json:
     """These keys of a document, null where it lacks them."""
     return {key: document.get(key) for key in keys}
+
+
+def known(document: Json, *keys: str) -> Json:
+    """These keys of a document, as far as it has them."""
+    return {key: document[key] for key in keys if key in document}
 
 
 def number(record: Json, key: str) -> float:

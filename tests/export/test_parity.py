@@ -52,17 +52,28 @@ def test_settings_of_the_caller_do_not_matter(network: nn.Module, onnx_path: Pat
     assert network.training
 
 
-def test_the_limit_is_absolute_until_float32_cannot_do_as_well() -> None:
-    large = Parity(max_abs_diff=3e-4, top1_agreement=1.0, images=64, max_abs_logit=512.0)
-    export.require_parity(large, max_abs_diff=1e-4)  # 6e-7 of the largest logit
-    usual = Parity(max_abs_diff=3e-4, top1_agreement=1.0, images=64, max_abs_logit=99.0)
+def test_the_limit_is_one_of_the_largest_difference() -> None:
+    found = Parity(max_abs_diff=3e-4, top1_agreement=1.0, images=64, max_abs_logit=512.0)
+    export.require_parity(found, max_abs_diff=3e-4)
     with pytest.raises(ParityError) as caught:
-        export.require_parity(usual, max_abs_diff=1e-4, file="model.onnx")
+        export.require_parity(found, max_abs_diff=1e-4, file="model.onnx")
     assert str(caught.value) == (
         "model.onnx and the network differ by 0.0003 in the logits of 64 images (limit 0.0001, top-1 agrees "
         "on 100.00%); that is more than rounding: try another export.opset, and look for randomness or state "
         "in the network's forward in evaluation mode"
     )
+
+
+def test_right_answers_are_as_many_but_for_images_on_which_rounding_decides() -> None:
+    for right in (96, 97, 99, 100):
+        export.require_answers("model.onnx", right=right, expected=98, images=120, undecided=2)
+    export.require_answers("model.onnx", right=98, expected=98, images=120, undecided=0)
+    with pytest.raises(
+        ParityError, match=r"101 of 120 test images right, the network in torch 98; .* on 2 of"
+    ):
+        export.require_answers("model.onnx", right=101, expected=98, images=120, undecided=2)
+    with pytest.raises(ParityError, match=r"rounding decides on none of them; export again"):
+        export.require_answers("model.onnx", right=97, expected=98, images=120, undecided=0)
 
 
 def test_nothing_to_compare_is_refused(network: nn.Module, onnx_path: Path, images: Tensor) -> None:

@@ -30,8 +30,13 @@ def found_in(document: dict[str, Any], **wanted: Any) -> dict[str, Finding]:
     return {one.fact: one for one in findings(parsed(document), Wanted(**wanted)) if one.figure}
 
 
+def remarks(document: dict[str, Any]) -> dict[str, Finding]:
+    """The findings without a figure, by what they are about."""
+    return {one.fact: one for one in findings(parsed(document), Wanted()) if not one.figure}
+
+
 def test_a_finished_run_in_figures(document: dict[str, Any]) -> None:
-    found = found_in(document, baseline=True, max_abs_diff=1e-4)
+    found = found_in(document, baseline=True)
     assert {fact: (one.state, one.figure) for fact, one in found.items()} == {
         "FLOPs": ("neutral", "20.4 M"),
         "Parameters": ("neutral", "132 k"),
@@ -61,13 +66,61 @@ def test_a_file_that_loses_just_what_it_may_has_passed(
     assert "A file may lose 1 point against torch (export.max_accuracy_drop)." in allowed
 
 
-@pytest.mark.parametrize(("limit", "state", "figure"), [(1e-6, "bad", "differs"), (None, "good", "same")])
-def test_parity_is_judged_by_what_was_allowed(
-    document: dict[str, Any], limit: float | None, state: str, figure: str
+@pytest.mark.parametrize(("limit", "state", "figure"), [(1e-6, "bad", "differs"), (0.02, "good", "same")])
+def test_parity_is_judged_by_the_limit_that_its_stage_had(
+    document: dict[str, Any], limit: float, state: str, figure: str
 ) -> None:
-    found = found_in(document, max_abs_diff=limit)["Parity"]
+    document["onnx"][0] |= {"max_abs_diff_limit": limit}
+    found = found_in(document)["Parity"]
     assert (found.state, found.figure) == (state, figure)
-    assert ("allowed" in found.sentence) is (limit is not None)
+    assert f"({limit:.1e} allowed)" in found.sentence
+    del document["onnx"][0]["max_abs_diff_limit"]  # of an older version, whose stage kept only what passed
+    found = found_in(document)["Parity"]
+    assert (found.state, found.figure) == ("good", "same") and "allowed" not in found.sentence
+
+
+def test_an_ill_conditioned_network_is_called_so(document: dict[str, Any]) -> None:
+    usual = {"error": 2e-6, "largest": 17.3, "ill_conditioned": False, "norm": "bn1"}
+    usual |= {"gain": 3000.0, "variance": 1e-7}
+    document["slim"]["rounding"] = usual
+    assert "Rounding" not in remarks(document)
+    document["slim"]["rounding"] = usual | {"error": 0.034, "ill_conditioned": True}
+    found = remarks(document)["Rounding"]
+    assert (found.state, found.note) == ("warn", True)
+    assert found.sentence == (
+        "The network is ill-conditioned: rounding in float32 moves logits of up to 17.3 by up to 0.03 "
+        "(beside float64), and files and machines may differ by as much. Of its batch norms bn1 magnifies "
+        "most: 3e+03 times, with a running variance of 1e-07."
+    )
+
+
+def test_weights_that_see_only_padding_are_told_of(document: dict[str, Any]) -> None:
+    few = {
+        "weights": 1000,
+        "share": 0.008,
+        "image_size": [8, 8],
+        "layers": ["layer4.0.conv1", "layer4.0.conv2"],
+    }
+    document["slim"]["unreached"] = few
+    assert "Unused weights" not in remarks(document)
+    document["slim"]["unreached"] = few | {"weights": 66_000, "share": 0.5}
+    found = remarks(document)["Unused weights"]
+    assert (found.state, found.note) == ("warn", True)
+    assert found.sentence == (
+        "At 8x8 pixels 50.2 % of the weights (66.0 k) see only padding and do nothing: kernels wider than "
+        "their maps, in 2 layers from layer4.0.conv1 on; a larger input.image_size or a smaller network "
+        "would use them."
+    )
+
+
+@pytest.mark.parametrize(("limit", "told"), [(None, True), (1e-3, False), (1e-4, True)])
+def test_what_folding_changed_is_judged_by_its_stages_limit(
+    document: dict[str, Any], limit: float | None, told: bool
+) -> None:
+    document["slim"] |= {"max_abs_diff_fold": 5e-4}
+    if limit is not None:
+        document["slim"]["max_abs_diff_fold_limit"] = limit
+    assert ("Folding" in remarks(document)) is told
 
 
 def test_a_budget_that_is_missed_is_bad_and_noted(document: dict[str, Any]) -> None:

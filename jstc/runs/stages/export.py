@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from jstc import export as exporting
-from jstc import slim
+from jstc import slim, soundness
 from jstc._version import __version__
 from jstc.core import files
 from jstc.errors import GateError
-from jstc.export import Score, card
+from jstc.export import Parity, Score, card
 from jstc.export.card import CardFacts
 from jstc.ort import sessions
 from jstc.ort.sessions import Provider
@@ -37,20 +37,24 @@ __all__ = ["ExportedFile", "Reference", "describe", "export", "figures", "proble
 class Reference:
     """The slim network in torch and in `source`, a float32 file; what every file is compared with.
 
-    `images` [N, C, H, W] are those for parity, `accuracy` that of torch on the whole test split.
+    `images` [N, C, H, W] are those for parity, `accuracy` that of torch on the whole test split, of which
+    rounding decides on `undecided` images (None: not known). `limit` is how far logits in float32 may be from
+    torch's.
     """
 
     network: nn.Module
     source: Path
     images: Tensor
     accuracy: float
+    limit: float
+    undecided: int | None = None
 
 
 class ExportedFile(TypedDict, total=False):
     """An entry of the stage's result; `accuracy` and `top1_agreement` are fractions, `batch` None for any.
 
-    `preprocess` is there for files that take images of any size, `largest_activation` for fp16, `bytes` for
-    files that have passed.
+    `preprocess` is there for files that take images of any size, `max_abs_diff_limit` for float32 that takes
+    images as the network does, `largest_activation` for fp16, `bytes` for files that have passed.
     """
 
     file: str
@@ -60,6 +64,7 @@ class ExportedFile(TypedDict, total=False):
     accuracy_provider: Provider
     undefined: int
     max_abs_diff: float
+    max_abs_diff_limit: float
     top1_agreement: float
     parity_images: int
     largest_activation: float
@@ -86,12 +91,28 @@ def figures(context: StageContext, path: Path, precision: Precision, reference: 
         "top1_agreement": alike.top1_agreement,
         "parity_images": alike.images,
     }
+    if precision == "fp32" and not whole:
+        entry["max_abs_diff_limit"] = reference.limit
+        _require_same(path.name, alike, found, reference)
     if precision == "fp16":
         # The CPU computes most of fp16 in float32 and would not overflow where other hardware does.
         model = onnx.load(str(reference.source))
         entry["largest_activation"] = exporting.largest_activation(model, reference.images)
     entry["batch"] = context.recipe.export.batch
     return entry
+
+
+def _require_same(file: str, alike: Parity, found: Score, reference: Reference) -> None:
+    """Raise `ParityError` unless a float32 file answers as torch does, but for rounding."""
+    exporting.require_parity(alike, max_abs_diff=reference.limit, file=file)
+    if reference.undecided is not None:
+        exporting.require_answers(
+            file,
+            right=found.right,
+            expected=round(reference.accuracy * found.images),
+            images=found.images,
+            undecided=reference.undecided,
+        )
 
 
 def problem(entry: ExportedFile, reference: Reference, *, max_drop: float) -> str | None:
@@ -164,12 +185,14 @@ class _Tried:
 
 def _source(context: StageContext, scratch: Path) -> _Source:
     settings, workspace = context.recipe.export, context.workspace
+    structure = workspace.structure()
     network = slim.load(
         context.path / "slim",
         allow_code=context.recipe.model,  # what the file there names may be another
-        target=workspace.structure(),
+        target=structure,
         plan=context.plan,
     )
+    soundness.require_sane(network, initial=structure, what="the slim network")
     path, metadata = scratch / "source.onnx", _metadata(context)
     exporting.write_onnx(
         network,
@@ -180,9 +203,12 @@ def _source(context: StageContext, scratch: Path) -> _Source:
         metadata={},
     )
     chosen = images(context, settings.parity_images)
-    reference = Reference(network, path, chosen, accuracy=metadata.pop("accuracy"))
-    found = exporting.parity(network, path, reference.images)
-    exporting.require_parity(found, max_abs_diff=settings.max_abs_diff, file=exporting.file_name("fp32"))
+    limit = soundness.rounding(network, chosen).limit(settings.max_abs_diff)
+    exporting.require_parity(
+        exporting.parity(network, path, chosen), max_abs_diff=limit, file=exporting.file_name("fp32")
+    )
+    undecided = files.read_json(context.path / "slim" / "result.json").get("undecided")
+    reference = Reference(network, path, chosen, metadata.pop("accuracy"), limit, undecided)
     return _Source(context, metadata, reference)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning  # what torch.jit.TracerWarning is, for type checkers
 
 from jstc import finetune as training
+from jstc import soundness
 from jstc.channels import Cost
 from jstc.channels.budget import Budget
 from jstc.core import files, processes
@@ -26,7 +27,7 @@ from jstc.runs.workers import on_all_ranks
 from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
 from jstc.train import collectives
 from jstc.train.device import Numerics, to_device
-from jstc.train.loop import counted, evaluate
+from jstc.train.loop import Figures, counted, evaluate
 
 __all__ = [
     "accuracy",
@@ -36,18 +37,26 @@ __all__ = [
     "finetune",
     "images",
     "require_equal",
+    "scored",
     "search",
     "target_document",
 ]
+
+_UNUSED = 0.25  # of the weights: worth a word before the training
 
 # The test split as the stages use it: a network's accuracy, batches that count, a few images.
 
 
 def accuracy(context: StageContext, network: nn.Module) -> float:
     """Top-1 accuracy of `network` on the whole test split, in float32."""
+    return scored(context, network).accuracy
+
+
+def scored(context: StageContext, network: nn.Module) -> Figures:
+    """Figures of `network` on the whole test split, in float32."""
     settings = context.recipe.train
     placed = to_device(network, settings, context.workspace.device)
-    return evaluate(placed, batches(context), Numerics(channels_last=settings.channels_last)).accuracy
+    return evaluate(placed, batches(context), Numerics(channels_last=settings.channels_last))
 
 
 def batches(context: StageContext) -> Iterator[tuple[Tensor, Tensor]]:
@@ -85,6 +94,7 @@ def search(context: StageContext) -> dict[str, Any]:
         files.write_json(context.path / "target.json", target_document(workspace))
         # Before the training, not after it: the budget is worth nothing if the two counts differ.
         require_equal("target", target, workspace.example_input(), workspace.channels.cost())
+        _tell_unused(context, target)
         _keep_latency(context)
     joint = Search(
         _placed(target, workspace),
@@ -108,6 +118,17 @@ def search(context: StageContext) -> dict[str, Any]:
     joint.finish()
     workspace.dataset.close()
     return {"budgets": figures} if len(figures) > 1 else next(iter(figures.values()))
+
+
+def _tell_unused(context: StageContext, target: nn.Module) -> None:
+    """Say so where a large part of the weights can learn nothing at this size of images."""
+    found = soundness.unreached(target, context.workspace.spec.input_shape)
+    if found.share > _UNUSED:
+        size = "x".join(map(str, found.input_shape[1:]))
+        context.progress.message(
+            f"{100 * found.share:.0f} % of the weights see only padding and learn nothing; a "
+            f"larger input.image_size than {size}, or a smaller network, would use them"
+        )
 
 
 def _cost(workspace: Workspace, plan: Plan) -> dict[str, Any]:

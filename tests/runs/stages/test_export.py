@@ -12,11 +12,12 @@ from jstc import export, slim
 from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.data import Epoch
-from jstc.errors import GateError, ParityError
+from jstc.errors import GateError, ParityError, StageError
 from jstc.plan import Plan
 from jstc.recipe import loading
 from jstc.runs.stages import export as export_stage
 from jstc.runs.workspace import StageContext, Workspace
+from jstc.soundness import rounding
 from jstc.train import loop
 
 SETTINGS = ["input.image_size=8", "device=cpu", "threads=1", "export.parity_images=16"]
@@ -57,13 +58,13 @@ def trained():
 def exported(trained, tmp_path, monkeypatch):
     """Runs the stage for a network with some settings; gives its result and its folder."""
 
-    def run(*settings, network=trained):
+    def run(*settings, network=trained, slim_figures=None):
         shared = workspace(*settings)
         monkeypatch.setattr(slim, "load", lambda folder, **_options: network)
         accuracy = loop.evaluate(network, shared.dataset.test.ordered(256)).accuracy
         assert accuracy > 0.9
         params = sum(parameter.numel() for parameter in network.parameters())
-        result = {"flops": 1000, "params": params, "accuracy": accuracy}
+        result = {"flops": 1000, "params": params, "accuracy": accuracy, **(slim_figures or {})}
         files.write_json(tmp_path / "slim" / "result.json", result)
         Plan({"g": (0,)}, {"g": 2}).save(tmp_path / "search" / "plan.json")
         return export_stage.export(StageContext(shared, tmp_path, tmp_path / "export", Silent()))
@@ -144,6 +145,59 @@ def test_a_float32_graph_that_disagrees_with_torch_stops_the_stage(exported, tra
     )
     with pytest.raises(ParityError, match=r"model\.onnx and the network differ by 0\.01 in the logits"):
         exported("export.precisions=[fp32, int8]")
+    assert names(tmp_path / "export") == []
+
+
+def ill_conditioned(network):
+    """The same classes, with each image's brightness magnified on the way, and its rounding with it."""
+
+    class Steep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = copy.deepcopy(network)
+            self.norm = nn.BatchNorm1d(1, eps=0.0, affine=False).eval()
+            self.norm.running_var.fill_(1e-6)
+
+        def forward(self, x):
+            steep = torch.sin(self.norm(self.norm(x.mean((1, 2, 3)).unsqueeze(1))))
+            return self.body(x) * (1 + 1e-2 * steep)
+
+    return Steep().eval()
+
+
+def test_what_float32_cannot_hold_is_allowed_by_what_torch_itself_is_off(exported, trained):
+    steep = ill_conditioned(trained)
+    [entry] = exported(network=steep, slim_figures={"undecided": 3})["files"]
+    found = rounding(steep, images(16))
+    assert found.ill_conditioned and found.norm == "norm"
+    assert entry["max_abs_diff_limit"] == found.limit(1e-4) > 1e-3
+    assert entry["max_abs_diff"] <= entry["max_abs_diff_limit"]
+    [usual] = exported()["files"]
+    assert usual["max_abs_diff_limit"] == 1e-4
+
+
+def images(count):
+    return torch.cat([batch for batch, _ in workspace().dataset.test.ordered(count, limit=count)])
+
+
+def test_a_float32_file_gives_the_networks_accuracy_again(exported, trained, tmp_path):
+    shared = workspace()
+    accuracy = loop.evaluate(trained, shared.dataset.test.ordered(256)).accuracy
+    figures = {"accuracy": accuracy + 1 / shared.dataset.test.num_images, "undecided": 0}
+    with pytest.raises(
+        ParityError, match=r"model\.onnx has \d+ of .* test images right, the network in torch"
+    ):
+        exported(slim_figures=figures)
+    assert names(tmp_path / "export") == []
+    assert exported(slim_figures=figures | {"undecided": 1})["files"]
+
+
+def test_a_slim_network_with_garbage_is_not_exported(exported, trained, tmp_path):
+    spoilt = copy.deepcopy(trained)
+    spoilt.conv2.weight.data[5] = 0.0
+    spoilt.conv2.bias.data[5] = -1e33  # behind a ReLU: no answer shows it
+    with pytest.raises(StageError, match=r"conv2\.bias: 1 of 32 values are above"):
+        exported(network=spoilt)
     assert names(tmp_path / "export") == []
 
 

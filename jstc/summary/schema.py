@@ -1,4 +1,4 @@
-"""The document summary.json, typed: what a run came to, which the report writes and others read.
+"""The form of summary.json: what a run came to, which the report writes and others read.
 
 `Summary` is of a run with one budget, `SweepSummary` of one with several; `Network` is what both say of one
 slim network. Nothing is computed from figures here, only which row of a measurement is of which network.
@@ -8,7 +8,6 @@ A document keeps the keys that it came with, in their order, those of later vers
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -24,10 +23,6 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic import ValidationError as Invalid
-
-from jstc.core import files
-from jstc.errors import InputError
 
 __all__ = [
     "SCHEMA",
@@ -41,15 +36,13 @@ __all__ = [
     "Network",
     "OnnxFile",
     "Picture",
+    "Rounding",
     "Skipped",
     "Summary",
     "SweepSummary",
     "Target",
     "Timing",
-    "load",
-    "parse",
-    "read",
-    "to_document",
+    "Unreached",
 ]
 
 SCHEMA = 1
@@ -104,6 +97,29 @@ class BudgetFigures(_Part):
     share: Number | None = None
 
 
+class Rounding(_Part):
+    """Rounding of a network in float32, in units of its logits: `error` its largest, beside float64.
+
+    `largest` is the largest logit; of the batch norms, `norm` magnifies the rounding most.
+    """
+
+    error: NonNegative
+    largest: NonNegative
+    ill_conditioned: bool = False
+    norm: Line | None = None
+    gain: NonNegative | None = None
+    variance: NonNegative | None = None
+
+
+class Unreached(_Part):
+    """Weights that no image reaches, at images of `image_size` [height, width]; `share` is of all of them."""
+
+    weights: int
+    share: Fraction
+    image_size: Annotated[list[int], _OrNone] = []
+    layers: Annotated[list[Line], _OrNone] = []
+
+
 class Costs(_Part):
     """A network in torch: counts by fvcore, and the accuracy on the test split as a fraction."""
 
@@ -111,6 +127,9 @@ class Costs(_Part):
     params: NonNegative | None = None
     accuracy: Fraction | None = None
     max_abs_diff_fold: Number | None = None
+    max_abs_diff_fold_limit: Number | None = None
+    rounding: Rounding | None = None
+    unreached: Unreached | None = None
 
 
 class Target(Costs):
@@ -137,6 +156,7 @@ class OnnxFile(_Part):
     precision: Line | None = None
     accuracy: Fraction | None = None
     max_abs_diff: NonNegative | None = None
+    max_abs_diff_limit: NonNegative | None = None
     top1_agreement: Fraction | None = None
     parity_images: PositiveInt | None = None
     bytes: NonNegative | None = None
@@ -359,40 +379,3 @@ class SweepSummary(_Document):
     def networks(self) -> Mapping[str, Network]:
         """The slim networks by the label of their budget."""
         return {row.label: row for row in self.sweep}
-
-
-# --- documents --------------------------------------------------------------------------------------------
-
-
-def to_document(summary: Summary | SweepSummary) -> dict[str, Any]:
-    """The JSON document of a summary."""
-    return summary.model_dump(by_alias=True, warnings=False)
-
-
-def load(path: Path) -> Summary | SweepSummary:
-    """The summary in the file `path`. Raises `InputError` when it is missing, damaged, or something else."""
-    return parse(read(path), name=str(path))
-
-
-def read(path: Path) -> object:
-    """The JSON document in the file `path`. Raises `InputError`."""
-    try:
-        return files.read_json(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def parse(document: object, *, name: str) -> Summary | SweepSummary:
-    """The summary in a JSON document; `name` is what messages call it. Raises `InputError`."""
-    if not isinstance(document, dict) or "schema" not in document:
-        raise InputError(f"{name} is not a summary.json of jstc (it has no 'schema')")
-    if document["schema"] != SCHEMA:
-        raise InputError(f"{name} has schema {document['schema']!r}; this version of jstc reads {SCHEMA}")
-    kind = Summary if document.get("sweep") is None else SweepSummary
-    try:
-        return kind.model_validate(document)
-    except Invalid as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        told = f"{where}: {first['msg']}"
-        raise InputError(f"{name} is not a summary.json of jstc, or damaged: {told}") from None

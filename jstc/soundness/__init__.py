@@ -1,0 +1,20 @@
+"""What makes a trained network sound: its values, the weights that its images reach, its rounding."""
+
+from __future__ import annotations
+
+from jstc.soundness.reach import Unreached, unreached
+from jstc.soundness.rounding import ROUNDINGS, Rounding, first_output, plain_scores, rounding
+from jstc.soundness.undecided import Undecided
+from jstc.soundness.values import require_sane
+
+__all__ = [
+    "ROUNDINGS",
+    "Rounding",
+    "Undecided",
+    "Unreached",
+    "first_output",
+    "plain_scores",
+    "require_sane",
+    "rounding",
+    "unreached",
+]

@@ -1,0 +1,145 @@
+"""How far rounding in float32 takes a network's scores from the exact ones: no comparison can ask for less.
+
+A network can magnify rounding: a batch norm whose running variance is 1e-7 multiplies by a thousand, and so
+do several in a row. What is computed in another order, by another runtime, with folded norms or in another
+memory layout, then differs by as much, and nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from jstc.errors import StageError
+
+__all__ = ["ROUNDINGS", "Rounding", "first_output", "plain_scores", "rounding"]
+
+ROUNDINGS = 4.0
+"""Two sound computations in float32 may be this many times torch's own rounding apart."""
+
+_CHUNK = 32
+_EPSILON = 2.0**-23  # of float32
+_ILL = 64 * _EPSILON  # of the largest score; usual networks have 6 to 10
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Rounding of a network on some images, in units of its scores; `largest` is the largest score.
+
+    `error` is the largest difference of a score in float32, contiguous or channels-last, from the one in
+    float64. `norm` magnifies most of the network's batch norms: by `gain`, with a running variance of
+    `variance`; there may be none.
+    """
+
+    error: float
+    largest: float
+    norm: str | None = None
+    gain: float | None = None
+    variance: float | None = None
+
+    def limit(self, floor: float) -> float:
+        """How far sound computations may be apart, in the scores: `floor`, or more where float32 needs it.
+
+        `floor` alone where the scores are no numbers: nothing explains those.
+        """
+        if not (math.isfinite(self.error) and math.isfinite(self.largest)):
+            return floor
+        return max(floor, ROUNDINGS * max(self.error, _EPSILON * self.largest))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON document, with `ill_conditioned`."""
+        return asdict(self) | {"ill_conditioned": self.ill_conditioned}
+
+    @property
+    def ill_conditioned(self) -> bool:
+        """Whether rounding is far more than the last digits of the largest score."""
+        return math.isfinite(self.error) and self.error > _ILL * self.largest
+
+
+def rounding(network: nn.Module, images: Tensor) -> Rounding:
+    """Rounding of `network` on `images` [N, C, H, W], on the CPU and in evaluation mode; nothing is changed.
+
+    A network that cannot run in float64 is compared with itself in the other memory layout. Raises
+    `StageError` when it answers the same images differently when it is asked again: that is no rounding.
+    """
+    images = images.to("cpu", torch.float32).contiguous()
+    plain = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    plain.to(memory_format=torch.contiguous_format)
+    scores, again = plain_scores(plain, images), plain_scores(plain, images)
+    largest = scores.abs().max().item()
+    _require_repeated(scores, again, largest)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    turned = plain_scores(last, images.contiguous(memory_format=torch.channels_last))
+    exact = _exact(plain, images)
+    found = [scores, turned] if exact is not None else [turned]
+    reference = scores.double() if exact is None else exact
+    error = max((one.double() - reference).abs().max().item() for one in found)
+    return Rounding(error, largest, **_steepest(plain))
+
+
+def _require_repeated(scores: Tensor, again: Tensor, largest: float) -> None:
+    differ = (scores - again).abs().max().item()
+    if differ > ROUNDINGS * _EPSILON * largest:  # false for scores that are no numbers
+        raise StageError(
+            f"the network answers the same images differently when asked again, by up to {differ:.2g} in the "
+            "scores",
+            "look for randomness or state in its forward in evaluation mode",
+        )
+
+
+def _exact(network: nn.Module, images: Tensor) -> Tensor | None:
+    """Scores [N, classes] in float64; None for a forward that insists on another number format."""
+    try:
+        return plain_scores(copy.deepcopy(network).double(), images.double())
+    except RuntimeError:
+        return None
+
+
+def _steepest(network: nn.Module) -> dict[str, Any]:
+    """The batch norm that magnifies most, as fields of a `Rounding`."""
+    found: tuple[float, float, str] | None = None
+    for name, module in network.named_modules():
+        variance = module.running_var if isinstance(module, _BatchNorm) else None
+        if not isinstance(variance, Tensor) or not len(variance):
+            continue
+        scale = torch.ones_like(variance) if module.weight is None else module.weight.detach().abs()
+        gains = scale / (variance + module.eps).sqrt()
+        place = int(gains.argmax())
+        if found is None or gains[place].item() > found[0]:
+            found = (gains[place].item(), variance[place].item(), name)
+    return {} if found is None else {"gain": found[0], "variance": found[1], "norm": found[2]}
+
+
+# Scores of a network in the number format that it has, whatever the caller's settings.
+
+
+def plain_scores(network: nn.Module, images: Tensor) -> Tensor:
+    """Scores [N, classes] of `images` [N, C, H, W], without autocast and with whole products.
+
+    A network that gives several outputs gives its first. Raises `StageError` when there is no tensor.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            return torch.cat([first_output(network(chunk)) for chunk in torch.split(images, _CHUNK)])
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def first_output(output: object) -> Tensor:
+    """The first tensor in what a forward gave. Raises `StageError` when there is none."""
+    while not isinstance(output, Tensor):
+        if isinstance(output, Mapping):
+            output = list(output.values())
+        if not isinstance(output, list | tuple) or not output:
+            raise StageError(f"the network's output is a {type(output).__name__}, not logits")
+        output = output[0]
+    return output
