@@ -24,6 +24,7 @@ __all__ = [
     "Debug",
     "Device",
     "DeviceName",
+    "DryRun",
     "Fresh",
     "Json",
     "LatencyProviderName",
@@ -79,6 +80,9 @@ Debug = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every round and epoch.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything and say what would be done; do nothing.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run directory.")]
 Set = Annotated[

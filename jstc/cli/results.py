@@ -15,7 +15,7 @@ from jstc.runs.directory import read_recipe
 from jstc.runs.manifest import damage_as_input_error
 from jstc.summary import Summary, SweepSummary, to_document
 
-__all__ = ["stage", "summary"]
+__all__ = ["outline", "stage", "summary"]
 
 _NOT_SHOWN = ("flops_share", "max_abs_diff_fold_limit", "rounding", "unreached")
 """Parts of a result that are figures by themselves; the report has them, and --json."""
@@ -40,6 +40,15 @@ def summary(found: Summary | SweepSummary, path: Path, *, as_json: bool, quiet: 
         console.note(f"note: {remark}")
     console.note(f"Everything is in {where}")
     console.page(path)
+
+
+def outline(rows: Sequence[tuple[str, str]], *, as_json: bool) -> None:
+    """What a command would do, with `--dry-run`."""
+    if as_json:
+        console.document(dict(rows))
+        return
+    console.table(["", ""], [list(row) for row in rows])
+    console.note("Everything was checked; nothing was done (--dry-run).")
 
 
 def stage(path: Path, name: str, *, as_json: bool, quiet: bool = False) -> None:

@@ -24,6 +24,7 @@ def run(
     weights: options.Weights = None,
     seed: options.Seed = None,
     device: options.Device = None,
+    dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
     allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
@@ -52,6 +53,11 @@ def run(
     refuse_idle_root(loaded.dataset, data)
     # A recipe may be anybody's, wherever it lies: only words of the command line say whose code is run.
     named = model is not None or any(text.partition("=")[0].strip() == "model" for text in settings or ())
+    permissions = options.permissions(loaded.model if named else None, pickle=allow_pickle)
+    if dry_run:
+        rows = commands.try_out(loaded, out=out, fresh=fresh, permissions=permissions)
+        results.outline(rows, as_json=json)
+        return
     with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
         path = commands.run(
             loaded,
@@ -59,7 +65,7 @@ def run(
             fresh=fresh,
             command=options.command_line(),
             progress=shown,
-            permissions=options.permissions(loaded.model if named else None, pickle=allow_pickle),
+            permissions=permissions,
         )
     results.summary(summary.load(path / "summary.json"), path, as_json=json, quiet=quiet)
 

@@ -63,6 +63,7 @@ def search(
     cifar: options.Cifar = False,
     seed: options.Seed = None,
     device: options.Device = None,
+    dry_run: options.DryRun = False,
     fresh: options.Fresh = False,
     allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
@@ -98,6 +99,11 @@ def search(
     loaded = loading.load(recipe, overrides, flags) if recipe else loading.from_flags(flags, overrides)
     refuse_idle_root(loaded.dataset, data)
     _refuse_idle(flags, given=loaded.latency is not None)
+    permissions = options.permissions(loaded.model, pickle=allow_pickle)
+    if dry_run:
+        rows = commands.try_out(loaded, out=out, only=["search"], fresh=fresh, permissions=permissions)
+        results.outline(rows, as_json=json)
+        return
     with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
         path = commands.run(
             loaded,
@@ -106,7 +112,7 @@ def search(
             fresh=fresh,
             command=options.command_line(),
             progress=shown,
-            permissions=options.permissions(loaded.model, pickle=allow_pickle),
+            permissions=permissions,
         )
     results.stage(path, "search", as_json=json, quiet=quiet)
 

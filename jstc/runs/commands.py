@@ -11,10 +11,10 @@ from jstc.models import Permissions
 from jstc.recipe.schema import Recipe
 from jstc.runs import preflight, stages, sweep
 from jstc.runs.chain import Chain
-from jstc.runs.directory import RunDirectory, default_path, read_recipe
+from jstc.runs.directory import RunDirectory, default_path, read_recipe, require_same
 from jstc.runs.workspace import Workspace
 
-__all__ = ["follow", "run", "run_stage", "write_report"]
+__all__ = ["follow", "run", "run_stage", "try_out", "write_report"]
 
 
 def run(
@@ -43,11 +43,12 @@ def run(
     preflight.check(workspace, path)
     if not only or "bench" in only:
         preflight.check_bench(recipe, path, fresh=fresh)
+    table = stages.table(recipe)
+    names = stages.names(table)
+    workspace.to_announce = tuple(one for one in names if not only or one in only)
     if sweep.is_sweep(recipe):
         sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
         return path
-    table = stages.table(recipe)
-    names = stages.names(table)
     with RunDirectory.open(
         path, recipe, stages=names, command=command, fresh=fresh, for_stages=only or names
     ) as opened:
@@ -56,6 +57,30 @@ def run(
         chain.renew()
         chain.run([stage for stage in table if not only or stage.name in only])
     return path
+
+
+def try_out(
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    only: Collection[str] = (),
+    fresh: bool = False,
+    progress: Progress | None = None,
+    permissions: Permissions | None = None,
+) -> list[tuple[str, str]]:
+    """Check everything that `run` checks, and say what it would do; writes nothing. Raises as `run` does."""
+    from jstc.runs.outline import outline
+
+    path = out or default_path(recipe)
+    workspace = Workspace(recipe, permissions)
+    workspace.belongs_to(path, progress, fresh=fresh)
+    preflight.check(workspace, path)
+    if not only or "bench" in only:
+        preflight.check_bench(recipe, path, fresh=fresh)
+    if not fresh:
+        require_same(path, recipe)
+    names = stages.names(stages.table(recipe))
+    return outline(workspace, path, [one for one in names if not only or one in (stages.GIVEN, *only)])
 
 
 def run_stage(

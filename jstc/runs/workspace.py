@@ -49,6 +49,7 @@ class Workspace:
         self.path: Path | None = None
         self.fresh = False
         self.given: dict[str, Any] | None = None  # figures of the given network, once it was scored
+        self.to_announce: tuple[str, ...] = ()  # stages that the command is for, until it was said
         self.progress: Progress = Silent()
 
     def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:

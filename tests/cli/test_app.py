@@ -19,11 +19,11 @@ START = {"--out", "-o", "--set", "--data", "--weights", "--seed", "--device"}
 # Users script against these: a name may be added here, none may go.
 FLAGS = {
     "init": {"--out", "--debug"},
-    "run": WORK | START | {"--model"},
+    "run": WORK | START | {"--model", "--dry-run"},
     "search": WORK
     | START
     | {"--dataset", "--flops", "--params", "--recipe", "--cifar"}
-    | {"--latency", "--provider", "--batch", "--threads"},
+    | {"--latency", "--provider", "--batch", "--threads", "--dry-run"},
     "finetune": WORK | {"--model"},
     "slim": WORK | {"--model"},
     "export": WORK

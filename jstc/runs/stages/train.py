@@ -23,6 +23,7 @@ from jstc.jst.selection import Selection
 from jstc.ort import sessions
 from jstc.plan import Plan
 from jstc.runs.latency_budget import NANO, Fitted
+from jstc.runs.outline import announce
 from jstc.runs.workers import on_all_ranks
 from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
 from jstc.train import collectives
@@ -75,6 +76,7 @@ def images(context: StageContext, count: int) -> Tensor:
 def baseline(context: StageContext) -> dict[str, Any]:
     """Train the target network alone, for the comparison."""
     workspace = context.workspace
+    announce(context)
     training.train_baseline(
         _target(workspace),
         workspace.dataset,
@@ -89,6 +91,7 @@ def baseline(context: StageContext) -> dict[str, Any]:
 @on_all_ranks
 def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
+    announce(context)
     workspace, target = context.workspace, context.workspace.new_target()
     if not processes.follows():
         files.write_json(context.path / "target.json", target_document(workspace))

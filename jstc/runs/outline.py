@@ -1,0 +1,100 @@
+"""What a run is going to do, in a few lines: for the head of its output, and for `--dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from jstc.core import numbers
+from jstc.runs.workspace import StageContext, Workspace
+from jstc.train import schedule as schedules
+from jstc.train.device import autocast_dtype
+
+__all__ = ["announce", "outline"]
+
+Rows = list[tuple[str, str]]
+
+_LABEL = len("directory")
+
+
+def outline(workspace: Workspace, path: Path, names: Collection[str]) -> Rows:
+    """Network, data, budget, training, device and directory of the stages called `names`, label and text.
+
+    Loads the data set, as training will.
+    """
+    rows = [
+        ("network", _network(workspace)),
+        ("data", _data(workspace)),
+        ("budget", "; ".join(_budgets(workspace))),
+        ("training", "; ".join(_trainings(workspace, names))),
+        ("stages", ", ".join(names)),
+        ("device", _device(workspace)),
+        ("directory", f"{path}/"),
+    ]
+    return [(label, text) for label, text in rows if text]
+
+
+def announce(context: StageContext) -> None:
+    """Say it before the first stage that trains or scores, once in a command."""
+    workspace = context.workspace
+    names, workspace.to_announce = workspace.to_announce, ()
+    rows = outline(workspace, context.path, names) if names else []
+    for label, text in rows:
+        context.progress.message(f"{label:<{_LABEL}}  {text}")
+
+
+def _network(workspace: Workspace) -> str:
+    recipe, cost = workspace.recipe, workspace.channels.cost()
+    name = f"{recipe.model} in its CIFAR form" if workspace.spec.cifar else recipe.model
+    start = "from scratch (--weights FILE starts from yours)"
+    if recipe.weights is not None:
+        start = f"from {recipe.weights}"
+    return f"{name}, {numbers.count(cost.flops)} FLOPs, {numbers.count(cost.params)} parameters, {start}"
+
+
+def _data(workspace: Workspace) -> str:
+    info, dataset = workspace.info, workspace.dataset
+    size = "x".join(map(str, info.input_shape))
+    training, test = dataset.train_full.num_images, dataset.test.num_images
+    return (
+        f"{info.name}, {training:,} training and {test:,} test images of {size}, {info.num_classes} classes"
+    )
+
+
+def _budgets(workspace: Workspace) -> list[str]:
+    show = {"flops": numbers.count, "params": numbers.count, "latency": numbers.milliseconds}
+    words = {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}
+    return [
+        f"{show[budget.metric](budget.shown_limit)} {words[budget.metric]} at most, "
+        f"{numbers.share(budget.share)} of the network's"
+        for budget in workspace.budgets.values()
+    ]
+
+
+def _trainings(workspace: Workspace, names: Collection[str]) -> list[str]:
+    recipe, dataset = workspace.recipe, workspace.dataset
+    rounds, per_round = recipe.search.rounds, schedules.steps_per_round(recipe, dataset)
+    epochs, per_epoch = recipe.finetune.epochs, schedules.steps_per_finetune_epoch(recipe, dataset)
+    times = f" for each of {len(recipe.budgets)} budgets" if len(recipe.budgets) > 1 else ""
+    found = {
+        "baseline": f"target network alone {schedules.baseline_epochs(recipe, dataset)} epochs",
+        "search": f"search {rounds} rounds of {per_round:,} steps",
+        "finetune": f"finetune {epochs} epochs of {per_epoch:,} steps{times}",
+    }
+    told = [text for name, text in found.items() if name in names]
+    return [*told, f"a step is {recipe.train.batch_size} images"] if told else []
+
+
+def _device(workspace: Workspace) -> str:
+    where, recipe = workspace.device, workspace.recipe
+    dtype = _name_of(autocast_dtype(recipe.train, where))
+    if where.type == "cuda":
+        return f"{torch.cuda.get_device_name(where)}, {dtype}"
+    threads = torch.get_num_threads()
+    return f"{where.type}, {threads} {'thread' if threads == 1 else 'threads'}, {dtype}"
+
+
+def _name_of(dtype: torch.dtype | None) -> str:
+    return "float32" if dtype is None else str(dtype).removeprefix("torch.")

@@ -1,0 +1,61 @@
+"""What a run is going to do: at the head of its output, and with --dry-run instead of doing it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Called
+from tests.cli.test_search_then_export import NETWORK, SETTINGS
+
+Command = Callable[..., Called]
+SETS = [word for setting in SETTINGS for word in ("--set", setting)]
+SEARCH = ["search", "small.py:Small", "--dataset", "digits", *SETS]
+
+
+@pytest.fixture(autouse=True)
+def small(jstc_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text(NETWORK)
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(jstc_command: Command, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    called = jstc_command(*SEARCH, "--flops", "0.5", "--dry-run")
+    assert called.code == 0, called.err
+    told = " ".join(called.out.split())
+    assert "small.py:Small" in told
+    assert "from scratch" in told
+    assert "search 2 rounds of 2 steps" in told
+    assert "finetune" not in told
+    assert "digits, 1,198 training and 599 test images of 3x8x8, 10 classes" in told
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_several_budgets_as_a_document(jstc_command: Command) -> None:
+    called = jstc_command(*SEARCH, "--flops", "0.8,0.5", "--dry-run", "--json")
+    document = json.loads(called.out)
+    assert document["budget"].count("FLOPs at most") == 2
+    assert document["directory"].startswith("runs/")
+
+
+def test_a_dry_run_finds_what_is_wrong(jstc_command: Command) -> None:
+    called = jstc_command(*SEARCH, "--flops", "0.001", "--dry-run")
+    assert called.code == 2
+    assert "smallest" in called.err
+
+
+def test_a_run_begins_with_it_once(jstc_command: Command) -> None:
+    first = jstc_command(*SEARCH, "--flops", "0.5")
+    again = jstc_command(*SEARCH, "--flops", "0.5")
+    assert (first.code, again.code) == (0, 0), first.err
+    told = first.err.splitlines()
+    assert [line.split()[0] for line in told[:3]] == ["network", "data", "budget"]
+    assert first.err.count("directory") == 1
+    assert "network " not in again.err
+    other = jstc_command(
+        *SEARCH, "--flops", "0.6", "--out", "runs/" + next(Path("runs").iterdir()).name, "--dry-run"
+    )
+    assert other.code == 2  # the directory is another run's
