@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ def sweep_table(summary: SweepSummary, *, wide: bool = False) -> tuple[list[str]
     batches = sorted({row.batch for one in summary.sweep for row in one.bench if row.batch is not None})
     header = ["budget", "FLOPs", "params", "top-1", "change", "ONNX file", *[f"batch {n}" for n in batches]]
     rows = [
-        *_target_rows(summary, batches),
+        *_target_rows(summary, batches, wide),
         *[_slim_cells(summary.target, one, batches, wide) for one in summary.sweep],
     ]
     return (header, rows) if wide else (_narrow(header), [_narrow(row) for row in rows])
@@ -91,13 +92,13 @@ def _narrow(cells: list[str]) -> list[str]:
     return [*cells[:_CHANGE], change, *cells[_FILE + 1 :]]
 
 
-def _target_rows(summary: SweepSummary, batches: Sequence[int]) -> list[list[str]]:
+def _target_rows(summary: SweepSummary, batches: Sequence[int], wide: bool) -> list[list[str]]:
     target = summary.target
     if target.accuracy_before is None:
-        return [_target_cells(summary, batches, "target", target.accuracy)]
-    rows = [_target_cells(summary, batches, "given", target.accuracy_before)]
+        return [_target_cells(summary, batches, "target", target.accuracy, wide)]
+    rows = [_target_cells(summary, batches, "given", target.accuracy_before, wide)]
     if target.accuracy is not None:
-        cells = _target_cells(summary, batches, "trained alone", target.accuracy)
+        cells = _target_cells(summary, batches, "trained alone", target.accuracy, wide)
         rows.append(
             [*cells[:_CHANGE], points(target.accuracy, target.accuracy_before), *cells[_CHANGE + 1 :]]
         )
@@ -105,7 +106,7 @@ def _target_rows(summary: SweepSummary, batches: Sequence[int]) -> list[list[str
 
 
 def _target_cells(
-    summary: SweepSummary, batches: Sequence[int], label: str, accuracy: float | None
+    summary: SweepSummary, batches: Sequence[int], label: str, accuracy: float | None, wide: bool
 ) -> list[str]:
     target = summary.target
     timed = [row for one in summary.sweep for row in one.target_rows]
@@ -117,13 +118,15 @@ def _target_cells(
         percent(accuracy),
         "",
         bytesize(sizes[0] if sizes else None),
-        *[target_latency([row for row in timed if row.batch == batch]) for batch in batches],
+        *[target_latency([row for row in timed if row.batch == batch], wide=wide) for batch in batches],
     ]
 
 
-def target_latency(rows: Sequence[Timing]) -> str:
-    """`1.24 ms`, or `1.24 to 1.31 ms`: each budget has timed the target network once more."""
+def target_latency(rows: Sequence[Timing], *, wide: bool = True) -> str:
+    """`1.24 to 1.31 ms`: each budget has timed the target network once more; the middle unless `wide`."""
     known = sorted(row.median_ms for row in rows if row.median_ms is not None)
+    if not wide:
+        return milliseconds(statistics.median(known) if known else None)
     ends = list(dict.fromkeys(milliseconds(end) for end in (known[0], known[-1]))) if known else [UNKNOWN]
     return " to ".join([*(end.removesuffix(" ms") for end in ends[:-1]), ends[-1]])
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jstc.plan import Plan
+from tests.helpers.sweep_run import write_sweep
 
 RECIPE = "model: resnet20\ndataset: digits\nseed: 3\nbaseline: true\nbench: {provider: auto}\n"
 
@@ -145,6 +146,12 @@ def write_histories(run: Path, rounds: int | None = 12, epochs: int | None = 20,
 def write_lines(finished: Path) -> Callable[..., Path]:
     """`write_histories` of the finished run."""
     return functools.partial(write_histories, finished)
+
+
+@pytest.fixture(scope="session")
+def make_sweep() -> Callable[[Path], Path]:
+    """Write a finished run of two budgets into a directory."""
+    return lambda directory: write_sweep(directory, documents())
 
 
 @pytest.fixture(scope="session")

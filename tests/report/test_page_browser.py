@@ -12,7 +12,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,14 @@ def page(rich: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def sweep(make_sweep: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = make_sweep(tmp_path_factory.mktemp("sweeps") / "s")
+    path = run / "page.html"
+    path.write_text(report.html(report.read(run)), encoding="utf-8")
+    return path
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_everything_is_shown_and_nothing_fails_to_load(browser: Browser, page: Path, width: int) -> None:
     browser.open(page, width=width)
@@ -168,6 +176,17 @@ def test_nothing_sticks_out_to_the_side(browser: Browser, page: Path, width: int
     browser.open(page, width=width)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert browser.evaluate(STICKING_OUT) == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1160])
+def test_nothing_of_several_budgets_sticks_out_either(browser: Browser, sweep: Path, width: int) -> None:
+    browser.open(sweep, width=width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate(STICKING_OUT) == []
+    too_long = (
+        "[...document.querySelectorAll('.row > *')].filter(one => one.scrollWidth > one.clientWidth + 1)"
+    )
+    assert browser.evaluate(f"{too_long}.map(one => one.textContent)") == []
 
 
 def test_letters_of_the_pictures_can_be_read_on_a_phone(browser: Browser, page: Path, rich: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 
@@ -13,44 +12,13 @@ from jstc.errors import RunDirectoryError
 from jstc.report.collect import is_sweep
 from jstc.report.plots.networks import draw_pareto
 from jstc.summary import to_document
-
-HEAD = "model: resnet20\ndataset: digits\nseed: 3\nbaseline: true\n"
-BUDGETS = [
-    {"label": "flops0.7", "metric": "flops", "limit": 28_700_000, "share": 0.7},
-    {"label": "flops0.5", "metric": "flops", "limit": 20_500_000, "share": 0.5},
-]
-SMALLER = {
-    "flops": 20_400_000,
-    "params": 100_000,
-    "accuracy": 0.98,
-    "max_abs_diff_fold": 3e-7,
-    "seconds": 1.5,
-}
-
-
-def write(directory, contents, recipe):
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "recipe.yaml").write_text(recipe)
-    for name, document in contents.items():
-        path = directory / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(document))
+from tests.helpers.sweep_run import BUDGETS, HEAD, write_sweep
 
 
 @pytest.fixture
 def sweep(tmp_path, contents):
     """A finished run of two budgets."""
-    shared = {
-        name: contents[name] for name in ("manifest.json", "baseline/result.json", "search/result.json")
-    }
-    target = {key: value for key, value in contents["target.json"].items() if key != "budget"}
-    write(tmp_path, shared | {"target.json": target | {"budgets": BUDGETS}}, HEAD + "flops: [0.7, 0.5]\n")
-    for budget, slim in zip(BUDGETS, ({}, SMALLER), strict=True):
-        own = copy.deepcopy(contents)
-        own["slim/result.json"] |= slim
-        own["target.json"]["budget"] = {key: budget[key] for key in ("metric", "limit", "share")}
-        write(tmp_path / budget["label"], own, HEAD + f"flops: {budget['share']}\n")
-    return tmp_path
+    return write_sweep(tmp_path, contents)
 
 
 def build(run):
@@ -107,6 +75,23 @@ def test_the_wide_table_has_sizes_shares_and_doubts(sweep):
         "flops0.5", "20.4 M (49.8 %)", "100 k (36.7 %)", "98.00 %", "-1.40 points", "560 kB",
         "1.46x, 0.850 of 1.24 ms", "1.02x (no gain), 9.90 of 10.1 ms",
     ]  # fmt: skip
+
+
+def test_times_stand_beside_those_of_the_same_measurement(sweep):
+    """The target network was slower when the second budget was timed; no quotient contradicts a speed-up."""
+    path = sweep / "flops0.5" / "bench" / "bench.json"
+    document = json.loads(path.read_text())
+    for row, ms in zip(document["rows"][:2], (1.3612, 0.9298), strict=True):
+        row["median_ms"] = ms
+    path.write_text(json.dumps(document))
+    summary = report.summarise(sweep)
+    assert [row[5] for row in report.sweep_table(summary)[1]] == ["1.30 ms", "1.46x", "1.46x"]
+    assert [row[6] for row in report.sweep_table(summary, wide=True)[1]] == [
+        "1.24 to 1.36 ms", "1.46x, 0.850 of 1.24 ms", "1.46x, 0.930 of 1.36 ms",
+    ]  # fmt: skip
+    page = report.html(report.read(sweep)).replace("\N{NO-BREAK SPACE}", " ")
+    for told in ("target 1.24 to 1.36 ms", "0.850 of 1.24 ms", "0.930 of 1.36 ms"):
+        assert told in page
 
 
 def test_what_all_budgets_note_is_said_once(sweep):
