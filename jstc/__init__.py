@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from jstc._version import __version__ as __version__
 from jstc.errors import JstcError
-from jstc.plan import Plan
 
 if TYPE_CHECKING:
     from jstc.api import search
     from jstc.channels import ChannelMap, analyse, rule
+    from jstc.plan import Plan
     from jstc.recipe.loading import load as load_recipe
     from jstc.recipe.schema import Recipe
     from jstc.slim import load
@@ -31,6 +31,7 @@ __all__ = ["ChannelMap", "JstcError", "Plan", "Recipe", "analyse", "load", "load
 
 _HOMES = {
     "ChannelMap": ("jstc.channels", "ChannelMap"),
+    "Plan": ("jstc.plan", "Plan"),
     "Recipe": ("jstc.recipe.schema", "Recipe"),
     "analyse": ("jstc.channels", "analyse"),
     "load": ("jstc.slim", "load"),

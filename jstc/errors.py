@@ -12,6 +12,8 @@
     |-- StageError               a stage could not do its work
     |   |-- DivergedError        a training whose loss or weights are not finite any more
     |   |-- DiskFullError        no space for a file; the old one is still there
+    |   |-- FolderGoneError      the folder of a run was deleted or replaced while it ran
+    |   |-- WorkerError          a process that works for this one has died
     |   |-- ChannelError         a plan that does not fit the network
     |   `-- ParityError          torch and ONNX disagree
     |-- GateError                exit code 3: a gate that the user asked for said no
@@ -33,6 +35,7 @@ __all__ = [
     "DataError",
     "DiskFullError",
     "DivergedError",
+    "FolderGoneError",
     "GateError",
     "InputError",
     "Interrupted",
@@ -43,6 +46,7 @@ __all__ = [
     "RunDirectoryError",
     "StageError",
     "UnknownNameError",
+    "WorkerError",
 ]
 
 
@@ -125,6 +129,14 @@ class DivergedError(StageError):
 
 class DiskFullError(StageError):
     """No space on the disk for a file that was to be written; what stood there before is intact."""
+
+
+class FolderGoneError(StageError):
+    """The folder that a run is at work in was deleted, moved or replaced."""
+
+
+class WorkerError(StageError):
+    """A process that works for this one has died."""
 
 
 class ChannelError(StageError):

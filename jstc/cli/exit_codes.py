@@ -7,7 +7,9 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import NoReturn
 
+from jstc.core import processes, signals
 from jstc.core.safe_text import visible
 from jstc.errors import JstcError
 
@@ -37,20 +39,27 @@ def exit_codes() -> Iterator[None]:
         _flush_quietly()
         sys.exit(_FAILED)
     except KeyboardInterrupt:
-        _say("interrupted")
-        sys.exit(_INTERRUPTED)
+        _interrupted()
     except JstcError as error:
         _say(str(error))
         sys.exit(error.exit_code)
     except Exception as error:
+        if signals.was_interrupted():  # what a library has made of it
+            _interrupted()
         _say(f"{_describe(error)} (--debug shows the traceback)")
         sys.exit(_FAILED)
 
 
+def _interrupted() -> NoReturn:
+    if not processes.follows():  # process 0 says it for all
+        _say("interrupted")
+    sys.exit(_INTERRUPTED)
+
+
 def _say(message: str) -> None:
-    if _state["debug"]:
-        traceback.print_exc()
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):  # the reader of a pipe may be gone, or the terminal
+        if _state["debug"]:
+            traceback.print_exc()
         print(visible(f"error: {message}"), file=sys.stderr, flush=True)
 
 
@@ -63,8 +72,8 @@ def _describe(error: Exception) -> str:
 
 
 def _flush_quietly() -> None:
-    # The reader of a pipe may be gone; Python would complain about it once more at exit.
+    # The reader of a pipe may be gone, or the terminal; Python would complain about it once more at exit.
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

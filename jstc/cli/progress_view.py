@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -27,12 +29,43 @@ def shown(*, quiet: bool, verbose: bool) -> Iterator[Progress]:
     if quiet:
         yield Silent()
         return
-    console = Console(file=sys.stderr, highlight=False)
+    console = Console(file=cast(IO[str], _Hearer(sys.stderr)), highlight=False)
     if not console.is_terminal or console.is_dumb_terminal:
         yield PlainLines(every=0.0 if verbose else _SECONDS_BETWEEN_LINES)
         return
     with _bars(console) as bars:
         yield RichProgress(bars, verbose=verbose)
+
+
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    """A block that writes to a terminal; where that has been closed, nobody is left to be told."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
+class _Hearer:
+    """The stream of a terminal, to be written to also when that has been closed."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text, if anybody is there."""
+        with _unless_gone():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is kept, if anybody is there."""
+        with _unless_gone():
+            self._stream.flush()
 
 
 class PlainLines:
@@ -73,7 +106,8 @@ class PlainLines:
         return (now - self._began) / (steps + 1) * (self._total - done) if steps > 0 else 0.0
 
     def _print(self, text: str) -> None:
-        print(visible(text), file=sys.stderr, flush=True)
+        with _unless_gone():
+            print(visible(text), file=sys.stderr, flush=True)
 
 
 class RichProgress:

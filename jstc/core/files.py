@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Never
 
+from jstc.core.held import require_held
 from jstc.errors import DamagedError, DiskFullError
 
 __all__ = [
@@ -53,8 +54,9 @@ def write_with(path: Path, write: Callable[[Path], object], *, size: int | None 
     A process killed at any point leaves either the old file or the new one, never a part of it.
     The temporary file keeps the suffix of `path`, because some libraries choose a format by it.
     `size` is how many bytes the file takes, where that is known. Raises `DiskFullError` where there is no
-    space; the old file is then still there.
+    space; the old file is then still there. Raises `FolderGoneError` in a run directory that was deleted.
     """
+    require_held(path)
     with space_for(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Iterable, Iterator
@@ -14,10 +15,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from jstc.core import processes
+from jstc.core import processes, signals, worker
 from jstc.data.images import CorruptImages, Images, UnreadableImageError
 from jstc.data.sampling import Indices
-from jstc.errors import DataError, StageError
+from jstc.errors import DataError, WorkerError
 
 __all__ = ["decode_all", "in_workers"]
 
@@ -35,7 +36,7 @@ def in_workers(
     """What `items.__getitems__` makes of each request, in order; by `workers` processes, or none.
 
     `prefetch` answers are kept ready by each of them. Raises a worker's `DataError` as its own, and
-    `StageError` when one has died.
+    `WorkerError` when one has died. Signals to the whole group of processes are left to this one.
     """
     workers = min(workers, processes.usable_cores())  # with more of them the loader would warn
     # A generator of its own: without one, a loader takes a number from torch's global random state.
@@ -49,18 +50,32 @@ def in_workers(
         worker_init_fn=_settle_in,
         generator=torch.Generator(),
     )
+    others = multiprocessing.active_children()
+    with signals.blocked():  # until they are settled in
+        answers = iter(loader)
+    started = [each for each in multiprocessing.active_children() if each not in others]
     try:
-        for answer in loader:
+        for answer in answers:
             if isinstance(answer, DataError):
                 raise answer
             yield answer
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise StageError(
-            f"a decoding process has died, for want of memory perhaps (also shared memory, in a container): "
-            f"try a lower input.workers, now {workers}. {' '.join(str(error).split())}"
-        ) from error
+        ended_by = next((-each.exitcode for each in started if each.exitcode), 0)
+        signals.await_own(-ended_by)
+        raise _death(error, workers, ended_by) from error
+
+
+def _death(error: RuntimeError, workers: int, ended_by: int) -> WorkerError:
+    """What is told of a worker's death: `ended_by` is the number of the signal, 0 where it is not known."""
+    if ended_by in signals.ENDING:
+        text = f"a decoding process was ended from outside, by {signal.Signals(ended_by).name}"
+        return WorkerError(f"{text}; what was finished is saved, and the same command continues")
+    return WorkerError(
+        f"a decoding process has died, for want of memory perhaps (also shared memory, in a container): "
+        f"try a lower input.workers, now {workers}. {' '.join(str(error).split())}"
+    )
 
 
 class _Answers(Dataset[Any]):
@@ -81,10 +96,7 @@ def _as_it_is(answer: Any) -> Any:
 
 
 def _settle_in(_worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent saves and then ends its workers. Its own
-    # handlers, which a forked worker has inherited, are not for them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    worker.serve()
     # Pillow's remarks, such as on EXIF data that nobody reads, would tear the progress bar.
     warnings.filterwarnings("ignore", module="PIL")
 

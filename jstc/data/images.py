@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jstc.core import files
+from jstc.core.held import require_held
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 
@@ -166,6 +167,7 @@ class CorruptImages:
     def _write(self, where: str, reason: str) -> None:
         if self._path is None:
             return
+        require_held(self._path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps({"image": where, "reason": reason}) + "\n")

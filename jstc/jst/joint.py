@@ -16,7 +16,7 @@ from torch import nn
 
 from jstc.channels import ChannelMap
 from jstc.channels.budget import Budget
-from jstc.core import files, processes
+from jstc.core import files, signals
 from jstc.core.progress import Progress
 from jstc.data import Dataset
 from jstc.jst import selection as selections
@@ -72,7 +72,7 @@ class Search:
         `DivergedError` when training diverges more often than the settings allow.
         """
         state, progress = self._state, self._progress
-        with processes.signals_deferred():
+        with signals.signals_deferred():
             self._rounds = Rounds(
                 state, self._proposer, self._context, directory=self._directory, progress=progress
             )

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jstc.core import signals
 from jstc.errors import JstcError
 from jstc.ort import opened, sessions
 from jstc.ort.sessions import Provider
@@ -68,6 +69,7 @@ def peak_memory(tasks: Sequence[Task]) -> list[PeakMemory]:
         except subprocess.TimeoutExpired:
             reason = "the process that measures it took too long"
         except (OSError, subprocess.CalledProcessError, ValueError) as error:
+            signals.await_own(getattr(error, "returncode", None))
             reason = f"the process that measures it failed: {error}"
     return [PeakMemory(None, reason)] * len(tasks)
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jstc.core import files
-from jstc.core.processes import interruptible
+from jstc.core import files, signals
+from jstc.core.held import require_held
 from jstc.core.progress import Progress
-from jstc.errors import DiskFullError, Interrupted, RunDirectoryError, StageError
+from jstc.errors import DiskFullError, Interrupted, JstcError, RunDirectoryError, StageError
 from jstc.runs import preflight
 from jstc.runs.directory import RunDirectory, recorded
 from jstc.runs.stages import Stage, builds_on, built_on
 from jstc.runs.workspace import StageContext, Workspace
 
-__all__ = ["Chain", "Stopwatch"]
+__all__ = ["Chain", "Stopwatch", "interruptions_told"]
 
 _SAVE_EVERY = 10.0  # seconds of work that an interruption may cost the record
 
@@ -205,10 +205,12 @@ class Chain:
         watch = Stopwatch(self._run, name, self._progress)
         self._run.begin(name)
         try:
-            with interruptible():
+            with signals.interruptible():
                 result = stage.run(StageContext(self._workspace, self._run.path, folder, watch))
                 watch.save()
+                signals.require_none_lost()
         except BaseException as error:
+            require_held(self._run.path)  # whatever else it led to
             with contextlib.suppress(DiskFullError):  # the record says then that the stage is running
                 watch.save()
                 self._run.fail(name)
@@ -232,10 +234,33 @@ class Chain:
         files.write_json(path, {**known, **result, "seconds": seconds})
 
 
+@contextlib.contextmanager
+def interruptions_told(command: str) -> Iterator[None]:
+    """A block around a chain: `Interrupted` with the `command` that continues, between its stages as well."""
+    try:
+        with signals.interruptible():
+            yield
+    except BaseException as error:
+        if not _is_interruption(error):
+            raise
+        raise _interrupted("interrupted", command) from error
+
+
+def _is_interruption(error: BaseException) -> bool:
+    # After a signal, whatever else a library makes of it is no news.
+    return isinstance(error, KeyboardInterrupt) or (
+        signals.was_interrupted() and isinstance(error, Exception) and not isinstance(error, JstcError)
+    )
+
+
+def _interrupted(text: str, command: str) -> Interrupted:
+    text = f"{text}; what was finished is saved"
+    return Interrupted(f"{text}. Continue with:\n  {command}" if command else text)
+
+
 def _translated(error: BaseException, stage: str, command: str) -> BaseException:
-    if isinstance(error, KeyboardInterrupt):
-        text = f"interrupted during {stage}; what was finished is saved"
-        return Interrupted(f"{text}. Continue with:\n  {command}" if command else text)
+    if _is_interruption(error):
+        return _interrupted(f"interrupted during {stage}", command)
     torch = sys.modules.get("torch")  # where it is not loaded, nothing has used a GPU
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return StageError(

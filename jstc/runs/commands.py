@@ -10,7 +10,7 @@ from jstc.core.progress import Progress, Silent
 from jstc.models import Permissions
 from jstc.recipe.schema import Recipe
 from jstc.runs import preflight, stages, sweep
-from jstc.runs.chain import Chain
+from jstc.runs.chain import Chain, interruptions_told
 from jstc.runs.directory import RunDirectory, default_path, read_recipe, require_same
 from jstc.runs.workspace import Workspace
 
@@ -39,23 +39,24 @@ def run(
     only = [stages.GIVEN, *only] if "search" in only else only
     workspace = workspace or Workspace(recipe, permissions)
     progress, fresh = progress or Silent(), _is_fresh(fresh)
-    workspace.belongs_to(path, progress, fresh=fresh)
-    preflight.check(workspace, path)
-    if not only or "bench" in only:
-        preflight.check_bench(recipe, path, fresh=fresh)
-    table = stages.table(recipe)
-    names = stages.names(table)
-    workspace.to_announce = tuple(one for one in names if not only or one in only)
-    if sweep.is_sweep(recipe):
-        sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
-        return path
-    with RunDirectory.open(
-        path, recipe, stages=names, command=command, fresh=fresh, for_stages=only or names
-    ) as opened:
-        workspace.recipe = opened.recipe
-        chain = Chain(opened, workspace, table, progress=progress, command=command)
-        chain.renew()
-        chain.run([stage for stage in table if not only or stage.name in only])
+    with interruptions_told(command):
+        workspace.belongs_to(path, progress, fresh=fresh)
+        preflight.check(workspace, path)
+        if not only or "bench" in only:
+            preflight.check_bench(recipe, path, fresh=fresh)
+        table = stages.table(recipe)
+        names = stages.names(table)
+        workspace.to_announce = tuple(one for one in names if not only or one in only)
+        if sweep.is_sweep(recipe):
+            sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
+            return path
+        with RunDirectory.open(
+            path, recipe, stages=names, command=command, fresh=fresh, for_stages=only or names
+        ) as opened:
+            workspace.recipe = opened.recipe
+            chain = Chain(opened, workspace, table, progress=progress, command=command)
+            chain.renew()
+            chain.run([stage for stage in table if not only or stage.name in only])
     return path
 
 
@@ -100,14 +101,15 @@ def run_stage(
     Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
     """
     workspace, progress, fresh = Workspace(recipe, permissions), progress or Silent(), _is_fresh(fresh)
-    if sweep.is_sweep(recipe):
-        sweep.run_stage(path, name, workspace, fresh=fresh, command=command, progress=progress)
-        return
-    table = stages.table(recipe)
-    names = stages.names(table)
-    with RunDirectory.open(path, recipe, stages=names, command=command, for_stages=(name,)) as opened:
-        workspace.recipe = opened.recipe
-        Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
+    with interruptions_told(command):
+        if sweep.is_sweep(recipe):
+            sweep.run_stage(path, name, workspace, fresh=fresh, command=command, progress=progress)
+            return
+        table = stages.table(recipe)
+        names = stages.names(table)
+        with RunDirectory.open(path, recipe, stages=names, command=command, for_stages=(name,)) as opened:
+            workspace.recipe = opened.recipe
+            Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
 
 
 def follow(workspace: Workspace | None = None) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 import filelock
 
 from jstc.core import files
+from jstc.core.held import held
 from jstc.errors import RecipeError, RunDirectoryError
 from jstc.recipe.loading import load, to_yaml
 from jstc.recipe.schema import Recipe
@@ -66,8 +67,9 @@ def locked(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {directory}: {error.strerror or error}") from None
     try:
-        files.write_json(directory / _HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
-        yield
+        with held(directory, directory / _LOCK):
+            files.write_json(directory / _HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
     finally:
         with contextlib.suppress(OSError):
             (directory / _HOLDER).unlink(missing_ok=True)

@@ -25,9 +25,9 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter
 
-from jstc.core import processes
-from jstc.core.processes import exit_after_signal, interruptible, sigterm_interrupts
+from jstc.core import processes, worker
 from jstc.core.progress import Silent
+from jstc.core.signals import exit_after_signal, interruptible
 from jstc.errors import JstcError, StageError
 from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings, Recipe
@@ -155,6 +155,7 @@ def one_of_several() -> Iterator[None]:
         if code:
             sys.stdout.flush()
             sys.stderr.flush()
+            worker.end_all()
             os._exit(code if isinstance(code, int) else 1)
         raise
 
@@ -168,7 +169,7 @@ def as_rank_zero() -> Iterator[None]:
     if not processes.leads():
         yield
         return
-    with sigterm_interrupts(unless=lambda: _conversation.stopped):
+    with interruptible(unless=lambda: _conversation.stopped):
         try:
             yield
         finally:

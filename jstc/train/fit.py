@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jstc.core import processes
+from jstc.core import signals
 from jstc.core.progress import Progress
 from jstc.errors import DivergedError, RunDirectoryError, StageError
 from jstc.train import checkpoint, collectives, monitor
@@ -34,7 +34,7 @@ def fit(job: Job, *, directory: Path, progress: Progress, stage: str) -> FitResu
     """
     if job.epochs < 1:
         raise StageError(f"{stage}: no steps are left of {job.schedule.total}: the schedule has ended")
-    with processes.signals_deferred():
+    with signals.signals_deferred():
         training = _Training(job, directory, progress)
         progress.start(stage, job.epochs, "epoch")
         while training.state.epoch < job.epochs:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jstc._version import install_command
 from jstc.core import files
+from jstc.core.held import require_held
 from jstc.errors import InputError, StageError
 from jstc.train import collectives
 
@@ -132,6 +133,7 @@ class History:
         self._count = count + 1
 
     def _write(self, line: bytes) -> None:
+        require_held(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self.path.stat().st_size if self.path.exists() else 0
         try:

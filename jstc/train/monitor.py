@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from jstc.core import processes
+from jstc.core import signals
 from jstc.errors import DivergedError
 from jstc.recipe.schema import CheckpointSettings, TrainSettings
 from jstc.train import collectives
@@ -46,14 +46,14 @@ class TrainingMonitor:
     def at_rest(self) -> None:
         """Between two parts, when everything is saved: stops if asked to."""
         self.saved()
-        if _anywhere(processes.stop_requested()):
-            processes.stop()
+        if _anywhere(signals.stop_requested()):
+            signals.stop()
 
     def after_step(self, step: int, metrics: RunningMetrics, schedule: Schedule) -> None:
         """Step number `step` of the schedule is over; saves where it is time for it.
 
         Raises `DivergedError` when a loss in `metrics` is not finite, looked at now and then and before every
-        save; stops as `core.processes.grant` does when that was asked for.
+        save; stops as `core.signals.stop` does when that was asked for.
         """
         self._steps += 1
         self._unchecked += 1
@@ -62,7 +62,7 @@ class TrainingMonitor:
             return
         stop, due = self._look()
         if stop:
-            processes.begin_saving()
+            signals.begin_saving()
         if stop or due or self._unchecked >= _LOOK_EVERY:
             self._unchecked = 0
             _require_finite_loss(metrics, step, schedule)
@@ -70,12 +70,12 @@ class TrainingMonitor:
             self._save()
             self.saved()
         if stop:
-            processes.stop()
+            signals.stop()
 
     def _look(self) -> tuple[bool, bool]:
         """Whether any process has to stop, and to save; sets when to look again, in all of them alike."""
         now = time.monotonic()
-        looked = [processes.stop_requested(), self._is_due(), now - self._looked]
+        looked = [signals.stop_requested(), self._is_due(), now - self._looked]
         stop, due, seconds = collectives.sums(looked)
         step = seconds / collectives.world() / self._unseen
         self._pace = max(1, int(min(_TOGETHER_EVERY, _TOGETHER_SECONDS / max(step, 1e-9))))
