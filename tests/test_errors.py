@@ -44,6 +44,8 @@ def test_exit_codes_follow_the_tree():
         "ParityError",
         "DivergedError",
         "DiskFullError",
+        "FolderGoneError",
+        "WorkerError",
     }
 
 

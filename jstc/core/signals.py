@@ -27,11 +27,7 @@ __all__ = [
     "ENDING",
     "GRACE_SECONDS",
     "SAME_SECONDS",
-    "STUCK_SECONDS",
-    "await_own",
     "begin_saving",
-    "blocked",
-    "exit_after_signal",
     "final",
     "interruptible",
     "require_none_lost",
@@ -50,8 +46,8 @@ GRACE_SECONDS = 10.0
 SAME_SECONDS = 1.0
 """One that comes so soon after another is the same: `timeout` signals its child and then the whole group,
 torchrun passes on what its processes have got already, and of a closing terminal several tell."""
+_TORCHRUN_SECONDS = 30.0
 _POLL_SECONDS = 0.05
-_ON_ITS_WAY_SECONDS = 0.5
 
 
 class _Request:
@@ -218,8 +214,8 @@ def _in_a_fork(number: int) -> None:
 
 
 def _same_seconds() -> float:
-    # torchrun passes a signal on whenever it gets to it, and gives its processes their time by itself.
-    return STUCK_SECONDS if processes.several() else SAME_SECONDS
+    # torchrun passes a signal on whenever it gets to it, and kills by itself what does not end.
+    return _TORCHRUN_SECONDS if processes.several() else SAME_SECONDS
 
 
 def _imports(frame: FrameType | None) -> bool:
@@ -259,70 +255,3 @@ def _without_interrupts(before: Callable[[Any], object]) -> Callable[[Any], obje
             before(found)
 
     return hook
-
-
-# Processes that work for this one. What a signal to the whole group does to them shows here at times before
-# the signal itself does.
-
-
-@contextlib.contextmanager
-def blocked() -> Iterator[None]:
-    """A block in which the signals wait, for processes that are started in it as well: see `core.worker`."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def await_own(code: int | None) -> None:
-    """Where a child has ended by one of these signals, wait a moment for the same one to come here.
-
-    `code` is the child's exit code, below zero by the number of the signal.
-    """
-    if code is not None and -code in ENDING and not stop_requested():
-        time.sleep(_ON_ITS_WAY_SECONDS)
-
-
-# How a process leaves that may be stuck in an exchange with one that is gone.
-#
-# torchrun sends SIGTERM to the processes that are left when one ends. Python acts on a signal only between
-# two instructions of its own, which never comes while the process waits in a library for an answer. A thread
-# sees the signal at once, and ends the process when it has not ended by itself after some seconds.
-
-STUCK_SECONDS = 20.0
-"""torchrun gives 30 before it kills."""
-
-
-@contextlib.contextmanager
-def exit_after_signal(may_exit: Callable[[], bool]) -> Iterator[None]:
-    """A block whose process exits `STUCK_SECONDS` after a signal, or once `may_exit` after it."""
-    if threading.current_thread() is not threading.main_thread():  # signals are that one's alone
-        yield
-        return
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reading, may_exit), daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(writing)
-
-
-def _watch(reading: int, may_exit: Callable[[], bool]) -> None:
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        while number := pipe.read(1):  # none when the block is over
-            if number[0] in ENDING:
-                _exit(may_exit)
-
-
-def _exit(may_exit: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + STUCK_SECONDS
-    while time.monotonic() < deadline and not may_exit():
-        time.sleep(2 * _POLL_SECONDS)
-    os._exit(1)

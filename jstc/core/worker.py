@@ -6,20 +6,54 @@ started saves what there is and ends the others; they go on until it does, or un
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
 
 from jstc.core import signals
 
-__all__ = ["end_all", "serve"]
+__all__ = ["await_own", "end_all", "serve", "starting"]
 
 _POLL_SECONDS = 1.0
 
+_ON_ITS_WAY_SECONDS = 0.5
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """A block to start processes in that `serve`: meanwhile signals wait, those to them until they do.
+
+    A handler for the death of a child that it leaves behind is put away: torch's raises an error wherever
+    this process is just then, in the middle of a step, say. Who waits for a child's answer finds out anyway.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    of_deaths = signal.getsignal(signal.SIGCHLD)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGCHLD) is not of_deaths:
+            signal.signal(signal.SIGCHLD, of_deaths)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def await_own(code: int | None) -> None:
+    """Where a child has ended by one of these signals, wait a moment for the same one to come here.
+
+    `code` is the child's exit code, below zero by the number of the signal.
+    """
+    if code is not None and -code in signals.ENDING and not signals.stop_requested():
+        time.sleep(_ON_ITS_WAY_SECONDS)
+
 
 def serve() -> None:
-    """Take, in a process that was started in `signals.blocked`, its parent's signals alone from here on."""
+    """Take, in a process that was started in `starting`, its parent's signals alone from here on."""
     if not hasattr(signal, "pthread_sigmask"):
         return
     signal.set_wakeup_fd(-1)  # the parent's, in a fork

@@ -51,7 +51,7 @@ def in_workers(
         generator=torch.Generator(),
     )
     others = multiprocessing.active_children()
-    with signals.blocked():  # until they are settled in
+    with worker.starting():
         answers = iter(loader)
     started = [each for each in multiprocessing.active_children() if each not in others]
     try:
@@ -63,12 +63,12 @@ def in_workers(
         if "DataLoader worker" not in str(error):
             raise
         ended_by = next((-each.exitcode for each in started if each.exitcode), 0)
-        signals.await_own(-ended_by)
+        worker.await_own(-ended_by)
         raise _death(error, workers, ended_by) from error
 
 
 def _death(error: RuntimeError, workers: int, ended_by: int) -> WorkerError:
-    """What is told of a worker's death: `ended_by` is the number of the signal, 0 where it is not known."""
+    """An error that tells of a worker's death by the signal `ended_by`, 0 where that is not known."""
     if ended_by in signals.ENDING:
         text = f"a decoding process was ended from outside, by {signal.Signals(ended_by).name}"
         return WorkerError(f"{text}; what was finished is saved, and the same command continues")

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jstc.core import signals
+from jstc.core import worker
 from jstc.errors import JstcError
 from jstc.ort import opened, sessions
 from jstc.ort.sessions import Provider
@@ -69,7 +69,7 @@ def peak_memory(tasks: Sequence[Task]) -> list[PeakMemory]:
         except subprocess.TimeoutExpired:
             reason = "the process that measures it took too long"
         except (OSError, subprocess.CalledProcessError, ValueError) as error:
-            signals.await_own(getattr(error, "returncode", None))
+            worker.await_own(getattr(error, "returncode", None))
             reason = f"the process that measures it failed: {error}"
     return [PeakMemory(None, reason)] * len(tasks)
 

@@ -27,7 +27,8 @@ from pydantic import TypeAdapter
 
 from jstc.core import processes, worker
 from jstc.core.progress import Silent
-from jstc.core.signals import exit_after_signal, interruptible
+from jstc.core.signals import interruptible
+from jstc.core.stuck import exit_after_signal
 from jstc.errors import JstcError, StageError
 from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings, Recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 
@@ -75,3 +76,35 @@ def test_a_terminal_gets_the_bar(monkeypatch):
 )  # fmt: skip
 def test_figures(name, value, text):
     assert figure(name, value) == text
+
+
+class Closed(io.StringIO):
+    """A terminal that has been closed."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def flush(self) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+def test_a_terminal_that_is_closed_stops_nothing(monkeypatch, terminal):
+    monkeypatch.setattr(sys, "stderr", Closed())
+    monkeypatch.setenv("TERM", terminal)
+    with shown(quiet=False, verbose=True) as progress:
+        progress.start("search", 2, "round")
+        progress.update(1, loss=0.5)
+        progress.message("told to nobody")
+        progress.finish()
+
+
+def test_any_other_fault_of_the_stream_is_one(monkeypatch):
+    stream = Closed()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(stream, "write", lambda text: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(OSError, match="full"):
+        PlainLines(every=0).message("a line")

@@ -5,18 +5,24 @@ from __future__ import annotations
 import gc
 import itertools
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import jstc.data
+from jstc.core import worker
+from jstc.core.signals import ENDING
 from jstc.data import Dataset, Epoch, decoding
 from jstc.data.loader import LoaderCache, Place
-from jstc.errors import StageError
+from jstc.errors import StageError, WorkerError
 from jstc.recipe.schema import InputSettings
 
 Make = Callable[..., Path]
@@ -118,13 +124,7 @@ def test_rounds_share_their_workers_and_see_the_same_batches(make_tree: Make) ->
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize(
-    ("told", "kind"),
-    [("DataLoader worker (pid 7) is killed by signal: Killed.", StageError), ("x", RuntimeError)],
-)
-def test_a_worker_that_dies_ends_the_run_with_a_message(
-    monkeypatch: pytest.MonkeyPatch, told: str, kind: type[Exception]
-) -> None:
+def _dying(told: str) -> type:
     class Dying:
         def __init__(self, *_args: object, **_options: object) -> None:
             pass
@@ -133,12 +133,61 @@ def test_a_worker_that_dies_ends_the_run_with_a_message(
             yield 1
             raise RuntimeError(told)
 
-    monkeypatch.setattr(decoding, "DataLoader", Dying)
+    return Dying
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [("DataLoader worker (pid 7) is killed by signal: Killed.", StageError), ("x", RuntimeError)],
+)
+def test_a_worker_that_dies_ends_the_run_with_a_message(
+    monkeypatch: pytest.MonkeyPatch, told: str, kind: type[Exception]
+) -> None:
+    monkeypatch.setattr(decoding, "DataLoader", _dying(told))
     answers = decoding.in_workers([], [], workers=1)  # type: ignore[arg-type]
     assert next(answers) == 1
     message = r"has died, .* a lower input\.workers, now 1\. .* \(pid 7\)" if kind is StageError else "^x$"
     with pytest.raises(kind, match=message):
         next(answers)
+
+
+def test_signals_to_the_workers_are_left_to_the_process_that_reads(make_tree: Make) -> None:
+    """As `timeout`, a terminal and a manager of services send them: to all processes at once."""
+    data = _load(make_tree)
+    batches = data.train_full.shuffled(4, Epoch(0, 0))
+    whole = [next(batches)]
+    [process] = multiprocessing.active_children()
+    for number in ENDING:
+        subprocess.run(["kill", f"-{int(number)}", str(process.pid)], check=True)
+    whole += list(batches)
+    assert len(whole) == data.train_full.steps(4)
+    assert multiprocessing.active_children() == [process]
+
+
+def test_the_death_of_a_worker_is_told_where_a_batch_is_asked_for(make_tree: Make) -> None:
+    """And not wherever the process is just then, in the middle of a step, say."""
+    batches = _load(make_tree).train_full.shuffled(2, Epoch(0, 0))
+    next(batches)
+    [process] = multiprocessing.active_children()
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    time.sleep(0.01)
+    with pytest.raises(
+        WorkerError, match=r"has died, for want of memory perhaps .* a lower input\.workers, now 1"
+    ):
+        list(batches)
+
+
+def test_a_worker_that_somebody_has_ended_did_not_want_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = SimpleNamespace(exitcode=-signal.SIGTERM)
+    found = iter(([], [ended]))
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: next(found))
+    monkeypatch.setattr(worker, "_ON_ITS_WAY_SECONDS", 0)
+    monkeypatch.setattr(
+        decoding, "DataLoader", _dying("DataLoader worker (pid 7) is killed by signal: Terminated.")
+    )
+    with pytest.raises(WorkerError, match="was ended from outside, by SIGTERM; what was finished is saved"):
+        list(decoding.in_workers([], [], workers=1))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import time
 
 import pytest
 import torch
 
-from jstc.errors import DiskFullError, Interrupted, StageError
+from jstc.core.signals import ENDING
+from jstc.errors import DiskFullError, FolderGoneError, Interrupted, StageError
 from jstc.recipe import loading
-from jstc.runs import stages
+from jstc.runs import preflight, stages
 from jstc.runs.directory import RunDirectory
 
 ORDER = ["baseline", "search", "finetune", "slim", "export", "bench", "report"]
@@ -102,13 +106,70 @@ def foreground():
 
 
 @pytest.mark.usefixtures("foreground")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_interrupts_with_the_command_that_continues(house, number):
     house.faults["finetune"] = lambda: os.kill(os.getpid(), number)
     with pytest.raises(Interrupted, match=r"interrupted during finetune.*saved.*\n  jstc run x.yaml"):
         house.run()
     assert house.states()["finetune"] == "failed"
     assert house.run() == ["finetune", "slim", "export", "bench", "report"]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(preflight, "check"), (RunDirectory, "finish")])
+def test_so_does_one_before_a_stage_and_after_it(house, monkeypatch, owner, name):
+    """While the input is checked, and while a stage that has done its work is put on record."""
+    before = getattr(owner, name)
+
+    def interrupted(*args, **options):
+        monkeypatch.setattr(owner, name, before)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(Interrupted, match=r"^interrupted; what was finished is saved.*\n  jstc run x.yaml$"):
+        house.run()
+    assert house.run()
+    assert set(house.states().values()) == {"done"}
+
+
+@pytest.mark.parametrize("raised", [None, SystemError("initialization raised unreported exception")])
+def test_what_a_library_makes_of_a_signal_is_the_interruption(house, raised):
+    def caught():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if raised:
+            raise raised
+
+    house.faults["export"] = caught
+    with pytest.raises(Interrupted, match="interrupted during export"):
+        house.run()
+    assert house.states()["export"] == "failed"
+
+
+@pytest.mark.parametrize("raised", [None, FileNotFoundError(2, "No such file", "x"), KeyboardInterrupt()])
+def test_a_deleted_run_directory_ends_the_run_and_does_not_come_again(house, raised):
+    def deleted():
+        shutil.rmtree(house.path)
+        if raised:
+            raise raised
+
+    house.faults["finetune"] = deleted
+    with pytest.raises(FolderGoneError, match=r"was deleted, moved or replaced while a run was at work"):
+        house.run()
+    assert not house.path.exists()
+    assert house.run() == ORDER
+
+
+def test_one_that_another_run_has_taken_the_place_of_is_left_alone(house, tmp_path):
+    def replaced():
+        house.path.rename(tmp_path / "away")
+        house.path.mkdir()
+        (house.path / ".lock").touch()
+
+    house.faults["search"] = replaced
+    with pytest.raises(FolderGoneError):
+        house.run()
+    assert [path.name for path in house.path.iterdir()] == [".lock"]
 
 
 def test_the_handler_of_sigterm_is_put_back(house):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from jstc.core import processes
-from jstc.core.processes import sigterm_interrupts
 from jstc.core.progress import Silent
 from jstc.errors import RecipeError, StageError
 from jstc.models import Permissions
@@ -150,10 +148,10 @@ def test_started_anew_by_torchrun_a_run_goes_on(house, two, monkeypatch):
 
 STUCK = """
 import signal, time
-from jstc.core import processes
-processes.STUCK_SECONDS = {grace}
+from jstc.core import stuck
+stuck.STUCK_SECONDS = {grace}
 signal.signal(signal.SIGTERM, lambda *_: None)
-with processes.exit_after_signal(lambda: {may_go}):
+with stuck.exit_after_signal(lambda: {may_go}):
     signal.raise_signal(signal.SIGTERM)
     time.sleep({work})
 print("by itself")
@@ -172,12 +170,3 @@ def test_a_process_that_is_stuck_is_ended(grace, may_go, work, code):
 
 def fail(error):
     raise error
-
-
-def test_the_word_of_process_0_is_heard_although_torchrun_ends_it():
-    leaving = [True]
-    with sigterm_interrupts(unless=lambda: leaving[0]):
-        signal.raise_signal(signal.SIGTERM)
-        leaving[0] = False
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)

@@ -1,6 +1,6 @@
 """Sends signals to all processes of a small real run, at random moments, and looks at what it leaves.
 
-    python -m benchmarks.robustness.signals [--times 20] [--resume 5] [--seed 0] [--keep DIR]
+    python -m benchmarks.robustness.signals [--times 20] [--resume 5] [--workers 0 2] [--keep DIR]
 
 Each trial starts `jstc run` on a folder of images, with or without worker processes, and sends SIGTERM,
 SIGINT or SIGHUP to the process group: at a moment drawn from 0.1 s to the end, imports included, once or, as
@@ -30,7 +30,6 @@ from benchmarks.robustness.signals.run import Outcome, make_images, recipe, sign
 __all__ = ["main"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-WORKERS = (0, 2)
 TIMED = ("bench/", "report", "summary.json", "target.json")
 """Files with latencies in them."""
 
@@ -58,8 +57,9 @@ class Tally:
         )
 
 
-def _files(out: Path) -> dict[str, Any]:
-    return {name: content for name, content in fingerprint(out).items() if not name.startswith(TIMED)}
+def _files(folder: Path) -> dict[str, Any]:
+    found = fingerprint(folder / "run")
+    return {name: content for name, content in found.items() if not name.startswith(TIMED)}
 
 
 class Trials:
@@ -78,13 +78,13 @@ class Trials:
         tally, name, tried = Tally(), signal.Signals(number).name, 0
         while sum(tally.places.values()) < times:
             tried += 1
-            out = self.root / f"{name}-{tried}"
+            folder = self.root / f"{name}-{tried}"
             moment, sent = self.draw.uniform(0.1, self.seconds), self.draw.choice((1, 2))
-            found = signalled(self.recipe, out, number, after=moment, times=sent)
+            found = signalled(self.recipe, folder, number, after=moment, times=sent)
             self._count(tally, found)
             told = "; ".join(found.problems) if found.ready and found.place != "the end" else "not counted"
             if found.ready and found.place != "the end" and not tried % resume and not found.problems:
-                told = self._resumed(out, tally)
+                told = self._resumed(folder, tally)
             line = f"{name} x{sent} at {moment:5.1f} s in {found.place:12} {found.seconds:4.1f} s"
             print(f"{line}  {told or 'good'}", flush=True)
         return tally
@@ -105,9 +105,9 @@ class Trials:
         else:
             tally.good += 1
 
-    def _resumed(self, out: Path, tally: Tally) -> str:
-        whole(self.recipe, out)
-        different = differences(self.expected, _files(out))
+    def _resumed(self, folder: Path, tally: Tally) -> str:
+        whole(self.recipe, folder)
+        different = differences(self.expected, _files(folder))
         if different:
             tally.wrong.append(f"other files after it was resumed: {different}")
             return f"other files: {different}"
@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--times", type=int, default=20, help="for each signal, with and without workers")
     parser.add_argument("--resume", type=int, default=5, help="resume every one of so many")
+    parser.add_argument("--workers", type=int, nargs="+", default=(0, 2), help="processes that decode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a folder for the runs, which are otherwise deleted")
     options = parser.parse_args(arguments)
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _all(root: Path, options: argparse.Namespace) -> int:
     draw, images = random.Random(options.seed), make_images(root / "photos")
     tallies: dict[str, Tally] = {}
-    for workers in WORKERS:
+    for workers in options.workers:
         trials = Trials(root, images, workers, draw)
         for number in SIGNALS:
             name = f"{number.name} with {workers} workers"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +20,7 @@ from benchmarks.robustness.faults.child import MODEL
 __all__ = ["Outcome", "make_images", "recipe", "signalled", "whole"]
 
 _SECONDS = 300
+_POLL_SECONDS = 0.05
 _RECIPE = """\
 model: {model}
 dataset: imagefolder
@@ -72,18 +72,28 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
-def whole(recipe: Path, out: Path) -> float:
-    """Run or resume without a signal; returns the seconds it took. Raises `RuntimeError` when it fails."""
+def whole(recipe: Path, folder: Path) -> float:
+    """Run or resume in `folder/run` without a signal; returns the seconds it took.
+
+    Raises `RuntimeError` when it fails.
+    """
     started = time.monotonic()
-    process, log = _start(recipe, out)
+    process, log = _start(recipe, folder)
     if process.wait(_SECONDS):
         raise RuntimeError(log.read_text())
     return time.monotonic() - started
 
 
-def signalled(recipe: Path, out: Path, number: int, *, after: float, times: int = 1) -> Outcome:
-    """Run, and send a signal to the whole group of processes after so many seconds, `times` at once."""
-    process, log = _start(recipe, out)
+def signalled(
+    recipe: Path, folder: Path, number: int, *, after: float, stage: str = "", times: int = 1
+) -> Outcome:
+    """Run in `folder/run`, and send a signal to the whole group of processes, `times` at once.
+
+    `after` so many seconds, counted from the begin of `stage` where one is named.
+    """
+    process, log = _start(recipe, folder)
+    while stage and process.poll() is None and _place(folder)[1] != stage:
+        time.sleep(_POLL_SECONDS)
     try:
         if process.wait(after):
             raise RuntimeError(log.read_text())
@@ -98,21 +108,23 @@ def signalled(recipe: Path, out: Path, number: int, *, after: float, times: int 
     except subprocess.TimeoutExpired:
         found = None
     seconds = time.time() - sent
-    place, stage = _place(out)
+    place, stage = _place(folder)
     outcome = Outcome(found, log.read_text(), place, seconds, ready)
-    checkpoint = out / stage / "checkpoint.safetensors"
+    checkpoint = folder / "run" / stage / "checkpoint.safetensors"
     if stage in ("baseline", "search", "finetune"):
         outcome.saved = checkpoint.exists() and checkpoint.stat().st_mtime > sent
     outcome.problems = list(_problems(outcome, process.pid))
     return outcome
 
 
-def _start(recipe: Path, out: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    log = out.with_suffix(".log")
-    command = children.command("jstc", "run", str(recipe), "--out", str(out), "--quiet")
+def _start(recipe: Path, folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    folder.mkdir(exist_ok=True)
+    log = folder / "log"
+    command = children.command("jstc", "run", str(recipe), "--out", "run", "--quiet")
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             command,
+            cwd=folder,
             env=children.environment(OMP_NUM_THREADS="1"),
             stdout=subprocess.DEVNULL,
             stderr=stderr,
@@ -130,10 +142,10 @@ def _catches(pid: int, number: int) -> bool:
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
-def _place(out: Path) -> tuple[str, str]:
+def _place(folder: Path) -> tuple[str, str]:
     """Where a run was, in words, and the stage at work, if there is one."""
     try:
-        stages = json.loads((out / "manifest.json").read_text())["stages"]
+        stages = json.loads((folder / "run" / "manifest.json").read_text())["stages"]
     except FileNotFoundError:
         return "preparation", ""
     at_work = [name for name, record in stages.items() if record["state"] in ("running", "failed")]
@@ -150,9 +162,7 @@ def _problems(outcome: Outcome, session: int) -> Iterable[str]:
         yield "a traceback"
     if outcome.error.count("error: ") != 1 or len(outcome.error.strip().splitlines()) > 3:
         yield "not one message"
-    elif outcome.place != "preparation" and "Continue with:\n  jstc run " not in outcome.error.replace(
-        f"{children.ROOT}/jstc/__main__.py", "jstc"
-    ):
+    elif outcome.place != "preparation" and "Continue with:\n  jstc run " not in outcome.error:
         yield "no command that continues"
     left = _survivors(session)
     if left:
@@ -166,7 +176,7 @@ def _survivors(session: int, patience: float = 3.0) -> list[str]:
         found = [name for folder in Path("/proc").glob("[0-9]*") if (name := _named(folder, session))]
         if not found or time.monotonic() > deadline:
             return found
-        time.sleep(0.1)
+        time.sleep(_POLL_SECONDS)
 
 
 def _named(folder: Path, session: int) -> str:
@@ -177,8 +187,3 @@ def _named(folder: Path, session: int) -> str:
         return ""
     state, of = fields.split()[0], int(fields.split()[3])
     return f"{folder.name} {words[:60]}" if of == session and state != "Z" else ""
-
-
-def _remove(out: Path) -> None:
-    shutil.rmtree(out, ignore_errors=True)
-    out.with_suffix(".log").unlink(missing_ok=True)
