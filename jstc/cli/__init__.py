@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _code()
     except KeyboardInterrupt:  # one more, while the first was being told
         code = 130
-    signals.final(code if isinstance(code, int) else 0)
+    signals.final(code if isinstance(code, int) else int(code is not None))
     if code == 130:
         from jstc.core import worker
 

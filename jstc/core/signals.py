@@ -166,14 +166,18 @@ def to_the_end() -> None:
 
 
 def final(code: int) -> None:
-    """The command is over: from here on a signal only makes the process leave sooner, with `code`."""
+    """The command is over: the process leaves with `code`, and a signal only makes it leave sooner."""
     _request.code = code
 
 
 def _last() -> None:
-    # Taking torch down lasts long, with complaints on the way where it was in the middle of something; and
-    # Python takes its handlers down before that.
-    if _request.raised and _request.code is not None:
+    # Taking down Python and torch lasts up to seconds, first of all the handlers, so that a signal would give
+    # the exit code of one killed to a command that has done all its work; and it complains on the way where
+    # torch was in the middle of something.
+    if _request.code is not None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody is left to read it
+                stream.flush()
         os._exit(_request.code)
 
 

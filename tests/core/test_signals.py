@@ -264,6 +264,7 @@ sys.exit(signals.was_interrupted() * 130)
             "told\n",
         ),
         ("signals.final(0)", "os.kill(os.getpid(), signal.SIGTERM)\nprint('not reached')", 0, ""),
+        ("signals.final(3)", "print('the rest')", 3, "the rest\n"),
         ("pass", "", 0, ""),
     ],
 )

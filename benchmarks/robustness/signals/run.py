@@ -89,10 +89,11 @@ def signalled(
 ) -> Outcome:
     """Run in `folder/run`, and send a signal to the whole group of processes, `times` at once.
 
-    `after` so many seconds, counted from the begin of `stage` where one is named.
+    `after` so many seconds, counted from the first epoch or round of `stage` where one is named.
     """
     process, log = _start(recipe, folder)
-    while stage and process.poll() is None and _place(folder)[1] != stage:
+    history = folder / "run" / stage / "history.jsonl"
+    while stage and process.poll() is None and not history.exists():
         time.sleep(_POLL_SECONDS)
     try:
         if process.wait(after):
