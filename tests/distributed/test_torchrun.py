@@ -33,7 +33,7 @@ def start(tmp_path):
         found = subprocess.Popen(
             [*program, *options, "-m", "jstc", *command],
             cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
         )  # fmt: skip
         started.append(found)
         return found
@@ -129,6 +129,20 @@ def test_a_killed_process_ends_all_and_the_run_goes_on(search, tmp_path, rank):
     assert not any(Path(f"/proc/{number}").exists() for number in found.values())
     finished(search())
     assert history(tmp_path) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_saves_once(search, tmp_path, number):
+    """torchrun passes it on to processes that have got it already."""
+    broken = search("--set", "search.steps_per_round=400", "--set", "checkpoint.every_steps=null")
+    wait_for_a_round(tmp_path, broken)
+    found, sent = processes(broken), time.time()
+    os.killpg(broken.pid, number)
+    _, err = finished(broken, code=1)
+    assert err.count("interrupted during search; what was finished is saved") == 1
+    assert err.count("error: ") == 1
+    assert (tmp_path / "run" / "search" / "checkpoint.safetensors").stat().st_mtime > sent
+    assert not any(Path(f"/proc/{pid}").exists() for pid in found.values())
 
 
 def test_started_anew_a_run_goes_on(search, tmp_path):
