@@ -25,7 +25,7 @@ _ON_ITS_WAY_SECONDS = 0.5
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """A block to start processes in that `serve`: meanwhile signals wait, those to them until they do.
+    """A block to start processes in that `serve`: signals to them wait until they do.
 
     A handler for the death of a child that it leaves behind is put away: torch's raises an error wherever
     this process is just then, in the middle of a step, say. Who waits for a child's answer finds out anyway.

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_blocked_signals_wait_for_the_end_of_the_block():
     steps = []
     with interruptible(), pytest.raises(KeyboardInterrupt):
         with worker.starting():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             steps.append("the block")
         time.sleep(30)
     assert steps == ["the block"]
@@ -115,6 +116,6 @@ def test_blocked_signals_wait_for_the_end_of_the_block():
 @pytest.mark.parametrize(("code", "waits"), [(-15, True), (-1, True), (-9, False), (1, False), (None, False)])
 def test_what_has_ended_a_child_is_awaited_here(code, waits, monkeypatch):
     slept = []
-    monkeypatch.setattr(worker.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     worker.await_own(code)
     assert bool(slept) == waits

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from jstc.core.processes import interruptible
 from jstc.core.progress import Silent
+from jstc.core.signals import interruptible
 from jstc.errors import DivergedError, StageError
 from jstc.jst import rounds
 from jstc.jst.round import train_round

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from jstc.core import processes
+from jstc.core import signals
 from jstc.errors import DivergedError
 from jstc.recipe.schema import CheckpointSettings
 from jstc.train import collectives
@@ -72,7 +72,7 @@ def test_a_stop_waits_for_few_slow_steps_or_ten_quick_ones(
     metrics = RunningMetrics()
     monitor = TrainingMonitor(NEVER, lambda: saved.append(metrics.batches))
     pass_steps(monitor, metrics, 40, seconds=seconds)
-    monkeypatch.setattr(processes, "stop_requested", lambda: True)
+    monkeypatch.setattr(signals, "stop_requested", lambda: True)
     with pytest.raises(KeyboardInterrupt):
         pass_steps(monitor, metrics, 40, seconds=seconds)
     assert 40 < saved[0] <= 40 + most
