@@ -123,7 +123,7 @@ def signalled(
 def _start(recipe: Path, folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
     folder.mkdir(exist_ok=True)
     log = folder / "log"
-    command = children.command("jstc", "run", str(recipe), "--out", "run", "--quiet")
+    command = children.command("jstc", "run", str(recipe), "--model", MODEL, "--out", "run", "--quiet")
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             command,
