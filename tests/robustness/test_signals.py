@@ -16,13 +16,15 @@ from tests.helpers.children import environment
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Starts a run with worker processes, and sends a signal to all of them after its first epoch."""
+    """Starts a run with worker processes, and sends a signal to all of them in the middle of an epoch."""
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     found = recipe(tmp_path / "recipe.yaml", make_images(tmp_path / "photos"), workers=2)
-    found.write_text(found.read_text().replace("epochs: 2", "epochs: 50"))
+    found.write_text(
+        found.read_text().replace("epochs: 2", "epochs: 50").replace("batch_size: 8", "batch_size: 2")
+    )
 
     def run(number: int, times: int) -> Outcome:
-        return signalled(found, tmp_path, number, after=0, stage="baseline", times=times)
+        return signalled(found, tmp_path, number, after="baseline", times=times)
 
     return run
 

@@ -20,7 +20,7 @@ from benchmarks.robustness.faults.child import MODEL
 __all__ = ["Outcome", "make_images", "recipe", "signalled", "whole"]
 
 _SECONDS = 300
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.01
 _RECIPE = """\
 model: {model}
 dataset: imagefolder
@@ -84,17 +84,14 @@ def whole(recipe: Path, folder: Path) -> float:
     return time.monotonic() - started
 
 
-def signalled(
-    recipe: Path, folder: Path, number: int, *, after: float, stage: str = "", times: int = 1
-) -> Outcome:
+def signalled(recipe: Path, folder: Path, number: int, *, after: float | str, times: int = 1) -> Outcome:
     """Run in `folder/run`, and send a signal to the whole group of processes, `times` at once.
 
-    `after` so many seconds, counted from the first epoch or round of `stage` where one is named.
+    `after` so many seconds, or in the middle of the third epoch or round of the stage of that name.
     """
     process, log = _start(recipe, folder)
-    history = folder / "run" / stage / "history.jsonl"
-    while stage and process.poll() is None and not history.exists():
-        time.sleep(_POLL_SECONDS)
+    if isinstance(after, str):
+        after = _half_an_epoch(process, folder / "run" / after / "history.jsonl")
     try:
         if process.wait(after):
             raise RuntimeError(log.read_text())
@@ -118,6 +115,16 @@ def signalled(
         outcome.saved = checkpoint.exists() and checkpoint.stat().st_mtime > sent
     outcome.problems = list(_problems(outcome, process.pid))
     return outcome
+
+
+def _half_an_epoch(process: subprocess.Popen[bytes], history: Path) -> float:
+    """Wait for the end of the second epoch; returns half of the seconds that it took."""
+    ends: list[float] = []
+    while process.poll() is None and len(ends) < 2:
+        if history.exists() and history.read_bytes().count(b"\n") > len(ends):
+            ends.append(time.monotonic())
+        time.sleep(_POLL_SECONDS)
+    return (ends[-1] - ends[0]) / 2 if ends else 0.0
 
 
 def _start(recipe: Path, folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
