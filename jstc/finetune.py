@@ -30,7 +30,7 @@ from jstc.train.loop import counted, evaluate
 from jstc.train.one_step import Teacher
 from jstc.train.recalibration import recalibrate_trained
 
-__all__ = ["finetune", "train_baseline"]
+__all__ = ["finetune", "score", "train_baseline"]
 
 
 def finetune(
@@ -82,7 +82,7 @@ def finetune(
             plan=plan,
             step=job.schedule.total,
         )
-    figures = _score(network, dataset, recipe=recipe, progress=progress, stage="finetune")
+    figures = score(network, dataset, recipe=recipe, progress=progress, stage="finetune")
     _report(figures, result, directory)
 
 
@@ -113,7 +113,7 @@ def train_baseline(
     result = _trained(job, network, directory=directory, progress=progress, stage="baseline")
     if collectives.is_first():
         checkpoint.save(directory / "model.safetensors", network.state_dict(), {"epochs": result.epochs})
-    figures = _score(network, dataset, recipe=recipe, progress=progress, stage="baseline")
+    figures = score(network, dataset, recipe=recipe, progress=progress, stage="baseline")
     _report(figures, result, directory)
 
 
@@ -184,10 +184,10 @@ def _hash(path: Path) -> str:
     return collectives.decided(lambda: files.sha256(path))
 
 
-def _score(
+def score(
     network: nn.Module, dataset: Dataset, *, recipe: Recipe, progress: Progress, stage: str
 ) -> dict[str, Any]:
-    """Figures on the test split, of all processes together, and what guessing would reach on it."""
+    """Figures of `network` on the test split, of all processes together, and what guessing reaches there."""
     # In float32, as the network is emitted; the test split is read once, for the report, and selects nothing.
     classes: list[Tensor] = []
     batches = counted(dataset.test, recipe.train.batch_size, progress=progress, stage=stage)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from jstc.core.numbers import percent, points
 from jstc.report.finding import Finding, Wanted
+from jstc.report.given import mismatch_sentence
 from jstc.summary import Summary
 
 __all__ = ["of_network", "of_target"]
@@ -51,3 +52,6 @@ def of_target(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
         before = percent(summary.target.accuracy_before)
         told = f"The target network started from given weights, with which it reaches {before}."
         yield Finding("Target network", "neutral", told, note=True)
+    other = (summary.given.model_extra or {}).get("mismatch") if summary.given is not None else None
+    if other:
+        yield Finding("Given network", "warn", mismatch_sentence(other), note=True)

@@ -39,7 +39,7 @@ def summarised(run: Path) -> Summary:
 def test_the_summary_has_it_with_the_target_network(started: Path) -> None:
     found = to_document(summarised(started))
     assert found["target"]["accuracy_before"] == 0.999
-    assert found["given"] == {"loss": 0.012, "test_images": 599}
+    assert found["given"] == {"loss": 0.012, "test_images": 599, "chance": None, "mismatch": None}
     assert found["seconds"]["given"] == 2.5
 
 
@@ -91,6 +91,20 @@ def test_without_a_baseline_it_is_all_there_is_to_compare_with(started: Path) ->
     told = "\n".join(summarised(started).notes)
     assert "The given network was not trained on alone (baseline: false)" in told
     assert "its accuracy is not known" not in told
+
+
+def test_what_it_seems_to_expect_otherwise_is_a_warning_of_the_report(started: Path) -> None:
+    other = {
+        "kind": "statistics", "what": "", "settings": {}, "accuracy": 0.95, "as_given": 0.2, "images": 384,
+    }  # fmt: skip
+    put(started, "given/result.json", GIVEN | {"mismatch": other})
+    [found] = [one for one in report.read(started).findings if one.fact == "Given network"]
+    assert (found.state, found.note) == ("warn", True)
+    assert "with them 20.00 % of 384 training images are right, with statistics estimated anew 95.00 %" in (
+        found.sentence
+    )
+    assert found.sentence in summarised(started).notes
+    assert "do not seem to belong to its weights" in report.html(report.read(started))
 
 
 def test_the_picture_of_the_training_has_a_line_for_each(started: Path) -> None:

@@ -78,9 +78,27 @@ def test_a_search_scores_it_first_says_so_and_keeps_it(
     assert found["loss"] > 50
     told = [text for text in messages.texts if text.startswith("given network: ")]
     assert told == [
-        f"given network: {100 * found['accuracy']:.2f} % ±2.4 of 599 images (test), loss {found['loss']:.4g}"
+        f"given network: {100 * found['accuracy']:.2f} % ±2.7 of 599 images (test), loss {found['loss']:.4g}"
     ]
     assert "accuracy_before" not in files.read_json(run / "target.json")
+
+
+def test_weights_at_chance_are_a_warning_before_anything_is_trained(
+    recipe: Callable[..., Recipe], tmp_path: Path, messages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(self: Search) -> None:
+        assert sum("WARNING" in text for text in messages.texts) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Search, "run_rounds", begun)
+    with pytest.raises(Interrupted):
+        commands.run(recipe(), out=tmp_path / "r", only=["search"], progress=messages)
+    found = result(tmp_path / "r")
+    assert (found["mismatch"]["kind"], found["mismatch"]["what"]) == ("classifier", "fc")
+    told = " ".join(text.removeprefix("! ") for text in messages.texts)
+    assert "is at chance" in told
+    assert "The last layer of the given network, 'fc', looks as torch initialises it" in told
+    assert told.index("given network: ") < told.index("WARNING")
 
 
 def test_a_run_that_goes_on_does_not_score_it_again(

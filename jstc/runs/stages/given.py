@@ -5,37 +5,45 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jstc.core import numbers
-from jstc.export.scoring import wilson
+from torch import nn
+
+from jstc import finetune
+from jstc.report import given as told
+from jstc.runs import mismatch
+from jstc.runs.mismatch import Scored
 from jstc.runs.outline import announce
-from jstc.runs.stages.train import batches
 from jstc.runs.workers import on_all_ranks
 from jstc.runs.workspace import StageContext, Workspace
 from jstc.train.device import Numerics, to_device
-from jstc.train.loop import evaluate
 
 __all__ = ["before_measuring", "given", "score_given"]
 
 
 def given(context: StageContext) -> dict[str, Any]:
-    """Score the given network on the test split, and say so; what was scored already is not scored again."""
+    """Score the given network, say so, and warn where it seems to expect something else; once."""
     workspace = context.workspace
     if workspace.recipe.latency is None:  # else the budget is being measured
         announce(context)
     if workspace.given is None:
-        workspace.given = _told(context, score_given(context))
+        figures = score_given(context)
+        context.progress.message(told.line(figures))
+        figures["mismatch"] = _mismatch(context, figures)
+        for text in told.warnings(figures):
+            context.progress.message(text)
+        workspace.dataset.close()
+        workspace.given = figures
     return workspace.given
 
 
 @on_all_ranks
 def score_given(context: StageContext) -> dict[str, Any]:
-    """Accuracy and loss of the given network on the whole test split, in float32."""
-    workspace, settings = context.workspace, context.recipe.train
-    network = to_device(workspace.new_target(), settings, workspace.device)
-    found = evaluate(network, batches(context), Numerics(channels_last=settings.channels_last))
+    """Figures of the given network on the whole test split, in float32."""
+    workspace = context.workspace
+    figures = finetune.score(
+        _network(context), workspace.dataset, recipe=context.recipe, progress=context.progress, stage="given"
+    )
     workspace.dataset.close()
-    loss = found.loss if math.isfinite(found.loss) else None
-    return {"accuracy": found.accuracy, "loss": loss, "test_images": found.images}
+    return figures | {"loss": figures["loss"] if math.isfinite(figures["loss"]) else None}
 
 
 def before_measuring(workspace: Workspace) -> None:
@@ -47,11 +55,19 @@ def before_measuring(workspace: Workspace) -> None:
     given(StageContext(workspace, workspace.path, workspace.path / "given", workspace.progress))
 
 
-def _told(context: StageContext, figures: dict[str, Any]) -> dict[str, Any]:
-    accuracy, images = figures["accuracy"], figures["test_images"]
-    low, high = wilson(round(accuracy * images), images)
-    context.progress.message(
-        f"given network: {numbers.percent(accuracy)} ±{100 * (high - low) / 2:.2g} of {images:,} images "
-        f"(test), loss {'not finite' if figures['loss'] is None else format(figures['loss'], '.4g')}"
+def _network(context: StageContext) -> nn.Module:
+    workspace = context.workspace
+    return to_device(workspace.new_target(), context.recipe.train, workspace.device)
+
+
+def _mismatch(context: StageContext, figures: dict[str, Any]) -> dict[str, Any] | None:
+    """What the network seems to expect otherwise, found by this process alone."""
+    found = mismatch.find(
+        _network(context),
+        context.workspace.dataset,
+        Scored(figures["accuracy"], figures["chance"], figures["test_images"]),
+        batch_size=context.recipe.train.batch_size,
+        numerics=Numerics(channels_last=context.recipe.train.channels_last),
+        progress=context.progress,
     )
-    return figures
+    return None if found is None else found.to_dict()
