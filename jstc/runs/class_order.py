@@ -63,7 +63,8 @@ def _by_answers(num_classes: int, named: Tensor, right: Tensor) -> Tensor | None
     counts.index_put_((named, right), torch.ones_like(named), accumulate=True)
     often = counts.sum(dim=1) >= _SEEN
     chosen = counts.argmax(dim=1)
-    if len(chosen[often].unique()) < int(often.sum()) or int(often.sum()) < _MOST_NAMES * num_classes:
+    names, classes = int(often.sum()), set(chosen[often].tolist())
+    if len(classes) < names or names < _MOST_NAMES * num_classes:
         return None
     return torch.where(often, chosen, torch.arange(num_classes))
 
@@ -88,7 +89,8 @@ def new_classifier(network: nn.Module, num_classes: int) -> str | None:
     ]
     if not layers:
         return None
-    name, layer = layers[-1]
+    name: str = layers[-1][0]
+    layer = layers[-1][1]
     if layer.bias is not None and not bool(layer.bias.any()):
         return name
     return name if _is_initial(layer.weight.detach().cpu().double().flatten(1)) else None

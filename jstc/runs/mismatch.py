@@ -143,7 +143,8 @@ def _surely_better(new: Tensor, old: Tensor) -> bool:
     if not gained or gained - lost < _LEAST_GAIN * len(new):
         return False
     tosses = gained + lost
-    return sum(math.comb(tosses, heads) for heads in range(gained, tosses + 1)) < _ERROR * 2**tosses
+    as_many: int = sum(math.comb(tosses, heads) for heads in range(gained, tosses + 1))
+    return as_many / 2**tosses < _ERROR
 
 
 def _is_above(hits: Tensor, chance: float) -> bool:
