@@ -143,8 +143,8 @@ def _surely_better(new: Tensor, old: Tensor) -> bool:
     if not gained or gained - lost < _LEAST_GAIN * len(new):
         return False
     tosses = gained + lost
-    as_many: int = sum(math.comb(tosses, heads) for heads in range(gained, tosses + 1))
-    return as_many / 2**tosses < _ERROR
+    as_many = sum(math.comb(tosses, heads) for heads in range(gained, tosses + 1))
+    return as_many / (1 << tosses) < _ERROR
 
 
 def _is_above(hits: Tensor, chance: float) -> bool:
