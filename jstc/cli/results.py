@@ -37,7 +37,7 @@ def summary(found: Summary | SweepSummary, path: Path, *, as_json: bool, quiet: 
     if quiet:
         return
     for remark in found.notes:
-        console.note(f"note: {remark}")
+        console.note(f"{'warning' if remark in found.warnings else 'note'}: {remark}")
     console.note(f"Everything is in {where}")
     console.page(path)
 

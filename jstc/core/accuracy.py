@@ -16,7 +16,18 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Accuracy", "Difference", "Doubt", "difference", "paired_difference", "wilson"]
+from jstc.core import numbers
+
+__all__ = [
+    "Accuracy",
+    "Difference",
+    "Doubt",
+    "difference",
+    "doubted",
+    "outdone",
+    "paired_difference",
+    "wilson",
+]
 
 _Z95 = 1.959963984540054  # 97.5 % of the normal distribution lies below
 _FAR = 0.5  # of what training reached above chance
@@ -65,6 +76,11 @@ class Accuracy:
         return max(self.value - low, high - self.value)
 
     @property
+    def text(self) -> str:
+        """`98.16 % ±1.4`."""
+        return numbers.percent(self.value, self.error)
+
+    @property
     def doubt(self) -> Doubt | None:
         """Why nothing follows from it, if so.
 
@@ -95,6 +111,16 @@ class Difference:
         if self.low is None or self.high is None:
             return None
         return max(self.value - self.low, self.high - self.value)
+
+    @property
+    def text(self) -> str:
+        """`-0.50 ±2.2 points`."""
+        return numbers.points(self.value, 0.0, self.error)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is one beyond the sampling error, as far as that is known."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 def difference(after: Accuracy, before: Accuracy) -> Difference:
@@ -138,3 +164,36 @@ def _square_and_add(
     )
     value = after - before
     return Difference(value, value - low, value + high)
+
+
+# When nothing follows from a comparison, in words: the same in the report and on the model card.
+
+_MOST_GAIN = 0.02  # that fewer channels and the search may give; in short trainings target networks lose more
+
+
+def doubted(who: str, found: Accuracy) -> str | None:
+    """A sentence on why nothing follows from the accuracy of `who`, if so."""
+    if found.doubt == "chance":
+        return (
+            f"{who} scores {found.text} on the test split, where guessing reaches "
+            f"{numbers.percent(found.chance)}: nothing follows from a comparison with it."
+        )
+    if found.doubt == "training":
+        return (
+            f"{who} scores {found.text} on the test split and {numbers.percent(found.training)} on the "
+            "images that it was trained on: it knows these by heart, or test images are prepared in another "
+            "way. Little follows from a comparison with it."
+        )
+    return None
+
+
+def outdone(slim: Accuracy, alone: Accuracy, *, epochs: int | None) -> str | None:
+    """A sentence for when the slim network beats the target network trained alone by more than it can."""
+    gain = difference(slim, alone)
+    if not gain.is_sure or gain.value <= _MOST_GAIN or slim.doubt or alone.doubt:
+        return None
+    after = "" if epochs is None else f" after {epochs} epoch{'s' * (epochs != 1)}"
+    return (
+        f"The target network trained alone is not at its best{after}: the slim network has {gain.text} more, "
+        "which fewer channels do not explain. Train longer (finetune.epochs) before you compare the two."
+    )

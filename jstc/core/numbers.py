@@ -94,9 +94,9 @@ def _padded(value: float, digits: int) -> str:
 # Parts, differences and ratios.
 
 
-def percent(value: float | None) -> str:
-    """An accuracy: 0.9933 -> `99.33 %`."""
-    return UNKNOWN if value is None else f"{100 * value:.2f} %"
+def percent(value: float | None, error: float | None = None) -> str:
+    """An accuracy: 0.9933 -> `99.33 %`; with its sampling error, a fraction too, `99.33 % ±1.1`."""
+    return UNKNOWN if value is None else f"{100 * value:.2f} %{_sampling(error)}"
 
 
 def share(part: float | None, whole: float | None = 1.0) -> str:
@@ -104,13 +104,18 @@ def share(part: float | None, whole: float | None = 1.0) -> str:
     return UNKNOWN if part is None or not whole else f"{100 * part / whole:.1f} %"
 
 
-def points(after: float | None, before: float | None) -> str:
-    """A difference of two fractions: 0.9933 after 0.9940 -> `-0.07 points`."""
+def points(after: float | None, before: float | None, error: float | None = None) -> str:
+    """A difference of two fractions: 0.9933 after 0.9940 -> `-0.07 points`, or `-0.07 ±1.5 points`."""
     if after is None or before is None:
         return UNKNOWN
     difference = round(100 * (after - before), 2)
-    sign = "+" if difference > 0 else "-" if difference < 0 else "±"
-    return f"{sign}{abs(difference):.2f} points"
+    sign = "+" if difference > 0 else "-" if difference < 0 else "" if error is not None else "±"
+    return f"{sign}{abs(difference):.2f}{_sampling(error)} points"
+
+
+def _sampling(error: float | None) -> str:
+    """` ±1.4`, in percentage points; nothing where it is not known."""
+    return "" if error is None else f" ±{_padded(100 * error, 2)}"
 
 
 def ratio(value: float | None) -> str:

@@ -28,6 +28,7 @@ from jstc.report.findings import (
     images_finding,
     notes,
     sweep_findings,
+    warnings,
 )
 from jstc.report.stage_files import (
     Json,
@@ -67,6 +68,7 @@ _SHARED = ("given", "baseline", "search")
 _OWN = ("finetune", "slim", "export", "bench")  # stages that every budget of several has for itself
 _SLIM_KEYS = ("flops", "params", "accuracy", "max_abs_diff_fold")
 _JUDGED_KEYS = ("max_abs_diff_fold_limit", "rounding", "unreached")  # that old results lack
+_SCORED = ("test_images", "chance", "training_accuracy")
 _ONNX_KEYS = ("file", "precision", "accuracy", "max_abs_diff", "top1_agreement", "bytes")
 _BENCH_KEYS = ("file", "provider", "batch", "median_ms", "p95_ms", "speedup_vs_target")
 
@@ -160,7 +162,7 @@ def read_run(run: Path) -> RunData:
     profiles = read_json(run, "bench/profile.json").get("profiles") or []
     chosen = search.get("round_of_plan")  # counted from 0
     return RunData(
-        summary=summary.model_copy(update={"notes": notes(found)}),
+        summary=summary.model_copy(update={"notes": notes(found), "warnings": warnings(found)}),
         findings=found,
         rounds=_rounds(history, run.name),
         num_rounds=len(history),
@@ -191,8 +193,8 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "seconds": _seconds(results, bench),
         "search": pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
         | {"shared_by": results["search"].get("shared_by") or []},
-        "finetune": pick(results["finetune"], "epochs", "accuracy", "test_images"),
-        "baseline": pick(results["baseline"], "epochs"),
+        "finetune": pick(results["finetune"], "epochs", "accuracy", *_SCORED),
+        "baseline": pick(results["baseline"], "epochs", *_SCORED),
         "given": _given(results["given"]),
         "plan_hash": plan.hash if plan else None,
         "groups": _groups(target.get("groups") or [], plan, results["slim"].get("flops_share") or {}),
@@ -204,6 +206,7 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "versions": manifest.get("versions") or {},
         "command": manifest.get("command") or None,
         "notes": [],
+        "warnings": [],
     }
 
 
@@ -223,6 +226,7 @@ def _wanted(recipe: Json, manifest: Json) -> Wanted:
     stages = manifest.get("stages") or {}
     return Wanted(
         baseline=bool(recipe.get("baseline")),
+        teacher=(recipe.get("finetune") or {}).get("teacher", "none") != "none",
         max_accuracy_drop=export.get("max_accuracy_drop"),
         automatic_provider="auto" in (provider if isinstance(provider, list) else [provider]),
         states={name: record.get("state", "pending") for name, record in stages.items()},
@@ -325,7 +329,7 @@ def read_sweep(run: Path) -> SweepData:
         "sweep": [_row(budget, documents.get(budget["label"])) for budget in budgets],
         "seconds": _sweep_seconds(recipe, shared, labels, children),
         "search": pick(search, "rounds", "settled", "images_seen"),
-        "baseline": pick(baseline, "epochs"),
+        "baseline": pick(baseline, "epochs", *_SCORED),
         "given": _given(given),
         "frozen": target.get("frozen") or [],
         "unknown_operations": target.get("unknown_operations") or {},
@@ -335,6 +339,7 @@ def read_sweep(run: Path) -> SweepData:
         "picture": PARETO if (run / PARETO).is_file() else None,
         "unreadable_images": images,
         "notes": notes(told),
+        "warnings": warnings(told),
     }
     summary = _checked(SweepSummary, document)
     text = files.read_text(run / "recipe.yaml", limit=loading.MAX_BYTES)

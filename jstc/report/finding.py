@@ -30,6 +30,7 @@ class Wanted:
     """Limits that the recipe set, and how far its stages have come (the manifest's states)."""
 
     baseline: bool = False
+    teacher: bool = False
     max_accuracy_drop: float | None = None
     automatic_provider: bool = True
     states: Mapping[str, str] | None = None

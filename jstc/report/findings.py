@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from jstc.core import numbers
+from jstc.core.accuracy import Accuracy
 from jstc.core.numbers import count, percent, points, share
 from jstc.ort.doubts import speed_of
 from jstc.report import accuracies
 from jstc.report.emitted import emitted_findings
 from jstc.report.finding import Finding, State, Wanted
 from jstc.report.speed import measuring_findings, speed_findings
-from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary, Target
+from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary
 
 __all__ = [
     "BUDGETS",
@@ -28,6 +29,7 @@ __all__ = [
     "images_finding",
     "notes",
     "sweep_findings",
+    "warnings",
 ]
 
 BUDGETS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
@@ -58,6 +60,11 @@ def findings(summary: Summary, wanted: Wanted) -> list[Finding]:
 def notes(found: Sequence[Finding]) -> list[str]:
     """The sentences of those that a reader has to know."""
     return [finding.sentence for finding in found if finding.note]
+
+
+def warnings(found: Sequence[Finding]) -> list[str]:
+    """The notes that are no mere remarks: something is wrong, missing, or in doubt."""
+    return [finding.sentence for finding in found if finding.note and finding.state in ("warn", "bad")]
 
 
 def amount(metric: str | None, value: float | None) -> str:
@@ -192,9 +199,12 @@ def _file_accuracy(file: OnnxFile, summary: Summary, wanted: Wanted) -> Finding 
     bad = limit is not None and 100 * (slim - file.accuracy) > limit + _ROUNDING
     differs = abs(file.accuracy - slim) > _ACCURACY_LIMIT
     moved = points(file.accuracy, slim)
-    told = f"{file.file} scores {percent(file.accuracy)}, {moved} from torch."
-    state: State = "bad" if bad else "good"
-    return Finding(f"{file.precision} file", state, told, percent(file.accuracy), note=differs)
+    scored = percent(file.accuracy, Accuracy(file.accuracy, summary.finetune.test_images).error)
+    told = f"{file.file} scores {scored}, {moved} from torch."
+    # A file that answers as torch does is in as much doubt as the network in torch.
+    in_doubt = summary.scored is not None and summary.scored.doubt is not None
+    state: State = "bad" if bad else "warn" if in_doubt else "good"
+    return Finding(f"{file.precision} file", state, told, scored, note=differs)
 
 
 # --- several budgets --------------------------------------------------------------------------------------
@@ -202,39 +212,43 @@ def _file_accuracy(file: OnnxFile, summary: Summary, wanted: Wanted) -> Finding 
 
 def sweep_findings(summary: SweepSummary) -> list[Finding]:
     """A finding for every budget, and what they are to be compared with."""
-    found = [_one_budget(row, summary.target) for row in summary.sweep]
-    target, before = summary.target.accuracy, summary.target.accuracy_before
+    found = [_one_budget(row, summary) for row in summary.sweep]
+    before, alone = (summary.references.get(name) for name in ("given network", "trained alone"))
     if all(row.slim.accuracy is None for row in summary.sweep):
         return [Finding("Slim networks", "neutral", "There is no slim network yet."), *found]
     if before is not None:
         told = "The accuracy of the given network as it came, which changes are counted from."
-        found.append(Finding("Given network", "neutral", told, percent(before)))
-    if target is not None:
+        found.append(Finding("Given network", "warn" if before.doubt else "neutral", told, before.text))
+    if alone is not None:
         start = "" if before is None else " from the same weights"
-        told = f"The target network, trained alone{start} for as many epochs, reaches {percent(target)}."
-        found.append(Finding("Target network", "neutral", told, percent(target)))
+        told = f"The target network, trained alone{start} for as many epochs, reaches {alone.text}."
+        found.append(Finding("Target network", "warn" if alone.doubt else "neutral", told, alone.text))
     return found
 
 
-def _one_budget(row: BudgetRow, target: Target) -> Finding:
+def _one_budget(row: BudgetRow, summary: SweepSummary) -> Finding:
     limit, value = row.budget.limit, row.used
     if value is None or not limit:
         return Finding(row.label, "neutral", "There is no slim network for this budget yet.", "not known")
     met = within(row.budget.metric, value, limit)
-    speeds = [speed_of(row, one, target) for one in row.slim_rows]
+    speeds = [speed_of(row, one, summary.target) for one in row.slim_rows]
     faster = not row.bench or any(one.standing == "gain" for one in speeds)
     uncertain = any(one.standing == "uncertain" for one in speeds)
     told = [f"{share(value, limit)} of the budget"]
-    if row.slim.accuracy is not None:
-        change = "" if target.reference is None else f" ({points(row.slim.accuracy, target.reference)})"
-        told.append(f"{percent(row.slim.accuracy)} top-1{change}")
+    if row.scored is not None:
+        change = next(iter(accuracies.changes(summary, row).values()), None)
+        told.append(f"{row.scored.text} top-1" + (f" ({change})" if change else ""))
     if row.slim.flops is not None:
-        told.append(f"{count(row.slim.flops)} of {count(target.flops)} FLOPs")
+        told.append(f"{count(row.slim.flops)} of {count(summary.target.flops)} FLOPs")
     told += [f"{one.text} {one.row.provider}, batch {one.row.batch}{one.mark}" for one in speeds]
-    state: State = "bad" if not met else "good" if faster and not uncertain else "warn"
-    doubt = "speed uncertain" if uncertain else "not faster"
-    figure = {"good": "met", "warn": f"met, {doubt}", "bad": "exceeded"}[state]
-    return Finding(row.label, state, "; ".join(told) + ".", figure)
+    doubtful = bool(accuracies.doubts(summary, row))
+    state: State = "bad" if not met else "good" if faster and not uncertain and not doubtful else "warn"
+    figure = ["exceeded" if not met else "met"]
+    if met and not (faster and not uncertain):
+        figure.append("speed uncertain" if uncertain else "not faster")
+    if doubtful:
+        figure.append("accuracy in doubt")
+    return Finding(row.label, state, "; ".join(told) + ".", ", ".join(figure))
 
 
 def common_notes(children: Mapping[str, Sequence[Finding]]) -> list[Finding]:

@@ -24,10 +24,7 @@ def line(figures: Mapping[str, Any]) -> str:
     found = _accuracy(figures)
     loss = figures.get("loss")
     said = "not finite" if loss is None else f"{loss:.4g}"
-    return (
-        f"given network: {percent(found.value)} ±{100 * (found.error or 0.0):.2g} of {found.images:,} images "
-        f"(test), loss {said}"
-    )
+    return f"given network: {found.text} of {found.images:,} images (test), loss {said}"
 
 
 def warnings(figures: Mapping[str, Any]) -> list[str]:

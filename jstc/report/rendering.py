@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from jstc.core import numbers
+from jstc.core.accuracy import Accuracy
 from jstc.core.safe_text import one_line, visible
 from jstc.ort.doubts import speed_of
 from jstc.report.collect import RunData, SweepData
@@ -72,7 +73,13 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
     environment.filters |= {"amount": amount, "ideal_share": ideal_share, "percents": _percents}
     environment.filters["speed"] = lambda row, network: speed_of(network, row, network.target)
     environment.filters |= {"alt": _alt, "cell": _cell, "code": _code, "line": _line, "typed": _typed}
+    environment.filters["scored"] = _scored
     return environment
+
+
+def _scored(value: float | None, images: int | None) -> str:
+    """An accuracy on so many images, with its sampling error: `98.16 % ±1.4`."""
+    return numbers.UNKNOWN if value is None else Accuracy(value, images).text
 
 
 # --- text for Markdown ------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from jstc.core.numbers import UNKNOWN, bytesize, count, milliseconds, percent, points, share
+from jstc.core.accuracy import Accuracy, difference
+from jstc.core.numbers import UNKNOWN, bytesize, count, milliseconds, share
 from jstc.ort.doubts import speed_of
-from jstc.summary import BudgetRow, Costs, Network, Summary, SweepSummary, Target, Timing
+from jstc.summary import BudgetRow, Network, Summary, SweepSummary, Target, Timing
 
 __all__ = ["TableRow", "ideal_share", "ideal_speedup", "of_target", "sweep_table", "table", "target_latency"]
 
@@ -42,7 +43,7 @@ def table(summary: Summary) -> list[TableRow]:
     rows = [
         TableRow("FLOPs", count(target.flops), count(slim.flops), share(slim.flops, target.flops)),
         TableRow("Parameters", count(target.params), count(slim.params), share(slim.params, target.params)),
-        *_accuracies(target, slim),
+        *_accuracies(summary),
     ]
     if summary.files:
         before, after = summary.target_bytes, summary.files[0].bytes
@@ -50,12 +51,15 @@ def table(summary: Summary) -> list[TableRow]:
     return rows + [_latency(summary, row) for row in summary.slim_rows]
 
 
-def _accuracies(target: Target, slim: Costs) -> Iterator[TableRow]:
+def _accuracies(summary: Summary) -> Iterator[TableRow]:
     """A row for each accuracy that the slim network's is compared with."""
-    several = target.accuracy_before is not None
-    for name, before in target.references.items() or (("", None),):
-        label = f"Top-1, {name}" if several else "Top-1, test split"
-        yield TableRow(label, percent(before), percent(slim.accuracy), points(slim.accuracy, before))
+    slim, several = summary.scored, summary.target.accuracy_before is not None
+    own = UNKNOWN if slim is None else slim.text
+    if not summary.references:
+        yield TableRow("Top-1, test split", UNKNOWN, own, UNKNOWN)
+    for name, before in summary.references.items():
+        change = UNKNOWN if slim is None else difference(slim, before).text
+        yield TableRow(f"Top-1, {name}" if several else "Top-1, test split", before.text, own, change)
 
 
 def _latency(summary: Summary, row: Timing) -> TableRow:
@@ -82,7 +86,7 @@ def sweep_table(summary: SweepSummary, *, wide: bool = False) -> tuple[list[str]
     header = ["budget", "FLOPs", "params", "top-1", "change", "ONNX file", *[f"batch {n}" for n in batches]]
     rows = [
         *_target_rows(summary, batches, wide),
-        *[_slim_cells(summary.target, one, batches, wide) for one in summary.sweep],
+        *[_slim_cells(summary, one, batches, wide) for one in summary.sweep],
     ]
     return (header, rows) if wide else (_narrow(header), [_narrow(row) for row in rows])
 
@@ -93,20 +97,18 @@ def _narrow(cells: list[str]) -> list[str]:
 
 
 def _target_rows(summary: SweepSummary, batches: Sequence[int], wide: bool) -> list[list[str]]:
-    target = summary.target
-    if target.accuracy_before is None:
-        return [_target_cells(summary, batches, "target", target.accuracy, wide)]
-    rows = [_target_cells(summary, batches, "given", target.accuracy_before, wide)]
-    if target.accuracy is not None:
-        cells = _target_cells(summary, batches, "trained alone", target.accuracy, wide)
-        rows.append(
-            [*cells[:_CHANGE], points(target.accuracy, target.accuracy_before), *cells[_CHANGE + 1 :]]
-        )
+    given, alone = (summary.references.get(name) for name in ("given network", "trained alone"))
+    if given is None:
+        return [_target_cells(summary, batches, "target", alone, wide)]
+    rows = [_target_cells(summary, batches, "given", given, wide)]
+    if alone is not None:
+        cells = _target_cells(summary, batches, "trained alone", alone, wide)
+        rows.append([*cells[:_CHANGE], difference(alone, given).text, *cells[_CHANGE + 1 :]])
     return rows
 
 
 def _target_cells(
-    summary: SweepSummary, batches: Sequence[int], label: str, accuracy: float | None, wide: bool
+    summary: SweepSummary, batches: Sequence[int], label: str, accuracy: Accuracy | None, wide: bool
 ) -> list[str]:
     target = summary.target
     timed = [row for one in summary.sweep for row in one.target_rows]
@@ -115,7 +117,7 @@ def _target_cells(
         label,
         count(target.flops),
         count(target.params),
-        percent(accuracy),
+        UNKNOWN if accuracy is None else accuracy.text,
         "",
         bytesize(sizes[0] if sizes else None),
         *[target_latency([row for row in timed if row.batch == batch], wide=wide) for batch in batches],
@@ -131,8 +133,8 @@ def target_latency(rows: Sequence[Timing], *, wide: bool = True) -> str:
     return " to ".join([*(end.removesuffix(" ms") for end in ends[:-1]), ends[-1]])
 
 
-def _slim_cells(target: Target, one: BudgetRow, batches: Sequence[int], wide: bool) -> list[str]:
-    slim = one.slim
+def _slim_cells(summary: SweepSummary, one: BudgetRow, batches: Sequence[int], wide: bool) -> list[str]:
+    slim, target, scored, before = one.slim, summary.target, one.scored, summary.reference
     counts = [
         count(kept) + (f" ({share(kept, whole)})" if wide and kept else "")
         for kept, whole in ((slim.flops, target.flops), (slim.params, target.params))
@@ -140,8 +142,8 @@ def _slim_cells(target: Target, one: BudgetRow, batches: Sequence[int], wide: bo
     return [
         one.label,
         *counts,
-        percent(slim.accuracy),
-        points(slim.accuracy, target.reference),
+        UNKNOWN if scored is None else scored.text,
+        difference(scored, before).text if scored is not None and before is not None else UNKNOWN,
         bytesize(one.onnx[0].bytes if one.onnx else None),
         *[_speed_cell(target, one, batch, wide) for batch in batches],
     ]

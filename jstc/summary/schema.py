@@ -8,6 +8,7 @@ A document keeps the keys that it came with, in their order, those of later vers
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +24,8 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from jstc.core.accuracy import Accuracy
 
 __all__ = [
     "SCHEMA",
@@ -137,17 +140,6 @@ class Target(Costs):
 
     accuracy_before: Number | None = None
 
-    @property
-    def references(self) -> dict[str, float]:
-        """Accuracies that a slim network is compared with, the headline's first: as given, if it was."""
-        known = {"given network": self.accuracy_before, "trained alone": self.accuracy}
-        return {name: value for name, value in known.items() if value is not None}
-
-    @property
-    def reference(self) -> float | None:
-        """The accuracy that a loss is counted from; None where nothing is known."""
-        return next(iter(self.references.values()), None)
-
 
 class OnnxFile(_Part):
     """An exported file, and how near it is to torch: answers and logits, on `parity_images` images."""
@@ -229,7 +221,10 @@ class GroupWidth(_Part):
 
 
 class Training(_Part):
-    """How long a stage trained, what it reached; `settled` and `shared_by` are the search's. Or as given."""
+    """How long a stage trained, what it reached; `settled` and `shared_by` are the search's. Or as given.
+
+    `chance` is what guessing reaches on the `test_images`, `training_accuracy` that of the last epoch.
+    """
 
     rounds: int | None = None
     epochs: int | None = None
@@ -238,6 +233,14 @@ class Training(_Part):
     images_seen: int | None = None
     shared_by: Annotated[list[str], _OrNone] = []
     test_images: int | None = None
+    chance: Fraction | None = None
+    training_accuracy: Number | None = None
+
+    def scored(self, accuracy: float | None) -> Accuracy | None:
+        """An accuracy of the network trained here, with what is known of it."""
+        if accuracy is None:
+            return None
+        return Accuracy(accuracy, self.test_images, self.chance, self.training_accuracy)
 
 
 class Network(_Part):
@@ -252,6 +255,11 @@ class Network(_Part):
     finetune: Annotated[Training, _OrEmpty] = Training()
     plan_hash: str | None = None
     groups: Annotated[list[GroupWidth], _OrNone] = []
+
+    @property
+    def scored(self) -> Accuracy | None:
+        """The accuracy of the slim network on the test split; None where it is not known."""
+        return self.finetune.scored(self.slim.accuracy)
 
     @property
     def files(self) -> list[OnnxFile]:
@@ -353,6 +361,33 @@ class _Document(_Part):
     versions: Annotated[dict[str, str], _OrEmpty] = {}
     command: str | None = None
     notes: Annotated[list[str], _OrNone] = []
+    warnings: Annotated[list[str], _OrNone] = []
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """The slim networks by the label of their budget, which is empty where there is only one."""
+        return {}
+
+    @property
+    def references(self) -> dict[str, Accuracy]:
+        """Accuracies that a slim network is compared with, the headline's first: as given, if it was."""
+        trained = [self.baseline, *(one.finetune for one in self.networks.values())]
+        images = next((one.test_images for one in trained if one.test_images), None)
+        chance = next((one.chance for one in trained if one.chance is not None), None)
+        given, alone = self.target.accuracy_before, self.baseline.scored(self.target.accuracy)
+        found = {}
+        if given is not None:
+            own = self.given or Training()
+            known = own.chance if own.chance is not None else chance
+            found["given network"] = Accuracy(given, own.test_images or images, known)
+        if alone is not None:
+            found["trained alone"] = replace(alone, images=alone.images or images)
+        return found
+
+    @property
+    def reference(self) -> Accuracy | None:
+        """The accuracy that a loss is counted from; None where nothing is known."""
+        return next(iter(self.references.values()), None)
 
 
 class Summary(_Document, Network):
@@ -363,7 +398,7 @@ class Summary(_Document, Network):
 
     @property
     def networks(self) -> Mapping[str, Network]:
-        """The one slim network, under an empty label."""
+        """The slim network, under an empty label."""
         return {"": self}
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jstc.core.accuracy import Accuracy, difference, paired_difference, wilson
+from jstc.core.accuracy import Accuracy, difference, doubted, outdone, paired_difference, wilson
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,45 @@ def test_the_interval_of_pairs_holds_the_truth_19_times_out_of_20(shares: tuple[
 )
 def test_what_nothing_follows_from(accuracy: Accuracy, doubt: str | None) -> None:
     assert accuracy.doubt == doubt
+
+
+def test_texts_have_the_sampling_error_in_them() -> None:
+    assert Accuracy(0.9816, 599).text == "98.16 % ±1.4"
+    assert Accuracy(0.9816, 50_000).text == "98.16 % ±0.12"
+    assert Accuracy(0.9816).text == "98.16 %"
+    assert difference(Accuracy(0.9816, 599), Accuracy(0.9866, 599)).text == "-0.50 ±1.6 points"
+    assert difference(Accuracy(0.9, 599), Accuracy(0.9, 599)).text == "0.00 ±3.4 points"
+    assert difference(Accuracy(0.9), Accuracy(0.9)).text == "±0.00 points"
+
+
+def test_a_doubt_is_told_with_its_figures() -> None:
+    chance = Accuracy(0.0968, 599, chance=0.1018, training=0.8247)
+    assert doubted("The target network", chance) == (
+        "The target network scores 9.68 % ±2.6 on the test split, where guessing reaches 10.18 %: nothing "
+        "follows from a comparison with it."
+    )
+    broken = doubted("The slim network", Accuracy(0.3333, 599, chance=0.1, training=0.82))
+    assert broken is not None
+    assert "33.33 % ±3.9 on the test split and 82.00 % on the images that it was trained on" in broken
+    assert doubted("The slim network", Accuracy(0.98, 599, chance=0.1, training=0.99)) is None
+
+
+@pytest.mark.parametrize(
+    ("slim", "alone", "told"),
+    [
+        (0.94, 0.82, True),
+        (0.84, 0.82, False),  # may be the images
+        (0.82, 0.94, False),
+        (0.94, 0.10, False),  # that is at chance, and said to be
+    ],
+)
+def test_a_gain_that_cannot_be_is_the_target_networks_fault(slim: float, alone: float, told: bool) -> None:
+    found = outdone(Accuracy(slim, 599, chance=0.1), Accuracy(alone, 599, chance=0.1), epochs=6)
+    assert (found is not None) == told
+    if found is not None:
+        assert found.startswith("The target network trained alone is not at its best after 6 epochs: ")
+        assert "+12.00 ±" in found
+
+
+def test_a_gain_of_a_point_may_be_one_however_sure_it_is() -> None:
+    assert outdone(Accuracy(0.765, 50_000), Accuracy(0.75, 50_000), epochs=90) is None

@@ -58,7 +58,7 @@ def test_an_older_run_has_it_in_another_file(finished: Path, contents: dict[str,
 def test_the_table_compares_with_both(started: Path) -> None:
     rows = [row for row in table(summarised(started)) if row.label.startswith("Top-1")]
     assert rows == [
-        ("Top-1, given network", "99.90 %", "99.33 %", "-0.57 points"),
+        ("Top-1, given network", "99.90 % ±0.72", "99.33 %", "-0.57 points"),
         ("Top-1, trained alone", "99.40 %", "99.33 %", "-0.07 points"),
     ]
 
@@ -66,7 +66,7 @@ def test_the_table_compares_with_both(started: Path) -> None:
 def test_the_headline_is_against_the_given_network(started: Path) -> None:
     text = report.markdown(report.read(started))
     assert (
-        "**Accuracy: 99.33 %.** Top-1 on the test split, -0.57 points against the 99.90 % of the given "
+        "**Accuracy: 99.33 %.** Top-1 on the test split, -0.57 points against the 99.90 % ±0.72 of the given "
         "network as it came, and -0.07 points against the 99.40 % of the target network trained alone "
         "from the same weights for as many epochs." in text
     )
@@ -146,7 +146,7 @@ def test_several_budgets_are_compared_with_it(sweep: Path) -> None:
     _, rows = report.sweep_table(report.summarise(sweep))
     assert [row[0] for row in rows] == ["given", "trained alone", "flops0.7", "flops0.5"]
     assert [row[3:5] for row in rows] == [
-        ["99.90 %", ""], ["99.40 %", "-0.50"], ["99.33 %", "-0.57"], ["99.33 %", "-0.57"],
+        ["99.90 % ±0.72", ""], ["99.40 %", "-0.50"], ["99.33 %", "-0.57"], ["99.33 %", "-0.57"],
     ]  # fmt: skip
     _, wide = report.sweep_table(report.summarise(sweep), wide=True)
     assert [row[4] for row in wide] == ["", "-0.50 points", "-0.57 points", "-0.57 points"]

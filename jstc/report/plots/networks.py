@@ -138,7 +138,7 @@ def _marks(summary: Summary, rows: Sequence[Timing]) -> list[_Mark]:
     targets = {row.file for row in summary.target_rows}
     marks: dict[str, _Mark] = {}
     for row in rows:
-        target = (_TARGET, summary.target.reference)
+        target = (_TARGET, None if summary.reference is None else summary.reference.value)
         label, accuracy = target if row.file in targets else known.get(row.file, ("", None))
         if accuracy is not None and row.median_ms is not None:
             marks.setdefault(label, _Mark(label, row.median_ms, accuracy))
