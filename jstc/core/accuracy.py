@@ -192,8 +192,9 @@ def outdone(slim: Accuracy, alone: Accuracy, *, epochs: int | None) -> str | Non
     gain = difference(slim, alone)
     if not gain.is_sure or gain.value <= _MOST_GAIN or slim.doubt or alone.doubt:
         return None
+    more = gain.text.removeprefix("+")
     after = "" if epochs is None else f" after {epochs} epoch{'s' * (epochs != 1)}"
     return (
-        f"The target network trained alone is not at its best{after}: the slim network has {gain.text} more, "
+        f"The target network trained alone is not at its best{after}: the slim network has {more} more, "
         "which fewer channels do not explain. Train longer (finetune.epochs) before you compare the two."
     )

@@ -26,9 +26,8 @@ from jstc.report.findings import (
     common_notes,
     findings,
     images_finding,
-    notes,
     sweep_findings,
-    warnings,
+    told_of,
 )
 from jstc.report.stage_files import (
     Json,
@@ -162,7 +161,7 @@ def read_run(run: Path) -> RunData:
     profiles = read_json(run, "bench/profile.json").get("profiles") or []
     chosen = search.get("round_of_plan")  # counted from 0
     return RunData(
-        summary=summary.model_copy(update={"notes": notes(found), "warnings": warnings(found)}),
+        summary=summary.model_copy(update=told_of(found)),
         findings=found,
         rounds=_rounds(history, run.name),
         num_rounds=len(history),
@@ -205,8 +204,7 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "environment": read_json(run, "bench/environment.json"),
         "versions": manifest.get("versions") or {},
         "command": manifest.get("command") or None,
-        "notes": [],
-        "warnings": [],
+        **told_of([]),
     }
 
 
@@ -338,8 +336,7 @@ def read_sweep(run: Path) -> SweepData:
         "command": manifest.get("command") or None,
         "picture": PARETO if (run / PARETO).is_file() else None,
         "unreadable_images": images,
-        "notes": notes(told),
-        "warnings": warnings(told),
+        **told_of(told),
     }
     summary = _checked(SweepSummary, document)
     text = files.read_text(run / "recipe.yaml", limit=loading.MAX_BYTES)

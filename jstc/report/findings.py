@@ -29,7 +29,7 @@ __all__ = [
     "images_finding",
     "notes",
     "sweep_findings",
-    "warnings",
+    "told_of",
 ]
 
 BUDGETS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
@@ -62,9 +62,9 @@ def notes(found: Sequence[Finding]) -> list[str]:
     return [finding.sentence for finding in found if finding.note]
 
 
-def warnings(found: Sequence[Finding]) -> list[str]:
-    """The notes that are no mere remarks: something is wrong, missing, or in doubt."""
-    return [finding.sentence for finding in found if finding.note and finding.state in ("warn", "bad")]
+def told_of(found: Sequence[Finding]) -> dict[str, list[str]]:
+    """What summary.json tells of findings: the notes, and those of them that are more than remarks."""
+    return {"notes": notes(found), "warnings": notes([one for one in found if one.state in ("warn", "bad")])}
 
 
 def amount(metric: str | None, value: float | None) -> str:

@@ -132,7 +132,7 @@ def test_a_gain_that_cannot_be_is_the_target_networks_fault(slim: float, alone: 
     assert (found is not None) == told
     if found is not None:
         assert found.startswith("The target network trained alone is not at its best after 6 epochs: ")
-        assert "+12.00 ±" in found
+        assert " 12.00 ±" in found
 
 
 def test_a_gain_of_a_point_may_be_one_however_sure_it_is() -> None:

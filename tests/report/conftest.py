@@ -108,6 +108,23 @@ def finished(tmp_path: Path, contents: dict[str, Any]) -> Path:
     return write_run(tmp_path / "r", contents)
 
 
+@pytest.fixture
+def two_budgets(tmp_path: Path, contents: dict[str, Any]) -> Path:
+    """A finished run of two budgets."""
+    head, shares = "model: resnet20\ndataset: digits\nseed: 3\nbaseline: true\n", (0.7, 0.5)
+    limits = [{"metric": "flops", "limit": 41_000_000 * share, "share": share} for share in shares]
+    target = {key: value for key, value in contents["target.json"].items() if key != "budget"}
+    labelled = [{"label": f"flops{limit['share']}"} | limit for limit in limits]
+    whole = {name: contents[name] for name in ("manifest.json", "baseline/result.json", "search/result.json")}
+    sweep = write_run(tmp_path / "sweep", whole | {"target.json": target | {"budgets": labelled}})
+    (sweep / "recipe.yaml").write_text(f"{head}flops: [0.7, 0.5]\n")
+    for limit in limits:
+        own = contents | {"target.json": contents["target.json"] | {"budget": limit}}
+        folder = write_run(sweep / f"flops{limit['share']}", own)
+        (folder / "recipe.yaml").write_text(f"{head}flops: {limit['share']}\n")
+    return sweep
+
+
 def search_lines(rounds: int, *, coarse: int = 2) -> list[dict[str, Any]]:
     """What a search writes: accuracy rises from 30 % to 90 %."""
     step = 0.6 / max(1, rounds - 1)

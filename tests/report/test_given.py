@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -120,26 +119,11 @@ def test_the_picture_of_the_training_has_a_line_for_each(started: Path) -> None:
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, contents: dict[str, Any]) -> Path:
+def sweep(two_budgets: Path) -> Path:
     """A finished run of two budgets that was given weights."""
-    head, budgets = "model: resnet20\ndataset: digits\nseed: 3\nbaseline: true\n", (0.7, 0.5)
-    limits = [{"metric": "flops", "limit": 41_000_000 * share, "share": share} for share in budgets]
-    target = {key: value for key, value in contents["target.json"].items() if key != "budget"}
-    whole = {name: contents[name] for name in ("manifest.json", "baseline/result.json", "search/result.json")}
-    whole["target.json"] = target | {
-        "budgets": [{"label": f"flops{limit['share']}"} | limit for limit in limits]
-    }
-    for name, document in (whole | {"given/result.json": GIVEN}).items():
-        put(tmp_path, name, document)
-    (tmp_path / "recipe.yaml").write_text(f"{head}flops: [0.7, 0.5]\n")
-    for limit in limits:
-        own, folder = copy.deepcopy(contents), tmp_path / f"flops{limit['share']}"
-        own["target.json"]["budget"] = limit
-        folder.mkdir()
-        (folder / "recipe.yaml").write_text(f"{head}flops: {limit['share']}\n")
-        for name, document in (own | {"given/result.json": GIVEN}).items():
-            put(folder, name, document)
-    return tmp_path
+    for folder in (two_budgets, *(path.parent for path in two_budgets.glob("*/recipe.yaml"))):
+        put(folder, "given/result.json", GIVEN)
+    return two_budgets
 
 
 def test_several_budgets_are_compared_with_it(sweep: Path) -> None:
