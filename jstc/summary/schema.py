@@ -2,30 +2,19 @@
 
 `Summary` is of a run with one budget, `SweepSummary` of one with several; `Network` is what both say of one
 slim network. Nothing is computed from figures here, only which row of a measurement is of which network.
-A document keeps the keys that it came with, in their order, those of later versions too. No torch.
+No torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    PositiveInt,
-    PrivateAttr,
-    SerializerFunctionWrapHandler,
-    WrapValidator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, PositiveInt
 
 from jstc.core.accuracy import Accuracy
+from jstc.summary.values import Fraction, Line, NonNegative, Number, OrEmpty, OrNone, Part, Positive
 
 __all__ = [
     "SCHEMA",
@@ -50,48 +39,10 @@ __all__ = [
 
 SCHEMA = 1
 
-# --- values -----------------------------------------------------------------------------------------------
-
-
-def _as_given(value: Any, check: Callable[[Any], Any]) -> Any:
-    check(value)
-    return value  # a whole number stays one, and is written as it was
-
-
-Number = Annotated[float, WrapValidator(_as_given)]
-Fraction = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_given)]
-NonNegative = Annotated[float, Field(ge=0), WrapValidator(_as_given)]
-Positive = Annotated[float, Field(gt=0), WrapValidator(_as_given)]
-# Names are printed, and a line of its own could be taken for a command by whoever reads the log of a CI job.
-Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]*$")]
-
-_OrEmpty = BeforeValidator(lambda value: {} if value is None else value)
-_OrNone = BeforeValidator(lambda value: [] if value is None else value)  # a list that is null has no entries
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
-
-    _given: tuple[str, ...] = PrivateAttr(default=())
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _remember(cls, value: Any, handler: ModelWrapValidatorHandler[_Part]) -> _Part:
-        found = handler(value)
-        if isinstance(value, dict):
-            found._given = tuple(value)
-        return found
-
-    @model_serializer(mode="wrap")
-    def _as_it_came(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written = handler(self)
-        return {key: written[key] for key in self._given}
-
-
 # --- one slim network -------------------------------------------------------------------------------------
 
 
-class BudgetFigures(_Part):
+class BudgetFigures(Part):
     """The bound that the search was given: `limit` in FLOPs, parameters or milliseconds, as `metric` says."""
 
     label: Line = ""
@@ -100,7 +51,7 @@ class BudgetFigures(_Part):
     share: Number | None = None
 
 
-class Rounding(_Part):
+class Rounding(Part):
     """Rounding of a network in float32, in units of its logits: `error` its largest, beside float64.
 
     `largest` is the largest logit; of the batch norms, `norm` magnifies the rounding most.
@@ -114,16 +65,16 @@ class Rounding(_Part):
     variance: NonNegative | None = None
 
 
-class Unreached(_Part):
+class Unreached(Part):
     """Weights that no image reaches, at images of `image_size` [height, width]; `share` is of all of them."""
 
     weights: int
     share: Fraction
-    image_size: Annotated[list[int], _OrNone] = []
-    layers: Annotated[list[Line], _OrNone] = []
+    image_size: Annotated[list[int], OrNone] = Field(default=[])
+    layers: Annotated[list[Line], OrNone] = Field(default=[])
 
 
-class Costs(_Part):
+class Costs(Part):
     """A network in torch: counts by fvcore, and the accuracy on the test split as a fraction."""
 
     flops: NonNegative | None = None
@@ -141,7 +92,7 @@ class Target(Costs):
     accuracy_before: Number | None = None
 
 
-class OnnxFile(_Part):
+class OnnxFile(Part):
     """An exported file, and how near it is to torch: answers and logits, on `parity_images` images."""
 
     file: Line
@@ -156,7 +107,7 @@ class OnnxFile(_Part):
     batch: PositiveInt | None = None
 
 
-class Disturbance(_Part):
+class Disturbance(Part):
     """What else the processor did meanwhile, as shares: see `jstc.ort.disturbance`."""
 
     others: Fraction | None = None
@@ -164,7 +115,7 @@ class Disturbance(_Part):
     stolen: Fraction | None = None
 
 
-class Timing(_Part):
+class Timing(Part):
     """A file at one batch size on one provider, measured beside the target network."""
 
     file: Line
@@ -199,7 +150,7 @@ class Timing(_Part):
         return self.provider, self.batch, self.threads
 
 
-class Latency(_Part):
+class Latency(Part):
     """Latencies of a run with such a budget, in milliseconds, and where they are meant."""
 
     predicted_ms: Number | None = None
@@ -210,7 +161,7 @@ class Latency(_Part):
     threads: int | None = None
 
 
-class GroupWidth(_Part):
+class GroupWidth(Part):
     """A channel group: its width in the target network, and `kept`, that in the slim one."""
 
     name: str
@@ -220,7 +171,7 @@ class GroupWidth(_Part):
     flops_share_slim: Number | None = None
 
 
-class Training(_Part):
+class Training(Part):
     """How long a stage trained, what it reached; `settled` and `shared_by` are the search's. Or as given.
 
     `chance` is what guessing reaches on the `test_images`, `training_accuracy` that of the last epoch.
@@ -231,7 +182,7 @@ class Training(_Part):
     settled: bool | None = None
     accuracy: Number | None = None
     images_seen: int | None = None
-    shared_by: Annotated[list[str], _OrNone] = []
+    shared_by: Annotated[list[str], OrNone] = Field(default=[])
     test_images: int | None = None
     chance: Fraction | None = None
     training_accuracy: Number | None = None
@@ -243,18 +194,18 @@ class Training(_Part):
         return Accuracy(accuracy, self.test_images, self.chance, self.training_accuracy)
 
 
-class Network(_Part):
+class Network(Part):
     """One slim network: what it was to be, what it is, its files and their timings."""
 
-    budget: Annotated[BudgetFigures, _OrEmpty] = BudgetFigures()
-    slim: Annotated[Costs, _OrEmpty] = Costs()
-    onnx: Annotated[list[OnnxFile], _OrNone] = []
-    bench: Annotated[list[Timing], _OrNone] = []
+    budget: Annotated[BudgetFigures, OrEmpty] = BudgetFigures()
+    slim: Annotated[Costs, OrEmpty] = Costs()
+    onnx: Annotated[list[OnnxFile], OrNone] = Field(default=[])
+    bench: Annotated[list[Timing], OrNone] = Field(default=[])
     latency: Latency | None = None
-    search: Annotated[Training, _OrEmpty] = Training()
-    finetune: Annotated[Training, _OrEmpty] = Training()
+    search: Annotated[Training, OrEmpty] = Training()
+    finetune: Annotated[Training, OrEmpty] = Training()
     plan_hash: str | None = None
-    groups: Annotated[list[GroupWidth], _OrNone] = []
+    groups: Annotated[list[GroupWidth], OrNone] = Field(default=[])
 
     @property
     def scored(self) -> Accuracy | None:
@@ -320,7 +271,7 @@ class BudgetRow(Network):
 # --- a run ------------------------------------------------------------------------------------------------
 
 
-class Skipped(_Part):
+class Skipped(Part):
     """A measurement that was asked for and not made; `file` None: every file, `batch` None: every size."""
 
     provider: str | None = None
@@ -329,7 +280,7 @@ class Skipped(_Part):
     batch: int | None = None
 
 
-class Frozen(_Part):
+class Frozen(Part):
     """Channels of a layer that had to stay."""
 
     layer: str
@@ -337,7 +288,7 @@ class Frozen(_Part):
     reason: str
 
 
-class Picture(_Part):
+class Picture(Part):
     """A picture: its place in the run directory, what it shows in words, how to read it."""
 
     file: str
@@ -345,23 +296,23 @@ class Picture(_Part):
     caption: str
 
 
-class _Document(_Part):
+class _Document(Part):
     schema_: Annotated[Literal[1], Field(alias="schema")]
     model: Line
     dataset: Line
     seed: int | None = None
     target: Target
-    seconds: Annotated[dict[str, Number | None], _OrEmpty] = {}
-    baseline: Annotated[Training, _OrEmpty] = Training()
+    seconds: Annotated[dict[str, Number | None], OrEmpty] = Field(default={})
+    baseline: Annotated[Training, OrEmpty] = Training()
     given: Training | None = None
-    frozen: Annotated[list[Frozen], _OrNone] = []
-    unknown_operations: Annotated[dict[str, int], _OrEmpty] = {}
+    frozen: Annotated[list[Frozen], OrNone] = Field(default=[])
+    unknown_operations: Annotated[dict[str, int], OrEmpty] = Field(default={})
     unreadable_images: int = 0
-    environment: Annotated[dict[str, Any], _OrEmpty] = {}
-    versions: Annotated[dict[str, str], _OrEmpty] = {}
+    environment: Annotated[dict[str, Any], OrEmpty] = Field(default={})
+    versions: Annotated[dict[str, str], OrEmpty] = Field(default={})
     command: str | None = None
-    notes: Annotated[list[str], _OrNone] = []
-    warnings: Annotated[list[str], _OrNone] = []
+    notes: Annotated[list[str], OrNone] = Field(default=[])
+    warnings: Annotated[list[str], OrNone] = Field(default=[])
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -393,8 +344,8 @@ class _Document(_Part):
 class Summary(_Document, Network):
     """A run with one budget."""
 
-    skipped: Annotated[list[Skipped], _OrNone] = []
-    pictures: Annotated[list[Picture], _OrNone] = []
+    skipped: Annotated[list[Skipped], OrNone] = Field(default=[])
+    pictures: Annotated[list[Picture], OrNone] = Field(default=[])
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -405,9 +356,9 @@ class Summary(_Document, Network):
 class SweepSummary(_Document):
     """A run with several budgets."""
 
-    budgets: Annotated[list[BudgetFigures], _OrNone] = []
+    budgets: Annotated[list[BudgetFigures], OrNone] = Field(default=[])
     sweep: list[BudgetRow]
-    search: Annotated[Training, _OrEmpty] = Training()
+    search: Annotated[Training, OrEmpty] = Training()
     picture: str | None = None
 
     @property
