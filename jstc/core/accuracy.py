@@ -143,9 +143,8 @@ def paired_difference(*, both: int, gained: int, lost: int, neither: int) -> Dif
     after, before = both + gained, both + lost
     product = after * (images - after) * before * (images - before)
     cross = both * neither - gained * lost
-    if cross > 0:
-        cross = max(cross - images / 2, 0)
-    correlation = cross / math.sqrt(product) if product else 0.0
+    corrected = max(cross - images / 2, 0.0) if cross > 0 else float(cross)
+    correlation = corrected / math.sqrt(product) if product else 0.0
     return _square_and_add(
         after / images, wilson(after, images), before / images, wilson(before, images), correlation
     )
