@@ -214,7 +214,7 @@ class ExportSettings(Section):
     license: Annotated[str, Field(min_length=1)] = Field(
         "unknown", description="License of the files, for their model card: mit, apache-2.0, your own ..."
     )
-    parity_images: PositiveInt = Field(64, description="Test images on which files are compared with torch.")
+    parity_images: PositiveInt = Field(256, description="Test images on which files are compared with torch.")
     max_abs_diff: PositiveFloat = Field(1e-4, description="How far fp32 may be from torch, in the logits.")
     max_accuracy_drop: NonNegativeFloat = Field(
         1.0, description="Percentage points that a precision may lose against torch on the test split."
