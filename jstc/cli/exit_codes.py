@@ -52,7 +52,7 @@ def exit_codes() -> Iterator[None]:
 
 def _interrupted() -> NoReturn:
     if not processes.follows():  # process 0 says it for all
-        _say("interrupted")
+        _say("interrupted; the same command begins again, or goes on where it was")
     sys.exit(_INTERRUPTED)
 
 

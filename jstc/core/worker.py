@@ -38,7 +38,7 @@ def starting() -> Iterator[None]:
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGCHLD) is not of_deaths:
+        if of_deaths is not None and signal.getsignal(signal.SIGCHLD) is not of_deaths:
             signal.signal(signal.SIGCHLD, of_deaths)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -54,11 +54,11 @@ def await_own(code: int | None) -> None:
 
 def serve() -> None:
     """Take, in a process that was started in `starting`, its parent's signals alone from here on."""
-    if not hasattr(signal, "pthread_sigmask"):
-        return
     signal.set_wakeup_fd(-1)  # the parent's, in a fork
     for number in signals.ENDING:
         signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "pthread_sigmask"):
+        return
     # Only what is blocked can be waited for, with the name of its sender, and only what is not ignored.
     waits = hasattr(signal, "sigtimedwait")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -12,6 +12,8 @@ import pytest
 from jstc.core.signals import ENDING
 from tests.helpers.children import environment
 
+INTERRUPTED = "error: interrupted; the same command begins again, or goes on where it was\n"
+
 # The command line, told to end when it loads a module for the first time, or when it leaves.
 PROGRAM = """
 import os, sys
@@ -46,7 +48,7 @@ def interrupted(module: str, number: int, *words: str, times: int = 1) -> subpro
 @pytest.mark.parametrize("module", ["jstc.cli.exit_codes", "typer", "rich.table"])
 def test_while_modules_are_loaded(module, number):
     done = interrupted(module, number, "models", times=1 + (number == signal.SIGTERM))
-    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    assert (done.returncode, done.stderr) == (130, INTERRUPTED)
 
 
 def test_a_run_names_the_command_that_continues_from_its_first_check_on(tmp_path):

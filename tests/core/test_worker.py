@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,23 @@ def test_a_signal_to_all_processes_is_left_to_the_one_that_leads(serving, number
     subprocess.run(["kill", f"-{int(number)}", str(serving.pid)], check=True)
     serving.join(0.3)
     assert serving.is_alive()
+
+
+def work_elsewhere(ready) -> None:
+    del signal.pthread_sigmask
+    work(ready)
+
+
+def test_ctrl_c_is_left_to_it_where_signals_cannot_be_blocked():
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=work_elsewhere, args=[there], daemon=True)
+    process.start()
+    assert here.recv() == 1
+    os.kill(process.pid, signal.SIGINT)
+    process.join(0.3)
+    assert process.is_alive()
+    process.kill()
+    process.join()
 
 
 def test_the_word_of_the_one_that_leads_is_obeyed(serving):
