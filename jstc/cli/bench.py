@@ -103,10 +103,12 @@ def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | N
 
 
 def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from jstc.ort import bench, machine
+    from jstc.ort import bench, machine, sessions
     from jstc.recipe import loading
 
     recipe = loading.from_flags({"model": "-", "dataset": "-", "flops": "1", **settings})
+    for path in paths:
+        sessions.require_file(path)  # before the machine is looked at, which takes its time
     environment = machine.environment()  # first: its load is that before our own work
     found = bench.measure(
         {str(path): path for path in paths},

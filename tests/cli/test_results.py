@@ -310,3 +310,10 @@ def test_wrong_options_of_an_export_change_nothing(jstc_command, run, words, sai
     assert called.code == 2
     assert said in called.err
     assert (run / "recipe.yaml").read_text() == before
+
+
+def test_a_file_that_is_not_there_is_all_that_is_said(jstc_command, monkeypatch):
+    """Not that the machine is busy, which matters to nobody then."""
+    monkeypatch.setattr("jstc.ort.machine.environment", lambda: pytest.fail("the machine was looked at"))
+    called = jstc_command("bench", "nothing.onnx")
+    assert (called.code, called.out, called.err) == (2, "", "error: no such ONNX file: nothing.onnx\n")
