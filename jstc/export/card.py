@@ -127,7 +127,7 @@ class CardFacts:
     `metadata` is what the files carry, decoded; `files` are the entries of the export's result.json; `images`
     counts the test split; `target` has flops and params of the uncut network and its accuracies, trained
     alone and (`accuracy_before`) as it was given; `batch` is the files' fixed batch size; `fp16`: does one of
-    them take float16? `made` are lines on how.
+    them take float16? `made` are lines on how, `warnings` sentences on figures that are in doubt.
     """
 
     metadata: Mapping[str, Any]
@@ -140,6 +140,7 @@ class CardFacts:
     made: Sequence[str]
     command: str
     licence: str
+    warnings: Sequence[str] = ()
 
 
 def labels_text(labels: Sequence[str]) -> str:

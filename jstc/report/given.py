@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jstc.core.accuracy import Accuracy
 from jstc.core.numbers import percent
 
-__all__ = ["line", "mismatch_sentence", "warnings"]
+__all__ = ["framed", "line", "mismatch_sentence", "warnings"]
 
 _WIDTH = 78
 _TIED = "\u00a0"
@@ -28,7 +28,7 @@ def line(figures: Mapping[str, Any]) -> str:
 
 
 def warnings(figures: Mapping[str, Any]) -> list[str]:
-    """Lines that nobody is to miss, before anything is trained; none where nothing seems wrong."""
+    """Sentences on what is wrong with a given network, as it seems; none where nothing does."""
     found, other = _accuracy(figures), figures.get("mismatch")
     sentences = []
     if found.doubt == "chance":
@@ -38,13 +38,17 @@ def warnings(figures: Mapping[str, Any]) -> list[str]:
         )
     if other is not None:
         sentences.append(mismatch_sentence(other))
+    return sentences
+
+
+def framed(sentences: Sequence[str]) -> list[str]:
+    """Lines that nobody is to miss, before anything is trained; none for no sentences."""
     if not sentences:
         return []
-    sentences.append(_GOES_ON)
     # What belongs together stays on a line: a number and its sign.
     wrapped = [
         part.replace(_TIED, " ")
-        for sentence in sentences
+        for sentence in (*sentences, _GOES_ON)
         for part in textwrap.wrap(sentence.replace(" %", f"{_TIED}%"), _WIDTH - 2, break_on_hyphens=False)
     ]
     edges = " WARNING ".center(_WIDTH, "!"), "!" * _WIDTH

@@ -83,7 +83,8 @@ def find(
     call = Caller(dataset.search_val, images, batch_size, numerics, progress)
     tried = alternatives(network, dataset, batch_size=batch_size, numerics=numerics)
     better = _better(tried, call, scored.chance)
-    if scored.accuracy >= _LOW:
+    enough = (1 + scored.chance) / 2  # is explained by what is found
+    if scored.accuracy >= _LOW or (better is not None and (better.accuracy or 0.0) >= enough):
         return better
     new = new_classifier(network, dataset.info.num_classes)
     if better is None and new is not None and scored.accuracy < 2 * scored.chance:

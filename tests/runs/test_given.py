@@ -117,6 +117,22 @@ def test_a_run_that_goes_on_does_not_score_it_again(
     assert (tmp_path / "r" / "given" / "result.json").read_bytes() == before
 
 
+def test_a_score_is_kept_while_alternatives_are_still_tried(
+    recipe: Callable[..., Recipe], tmp_path: Path, messages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jstc.runs.mismatch.find", stop)
+        with pytest.raises(Interrupted):
+            commands.run(recipe(), out=tmp_path / "r", only=["search"])
+    monkeypatch.setattr(given, "score_given", lambda _: pytest.fail("scored again"))
+    commands.run(recipe(), out=tmp_path / "r", only=["search"], progress=messages)
+    assert result(tmp_path / "r")["mismatch"]["kind"] == "classifier"
+    assert any("WARNING" in text for text in messages.texts)
+
+
 def test_the_baseline_survives_when_its_figures_are_lost(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

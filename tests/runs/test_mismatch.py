@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jstc.core.progress import Silent
 from jstc.data import DataInfo, Dataset
 from jstc.data.in_memory import dataset_in_memory
-from jstc.report.given import mismatch_sentence, warnings
+from jstc.report.given import framed, mismatch_sentence, warnings
 from jstc.runs.class_order import class_orders, new_classifier
 from jstc.runs.mismatch import Mismatch, Scored, _surely_better, find
 from jstc.train.device import Numerics
@@ -252,11 +252,11 @@ SCORE = {"accuracy": 0.5, "chance": 0.1, "test_images": 1000, "loss": 1.0, "mism
 
 
 def test_nothing_is_said_of_what_seems_right() -> None:
-    assert warnings(SCORE) == []
+    assert framed(warnings(SCORE)) == []
 
 
 def test_at_chance_nobody_can_miss_it() -> None:
-    lines = warnings(SCORE | {"accuracy": 0.102})
+    lines = framed(warnings(SCORE | {"accuracy": 0.102}))
     assert lines[1].startswith("!!!!") and "WARNING" in lines[1]
     assert all(len(line) <= 78 for line in lines)
     text = " ".join(line.removeprefix("! ") for line in lines)

@@ -23,6 +23,7 @@ from jstc.export.card import CardFacts
 from jstc.ort import sessions
 from jstc.ort.sessions import Provider
 from jstc.recipe.schema import ExportSettings, Precision
+from jstc.report.given import warnings as given_warnings
 from jstc.runs.manifest import Manifest
 from jstc.runs.stages.train import images
 from jstc.runs.workspace import StageContext
@@ -354,6 +355,7 @@ def _facts(
         made=_made(context, metadata, manifest),
         command=manifest.command if manifest else "",
         licence=settings.license,
+        warnings=given_warnings(given) if given else (),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 from torch import nn
 
 from jstc import finetune
+from jstc.core import files
 from jstc.report import given as told
 from jstc.runs import mismatch
 from jstc.runs.mismatch import Scored
@@ -19,20 +21,36 @@ from jstc.train.device import Numerics, to_device
 __all__ = ["before_measuring", "given", "score_given"]
 
 
-def given(context: StageContext) -> dict[str, Any]:
-    """Score the given network, say so, and warn where it seems to expect something else; once."""
+def given(context: StageContext, *, keep: bool = True) -> dict[str, Any]:
+    """Score the given network, say so, and warn where it seems to expect something else; once.
+
+    `keep`: the score is written at once, for a run that is broken off and goes on.
+    """
     workspace = context.workspace
     if workspace.recipe.latency is None:  # else the budget is being measured
         announce(context)
     if workspace.given is None:
-        figures = score_given(context)
+        figures = _kept(context) if keep else score_given(context)
         context.progress.message(told.line(figures))
         figures["mismatch"] = _mismatch(context, figures)
-        for text in told.warnings(figures):
+        for text in told.framed(told.warnings(figures)):
             context.progress.message(text)
         workspace.dataset.close()
         workspace.given = figures
     return workspace.given
+
+
+def _kept(context: StageContext) -> dict[str, Any]:
+    """The figures on the test split, as far as they are known already: scoring a large one takes long."""
+    path = context.folder / "result.json"
+    if path.is_file():
+        with contextlib.suppress(ValueError, OSError):  # damaged: made anew
+            found = files.read_json(path)
+            if isinstance(found, dict) and found.keys() >= {"accuracy", "loss", "chance", "test_images"}:
+                return found
+    figures = score_given(context)
+    files.write_json(path, figures)
+    return figures
 
 
 @on_all_ranks
@@ -52,7 +70,8 @@ def before_measuring(workspace: Workspace) -> None:
     For what takes minutes and still may refuse the run: measuring latencies. The stage then has the figures.
     """
     assert workspace.path is not None
-    given(StageContext(workspace, workspace.path, workspace.path / "given", workspace.progress))
+    context = StageContext(workspace, workspace.path, workspace.path / "given", workspace.progress)
+    given(context, keep=False)  # nothing is created yet
 
 
 def _network(context: StageContext) -> nn.Module:
