@@ -117,12 +117,18 @@ class StageError(JstcError):
 
 
 class DivergedError(StageError):
-    """A loss or weights that are not finite; `what` says which of them, and before which step."""
+    """A loss or weights that are not finite; `what` says which of them, and before which step.
 
-    def __init__(self, what: str, *, lr: float, tried: str = "") -> None:
+    `precision` is the number format that was trained in, where that is known.
+    """
+
+    def __init__(self, what: str, *, lr: float, tried: str = "", precision: str = "") -> None:
+        wider = precision not in ("", "float32")
         super().__init__(
-            f"training diverged {what}" + (f"; {tried}" if tried else ""),
-            f"try a lower train.lr (now {lr:g}), a longer train.warmup_epochs, or train.clip_norm",
+            f"training {f'in {precision} ' if precision else ''}diverged {what}"
+            + (f"; {tried}" if tried else ""),
+            f"try a lower train.lr (now {lr:g}), a longer train.warmup_epochs, "
+            + ("train.clip_norm, or train.precision=float32" if wider else "or train.clip_norm"),
         )
         self.what = what
 

@@ -20,13 +20,13 @@ from jstc.data import Dataset
 from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
-from jstc.train import checkpoint, collectives, device, handover
+from jstc.train import checkpoint, collectives, device, handover, kernels
 from jstc.train import schedule as schedules
 from jstc.train.device import Numerics
 from jstc.train.fit import fit
 from jstc.train.handover import Handover
 from jstc.train.job import FitResult, Job
-from jstc.train.loop import counted, evaluate
+from jstc.train.loop import computes_right, counted, evaluate
 from jstc.train.one_step import Teacher
 from jstc.train.recalibration import recalibrate_trained
 
@@ -56,7 +56,7 @@ def finetune(
     gated = _build(target, channels, plan, start, recipe)
     network = gated.ungated()  # training leaves the gates as they are
     job = Job(
-        network=_called(network, recipe),
+        network=_called(network, dataset, recipe, progress),
         trained=gated.network,
         split=dataset.train_full,
         settings=recipe.train,
@@ -97,7 +97,7 @@ def train_baseline(
     """
     network = device.to_device(copy.deepcopy(target), recipe.train, _device_of(target))
     job = Job(
-        network=_called(network, recipe),
+        network=_called(network, dataset, recipe, progress),
         trained=network,
         split=dataset.train_full,
         settings=recipe.train,
@@ -138,9 +138,13 @@ def _build(
     return gated
 
 
-def _called(network: nn.Module, recipe: Recipe) -> nn.Module:
+def _called(network: nn.Module, dataset: Dataset, recipe: Recipe, progress: Progress) -> nn.Module:
     """The network as training calls it: itself, or compiled."""
     if not recipe.finetune.compile:
+        return network
+    shape = (recipe.train.batch_size, *dataset.info.input_shape)
+    if not computes_right(network, Numerics.of(recipe.train, _device_of(network)), shape):
+        kernels.say_uncompiled("finetune.compile", progress.message)
         return network
     module: nn.Module = device.compiled(network)
     return module

@@ -104,3 +104,12 @@ def test_a_divergence_says_what_was_tried_before_what_to_try():
     assert error.problem == "training diverged before step 3; so it did twice"
     assert str(error) == f"{error.problem}; {error.advice}"
     assert error.advice.startswith("try a lower train.lr (now 0.1)")
+
+
+def test_a_divergence_names_the_precision_and_a_wider_one():
+    low = DivergedError("before step 3", lr=0.1, precision="bfloat16")
+    assert low.problem == "training in bfloat16 diverged before step 3"
+    assert low.advice.endswith("or train.precision=float32")
+    wide = DivergedError("before step 3", lr=0.1, precision="float32")
+    assert wide.problem == "training in float32 diverged before step 3"
+    assert "train.precision" not in wide.advice

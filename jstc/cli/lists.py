@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from jstc.cli import options
 from jstc.core.numbers import plain
+
+if TYPE_CHECKING:
+    from jstc.runs.kernel_table import Row
 
 __all__ = ["datasets", "doctor", "models", "schema"]
 
@@ -36,15 +40,29 @@ def datasets(json: options.Json = False, debug: options.Debug = False) -> None:
 
 
 def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
-    """Show versions, processor, GPU and working providers."""
+    """Show versions, processor, GPU and working providers; and whether torch computes right here."""
     from jstc.cli import console
     from jstc.runs import inspection
+    from jstc.runs.kernel_table import kernel_table
 
-    facts = inspection.facts()
+    facts, kernels = inspection.facts(), kernel_table()
     if json:
-        console.document(facts)
+        console.document(facts | {"kernels": kernels})
         return
     console.table(["", ""], [[key, plain(value)] for key, value in facts.items()])
+    rows = [
+        [row["model"], str(row["image_size"]), row["dtype"], str(row["layers"]), _verdict(row)]
+        for row in kernels["rows"]
+    ]
+    console.table(["layers on the CPU, of", "pixels", "precision", "kinds", f"{kernels['seconds']} s"], rows)
+
+
+def _verdict(row: Row) -> str:
+    if not row["wrong"]:
+        return "right"
+    parts = sorted({part for one in row["wrong"] for part in one["wrong"]})
+    forms = sorted({one["form"] for one in row["wrong"]})
+    return f"{len(row['wrong'])} wrong ({', '.join(parts)}): computed in {' or '.join(forms)}"
 
 
 def schema(debug: options.Debug = False) -> None:

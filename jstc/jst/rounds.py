@@ -23,9 +23,9 @@ from jstc.jst.selection import choose, learn
 from jstc.jst.state import State, fingerprint, read_plan, require_same
 from jstc.jst.subnetwork import SubNetwork, cut, put_back
 from jstc.jst.threshnet import Choice
-from jstc.train import checkpoint, collectives, monitor
+from jstc.train import checkpoint, collectives, device, kernels, monitor
 from jstc.train.checkpoint import Checkpoints
-from jstc.train.device import compiled
+from jstc.train.loop import computes_right
 from jstc.train.metrics import RunningMetrics, open_history
 from jstc.train.monitor import TrainingMonitor
 
@@ -117,6 +117,7 @@ class Rounds:
             context = self._lowered
 
             def after_step(step: int, metrics: RunningMetrics, context: RoundContext = context) -> None:
+                kernels.say(self._progress.message)
                 self._monitor.after_step(step, metrics, context.schedule)
 
             try:
@@ -134,12 +135,17 @@ class Rounds:
     def _compiled(self, current: _Current) -> nn.Module | None:
         """The sub-network compiled, where that may pay: when its widths are those of the round before.
 
-        It takes as long as hundreds of steps.
+        It takes as long as hundreds of steps. Not where a kernel is wrong and another is taken in its place.
         """
         before, counts = self.state.track.plan, current.proposal.plan.counts
         if not self._context.recipe.search.compile or before is None or before.counts != counts:
             return None
-        network: nn.Module = compiled(to_call(current.sub, self._context))
+        called, context = to_call(current.sub, self._context), self._context
+        numerics, batch = context.options.criterion.numerics, context.recipe.train.batch_size
+        if not computes_right(called, numerics, (batch, *context.dataset.info.input_shape)):
+            kernels.say_uncompiled("search.compile", self._progress.message)
+            return None
+        network: nn.Module = device.compiled(called)
         return network
 
     def _roll_back(self, current: _Current, error: DivergedError) -> None:
@@ -147,7 +153,10 @@ class Rounds:
         state, settings = self.state, self._context.recipe.train
         state.rollbacks += 1
         to = f"the start of round {state.round + 1}"
-        self._progress.message(monitor.rolled_back(error, settings, state.rollbacks, to=to))
+        precision = device.precision(settings, state.target.alpha.device)
+        self._progress.message(
+            monitor.rolled_back(error, settings, state.rollbacks, to=to, precision=precision)
+        )
         current.sub = cut(state.target, current.proposal.plan, settings)
         current.progress = RoundProgress()
         if state.scaler is not None:

@@ -39,6 +39,7 @@ from jstc.report.stage_files import (
     read_plain_recipe,
     read_plan,
     read_recipe,
+    replaced_kernels,
     unreadable_images,
 )
 from jstc.summary import SCHEMA, Summary, SweepSummary, to_document
@@ -201,6 +202,7 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "frozen": target.get("frozen") or [],
         "unknown_operations": target.get("unknown_operations") or {},
         "unreadable_images": unreadable_images(run),
+        "kernels": replaced_kernels(results.values()),
         "environment": read_json(run, "bench/environment.json"),
         "versions": manifest.get("versions") or {},
         "command": manifest.get("command") or None,

@@ -51,6 +51,7 @@ def findings(summary: Summary, wanted: Wanted) -> list[Finding]:
         *_budget(summary),
         *_search(summary),
         *images_finding(summary.unreadable_images, summary.finetune.test_images),
+        *_kernels(summary),
         *_files(summary, wanted),
         *speed_findings(summary),
         *measuring_findings(summary, automatic_provider=wanted.automatic_provider),
@@ -172,6 +173,19 @@ def images_finding(images: int, tested: int | None = None) -> Iterator[Finding]:
         left = "" if tested is None else f"; accuracies are those of the {tested:,} test images that could"
         told = f"Images that could not be read, listed in corrupt.jsonl: {images:,}{left}."
         yield Finding("Images", "warn", told, note=True)
+
+
+def _kernels(summary: Summary) -> Iterator[Finding]:
+    """Layers that the self-test had computed in another form, those of one number format together."""
+    for dtype in dict.fromkeys(row["dtype"] for row in summary.kernels):
+        rows = [row for row in summary.kernels if row["dtype"] == dtype]
+        names = sorted({name for row in rows for name in row["layers"] or [row["call"]]})
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        wrong = ", ".join(sorted({part for row in rows for part in row["wrong"]}))
+        forms = " or ".join(dict.fromkeys(row["form"] for row in rows))
+        told = f"On the machine of this run torch computes some layers wrong in {dtype} ({wrong}): "
+        told += f"{', '.join(names[:3])}{more}. They were computed in {forms} instead."
+        yield Finding("Kernels", "warn", told, note=True)
 
 
 # --- its files --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "read_plain_recipe",
     "read_plan",
     "read_recipe",
+    "replaced_kernels",
     "unreadable_images",
 ]
 
@@ -116,6 +118,18 @@ def read_plan(run: Path) -> Plan | None:
             except ChannelError as error:
                 raise RunDirectoryError(f"{path} is damaged: {error}") from None
     return None
+
+
+def replaced_kernels(results: Iterable[Json]) -> list[Json]:
+    """Layers that torch's own kernels would have computed wrong, in any of these results, each kind once."""
+    found: dict[tuple[str, str], Json] = {}
+    for row in (row for result in results for row in result.get("kernels") or []):
+        call, dtype, form = (str(row.get(key)) for key in ("call", "dtype", "form"))
+        new = {"layers": [], "call": call, "dtype": dtype, "wrong": [], "form": form}
+        kind = found.setdefault((call, dtype), new)
+        for key in ("layers", "wrong"):
+            kind[key] = sorted({*kind[key], *map(str, row.get(key) or [])})
+    return list(found.values())
 
 
 def unreadable_images(run: Path) -> int:

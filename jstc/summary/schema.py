@@ -308,6 +308,7 @@ class _Document(Part):
     frozen: Annotated[list[Frozen], OrNone] = Field(default=[])
     unknown_operations: Annotated[dict[str, int], OrEmpty] = Field(default={})
     unreadable_images: int = 0
+    kernels: Annotated[list[dict[str, Any]], OrNone] = Field(default=[])
     environment: Annotated[dict[str, Any], OrEmpty] = Field(default={})
     versions: Annotated[dict[str, str], OrEmpty] = Field(default={})
     command: str | None = None

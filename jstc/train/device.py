@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jstc.core import processes
 from jstc.errors import InputError
 from jstc.recipe.schema import TrainSettings
+from jstc.train import kernels
 
 __all__ = [
     "Numerics",
@@ -20,6 +21,7 @@ __all__ = [
     "compiled",
     "device",
     "has_fast_bfloat16",
+    "precision",
     "require_compiler",
     "set_threads",
     "to_device",
@@ -90,6 +92,11 @@ def autocast_dtype(settings: TrainSettings, where: torch.device) -> torch.dtype 
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.precision]
 
 
+def precision(settings: TrainSettings, where: torch.device) -> str:
+    """The number format of the matrix products by name, `auto` resolved."""
+    return str(autocast_dtype(settings, where) or torch.float32).removeprefix("torch.")
+
+
 def autocast(where: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """The context for a forward pass on `where`; does nothing when `dtype` is None."""
     return torch.autocast(where.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
@@ -124,8 +131,9 @@ class Numerics:
 
     def call(self, network: nn.Module, images: Tensor) -> Any:
         """Output of `network` for `images` [N, C, H, W], which may have any layout."""
-        with autocast(images.device, self.dtype):
-            return network(as_input(images, channels_last=self.channels_last))
+        images = as_input(images, channels_last=self.channels_last)
+        with autocast(images.device, self.dtype), kernels.checked(network, images):
+            return network(images)
 
 
 # Training through torch.compile

@@ -11,7 +11,7 @@ from typing import Any
 from jstc.core import signals
 from jstc.core.progress import Progress
 from jstc.errors import DivergedError, RunDirectoryError, StageError
-from jstc.train import checkpoint, collectives, monitor
+from jstc.train import checkpoint, collectives, device, kernels, monitor
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.job import FitResult, Job, TrainState
 from jstc.train.loop import TrainFigures, stream, train_steps
@@ -162,8 +162,12 @@ class _Training:
                 first_step=at,
                 options=_options(job, self.trained),
                 metrics=self._metrics,
-                on_step=lambda step, metrics: self._monitor.after_step(step, metrics, schedule),
+                on_step=lambda step, metrics: self._after_step(step, metrics, schedule),
             )
+
+    def _after_step(self, step: int, metrics: RunningMetrics, schedule: Schedule) -> None:
+        kernels.say(self.progress.message)
+        self._monitor.after_step(step, metrics, schedule)
 
     def _spent(self) -> float:
         return time.perf_counter() - self._since
@@ -172,7 +176,10 @@ class _Training:
         self.state.rollbacks += 1
         self.state.seconds += self._spent()
         to = f"the start of epoch {self.state.epoch + 1}"
-        self.progress.message(monitor.rolled_back(error, self.job.settings, self.state.rollbacks, to=to))
+        precision = device.precision(self.job.settings, next(self.job.module.parameters()).device)
+        self.progress.message(
+            monitor.rolled_back(error, self.job.settings, self.state.rollbacks, to=to, precision=precision)
+        )
         self.trained.restore(*self._good)
         self._sums = None
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from jstc.core.progress import Progress
 from jstc.data import Epoch
 from jstc.errors import DivergedError
-from jstc.train import collectives, one_step, seeds
+from jstc.train import collectives, kernels, one_step, seeds
 from jstc.train.device import Numerics
 from jstc.train.metrics import RunningMetrics
 from jstc.train.one_step import StepOptions, logits
@@ -35,6 +35,7 @@ __all__ = [
     "Figures",
     "OnStep",
     "TrainFigures",
+    "computes_right",
     "counted",
     "evaluate",
     "evaluating",
@@ -177,6 +178,20 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], numerics: Numerics | 
             metrics.add(F.cross_entropy(scores, labels), scores, labels)
     loss, accuracy, seen = metrics.means()
     return Figures(accuracy, loss, seen)
+
+
+@torch.no_grad()
+def computes_right(network: nn.Module, numerics: Numerics, shape: tuple[int, ...]) -> bool:
+    """Whether the kernels that `network` calls for images of `shape` [N, C, H, W] are known to be right.
+
+    Nothing of the network changes. True on a GPU, where nothing is looked at.
+    """
+    where = next(network.parameters()).device
+    if where.type != "cpu":
+        return True
+    with evaluating(network), seeds.isolated():
+        numerics.call(network, torch.zeros(shape, device=where))
+    return not kernels.faulty(network)
 
 
 # Batches in sequence: endless ones for training, addressed by index; all of a split, counted

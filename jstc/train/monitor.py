@@ -121,8 +121,12 @@ def require_finite(network: nn.Module, *, step: int, schedule: Schedule) -> None
         raise DivergedError(what, lr=schedule.base)
 
 
-def rolled_back(error: DivergedError, settings: TrainSettings, rollbacks: int, *, to: str) -> str:
+def rolled_back(
+    error: DivergedError, settings: TrainSettings, rollbacks: int, *, to: str, precision: str
+) -> str:
     """Message for a training that goes back `to` a good state for the time with the number `rollbacks`.
+
+    `precision` is the number format that it trains in.
 
     Raises a `DivergedError` that says what was tried when that is one time too many.
     """
@@ -130,8 +134,9 @@ def rolled_back(error: DivergedError, settings: TrainSettings, rollbacks: int, *
     if rollbacks > settings.max_rollbacks:
         text = ", ".join(f"{rate:g}" for rate in rates[:-1])
         tried = f"so it did from {to} at every train.lr tried ({text})" if rollbacks > 1 else ""
-        raise DivergedError(error.what, lr=settings.lr, tried=tried) from None
-    return (
-        f"training diverged {error.what}; going back to {to}, and on with the learning rates of train.lr "
-        f"{rates[-1]:g} instead of {rates[-2]:g} ({rollbacks} of at most {settings.max_rollbacks} times)"
+        raise DivergedError(error.what, lr=settings.lr, tried=tried, precision=precision) from None
+    told = (
+        f"training in {precision} diverged {error.what}; going back to {to}, and on with the learning rates"
     )
+    tried = f"({rollbacks} of at most {settings.max_rollbacks} times)"
+    return f"{told} of train.lr {rates[-1]:g} instead of {rates[-2]:g} {tried}"

@@ -177,6 +177,19 @@ def test_json_is_one_document_and_nothing_else(jstc_command, words, key):
     assert key in (document[0] if isinstance(document, list) else document)
 
 
+def test_the_doctor_says_which_layers_torch_computes_wrong(jstc_command, monkeypatch):
+    wrong = [{"layer": "a", "wrong": ["output"], "form": "float32"}]
+    plain = {"image_size": 8, "dtype": "float32", "layers": 4}
+    rows = [plain | {"model": "right_net", "wrong": []}, plain | {"model": "wrong_net", "wrong": wrong}]
+    table = {"seconds": 1.5, "rows": rows}
+    monkeypatch.setattr("jstc.runs.kernel_table.kernel_table", lambda: table)
+    lines = jstc_command("doctor").out.splitlines()
+    told = {line.split()[0]: line for line in lines if "_net" in line}
+    assert told["right_net"].strip().endswith("right")
+    assert "1 wrong (output): computed in float32" in told["wrong_net"]
+    assert json.loads(jstc_command("doctor", "--json").out)["kernels"] == table
+
+
 def test_models_and_datasets_are_listed(jstc_command):
     assert "resnet110" in jstc_command("models").out
     assert "imagefolder" in jstc_command("datasets").out

@@ -66,6 +66,23 @@ def test_images_that_could_not_be_read_are_told_of_in_one_line(
     ]
 
 
+def test_layers_that_torch_computed_wrong_are_told_once(finished: Path) -> None:
+    row = {
+        "layers": ["a"], "call": "3x3 convolution", "dtype": "bfloat16", "wrong": ["gradient of the weight"],
+        "form": "float32",
+    }  # fmt: skip
+    for stage, layer in (("search", "a"), ("finetune", "b")):
+        path = finished / stage / "result.json"
+        result = json.loads(path.read_text()) | {"kernels": [row | {"layers": [layer]}]}
+        path.write_text(json.dumps(result))
+    summary = build(finished)
+    assert summary["kernels"] == [row | {"layers": ["a", "b"]}]
+    assert [note for note in summary["notes"] if "torch computes" in note] == [
+        "On the machine of this run torch computes some layers wrong in bfloat16 (gradient of the weight): "
+        "a, b. They were computed in float32 instead."
+    ]
+
+
 def test_a_run_that_has_only_begun_gives_nulls_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: resnet20\ndataset: digits\nseed: 0\n")
     summary = build(tmp_path)

@@ -14,12 +14,14 @@ from torch import nn
 from jstc.core.progress import Silent
 from jstc.errors import DivergedError
 from jstc.recipe.schema import CheckpointSettings, TrainSettings
-from jstc.train import checkpoint, fit, loop
+from jstc.train import checkpoint, device, fit, loop
 from jstc.train.job import FitResult, Job
 from jstc.train.metrics import RunningMetrics
 from jstc.train.monitor import TrainingMonitor
 from jstc.train.optim import set_learning_rate
 from jstc.train.schedule import Schedule
+
+PRECISION = device.precision(TrainSettings(), torch.device("cpu"))
 
 Make = Callable[[], nn.Module]
 NAME = "checkpoint.safetensors"
@@ -140,8 +142,8 @@ def test_an_epoch_that_diverges_starts_again_with_a_lower_rate(
     spoiled(monkeypatch, 6)
     result = train(plain, tmp_path, messages)
     assert messages.texts == [
-        "training diverged before step 10 of 12: the loss is nan; going back to the start of epoch 2, and on "
-        "with the learning rates of train.lr 0.025 instead of 0.05 (1 of at most 3 times)"
+        f"training in {PRECISION} diverged before step 10 of 12: the loss is nan; going back to the start of "
+        "epoch 2, and on with the learning rates of train.lr 0.025 instead of 0.05 (1 of at most 3 times)"
     ]
     lines = (tmp_path / "history.jsonl").read_text()
     assert '"lr": %r' % (plain.schedule.at(9) / 2) in lines
@@ -228,7 +230,9 @@ def test_a_long_epoch_that_diverges_is_not_trained_to_its_end(
     messages = Messages()
     long = {"schedule": Schedule(0.05, 12), "steps_per_epoch": 10, "checkpoint": CheckpointSettings()}
     train(job(make_network(), split, **long), tmp_path, messages)
-    assert messages.texts[0].startswith("training diverged before step 4 of 12: the loss is not finite;")
+    assert messages.texts[0].startswith(
+        f"training in {PRECISION} diverged before step 4 of 12: the loss is not finite;"
+    )
 
 
 def test_every_so_many_seconds_too(

@@ -14,6 +14,7 @@ from jstc.report import given as told
 from jstc.runs import mismatch
 from jstc.runs.mismatch import Scored
 from jstc.runs.outline import announce
+from jstc.runs.stages.train import tested
 from jstc.runs.workers import on_all_ranks
 from jstc.runs.workspace import StageContext, Workspace
 from jstc.train.device import Numerics, to_device
@@ -54,6 +55,7 @@ def _kept(context: StageContext) -> dict[str, Any]:
 
 
 @on_all_ranks
+@tested
 def score_given(context: StageContext) -> dict[str, Any]:
     """Figures of the given network on the whole test split, in float32."""
     workspace = context.workspace

@@ -20,6 +20,7 @@ _FOLD_IMAGES = 64
 _TF32 = 2.0**-10  # of the largest score: what a GPU's products may keep, where it computes in tensor cores
 
 
+@train.tested
 def slim(context: StageContext) -> dict[str, Any]:
     """Emit the slim network, count it with fvcore, and score it on the test split.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -24,9 +24,9 @@ from jstc.ort import sessions
 from jstc.plan import Plan
 from jstc.runs.latency_budget import NANO, Fitted
 from jstc.runs.outline import announce
-from jstc.runs.workers import on_all_ranks
+from jstc.runs.workers import StageFunction, on_all_ranks
 from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
-from jstc.train import collectives
+from jstc.train import collectives, kernels
 from jstc.train.device import Numerics, to_device
 from jstc.train.loop import Figures, counted, evaluate
 
@@ -41,9 +41,26 @@ __all__ = [
     "scored",
     "search",
     "target_document",
+    "tested",
 ]
 
 _UNUSED = 0.25  # of the weights: worth a word before the training
+
+# What a stage that calls networks finds out about kernels is said, and kept in its result.
+
+
+def tested(stage: StageFunction) -> StageFunction:
+    """The stage with what was computed in another form, because torch's own was wrong."""
+
+    @wraps(stage)
+    def run(context: StageContext) -> dict[str, Any]:
+        kernels.begin(context.path)
+        figures = stage(context)
+        kernels.say(context.progress.message)
+        return figures | kernels.document()
+
+    return run
+
 
 # The test split as the stages use it: a network's accuracy, batches that count, a few images.
 
@@ -73,6 +90,7 @@ def images(context: StageContext, count: int) -> Tensor:
 
 
 @on_all_ranks
+@tested
 def baseline(context: StageContext) -> dict[str, Any]:
     """Train the target network alone, for the comparison."""
     workspace = context.workspace
@@ -89,6 +107,7 @@ def baseline(context: StageContext) -> dict[str, Any]:
 
 
 @on_all_ranks
+@tested
 def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
     announce(context)
@@ -140,6 +159,7 @@ def _cost(workspace: Workspace, plan: Plan) -> dict[str, Any]:
 
 
 @on_all_ranks
+@tested
 def finetune(context: StageContext) -> dict[str, Any]:
     """Train the chosen sub-network alone."""
     workspace = context.workspace
