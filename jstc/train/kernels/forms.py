@@ -56,7 +56,7 @@ def run(call: Call, form: Form, operands: Operands) -> Tensor:
 
     So have the gradients of the operands. They are computed in `form`, too.
     """
-    result: Tensor = _InForm.apply(call, form, *operands)  # type: ignore[no-untyped-call]
+    result: Tensor = _InForm.apply(call, form, *operands)
     return result
 
 
