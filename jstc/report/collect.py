@@ -34,6 +34,7 @@ from jstc.report.stage_files import (
     known,
     number,
     pick,
+    quotient,
     read_history,
     read_json,
     read_plain_recipe,
@@ -168,8 +169,8 @@ def read_run(run: Path) -> RunData:
         num_rounds=len(history),
         epochs=[Epoch(number(line, "accuracy"), number(line, "lr")) for line in epochs],
         chosen_round=chosen + 1 if isinstance(chosen, int) else None,
-        images_per_round=_quotient(search.get("images_seen"), search.get("rounds")),
-        images_per_epoch=_quotient(finetune.get("images_seen"), finetune.get("epochs")),
+        images_per_round=quotient(search.get("images_seen"), search.get("rounds")),
+        images_per_epoch=quotient(finetune.get("images_seen"), finetune.get("epochs")),
         profiles=[_checked(Profile, entry) for entry in profiles],
         checksums=_checksums(manifest),
         recipe_text=files.read_text(run / "recipe.yaml", limit=loading.MAX_BYTES),
@@ -395,8 +396,3 @@ def _checked(kind: type[Any], document: Json) -> Any:
         first = error.errors()[0]
         # A plain error: whoever asks for the run looks which of its files was changed.
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def _quotient(images: Any, times: Any) -> float | None:
-    known = isinstance(images, int) and isinstance(times, int) and images > 0 and times > 0
-    return images / times if known else None

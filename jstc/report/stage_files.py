@@ -18,6 +18,7 @@ __all__ = [
     "known",
     "number",
     "pick",
+    "quotient",
     "read_history",
     "read_json",
     "read_plain_recipe",
@@ -106,6 +107,12 @@ def number(record: Json, key: str) -> float:
     value = record.get(key)
     finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if finite and value is not None else math.nan
+
+
+def quotient(images: Any, times: Any) -> float | None:
+    """Images a time, of numbers as a document has them; None where one of them is none."""
+    known = isinstance(images, int) and isinstance(times, int) and images > 0 and times > 0
+    return images / times if known else None
 
 
 def read_plan(run: Path) -> Plan | None:
