@@ -23,6 +23,7 @@ from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
 from jstc.runs import commands, workers
 from jstc.runs.network_check import num_scores
+from jstc.runs.preprocessing import Settled
 from jstc.runs.workspace import Workspace
 
 __all__ = ["GivenSplit", "GivenWorkspace", "SearchResult", "as_dataset", "as_split", "search"]
@@ -134,6 +135,11 @@ class GivenSplit:
             if share:
                 yield self._batch(share)
 
+    def originals(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
+        """The images of `ordered` as bytes: what they were made of, `source` does not say."""
+        for images, labels in self.ordered(batch_size, limit=limit, part=part):
+            yield (images * 255).round().clamp(0, 255).to(torch.uint8), labels
+
     def _batch(self, indices: list[int]) -> Batch:
         images, labels = zip(*(self.source[index] for index in indices), strict=True)
         classes = torch.as_tensor([int(label) for label in labels], dtype=torch.int64)
@@ -186,6 +192,7 @@ class GivenWorkspace(Workspace):
         self.dataset = as_dataset(train_data, val_data, num_classes=classes, device=self.device)
         _require_labels(self.dataset)
         self.info = self.dataset.info
+        self.images = Settled(self.info, "")
         self.spec = ModelSpec(recipe.model, classes, *shape, cifar=False)
 
     def check_names(self) -> None:

@@ -132,6 +132,10 @@ class CountedSplit:
             self.judged += len(labels)
             yield images, labels
 
+    def originals(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
+        """The images as their files have them; not counted: exported files are no part of the training."""
+        return self._split.originals(batch_size, limit=limit, part=part)
+
 
 def judged_on(split: Split) -> CountedSplit:
     """The split, which a job counts."""

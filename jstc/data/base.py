@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from jstc.core.preprocessing import Interpolation, Preprocessing, resize_side
 from jstc.data.images import CorruptImages, Images, Pixels
 from jstc.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from jstc.recipe.schema import InputSettings
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -21,32 +24,46 @@ __all__ = [
     "Dataset",
     "Epoch",
     "Part",
+    "SizeFrom",
     "Source",
     "Split",
+    "photographs",
     "resize_side",
+    "size_of",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_MARGIN = 256 / 224  # evaluation looks at the central part of a photograph, as is the field's habit
-
 # images float32 [N, C, H, W], normalised; labels int64 [N]
 Batch = tuple["Tensor", "Tensor"]
 
 
-def resize_side(height: int, width: int) -> int:
-    """The shorter side of photographs before the middle, height x width, is cut out of them."""
-    return round(max(height, width) * _MARGIN)
+SizeFrom = Literal["recipe", "images", "data set", "nothing"]
+
+_SMALL_SIDE = 96
+_PHOTOGRAPH_SIDE = 224
+
+
+def size_of(sizes: Iterable[tuple[int, int]], image_size: int | None) -> tuple[int, int, SizeFrom]:
+    """Height and width for a network, by those of some images and the recipe, and which of them it is by.
+
+    Small images that all have one size keep it.
+    """
+    if image_size is not None:
+        return image_size, image_size, "recipe"
+    found = set(sizes)
+    if len(found) == 1 and max(own := next(iter(found))) <= _SMALL_SIDE:
+        return (*own, "images")
+    return _PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE, "nothing"
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """A dataset's form: class names in label order, the shape of an image, and its normalisation.
+    """A dataset's form: class names in label order, and how its images become what a network takes.
 
-    A pixel x in [0, 1] of channel c reaches the network as (x - mean[c]) / std[c]. For evaluation, the
-    shorter side of an image is brought to `resize_side` pixels and the middle is cut out; None: it is
-    stretched.
+    For the latter see `Preprocessing`, whose figures stand here one by one. `size_from` says where height and
+    width come from; "nothing" is a guess for images of several sizes, or of large ones.
     """
 
     name: str
@@ -57,6 +74,27 @@ class DataInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize_side: int | None = None
+    interpolation: Interpolation = "bilinear"
+    size_from: SizeFrom = "data set"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done with an image before it reaches the network."""
+        return Preprocessing(
+            self.height, self.width, self.mean, self.std, self.resize_side, self.interpolation
+        )
+
+    def prepared_as(self, other: Preprocessing) -> DataInfo:
+        """The data set with its images prepared another way."""
+        return replace(
+            self,
+            height=other.height,
+            width=other.width,
+            mean=other.mean,
+            std=other.std,
+            resize_side=other.resize_side,
+            interpolation=other.interpolation,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -67,6 +105,15 @@ class DataInfo:
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of one image."""
         return self.channels, self.height, self.width
+
+
+def photographs(
+    name: str, labels: Sequence[str], sizes: Iterable[tuple[int, int]], settings: InputSettings
+) -> DataInfo:
+    """The form of a data set of images as people have them, by the height and width of some of them."""
+    height, width, by = size_of(sizes, settings.image_size)
+    side = resize_side(height, width)
+    return DataInfo(name, tuple(labels), 3, height, width, IMAGENET_MEAN, IMAGENET_STD, side, size_from=by)
 
 
 @dataclass(frozen=True)
@@ -148,6 +195,12 @@ class Split(Protocol):
         """All images in order, not augmented; with `limit`, that many, spread evenly over the split.
 
         An empty share of a last, incomplete batch is left out, so parts can differ by one batch.
+        """
+
+    def originals(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
+        """The images of `ordered`, in its order, as their files have them: uint8 [n, C, H, W] of any size.
+
+        Consecutive images of one size make a batch, of `batch_size` at most.
         """
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jstc.core.preprocessing import Preprocessing
 from jstc.data.base import DataInfo, Dataset, Source
 from jstc.data.sources import cifar, digits, folder, parquet, webdataset
 from jstc.errors import DataError, InputError, UnknownNameError
@@ -117,15 +118,20 @@ def load(
     seed: int,
     device: torch.device,
     say: Callable[[str], None] = lambda _: None,
+    preprocessing: Preprocessing | None = None,
 ) -> Dataset:
     """Load a dataset; its batches arrive on `device`. `say` hears of what takes long.
 
+    Images are prepared as `preprocessing` says; None: as `check` does.
     `seed` decides which share of the training split is kept for search-validation, and nothing else.
     Raises `UnknownNameError` or `DataError`, as `check` does.
     """
     from jstc.data.loader import dataset_of  # with torch
 
-    return dataset_of(_source(name, root, settings, say), settings=settings, seed=seed, device=device)
+    source = _source(name, root, settings, say)
+    if preprocessing is not None:
+        source = replace(source, info=source.info.prepared_as(preprocessing))
+    return dataset_of(source, settings=settings, seed=seed, device=device)
 
 
 def _source(name: str, root: Path | None, settings: InputSettings, say: Callable[[str], None]) -> Source:

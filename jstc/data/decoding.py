@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from jstc.core import processes, signals, worker
+from jstc.core.preprocessing import Preprocessing
 from jstc.data.images import CorruptImages, Images, UnreadableImageError
+from jstc.data.pixels import prepared_pixels
 from jstc.data.sampling import Indices
 from jstc.errors import DataError, WorkerError
 
-__all__ = ["decode_all", "in_workers"]
+__all__ = ["decode_all", "in_workers", "original_batches"]
 
 _CHUNK = 500
+_ORIGINALS = 16  # photographs of 12 million pixels are 36 MB each
+
+_Item = TypeVar("_Item")
 
 
 def in_workers(
@@ -102,19 +107,19 @@ def _settle_in(_worker: int) -> None:
 
 
 def decode_all(
-    images: Images, *, size: tuple[int, int], workers: int, corrupt: CorruptImages
+    images: Images, to: Preprocessing, *, workers: int, corrupt: CorruptImages
 ) -> tuple[Tensor, Tensor]:
-    """All images that can be read, uint8 [N, 3, *size], and their labels, int64 [N].
+    """All images that can be read, uint8 [N, 3, to.height, to.width], and their labels, int64 [N].
 
-    Those of another size are scaled and cropped to the middle; those that cannot be read go to `corrupt`.
+    Those of another size are prepared as `to` says; those that cannot be read go to `corrupt`.
     Processes, because decoding a small image is mostly Python, which threads cannot share.
     """
     count = len(images.labels)
-    pixels = torch.empty((count, 3, *size), dtype=torch.uint8)
+    pixels = torch.empty((count, 3, to.height, to.width), dtype=torch.uint8)
     kept: list[Indices] = []
     chunks = [np.arange(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     start = 0
-    for part in in_workers(_Pixels(images, size), chunks, workers=min(workers, len(chunks) - 1)):
+    for part in in_workers(_Pixels(images, to), chunks, workers=min(workers, len(chunks) - 1)):
         corrupt.add(part.corrupt)
         pixels[start : start + len(part.pixels)] = part.pixels
         kept.append(part.indices)
@@ -133,25 +138,73 @@ class _Decoded(NamedTuple):
 class _Pixels(Dataset[_Decoded]):
     """Images as bytes, many at a time."""
 
-    def __init__(self, images: Images, size: tuple[int, int]) -> None:
+    def __init__(self, images: Images, to: Preprocessing) -> None:
         self.images = images
-        self.size = size
+        self.to = to
 
     def __getitems__(self, indices: Indices) -> _Decoded:
-        rows, good, corrupt = [], [], []
-        for index in indices.tolist():
-            try:
-                rows.append(self._one(index))
-                good.append(index)
-            except UnreadableImageError as error:
-                corrupt.append((error.where, error.reason))
-        pixels = np.stack(rows) if rows else np.empty((0, *self.size, 3), dtype=np.uint8)
+        rows, good, corrupt = _each(indices, self._one)
+        pixels = np.stack(rows) if rows else np.empty((0, self.to.height, self.to.width, 3), dtype=np.uint8)
         channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         return _Decoded(torch.from_numpy(channels_first), np.array(good, dtype=np.int64), corrupt)
 
     def _one(self, index: int) -> NDArray[np.uint8]:
-        height, width = self.size
-        image = self.images.read(index)
-        if image.size != (width, height):
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(height, width, 3)
+        to, image = self.to, self.images.read(index)
+        return prepared_pixels(image, to.height, to.width, to.resize_side, to.interpolation)
+
+
+def _each(
+    indices: Indices, read: Callable[[int], _Item]
+) -> tuple[list[_Item], list[int], list[tuple[str, str]]]:
+    """What is read of each image, the indices of those that can be read, and what is wrong with others."""
+    found, good, corrupt = [], [], []
+    for index in indices.tolist():
+        try:
+            found.append(read(index))
+            good.append(index)
+        except UnreadableImageError as error:
+            corrupt.append((error.where, error.reason))
+    return found, good, corrupt
+
+
+# Images as their files have them, for a network that prepares them itself.
+
+
+def original_batches(
+    images: Images, shares: Sequence[Indices], *, workers: int, corrupt: CorruptImages
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images uint8 [n, 3, H, W] and labels int64 [n] of each share, in order; a batch for each run of a size.
+
+    Those that cannot be read go to `corrupt`.
+    """
+    parts = [share[at : at + _ORIGINALS] for share in shares for at in range(0, len(share), _ORIGINALS)]
+    for answer in in_workers(_Originals(images), parts, workers=workers, prefetch=1):
+        corrupt.add(answer.corrupt)
+        labels = torch.from_numpy(images.labels[answer.indices])
+        start = 0
+        for _, same in itertools.groupby(answer.pixels, key=lambda image: image.shape):
+            batch = torch.stack(list(same))
+            yield batch, labels[start : start + len(batch)]
+            start += len(batch)
+
+
+class _Raw(NamedTuple):
+    """Images uint8 [3, H, W] of any size, and those that could not be read."""
+
+    pixels: list[Tensor]
+    indices: Indices
+    corrupt: list[tuple[str, str]]
+
+
+class _Originals(Dataset[_Raw]):
+    """Images as they are, some at a time."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitems__(self, indices: Indices) -> _Raw:
+        pixels, good, corrupt = _each(indices, self._one)
+        return _Raw(pixels, np.array(good, dtype=np.int64), corrupt)
+
+    def _one(self, index: int) -> Tensor:
+        return torch.from_numpy(np.asarray(self.images.read(index)).transpose(2, 0, 1).copy())

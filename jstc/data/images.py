@@ -19,6 +19,7 @@ from PIL import Image
 
 from jstc.core import files
 from jstc.core.held import require_held
+from jstc.data.pixels import as_colours
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 
@@ -30,6 +31,7 @@ __all__ = [
     "corrupt_file",
     "open_bytes",
     "open_file",
+    "size_of_file",
 ]
 
 
@@ -81,6 +83,15 @@ def open_file(path: Path) -> Image.Image:
         raise UnreadableImageError(str(path), _reason(error), file=True) from None
 
 
+def size_of_file(path: Path) -> tuple[int, int]:
+    """Height and width by the head of an image file. Raises `UnreadableImageError`."""
+    try:
+        with files.open_regular(path) as file, _bombs_refused(), Image.open(file, formats=_FORMATS) as image:
+            return image.height, image.width
+    except _DAMAGE as error:
+        raise UnreadableImageError(str(path), _reason(error), file=True) from None
+
+
 def open_bytes(data: object, where: str) -> Image.Image:
     """An encoded image as RGB. Raises `UnreadableImageError`, which says `where`, for one that is none."""
     if data is None:
@@ -96,7 +107,7 @@ def _rgb(source: Any) -> Image.Image:
         if max(image.size) > _MOST_ELONGATED * min(image.size):
             raise ValueError("{}x{} pixels, more than 100 to 1".format(*image.size))
         if image.mode != "RGB":  # grey, palette, CMYK ... Converting RGB would only copy it
-            return image.convert("RGB")
+            return as_colours(image, "RGB")
         image.load()
         return image
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from jstc.core.seeds import derive
 from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Split
 from jstc.data.images import CorruptImages
+from jstc.data.resampling import resampled
 from jstc.data.sampling import Indices, epoch_order, num_steps, spread, stratified
 from jstc.data.transforms import Transform, policy, transform_each
 from jstc.recipe.schema import InputSettings
@@ -48,7 +49,7 @@ class MemorySplit:
     """A `Split` over images uint8 [N, C, H, W] and labels int64 [N] that are on the device already.
 
     `members` are the indices that belong to this split, so that splits share their images.
-    Images are resized to the shape in `info` after augmentation, where it is another.
+    Images of another size than that in `info` are prepared as it says, after augmentation.
     """
 
     images: Tensor
@@ -89,6 +90,14 @@ class MemorySplit:
             if len(share):
                 yield self._batch(share)
 
+    def originals(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
+        """All images in order, or `limit` spread over them, as bytes of the size that they have."""
+        chosen = torch.from_numpy(spread(self.num_images, limit)).to(self.members.device)
+        for batch in torch.split(self.members[chosen], batch_size):
+            share = batch[part.of(0, len(batch))]
+            if len(share):
+                yield self.images[share], self.labels[share]
+
     def _draw(self, seed: int, epoch: int) -> Tensor:
         # Drawn on the CPU for the whole epoch: the same numbers on every device, one transfer, and a
         # batch's share does not depend on where the epoch was entered. Columns: down, right, mirrored.
@@ -104,11 +113,8 @@ class MemorySplit:
         return _move(self.images[members], shifts, self.augmentation.padding)
 
     def _batch(self, members: Tensor, images: Tensor | None = None) -> Batch:
-        normal = normalise(self.images[members] if images is None else images, self.info)
-        size = (self.info.height, self.info.width)
-        if normal.shape[-2:] != size:
-            normal = F.interpolate(normal, size, mode="bilinear", antialias=True)
-        return normal, self.labels[members]
+        pixels = resampled(self.images[members] if images is None else images, self.info.preprocessing)
+        return normalise(pixels, self.info), self.labels[members]
 
 
 def _move(images: Tensor, shifts: Tensor, padding: int) -> Tensor:

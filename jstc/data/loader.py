@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from jstc.core.preprocessing import Preprocessing
 from jstc.core.seeds import derive
 from jstc.data import transforms
 from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Source
-from jstc.data.decoding import decode_all, in_workers
+from jstc.data.decoding import decode_all, in_workers, original_batches
 from jstc.data.images import CorruptImages, Images, Pixels, UnreadableImageError
 from jstc.data.in_memory import Arrays, Augmentation, dataset_in_memory, normalise
 from jstc.data.sampling import Indices, epoch_order, num_steps, spread, stratified
@@ -217,6 +218,14 @@ class LoaderSplit:
             if len(batch[1]):
                 yield batch
 
+    def originals(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
+        """The images of `ordered` as their files have them, those of one size that follow each other."""
+        chosen = self.members[spread(self.num_images, limit)]
+        starts = range(0, len(chosen), batch_size)
+        shares = [chosen[part.of(s, min(s + batch_size, len(chosen)))] for s in starts]
+        workers = min(self.settings.workers, len(shares))
+        return original_batches(self.images, shares, workers=workers, corrupt=self.corrupt)
+
     @property
     def _loading(self) -> Callable[..., Iterator[Batch]]:
         # Without a reference to the split, whose loaders may keep it: workers end with the last reference,
@@ -280,7 +289,8 @@ def dataset_of(source: Source, *, settings: InputSettings, seed: int, device: to
     corrupt = CorruptImages(settings.max_corrupt)
     if source.memory_size is not None:
         size, info = source.memory_size, source.info
-        train, test = (_pixels(part, size, settings, corrupt) for part in (source.train, source.test))
+        to = _in_memory(info, size)
+        train, test = (_pixels(part, to, settings, corrupt) for part in (source.train, source.test))
         return dataset_in_memory(
             info,
             train,
@@ -296,12 +306,19 @@ def dataset_of(source: Source, *, settings: InputSettings, seed: int, device: to
     return _decoding(source.info, source.train, source.test, settings, seed, device, corrupt)
 
 
+def _in_memory(info: DataInfo, size: tuple[int, int]) -> Preprocessing:
+    """How encoded images are decoded into memory, where all have `size`: as it is, or the network's."""
+    if size == (info.height, info.width):
+        return info.preprocessing
+    return replace(info.preprocessing, height=size[0], width=size[1], resize_side=None)
+
+
 def _pixels(
-    part: Images | Pixels, size: tuple[int, int], settings: InputSettings, corrupt: CorruptImages
+    part: Images | Pixels, to: Preprocessing, settings: InputSettings, corrupt: CorruptImages
 ) -> Arrays:
     if isinstance(part, Pixels):
         return torch.from_numpy(part.images), torch.from_numpy(part.labels)
-    return decode_all(part, size=size, workers=settings.workers, corrupt=corrupt)
+    return decode_all(part, to, workers=settings.workers, corrupt=corrupt)
 
 
 def _decoding(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jstc.core.preprocessing import Preprocessing
 from jstc.core.torchvision_import import import_torchvision
-from jstc.data.base import DataInfo, resize_side
+from jstc.data.base import DataInfo
+from jstc.data.pixels import prepared_pixels
 from jstc.recipe.schema import InputSettings
 
 __all__ = ["Transform", "for_evaluation", "for_training", "policy", "seeded", "transform_each"]
@@ -21,19 +24,21 @@ Transform = Callable[[Any], Tensor]
 def for_training(info: DataInfo, settings: InputSettings) -> Transform:
     """Random crop, mirroring and the recipe's policy: a Pillow image to uint8 [3, H, W]."""
     v2 = import_torchvision("torchvision.transforms.v2")
-    steps = [v2.RandomResizedCrop((info.height, info.width)), v2.RandomHorizontalFlip()]
+    by = v2.InterpolationMode(info.interpolation)
+    steps = [v2.RandomResizedCrop((info.height, info.width), interpolation=by), v2.RandomHorizontalFlip()]
     steps += [*_auto_augment(settings), v2.PILToTensor(), *_erasing(settings, info)]
     transform: Transform = v2.Compose(steps)
     return transform
 
 
 def for_evaluation(info: DataInfo) -> Transform:
-    """The middle of the scaled image: a Pillow image to uint8 [3, H, W]."""
-    v2 = import_torchvision("torchvision.transforms.v2")
-    size = (info.height, info.width)
-    side = info.resize_side or resize_side(*size)
-    transform: Transform = v2.Compose([v2.Resize(side), v2.CenterCrop(size), v2.PILToTensor()])
-    return transform
+    """The data set's preprocessing, without its normalisation: a Pillow image to uint8 [3, H, W]."""
+    return partial(_prepared, info.preprocessing)
+
+
+def _prepared(to: Preprocessing, image: Any) -> Tensor:
+    pixels = prepared_pixels(image, to.height, to.width, to.resize_side, to.interpolation)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def policy(settings: InputSettings, info: DataInfo) -> Transform | None:

@@ -6,6 +6,7 @@ No torch here.
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 
 from jstc.core import files, numbers
 from jstc.core.safe_text import UNSAFE, one_line, visible
+from jstc.data.pixels import as_colours, prepared_pixels
 from jstc.errors import InputError
 
 __all__ = [
@@ -186,6 +188,7 @@ def _shared(facts: CardFacts) -> dict[str, Any]:
         "height": height,
         "width": width,
         "resize_side": facts.metadata.get("resize_side"),
+        "functions": "\n\n".join(inspect.getsource(each) for each in (as_colours, prepared_pixels)),
         "batch": facts.batch,
         "fp16": facts.fp16,
         "preprocess": any(entry.get("preprocess") for entry in facts.files),
@@ -223,13 +226,17 @@ def _result(entry: Mapping[str, Any], images: int | None) -> dict[str, Any]:
 def _preparation(metadata: Mapping[str, Any]) -> str:
     channels, height, width = metadata["input_size"]
     colours = {1: "convert the image to grey", 3: "convert the image to RGB"}.get(channels, "take the image")
-    side = metadata.get("resize_side")
+    side, by = metadata.get("resize_side"), metadata.get("interpolation", "bilinear")
+    how = f"stretch it to {height} x {width} pixels (height x width; {by}, antialiased)"
     if side:
-        return (
-            f"{colours}, resize it so that its shorter side has {side} pixels (bilinear, antialiased), and "
-            f"cut {height} x {width} out of the middle."
+        how = (
+            f"resize it so that its shorter side has {side} pixels ({by}, antialiased), and cut "
+            f"{height} x {width} out of the middle"
         )
-    return f"{colours} and stretch it to {height} x {width} pixels (height x width; bilinear, antialiased)."
+    return (
+        f"{colours}; unless it has {height} x {width} pixels already, {how}, across first and then down, "
+        "each time rounded to bytes. A rotation in EXIF data is not carried out."
+    )
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jstc.core.preprocessing import Preprocessing
 from jstc.errors import InputError, StageError
 from jstc.export.card import decode_metadata
 from jstc.ort import sessions
@@ -91,7 +92,7 @@ class Classifier:
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether it prepares its images itself."""
+        """Whether its images are bytes."""
         return self.dtype is np.uint8
 
     @property
@@ -99,6 +100,16 @@ class Classifier:
         """What the file says about its own normalisation, if it does."""
         mean, std = (_numbers(self.metadata.get(key)) for key in ("mean", "std"))
         return Normalisation(mean, std) if mean and std and len(mean) == len(std) else None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What the file says about how images are prepared for it, if it says the whole of it."""
+        return Preprocessing.from_metadata(self.metadata)
+
+    @property
+    def prepares(self) -> bool:
+        """Whether it takes pixels of any height and width, and so prepares its images itself."""
+        return self.takes_pixels and self.shape[1] is None and self.shape[2] is None
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from jstc.errors import ParityError, StageError
 from jstc.export.classifier import Classifier, open_classifier
-from jstc.export.preprocess import CLASSES, PROBABILITIES
+from jstc.export.preprocess_graph import CLASSES, PROBABILITIES
 from jstc.export.write import Runner, padded, reference
 from jstc.ort import sessions
 from jstc.soundness import plain_scores
@@ -101,16 +101,18 @@ def _advice(result: Parity) -> str:
 # Parity of a file with its preprocessing inside: the probabilities that it gives for the same images.
 
 
-def preprocess_parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
-    """Compare the file, which gets the pixels, with `network`, which gets `images` [N, C, H, W], normalised.
+def preprocess_parity(
+    network: nn.Module, path: Path, images: Tensor, originals: Iterable[tuple[Tensor, Tensor]]
+) -> Parity:
+    """Compare the file, which gets `originals`, with `network`, which gets `images` [N, C, H, W], prepared.
 
-    `max_abs_diff` is that of the probabilities of the classes that the file answers with. Raises `StageError`
-    when it cannot run the images, or does not say how they are normalised.
+    The former are batches of bytes [n, C, height, width] of any size, with labels. `max_abs_diff` is that of
+    the probabilities of the classes that the file answers with. Raises `StageError` when it cannot run them.
     """
     duplicate, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
     logits = plain_scores(duplicate, images.to("cpu", torch.float32))
     opened = open_classifier(path)
-    parts = zip(*_answers(opened, images.cpu()), strict=True)
+    parts = zip(*_answers(opened, originals), strict=True)
     classes, shares = (torch.from_numpy(np.concatenate(part)) for part in parts)
     return Parity(
         max_abs_diff=(logits.softmax(1).gather(1, classes) - shares).abs().max().item(),
@@ -120,14 +122,11 @@ def preprocess_parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
     )
 
 
-def _answers(opened: Classifier, images: Tensor) -> Iterator[list[np.ndarray]]:
-    if opened.normalisation is None:
-        raise StageError(f"{opened.path.name} does not say how its images are normalised")
+def _answers(opened: Classifier, originals: Iterable[tuple[Tensor, Tensor]]) -> Iterator[list[np.ndarray]]:
     size = opened.batch or _CHUNK
-    for chunk in torch.split(images, size):
+    for chunk in (chunk for batch, _ in originals for chunk in torch.split(batch.cpu(), size)):
         filled = padded(chunk, size) if opened.batch else chunk
-        pixels = opened.normalisation.pixels(filled.numpy()).transpose(0, 2, 3, 1)
-        feed = {opened.input_name: np.ascontiguousarray(pixels)}
+        feed = {opened.input_name: np.ascontiguousarray(filled.numpy().transpose(0, 2, 3, 1))}
         try:
             found = opened.session.run([CLASSES, PROBABILITIES], feed)
         except sessions.ORT_ERRORS as error:

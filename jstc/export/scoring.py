@@ -74,7 +74,7 @@ def accuracy(
 ) -> float:
     """Fraction of all images in `batches` (images [N, C, H, W], labels [N]) whose top-1 class is right.
 
-    The images are normalised as the file's metadata say; a file with preprocessing inside gets their pixels.
+    The images are normalised as the file's metadata say, or uint8 for a file that takes pixels.
     Raises `InputError` when the file is no classifier for such images, or has not `num_classes` classes.
     """
     opened = open_classifier(path, provider=provider, threads=threads, num_classes=num_classes)
@@ -91,8 +91,9 @@ def score(
 ) -> Score:
     """Compare the answers to the images of `batches` with their labels.
 
-    `normalised` is how the images come (None: as the file wants them); `class_of[i]` is the class of the data
-    set that the file's class i stands for (None: the same number). Raises `InputError` when nothing fits.
+    Images are bytes, for a file that takes pixels, each batch of whatever size; or floats, and `normalised`
+    is how these come (None: as the file wants them). `class_of[i]` is the class of the data set that the
+    file's class i stands for (None: the same number). Raises `InputError` when nothing fits.
     """
     began = time.monotonic()
     hits: list[npt.NDArray[np.bool_]] = []
@@ -100,7 +101,8 @@ def score(
     for batch, labels in batches:
         if not hits:
             require_fit(classifier, shape=tuple(batch.shape[1:]), num_classes=num_classes)
-        answers = classifier.answer(_as_taken(classifier, batch.detach().cpu().numpy(), normalised))
+        pixels_or_floats = batch.detach().cpu().numpy()
+        answers = classifier.answer(_as_taken(classifier, pixels_or_floats, normalised))
         classes = answers.classes if class_of is None else np.asarray(class_of)[answers.classes]
         hits.append((classes == labels.cpu().numpy()[:, None]) & answers.defined[:, None])
         defined.append(answers.defined)
@@ -118,8 +120,10 @@ def score(
 
 
 def _as_taken(
-    classifier: Classifier, images: npt.NDArray[np.float32], normalised: Normalisation | None
+    classifier: Classifier, images: npt.NDArray[Any], normalised: Normalisation | None
 ) -> npt.NDArray[Any]:
+    if images.dtype == np.uint8 and classifier.takes_pixels:
+        return images
     own = classifier.normalisation
     come = normalised or own
     if classifier.takes_pixels:

@@ -20,6 +20,7 @@ from jstc.models.catalogue import (
     spec,
     task,
 )
+from jstc.models.published_input import Published, published
 from jstc.models.user_code import Permissions
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ __all__ = [
     "ModelEntry",
     "ModelSpec",
     "Permissions",
+    "Published",
     "build",
     "check",
     "image_side",
     "load_weights",
     "names",
     "part",
+    "published",
     "require_classifier",
     "runs_user_code",
     "spec",

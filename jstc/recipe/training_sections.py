@@ -17,9 +17,16 @@ from pydantic import (
     model_validator,
 )
 
+from jstc.core.preprocessing import Interpolation
 from jstc.recipe.sections import Fraction, OptionalPath, Section, as_tuple, require_rising
 
 __all__ = ["CheckpointSettings", "FinetuneSettings", "InputSettings", "TrainSettings"]
+
+
+Figures = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), BeforeValidator(as_tuple)
+]
+Deviations = Annotated[tuple[PositiveFloat, ...], Field(min_length=1), BeforeValidator(as_tuple)]
 
 
 class InputSettings(Section):
@@ -28,7 +35,26 @@ class InputSettings(Section):
     FREE: ClassVar[frozenset[str]] = frozenset({"workers", "prefetch", "max_corrupt", "cache"})
     """Keys that change nothing in what reaches it."""
 
-    image_size: PositiveInt | None = Field(None, description="Side in pixels; null: the dataset's own.")
+    image_size: PositiveInt | None = Field(
+        None,
+        description="Side in pixels of what the network gets; null: the images' own where they are small and "
+        "of one size, else the network's.",
+    )
+    resize_side: PositiveInt | Literal["stretch"] | None = Field(
+        None,
+        description="Shorter side to which images of another size are resized before their middle is cut out "
+        "for evaluation; stretch: to the size itself. null: as the weights want it, else 8/7 of image_size, "
+        "and stretch for sets in memory.",
+    )
+    interpolation: Interpolation | None = Field(
+        None, description="How images are resized, antialiased; null: as the weights want it, else bilinear."
+    )
+    mean: Figures | None = Field(
+        None,
+        description="What is taken from pixels in [0, 1], one for each channel or for all; null: as the "
+        "weights want it, else the dataset's.",
+    )
+    std: Deviations | None = Field(None, description="What they are divided by then, likewise.")
     workers: NonNegativeInt = Field(2, description="Decoding processes, for sets that do not fit in memory.")
     val_fraction: Fraction = Field(0.2, description="Share of the training split kept for search-validation.")
     augment: bool = Field(True, description="Random crops or shifts, mirroring, and the next five keys.")

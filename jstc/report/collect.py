@@ -202,6 +202,7 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "pictures": read_json(run, PICTURES).get("pictures") or [],
         "frozen": target.get("frozen") or [],
         "unknown_operations": target.get("unknown_operations") or {},
+        "input": target.get("input") or {},
         "unreadable_images": unreadable_images(run),
         "kernels": replaced_kernels(results.values()),
         "environment": read_json(run, "bench/environment.json"),

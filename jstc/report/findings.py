@@ -50,6 +50,7 @@ def findings(summary: Summary, wanted: Wanted) -> list[Finding]:
         *_unknown_operations(summary),
         *_budget(summary),
         *_search(summary),
+        *_images(summary),
         *images_finding(summary.unreadable_images, summary.finetune.test_images),
         *_kernels(summary),
         *_files(summary, wanted),
@@ -165,6 +166,12 @@ def _search(summary: Summary) -> Iterator[Finding]:
             f"The plan was still changing when the {rounds} rounds of the search were spent (search.rounds)."
         )
         yield Finding("Search", "warn", told, note=True)
+
+
+def _images(summary: Summary) -> Iterator[Finding]:
+    sentence = summary.input.sentence
+    if sentence:
+        yield Finding("Images", "neutral", f"{sentence[0].upper()}{sentence[1:]}.")
 
 
 def images_finding(images: int, tested: int | None = None) -> Iterator[Finding]:

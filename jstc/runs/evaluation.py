@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import torch
 
 from jstc import data as datasets
 from jstc.core import files, processes
+from jstc.core.preprocessing import Preprocessing
 from jstc.core.progress import Progress, Silent
 from jstc.data import DataInfo, Split
 from jstc.data.base import Batch
@@ -31,7 +32,14 @@ __all__ = ["Evaluation", "afterthoughts", "assumptions", "evaluate", "take_part"
 
 _BATCH_SIZE = 128
 
-_Opened = tuple[Classifier, DataInfo, Split]
+
+class _Opened(NamedTuple):
+    """A file, the data set as it comes, how its images are prepared for the file, and its test split."""
+
+    classifier: Classifier
+    info: DataInfo
+    prepared: Preprocessing
+    split: Split
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def evaluate(
     refuse_idle_root(task.dataset, data)
     chosen = sessions.resolve(provider)
     opened = _opened(task, chosen, threads)
-    classifier, info, split = opened
+    classifier, info, _, split = opened
     _, notes = assumptions(classifier, info)
     enough = min(limit or split.num_images, split.num_images) >= processes.world()
     told = EvalTask(task.file, task.dataset, task.data, task.settings, chosen, threads, limit)
@@ -118,13 +126,13 @@ def take_part(told: EvalTask) -> None:
 
 def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:
     """Score of all processes together."""
-    classifier, info, split = opened
+    classifier, info, prepared, split = opened
     class_of, _ = assumptions(classifier, info)
     images = split.num_images if limit is None else min(limit, split.num_images)
     own = score(
         classifier,
-        _batches(split, images, progress),
-        normalised=Normalisation(info.mean, info.std),
+        _batches(split, images, progress, originals=classifier.prepares),
+        normalised=Normalisation(prepared.mean, prepared.std),
         class_of=class_of,
         num_classes=info.num_classes,
     )
@@ -132,7 +140,7 @@ def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:
 
 
 def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
-    """The file and the test split, at the size that the file takes; they fit each other."""
+    """The file, and the test split with its images as the file takes them; they fit each other."""
     classifier = open_classifier(task.file, provider=provider, threads=threads)
     side = task.settings.image_size or _side(classifier)
     settings = task.settings.model_copy(update={"image_size": side})
@@ -141,21 +149,28 @@ def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
         classifier = open_classifier(
             task.file, provider=provider, threads=threads, num_classes=info.num_classes
         )
-    require_fit(classifier, shape=info.input_shape, num_classes=info.num_classes)
-    device = torch.device("cpu")
-    return (
-        classifier,
-        info,
-        datasets.load(task.dataset, root=task.data, settings=settings, seed=0, device=device).test,
+    prepared = classifier.preprocessing or info.preprocessing
+    shape = (info.channels, prepared.height, prepared.width)
+    require_fit(classifier, shape=shape, num_classes=info.num_classes)
+    found = datasets.load(
+        task.dataset,
+        root=task.data,
+        settings=settings,
+        seed=0,
+        device=torch.device("cpu"),
+        preprocessing=prepared,
     )
+    return _Opened(classifier, info, prepared, found.test)
 
 
-def _batches(split: Split, images: int, progress: Progress) -> Iterator[Batch]:
+def _batches(split: Split, images: int, progress: Progress, *, originals: bool) -> Iterator[Batch]:
     batch_size, part = _BATCH_SIZE * collectives.world(), collectives.part()
     progress.start("eval", -(-images // batch_size), "batch")
-    for done, batch in enumerate(split.ordered(batch_size, limit=images, part=part), start=1):
+    batches, done = (split.originals if originals else split.ordered), 0
+    for batch in batches(batch_size, limit=images, part=part):
         yield batch
-        progress.update(done)
+        done += len(batch[1]) * collectives.world()
+        progress.update(-(-min(done, images) // batch_size))
     progress.finish()
 
 
@@ -214,7 +229,7 @@ _ALIKE = 1e-6
 def assumptions(classifier: Classifier, info: DataInfo) -> tuple[list[int] | None, list[str]]:
     """The data set's class for each of the file's (None: the same number), and what is to be said."""
     class_of, remark = _matched(classifier.labels, info.labels)
-    notes = [remark, _of_pixels(classifier, info), _of_outputs(classifier)]
+    notes = [remark, _of_preprocessing(classifier, info), _of_outputs(classifier)]
     return class_of, [note for note in notes if note]
 
 
@@ -252,16 +267,30 @@ def _plain(label: str) -> str:
     return " ".join(label.casefold().replace("_", " ").split())
 
 
-def _of_pixels(classifier: Classifier, info: DataInfo) -> str | None:
-    own = classifier.normalisation
+def _of_preprocessing(classifier: Classifier, info: DataInfo) -> str | None:
+    own, whole = classifier.normalisation, classifier.preprocessing
+    if classifier.prepares:
+        return "the file takes images of any size, and prepares them itself: it got them as they are stored"
+    if whole is not None and whole != info.preprocessing:
+        return f"images are prepared as the file says, not as the data set's are: {_differences(whole, info)}"
     if classifier.takes_pixels:
-        return "the file takes pixels: it got images that had the size of the evaluation already"
+        return "the file takes pixels of one size: it got images that were resized as the data set's are"
     if own is None:
         return "the file does not say how it normalises images: mean and std are the data set's"
     pairs = zip((*own.mean, *own.std), (*info.mean, *info.std), strict=True)
     if all(abs(mine - theirs) < _ALIKE for mine, theirs in pairs):
         return None
     return "images are normalised with mean and std of the file, which are not the data set's"
+
+
+def _differences(own: Preprocessing, info: DataInfo) -> str:
+    mine, theirs = own.metadata(), info.preprocessing.metadata()
+    found = [f"{key} {_shown(mine[key])} instead of {_shown(theirs[key])}" for key in mine]
+    return ", ".join(text for key, text in zip(mine, found, strict=True) if mine[key] != theirs[key])
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 def _of_outputs(classifier: Classifier) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from jstc.errors import BudgetError, ModelError
 from jstc.models import Permissions, user_code
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
+from jstc.runs.preprocessing import Settled, settled
 
 if TYPE_CHECKING:
     import torch
@@ -51,11 +52,18 @@ class Workspace:
         self.given: dict[str, Any] | None = None  # figures of the given network, once it was scored
         self.to_announce: tuple[str, ...] = ()  # stages that the command is for, until it was said
         self.progress: Progress = Silent()
+        self._said = False
 
     def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:
         """Say which run directory it is for, whom to tell what takes long, and whether to start over."""
         self.path, self.fresh = path, fresh or self.fresh
         self.progress = progress or self.progress
+
+    def say_images(self, progress: Progress) -> None:
+        """Say, once, how images reach the network."""
+        if self.images.sentence and not self._said:
+            progress.message(self.images.sentence)
+        self._said = True
 
     def check_names(self) -> None:
         """Look at names, files and folders, without torch. Raises an `InputError` for what is not there."""
@@ -78,9 +86,17 @@ class Workspace:
         return device.device(self.recipe.device)
 
     @cached_property
+    def images(self) -> Settled:
+        """The data set, and how its images are prepared; raises `DataError` when it cannot be used."""
+        recipe = self.recipe
+        info = data.check(recipe.dataset, root=recipe.data, settings=recipe.input)
+        known = partial(models.published, recipe.model, recipe.weights)
+        return settled(info, recipe.input, recipe.weights, known)
+
+    @cached_property
     def info(self) -> DataInfo:
-        """Classes and image shape; raises `DataError` when the data set cannot be used."""
-        return data.check(self.recipe.dataset, root=self.recipe.data, settings=self.recipe.input)
+        """Classes and image shape; raises as `images` does."""
+        return self.images.info
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -93,6 +109,7 @@ class Workspace:
             seed=recipe.seed,
             device=self.device,
             say=self.progress.message,
+            preprocessing=self.info.preprocessing,
         )
         if self.path is not None:
             found.corrupt.keep_in(self.path / corrupt_file(processes.rank()))
@@ -183,7 +200,7 @@ class Workspace:
 
     def take_over(self, other: Workspace) -> None:
         """Keep what `other`, which is this one at a budget, has made."""
-        for name in ("device", "info", "dataset", "spec", "channels", "latency"):
+        for name in ("device", "images", "info", "dataset", "spec", "channels", "latency"):
             if name in other.__dict__:
                 self.__dict__[name] = other.__dict__[name]
 

@@ -92,6 +92,12 @@ class Target(Costs):
     accuracy_before: Number | None = None
 
 
+class ImagesIn(Part):
+    """How images reach the network, in figures as exported files have them, and in a sentence."""
+
+    sentence: Line = ""
+
+
 class OnnxFile(Part):
     """An exported file, and how near it is to torch: answers and logits, on `parity_images` images."""
 
@@ -307,6 +313,7 @@ class _Document(Part):
     given: Training | None = None
     frozen: Annotated[list[Frozen], OrNone] = Field(default=[])
     unknown_operations: Annotated[dict[str, int], OrEmpty] = Field(default={})
+    input: Annotated[ImagesIn, OrEmpty] = ImagesIn()
     unreadable_images: int = 0
     kernels: Annotated[list[dict[str, Any]], OrNone] = Field(default=[])
     environment: Annotated[dict[str, Any], OrEmpty] = Field(default={})

@@ -217,11 +217,16 @@ def stream(
 
 
 def counted(
-    split: Split, batch_size: int, *, progress: Progress, stage: str
+    split: Split, batch_size: int, *, progress: Progress, stage: str, originals: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All of `split` in order, shown as progress of `stage`: scoring a large test split takes minutes."""
+    """All of `split` in order, shown as progress of `stage`: scoring a large test split takes minutes.
+
+    `originals`: as bytes of the size that their files have.
+    """
     progress.start(stage, -(-split.num_images // batch_size), "test batch")
-    for done, batch in enumerate(split.ordered(batch_size, part=collectives.part()), start=1):
+    batches, images = (split.originals if originals else split.ordered), 0
+    for batch in batches(batch_size, part=collectives.part()):
         yield batch
-        progress.update(done)
+        images += len(batch[1]) * collectives.world()
+        progress.update(-(-min(images, split.num_images) // batch_size))
     progress.finish()

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from jstc.data.base import DataInfo, Epoch
 from jstc.data.in_memory import Augmentation, MemorySplit
+from jstc.data.pixels import prepared_pixels
 
 INFO = DataInfo("test", ("a", "b"), 3, 8, 8, (0.5, 0.25, 0.0), (0.5, 0.5, 1.0))
 
@@ -83,6 +86,19 @@ def test_images_are_resized_to_the_shape_in_info() -> None:
     split = replace(_split(), info=replace(INFO, height=16, width=12))
     assert next(split.shuffled(4, Epoch(0, 0)))[0].shape == (4, 3, 16, 12)
     assert next(split.ordered(4))[0].shape == (4, 3, 16, 12)
+
+
+@pytest.mark.parametrize("resize_side", [None, 19])
+def test_images_of_another_size_get_the_bytes_that_pillow_gives(resize_side: int | None) -> None:
+    info = replace(INFO, height=16, width=12, resize_side=resize_side, interpolation="bicubic")
+    split = replace(_split(), info=info)
+    images, _ = next(split.ordered(4))
+    pillow = [
+        prepared_pixels(Image.fromarray(image), 16, 12, resize_side, "bicubic")
+        for image in split.images[:4].permute(0, 2, 3, 1).numpy()
+    ]
+    assert np.array_equal(_raw(images).permute(0, 2, 3, 1).numpy(), pillow)
+    assert torch.equal(next(split.originals(4))[0], split.images[:4])
 
 
 def test_global_random_state_is_neither_used_nor_changed() -> None:

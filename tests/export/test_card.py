@@ -88,11 +88,8 @@ def test_the_given_network_as_it_came_stands_before_the_one_trained_alone():
 def test_files_that_take_pixels_are_explained():
     _, body = parts(card.model_card(facts({"resize_side": 18}, files=[PLAIN, WHOLE], batch=8)))
     assert "| `model.preprocess.onnx` | fp32 | pixels |" in body
-    assert (
-        "uint8 [8, height, width, 3] of any height and width; one of exactly 16 x 16 is taken as it is"
-        in body
-    )
-    assert "its shorter side has 18 pixels" in body
+    assert "uint8 [8, height, width, 3] of any height and width. It gives" in body
+    assert "unless it has 16 x 16 pixels already, resize it so that its shorter side has 18 pixels" in body
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 
 from jstc import data
+from jstc.core.preprocessing import Preprocessing
 from jstc.core.safe_text import one_line
 from jstc.data.in_memory import MemorySplit
 from jstc.export import card
@@ -68,7 +68,8 @@ def first_labels(blocks):
 
 
 def about(side, mean, std, **more):
-    return {"labels": LABELS, "input_size": [3, side, side], "mean": list(mean), "std": list(std)} | more
+    to = Preprocessing(side, side, tuple(mean), tuple(std), **more).metadata()
+    return {"labels": LABELS} | {key: value for key, value in to.items() if value is not None}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def digits(tmp_path_factory):
 def test_the_answers_are_the_evaluations_on_real_digits(onnx_classifier, digits, form):
     paths, images, info = digits
     metadata = about(16, info.mean, info.std)
-    strings = {key: json.dumps(value) for key, value in metadata.items()}
+    strings = card.encode_metadata(metadata)
     fixed = 3 if form == "fixed" else None
     source = onnx_classifier(
         "model.onnx", classes=10, half=form == "half", batch=fixed or "batch", metadata=strings
@@ -99,7 +100,7 @@ def test_the_answers_are_the_evaluations_on_real_digits(onnx_classifier, digits,
     model = None
     if form == "pixels":
         model = preprocess_path(source)
-        write_with_preprocess(source, model, mean=info.mean, std=info.std, size=(16, 16), resize_side=None)
+        write_with_preprocess(source, model, info.preprocessing)
     facts = {"batch": fixed, "fp16": form == "half", "preprocess": form == "pixels"}
     blocks = answers(folder(source.parent, facts, source, metadata), paths, model or "")
     expected = open_classifier(source).answer(images).classes[:, 0]
@@ -111,7 +112,7 @@ def test_the_answers_are_the_evaluations_on_real_digits(onnx_classifier, digits,
 
 def test_what_is_no_image_is_one_message(onnx_classifier, tmp_path):
     metadata = about(16, (0.5,), (0.5,))
-    source = onnx_classifier("m.onnx", classes=10, metadata={k: json.dumps(v) for k, v in metadata.items()})
+    source = onnx_classifier("m.onnx", classes=10, metadata=card.encode_metadata(metadata))
     script = folder(source.parent, {}, source, metadata)
     (tmp_path / "text.png").write_text("text")
     Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
@@ -135,7 +136,7 @@ def test_photographs_are_cropped_as_in_the_evaluation(onnx_classifier, tmp_path)
     info = loaded.info
     assert info.resize_side == 18
     metadata = about(16, info.mean, info.std, resize_side=info.resize_side)
-    strings = {key: json.dumps(value) for key, value in metadata.items()}
+    strings = card.encode_metadata(metadata)
     source = onnx_classifier("model.onnx", classes=10, metadata=strings)
     images = torch.cat([batch for batch, _ in loaded.test.ordered(8)]).numpy()
     expected = open_classifier(source).answer(images).classes[:, 0]

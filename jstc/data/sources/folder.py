@@ -12,8 +12,8 @@ from PIL import Image
 
 from jstc.core.seeds import derive
 from jstc.core.torchvision_import import import_torchvision
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side
-from jstc.data.images import Images, UnreadableImageError, open_file
+from jstc.data.base import DataInfo, Source, photographs
+from jstc.data.images import Images, UnreadableImageError, open_file, size_of_file
 from jstc.data.sampling import PackedStrings, spread
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -22,10 +22,10 @@ __all__ = ["SUFFIXES", "WHERE", "check", "image_files", "load", "require_readabl
 
 WHERE = "a folder with train/<class>/*.jpg and val/<class>/*.jpg (or validation/, test/)"
 _TEST_FOLDERS = ("val", "validation", "test")
-_SIDE = 224
 _SHOWN = 3
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _SAMPLE = 32  # images of a split: a third of a second to decode
+_SIZES = 64  # whose headers are read alone
 _SHOWN_LEFT_OUT = 3
 
 
@@ -35,22 +35,23 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
     Raises `DataError`.
     """
     try:
-        classes = _checked(name, root, settings)
+        classes, sizes = _checked(name, root, settings)
     except OSError as error:  # a folder that may not be looked into, a share that is gone
         raise DataError(f"dataset '{name}': cannot look into {root}: {error}") from None
-    side = settings.image_size or _SIDE
-    crop_of = resize_side(side, side)
-    return DataInfo(name, tuple(classes), 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
+    return photographs(name, classes, sizes, settings)
 
 
-def _checked(name: str, root: Path, settings: InputSettings) -> list[str]:
+def _checked(name: str, root: Path, settings: InputSettings) -> tuple[list[str], list[tuple[int, int]]]:
     train, test = _split_folders(name, root)
     classes, others = _classes(name, train), _classes(name, test)
     if classes != others:
         raise DataError(f"dataset '{name}': {_difference(train, test, classes, others)}")
-    for folder in (train, test):
-        sample_tree(name, folder, classes, max_corrupt=settings.max_corrupt)
-    return classes
+    sizes = [
+        size
+        for folder in (train, test)
+        for size in sample_tree(name, folder, classes, max_corrupt=settings.max_corrupt)
+    ]
+    return classes, sizes
 
 
 def load(name: str, root: Path, settings: InputSettings) -> Source:
@@ -107,25 +108,35 @@ def _read(paths: PackedStrings, index: int) -> Image.Image:
 # A look at the tree before the run: no empty classes, and images that can be read.
 
 
-def sample_tree(name: str, folder: Path, classes: Sequence[str], *, max_corrupt: int) -> None:
-    """Look into every class folder, and at one image of each of some. Raises `DataError`."""
+def sample_tree(
+    name: str, folder: Path, classes: Sequence[str], *, max_corrupt: int
+) -> list[tuple[int, int]]:
+    """Look into every class folder, and at one image of each of some. Raises `DataError`.
+
+    Gives height and width of these and of some more.
+    """
     _require_images(name, folder, classes)
     looked_at = [classes[i] for i in spread(len(classes), _SAMPLE)]
     files = [sorted(image_files(folder / c)) for c in looked_at]
     sample = [paths[derive(0, "sample", k) % len(paths)] for k, paths in enumerate(files)]
     per_class = sum(len(paths) for paths in files) / len(files)
     reads = [partial(open_file, path) for path in sample]
-    require_readable(name, reads, images=round(per_class * len(classes)), max_corrupt=max_corrupt)
+    sizes = require_readable(name, reads, images=round(per_class * len(classes)), max_corrupt=max_corrupt)
+    everything = [path for paths in files for path in paths]
+    more = (_size(everything[i]) for i in spread(len(everything), _SIZES))
+    return sizes + [size for size in more if size is not None]
 
 
 def require_readable(
-    name: str, sample: Sequence[Callable[[], object]], *, images: int, max_corrupt: int
-) -> None:
+    name: str, sample: Sequence[Callable[[], Image.Image]], *, images: int, max_corrupt: int
+) -> list[tuple[int, int]]:
     """Raise `DataError` when the sample says that more than `max_corrupt` of so many images are damaged.
 
-    Each of the sample is a call that reads an image, and raises `UnreadableImageError` when it cannot.
+    Each of the sample is a call that reads an image, and raises `UnreadableImageError` when it cannot. Gives
+    height and width of the others.
     """
-    damaged = [error for error in map(_error, sample) if error is not None]
+    found = [_read_or_error(read) for read in sample]
+    damaged = [each for each in found if isinstance(each, UnreadableImageError)]
     too_many = len(damaged) * images > max_corrupt * len(sample)
     if len(damaged) > max_corrupt or (too_many and len(damaged) > 1):  # a single one may be chance
         shown = "; ".join(map(str, damaged[:_SHOWN_LEFT_OUT]))
@@ -133,6 +144,7 @@ def require_readable(
             f"dataset '{name}': {len(damaged)} of {len(sample)} images looked at, out of about {images:,}, "
             f"are damaged, input.max_corrupt allows {max_corrupt}: {shown}"
         )
+    return [(image.height, image.width) for image in found if isinstance(image, Image.Image)]
 
 
 def image_files(folder: Path) -> Iterator[Path]:
@@ -152,9 +164,15 @@ def _require_images(name: str, folder: Path, classes: Sequence[str]) -> None:
         )
 
 
-def _error(read: Callable[[], object]) -> UnreadableImageError | None:
+def _read_or_error(read: Callable[[], Image.Image]) -> Image.Image | UnreadableImageError:
     try:
-        read()
+        return read()
     except UnreadableImageError as error:
         return error
-    return None
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    try:
+        return size_of_file(path)
+    except UnreadableImageError:
+        return None

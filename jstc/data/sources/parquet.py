@@ -8,6 +8,7 @@ cropped and mirrored as they are needed.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from jstc.core import files
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side
-from jstc.data.images import Images, open_bytes
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side, size_of
+from jstc.data.images import Images, UnreadableImageError, open_bytes
 from jstc.data.sampling import Indices
-from jstc.data.sources.parquet_columns import columns, first_image, metadata, read_column
+from jstc.data.sources.parquet_columns import columns, first_images, metadata, read_column
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
@@ -38,8 +39,7 @@ __all__ = [
 WHERE = "a folder with train.parquet and test.parquet (or validation.parquet), columns image and label"
 _NAMES = {"train": ("train",), "test": ("test", "validation", "val")}
 _MAX_CLASSES = 1_000_000
-_SMALL_SIDE = 96
-_SIDE = 224
+_IMAGES_LOOKED_AT = 32
 _DECODED_BYTES = 2**30
 _MOST_BYTES = 64 * 2**20  # of a list of classes
 
@@ -50,27 +50,35 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     labels = label_names(root, train)
     for paths in (train, test):
         read_labels(paths, labels)
-    own = _own_size(train)
-    height, width = own or (_SIDE, _SIDE)
-    if settings.image_size:
-        height = width = settings.image_size
-    crop_of = None if _in_memory(root, labels, own) else resize_side(height, width)
-    return DataInfo("parquet", labels, 3, height, width, IMAGENET_MEAN, IMAGENET_STD, crop_of)
+    sizes = _sizes(train)
+    height, width, by = size_of(sizes, settings.image_size)
+    crop_of = None if _in_memory(root, labels, _own_size(sizes)) else resize_side(height, width)
+    return DataInfo("parquet", labels, 3, height, width, IMAGENET_MEAN, IMAGENET_STD, crop_of, size_from=by)
 
 
 def load(root: Path, settings: InputSettings) -> Source:
     """All rows: small images to be decoded into memory, others as they are needed."""
     info = check(root, settings)
-    size = _own_size(find(root, "train"))
+    size = _own_size(_sizes(find(root, "train")))
     in_memory = _in_memory(root, info.labels, size)
     train, test = (images(root, part, info.labels) for part in ("train", "test"))
     return Source(info, train, test, memory_size=size if in_memory else None)
 
 
-def _own_size(train: list[Path]) -> tuple[int, int] | None:
-    """Height and width of the first image, when it is a small one."""
-    width, height = open_bytes(first_image(train[0]), f"row 0 of {train[0]}").size
-    return (height, width) if max(height, width) <= _SMALL_SIDE else None
+def _sizes(train: list[Path]) -> list[tuple[int, int]]:
+    """Height and width of the first images; the very first one must be readable."""
+    first, *others = first_images(train[0], _IMAGES_LOOKED_AT)
+    sizes = [open_bytes(first, f"row 0 of {train[0]}").size]
+    for data in others:
+        with contextlib.suppress(UnreadableImageError):
+            sizes.append(open_bytes(data, "").size)
+    return [(height, width) for width, height in sizes]
+
+
+def _own_size(sizes: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """The size of small images that all have one."""
+    height, width, by = size_of(sizes, None)
+    return (height, width) if by == "images" else None
 
 
 def _in_memory(root: Path, labels: tuple[str, ...], size: tuple[int, int] | None) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from jstc.core import files
 from jstc.errors import DataError
 
-__all__ = ["Columns", "columns", "first_image", "metadata", "read_column"]
+__all__ = ["Columns", "columns", "first_images", "metadata", "read_column"]
 
 _IMAGE = ("image", "img")
 _LABEL = ("label", "fine_label")
@@ -55,14 +55,14 @@ def metadata(path: Path) -> dict[bytes, bytes]:
     return dict(_schema(path).metadata or {})
 
 
-def first_image(path: Path) -> Any:
-    """The encoded image of the first row. Raises `DataError` where there is none."""
+def first_images(path: Path, count: int) -> list[Any]:
+    """The encoded images of the first rows, `count` at most. Raises `DataError` where there is none."""
     found = columns(path)
-    batch = next(_batches([path], found.encoded, rows=1), None)
+    batch = next(_batches([path], found.encoded, rows=count), None)
     if batch is None or not len(batch):
         raise DataError(f"dataset 'parquet': {path} has no rows")
-    value = batch.column(0)[0].as_py()
-    return value["bytes"] if isinstance(value, dict) else value
+    values = batch.column(0).to_pylist()
+    return [value["bytes"] if isinstance(value, dict) else value for value in values]
 
 
 def read_column(paths: Sequence[Path], name: str) -> Any:

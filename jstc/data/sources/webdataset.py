@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from jstc.core import files
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side
+from jstc.data.base import DataInfo, Source, photographs
 from jstc.data.images import Images, UnreadableImageError, open_bytes
 from jstc.data.sampling import Indices, PackedStrings, spread
 from jstc.data.sources.folder import require_readable
@@ -25,7 +25,6 @@ from jstc.recipe.schema import InputSettings
 
 __all__ = ["WHERE", "check", "load"]
 
-_SIDE = 224
 _SHARDS_LOOKED_INTO = 4
 _IMAGES_LOOKED_AT = 32
 _MOST_IMAGE_BYTES = 2**30
@@ -39,11 +38,8 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     """
     shards = find(root)
     labels = class_names(shards) or _names_in_labels(shards, settings)
-    for places in (shards.train, shards.test):
-        _look_into(places, settings)
-    side = settings.image_size or _SIDE
-    crop_of = resize_side(side, side)
-    return DataInfo("webdataset", labels, 3, side, side, IMAGENET_MEAN, IMAGENET_STD, crop_of)
+    sizes = [size for places in (shards.train, shards.test) for size in _look_into(places, settings)]
+    return photographs("webdataset", labels, sizes, settings)
 
 
 def load(root: Path, settings: InputSettings, *, say: Callable[[str], None]) -> Source:
@@ -75,7 +71,8 @@ def _names_in_labels(shards: Shards, settings: InputSettings) -> tuple[str, ...]
     return tuple(map(str, range(most + 1)))
 
 
-def _look_into(places: Sequence[str], settings: InputSettings) -> None:
+def _look_into(places: Sequence[str], settings: InputSettings) -> list[tuple[int, int]]:
+    """Height and width of some images. Raises `DataError`."""
     looked = [Path(places[n]) for n in spread(len(places), _SHARDS_LOOKED_INTO)]
     indices = [index_of(path, _cache(settings)) for path in looked]
     members = _Members.of(looked, indices)
@@ -83,7 +80,7 @@ def _look_into(places: Sequence[str], settings: InputSettings) -> None:
         raise DataError(f"dataset 'webdataset': no images in {looked[0]}; images end in .jpg, .png ...")
     sample = [partial(members, int(n)) for n in spread(len(members.offsets), _IMAGES_LOOKED_AT)]
     images = len(members.offsets) * len(places) // len(looked)
-    require_readable("webdataset", sample, images=images, max_corrupt=settings.max_corrupt)
+    return require_readable("webdataset", sample, images=images, max_corrupt=settings.max_corrupt)
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,10 +77,13 @@ class ExportedFile(TypedDict, total=False):
 def figures(context: StageContext, path: Path, precision: Precision, reference: Reference) -> ExportedFile:
     """The entry of the file at `path` in the stage's result, without what depends on its last bytes."""
     provider = _provider(precision)
-    found = _scored(context, path, provider)
     whole = path == exporting.preprocess_path(path.with_name(exporting.file_name(precision)))
-    compare = exporting.preprocess_parity if whole else exporting.parity
-    alike = compare(reference.network, path, reference.images)
+    found = _scored(context, path, provider, originals=whole)
+    if whole:
+        originals = _originals(context, context.recipe.export.parity_images)
+        alike = exporting.preprocess_parity(reference.network, path, reference.images, originals)
+    else:
+        alike = exporting.parity(reference.network, path, reference.images)
     entry: ExportedFile = {"file": f"{context.folder.name}/{path.name}", "precision": precision}
     if whole:
         entry["preprocess"] = True
@@ -136,14 +139,25 @@ def _provider(precision: Precision) -> Provider:
     return sessions.resolve("auto") if precision == "fp16" else "cpu"
 
 
-def _scored(context: StageContext, path: Path, provider: Provider) -> Score:
-    """The answers on the whole test split, shown as progress."""
+def _scored(context: StageContext, path: Path, provider: Provider, *, originals: bool) -> Score:
+    """The answers on the whole test split, shown as progress; `originals`: as the images' files have them."""
     workspace, batch_size = context.workspace, context.recipe.train.batch_size
     shown = "export " + path.name.removeprefix("model.").removesuffix("onnx").rstrip(".")
-    batches = counted(workspace.dataset.test, batch_size, progress=context.progress, stage=shown.strip())
+    batches = counted(
+        workspace.dataset.test,
+        batch_size,
+        progress=context.progress,
+        stage=shown.strip(),
+        originals=originals,
+    )
     classes = workspace.info.num_classes
     opened = exporting.open_classifier(path, provider=provider, num_classes=classes)
     return exporting.score(opened, batches, num_classes=classes)
+
+
+def _originals(context: StageContext, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images that `images` gives, as their files have them."""
+    return context.workspace.dataset.test.originals(count, limit=count)
 
 
 _CALIBRATION_BATCH = 64
@@ -235,7 +249,7 @@ def _tried(source: _Source, precision: Precision) -> list[_Tried]:
 def _candidates(source: _Source, precision: Precision) -> Iterator[Path]:
     """Files that have run, but not passed: the network's, and the one with its preprocessing inside."""
     context, path = source.context, source.reference.source.with_name(exporting.file_name(precision))
-    settings, info = context.recipe.export, context.workspace.info
+    settings = context.recipe.export
     model = exporting.converted(
         onnx.load(str(source.reference.source)),
         precision,
@@ -247,14 +261,7 @@ def _candidates(source: _Source, precision: Precision) -> Iterator[Path]:
     yield path
     if settings.with_preprocess:
         companion = exporting.preprocess_path(path)
-        exporting.write_with_preprocess(
-            path,
-            companion,
-            mean=info.mean,
-            std=info.std,
-            size=(info.height, info.width),
-            resize_side=info.resize_side,
-        )
+        exporting.write_with_preprocess(path, companion, context.workspace.info.preprocessing)
         yield companion
 
 
@@ -299,10 +306,7 @@ def _metadata(context: StageContext) -> dict[str, Any]:
     info = context.workspace.info
     return {
         "labels": list(info.labels),
-        "input_size": list(context.workspace.spec.input_shape),
-        "mean": list(info.mean),
-        "std": list(info.std),
-        "resize_side": info.resize_side,
+        **info.preprocessing.metadata(),
         "flops": result["flops"],
         "params": result["params"],
         "accuracy": result["accuracy"],

@@ -95,6 +95,7 @@ def baseline(context: StageContext) -> dict[str, Any]:
     """Train the target network alone, for the comparison."""
     workspace = context.workspace
     announce(context)
+    workspace.say_images(context.progress)
     training.train_baseline(
         _target(workspace),
         workspace.dataset,
@@ -112,6 +113,7 @@ def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
     announce(context)
     workspace, target = context.workspace, context.workspace.new_target()
+    workspace.say_images(context.progress)
     if not processes.follows():
         files.write_json(context.path / "target.json", target_document(workspace))
         # Before the training, not after it: the budget is worth nothing if the two counts differ.
@@ -194,6 +196,7 @@ def target_document(workspace: Workspace) -> dict[str, Any]:
         "model": workspace.spec.to_dict(),
         "flops": cost.flops,
         "params": cost.params,
+        "input": workspace.info.preprocessing.metadata() | {"sentence": workspace.images.sentence},
         **_budgets(workspace),
         **_latency(workspace),
         "groups": groups,

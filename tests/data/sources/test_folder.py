@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType, ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import jstc.data
-from jstc.data import Dataset, Epoch
+from jstc.data import Dataset, Epoch, Part
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
@@ -37,9 +38,40 @@ def test_a_tree_is_found_whatever_its_test_folder_is_called(make_tree: Make, val
 
 def test_photographs_are_cropped_for_evaluation(make_tree: Make) -> None:
     root = make_tree()
-    assert jstc.data.check("imagefolder", root=root).resize_side == 256
+    with Image.open(root / "val" / "class2" / "3.png") as image:
+        image.resize((41, 40)).save(root / "val" / "class2" / "3.png")
+    several = jstc.data.check("imagefolder", root=root)
+    assert (several.height, several.width, several.resize_side) == (224, 224, 256)
+    assert several.size_from == "nothing"
     small = InputSettings(image_size=64)
     assert jstc.data.check("imagefolder", root=root, settings=small).resize_side == 73
+
+
+def test_small_images_of_one_size_keep_it(make_tree: Make) -> None:
+    info = jstc.data.check("imagefolder", root=make_tree(images=2))
+    assert (info.height, info.width, info.size_from) == (40, 40, "images")
+
+
+def test_originals_are_the_images_in_order_as_their_files_have_them(tmp_path: Path, make_tree: Make) -> None:
+    paths = sorted((make_tree(images=5) / "val").rglob("*.png"))
+    for number, path in enumerate(paths):
+        with Image.open(path) as image:
+            image.resize((20 + number // 2, 31)).save(path)
+    paths[4].write_bytes(b"none")
+    for workers in (0, 2):
+        data = _load(tmp_path, workers=workers)
+        batches = list(data.test.originals(4))
+        expected = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in paths if path != paths[4]]
+        found = [image for images, _ in batches for image in images]
+        assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
+        assert [len(labels) for _, labels in batches] == [2, 2, 1, 2, 2, 2, 2, 1]
+        labels = torch.cat([labels for _, labels in batches])
+        assert torch.equal(labels, torch.cat([labels for _, labels in data.test.ordered(4)]))
+        assert len(data.corrupt.found) == 1
+    [(images, _)] = data.test.originals(4, limit=1)
+    assert np.array_equal(images[0], expected[0])
+    parts = [list(data.test.originals(4, part=Part(rank, 2))) for rank in range(2)]
+    assert sum(len(labels) for part in parts for _, labels in part) == 14
 
 
 def test_labels_belong_to_their_images(make_tree: Make) -> None:

@@ -4,17 +4,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 import jstc.data
+from jstc.core.preprocessing import Preprocessing
 from jstc.data import Dataset, Epoch
 from jstc.data.decoding import decode_all
 from jstc.data.images import CorruptImages
 from jstc.data.in_memory import MemorySplit
 from jstc.data.loader import LoaderSplit
+from jstc.data.pixels import prepared_pixels
 from jstc.data.sources import parquet, parquet_columns
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -141,13 +144,14 @@ def test_check_says_what_is_wrong(make_parquet: Make, damage: Callable[[Path], o
         jstc.data.check("parquet", root=root)
 
 
-def test_images_of_another_size_are_fitted(make_parquet: Make, tmp_path: Path) -> None:
+def test_images_of_another_size_are_prepared_as_any(make_parquet: Make, tmp_path: Path) -> None:
     root = make_parquet()
     labels = parquet.check(root, InputSettings()).labels
     found = parquet.images(root, "test", labels)
-    images, _ = decode_all(found, size=(16, 24), workers=0, corrupt=CorruptImages())
-    assert images.shape == (12, 3, 16, 24)
-    assert images[5, 0].unique().tolist() == [5]
+    to = Preprocessing(16, 24, (0.0,) * 3, (1.0,) * 3, resize_side=40)
+    images, _ = decode_all(found, to, workers=0, corrupt=CorruptImages())
+    expected = [prepared_pixels(found.read(n), 16, 24, 40, "bilinear") for n in range(12)]
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), expected)
 
 
 def test_a_set_larger_than_memory_is_refused(make_parquet: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,151 @@
+"""What is published about the images of a network's weights: size, resizing, mean and deviation.
+
+torchvision and timm know it of their own weights, a file beside the weights may say it: Hugging Face's
+`preprocessor_config.json`, or `config.json` as timm writes it. torch loads with the first two.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jstc.core import files
+from jstc.core.preprocessing import INTERPOLATIONS, Preprocessing
+from jstc.core.torchvision_import import import_torchvision
+from jstc.errors import InputError
+from jstc.models.catalogue import source_of, task
+
+__all__ = ["Published", "published"]
+
+_MOST_BYTES = 2**20
+_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_CONVNEXT_SIDE = 384  # below it, Hugging Face's ConvNeXt crops
+
+
+@dataclass(frozen=True)
+class Published:
+    """How images are prepared for a network, and who says so.
+
+    `least` is the side in pixels of the smallest that it takes. `of_weights`: is it said of the very weights
+    that are given, not of the network alone?
+    """
+
+    preprocessing: Preprocessing
+    origin: str
+    least: int = 1
+    of_weights: bool = False
+
+
+def published(name: str, weights: Path | None = None) -> Published | None:
+    """What is published about a network of this name and a file of weights; None where that is nothing.
+
+    Raises `InputError` for what has no form in a `Preprocessing`.
+    """
+    beside = None if weights is None else _beside(weights)
+    if beside is not None:
+        return beside
+    try:
+        if source_of(name) == "timm":
+            return _of_timm(name.removeprefix("timm:"), given=weights is not None)
+        if source_of(name) == "torchvision" and task(name) == "classification":
+            return _of_torchvision(name, weights)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"what is published about the images of '{name}' cannot be used: {error}") from None
+    return None
+
+
+# The libraries.
+
+
+def _of_torchvision(name: str, weights: Path | None) -> Published | None:
+    known = list(import_torchvision("torchvision.models").get_model_weights(name))
+    if not known:
+        return None
+    # Each is downloaded under the last part of its address; the last of the list is the default.
+    own = next((w for w in known if weights is not None and w.url.rpartition("/")[2] == weights.name), None)
+    chosen = own or known[-1]
+    transforms = chosen.transforms()
+    [size], [side] = transforms.crop_size, transforms.resize_size
+    by = _known(transforms.interpolation.value)
+    found = Preprocessing(size, size, tuple(transforms.mean), tuple(transforms.std), side, by)
+    least = max(chosen.meta.get("min_size", (1,)))
+    return Published(found, f"torchvision's {chosen}", least, of_weights=own is not None)
+
+
+def _of_timm(name: str, *, given: bool) -> Published | None:
+    config = importlib.import_module("timm").get_pretrained_cfg(name)
+    if config is None or not config.mean:
+        return None
+    smallest = config.input_size if config.fixed_input_size else config.min_input_size
+    least = max(smallest[1:]) if smallest else 1
+    return Published(_as_timm_says(config.to_dict()), f"timm's {name}", least, of_weights=given)
+
+
+def _as_timm_says(config: Mapping[str, Any]) -> Preprocessing:
+    _, height, width = config["input_size"]
+    crop, mode = config["crop_pct"], config.get("crop_mode") or "center"
+    if mode != "center" and (mode, crop) != ("squash", 1.0):
+        raise ValueError(f"crop_mode {mode} with crop_pct {crop}")
+    side = None if mode == "squash" else int(max(height, width) / crop)
+    return Preprocessing(
+        height, width, tuple(config["mean"]), tuple(config["std"]), side, _known(config["interpolation"])
+    )
+
+
+def _known(interpolation: str) -> Any:
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation '{interpolation}' is none of {', '.join(INTERPOLATIONS)}")
+    return interpolation
+
+
+# Files beside the weights.
+
+
+def _beside(weights: Path) -> Published | None:
+    readers = {"preprocessor_config.json": _as_hugging_face_says, "config.json": _in_config}
+    for name, reader in readers.items():
+        path = weights.with_name(name)
+        if not path.is_file():
+            continue
+        try:
+            found = reader(files.parse_json(files.read_bytes(path, limit=_MOST_BYTES), where=str(path)))
+        except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
+            raise InputError(f"{path} cannot be used for the images of {weights.name}: {error}") from None
+        if found is not None:
+            return Published(found, str(path), of_weights=True)
+    return None
+
+
+def _in_config(document: Any) -> Preprocessing | None:
+    config = document.get("pretrained_cfg") if isinstance(document, dict) else None
+    return _as_timm_says(config) if isinstance(config, dict) and "mean" in config else None
+
+
+def _as_hugging_face_says(document: Any) -> Preprocessing | None:
+    if not isinstance(document, dict) or "size" not in document:
+        return None
+    size, crop = document["size"], document.get("crop_size")
+    if "crop_pct" in document and "shortest_edge" in size:  # ConvNeXt
+        edge = size["shortest_edge"]
+        side = int(edge / document["crop_pct"]) if edge < _CONVNEXT_SIDE else None
+        height = width = edge
+    elif document.get("do_center_crop") and crop is not None:
+        height, width = _both(crop)
+        side = size["shortest_edge"] if isinstance(size, dict) and "shortest_edge" in size else None
+        side = size if isinstance(size, int) else side
+        if side is None and _both(size) != (height, width):
+            raise ValueError(f"stretched to {size}, then cropped to {crop}")
+    else:
+        (height, width), side = _both(size), None
+    normalised = document.get("do_normalize", True)
+    mean = tuple(document["image_mean"]) if normalised else (0.0,) * 3
+    std = tuple(document["image_std"]) if normalised else (1.0,) * 3
+    by = _known(_RESAMPLING.get(document.get("resample", 2), str(document.get("resample"))))
+    return Preprocessing(height, width, mean, std, side, by)
+
+
+def _both(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
