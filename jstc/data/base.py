@@ -79,7 +79,7 @@ class DataInfo:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done with an image before it reaches the network."""
+        """The definition by which an image becomes what a network takes."""
         return Preprocessing(
             self.height, self.width, self.mean, self.std, self.resize_side, self.interpolation
         )

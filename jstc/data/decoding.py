@@ -156,7 +156,7 @@ class _Pixels(Dataset[_Decoded]):
 def _each(
     indices: Indices, read: Callable[[int], _Item]
 ) -> tuple[list[_Item], list[int], list[tuple[str, str]]]:
-    """What is read of each image, the indices of those that can be read, and what is wrong with others."""
+    """Each image as `read` gives it, the indices of those that can be read, and the reasons of the others."""
     found, good, corrupt = [], [], []
     for index in indices.tolist():
         try:

@@ -1,4 +1,4 @@
-"""What is published about the images of a network's weights: size, resizing, mean and deviation.
+"""Published figures of how images are prepared for a network: size, resizing, mean and deviation.
 
 torchvision and timm know it of their own weights, a file beside the weights may say it: Hugging Face's
 `preprocessor_config.json`, or `config.json` as timm writes it. torch loads with the first two.
@@ -40,7 +40,7 @@ class Published:
 
 
 def published(name: str, weights: Path | None = None) -> Published | None:
-    """What is published about a network of this name and a file of weights; None where that is nothing.
+    """Figures published for a network of this name and a file of weights; None where there are none.
 
     Raises `InputError` for what has no form in a `Preprocessing`.
     """
