@@ -171,7 +171,7 @@ def _search(summary: Summary) -> Iterator[Finding]:
 def _images(summary: Summary) -> Iterator[Finding]:
     sentence = summary.input.sentence
     if sentence:
-        yield Finding("Images", "neutral", f"{sentence[0].upper()}{sentence[1:]}.")
+        yield Finding("Images", "neutral", f"Images: {sentence}.")
 
 
 def images_finding(images: int, tested: int | None = None) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ def outline(workspace: Workspace, path: Path, names: Collection[str]) -> Rows:
     rows = [
         ("network", _network(workspace)),
         ("data", _data(workspace)),
+        ("images", workspace.images.sentence),
         ("budget", "; ".join(_budgets(workspace))),
         ("training", "; ".join(_trainings(workspace, names))),
         ("stages", ", ".join(names)),

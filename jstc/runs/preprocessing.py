@@ -100,8 +100,9 @@ def _figures(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 
 def _sentence(to: Preprocessing, size: str, figures: str) -> str:
-    how = "stretched" if to.resize_side is None else f"resized to {to.resize_side} and cropped"
+    side = to.resize_side
+    how = "stretched" if side is None else f"resized to {side} on the shorter side and cropped"
     return (
-        f"images reach the network with {to.height}x{to.width} pixels ({size}), those of other sizes {how}; "
+        f"for the network they have {to.height}x{to.width} pixels ({size}), those of other sizes are {how}; "
         f"mean and deviation are {figures}"
     )

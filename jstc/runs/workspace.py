@@ -52,18 +52,11 @@ class Workspace:
         self.given: dict[str, Any] | None = None  # figures of the given network, once it was scored
         self.to_announce: tuple[str, ...] = ()  # stages that the command is for, until it was said
         self.progress: Progress = Silent()
-        self._said = False
 
     def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:
         """Say which run directory it is for, whom to tell what takes long, and whether to start over."""
         self.path, self.fresh = path, fresh or self.fresh
         self.progress = progress or self.progress
-
-    def say_images(self, progress: Progress) -> None:
-        """Say, once, how images reach the network."""
-        if self.images.sentence and not self._said:
-            progress.message(self.images.sentence)
-        self._said = True
 
     def check_names(self) -> None:
         """Look at names, files and folders, without torch. Raises an `InputError` for what is not there."""

@@ -35,6 +35,16 @@ def remarks(document: dict[str, Any]) -> dict[str, Finding]:
     return {one.fact: one for one in findings(parsed(document), Wanted()) if not one.figure}
 
 
+def test_how_images_reach_the_network(finished: Path) -> None:
+    path = finished / "target.json"
+    sentence = "for the network they have 32x32 pixels (the data set's own size)"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"input": {"sentence": sentence}}))
+    summary = report.summarise(finished)
+    assert summary.input.sentence == sentence
+    told = [one.sentence for one in findings(summary, Wanted())]
+    assert f"Images: {sentence}." in told
+
+
 def test_a_finished_run_in_figures(document: dict[str, Any]) -> None:
     found = found_in(document, baseline=True)
     assert {fact: (one.state, one.figure) for fact, one in found.items()} == {

@@ -86,8 +86,9 @@ def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], says: str) -> No
 def test_what_is_done_is_said() -> None:
     text = settled(info("images", 32, 37), InputSettings(mean=(0.5,)), None, lambda: None).sentence
     assert text == (
-        "images reach the network with 32x32 pixels (the images' own size; input.image_size sets another), "
-        "those of other sizes resized to 37 and cropped; mean and deviation are the recipe's"
+        "for the network they have 32x32 pixels (the images' own size; input.image_size sets another), "
+        "those of other sizes are resized to 37 on the shorter side and cropped; mean and deviation are "
+        "the recipe's"
     )
 
 

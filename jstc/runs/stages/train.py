@@ -95,7 +95,6 @@ def baseline(context: StageContext) -> dict[str, Any]:
     """Train the target network alone, for the comparison."""
     workspace = context.workspace
     announce(context)
-    workspace.say_images(context.progress)
     training.train_baseline(
         _target(workspace),
         workspace.dataset,
@@ -113,7 +112,6 @@ def search(context: StageContext) -> dict[str, Any]:
     """Find a plan at every budget, and train the target network's parts on the way."""
     announce(context)
     workspace, target = context.workspace, context.workspace.new_target()
-    workspace.say_images(context.progress)
     if not processes.follows():
         files.write_json(context.path / "target.json", target_document(workspace))
         # Before the training, not after it: the budget is worth nothing if the two counts differ.
