@@ -29,6 +29,7 @@ __all__ = [
     "Split",
     "photographs",
     "resize_side",
+    "side_of",
     "size_of",
 ]
 
@@ -56,6 +57,11 @@ def size_of(sizes: Iterable[tuple[int, int]], image_size: int | None) -> tuple[i
     if len(found) == 1 and max(own := next(iter(found))) <= _SMALL_SIDE:
         return (*own, "images")
     return _PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE, "nothing"
+
+
+def side_of(settings: InputSettings, own: int) -> tuple[int, SizeFrom]:
+    """Side for a network, where the data set itself has one, and which of the two it is by."""
+    return (own, "data set") if settings.image_size is None else (settings.image_size, "recipe")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_a_run_begins_with_it_once(jstc_command: Command) -> None:
     again = jstc_command(*SEARCH, "--flops", "0.5")
     assert (first.code, again.code) == (0, 0), first.err
     told = first.err.splitlines()
-    assert [line.split()[0] for line in told[:3]] == ["network", "data", "budget"]
+    assert [line.split()[0] for line in told[:4]] == ["network", "data", "images", "budget"]
     assert first.err.count("directory") == 1
     assert "network " not in again.err
     other = jstc_command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jstc.data.base import DataInfo, Source
+from jstc.data.base import DataInfo, Source, side_of
 from jstc.data.images import Pixels
 from jstc.data.sampling import stratified
 from jstc.recipe.schema import InputSettings
@@ -19,9 +19,9 @@ _MEAN, _STD = 0.305, 0.323
 
 def describe(settings: InputSettings) -> DataInfo:
     """Form of the dataset."""
-    side = settings.image_size or _SIDE
+    side, by = side_of(settings, _SIDE)
     labels = tuple(str(digit) for digit in range(10))
-    return DataInfo("digits", labels, 3, side, side, (_MEAN,) * 3, (_STD,) * 3)
+    return DataInfo("digits", labels, 3, side, side, (_MEAN,) * 3, (_STD,) * 3, size_from=by)
 
 
 def load(settings: InputSettings) -> Source:
