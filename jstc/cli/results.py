@@ -9,7 +9,8 @@ from typing import Any
 from jstc import report
 from jstc.cli import bench_view, console
 from jstc.core import files
-from jstc.core.numbers import figure
+from jstc.core.accuracy import Accuracy
+from jstc.core.numbers import UNKNOWN, figure
 from jstc.report import unreadable_images
 from jstc.runs.directory import read_recipe
 from jstc.runs.manifest import damage_as_input_error
@@ -86,9 +87,20 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
     else:
         found = {key: value for key, value in result.items() if key not in _NOT_SHOWN}
         rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
-        cells = [[console.label(name, key), figure(key, value)] for key, value in rows]
-        cells += [[_GIVEN, figure("accuracy", one["accuracy"])] for one in given.values()]
+        cells = [[console.label(name, key), _figure(found, key, value)] for key, value in rows]
+        cells += [[_GIVEN, _scored(one)] for one in given.values()]
         console.table([f"{name} of {path}", ""], cells)
+
+
+def _figure(result: dict[str, Any], key: str, value: Any) -> str:
+    """A figure of a stage's result; an accuracy with its sampling error, where its images are counted."""
+    return _scored(result) if key == "accuracy" else figure(key, value)
+
+
+def _scored(result: dict[str, Any]) -> str:
+    images = result.get("test_images", result.get("validation_images"))
+    found = Accuracy.of(result | {"test_images": images})
+    return UNKNOWN if found is None else found.text
 
 
 _GIVEN = "accuracy of the given network (test split)"
@@ -114,7 +126,7 @@ def _show_files(*results: dict[str, Any], title: str) -> None:
 def _row(entry: dict[str, Any], reference: float | None) -> list[str]:
     return [
         entry["file"].removeprefix("export/"),
-        figure("accuracy", entry["accuracy"]),
+        _scored(entry),
         "-" if reference is None else f"{100 * (entry['accuracy'] - reference):+.2f}",
         figure("top1_agreement", entry["top1_agreement"]),
         f"{entry['max_abs_diff']:.2g}",
@@ -153,7 +165,7 @@ def _sweep_stage(path: Path, name: str, labels: Sequence[str], *, as_json: bool,
         rows = [[result["label"], *_cells(result, name)] for result in results]
         console.table([f"{name} of {path}", *header], rows, numbers_from=1, whole_names=True)
         for one in () if quiet else given.values():
-            console.note(f"{_GIVEN}: {figure('accuracy', one['accuracy'])}")
+            console.note(f"{_GIVEN}: {_scored(one)}")
 
 
 def _result(path: Path, label: str, name: str) -> dict[str, Any]:
@@ -167,4 +179,4 @@ def _result(path: Path, label: str, name: str) -> dict[str, Any]:
 
 
 def _cells(result: dict[str, Any], name: str) -> list[str]:
-    return [figure(key, result.get(key)) for key in _SHOWN[name]]
+    return [_figure(result, key, result.get(key)) for key in _SHOWN[name]]

@@ -13,8 +13,9 @@ those of the test split, 95 %. It says nothing about another seed of the trainin
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jstc.core import numbers
 
@@ -24,6 +25,7 @@ __all__ = [
     "Doubt",
     "difference",
     "doubted",
+    "doubts",
     "outdone",
     "paired_difference",
     "wilson",
@@ -61,6 +63,14 @@ class Accuracy:
     images: int | None = None
     chance: float | None = None
     training: float | None = None
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Accuracy | None:
+        """An accuracy with what the result of a stage that trains, or scores, has on it; None without one."""
+        if result.get("accuracy") is None:
+            return None
+        known = (result.get(key) for key in ("test_images", "chance", "training_accuracy"))
+        return cls(result["accuracy"], *known)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -168,6 +178,29 @@ def _square_and_add(
 # When nothing follows from a comparison, in words: the same in the report and on the model card.
 
 _MOST_GAIN = 0.02  # that fewer channels and the search may give; in short trainings target networks lose more
+
+
+def doubts(
+    slim: Accuracy | None,
+    *,
+    given: Accuracy | None = None,
+    alone: Accuracy | None = None,
+    epochs: int | None = None,
+) -> list[str]:
+    """Sentences on why nothing follows from comparing a slim network; none where something does.
+
+    `given` is the accuracy of the given network as it came, `alone` that of the target network trained alone
+    for so many `epochs`.
+    """
+    named = (
+        ("The slim network", slim),
+        ("The given network as it came", given),
+        ("The target network trained alone", alone),
+    )
+    found = [doubted(who, one) for who, one in named if one is not None]
+    if slim is not None and alone is not None:
+        found.append(outdone(slim, alone, epochs=epochs))
+    return [sentence for sentence in found if sentence is not None]
 
 
 def doubted(who: str, found: Accuracy) -> str | None:

@@ -19,6 +19,7 @@ import yaml
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
 from jstc.core import files, numbers
+from jstc.core.accuracy import Accuracy
 from jstc.core.safe_text import UNSAFE, one_line, visible
 from jstc.data.pixels import as_colours, prepared_pixels
 from jstc.errors import InputError
@@ -253,6 +254,7 @@ def _environment() -> jinja2.Environment:
     figures = {
         "share": _measured(numbers.percent),
         "difference": _measured(numbers.tiny),
+        "scored": _scored,
         "count": _measured("{:,.0f}".format),
         "numbers": _numbers,
     }
@@ -275,6 +277,11 @@ def _code(value: object) -> str:
 
 def _file_name(file: str) -> str:
     return PurePosixPath(file).name
+
+
+def _scored(value: float | None, images: int | None) -> str:
+    """An accuracy with its sampling error, as far as the number of images is known."""
+    return "not measured" if value is None else Accuracy(value, images).text
 
 
 def _measured(shown: Callable[[float], str]) -> Callable[[float | None], str]:

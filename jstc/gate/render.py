@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from jstc.core import numbers
+from jstc.core.accuracy import Accuracy, difference
 from jstc.core.safe_text import one_line
 from jstc.gate.comparison import GateReport
 from jstc.gate.gates import DROPS, Gate
@@ -50,7 +51,7 @@ def line(gate: Gate) -> str:
     """The gate with its figures and its reason: `accuracy, int8: 98.00 % -> 96.00 %, -2.00 points (...)`."""
     parts = []
     if gate.base is not None and gate.new is not None:
-        parts.append(f"{figure(gate, gate.base)} -> {figure(gate, gate.new)}")
+        parts.append(" -> ".join(_figures(gate)))
     if gate.change is not None:
         points = " points" if gate.kind in DROPS else ""
         limit = f" (limit {_limit(gate)})" if gate.limit is not None else ""
@@ -107,17 +108,30 @@ def figure(gate: Gate, value: float | None) -> str:
 
 
 def _figures(gate: Gate) -> tuple[str, str]:
-    return figure(gate, gate.base), figure(gate, gate.new)
+    counted = gate.counted
+    if counted is None or gate.base is None or gate.new is None:
+        return figure(gate, gate.base), figure(gate, gate.new)
+    # With the sampling error of the images that they were counted on.
+    return Accuracy(gate.base, counted.base_images).text, Accuracy(gate.new, counted.new_images).text
 
 
 def _change(gate: Gate) -> str:
     if gate.change is None:
         return "-"
     if gate.kind in DROPS:
-        return f"{100 * gate.change:+.3f}".removesuffix("0")  # -0.501 is beyond a limit of 0.5
+        return f"{100 * gate.change:+.3f}".removesuffix("0") + _error(gate)  # -0.501 is beyond a limit of 0.5
     if gate.change >= _FACTOR_FROM:
         return f"{1 + gate.change:,.0f}x"
     return f"{100 * gate.change:+.1f} %"
+
+
+def _error(gate: Gate) -> str:
+    """The sampling error of a change of a share, in points."""
+    counted = gate.counted
+    if counted is None or gate.base is None or gate.new is None:
+        return ""
+    found = difference(Accuracy(gate.new, counted.new_images), Accuracy(gate.base, counted.base_images))
+    return "" if found.error is None else f" ±{100 * found.error:.2g}"
 
 
 def _limit(gate: Gate) -> str:

@@ -128,6 +128,7 @@ class Search:
         cost = self._state.target.channels.cost(best.plan)
         return {
             "accuracy": best.accuracy,
+            "validation_images": self._context.dataset.search_val.num_images,
             "round_of_plan": best.round,
             "flops": cost.flops,
             "params": cost.params,

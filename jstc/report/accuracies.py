@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jstc.core.accuracy import Accuracy, difference, doubted, outdone
+from jstc.core import accuracy
+from jstc.core.accuracy import Accuracy, difference
 from jstc.report.finding import Finding, State, Wanted
 from jstc.report.given import mismatch_sentence
 from jstc.summary import Network, Summary, SweepSummary
 
 __all__ = ["changes", "doubts", "of_network", "of_target"]
 
-_WHO = {"given network": "The given network as it came", "trained alone": "The target network trained alone"}
 _TEACHER = (
     "The slim network also learnt from the target network's answers (finetune.teacher); the target network "
     "trained alone did not."
@@ -61,13 +61,8 @@ def _compared(name: str, found: Accuracy, summary: Summary) -> str:
 
 def doubts(summary: Summary | SweepSummary, network: Network) -> list[str]:
     """Sentences on why nothing follows from the comparisons of a slim network, none where something does."""
-    slim, known = network.scored, summary.references
-    named = {"The slim network": slim, **{_WHO[name]: one for name, one in known.items()}}
-    found = [doubted(who, one) for who, one in named.items() if one is not None]
-    alone = known.get("trained alone")
-    if slim is not None and alone is not None:
-        found.append(outdone(slim, alone, epochs=summary.baseline.epochs))
-    return [sentence for sentence in found if sentence is not None]
+    given, alone = (summary.references.get(name) for name in ("given network", "trained alone"))
+    return accuracy.doubts(network.scored, given=given, alone=alone, epochs=summary.baseline.epochs)
 
 
 def changes(summary: Summary | SweepSummary, network: Network) -> dict[str, str]:

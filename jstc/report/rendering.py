@@ -110,7 +110,7 @@ def _alt(value: object) -> str:
 
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 _POWER = re.compile(r"\b(\d(?:\.\d)?)e([+-]\d\d)\b")
-_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]|[kMG]B|bytes|ms|s|min|h|points)(?!\w))|(?<=batch) (?=\d)")
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]|[kMG]B|bytes|ms|s|min|h|points)(?!\w))|(?<=batch) (?=\d)| (?=±)")
 _TIMES = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}"
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jstc.cli import results
 from jstc.core import files
 from jstc.errors import GateError
 from jstc.plan import Plan
@@ -317,3 +318,23 @@ def test_a_file_that_is_not_there_is_all_that_is_said(jstc_command, monkeypatch)
     monkeypatch.setattr("jstc.ort.machine.environment", lambda: pytest.fail("the machine was looked at"))
     called = jstc_command("bench", "nothing.onnx")
     assert (called.code, called.out, called.err) == (2, "", "error: no such ONNX file: nothing.onnx\n")
+
+
+@pytest.mark.parametrize(
+    ("stage", "images"),
+    [("finetune", "test_images"), ("slim", "test_images"), ("search", "validation_images")],
+)
+def test_accuracies_of_stages_have_sampling_errors(run, capsys, stage, images):
+    path = run / stage / "result.json"
+    files.write_json(path, files.read_json(path) | {images: 599, "accuracy": 0.95})
+    results.stage(run, stage, as_json=False)
+    assert re.search(r"accuracy.* 95\.00 % ±2\.1\b", capsys.readouterr().out)
+
+
+def test_accuracies_of_files_have_sampling_errors(run, capsys):
+    path = run / "export" / "result.json"
+    result = files.read_json(path)
+    result["files"][0]["test_images"] = 599
+    files.write_json(path, result)
+    results.stage(run, "export", as_json=False)
+    assert "95.00 % ±2.1" in capsys.readouterr().out

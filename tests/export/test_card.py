@@ -61,6 +61,20 @@ def test_every_figure_is_there_with_how_it_was_measured():
     assert "the accuracy in onnxruntime (cuda) on all 599 images" in card.model_card(on_gpu)
 
 
+def test_accuracies_have_sampling_errors_where_the_images_are_known():
+    text = card.model_card(facts())
+    for one in ("| 97.13 % ±1.7 |", "in torch: 97.16 % ±1.7.", "whole run: 98.80 % ±1.2."):
+        assert one in text
+    assert "±: the sampling error of an accuracy, 95 %" in text
+    assert "±" not in card.model_card(facts(images=None))
+
+
+def test_why_nothing_follows_from_a_comparison_stands_before_the_figures():
+    assert "Warning" not in card.model_card(facts())
+    text = card.model_card(facts(warnings=["The target network trained alone scores 9.68 % ±2.6."]))
+    assert "> **Warning:** The target network trained alone scores 9.68 % ±2.6.\n\n| file |" in text
+
+
 def test_what_was_not_measured_is_said_so():
     target = {"flops": None, "params": None, "accuracy": None}
     front, body = parts(card.model_card(facts(files=[INT8], target=target, command="", images=None)))
@@ -78,7 +92,7 @@ def test_the_given_network_as_it_came_stands_before_the_one_trained_alone():
     assert "given network" not in card.model_card(facts())
     target = {"flops": 10_233_472, "params": 269_722, "accuracy": 0.988, "accuracy_before": 0.8104}
     _, body = parts(card.model_card(facts(target=target)))
-    assert "- The given network, uncut and as it came: 81.04 %.\n- The target network, uncut" in body
+    assert "- The given network, uncut and as it came: 81.04 % ±3.3.\n- The target network, uncut" in body
     assert "trained alone from the same weights for as many epochs as the whole run: 98.80 %." in body
     assert "Warning" not in body
     _, body = parts(card.model_card(facts(warnings=["It is at | chance."])))

@@ -43,6 +43,18 @@ def test_rows_say_which_gate_and_by_how_much(found: GateReport) -> None:
     assert ["latency, fp32, cpu batch 1", "1.80x", "1.80x", "+0.0 %", "+5 %", "unclear"] in table
 
 
+def test_shares_that_were_counted_have_sampling_errors(document: dict[str, Any]) -> None:
+    base = copy.deepcopy(document)
+    base["finetune"] = {"test_images": 599}
+    new = copy.deepcopy(base)
+    new["onnx"][1]["accuracy"] = 0.96
+    found = compare(parse_side(base, name="a"), parse_side(new, name="b"), settings=Settings())
+    row = next(row for row in rows(found.gates) if row[0] == "accuracy, int8")
+    assert row[:4] == ["accuracy, int8", "98.00 % ±1.5", "96.00 % ±1.9", "-2.00 ±2.0"]
+    gate = next(one for one in found.gates if (one.kind, one.of) == ("accuracy", "int8"))
+    assert "98.00 % ±1.5 -> 96.00 % ±1.9, -2.00 ±2.0 points (limit -0.5)" in line(gate)
+
+
 def test_headline_counts_the_gates(found: GateReport, document: dict[str, Any]) -> None:
     assert headline(found) == "1 of 15 gates say no"
     same = parse_side(document, name="a")

@@ -17,6 +17,7 @@ from jstc import export as exporting
 from jstc import slim, soundness
 from jstc._version import __version__
 from jstc.core import files
+from jstc.core.accuracy import Accuracy, doubts
 from jstc.errors import GateError
 from jstc.export import Parity, Score, card
 from jstc.export.card import CardFacts
@@ -62,6 +63,7 @@ class ExportedFile(TypedDict, total=False):
     precision: Precision
     preprocess: bool
     accuracy: float
+    test_images: int
     accuracy_provider: Provider
     undefined: int
     max_abs_diff: float
@@ -89,6 +91,7 @@ def figures(context: StageContext, path: Path, precision: Precision, reference: 
         entry["preprocess"] = True
     entry |= {
         "accuracy": found.accuracy,
+        "test_images": found.images,
         "accuracy_provider": provider,
         "undefined": found.undefined,
         "max_abs_diff": alike.max_abs_diff,
@@ -343,6 +346,7 @@ def _facts(
     manifest = Manifest.load(context.path)
     baseline = _read(context.path / "baseline" / "result.json") if context.recipe.baseline else {}
     given = _read(context.path / "given" / "result.json") if context.recipe.weights is not None else {}
+    slim = Accuracy.of(_read(context.path / "finetune" / "result.json") | {"accuracy": metadata["accuracy"]})
     return CardFacts(
         metadata=metadata,
         files=entries,
@@ -359,7 +363,10 @@ def _facts(
         made=_made(context, metadata, manifest),
         command=manifest.command if manifest else "",
         licence=settings.license,
-        warnings=given_warnings(given) if given else (),
+        warnings=[
+            *doubts(slim, alone=Accuracy.of(baseline), epochs=baseline.get("epochs")),
+            *(given_warnings(given) if given else ()),
+        ],
     )
 
 

@@ -55,7 +55,7 @@ def _scored(context: StageContext, network: nn.Module, emitted: dict[str, Any]) 
     asked = Undecided(network, within=2 * apart)  # the best score sinks, the second rises
     found = train.scored(context, asked)
     _require_same_answers(finetuned, found, undecided=asked.count)
-    return {"accuracy": found.accuracy, "undecided": asked.count}
+    return {"accuracy": found.accuracy, "test_images": found.images, "undecided": asked.count}
 
 
 def _require_same_answers(finetuned: dict[str, Any], found: Figures, *, undecided: int) -> None:
