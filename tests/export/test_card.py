@@ -93,10 +93,10 @@ def test_the_given_network_as_it_came_stands_before_the_one_trained_alone():
     target = {"flops": 10_233_472, "params": 269_722, "accuracy": 0.988, "accuracy_before": 0.8104}
     _, body = parts(card.model_card(facts(target=target)))
     assert "- The given network, uncut and as it came: 81.04 % ±3.3.\n- The target network, uncut" in body
-    assert "trained alone from the same weights for as many epochs as the whole run: 98.80 %." in body
+    assert "trained alone from the same weights for as many epochs as the whole run: 98.80 % ±1.2." in body
     assert "Warning" not in body
     _, body = parts(card.model_card(facts(warnings=["It is at | chance."])))
-    assert "\n- Warning: It is at \\| chance.\n" in body
+    assert "\n> **Warning:** It is at \\| chance.\n" in body
 
 
 def test_files_that_take_pixels_are_explained():

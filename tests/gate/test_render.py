@@ -50,9 +50,9 @@ def test_shares_that_were_counted_have_sampling_errors(document: dict[str, Any])
     new["onnx"][1]["accuracy"] = 0.96
     found = compare(parse_side(base, name="a"), parse_side(new, name="b"), settings=Settings())
     row = next(row for row in rows(found.gates) if row[0] == "accuracy, int8")
-    assert row[:4] == ["accuracy, int8", "98.00 % ±1.5", "96.00 % ±1.9", "-2.00 ±2.0"]
+    assert row[:4] == ["accuracy, int8", "98.00 % ±1.5", "96.00 % ±1.9", "-2.00 ±2.1"]
     gate = next(one for one in found.gates if (one.kind, one.of) == ("accuracy", "int8"))
-    assert "98.00 % ±1.5 -> 96.00 % ±1.9, -2.00 ±2.0 points (limit -0.5)" in line(gate)
+    assert "98.00 % ±1.5 -> 96.00 % ±1.9, -2.00 ±2.1 points (limit -0.5)" in line(gate)
 
 
 def test_headline_counts_the_gates(found: GateReport, document: dict[str, Any]) -> None:
