@@ -67,7 +67,7 @@ def _latency(summary: Summary, row: Timing) -> TableRow:
     label = f"Latency, batch {row.batch}, {row.provider}"
     before = milliseconds(beside.median_ms if beside else None)
     found = speed_of(summary, row, summary.target)
-    return TableRow(label, before, milliseconds(row.median_ms), f"{found.text} the speed{found.mark}")
+    return TableRow(label, before, milliseconds(row.median_ms), f"{found.text}{found.mark or ' the speed'}")
 
 
 # --- several budgets --------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_one_in_doubt_has_none_and_its_reasons_are_told_everywhere(
     told = f"How much faster is uncertain: model.onnx at batch 1 on cpu {reason}"
     assert told in data.summary.notes  # which the terminal prints
     [row] = [row for row in report.table(data.summary) if row.label.startswith("Latency")]
-    assert row.change == f"{figure} the speed (uncertain)"
+    assert row.change == f"{figure} (uncertain)"
     text, page = report.markdown(data), report.html(data)
     assert f"- ! **Speed, fp32: {figure}, uncertain.** Uncertain: {figure} at batch 1 (" in text
     assert told in text
