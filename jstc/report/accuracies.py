@@ -16,6 +16,7 @@ from jstc.summary import Network, Summary, SweepSummary
 
 __all__ = ["changes", "doubts", "of_network", "of_target"]
 
+_MISMATCH = "Something seems to be amiss with the given network as it came: a comparison with it says little."
 _TEACHER = (
     "The slim network also learnt from the target network's answers (finetune.teacher); the target network "
     "trained alone did not."
@@ -62,7 +63,9 @@ def _compared(name: str, found: Accuracy, summary: Summary) -> str:
 def doubts(summary: Summary | SweepSummary, network: Network) -> list[str]:
     """Sentences on why nothing follows from the comparisons of a slim network, none where something does."""
     given, alone = (summary.references.get(name) for name in ("given network", "trained alone"))
-    return accuracy.doubts(network.scored, given=given, alone=alone, epochs=summary.baseline.epochs)
+    found = accuracy.doubts(network.scored, given=given, alone=alone, epochs=summary.baseline.epochs)
+    amiss = given is not None and summary.given is not None and summary.given.mismatch is not None
+    return [*found, *([_MISMATCH] if amiss else [])]
 
 
 def changes(summary: Summary | SweepSummary, network: Network) -> dict[str, str]:
@@ -92,6 +95,6 @@ def of_target(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
     if given is not None:
         told = f"The target network started from given weights, with which it reaches {given.text}."
         yield Finding("Target network", "neutral", told, note=True)
-    other = (summary.given.model_extra or {}).get("mismatch") if summary.given is not None else None
-    if other:
-        yield Finding("Given network", "warn", mismatch_sentence(other), note=True)
+    if summary.given is not None and summary.given.mismatch is not None:
+        told = mismatch_sentence(dict(summary.given.mismatch))
+        yield Finding("Given network", "warn", told, note=True)

@@ -178,7 +178,7 @@ class GroupWidth(Part):
 
 
 class Training(Part):
-    """How long a stage trained, what it reached; `settled` and `shared_by` are the search's. Or as given.
+    """How long a stage trained, and what it reached; `settled` and `shared_by` are the search's.
 
     `chance` is what guessing reaches on the `test_images`, `training_accuracy` that of the last epoch.
     """
@@ -198,6 +198,26 @@ class Training(Part):
         if accuracy is None:
             return None
         return Accuracy(accuracy, self.test_images, self.chance, self.training_accuracy)
+
+
+class Mismatch(Part):
+    """What a given network seems to expect otherwise: see `jstc.runs.mismatch`."""
+
+    kind: str
+    what: str = ""
+    settings: Annotated[dict[str, list[Number]], OrEmpty] = Field(default={})
+    accuracy: Number | None = None
+    as_given: Number | None = None
+    images: int | None = None
+
+
+class Given(Part):
+    """The given network as it came, on the test split; its accuracy is the target's `accuracy_before`."""
+
+    loss: Number | None = None
+    test_images: int | None = None
+    chance: Fraction | None = None
+    mismatch: Mismatch | None = None
 
 
 class Network(Part):
@@ -310,7 +330,7 @@ class _Document(Part):
     target: Target
     seconds: Annotated[dict[str, Number | None], OrEmpty] = Field(default={})
     baseline: Annotated[Training, OrEmpty] = Training()
-    given: Training | None = None
+    given: Given | None = None
     frozen: Annotated[list[Frozen], OrNone] = Field(default=[])
     unknown_operations: Annotated[dict[str, int], OrEmpty] = Field(default={})
     input: Annotated[ImagesIn, OrEmpty] = ImagesIn()
@@ -336,7 +356,7 @@ class _Document(Part):
         given, alone = self.target.accuracy_before, self.baseline.scored(self.target.accuracy)
         found = {}
         if given is not None:
-            own = self.given or Training()
+            own = self.given or Given()
             known = own.chance if own.chance is not None else chance
             found["given network"] = Accuracy(given, own.test_images or images, known)
         if alone is not None:

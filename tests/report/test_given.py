@@ -106,6 +106,16 @@ def test_what_it_seems_to_expect_otherwise_is_a_warning_of_the_report(started: P
     assert "do not seem to belong to its weights" in report.html(report.read(started))
 
 
+def test_a_gain_over_a_network_that_something_is_wrong_with_gets_no_tick(started: Path) -> None:
+    """A network whose statistics are lost is easily outdone."""
+    other = {"kind": "statistics", "what": "", "settings": {}, "accuracy": 0.95, "as_given": 0.2, "images": 9}
+    put(started, "baseline/result.json", {"accuracy": 0.9, "epochs": 32})
+    for mismatch, state in ((None, "good"), (other, "warn")):
+        put(started, "given/result.json", GIVEN | {"accuracy": 0.2, "mismatch": mismatch})
+        [found] = [one for one in report.read(started).findings if one.fact == "Accuracy" and one.figure]
+        assert found.state == state
+
+
 def test_the_picture_of_the_training_has_a_line_for_each(started: Path) -> None:
     put(started, "finetune/result.json", {"accuracy": 0.9933, "seconds": 133.0, "epochs": 2})
     lines = [{"epoch": n, "accuracy": 0.9, "loss": 0.1, "lr": 0.1} for n in range(2)]
