@@ -21,17 +21,17 @@ _GOES_ON = (
 
 def line(figures: Mapping[str, Any]) -> str:
     """One line on the score: `given network: 81.04 % ±0.8 of 10,000 images (test), loss 0.731`."""
-    found = _accuracy(figures)
+    found = Accuracy(figures["accuracy"], figures["test_images"])
     loss = figures.get("loss")
     said = "not finite" if loss is None else f"{loss:.4g}"
     return f"given network: {found.text} of {found.images:,} images (test), loss {said}"
 
 
 def warnings(figures: Mapping[str, Any]) -> list[str]:
-    """Sentences on what is wrong with a given network, as it seems; none where nothing does."""
-    found, other = _accuracy(figures), figures.get("mismatch")
+    """Sentences on what is wrong with a given network, as it seems; none where nothing does, or where it has no score."""
+    found, other = Accuracy.of(figures), figures.get("mismatch")
     sentences = []
-    if found.doubt == "chance":
+    if found is not None and found.doubt == "chance":
         sentences.append(
             f"The given network is at chance: {percent(found.value)}, guessing has {percent(found.chance)}. "
             "Its weights do not go with these images, with how they are prepared, or with these classes."
@@ -82,7 +82,3 @@ def mismatch_sentence(found: Mapping[str, Any]) -> str:
         f"The given network seems to have been trained on images that were prepared otherwise: with {what}, "
         f"{then} of {images} are right, as they come {as_given}.{hint}"
     )
-
-
-def _accuracy(figures: Mapping[str, Any]) -> Accuracy:
-    return Accuracy(figures["accuracy"], figures.get("test_images"), figures.get("chance"))

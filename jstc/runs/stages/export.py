@@ -347,6 +347,7 @@ def _facts(
     baseline = _read(context.path / "baseline" / "result.json") if context.recipe.baseline else {}
     given = _read(context.path / "given" / "result.json") if context.recipe.weights is not None else {}
     slim = Accuracy.of(_read(context.path / "finetune" / "result.json") | {"accuracy": metadata["accuracy"]})
+    alone = Accuracy.of(baseline)
     return CardFacts(
         metadata=metadata,
         files=entries,
@@ -363,10 +364,7 @@ def _facts(
         made=_made(context, metadata, manifest),
         command=manifest.command if manifest else "",
         licence=settings.license,
-        warnings=[
-            *doubts(slim, alone=Accuracy.of(baseline), epochs=baseline.get("epochs")),
-            *(given_warnings(given) if given else ()),
-        ],
+        warnings=[*doubts(slim, alone=alone, epochs=baseline.get("epochs")), *given_warnings(given)],
     )
 
 
