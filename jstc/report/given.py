@@ -28,7 +28,7 @@ def line(figures: Mapping[str, Any]) -> str:
 
 
 def warnings(figures: Mapping[str, Any]) -> list[str]:
-    """Sentences on what is wrong with a given network, as it seems; none where nothing does, or where it has no score."""
+    """Sentences on what seems wrong with a given network; none where nothing does, or it has no score."""
     found, other = Accuracy.of(figures), figures.get("mismatch")
     sentences = []
     if found is not None and found.doubt == "chance":
