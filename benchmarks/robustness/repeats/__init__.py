@@ -1,0 +1,1 @@
+"""The same run twice: the same bits, sane weights, one accuracy of network and file."""
