@@ -113,6 +113,19 @@ def test_randomness_is_no_rounding(images: Tensor) -> None:
             rounding(one, images)
 
 
+def test_a_kernel_that_is_wrong_in_one_layout_is_no_rounding(images: Tensor) -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, images: Tensor) -> Tensor:
+            wrong = images.dtype == torch.float32 and not images.is_contiguous()
+            return self.body(images) + (0.5 if wrong else 0.0)
+
+    assert rounding(Wrong(), images).limit(FLOOR) == FLOOR
+
+
 def test_a_forward_that_insists_on_float32_is_compared_with_another_layout(images: Tensor) -> None:
     class Insisting(nn.Module):
         def __init__(self) -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "scored",
     "search",
     "target_document",
+    "tell_unused",
     "tested",
 ]
 
@@ -116,7 +117,7 @@ def search(context: StageContext) -> dict[str, Any]:
         files.write_json(context.path / "target.json", target_document(workspace))
         # Before the training, not after it: the budget is worth nothing if the two counts differ.
         require_equal("target", target, workspace.example_input(), workspace.channels.cost())
-        _tell_unused(context, target)
+        tell_unused(context, target)
         _keep_latency(context)
     joint = Search(
         _placed(target, workspace),
@@ -142,7 +143,7 @@ def search(context: StageContext) -> dict[str, Any]:
     return {"budgets": figures} if len(figures) > 1 else next(iter(figures.values()))
 
 
-def _tell_unused(context: StageContext, target: nn.Module) -> None:
+def tell_unused(context: StageContext, target: nn.Module) -> None:
     """Say so where a large part of the weights can learn nothing at this size of images."""
     found = soundness.unreached(target, context.workspace.spec.input_shape)
     if found.share > _UNUSED:
