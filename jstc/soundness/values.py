@@ -6,9 +6,9 @@ weight that meets only padding changes no answer at this image size, and every o
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def require_sane(
 ) -> None:
     """Raise `StageError` when `network` holds a value that no sound training leaves there, with their names.
 
-    `initial` is the network that it was made of, before training, with tensors of the same names: of buffers
+    `initial` is the network that it was made of, before training, with tensors of the same names. Of tensors
     that training does not change, such as masks, only what is not in `initial` either is wrong. Where
     `unreached` weights of `network` are given, those are to have stayed near the ones of `initial`.
     """
@@ -62,27 +62,28 @@ def require_sane(
 
 def _absurd(network: nn.Module, initial: nn.Module) -> Iterator[tuple[str, str]]:
     """Tensors with values that are wrong by themselves, and what is wrong."""
-    parameters = {name: tensor.detach() for name, tensor in network.named_parameters()}
-    usual = _usual(parameters.values())
-    limits = dict.fromkeys(parameters, LARGEST * usual)
-    norms = _statistics(network)
-    limits |= {name: (LARGEST * usual) ** (2 if name.endswith("var") else 1) for name in norms}
-    buffers = dict(network.named_buffers())
-    theirs = dict(initial.named_buffers())
-    for name, tensor in (parameters | buffers).items():
-        if not tensor.dtype.is_floating_point:
-            continue
-        limit = limits.get(name, LARGEST * usual)
-        if name not in limits and name in theirs and _beyond(theirs[name], limit):
+    ours, theirs = _tensors(network), _tensors(initial)
+    learned = [tensor for tensor in ours.values() if tensor.requires_grad]
+    limit, norms = LARGEST * _usual(learned), _statistics(network)
+    for name, tensor in ours.items():
+        allowed = limit**2 if name in norms and name.endswith("var") else limit
+        trained = tensor.requires_grad or name in norms
+        if not trained and name in theirs and _beyond(theirs[name], allowed):
             continue  # its author's own
-        if told := _beyond(tensor, limit):
+        if told := _beyond(tensor, allowed):
             yield name, told
 
 
-def _usual(tensors: Any) -> float:
-    """The middle one of the largest weights of all layers, one at least."""
-    found = [tensor.abs().max().item() for tensor in tensors if tensor.numel()]
-    sound = [value for value in found if value == value and value not in (0.0, float("inf"))]
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, of real numbers."""
+    both = (*network.named_parameters(), *network.named_buffers())
+    return {name: tensor for name, tensor in both if tensor.dtype.is_floating_point}
+
+
+def _usual(tensors: Sequence[Tensor]) -> float:
+    """The middle one of the largest values of all `tensors`, one at least."""
+    found = [tensor.detach().abs().max().item() for tensor in tensors if tensor.numel()]
+    sound = [value for value in found if math.isfinite(value) and value]
     return max(1.0, statistics.median(sound)) if sound else 1.0
 
 

@@ -119,8 +119,14 @@ def test_what_is_large_is_said_by_the_networks_own_scale(initial: Net) -> None:
     require_sane(network, initial=initial)
 
 
-def test_a_mask_of_infinities_is_its_authors_own_and_no_number_is_not(initial: Net) -> None:
+def test_constants_are_their_authors_own_masks_of_infinities_too(initial: Net) -> None:
     require_sane(initial, initial=copy.deepcopy(initial))
+    scaled = copy.deepcopy(initial)
+    scaled.norm.weight.data.fill_(1e9)
+    with pytest.raises(StageError):
+        require_sane(scaled, initial=scaled)
+    scaled.norm.weight.requires_grad_(False)  # a constant of its author's
+    require_sane(scaled, initial=scaled)
     other = copy.deepcopy(initial)
     other.mask.zero_()
     with pytest.raises(StageError) as caught:
