@@ -13,6 +13,7 @@ from benchmarks.robustness.repeats import __main__ as repeats
 from jstc.core import files
 from jstc.errors import StageError
 from jstc.recipe.schema import Recipe
+from jstc.runs import commands
 
 CASE = repeats.Case("resnet18", 8, "float32")
 
@@ -36,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch):
             files.write_json(out / "export" / "result.json", {"files": [{"accuracy": found["file"]}]})
             return out
 
-        monkeypatch.setattr(repeats.commands, "run", fake)
+        monkeypatch.setattr(commands, "run", fake)
 
     return prepare
 
@@ -66,7 +67,7 @@ def test_absurd_weights_and_failures_are_no_more_sound(run, tmp_path: Path, monk
     def fails(*args: Any, **options: Any) -> None:
         raise StageError("it went wrong", details=["here"])
 
-    monkeypatch.setattr(repeats.commands, "run", fails)
+    monkeypatch.setattr(commands, "run", fails)
     found = repeats.compared(CASE, tmp_path / "failed")
     assert not found.sound and "| it went wrong; here |" in repeats.table([found])
 

@@ -96,7 +96,7 @@ class Outcome:
 def compared(case: Case, folder: Path) -> Outcome:
     """Run `case` twice in `folder`, and compare."""
     began = time.monotonic()
-    known = {"network": case.network, "pixels": case.pixels, "precision": case.precision}
+    known = (case.network, case.pixels, case.precision)
     left: list[dict[str, bytes]] = []
     try:
         for name, stages in (("first", STAGES), ("second", STAGES[:-1])):
@@ -106,7 +106,7 @@ def compared(case: Case, folder: Path) -> Outcome:
             left.append(dict(_left(folder / name)))
     except JstcError as error:
         told = "; ".join((error.problem, *error.details[:1]))
-        return Outcome(**known, problem=told, seconds=time.monotonic() - began)
+        return Outcome(*known, problem=told, seconds=time.monotonic() - began)
     first, second = left
     names = first.keys() | second.keys()
     different = tuple(sorted(name for name in names if first.get(name) != second.get(name)))
@@ -115,7 +115,7 @@ def compared(case: Case, folder: Path) -> Outcome:
     tensors = load_file(folder / "second" / "slim" / "model.safetensors")
     weights = [tensor.abs().max().item() for name, tensor in tensors.items() if "running_" not in name]
     return Outcome(
-        **known,
+        *known,
         compared=len(names),
         different=different,
         largest=max(weights),
