@@ -222,9 +222,8 @@ def _source(context: StageContext, scratch: Path) -> _Source:
     )
     chosen = images(context, settings.parity_images)
     limit = soundness.rounding(network, chosen).limit(settings.max_abs_diff)
-    exporting.require_parity(
-        exporting.parity(network, path, chosen), max_abs_diff=limit, file=exporting.file_name("fp32")
-    )
+    alike = exporting.parity(network, path, chosen)
+    exporting.require_parity(alike, max_abs_diff=limit, file=exporting.file_name("fp32"))
     undecided = files.read_json(context.path / "slim" / "result.json").get("undecided")
     reference = Reference(network, path, chosen, metadata.pop("accuracy"), limit, undecided)
     return _Source(context, metadata, reference)
