@@ -136,6 +136,7 @@ def test_a_signal_to_the_whole_group_saves_once(search, tmp_path, number):
     """torchrun passes it on to processes that have got it already."""
     broken = search("--set", "search.steps_per_round=400", "--set", "checkpoint.every_steps=null")
     wait_for_a_round(tmp_path, broken)
+    time.sleep(0.5)  # what the round has left is saved, and the next one lasts for seconds
     found, sent = processes(broken), time.time()
     os.killpg(broken.pid, number)
     _, err = finished(broken, code=1)
