@@ -12,6 +12,7 @@ import pytest
 from jstc import report
 from jstc.cli import results
 from jstc.report.findings import Finding
+from jstc.report.plots.history import draw_training
 from jstc.summary import Summary, to_document
 
 GOOD = {"test_images": 599, "chance": 0.1018, "training_accuracy": 0.97}
@@ -176,3 +177,11 @@ def test_budgets_whose_comparison_means_nothing_get_no_tick(
     ]
     assert len(told) == 1
     assert "9.68 % ±2.6" in report.markdown(data)
+
+
+def test_the_picture_of_the_training_has_them(write_lines: Callable[..., Path], put: Put) -> None:
+    drawing = draw_training(report.read(write_lines()))
+    assert drawing is not None
+    assert "test, slim network: 97.50 % ±1.6" in drawing.svg
+    assert "trained alone: 97.00 % ±1.7" in drawing.svg
+    assert "ends at 97.50 % ±1.6 on the test split" in drawing.alt

@@ -124,7 +124,7 @@ def test_the_picture_of_the_training_has_a_line_for_each(started: Path) -> None:
     assert isinstance(data, report.RunData)
     drawing = draw_training(data)
     assert drawing is not None
-    assert drawing.alt.endswith("trained alone at 99.40 %, the given network had 99.90 %")
+    assert drawing.alt.endswith("trained alone at 99.40 %, the given network had 99.90 % ±0.72")
     assert "given network: 99.90 %" in drawing.svg
 
 

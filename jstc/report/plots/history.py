@@ -118,19 +118,22 @@ def _draw_accuracies(axes: Axes, data: RunData, curves: _Curves) -> None:
             label="search-validation",
         )  # fmt: skip
     # On the test split the slim network's accuracy is a mark, those that it is compared with are lines.
-    slim, target = data.summary.slim.accuracy, data.summary.target
+    slim, known = data.summary.scored, data.summary.references
     lines = (
-        ("given network", target.accuracy_before, (0, (1, 1.5))),
-        ("target network trained alone", target.accuracy, (0, (5, 3))),
+        ("given network", known.get("given network"), (0, (1, 1.5))),
+        ("target network trained alone", known.get("trained alone"), (0, (5, 3))),
     )
     for name, before, dashed in lines:
         if before is not None:
-            label = f"test, {name}: {percent(before)}"
-            axes.axhline(100 * before, color=canvas.ORANGE, linewidth=1.4, linestyle=dashed, label=label)
+            label, height = f"test, {name}: {before.text}", 100 * before.value
+            axes.axhline(height, color=canvas.ORANGE, linewidth=1.4, linestyle=dashed, label=label)
     if slim is not None:
+        if slim.interval is not None:
+            bar = [100 * end for end in slim.interval]
+            axes.plot([curves.end] * 2, bar, "_-", color=canvas.PURPLE, linewidth=1, markersize=6)
         axes.plot(
-            curves.end, 100 * slim, "D", color=canvas.PURPLE, markersize=7, clip_on=False, zorder=5,
-            label=f"test, slim network: {percent(slim)}",
+            curves.end, 100 * slim.value, "D", color=canvas.PURPLE, markersize=7, clip_on=False, zorder=5,
+            label=f"test, slim network: {slim.text}",
         )  # fmt: skip
 
 
@@ -159,13 +162,13 @@ def _finish_training(panels: Sequence[Axes], data: RunData, curves: _Curves) -> 
 def _training_told(data: RunData, curves: _Curves) -> str:
     trained = _known(curves.trained)
     told = [f"Training accuracy goes from {percent(trained[0])} to {percent(trained[-1])}"]
-    slim, target = data.summary.slim.accuracy, data.summary.target
+    slim, known = data.summary.scored, data.summary.references
     if slim is not None:
-        told.append(f"the slim network ends at {percent(slim)} on the test split")
-    if target.accuracy is not None:
-        told.append(f"the target network trained alone at {percent(target.accuracy)}")
-    if target.accuracy_before is not None:
-        told.append(f"the given network had {percent(target.accuracy_before)}")
+        told.append(f"the slim network ends at {slim.text} on the test split")
+    if "trained alone" in known:
+        told.append(f"the target network trained alone at {known['trained alone'].text}")
+    if "given network" in known:
+        told.append(f"the given network had {known['given network'].text}")
     return ", ".join(told)
 
 
