@@ -43,9 +43,9 @@ def save(folder, raw):
     return folder / name
 
 
-def tree(root, labels):
+def tree(root, labels, *, each):
     """An image tree in which every raw file has the label that run.py has given it."""
-    for raw, label in zip(raw_images(SIDE, each=2), labels, strict=True):
+    for raw, label in zip(raw_images(SIDE, each=each), labels, strict=True):
         for split in ("train", "val"):
             save(root / split / f"class{label}", raw)
     for split in ("train", "val"):
@@ -58,11 +58,21 @@ def tree(root, labels):
 @pytest.mark.parametrize("form", [CROPPED, STRETCHED], ids=["cropped", "stretched"])
 def test_raw_files_get_the_same_answers_everywhere(onnx_classifier, tmp_path, form, interpolation):
     to = Preprocessing(SIDE, SIDE, MEAN, STD, interpolation=interpolation, **form)
+    require_same_answers(onnx_classifier, tmp_path, to, each=2)
+
+
+@pytest.mark.slow
+def test_six_hundred_raw_files_get_the_same_answers_everywhere(onnx_classifier, tmp_path):
+    require_same_answers(onnx_classifier, tmp_path, Preprocessing(SIDE, SIDE, MEAN, STD, **CROPPED), each=50)
+
+
+def require_same_answers(onnx_classifier, tmp_path, to, *, each):
+    """Of `each` files of every kind, in run.py, torchvision's way, `jstc eval` and the evaluation."""
     metadata = {"labels": LABELS} | to.metadata()
     source = onnx_classifier("model.onnx", classes=10, metadata=card.encode_metadata(metadata))
     whole = preprocess_path(source)
     write_with_preprocess(source, whole, to)
-    paths = [save(tmp_path / "raw", raw) for raw in raw_images(SIDE, each=2)]
+    paths = [save(tmp_path / "raw", raw) for raw in raw_images(SIDE, each=each)]
 
     script = folder(source.parent, {"preprocess": True}, source, metadata)
     plain, inside = (first_labels(answers(script, paths, model)) for model in ("", whole))
@@ -77,7 +87,7 @@ def test_raw_files_get_the_same_answers_everywhere(onnx_classifier, tmp_path, fo
 
     # In a data set whose labels are these answers, each file is right about every image.
     numbers = [next(n for n in range(10) if as_printed(n) == label) for label in plain]
-    root, black = tree(tmp_path / "tree", numbers), len(LABELS)
+    root, black = tree(tmp_path / "tree", numbers, each=each), len(LABELS)
     for path in (source, whole):
         found = evaluation.evaluate(path, dataset="imagefolder", data=root, provider="cpu", threads=1)
         assert found["images"] == len(paths) + black
