@@ -103,6 +103,17 @@ def test_a_run_at_work_is_shown_and_left_alone(jstc_command, run):
     assert not (run / "summary.json").exists()
 
 
+def test_a_search_shows_what_the_given_network_scored(run, capsys):
+    results.stage(run, "search", as_json=True)
+    assert "given" not in json.loads(capsys.readouterr().out)
+    score = {"accuracy": 0.8104, "loss": 0.7, "test_images": 10_000}
+    files.write_json(run / "given" / "result.json", score)
+    results.stage(run, "search", as_json=True)
+    assert json.loads(capsys.readouterr().out)["given"] == score
+    results.stage(run, "search", as_json=False)
+    assert re.search(r"accuracy of the given network \(test split\) +81\.04 %", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("stage", ["slim", "finetune", "export", "bench"])
 def test_a_stage_that_is_done_shows_its_result(jstc_command, run, stage):
     document = json.loads(jstc_command(stage, "--json").out)

@@ -15,7 +15,7 @@ from jstc.errors import BudgetError, Interrupted
 from jstc.jst.joint import Search
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
-from jstc.runs import commands, network_check, stages
+from jstc.runs import commands, network_check, stages, workers
 from jstc.runs.stages import given
 from jstc.runs.workspace import StageContext, Workspace
 
@@ -131,6 +131,14 @@ def test_a_score_is_kept_while_alternatives_are_still_tried(
     commands.run(recipe(), out=tmp_path / "r", only=["search"], progress=messages)
     assert result(tmp_path / "r")["mismatch"]["kind"] == "classifier"
     assert any("WARNING" in text for text in messages.texts)
+
+
+def test_all_processes_take_part_in_scoring_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each finds what process 0 asks for by its name."""
+    known: dict[str, Any] = {}
+    monkeypatch.setattr(workers, "worker_loop", lambda training, *_: known.update(training) or 0)
+    assert commands.follow() == 0
+    assert known[given.score_given.__name__] is given.score_given
 
 
 def test_the_baseline_survives_when_its_figures_are_lost(
