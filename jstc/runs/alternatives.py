@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from jstc.core.progress import Progress
 from jstc.data import DataInfo, Dataset, Split
-from jstc.recipe.schema import InputSettings
 from jstc.train.device import Numerics
 from jstc.train.loop import evaluating
 from jstc.train.one_step import logits
@@ -74,7 +73,6 @@ def alternatives(
     others = [norm for norm in norms if not _is_own(norm, info)]
     for what, mean, std in others:
         settings = {"input.mean": [*mean], "input.std": [round(figure, 6) for figure in std]}
-        settings = settings if "mean" in InputSettings.model_fields else {}
         change = _renormalised(info, mean, std)
         found.append(Alternative("preprocessing", what, settings, network, change))
     if info.channels == 3:

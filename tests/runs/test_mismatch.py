@@ -151,6 +151,7 @@ def test_another_normalisation_is_named(sound: Small, dataset: Dataset, what: st
     found = found_in(Expecting(sound, mean, std), dataset)
     assert found is not None
     assert (found.kind, found.what) == ("preprocessing", what)
+    assert found.settings == {"input.mean": list(mean), "input.std": [round(part, 6) for part in std]}
     assert (found.accuracy or 0) - (found.as_given or 0) > 0.2
     assert (found.images or 0) > 100
 
