@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from jstc.train.loop import computes_right, counted, evaluate
 from jstc.train.one_step import Teacher
 from jstc.train.recalibration import recalibrate_trained
 
-__all__ = ["finetune", "score", "train_baseline"]
+__all__ = ["finetune", "require_teacher", "score", "train_baseline"]
 
 
 def finetune(
@@ -159,29 +160,48 @@ def _teacher(target: nn.Module, recipe: Recipe, source: Path) -> Teacher | None:
     if settings.teacher == "none":
         return None
     network = copy.deepcopy(target)
-    if recipe.weights is None:
-        # Untrained when it was built: what it learned, it learned in the search.
+    if _learns_in_search(recipe):
         _load_target(network, source / "target.safetensors")
     device.to_device(network, recipe.train, _device_of(target)).eval().requires_grad_(False)
     return Teacher(network, weight=settings.teacher_weight, temperature=settings.temperature)
 
 
+def require_teacher(network: nn.Module, recipe: Recipe, source: Path) -> None:
+    """Raise `RunDirectoryError` when the teacher is in `source`, and cannot be loaded into `network`."""
+    if recipe.finetune.teacher != "none" and _learns_in_search(recipe):
+        _take_over(network, _tensors(source / "target.safetensors"), source / "target.safetensors")
+
+
+def _learns_in_search(recipe: Recipe) -> bool:
+    # Untrained when it was built: what it learned, it learned in the search.
+    return recipe.weights is None
+
+
 def _load_target(network: nn.Module, path: Path) -> None:
-    message = f"the teacher cannot be read from {path}: {{}}; repeat the search, or use --fresh"
-    saved = collectives.from_first(lambda: (_tensors(path, message), {}))
+    saved = collectives.from_first(lambda: (_tensors(path), {}))
     assert saved is not None
+    _take_over(network, saved[0], path)
+
+
+def _take_over(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
-        network.load_state_dict(saved[0])
+        network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise RunDirectoryError(message.format(error)) from None
+        raise _no_teacher(path, error) from None
 
 
-def _tensors(path: Path, message: str) -> dict[str, Tensor]:
+def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         files.require_regular(path)
         return load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise RunDirectoryError(message.format(error)) from None
+        raise _no_teacher(path, error) from None
+
+
+def _no_teacher(path: Path, error: Exception) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"the teacher cannot be read from {path}: {error}; repeat the search, or use --fresh"
+    )
 
 
 def _hash(path: Path) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 
 from jstc.core import files, signals
 from jstc.core.held import require_held
-from jstc.core.progress import Progress
+from jstc.core.progress import Progress, Silent
 from jstc.errors import DiskFullError, Interrupted, JstcError, RunDirectoryError, StageError
 from jstc.runs import preflight
 from jstc.runs.directory import RunDirectory, recorded
+from jstc.runs.manifest import can_be_recorded, damage_as_input_error
 from jstc.runs.stages import Stage, builds_on, built_on
 from jstc.runs.workspace import StageContext, Workspace
 
@@ -81,6 +82,8 @@ class Chain:
         """Run those of `wanted` that are not done, or whose files are damaged."""
         for stage in wanted:
             damaged = self._damaged(stage)
+            if damaged or not self._run.is_done(stage.name):
+                self.judge(stage)
             if damaged:
                 if not stage.nested:  # it looks after its files itself, and says so
                     self._say(f"{stage.name}: {_names(damaged)} missing or changed; running it again")
@@ -108,6 +111,7 @@ class Chain:
         # Before anything is deleted.
         if fresh or missing or self._run.changed or self._damaged(stage) or not self._run.is_done(name):
             preflight.check(self._workspace, self._run.path)
+            self.judge(missing[0] if missing else stage)
         self.renew()
         if fresh:
             self.reset(name)
@@ -142,6 +146,24 @@ class Chain:
                 raise RunDirectoryError(f"{text}: {self._how_to_make(name)}")
         return missing
 
+    def judge(self, stage: Stage) -> None:
+        """Find what is wrong with what `stage` is going to read, while its old results are there.
+
+        Raises an `InputError`. Nothing is looked at where an earlier stage has to run before this one.
+        """
+        if stage.judge is None or not all(self.is_intact(name) for name in stage.inputs):
+            return
+        run = self._run
+        with damage_as_input_error(run.path):
+            try:
+                stage.judge(StageContext(self._workspace, run.path, run.folder(stage.name), Silent()))
+            except StageError as error:
+                problem = f"{stage.name} cannot work with what is in {run.path}, and has changed nothing"
+                raise RunDirectoryError(
+                    f"{problem}: {error.problem}",
+                    "put back what was there, or run the stage that wrote it again with --fresh",
+                ) from error
+
     def is_done(self, name: str) -> bool:
         """Whether a stage is done."""
         return self._run.is_done(name)
@@ -153,6 +175,10 @@ class Chain:
     def renew(self) -> None:
         """Forget the stages whose own settings are others now, and put the recipe with these on file."""
         nested = [stage.name for stage in self.table if stage.nested]
+        begun = [stage for stage in self.table if stage.name in self._run.changed]
+        for stage in begun[:1]:  # what comes after it is judged when it is there anew
+            if self._run.record(stage.name).state != "pending":
+                self.judge(stage)
         for section, found in self._run.changed.items():
             if not nested and self._run.record(section).state != "pending":
                 self._say(f"{'; '.join(found)}: running {section} again")
@@ -274,4 +300,6 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _written(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    """Files in the folder of a stage; not those of somebody else whose names cannot be on its record."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in found if can_be_recorded(path.relative_to(folder.parent).as_posix())]

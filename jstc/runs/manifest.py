@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import re
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
     "Manifest",
     "StageRecord",
     "State",
+    "can_be_recorded",
     "changed_sections",
     "damage_as_input_error",
     "settings_of_another_run",
@@ -41,7 +43,14 @@ _AWAY = "put back a good copy, or begin a run in another directory (--out of `js
 State = Literal["pending", "running", "done", "failed"]
 # Files are deleted by these names: they must not lead out of the run directory.
 _StageName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.-]*$")]
-_Artifact = Annotated[str, Field(pattern=r"^[^./\\:][^/\\:]*(/[^./\\:][^/\\:]*)*$")]
+_PART = r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*"
+_NAME = rf"^{_PART}(/{_PART})*$"
+_Artifact = Annotated[str, Field(pattern=_NAME)]
+
+
+def can_be_recorded(name: str) -> bool:
+    """Whether a file of that name, with slashes, can be an artifact: no part of it is hidden, or odd."""
+    return re.fullmatch(_NAME, name) is not None
 
 
 class StageRecord(BaseModel):

@@ -74,6 +74,10 @@ def run_stage(
         _run_shared(chain, name, path, workspace)
         labels = workspace.recipe.labels
         for label in labels if fresh else ():
+            with _child(path, workspace, label, told) as child:
+                stage = child.stage(name)
+                child.judge(next(iter(child.missing_before(stage)), stage))
+        for label in labels if fresh else ():
             # All of them first: an interrupted command is repeated without --fresh.
             with _child(path, workspace, label, told) as child:
                 child.missing_before(child.stage(name))

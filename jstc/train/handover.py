@@ -16,7 +16,7 @@ from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, optim
 
-__all__ = ["Handover", "load_subnetwork", "save_subnetwork"]
+__all__ = ["Handover", "load_subnetwork", "read_subnetwork", "save_subnetwork"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,21 @@ def save_subnetwork(
 
 
 def load_subnetwork(path: Path, *, plan: Plan) -> Handover:
-    """Read the sub-network of `plan`.
+    """Read the sub-network of `plan`; of several processes the first one does, for all.
 
     Raises `RunDirectoryError` for a file that is missing or damaged, or that belongs to another plan.
     """
     saved = collectives.from_first(lambda: _checked(path, plan))
     assert saved is not None
-    tensors, meta = saved
+    return _handover(*saved)
+
+
+def read_subnetwork(path: Path, *, plan: Plan) -> Handover:
+    """Read the sub-network of `plan` in this process alone. Raises as `load_subnetwork` does."""
+    return _handover(*_checked(path, plan))
+
+
+def _handover(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Handover:
     network, gates = (checkpoint.part(tensors, name) for name in ("network", "gates"))
     return Handover(network, gates, optim.from_tensors(tensors), int(meta["step"]))
 

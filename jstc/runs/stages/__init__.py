@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jstc.recipe.schema import Recipe
@@ -31,8 +31,10 @@ StageFunction = Callable[[StageContext], Result]
 class Stage:
     """A stage by name; `inputs` are the stages it builds on, `loose` its files outside its own folder.
 
-    `run` returns figures for the stage's result.json, or None when there is to be none. The folder of a
-    `nested` stage is a run directory, which keeps a record of its own.
+    `run` returns figures for the stage's result.json, or None when there is to be none. `judge` reads what
+    the stage is going to read, changes nothing, and raises what the stage would, while the results of an
+    earlier run of it are still there. The folder of a `nested` stage is a run directory, which keeps a record
+    of its own.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
     nested: bool = False
+    judge: StageFunction | None = None
 
 
 def table(recipe: Recipe) -> list[Stage]:
@@ -50,11 +53,11 @@ def table(recipe: Recipe) -> list[Stage]:
         Stage(GIVEN, _late("given", "given")),
         Stage("baseline", _late("train", "baseline")),
         Stage("search", _late("train", "search"), (), ("target.json",)),
-        Stage("finetune", _late("train", "finetune"), ("search",)),
-        Stage("slim", _late("slim", "slim"), ("finetune",)),
-        Stage("export", _late("export", "export"), ("slim",)),
-        Stage("bench", _late("bench", "bench"), ("export", *baseline)),
-        Stage("report", _late("report", "report"), ("bench", *given, *baseline), _REPORTS),
+        Stage("finetune", _late("train", "finetune"), ("search",), judge=_late("inputs", "finetune")),
+        Stage("slim", _late("slim", "slim"), ("finetune",), judge=_late("inputs", "slim")),
+        Stage("export", _late("export", "export"), ("slim",), judge=_late("inputs", "export")),
+        Stage("bench", _late("bench", "bench"), ("export", *baseline), judge=_late("inputs", "bench")),
+        replace(report_of_all(("bench", *given, *baseline)), judge=_late("report", "judge")),
     ]
     left_out = {GIVEN: recipe.weights is None, "baseline": not recipe.baseline}
     return [stage for stage in stages if not left_out.get(stage.name, False)]

@@ -18,7 +18,7 @@ from jstc.ort.opened import Facts
 from jstc.runs.stages.export import ExportedFile
 from jstc.runs.workspace import StageContext
 
-__all__ = ["bench"]
+__all__ = ["bench", "facts_of", "trained_target"]
 
 _TARGET = "bench/target.onnx"
 
@@ -31,7 +31,7 @@ def bench(context: StageContext) -> dict[str, Any]:
     """
     environment = machine.environment()  # first: its load is that before our own work
     _write_target(context, context.path / _TARGET)
-    facts = _facts(context)
+    facts = facts_of(context)
     for name in _left_out(context):
         context.progress.message(
             f"bench: {name} is left out: its time would be that of the preprocessing, too"
@@ -69,7 +69,7 @@ def _left_out(context: StageContext) -> list[str]:
     return [entry["file"] for entry in _entries(context) if entry.get("preprocess")]
 
 
-def _facts(context: StageContext) -> Mapping[str, Facts]:
+def facts_of(context: StageContext) -> Mapping[str, Facts]:
     """The files to be timed, by their places in the run directory, the target network's first."""
     slim = files.read_json(context.path / "slim" / "result.json")
     found = {_TARGET: Facts(context.workspace.channels.cost().flops, "fp32")}
@@ -83,7 +83,7 @@ def _write_target(context: StageContext, path: Path) -> None:
     workspace, settings = context.workspace, context.recipe.export
     cost = workspace.channels.cost()
     write_onnx(
-        _trained_target(context),
+        trained_target(context),
         path,
         shape=workspace.spec.input_shape,
         opset=settings.opset,
@@ -92,7 +92,11 @@ def _write_target(context: StageContext, path: Path) -> None:
     )
 
 
-def _trained_target(context: StageContext) -> nn.Module:
+def trained_target(context: StageContext) -> nn.Module:
+    """The target network of the baseline.
+
+    Raises `ModelError` for weights that are not its.
+    """
     # Without a baseline the initial weights serve: the time does not depend on them.
     network = context.workspace.new_target()
     weights = context.path / "baseline" / "model.safetensors"

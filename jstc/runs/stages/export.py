@@ -201,9 +201,12 @@ class _Tried:
     problem: str | None
 
 
-def _source(context: StageContext, scratch: Path) -> _Source:
-    settings, workspace = context.recipe.export, context.workspace
-    structure = workspace.structure()
+def emitted(context: StageContext) -> nn.Module:
+    """The run's slim network.
+
+    Raises `ModelError` when it cannot be loaded or is another plan's, `StageError` for absurd weights.
+    """
+    structure = context.workspace.structure()
     network = slim.load(
         context.path / "slim",
         allow_code=context.recipe.model,  # what the file there names may be another
@@ -211,7 +214,13 @@ def _source(context: StageContext, scratch: Path) -> _Source:
         plan=context.plan,
     )
     soundness.require_sane(network, initial=structure, what="the slim network")
-    path, metadata = scratch / "source.onnx", _metadata(context)
+    return network
+
+
+def _source(context: StageContext, scratch: Path) -> _Source:
+    settings, workspace = context.recipe.export, context.workspace
+    network = emitted(context)
+    path, metadata = scratch / "source.onnx", metadata_of(context)
     exporting.write_onnx(
         network,
         path,
@@ -302,7 +311,7 @@ def _ways_out(names: list[Precision], settings: ExportSettings) -> Iterator[str]
     yield f"leave out {' and '.join(names)} (--precision)"
 
 
-def _metadata(context: StageContext) -> dict[str, Any]:
+def metadata_of(context: StageContext) -> dict[str, Any]:
     """What the exported files tell about themselves; see `jstc.export.encode_metadata`."""
     result = files.read_json(context.path / "slim" / "result.json")
     info = context.workspace.info
@@ -332,15 +341,16 @@ def describe(
     `metadata` is what every exported file carries, decoded; `entries` are those of the stage's result, the
     plain files first.
     """
-    facts = _facts(context, metadata, entries)
+    facts = facts_of(context, metadata, entries)
     files.write_text(context.folder / "labels.txt", card.labels_text(metadata["labels"]))
     files.write_text(context.folder / "run.py", card.run_script(facts))
     files.write_text(context.folder / "MODEL_CARD.md", card.model_card(facts))
 
 
-def _facts(
+def facts_of(
     context: StageContext, metadata: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
 ) -> CardFacts:
+    """What the model card tells of the run."""
     settings, target = context.recipe.export, _read(context.path / "target.json")
     manifest = Manifest.load(context.path)
     baseline = _read(context.path / "baseline" / "result.json") if context.recipe.baseline else {}

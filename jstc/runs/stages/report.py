@@ -5,7 +5,12 @@ from __future__ import annotations
 from jstc import report as reporting
 from jstc.runs.workspace import StageContext
 
-__all__ = ["report"]
+__all__ = ["judge", "report"]
+
+
+def judge(context: StageContext) -> None:
+    """Read all that the report is made of."""
+    reporting.read(context.path)
 
 
 def report(context: StageContext) -> None:
