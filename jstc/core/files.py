@@ -32,6 +32,7 @@ __all__ = [
     "inside",
     "irregular",
     "open_regular",
+    "open_to_append",
     "parse_json",
     "read_bytes",
     "read_json",
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 # Writing.
+
+_NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_with(path: Path, write: Callable[[Path], object], *, size: int | None = None) -> None:
@@ -97,6 +100,17 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def open_to_append(path: Path) -> io.BufferedWriter:
+    """The file at `path`, made where there is none, open for more at its end.
+
+    Raises `DamagedError` for what is no file, `OSError` for a link: it might lead to somebody else's.
+    """
+    if path.exists():
+        require_regular(path)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOT_THROUGH_LINKS, 0o666)
+    return os.fdopen(handle, "ab")
 
 
 def delete(path: Path) -> None:

@@ -180,8 +180,8 @@ class CorruptImages:
             return
         require_held(self._path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps({"image": where, "reason": reason}) + "\n")
+        with files.open_to_append(self._path) as file:
+            file.write((json.dumps({"image": where, "reason": reason}) + "\n").encode("ascii"))
 
 
 def _listed(path: Path) -> Iterable[tuple[str, str]]:

@@ -137,7 +137,7 @@ class History:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self.path.stat().st_size if self.path.exists() else 0
         try:
-            with self.path.open("ab") as file:
+            with files.open_to_append(self.path) as file:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())

@@ -10,7 +10,7 @@ import stat
 import pytest
 
 from jstc.core import files
-from jstc.errors import DiskFullError
+from jstc.errors import DamagedError, DiskFullError
 
 
 def names(folder):
@@ -143,3 +143,17 @@ def test_a_full_disk_is_said_once_and_the_old_file_stays(tmp_path, monkeypatch, 
 def test_any_other_error_of_the_system_passes_as_it_is(tmp_path):
     with pytest.raises(PermissionError), files.space_for(tmp_path / "a"):
         raise PermissionError(13, "Permission denied")
+
+
+def test_nothing_is_appended_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "log").symlink_to("precious")
+    with pytest.raises(OSError, match="log"), files.open_to_append(tmp_path / "log"):
+        pass
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DamagedError, match="is a pipe"):
+        files.open_to_append(tmp_path / "pipe")
+    for word in (b"a", b"b"):
+        with files.open_to_append(tmp_path / "new") as file:
+            file.write(word)
+    assert (tmp_path / "new").read_text() == "ab" and (tmp_path / "precious").read_text() == "x"

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from jstc.core.seeds import derive
-from jstc.core.torchvision_import import import_torchvision
 from jstc.data.base import DataInfo, Source, photographs
 from jstc.data.images import Images, UnreadableImageError, open_file, size_of_file
 from jstc.data.sampling import PackedStrings, spread
@@ -94,11 +93,11 @@ def _difference(train: Path, test: Path, classes: list[str], others: list[str]) 
 
 
 def _images(folder: Path, labels: tuple[str, ...]) -> Images:
-    datasets = import_torchvision("torchvision.datasets")
-    index = {label: number for number, label in enumerate(labels)}
-    samples = datasets.ImageFolder.make_dataset(str(folder), index, SUFFIXES)
-    paths = PackedStrings.pack([os.fsencode(path) for path, _ in samples])
-    return Images(partial(_read, paths), np.array([label for _, label in samples], dtype=np.int64))
+    # In torchvision's order: by class, by folder, by name.
+    found = [sorted(image_files(folder / label), key=lambda p: (str(p.parent), p.name)) for label in labels]
+    paths = PackedStrings.pack([os.fsencode(path) for images in found for path in images])
+    counts = [len(images) for images in found]
+    return Images(partial(_read, paths), np.repeat(np.arange(len(labels), dtype=np.int64), counts))
 
 
 def _read(paths: PackedStrings, index: int) -> Image.Image:
@@ -148,9 +147,16 @@ def require_readable(
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Paths of the images in a folder and below it."""
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(parent) / n for n in names if n.lower().endswith(SUFFIXES))
+    """Paths of the images in a folder and below it, through links too, but not in a circle."""
+    above: dict[Path, tuple[Path, ...]] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        parent = Path(place)
+        yield from (parent / n for n in names if n.lower().endswith(SUFFIXES))
+        chain = (*above.pop(parent, ()), parent.resolve())
+        folders[:] = [
+            n for n in folders if not (parent / n).is_symlink() or (parent / n).resolve() not in chain
+        ]
+        above |= {parent / n: chain for n in folders}
 
 
 def _require_images(name: str, folder: Path, classes: Sequence[str]) -> None:

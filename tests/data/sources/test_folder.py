@@ -12,6 +12,9 @@ from PIL import Image
 
 import jstc.data
 from jstc.data import Dataset, Epoch, Part
+from jstc.data.images import Images
+from jstc.data.sources import folder
+from jstc.data.sources.folder import image_files
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
@@ -229,3 +232,36 @@ def test_workers_are_given_arrays_not_lists_as_long_as_the_data(make_tree: Make)
         assert not (isinstance(thing, list | tuple | dict) and len(thing) >= 30)
         todo += gc.get_referents(thing)
     assert len(seen) > 5
+
+
+def test_links_to_other_folders_are_followed_and_circles_are_not(tmp_path: Path, make_tree: Make) -> None:
+    root = make_tree(classes=2, images=3)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.new("RGB", (40, 40), "red").save(elsewhere / "more.png")
+    first = next(path for path in sorted((root / "train").iterdir()))
+    (first / "linked").symlink_to(elsewhere)
+    for name in ("round", "and_round"):  # twice, so that forty steps into the circle are 2^40 folders
+        (first / name).symlink_to(first)
+    (elsewhere / "back").symlink_to(first)
+    assert len(list(image_files(first))) == 4
+    assert _load(root).train_full.num_images == 7
+
+
+def test_images_come_in_torchvisions_order(make_tree: Make) -> None:
+    from torchvision.datasets import ImageFolder
+
+    root = make_tree(classes=3, images=4)
+    for name in ("b/x.png", "a b/x.png", "a/x.png", "Z/deep/x.png", "a.png", "ä.png"):
+        path = next(iter(sorted((root / "train").iterdir()))) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(path)
+    wanted = ImageFolder(str(root / "train")).samples
+    found = folder._images(root / "train", tuple(sorted(p.name for p in (root / "train").iterdir())))
+    assert [str(path) for path in _paths(found)] == [path for path, _ in wanted]
+    assert found.labels.tolist() == [label for _, label in wanted]
+
+
+def _paths(found: Images) -> list[Path]:
+    packed = found.read.args[0]  # type: ignore[attr-defined]
+    return [Path(packed[n].decode()) for n in range(len(found.labels))]
