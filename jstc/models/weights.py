@@ -89,7 +89,8 @@ def _may_be_torch(path: Path) -> bool:
 
 def _read_torch(path: Path, *, weights_only: bool) -> Any:
     _require_sound(path)
-    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
+    checked = torch.sparse.check_sparse_tensor_invariants()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings(), checked:
         warnings.simplefilter("ignore")  # torch's remarks on foreign files; ours follow if it matters
         return torch.load(path, map_location="cpu", weights_only=weights_only)
 

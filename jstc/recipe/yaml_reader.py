@@ -102,7 +102,7 @@ class _Loader(yaml.SafeLoader):
         # Keys count as well here, and the depth is that of what is inside the outermost mapping.
         if self.nodes > 2 * _MAX_NODES or self.depth > _MAX_DEPTH + 1:
             raise _TooMuchError(self.get_mark().line + 1)
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         # Only here: in a node, a tag that was written looks like the one that a plain value has by itself.
         if getattr(event, "tag", None) is not None:
             raise _TagError(event.start_mark.line + 1, event.tag)
