@@ -73,6 +73,7 @@ class Chain:
         self._run, self._workspace = opened, workspace
         self._progress, self._command, self._title = progress, command, title
         self._announced = not title
+        self._judged: set[str] = set()
 
     def stage(self, name: str) -> Stage:
         """The stage of that name."""
@@ -151,7 +152,11 @@ class Chain:
 
         Raises an `InputError`. Nothing is looked at where an earlier stage has to run before this one.
         """
-        if stage.judge is None or not all(self.is_intact(name) for name in stage.inputs):
+        if (
+            stage.judge is None
+            or stage.name in self._judged
+            or not all(self.is_intact(name) for name in stage.inputs)
+        ):
             return
         run = self._run
         with damage_as_input_error(run.path):
@@ -163,6 +168,7 @@ class Chain:
                     f"{problem}: {error.problem}",
                     "put back what was there, or run the stage that wrote it again with --fresh",
                 ) from error
+        self._judged.add(stage.name)
 
     def is_done(self, name: str) -> bool:
         """Whether a stage is done."""
@@ -228,6 +234,7 @@ class Chain:
     def _work(self, stage: Stage) -> None:
         name, folder = stage.name, self._run.folder(stage.name)
         self._announce()
+        self._judged.clear()  # of what the stage writes nothing is known yet
         watch = Stopwatch(self._run, name, self._progress)
         self._run.begin(name)
         try:
