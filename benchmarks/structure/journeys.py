@@ -32,7 +32,7 @@ JOURNEYS: dict[str, tuple[str, ...]] = {
         "selection:save", "Plan.save", "save_subnetwork", "stages/train:finetune", "jstc/finetune:finetune",
         "stages/slim:slim", "slim:emit", "ChannelMap.slice", "slicing:rebuild", "stages/train:require_equal",
         "StageContext.plan", "slim:load", "stages/export:export", "write_onnx", "stages/export:figures",
-        "stages/export:describe", "export/card:model_card",
+        "description:describe", "export/card:model_card",
     ),
     "an error from input to exit code": (
         "cli/search:search", "commands:run", "preflight:check", "Workspace.info", "datasets:check",

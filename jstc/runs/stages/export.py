@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,22 +15,18 @@ from torch import Tensor, nn
 
 from jstc import export as exporting
 from jstc import slim, soundness
-from jstc._version import __version__
 from jstc.core import files
-from jstc.core.accuracy import Accuracy, doubts
 from jstc.errors import GateError
-from jstc.export import Parity, Score, card
-from jstc.export.card import CardFacts
+from jstc.export import Parity, Score
 from jstc.ort import sessions
 from jstc.ort.sessions import Provider
 from jstc.recipe.schema import ExportSettings, Precision
-from jstc.report.given import warnings as given_warnings
-from jstc.runs.manifest import Manifest
+from jstc.runs.stages import description
 from jstc.runs.stages.train import images
 from jstc.runs.workspace import StageContext
 from jstc.train.loop import counted
 
-__all__ = ["ExportedFile", "Reference", "describe", "export", "figures", "problem", "scored_images"]
+__all__ = ["ExportedFile", "Reference", "emitted", "export", "figures", "problem"]
 
 # What an exported file is worth: its accuracy on the test split and its agreement with torch.
 
@@ -179,7 +175,7 @@ def export(context: StageContext) -> dict[str, Any]:
     _require_passed(tried, context.recipe.export)
     accuracy = source.reference.accuracy
     entries = sorted((found.entry for found in tried), key=lambda entry: entry.get("preprocess", False))
-    describe(context, metadata=source.metadata | {"accuracy": accuracy}, entries=entries)
+    description.describe(context, metadata=source.metadata | {"accuracy": accuracy}, entries=entries)
     return {"files": entries, "torch_accuracy": accuracy}
 
 
@@ -220,7 +216,7 @@ def emitted(context: StageContext) -> nn.Module:
 def _source(context: StageContext, scratch: Path) -> _Source:
     settings, workspace = context.recipe.export, context.workspace
     network = emitted(context)
-    path, metadata = scratch / "source.onnx", metadata_of(context)
+    path, metadata = scratch / "source.onnx", description.metadata_of(context)
     exporting.write_onnx(
         network,
         path,
@@ -309,100 +305,3 @@ def _ways_out(names: list[Precision], settings: ExportSettings) -> Iterator[str]
         yield "more images or another method for its calibration (export.calibration_images, .calibration)"
     yield "allow more (--max-accuracy-drop)"
     yield f"leave out {' and '.join(names)} (--precision)"
-
-
-def metadata_of(context: StageContext) -> dict[str, Any]:
-    """What the exported files tell about themselves; see `jstc.export.encode_metadata`."""
-    result = files.read_json(context.path / "slim" / "result.json")
-    info = context.workspace.info
-    return {
-        "labels": list(info.labels),
-        **info.preprocessing.metadata(),
-        "flops": result["flops"],
-        "params": result["params"],
-        "accuracy": result["accuracy"],
-        "plan_hash": context.plan.hash,
-        "model": context.recipe.model,
-        "dataset": context.recipe.dataset,
-        "jstc_version": __version__,
-    }
-
-
-# What lies beside exported files, so that their folder is enough: MODEL_CARD.md, labels.txt, run.py.
-
-_METRICS = {"flops": "FLOPs", "params": "parameters"}
-
-
-def describe(
-    context: StageContext, *, metadata: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write MODEL_CARD.md, labels.txt and run.py into the folder of the stage.
-
-    `metadata` is what every exported file carries, decoded; `entries` are those of the stage's result, the
-    plain files first.
-    """
-    facts = facts_of(context, metadata, entries)
-    files.write_text(context.folder / "labels.txt", card.labels_text(metadata["labels"]))
-    files.write_text(context.folder / "run.py", card.run_script(facts))
-    files.write_text(context.folder / "MODEL_CARD.md", card.model_card(facts))
-
-
-def facts_of(
-    context: StageContext, metadata: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
-) -> CardFacts:
-    """What the model card tells of the run."""
-    settings, target = context.recipe.export, _read(context.path / "target.json")
-    manifest = Manifest.load(context.path)
-    baseline = _read(context.path / "baseline" / "result.json") if context.recipe.baseline else {}
-    given = _read(context.path / "given" / "result.json") if context.recipe.weights is not None else {}
-    slim = Accuracy.of(_read(context.path / "finetune" / "result.json") | {"accuracy": metadata["accuracy"]})
-    alone = Accuracy.of(baseline)
-    return CardFacts(
-        metadata=metadata,
-        files=entries,
-        images=scored_images(context.path, split=context.workspace.dataset.test.num_images),
-        budget=_budget(target.get("budget", {})),
-        target={
-            "flops": target.get("flops"),
-            "params": target.get("params"),
-            "accuracy": baseline.get("accuracy"),
-            "accuracy_before": given.get("accuracy", target.get("accuracy_before")),
-        },
-        batch=settings.batch,
-        fp16=settings.fp16_io == "float16" and any(entry["precision"] == "fp16" for entry in entries),
-        made=_made(context, metadata, manifest),
-        command=manifest.command if manifest else "",
-        licence=settings.license,
-        warnings=[*doubts(slim, alone=alone, epochs=baseline.get("epochs")), *given_warnings(given)],
-    )
-
-
-def _budget(budget: Mapping[str, Any]) -> str:
-    if not budget:
-        return "unrecorded size"
-    metric = _METRICS.get(budget["metric"], str(budget["metric"]))
-    text = f"{budget['limit']:,.10g} {metric}"
-    share = budget.get("share")
-    return text if share is None else f"{text}, {100 * share:.1f} % of the target network's"
-
-
-def _made(context: StageContext, metadata: Mapping[str, Any], manifest: Manifest | None) -> list[str]:
-    recipe = context.recipe
-    lines = [f"jstc {metadata['jstc_version']}, seed {recipe.seed}, plan {metadata['plan_hash']}"]
-    searched, tuned = (_read(context.path / stage / "result.json") for stage in ("search", "finetune"))
-    if "rounds" in searched and "epochs" in tuned:
-        lines.append(f"{searched['rounds']} rounds of search, then {tuned['epochs']} epochs of fine-tuning")
-    if manifest is not None:
-        versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-        lines += [f"run begun {manifest.created}", f"with {versions}"]
-    return lines
-
-
-def scored_images(path: Path, *, split: int) -> int:
-    """Images that the accuracies of the run at `path` are over: of the split, those that could be read."""
-    found = _read(path / "finetune" / "result.json").get("test_images")
-    return found if isinstance(found, int) else split
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return files.read_json(path) if path.exists() else {}

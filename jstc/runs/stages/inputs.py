@@ -12,6 +12,7 @@ from jstc.core import files
 from jstc.finetune import require_teacher
 from jstc.ort import sessions
 from jstc.runs.stages import bench as bench_stage
+from jstc.runs.stages import description
 from jstc.runs.stages import export as export_stage
 from jstc.runs.workspace import StageContext
 from jstc.train import handover
@@ -33,7 +34,7 @@ def slim(context: StageContext) -> None:
 def export(context: StageContext) -> None:
     """Require the slim network, and the figures that its files and their card tell."""
     export_stage.emitted(context)
-    export_stage.facts_of(context, export_stage.metadata_of(context), [])
+    description.facts_of(context, description.metadata_of(context), [])
 
 
 def bench(context: StageContext) -> None:

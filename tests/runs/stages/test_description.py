@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jstc.core import files
-from jstc.runs.stages.export import scored_images
+from jstc.runs.stages.description import scored_images
 
 
 def test_images_that_could_not_be_read_are_not_counted(tmp_path):
