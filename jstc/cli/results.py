@@ -18,7 +18,7 @@ from jstc.summary import Summary, SweepSummary, to_document
 
 __all__ = ["outline", "stage", "summary"]
 
-_NOT_SHOWN = ("flops_share", "max_abs_diff_fold_limit", "rounding", "unreached")
+_NOT_SHOWN = ("flops_share", "kernels", "max_abs_diff_fold_limit", "rounding", "unreached")
 """Parts of a result that are figures by themselves; the report has them, and --json."""
 
 

@@ -30,7 +30,8 @@ RESULTS = {
     "search": {"rounds": 3, "settled": True, "accuracy": 0.9, "seconds": 3.0},
     "finetune": {"epochs": 2, "accuracy": 0.95, "seconds": 2.0},
     "slim": {"flops": 20_000_000, "params": 1000, "accuracy": 0.95, "seconds": 1.0,
-             "max_abs_diff_fold": 1e-7, "flops_share": {"layer1.0.conv1": 0.123456789}},
+             "max_abs_diff_fold": 1e-7, "flops_share": {"layer1.0.conv1": 0.123456789},
+             "kernels": [{"layers": ["layer1.0.conv2"]}]},
     "export": {"seconds": 1.0, "files": [
         {"file": "export/model.onnx", "precision": "fp32", "accuracy": 0.95, "max_abs_diff": 1e-6,
          "top1_agreement": 1.0, "bytes": 9}]},
@@ -135,6 +136,7 @@ def test_images_that_were_left_out_are_counted_after_every_stage(jstc_command, r
 def test_figures_of_every_channel_group_are_for_the_report(jstc_command, run):
     called = jstc_command("slim", run)
     assert "layer1.0.conv1" not in called.out + called.err
+    assert "layer1.0.conv2" not in called.out + called.err
     assert json.loads(jstc_command("slim", run, "--json").out)["flops_share"] == {
         "layer1.0.conv1": 0.123456789
     }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,3 +274,14 @@ def test_this_machine_trains_with_right_gradients(name: str):
     right(x.double()).backward(gradient.double())
     error = (layer.weight.grad.double() - right.weight.grad).abs().max()
     assert float(error / right.weight.grad.square().mean().sqrt()) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels_of", ["AVX512_CORE_BF16", "AVX512_CORE", "AVX2"])
+def test_so_it_does_with_the_kernels_of_other_processors(kernels_of: str):
+    """oneDNN takes those of older processors than this one where it is told to."""
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "this_machine_trains"]
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": kernels_of}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(RISKY)} passed" in done.stdout
