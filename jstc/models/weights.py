@@ -59,6 +59,7 @@ def _read(path: Path, *, allow_pickle: bool) -> Any:
     files.require_regular(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    _require_sound(path, allow_code=allow_pickle)
     try:
         return _read_torch(path, weights_only=True)
     except pickle.UnpicklingError:
@@ -88,19 +89,25 @@ def _may_be_torch(path: Path) -> bool:
 
 
 def _read_torch(path: Path, *, weights_only: bool) -> Any:
-    _require_sound(path)
     checked = torch.sparse.check_sparse_tensor_invariants()  # type: ignore[no-untyped-call]
     with warnings.catch_warnings(), checked:
         warnings.simplefilter("ignore")  # torch's remarks on foreign files; ours follow if it matters
         return torch.load(path, map_location="cpu", weights_only=weights_only)
 
 
-def _require_sound(path: Path) -> None:
-    """Raise `ModelError` for an archive that would take far more memory than it has bytes."""
-    if not zipfile.is_zipfile(path):
+def _require_sound(path: Path, *, allow_code: bool) -> None:
+    """Raise `ModelError` for an archive with code in it, and for one that is made to fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except Exception:  # no archive, or a damaged one: torch finds out
         return
-    with zipfile.ZipFile(path) as archive:
-        held = sum(member.file_size for member in archive.infolist())
+    if not allow_code and any("/code/" in member.filename for member in members):
+        raise ModelError(
+            f"weights {path} are TorchScript, which has code in it; save its state_dict() alone, or, "
+            "if you trust whoever made the file, add --allow-pickle"
+        )
+    held = sum(member.file_size for member in members)
     size = path.stat().st_size
     if held > max(_SOUND_BYTES, _SOUND_RATIO * size):
         raise ModelError(

@@ -248,5 +248,13 @@ def test_a_small_archive_that_stands_for_much_is_refused_before_it_is_unpacked(
         for name in whole.namelist():
             packed.writestr(name, whole.read(name))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
-    with pytest.raises(ModelError, match=r"have 0\.0 MB and would take 4 MB in memory"):
+    with pytest.raises(ModelError, match=r"w\.pt have 0\.0 MB and would take 4 MB in memory"):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
+def test_torchscript_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:  # as torch.jit.save has it
+        for name in ("w/data.pkl", "w/code/__torch__.py", "w/version"):
+            archive.writestr(name, b"")
+    with pytest.raises(ModelError, match=r"w\.pt are TorchScript"):
         load_weights(Net(), tmp_path / "w.pt")
