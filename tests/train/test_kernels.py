@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from jstc import finetune
+from jstc.core.progress import Silent
+from jstc.recipe.schema import TrainSettings
 from jstc.train import kernels
 from jstc.train.device import Numerics
 from jstc.train.kernels import judge
@@ -285,3 +289,27 @@ def test_so_it_does_with_the_kernels_of_other_processors(kernels_of: str):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert f"{len(RISKY)} passed" in done.stdout
+
+
+def test_a_finetune_on_a_wrong_kernel_is_not_compiled_and_says_so(no_backend: list[dict[str, Any]]):
+    told: list[str] = []
+
+    class Told(Silent):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    recipe: Any = SimpleNamespace(
+        finetune=SimpleNamespace(compile=True), train=TrainSettings(precision="bfloat16", batch_size=4)
+    )
+    dataset: Any = SimpleNamespace(info=SimpleNamespace(input_shape=(3, 8, 8)))
+    made = network()
+    with WrongKernels():
+        assert finetune._called(made, dataset, recipe, Told()) is made
+    assert no_backend == []
+    assert told[0].startswith("torch computes wrong on this processor, in bfloat16: 3 (3x3 convolution")
+    assert told[1:] == [
+        "finetune.compile is left off: a compiled network would call the kernels that are wrong"
+    ]
+    kernels.reset()
+    assert finetune._called(network(Wide), dataset, recipe, Told()) is not made
+    assert len(no_backend) == 1
