@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 from jstc.core import files
-from jstc.errors import JstcError
+from jstc.errors import Interrupted, JstcError
 from jstc.models.user_code import Permissions
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
@@ -104,6 +104,8 @@ def compared(case: Case, folder: Path) -> Outcome:
             recipe = case.recipe()
             commands.run(recipe, out=folder / name, only=stages, permissions=Permissions(model=recipe.model))
             left.append(dict(_left(folder / name)))
+    except Interrupted:
+        raise
     except JstcError as error:
         told = "; ".join((error.problem, *error.details[:1]))
         return Outcome(*known, problem=told, seconds=time.monotonic() - began)
