@@ -24,6 +24,7 @@ from jstc.train.device import Numerics
 from jstc.train.fit import fit
 from jstc.train.job import Job as Training
 from jstc.train.loop import evaluate
+from jstc.train.recalibration import recalibrate_trained
 
 __all__ = ["Outcome", "Work", "fresh", "initialise"]
 
@@ -140,6 +141,7 @@ class Work:
         )
         with self.clock.phase(phase):
             result = fit(training, directory=self.directory / name, progress=Silent(), stage=name)
+            recalibrate_trained(network, training)  # as ours are: every method's networks alike
         self.ledger.pay(phase, result.images * flops)
 
     def tested(self, network: nn.Module) -> float:
