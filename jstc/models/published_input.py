@@ -30,13 +30,19 @@ class Published:
     """How images are prepared for a network, and who says so.
 
     `least` is the side in pixels of the smallest that it takes. `of_weights`: is it said of the very weights
-    that are given, not of the network alone?
+    that are given, not of the network alone? `unlike` is how images are resized there where a
+    `Preprocessing` cannot do that; the one here then has another way.
     """
 
     preprocessing: Preprocessing
     origin: str
     least: int = 1
     of_weights: bool = False
+    unlike: str | None = None
+
+
+_Said = tuple[Preprocessing, str | None]
+"""A preprocessing, and what it is unlike."""
 
 
 def published(name: str, weights: Path | None = None) -> Published | None:
@@ -81,18 +87,19 @@ def _of_timm(name: str, *, given: bool) -> Published | None:
         return None
     smallest = config.input_size if config.fixed_input_size else config.min_input_size
     least = max(smallest[1:]) if smallest else 1
-    return Published(_as_timm_says(config.to_dict()), f"timm's {name}", least, of_weights=given)
+    to, unlike = _as_timm_says(config.to_dict())
+    return Published(to, f"timm's {name}", least, given, unlike)
 
 
-def _as_timm_says(config: Mapping[str, Any]) -> Preprocessing:
+def _as_timm_says(config: Mapping[str, Any]) -> _Said:
     _, height, width = config["input_size"]
     crop, mode = config["crop_pct"], config.get("crop_mode") or "center"
-    if mode != "center" and (mode, crop) != ("squash", 1.0):
-        raise ValueError(f"crop_mode {mode} with crop_pct {crop}")
     side = None if mode == "squash" else int(max(height, width) / crop)
-    return Preprocessing(
-        height, width, tuple(config["mean"]), tuple(config["std"]), side, _known(config["interpolation"])
-    )
+    unlike = None
+    if (mode != "center" and (mode, crop) != ("squash", 1.0)) or crop > 1:
+        side, unlike = None, f"crop_mode {mode} with crop_pct {crop:g}"
+    figures = tuple(config["mean"]), tuple(config["std"])
+    return Preprocessing(height, width, *figures, side, _known(config["interpolation"])), unlike
 
 
 def _known(interpolation: str) -> Any:
@@ -115,19 +122,20 @@ def _beside(weights: Path) -> Published | None:
         except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
             raise InputError(f"{path} cannot be used for the images of {weights.name}: {error}") from None
         if found is not None:
-            return Published(found, str(path), of_weights=True)
+            to, unlike = found
+            return Published(to, str(path), of_weights=True, unlike=unlike)
     return None
 
 
-def _in_config(document: Any) -> Preprocessing | None:
+def _in_config(document: Any) -> _Said | None:
     config = document.get("pretrained_cfg") if isinstance(document, dict) else None
     return _as_timm_says(config) if isinstance(config, dict) and "mean" in config else None
 
 
-def _as_hugging_face_says(document: Any) -> Preprocessing | None:
+def _as_hugging_face_says(document: Any) -> _Said | None:
     if not isinstance(document, dict) or "size" not in document:
         return None
-    size, crop = document["size"], document.get("crop_size")
+    size, crop, unlike = document["size"], document.get("crop_size"), None
     if "crop_pct" in document and "shortest_edge" in size:  # ConvNeXt
         edge = size["shortest_edge"]
         side = int(edge / document["crop_pct"]) if edge < _CONVNEXT_SIDE else None
@@ -137,14 +145,14 @@ def _as_hugging_face_says(document: Any) -> Preprocessing | None:
         side = size["shortest_edge"] if isinstance(size, dict) and "shortest_edge" in size else None
         side = size if isinstance(size, int) else side
         if side is None and _both(size) != (height, width):
-            raise ValueError(f"stretched to {size}, then cropped to {crop}")
+            unlike = f"stretching to {size}, then cropping to {crop}"
     else:
         (height, width), side = _both(size), None
     normalised = document.get("do_normalize", True)
     mean = tuple(document["image_mean"]) if normalised else (0.0,) * 3
     std = tuple(document["image_std"]) if normalised else (1.0,) * 3
     by = _known(_RESAMPLING.get(document.get("resample", 2), str(document.get("resample"))))
-    return Preprocessing(height, width, mean, std, side, by)
+    return Preprocessing(height, width, mean, std, side, by), unlike
 
 
 def _both(size: Any) -> tuple[int, int]:

@@ -39,6 +39,11 @@ def settled(
     of_weights = known if known is not None and known.of_weights else None
     base = info.preprocessing if of_weights is None else of_weights.preprocessing
     _require_channels(info, base, settings)
+    if of_weights is not None and of_weights.unlike is not None and settings.resize_side is None:
+        raise InputError(
+            f"{of_weights.origin} prepares images by {of_weights.unlike}, which is not to be had here",
+            "give input.resize_side, the nearest to it",
+        )
     channels = info.channels
     to = Preprocessing(
         height,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,6 +132,21 @@ def test_a_score_is_kept_while_alternatives_are_still_tried(
     commands.run(recipe(), out=tmp_path / "r", only=["search"], progress=messages)
     assert result(tmp_path / "r")["mismatch"]["kind"] == "classifier"
     assert any("WARNING" in text for text in messages.texts)
+
+
+@pytest.mark.parametrize(
+    "change", [{"accuracy": "0.9"}, {"accuracy": 1.5}, {"test_images": 0}, {"chance": None}, {"loss": []}]
+)
+def test_a_score_that_is_none_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    sound = {"accuracy": 0.5, "loss": None, "chance": 0.1, "test_images": 100}
+    monkeypatch.setattr(given, "score_given", lambda _: sound)
+    context: Any = SimpleNamespace(folder=tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps(sound | {"accuracy": 0.6}))
+    assert given._kept(context)["accuracy"] == 0.6
+    (tmp_path / "result.json").write_text(json.dumps(sound | change))
+    assert given._kept(context) == sound
 
 
 def test_all_processes_take_part_in_scoring_it(monkeypatch: pytest.MonkeyPatch) -> None:

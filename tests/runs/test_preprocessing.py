@@ -83,6 +83,16 @@ def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], says: str) -> No
         prepared(info("data set"), None, **keys)
 
 
+def test_a_resizing_that_has_no_form_here_matters_only_for_weights_and_gives_way_to_the_recipes() -> None:
+    to = Preprocessing(300, 300, HALF, HALF, None, "bicubic")
+    network, weights = (Published(to, "the authors", 1, own, "crop_mode squash") for own in (False, True))
+    assert prepared(info("nothing"), network).height == 300
+    with pytest.raises(InputError, match=r"the authors .* crop_mode squash.*give input.resize_side"):
+        prepared(info("nothing"), weights)
+    found = prepared(info("nothing"), weights, resize_side=320)
+    assert (found.resize_side, found.mean, found.interpolation) == (320, HALF, "bicubic")
+
+
 def test_what_is_done_is_said() -> None:
     text = settled(info("images", 32, 37), InputSettings(mean=(0.5,)), None, lambda: None).sentence
     assert text == (
@@ -146,7 +156,7 @@ def test_a_configuration_of_hugging_face_beside_the_weights(
     assert found is not None
     to = found.preprocessing
     assert (to.height, to.width, to.resize_side, to.interpolation) == expected
-    assert (to.mean, to.std, found.of_weights) == (HALF, HALF, True)
+    assert (to.mean, to.std, found.of_weights, found.unlike) == (HALF, HALF, True, None)
 
 
 def test_a_configuration_of_timm_beside_the_weights(tmp_path: Path) -> None:
@@ -156,6 +166,17 @@ def test_a_configuration_of_timm_beside_the_weights(tmp_path: Path) -> None:
     found = published("mine.py:net", tmp_path / "model.safetensors")
     assert found is not None
     assert found.preprocessing == Preprocessing(96, 96, HALF, HALF, None, "bilinear")
+
+
+@pytest.mark.parametrize(("mode", "part"), [("squash", 0.9), ("border", 1.0), ("center", 1.15)])
+def test_what_timm_does_and_has_no_form_here_is_told(tmp_path: Path, mode: str, part: float) -> None:
+    config = {"input_size": [3, 96, 96], "crop_pct": part, "crop_mode": mode, "interpolation": "bicubic",
+              "mean": [0.5] * 3, "std": [0.5] * 3}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
+    found = published("mine.py:net", tmp_path / "model.safetensors")
+    assert found is not None
+    assert found.unlike == f"crop_mode {mode} with crop_pct {part:g}"
+    assert found.preprocessing == Preprocessing(96, 96, HALF, HALF, None, "bicubic")
 
 
 @pytest.mark.parametrize("text", ["[", '{"size": {"x": 1}}', json.dumps(CROPPED | {"resample": 0})])

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import filelock
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,13 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from jstc import finetune
+from jstc.core import files
 from jstc.core.progress import Silent
+from jstc.errors import DiskFullError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import kernels
 from jstc.train.device import Numerics
-from jstc.train.kernels import judge
+from jstc.train.kernels import judge, verdicts
 from jstc.train.kernels.verdicts import Setting
 from jstc.train.loop import computes_right
 
@@ -197,12 +200,44 @@ def test_verdicts_that_are_damaged_or_of_another_setting_are_found_anew(change: 
     assert json.loads(path.read_text()) == json.loads(sound)
 
 
-def test_a_cache_that_cannot_be_written_hinders_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("JSTC_CACHE", str(tmp_path / "file"))
+def full_disk(*_: Any) -> Any:
+    raise DiskFullError("no space left")
+
+
+def no_home() -> Any:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def no_locks(*_: Any) -> Any:
+    raise NotImplementedError("FileSystem does not appear to support flock")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "fails"),
+    [
+        (files, "write_json", full_disk),
+        (files, "cache_folder", no_home),
+        (filelock.FileLock, "__enter__", no_locks),
+        (files, "cache_folder", lambda: Path(__file__)),
+    ],
+)
+def test_a_cache_that_cannot_be_written_hinders_nobody(
+    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, fails: Callable[..., Any]
+):
+    monkeypatch.setattr(where, name, fails)
     with WrongKernels():
         found = trained(network())
     assert float(found["3.weight"].abs().max()) < 10
+
+
+def test_the_newest_verdicts_alone_are_kept_on_file(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verdicts, "_MOST_KEPT", 3)
+    setting, sound = Setting.here(), verdicts.Verdict()
+    verdicts.save(setting, {"z": sound, "a": sound})
+    own = {"m": sound, "b": sound}
+    verdicts.save(setting, own)
+    assert list(verdicts.read(setting)) == ["a", "m", "b"]
+    assert set(own) == {"z", "a", "m", "b"}  # what another process has found is known here from now on
 
 
 def test_it_is_said_once_in_words_and_again_in_another_run(tmp_path: Path):

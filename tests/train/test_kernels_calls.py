@@ -109,6 +109,11 @@ def test_large_calls_are_judged_on_fewer_images():
     assert judge.num_images(large, 64) == 2
 
 
+def test_an_output_without_positions_is_torchs_to_refuse():
+    assert judge.num_images(conv(input=(8, 2, 2), padding=(0, 0)), batch=2) == 2
+    assert call_of(F.linear, (torch.ones(2, 4), torch.ones(0, 4)), {}) is None
+
+
 def test_a_call_is_what_decides_its_kernel():
     x, weight = torch.randn(2, 8, 7, 7), torch.randn(12, 8, 3, 3)
     plain, _ = recognised(torch.conv2d, (x, weight, None, (1, 1), (1, 1), (1, 1), 1), {})

@@ -46,12 +46,26 @@ def _kept(context: StageContext) -> dict[str, Any]:
     path = context.folder / "result.json"
     if path.is_file():
         with contextlib.suppress(ValueError, OSError):  # damaged: made anew
-            found = files.read_json(path)
-            if isinstance(found, dict) and found.keys() >= {"accuracy", "loss", "chance", "test_images"}:
+            found: dict[str, Any] = files.read_json(path)
+            if _are_figures(found):
                 return found
     figures = score_given(context)
     files.write_json(path, figures)
     return figures
+
+
+def _are_figures(found: object) -> bool:
+    """Whether what was read is what `score_given` gives; the stage was not done, so nobody vouches for it."""
+    if not isinstance(found, dict) or not found.keys() >= {"accuracy", "loss", "chance", "test_images"}:
+        return False
+    shares = found["accuracy"], found["chance"]
+    loss, images = found["loss"], found["test_images"]
+    return (
+        all(type(share) in (int, float) and 0 <= share <= 1 for share in shares)
+        and (loss is None or type(loss) in (int, float))
+        and type(images) is int
+        and images > 0
+    )
 
 
 @on_all_ranks

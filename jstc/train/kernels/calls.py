@@ -161,7 +161,7 @@ def call_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
 
 def _is_ours(x: Tensor, weight: Tensor) -> bool:
     plain = x.device.type == weight.device.type == "cpu" and x.layout == weight.layout == torch.strided
-    return plain and x.is_floating_point() and x.numel() > 0 and weight.numel() <= _MAX_WEIGHTS
+    return plain and x.is_floating_point() and x.numel() > 0 and 0 < weight.numel() <= _MAX_WEIGHTS
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:

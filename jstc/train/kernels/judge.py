@@ -45,6 +45,7 @@ def num_images(call: Call, batch: int) -> int:
     work, numbers = outputs * inside, max(outputs, math.prod(call.input))
     if call.transposed:
         work = math.prod(call.input) * inside
+    work = max(work, 1)  # an output of no positions is torch's to refuse
     return max(min(batch, int(_WORK / work), int(_NUMBERS / numbers)), min(batch, _DISTINCT))
 
 

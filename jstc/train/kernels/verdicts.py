@@ -15,6 +15,7 @@ import filelock
 import torch
 
 from jstc.core import files
+from jstc.errors import DiskFullError
 from jstc.ort import machine
 from jstc.train.kernels import judge
 from jstc.train.kernels.calls import Call
@@ -24,6 +25,10 @@ __all__ = ["Setting", "Verdict", "judged", "read", "save"]
 
 _FORMAT = 1
 _LOCK_SECONDS = 60
+_MOST_KEPT = 10_000
+"""Every search has shapes of its own, and all are read and written: so many in a fifth of a second."""
+_NO_CACHE = (OSError, RuntimeError, DiskFullError, filelock.Timeout)
+"""A folder that may not be written, a full disk, a user without a home, a file system without locks."""
 _VARIABLES = ("ONEDNN_", "DNNL_", "ATEN_", "MKL_")
 """Names of environment variables that libraries choose kernels by begin so."""
 
@@ -108,7 +113,7 @@ def read(setting: Setting) -> dict[str, Verdict]:
         if found["format"] != _FORMAT or found["setting"] != json.loads(json.dumps(asdict(setting))):
             return {}
         return {str(key): _verdict(entry) for key, entry in found["verdicts"].items()}
-    except (OSError, KeyError, ValueError, TypeError, AttributeError):
+    except (*_NO_CACHE, KeyError, ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -125,16 +130,22 @@ def _verdict(entry: Mapping[str, Any]) -> Verdict:
 
 
 def save(setting: Setting, verdicts: dict[str, Verdict]) -> None:
-    path = setting.path
+    """Put `verdicts` on file, and those of other processes into `verdicts`; the newest ones are kept.
+
+    No training ends where that is not possible: they are found again the next time.
+    """
     try:
+        path = setting.path
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
-            for key, verdict in read(setting).items():
+            known = read(setting)
+            newest = list((known | verdicts).items())[-_MOST_KEPT:]
+            for key, verdict in known.items():
                 verdicts.setdefault(key, verdict)
-            entries = {key: _entry(verdict) for key, verdict in sorted(verdicts.items())}
+            entries = {key: _entry(verdict) for key, verdict in newest}
             files.write_json(path, {"format": _FORMAT, "setting": asdict(setting), "verdicts": entries})
-    except (OSError, filelock.Timeout):
-        return  # it is found again the next time
+    except _NO_CACHE:
+        return
 
 
 def _entry(verdict: Verdict) -> dict[str, Any]:
