@@ -54,7 +54,7 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
         [row["model"], str(row["image_size"]), row["dtype"], str(row["layers"]), _verdict(row)]
         for row in kernels["rows"]
     ]
-    console.table(["layers on the CPU, of", "pixels", "precision", "kinds", f"{kernels['seconds']} s"], rows)
+    console.table(["network", "pixels", "precision", "kinds of layer", "torch on this CPU"], rows)
 
 
 def _verdict(row: Row) -> str:

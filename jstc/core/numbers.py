@@ -109,7 +109,7 @@ def points(after: float | None, before: float | None, error: float | None = None
     if after is None or before is None:
         return UNKNOWN
     difference = round(100 * (after - before), 2)
-    sign = "+" if difference > 0 else "-" if difference < 0 else "" if error is not None else "±"
+    sign = "+" if difference > 0 else "-" if difference < 0 else ""
     return f"{sign}{abs(difference):.2f}{_sampling(error)} points"
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from jstc.core import processes
 
-__all__ = ["Disturbance", "Watch"]
+__all__ = ["Disturbance", "Watch", "most"]
 
 _OTHERS, _WAITED, _STOLEN = 0.5, 0.05, 0.05
 _SHORTEST = 0.2  # seconds: the counts of /proc/stat have steps of a hundredth of one
@@ -44,17 +45,30 @@ class Disturbance:
     @property
     def told(self) -> str:
         """What there was of it, in words: `other programs took 61 % of the processor`."""
+        return self.words()
+
+    def words(self, up_to: str = "") -> str:
+        """What there was of it, with `up_to` before each share."""
         phrases = (
-            (self.others, _OTHERS / 2, "other programs took {:.0%} of the processor"),
-            (self.waited, _WAITED, "the measured threads waited {:.0%} of their time for a core"),
-            (self.stolen, _STOLEN, "the host gave {:.0%} of the processor to others"),
+            (self.others, _OTHERS / 2, "other programs took {}{:.0%} of the processor"),
+            (self.waited, _WAITED, "the measured threads waited {}{:.0%} of their time for a core"),
+            (self.stolen, _STOLEN, "the host gave {}{:.0%} of the processor to others"),
         )
-        found = [text.format(value) for value, least, text in phrases if value is not None and value > least]
-        return ", ".join(found).replace("%", " %")
+        known = ((value, least, text) for value, least, text in phrases if value is not None)
+        return ", ".join(text.format(up_to, value) for value, least, text in known if value > least).replace(
+            "%", " %"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON document."""
         return asdict(self)
+
+
+def most(found: Sequence[Disturbance]) -> Disturbance:
+    """The largest of each share, over measurements of which some may not know it."""
+    names = ("others", "waited", "stolen")
+    known = ([value for one in found if (value := getattr(one, name)) is not None] for name in names)
+    return Disturbance(*(max(values, default=None) for values in known))
 
 
 class Watch:

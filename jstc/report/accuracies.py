@@ -92,9 +92,6 @@ def of_target(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
         yield Finding("Target network", "warn", told, note=True)
     elif wanted.teacher:
         yield Finding("Target network", "neutral", _TEACHER, note=True)
-    if given is not None:
-        told = f"The target network started from given weights, with which it reaches {given.text}."
-        yield Finding("Target network", "neutral", told, note=True)
     if summary.given is not None and summary.given.mismatch is not None:
         told = mismatch_sentence(dict(summary.given.mismatch))
         yield Finding("Given network", "warn", told, note=True)

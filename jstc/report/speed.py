@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from jstc.core.numbers import ratio
+from jstc.ort.disturbance import most
 from jstc.ort.doubts import NO_GAIN, WORDS, Speed, Standing, disturbance, speed_of
 from jstc.report.finding import Finding, State
 from jstc.report.tables import ideal_speedup
@@ -34,19 +35,23 @@ def speed_findings(summary: Summary) -> Iterator[Finding]:
             alike.setdefault((one.standing, row.file, row.provider), []).append(one)
     for (standing, file_name, provider), same in alike.items():
         batch = f" at batch {same[0].row.batch}" if len(same) == 1 else ""
-        each = [_measured(one) + ("" if batch else f" at batch {one.row.batch}") for one in same]
+        each = [one.with_interval + ("" if batch else f" at batch {one.row.batch}") for one in same]
         # Reasons stand behind each figure where there are several, or else at the end.
         why = [one.reasons for one in same]
         if len({*why}) > 1:
             each = [f"{text} ({reason})" if reason else text for text, reason in zip(each, why, strict=True)]
-        end = f": {why[0]}" if len({*why}) == 1 and why[0] else ""
+        end = f"; up to {NO_GAIN}x counts as none" if any(_is_small_gain(one) for one in same) else ""
+        if len({*why}) == 1 and why[0]:
+            figures = "the figure is" if len(same) == 1 else "the figures are"
+            # No gain has other causes than what makes its figure doubtful.
+            end += f": {why[0]}" if standing == "uncertain" else f"; {figures} uncertain: {why[0]}"
         text = f"{_SAID[standing]}: {file_name}{batch} on {provider} measures {', '.join(each)}{end}."
         yield Finding("Speed", "warn", text, note=True)
 
 
-def _measured(one: Speed) -> str:
-    sure = one.standing == "no gain" and (one.row.ratio_low or 0.0) > 1
-    return one.with_interval + (f", and up to {NO_GAIN}x counts as none" if sure else "")
+def _is_small_gain(one: Speed) -> bool:
+    """Whether it is certainly above 1, and yet counts as none."""
+    return one.standing == "no gain" and (one.row.ratio_low or 0.0) > 1
 
 
 def _speed_of(fact: str, speeds: Sequence[Speed], ideal: float | None) -> Finding:
@@ -74,8 +79,13 @@ def _told_by_provider(speeds: Sequence[Speed]) -> Iterator[str]:
     """A phrase for each provider; a range where it was timed at more than two batch sizes."""
     for provider in dict.fromkeys(one.row.provider for one in speeds):
         own = [one for one in speeds if one.row.provider == provider]
-        each = [f"{one.text} at batch {one.row.batch}{_doubt(one)}" for one in own]
-        yield (_range(own) if len(own) > _FEW else " and ".join(each)) + f" on {provider}"
+        each, doubts = [f"{one.text} at batch {one.row.batch}" for one in own], [_doubt(one) for one in own]
+        if len(own) > _FEW:
+            yield f"{_range(own)} on {provider}"
+        elif len(own) > 1 and len({*doubts}) == 1:
+            yield f"{' and '.join(each)} on {provider}{doubts[0]}"
+        else:
+            yield " and ".join(map("".join, zip(each, doubts, strict=True))) + f" on {provider}"
 
 
 def _range(speeds: Sequence[Speed]) -> str:
@@ -120,12 +130,14 @@ def measuring_findings(summary: Summary, *, automatic_provider: bool) -> Iterato
 
 
 def _busy(rows: Sequence[Timing]) -> Iterator[Finding]:
-    """The machine had other work meanwhile; once for each place where files were timed."""
+    """The machine had other work meanwhile: at which places where files were timed, and at most how much."""
     found = {f"{row.provider}, batch {row.batch}": disturbance(row) for row in rows}
-    told = [f"{place}: {one.told}" for place, one in found.items() if one.is_busy]
-    if told:
-        text = f"The machine was busy while latencies were measured ({'; '.join(told)})."
-        yield Finding("Measuring", "warn", text, note=True)
+    busy = {place: one for place, one in found.items() if one.is_busy}
+    if busy:
+        up_to = "up to " if len(busy) > 1 else ""
+        told = f"The machine was busy while latencies were measured ({'; '.join(busy)}): "
+        told += f"{most(list(busy.values())).words(up_to)}."
+        yield Finding("Measuring", "warn", told, note=True)
 
 
 def _left_out(summary: Summary) -> Iterator[Finding]:

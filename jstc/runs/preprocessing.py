@@ -108,6 +108,6 @@ def _sentence(to: Preprocessing, size: str, figures: str) -> str:
     side = to.resize_side
     how = "stretched" if side is None else f"resized to {side} on the shorter side and cropped"
     return (
-        f"for the network they have {to.height}x{to.width} pixels ({size}), those of other sizes are {how}; "
+        f"the network gets {to.height}x{to.width} pixels ({size}); images of other sizes are {how}; "
         f"mean and deviation are {figures}"
     )

@@ -31,7 +31,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(jstc_command: Comman
     assert "search 2 rounds of 2 steps" in told
     assert "finetune" not in told
     assert "digits, 1,198 training and 599 test images of 3x8x8, 10 classes" in told
-    assert "images for the network they have 8x8 pixels (input.image_size)" in told
+    assert "images the network gets 8x8 pixels (input.image_size)" in told
     assert sorted(tmp_path.iterdir()) == before
 
 

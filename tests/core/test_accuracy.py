@@ -104,7 +104,7 @@ def test_texts_have_the_sampling_error_in_them() -> None:
     assert Accuracy(0.9816).text == "98.16 %"
     assert difference(Accuracy(0.9816, 599), Accuracy(0.9866, 599)).text == "-0.50 ±1.6 points"
     assert difference(Accuracy(0.9, 599), Accuracy(0.9, 599)).text == "0.00 ±3.4 points"
-    assert difference(Accuracy(0.9), Accuracy(0.9)).text == "±0.00 points"
+    assert difference(Accuracy(0.9), Accuracy(0.9)).text == "0.00 points"
 
 
 def test_a_doubt_is_told_with_its_figures() -> None:

@@ -36,7 +36,7 @@ def test_findings_come_first(text: str) -> None:
         "- ✓ **Budget: met.** 99.8 % of 20.5 M FLOPs is used.",
         "- **ONNX file: 560 kB.** The fp32 file, 51.4 % of the target network's 1.09 MB.",
         "- ✓ **Parity: same.** Logits of the fp32 file are within 4.2e-06 of torch's (1.0e-04 allowed).",
-        "- ✓ **fp32 file: 99.33 %.** model.onnx scores 99.33 %, ±0.00 points from torch.",
+        "- ✓ **fp32 file: 99.33 %.** model.onnx scores 99.33 %, 0.00 points from torch.",
         "- ! **Speed, fp32: 1.02x to 1.46x.** Faster in 1 of 2: 1.46x at batch 1 and 1.02x at batch 8 "
         "(no gain) on cpu, beside the target network in onnxruntime; the FLOPs alone would suggest 2.00x.",
         "",
@@ -51,7 +51,7 @@ def test_findings_come_first(text: str) -> None:
         "| ONNX file | 1.09 MB | 560 kB | 51.4 % |",
         "| Latency, batch 1, cpu | 1.24 ms | 0.850 ms | 1.46x the speed |",
         "One multiply-add is one FLOP (fvcore's count).",
-        "| `model.onnx` | fp32 | 99.33 % | ±0.00 points | 4.2e-06 | 100.00 % | 560 kB |",
+        "| `model.onnx` | fp32 | 99.33 % | 0.00 points | 4.2e-06 | 100.00 % | 560 kB |",
         "| `target` | cpu | 1 | 1.24 ms | 1.90 ms | 806 | 1.00x | - | - | 420 |",
         "| `model.onnx` | cpu | 8 | 9.90 ms | 1.90 ms | 806 | 1.02x (no gain) | 0.97 to 1.06 | 50.9 % | 420 |",  # noqa: E501
         "Measured on Example CPU 9000, 2 cores, 25.3 GB; Linux-6.",

@@ -187,7 +187,7 @@ def test_the_recipe_is_there_in_full(rich: Path, page: Page) -> None:
         "Budget met 99.8 % of 20.5 M FLOPs is used.",
         "Accuracy 99.33 % Top-1 on the test split, -0.07 points against the 99.40 % of the target network",
         "Parity same Logits of the fp32 file are within 4.2 x 10⁻⁶ of torch's (1.0 x 10⁻⁴ allowed).",
-        "fp32 file 99.33 % export/model.onnx scores 99.33 %, ±0.00 points from torch.",
+        "fp32 file 99.33 % export/model.onnx scores 99.33 %, 0.00 points from torch.",
         "int8 file 98.69 % export/model.int8.onnx scores 98.69 %, -0.64 points from torch.",
         "A file may lose 0.5 points against torch (export.max_accuracy_drop).",
         "Speed, fp32 1.32x to 1.93x Faster in 5 of 6: ",

@@ -96,8 +96,8 @@ def test_a_headline_has_the_interval_and_the_reasons(finished: Path, contents: d
 def test_a_busy_machine_is_said_in_every_report(finished: Path, contents: dict[str, Any]) -> None:
     data = rewritten(finished, contents, {"disturbance": BUSY})
     told = (
-        "The machine was busy while latencies were measured (cpu, batch 1: other programs took 61 % of the "
-        "processor, the measured threads waited 30 % of their time for a core)."
+        "The machine was busy while latencies were measured (cpu, batch 1): other programs took 61 % of the "
+        "processor, the measured threads waited 30 % of their time for a core."
     )
     assert told in data.summary.notes
     assert told in report.markdown(data)
@@ -106,12 +106,34 @@ def test_a_busy_machine_is_said_in_every_report(finished: Path, contents: dict[s
     )
 
 
+def test_what_holds_of_all_batch_sizes_is_said_once(finished: Path, contents: dict[str, Any]) -> None:
+    document = contents["bench/bench.json"]
+    none = {"verdict": "no gain", "speedup_vs_target": 1.02, "ratio_low": 1.01, "ratio_high": 1.03}
+    document["rows"] = [
+        row
+        | {"disturbance": BUSY | {"waited": waited}, "median_ms": 1.0}
+        | ({} if row["verdict"] == "target" else none)
+        for row, waited in zip(document["rows"], (0.3, 0.3, 0.4, 0.4), strict=True)
+    ]
+    (finished / "bench/bench.json").write_text(json.dumps(document))
+    data = report.read(finished)
+    [speed] = [one.sentence for one in data.findings if one.fact == "Speed, fp32"]
+    assert speed.startswith("Unclear: 1.02x at batch 1 and 1.02x at batch 8 on cpu (no gain, ")
+    assert speed.count("the machine was busy") == 1
+    assert [note for note in data.summary.notes if "No gain" in note or "busy while" in note] == [
+        "No gain in speed: model.onnx on cpu measures 1.02x (1.01 to 1.03) at batch 1, 1.02x (1.01 to 1.03) "
+        "at batch 8; up to 1.05x counts as none; the figures are uncertain: the machine was busy.",
+        "The machine was busy while latencies were measured (cpu, batch 1; cpu, batch 8): other programs "
+        "took up to 61 % of the processor, the measured threads waited up to 40 % of their time for a core.",
+    ]
+
+
 def test_no_gain_that_is_just_one_says_where_gains_begin(finished: Path, contents: dict[str, Any]) -> None:
     changes = {"speedup_vs_target": 1.049, "ratio_low": 1.03, "ratio_high": 1.06, "median_ms": 1.183}
     data = rewritten(finished, contents, changes | {"verdict": "no gain"})
     assert (
-        "No gain in speed: model.onnx at batch 1 on cpu measures 1.05x (1.03 to 1.06), and up to 1.05x "
-        "counts as none."
+        "No gain in speed: model.onnx at batch 1 on cpu measures 1.05x (1.03 to 1.06); up to 1.05x counts as "
+        "none."
     ) in data.summary.notes
 
 

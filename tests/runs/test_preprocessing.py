@@ -96,9 +96,8 @@ def test_a_resizing_that_has_no_form_here_matters_only_for_weights_and_gives_way
 def test_what_is_done_is_said() -> None:
     text = settled(info("images", 32, 37), InputSettings(mean=(0.5,)), None, lambda: None).sentence
     assert text == (
-        "for the network they have 32x32 pixels (the images' own size; input.image_size sets another), "
-        "those of other sizes are resized to 37 on the shorter side and cropped; mean and deviation are "
-        "the recipe's"
+        "the network gets 32x32 pixels (the images' own size; input.image_size sets another); images of "
+        "other sizes are resized to 37 on the shorter side and cropped; mean and deviation are the recipe's"
     )
 
 

@@ -33,7 +33,7 @@ def _times_100(values: Sequence[float]) -> list[float]:
 _TRAINING_CAPTION = (
     "Accuracy over the whole training. The training accuracy is measured while training, on augmented images "
     "where the recipe augments; in the search it is that of each round's sub-network. The test split is "
-    "read only at the end. Below: the learning rate, one schedule over {stages}."
+    "read {read}. Below: the learning rate, one schedule over {stages}."
 )
 
 
@@ -75,7 +75,12 @@ def draw_training(data: RunData) -> Drawing | None:
         drawn.legend(loc="outside lower left", frameon=False, fontsize=9.5)
         text = canvas.svg(drawn, title=alt)
     stages = "search and finetune" if data.num_rounds and data.epochs else "the training"
-    caption = _TRAINING_CAPTION.format(stages=stages)
+    read = (
+        "before the training and at the end"
+        if "given network" in data.summary.references
+        else "only at the end"
+    )
+    caption = _TRAINING_CAPTION.format(read=read, stages=stages)
     return Drawing("report/accuracy.svg", "Accuracy over the training", alt, caption, text)
 
 
