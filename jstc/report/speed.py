@@ -115,8 +115,10 @@ def measuring_findings(summary: Summary, *, automatic_provider: bool) -> Iterato
     yield from _busy(summary.bench)
     places = [f"{row.provider}, batch {row.batch}" for row in summary.bench if row.steady is False]
     if places:
-        told = f"Latencies had not settled before the measuring ({'; '.join(dict.fromkeys(places))}): "
-        yield Finding("Measuring", "warn", f"{told}the machine may have been busy.", note=True)
+        known = any(disturbance(row).is_busy for row in summary.bench)  # and said
+        guess = "" if known else ": the machine may have been busy"
+        told = f"Latencies had not settled before the measuring ({'; '.join(dict.fromkeys(places))}){guess}."
+        yield Finding("Measuring", "warn", told, note=True)
     elsewhere = {(row.file, row.provider): row.nodes_elsewhere or {} for row in summary.bench}
     for (file, provider), others in elsewhere.items():
         named = ", ".join(f"{nodes} nodes by {other}" for other, nodes in others.items())

@@ -126,6 +126,7 @@ def test_the_picture_of_the_training_has_a_line_for_each(started: Path) -> None:
     assert drawing is not None
     assert drawing.alt.endswith("trained alone at 99.40 %, the given network had 99.90 % ±0.72")
     assert "given network: 99.90 %" in drawing.svg
+    assert "The test split is read before the training and at the end." in drawing.caption
 
 
 @pytest.fixture

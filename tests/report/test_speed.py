@@ -128,6 +128,15 @@ def test_what_holds_of_all_batch_sizes_is_said_once(finished: Path, contents: di
     ]
 
 
+def test_it_is_not_guessed_that_a_machine_was_busy_which_was(
+    finished: Path, contents: dict[str, Any]
+) -> None:
+    unsettled = "Latencies had not settled before the measuring (cpu, batch 1)"
+    for others, end in ((CALM, ": the machine may have been busy."), (BUSY, ".")):
+        data = rewritten(finished, contents, {"steady": False, "disturbance": others})
+        assert f"{unsettled}{end}" in data.summary.notes
+
+
 def test_no_gain_that_is_just_one_says_where_gains_begin(finished: Path, contents: dict[str, Any]) -> None:
     changes = {"speedup_vs_target": 1.049, "ratio_low": 1.03, "ratio_high": 1.06, "median_ms": 1.183}
     data = rewritten(finished, contents, changes | {"verdict": "no gain"})
