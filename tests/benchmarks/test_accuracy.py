@@ -23,6 +23,7 @@ from jstc.jst.joint import search
 from jstc.recipe.schema import GIVEN_WEIGHTS
 from jstc.train import schedule as schedules
 from jstc.train.fit import fit
+from jstc.train.recalibration import recalibrate_trained
 from tests.helpers.tiny_search import spaces_of
 
 SMALL = Settings(images=200, epochs=1.5, batch=32, test_images=60, device="cpu")
@@ -85,7 +86,7 @@ def test_joint_training_spends_what_its_history_says_and_no_more_than_all(work, 
     job = work(method)
     seen = _trained_images(job)
     # The statistics of batch norms afterwards: images that are looked at, and nothing is trained on.
-    recalibrate, looked_at = training.recalibrate_trained, []
+    recalibrate, looked_at = recalibrate_trained, []
     monkeypatch.setattr(training, "recalibrate_trained", lambda *given: looked_at.append(recalibrate(*given)))
     outcome = accuracy_jst.jst(job)
     spent = job.ledger.spent
