@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jstc.core.numbers import percent
 from jstc.errors import InputError
 from jstc.gate.gates import DEFAULTS, Gate, Kind, Limit, Part, Place, Side, file_gates, gone, network_gates
 from jstc.gate.latency_gates import Measuring, machine_differs, measured_gates, recorded_gates
@@ -186,9 +185,10 @@ def _settled(gates: list[Gate], settings: Settings) -> Iterator[Gate]:
 
 
 def _notes(base: Side, new: Side, gates: list[Gate]) -> Iterator[str]:
-    before = [side.summary.target.accuracy_before for side in (base, new)]
-    if before[0] != before[1]:
-        told = ["no given weights" if one is None else f"a given network of {percent(one)}" for one in before]
+    before = [side.summary.references.get("given network") for side in (base, new)]
+    ours, theirs = (None if one is None else one.value for one in before)
+    if ours != theirs:
+        told = ["no given weights" if one is None else f"a given network of {one.text}" for one in before]
         yield f"the runs began differently: {base.name} with {told[0]}, {new.name} with {told[1]}"
     # What was not there to be compared is said, too.
     kinds = {gate.kind for gate in gates}

@@ -64,7 +64,8 @@ def doubts(summary: Summary | SweepSummary, network: Network) -> list[str]:
     """Sentences on why nothing follows from the comparisons of a slim network, none where something does."""
     given, alone = (summary.references.get(name) for name in ("given network", "trained alone"))
     found = accuracy.doubts(network.scored, given=given, alone=alone, epochs=summary.baseline.epochs)
-    amiss = given is not None and summary.given is not None and summary.given.mismatch is not None
+    sound = given is not None and given.doubt is None  # else more than that is said of it
+    amiss = sound and summary.given is not None and summary.given.mismatch is not None
     return [*found, *([_MISMATCH] if amiss else [])]
 
 

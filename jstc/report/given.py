@@ -33,7 +33,7 @@ def warnings(figures: Mapping[str, Any]) -> list[str]:
     sentences = []
     if found is not None and found.doubt == "chance":
         sentences.append(
-            f"The given network is at chance: {percent(found.value)}, guessing has {percent(found.chance)}. "
+            f"The given network is at chance: {found.text}, guessing reaches {percent(found.chance)}. "
             "Its weights do not go with these images, with how they are prepared, or with these classes."
         )
     if other is not None:

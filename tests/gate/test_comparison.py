@@ -204,6 +204,15 @@ def test_runs_that_did_not_begin_with_the_same_network_are_told(
     assert notes == said
 
 
+def test_given_networks_of_two_runs_are_told_with_their_sampling_errors(document: dict[str, Any]) -> None:
+    base, new = (
+        spoilt(document | {"given": {"test_images": 599}}, put("target", "accuracy_before", to=before))
+        for before in (0.8104, 0.1)
+    )
+    [note] = [note for note in compared(base, new).notes if "began differently" in note]
+    assert "a given network of 81.04 % ±3.3, " in note and note.endswith("a given network of 10.00 % ±2.7")
+
+
 def test_what_neither_run_has_is_said(document: dict[str, Any]) -> None:
     bare = {**document, "onnx": [], "bench": []}
     notes = compared(bare, bare).notes

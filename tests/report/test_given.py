@@ -106,6 +106,17 @@ def test_what_it_seems_to_expect_otherwise_is_a_warning_of_the_report(started: P
     assert "do not seem to belong to its weights" in report.html(report.read(started))
 
 
+def test_of_a_given_network_at_chance_it_is_not_said_besides_that_something_is_amiss(started: Path) -> None:
+    other = {
+        "kind": "statistics", "what": "", "settings": {}, "accuracy": 0.95, "as_given": 0.2, "images": 384,
+    }  # fmt: skip
+    for accuracy, times in ((0.9, 1), (0.1, 0)):
+        put(started, "given/result.json", GIVEN | {"accuracy": accuracy, "chance": 0.1, "mismatch": other})
+        notes = summarised(started).notes
+        assert sum("seems to be amiss" in note for note in notes) == times
+        assert sum("where guessing reaches 10.00 %" in note for note in notes) == 1 - times
+
+
 def test_a_gain_over_a_network_that_something_is_wrong_with_gets_no_tick(started: Path) -> None:
     """A network whose statistics are lost is easily outdone."""
     other = {"kind": "statistics", "what": "", "settings": {}, "accuracy": 0.95, "as_given": 0.2, "images": 9}

@@ -261,7 +261,7 @@ def test_at_chance_nobody_can_miss_it() -> None:
     assert lines[1].startswith("!!!!") and "WARNING" in lines[1]
     assert all(len(line) <= 78 for line in lines)
     text = " ".join(line.removeprefix("! ") for line in lines)
-    assert "is at chance: 10.20 %, guessing has 10.00 %." in text
+    assert "is at chance: 10.20 % ±2.0, guessing reaches 10.00 %." in text
     assert "Nothing was changed" in text
 
 
