@@ -32,6 +32,7 @@ _FOLLOWING = {
 _LABELS = {
     "max_abs_diff_fold": "largest difference of a logit, folded",
     "undecided": "test images on which rounding decides",
+    "chance": "accuracy of guessing",
     "settled": "plans settled",
     "round_of_plan": "plan drawn after round",
 }

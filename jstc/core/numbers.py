@@ -151,10 +151,10 @@ def bar(part: float, whole: float) -> str:
 
 
 def figure(name: str, value: Any) -> str:
-    """`accuracy` as a percentage, `flops` with a unit, `seconds` as a duration, others shortened."""
+    """`accuracy` and `chance` as percentages, `flops` with a unit, `seconds` as a duration, others shortened."""
     if value is None or isinstance(value, bool | str | list | dict):
         return plain(value)
-    if "accuracy" in name:
+    if "accuracy" in name or name == "chance":
         return percent(value)
     if "share" in name or "agreement" in name:
         return share(value)

@@ -71,7 +71,7 @@ def test_a_terminal_gets_the_bar(monkeypatch):
         ("accuracy", 0.91234, "91.23 %"), ("flops", 20.5e6, "20.5 M"), ("params", 999_999, "1.00 M"),
         ("params", 12, "12"), ("loss", 0.123456, "0.1235"), ("seconds", 3, "3.0 s"), ("epochs", 12, "12"),
         ("settled", False, "no"), ("accuracy", None, "-"), ("input", [3, 32, 32], "3, 32, 32"),
-        ("flops_share", 0.116, "11.6 %"),
+        ("flops_share", 0.116, "11.6 %"), ("chance", 0.1018, "10.18 %"),
     ],
 )  # fmt: skip
 def test_figures(name, value, text):
