@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 from jstc.core import files
-from jstc.errors import Interrupted, JstcError
+from jstc.errors import InputError, Interrupted, JstcError
 from jstc.models.user_code import Permissions
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
@@ -80,11 +80,12 @@ class Outcome:
     unreached: float | None = None
     seconds: float = 0.0
     problem: str = ""
+    refused: bool = False
 
     @property
     def sound(self) -> bool:
-        """Whether all that is asked of it holds."""
-        return (
+        """Whether all that is asked of it holds; a network that cannot have images so small is refused."""
+        return self.refused or (
             not self.problem
             and not self.different
             and self.compared > 0
@@ -106,6 +107,8 @@ def compared(case: Case, folder: Path) -> Outcome:
             left.append(dict(_left(folder / name)))
     except Interrupted:
         raise
+    except InputError as error:
+        return Outcome(*known, problem=error.problem, refused=True, seconds=time.monotonic() - began)
     except JstcError as error:
         told = "; ".join((error.problem, *error.details[:1]))
         return Outcome(*known, problem=told, seconds=time.monotonic() - began)
