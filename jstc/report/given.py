@@ -55,6 +55,12 @@ def framed(sentences: Sequence[str]) -> list[str]:
     return ["", edges[0], *(f"! {part}" for part in wrapped), edges[1], ""]
 
 
+_OTHERWISE_PREPARED = (
+    " Images that are prepared otherwise than those that it was trained on have this effect, too: input.mean and "
+    "input.std say how yours were."
+)
+
+
 def mismatch_sentence(found: Mapping[str, Any]) -> str:
     """What a given network seems to expect otherwise, by the document of a `jstc.runs.mismatch.Mismatch`."""
     kind, what = found["kind"], found["what"]
@@ -70,6 +76,7 @@ def mismatch_sentence(found: Mapping[str, Any]) -> str:
         return (
             f"The batch-norm statistics of the given network{how} do not seem to belong to its weights: with "
             f"them {as_given} of {images} are right, with statistics estimated anew {then}."
+            + ("" if what else _OTHERWISE_PREPARED)
         )
     if kind == "classes":
         return (

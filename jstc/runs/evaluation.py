@@ -44,12 +44,16 @@ class _Opened(NamedTuple):
 
 @dataclass(frozen=True)
 class _Task:
-    """The file, and the data set with its folder and settings; `image_size` None is still to be found."""
+    """The file, and the data set with its folder and settings; `image_size` None is still to be found.
+
+    `own`: the data set is the one of the file's run, which has settled how images are prepared.
+    """
 
     file: Path
     dataset: str
     data: Path | None
     settings: InputSettings
+    own: bool = False
 
 
 class Evaluation(TypedDict):
@@ -95,7 +99,7 @@ def evaluate(
     chosen = sessions.resolve(provider)
     opened = _opened(task, chosen, threads)
     classifier, info, _, split = opened
-    _, notes = assumptions(classifier, info)
+    _, notes = assumptions(classifier, info, own=task.own)
     enough = min(limit or split.num_images, split.num_images) >= processes.world()
     told = EvalTask(task.file, task.dataset, task.data, task.settings, chosen, threads, limit)
     with broadcast_task(told) if enough else contextlib.nullcontext():
@@ -192,7 +196,7 @@ def _task(path: Path, dataset: str | None, data: Path | None) -> _Task:
     file = file or _exported(run)
     name = dataset or recipe.dataset
     root = data or (recipe.data if name == recipe.dataset else None)
-    return _Task(file, name, root, recipe.input)
+    return _Task(file, name, root, recipe.input, own=(name, root) == (recipe.dataset, recipe.data))
 
 
 def _foreign(path: Path, dataset: str | None, data: Path | None) -> _Task:
@@ -226,10 +230,15 @@ def _side(classifier: Classifier) -> int | None:
 _ALIKE = 1e-6
 
 
-def assumptions(classifier: Classifier, info: DataInfo) -> tuple[list[int] | None, list[str]]:
-    """The data set's class for each of the file's (None: the same number), and what is to be said."""
+def assumptions(
+    classifier: Classifier, info: DataInfo, *, own: bool = False
+) -> tuple[list[int] | None, list[str]]:
+    """The data set's class for each of the file's (None: the same number), and what is to be said.
+
+    `own`: on the data set of its own run, where preparing images as the file says is as it should be.
+    """
     class_of, remark = _matched(classifier.labels, info.labels)
-    notes = [remark, _of_preprocessing(classifier, info), _of_outputs(classifier)]
+    notes = [remark, _of_preprocessing(classifier, info, own=own), _of_outputs(classifier)]
     return class_of, [note for note in notes if note]
 
 
@@ -267,11 +276,13 @@ def _plain(label: str) -> str:
     return " ".join(label.casefold().replace("_", " ").split())
 
 
-def _of_preprocessing(classifier: Classifier, info: DataInfo) -> str | None:
+def _of_preprocessing(classifier: Classifier, info: DataInfo, *, own: bool) -> str | None:
     own, whole = classifier.normalisation, classifier.preprocessing
     if classifier.prepares:
         return "the file takes images of any size, and prepares them itself: it got them as they are stored"
     if whole is not None and whole != info.preprocessing:
+        if own:
+            return None
         return f"images are prepared as the file says, not as the data set's are: {_differences(whole, info)}"
     if classifier.takes_pixels:
         return "the file takes pixels of one size: it got images that were resized as the data set's are"

@@ -1,8 +1,8 @@
 """What given weights seem to expect otherwise: another preprocessing, statistics, or order of classes.
 
-Common alternatives are tried on some images of the search-validation split, never on the test split: all of
-them on a few images, and what does better there once more on others, so that the choice among many makes
-nothing look better than it is. Nothing is changed by what is found: it is a warning.
+Common alternatives are tried on some training images, never on the test split: all of them on a few images,
+and what does better there once more on others, so that the choice among many makes nothing look better than
+it is. Nothing is changed by what is found: it is a warning.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def find(
     The work is about a part of what scoring it was.
     """
     chosen = min(max(_SHARE * scored.images // 100, _FEWEST), _MOST)
-    images = min(_IMAGES * chosen, dataset.search_val.num_images)
+    images = min(_IMAGES * chosen, dataset.train_full.num_images)
     if scored.accuracy >= _GOOD or images < _FEWEST:
         return None
-    call = Caller(dataset.search_val, images, batch_size, numerics, progress)
+    call = Caller(dataset.train_full, images, batch_size, numerics, progress)
     tried = alternatives(network, dataset, batch_size=batch_size, numerics=numerics)
     better = _better(tried, call, scored.chance)
     enough = (1 + scored.chance) / 2  # is explained by what is found
@@ -124,7 +124,7 @@ def _better(tried: Sequence[Alternative], call: Caller, chance: float) -> Mismat
 def _in_other_order(network: nn.Module, dataset: Dataset, scored: Scored, call: Caller) -> Mismatch | None:
     labels = dataset.info.labels
     most = max(_OF_A_CLASS * len(labels), 256)
-    images = min(most, max(scored.images // 4, 1024), dataset.search_val.num_images)
+    images = min(most, max(scored.images // 4, 1024), dataset.train_full.num_images)
     named, right = call.answers(network, images)
     for order in class_orders(labels, named, right):
         names, classes = named[order.judged], right[order.judged]

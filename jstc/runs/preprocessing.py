@@ -109,5 +109,9 @@ def _sentence(to: Preprocessing, size: str, figures: str) -> str:
     how = "stretched" if side is None else f"resized to {side} on the shorter side and cropped"
     return (
         f"the network gets {to.height}x{to.width} pixels ({size}); images of other sizes are {how}; "
-        f"mean and deviation are {figures}"
+        f"mean {_listed(to.mean)} and deviation {_listed(to.std)} are {figures}"
     )
+
+
+def _listed(figures: tuple[float, ...]) -> str:
+    return "/".join(f"{figure:.4g}" for figure in figures)

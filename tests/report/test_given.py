@@ -102,6 +102,7 @@ def test_what_it_seems_to_expect_otherwise_is_a_warning_of_the_report(started: P
     assert "with them 20.00 % of 384 training images are right, with statistics estimated anew 95.00 %" in (
         found.sentence
     )
+    assert found.sentence.endswith("input.mean and input.std say how yours were.")
     assert found.sentence in summarised(started).notes
     assert "do not seem to belong to its weights" in report.html(report.read(started))
 

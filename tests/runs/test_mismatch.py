@@ -156,6 +156,13 @@ def test_another_normalisation_is_named(sound: Small, dataset: Dataset, what: st
     assert (found.images or 0) > 100
 
 
+def test_a_search_validation_split_of_few_images_is_no_hindrance(sound: Small, dataset: Dataset) -> None:
+    few = dataclasses.replace(dataset, search_val=None)  # type: ignore[arg-type]
+    found = found_in(Expecting(sound, (0.0,) * 3, (1.0,) * 3), few)
+    assert found is not None
+    assert found.kind == "preprocessing"
+
+
 def test_imagenets_normalisation_is_named(sound: Small, dataset: Dataset) -> None:
     """The run prepares images as [0, 1], the weights know ImageNet's."""
     info = dataclasses.replace(INFO, mean=(0.0,) * 3, std=(1.0,) * 3)

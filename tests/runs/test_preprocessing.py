@@ -97,7 +97,8 @@ def test_what_is_done_is_said() -> None:
     text = settled(info("images", 32, 37), InputSettings(mean=(0.5,)), None, lambda: None).sentence
     assert text == (
         "the network gets 32x32 pixels (the images' own size; input.image_size sets another); images of "
-        "other sizes are resized to 37 on the shorter side and cropped; mean and deviation are the recipe's"
+        "other sizes are resized to 37 on the shorter side and cropped; "
+        "mean 0.5/0.5/0.5 and deviation 0.4/0.5/0.6 are the recipe's"
     )
 
 
