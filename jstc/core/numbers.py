@@ -151,7 +151,7 @@ def bar(part: float, whole: float) -> str:
 
 
 def figure(name: str, value: Any) -> str:
-    """`accuracy` and `chance` as percentages, `flops` with a unit, `seconds` as a duration, others shortened."""
+    """`accuracy` and `chance` as percentages, `flops` with a unit, `seconds` as a duration, others short."""
     if value is None or isinstance(value, bool | str | list | dict):
         return plain(value)
     if "accuracy" in name or name == "chance":
