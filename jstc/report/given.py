@@ -56,8 +56,8 @@ def framed(sentences: Sequence[str]) -> list[str]:
 
 
 _OTHERWISE_PREPARED = (
-    " Images that are prepared otherwise than those that it was trained on have this effect, too: input.mean and "
-    "input.std say how yours were."
+    " Images that are prepared otherwise than those that it was trained on have this effect, too: input.mean "
+    "and input.std say how yours were."
 )
 
 

@@ -281,9 +281,8 @@ def _of_preprocessing(classifier: Classifier, info: DataInfo, *, own: bool) -> s
     if classifier.prepares:
         return "the file takes images of any size, and prepares them itself: it got them as they are stored"
     if whole is not None and whole != info.preprocessing:
-        if own:
-            return None
-        return f"images are prepared as the file says, not as the data set's are: {_differences(whole, info)}"
+        told = f"images are prepared as the file says, not as the data set's are: {_differences(whole, info)}"
+        return None if own else told
     if classifier.takes_pixels:
         return "the file takes pixels of one size: it got images that were resized as the data set's are"
     if own is None:
