@@ -16,7 +16,7 @@ from jstc.plan import Plan
 from jstc.recipe import loading
 from jstc.runs import preflight
 from jstc.runs.directory import RunDirectory, read_recipe
-from jstc.runs.stages import export, slim, train
+from jstc.runs.stages import export, inputs, slim, train
 
 RECIPE = loading.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5"})
 STAGES = ["search", "finetune", "slim", "export", "bench", "report"]
@@ -53,6 +53,14 @@ def run(tmp_path):
             files.write_json(path, result)
             opened.finish(stage, [path])
     return tmp_path / "runs" / "r"
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """A run whose stages are stood in for: nothing of what they would read is there to be judged."""
+    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
+    for stage in ("finetune", "slim", "export"):
+        monkeypatch.setattr(inputs, stage, lambda context: None)
 
 
 def test_report_json_is_the_summary_and_nothing_else(jstc_command, run):
@@ -178,11 +186,12 @@ FIRST = "finetune has not run yet: running it first\n"
         ("--quiet", ""),
     ],
 )
-def test_a_stage_whose_predecessor_is_missing_runs_that_first(jstc_command, run, monkeypatch, option, said):
+def test_a_stage_whose_predecessor_is_missing_runs_that_first(
+    jstc_command, run, monkeypatch, unchecked, option, said
+):
     with RunDirectory.open(run, RECIPE, stages=STAGES, command="") as opened:
         for stage in STAGES[1:]:
             opened.reset(stage)
-    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
     monkeypatch.setattr(train, "finetune", lambda context: RESULTS["finetune"])
     monkeypatch.setattr(slim, "slim", lambda context: RESULTS["slim"])
     called = jstc_command("slim", run, option)
@@ -284,9 +293,8 @@ def test_an_export_is_a_line_a_file(jstc_command, run):
 
 
 def test_precisions_given_later_are_in_the_recipe_and_make_the_later_stages_pending(
-    jstc_command, run, monkeypatch
+    jstc_command, run, monkeypatch, unchecked
 ):
-    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
     monkeypatch.setattr(export, "export", lambda context: RESULTS["export"])
     called = jstc_command("export", "--precision", "int8", "fp32", run, "--max-accuracy-drop", 2, "--quiet")
     assert (called.code, called.err) == (0, "")
@@ -298,11 +306,10 @@ def test_precisions_given_later_are_in_the_recipe_and_make_the_later_stages_pend
     ]  # fmt: skip
 
 
-def test_a_gate_that_says_no_is_exit_code_3(jstc_command, run, monkeypatch):
+def test_a_gate_that_says_no_is_exit_code_3(jstc_command, run, monkeypatch, unchecked):
     def refuse(context):
         raise GateError("model.int8.onnx loses 2.00 percentage points")
 
-    monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
     monkeypatch.setattr(export, "export", refuse)
     called = jstc_command("export", run, "--precision", "int8", "--quiet")
     assert (called.code, called.out) == (3, "")
