@@ -176,7 +176,9 @@ class Workspace:
 
     def at(self, label: str) -> Workspace:
         """A workspace of one of the recipe's budgets, with what has been made so far."""
-        return self.with_recipe(self.recipe.at(label))
+        other = self.with_recipe(self.recipe.at(label))
+        other.to_announce = ()  # said of all budgets together, or not at all
+        return other
 
     def with_recipe(self, recipe: Recipe) -> Workspace:
         """A workspace of a recipe with other budgets, with what has been made so far."""

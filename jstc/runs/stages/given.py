@@ -81,7 +81,7 @@ def score_given(context: StageContext) -> dict[str, Any]:
 
 
 def before_measuring(workspace: Workspace) -> None:
-    """Score the given network before the run directory is there, by this process alone.
+    """Score the given network before the run directory is there; all processes take part.
 
     For what takes minutes and still may refuse the run: measuring latencies. The stage then has the figures.
     """

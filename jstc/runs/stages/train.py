@@ -163,6 +163,7 @@ def _cost(workspace: Workspace, plan: Plan) -> dict[str, Any]:
 @tested
 def finetune(context: StageContext) -> dict[str, Any]:
     """Train the chosen sub-network alone."""
+    announce(context)  # of a run that goes on after its search
     workspace = context.workspace
     training.finetune(
         _target(workspace),
