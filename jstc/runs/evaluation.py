@@ -277,7 +277,7 @@ def _plain(label: str) -> str:
 
 
 def _of_preprocessing(classifier: Classifier, info: DataInfo, *, own: bool) -> str | None:
-    own, whole = classifier.normalisation, classifier.preprocessing
+    figures, whole = classifier.normalisation, classifier.preprocessing
     if classifier.prepares:
         return "the file takes images of any size, and prepares them itself: it got them as they are stored"
     if whole is not None and whole != info.preprocessing:
@@ -285,9 +285,9 @@ def _of_preprocessing(classifier: Classifier, info: DataInfo, *, own: bool) -> s
         return None if own else told
     if classifier.takes_pixels:
         return "the file takes pixels of one size: it got images that were resized as the data set's are"
-    if own is None:
+    if figures is None:
         return "the file does not say how it normalises images: mean and std are the data set's"
-    pairs = zip((*own.mean, *own.std), (*info.mean, *info.std), strict=True)
+    pairs = zip((*figures.mean, *figures.std), (*info.mean, *info.std), strict=True)
     if all(abs(mine - theirs) < _ALIKE for mine, theirs in pairs):
         return None
     return "images are normalised with mean and std of the file, which are not the data set's"
