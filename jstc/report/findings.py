@@ -159,13 +159,17 @@ def _met(network: Network, fact: str, value: float, limit: float) -> Finding:
 def _search(summary: Summary) -> Iterator[Finding]:
     rounds, sharing = summary.search.rounds, summary.search.shared_by
     if sharing:
-        told = f"The search, its {rounds} rounds and its time, was one for all of {', '.join(sharing)}."
+        told = f"The search, its {_rounds(rounds)} and its time, was one for all of {', '.join(sharing)}."
         yield Finding("Search", "neutral", told, note=True)
     if summary.search.settled is False:
         told = (
-            f"The plan was still changing when the {rounds} rounds of the search were spent (search.rounds)."
+            f"The plan was still changing when the {_rounds(rounds)} of the search were spent (search.rounds)."
         )
         yield Finding("Search", "warn", told, note=True)
+
+
+def _rounds(number: int | None) -> str:
+    return "1 round" if number == 1 else f"{number} rounds"
 
 
 def _images(summary: Summary) -> Iterator[Finding]:

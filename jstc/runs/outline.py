@@ -81,7 +81,7 @@ def _trainings(workspace: Workspace, names: Collection[str]) -> list[str]:
     times = f" for each of {len(recipe.budgets)} budgets" if len(recipe.budgets) > 1 else ""
     found = {
         "baseline": f"target network alone {schedules.baseline_epochs(recipe, dataset)} epochs",
-        "search": f"search {rounds} rounds of {per_round:,} steps",
+        "search": f"search {rounds} round{'s' * (rounds != 1)} of {per_round:,} steps",
         "finetune": f"finetune {epochs} epochs of {per_epoch:,} steps{times}",
     }
     told = [text for name, text in found.items() if name in names]

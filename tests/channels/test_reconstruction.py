@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -252,6 +253,22 @@ def test_an_error_of_the_forward_is_raised() -> None:
     plan = channels.uniform_plan(flops=0.3)
     with pytest.raises(RuntimeError, match="channels"):
         channels.reconstruct(model, channels.slice(model, plan), plan, [IMAGES, torch.zeros(2, 5, 8, 8)])
+
+
+def test_batches_may_be_of_any_form() -> None:
+    class Pair(NamedTuple):
+        images: Tensor
+        labels: None = None
+
+    model, channels = made(Block)
+    plan = channels.uniform_plan(flops=0.3)
+    for batch in (IMAGES, [IMAGES], Pair(IMAGES)):
+        assert channels.reconstruct(model, channels.slice(model, plan), plan, [batch], images=32).images == 32
+    by_name = [{"image": IMAGES}]
+    found = channels.reconstruct(
+        model, channels.slice(model, plan), plan, by_name, call=lambda network, batch: network(batch["image"])
+    )
+    assert found.images == len(IMAGES)
 
 
 def test_no_images_are_refused() -> None:

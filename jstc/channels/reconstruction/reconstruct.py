@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from jstc.channels.reconstruction.least_squares import Fit, Layer, Sums, fitted
 from jstc.channels.reconstruction.walks import Run, Step, Visit, Walk, peak_bytes, record, require_alike
@@ -159,20 +160,12 @@ def _run(call: Callable[[nn.Module, Any], Any], batch: Any) -> Run:
 
 
 def _first(batch: Any, count: int) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[:count]
-    if isinstance(batch, Mapping):
-        return {key: _first(value, count) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return type(batch)(_first(value, count) for value in batch)
-    return batch
+    return tree_map_only(Tensor, lambda tensor: tensor[:count], batch)
 
 
 def _size(batch: Any) -> int:
-    if isinstance(batch, Tensor):
-        return len(batch)
-    values = batch.values() if isinstance(batch, Mapping) else batch
-    return next(_size(value) for value in values if isinstance(value, Tensor | Mapping | tuple | list))
+    """Images in a batch: by its first tensor."""
+    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), 0)
 
 
 def _pairs(
