@@ -162,9 +162,8 @@ def _search(summary: Summary) -> Iterator[Finding]:
         told = f"The search, its {_rounds(rounds)} and its time, was one for all of {', '.join(sharing)}."
         yield Finding("Search", "neutral", told, note=True)
     if summary.search.settled is False:
-        told = (
-            f"The plan was still changing when the {_rounds(rounds)} of the search were spent (search.rounds)."
-        )
+        spent = f"the {_rounds(rounds)} of the search were spent (search.rounds)"
+        told = f"The plan was still changing when {spent}."
         yield Finding("Search", "warn", told, note=True)
 
 
