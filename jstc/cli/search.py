@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jstc.cli import options
 from jstc.errors import RecipeError
+
+if TYPE_CHECKING:
+    from jstc.recipe.schema import Recipe
 
 __all__ = ["search"]
 
@@ -77,7 +80,6 @@ def search(
     """
     from jstc.cli import progress_view, results
     from jstc.data.datasets import refuse_idle_root
-    from jstc.recipe import loading
     from jstc.runs import commands
 
     flags = {
@@ -95,10 +97,8 @@ def search(
         "seed": seed,
         "device": device.value if device else None,
     }
-    overrides = settings or ()
-    loaded = loading.load(recipe, overrides, flags) if recipe else loading.from_flags(flags, overrides)
+    loaded = _loaded(flags, recipe, settings or ())
     refuse_idle_root(loaded.dataset, data)
-    _refuse_idle(flags, given=loaded.latency is not None)
     permissions = options.permissions(loaded.model, pickle=allow_pickle)
     if dry_run:
         rows = commands.try_out(loaded, out=out, only=["search"], fresh=fresh, permissions=permissions)
@@ -115,6 +115,14 @@ def search(
             permissions=permissions,
         )
     results.stage(path, "search", as_json=json, quiet=quiet)
+
+
+def _loaded(flags: Mapping[str, object], template: Path | None, overrides: Sequence[str]) -> Recipe:
+    from jstc.recipe import loading
+
+    recipe = loading.load(template, overrides, flags) if template else loading.from_flags(flags, overrides)
+    _refuse_idle(flags, given=recipe.latency is not None)
+    return recipe
 
 
 def _refuse_idle(flags: Mapping[str, object], *, given: bool) -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from jstc.soundness.reach import Unreached, unreached
-from jstc.soundness.rounding import ROUNDINGS, Rounding, first_output, plain_scores, rounding
-from jstc.soundness.undecided import Undecided
+from jstc.soundness.rounding import (
+    ROUNDINGS,
+    Rounding,
+    Undecided,
+    first_output,
+    plain_scores,
+    rounding,
+)
 from jstc.soundness.values import require_sane
 
 __all__ = [

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from jstc.errors import StageError
 
-__all__ = ["ROUNDINGS", "Rounding", "first_output", "plain_scores", "rounding"]
+__all__ = ["ROUNDINGS", "Rounding", "Undecided", "first_output", "plain_scores", "rounding"]
 
 ROUNDINGS = 4.0
 """Two sound computations in float32 may be this many times torch's own rounding apart."""
@@ -146,3 +146,29 @@ def first_output(output: object) -> Tensor:
             raise StageError(f"the network's output is a {type(output).__name__}, not logits")
         output = output[0]
     return output
+
+
+class Undecided(nn.Module):
+    """`network`, and in `count` how many of the images that it was given have their two best scores `within`.
+
+    Another computation whose scores are at most half as far from these answers all others alike: its number
+    of right answers differs by at most `count`.
+    """
+
+    def __init__(self, network: nn.Module, *, within: float) -> None:
+        super().__init__()
+        self.network, self.within = network, within
+        self._counts: list[Tensor] = []
+
+    @property
+    def count(self) -> int:
+        """Such images so far; those whose scores are no numbers are not among them."""
+        return int(sum(int(found) for found in self._counts))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores [N, classes] of `images` [N, C, H, W]."""
+        scores = first_output(self.network(images))
+        if scores.shape[1] > 1:
+            best = scores.float().topk(2, dim=1).values
+            self._counts.append((best[:, 0] - best[:, 1] <= self.within).sum())
+        return scores
