@@ -33,7 +33,7 @@ _LABELS = {
     "max_abs_diff_fold": "largest difference of a logit, folded",
     "undecided": "test images on which rounding decides",
     "chance": "accuracy of guessing",
-    "settled": "plans settled",
+    "settled": "plans stopped changing",
     "round_of_plan": "plan drawn after round",
 }
 

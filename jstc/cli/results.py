@@ -87,7 +87,8 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
     else:
         found = {key: value for key, value in result.items() if key not in _NOT_SHOWN}
         rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
-        cells = [[console.label(name, key), _figure(found, key, value)] for key, value in rows]
+        known = [(key, value) for key, value in rows if value is not None]
+        cells = [[console.label(name, key), _figure(found, key, value)] for key, value in known]
         cells += [[_GIVEN, _scored(one)] for one in given.values()]
         console.table([f"{name} of {path}", ""], cells)
 

@@ -81,6 +81,11 @@ class Search:
             while self._rounds.left:
                 record = self._rounds.next()
                 progress.update(state.round, **_shown(record))
+        if state.round < (rounds := self._context.recipe.search.rounds):
+            progress.message(
+                f"search: the plans had stopped changing after {state.round} of {rounds} rounds "
+                "(search.early_stop_overlap); finetune gets the steps that are left"
+            )
 
     def select(self, label: str) -> Selection:
         """The best plan for a budget, after the rounds."""

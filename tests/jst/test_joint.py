@@ -180,7 +180,7 @@ def test_weights_are_never_trained_on_search_validation(
     assert set(asked) == {"ordered"}
 
 
-def test_a_settled_search_stops_and_leaves_its_steps_to_finetune(searched: Any) -> None:
+def test_a_settled_search_stops_and_leaves_its_steps_to_finetune(run_search: Any, tmp_path: Path) -> None:
     """Without noise and with one threshold, magnitudes change little at a small rate: the plan stays."""
     settling = {
         "search.rounds": 12,
@@ -189,7 +189,9 @@ def test_a_settled_search_stops_and_leaves_its_steps_to_finetune(searched: Any) 
         "search.importance": "random",
         "search.early_stop_window": 3,
     }
-    run = searched(settling)
+    told = Told()
+    run = run_search(tmp_path, settling, progress=told)
+    assert any("after 9 of 12 rounds" in str(call[0]) for call in told.calls)
     assert run.result["settled"] is True
     assert run.result["rounds"] == len(run.history) == 9  # coarse rounds 0 to 4, then overlaps of 6, 7, 8
     saved = handover.load_subnetwork(run.directory / "subnetwork.safetensors", plan=run.plan)
