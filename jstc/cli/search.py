@@ -79,7 +79,6 @@ def search(
     Several budgets share one search; each has a run directory of its own in the run's.
     """
     from jstc.cli import progress_view, results
-    from jstc.data.datasets import refuse_idle_root
     from jstc.runs import commands
 
     flags = {
@@ -97,8 +96,7 @@ def search(
         "seed": seed,
         "device": device.value if device else None,
     }
-    loaded = _loaded(flags, recipe, settings or ())
-    refuse_idle_root(loaded.dataset, data)
+    loaded = _loaded(flags, recipe, settings or (), data)
     permissions = options.permissions(loaded.model, pickle=allow_pickle)
     if dry_run:
         rows = commands.try_out(loaded, out=out, only=["search"], fresh=fresh, permissions=permissions)
@@ -117,10 +115,14 @@ def search(
     results.stage(path, "search", as_json=json, quiet=quiet)
 
 
-def _loaded(flags: Mapping[str, object], template: Path | None, overrides: Sequence[str]) -> Recipe:
+def _loaded(
+    flags: Mapping[str, object], template: Path | None, overrides: Sequence[str], data: Path | None
+) -> Recipe:
+    from jstc.data.datasets import refuse_idle_root
     from jstc.recipe import loading
 
     recipe = loading.load(template, overrides, flags) if template else loading.from_flags(flags, overrides)
+    refuse_idle_root(recipe.dataset, data)
     _refuse_idle(flags, given=recipe.latency is not None)
     return recipe
 
