@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jstc.errors import ModelError
-from jstc.models import load_weights, weights
+from jstc.models import checkpoints, load_weights
 
 
 class Net(nn.Module):
@@ -239,7 +239,7 @@ def test_a_buffer_may_be_infinite_as_a_mask_is(tmp_path: Path) -> None:
 def test_a_small_archive_that_stands_for_much_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_SOUND_BYTES", 2**20)
+    monkeypatch.setattr(checkpoints, "_SOUND_BYTES", 2**20)
     torch.save({"w": torch.zeros(2**20)}, tmp_path / "whole.pt")
     with (
         zipfile.ZipFile(tmp_path / "whole.pt") as whole,
