@@ -65,7 +65,8 @@ def bench(
 
     Stages of RUN that it needs and that are missing run first; options replace those of its recipe.
     """
-    from jstc.cli import bench_view, progress_view
+    from jstc.cli import bench_view
+    from jstc.core import progress_view
 
     given = {"provider": provider, "threads": threads, "seconds": seconds, "memory": memory}
     settings = _settings(given | {"profile": profile}, batch=batch, trace=trace)

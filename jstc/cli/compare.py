@@ -108,7 +108,8 @@ def compare(
     In GitHub Actions the table is added to the job's summary, and failures are annotated.
     """
     from jstc import gate
-    from jstc.cli import compare_view, progress_view
+    from jstc.cli import compare_view
+    from jstc.core import progress_view
     from jstc.runs.compared_runs import compare_runs, places
 
     written: dict[gate.Kind, str | None] = {

@@ -40,7 +40,8 @@ def evaluate(
     debug: options.Debug = False,
 ) -> None:
     """Accuracy of a RUN's or another ONNX file on the test split."""
-    from jstc.cli import console, progress_view
+    from jstc.cli import console
+    from jstc.core import progress_view
     from jstc.runs import directory, evaluation
 
     path = target or directory.newest_run(say=console.note)

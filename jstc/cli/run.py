@@ -37,7 +37,8 @@ def run(
     A list of budgets in the recipe (flops: [0.7, 0.5]) shares one search; the other stages run for each.
     """
     from jstc import summary
-    from jstc.cli import progress_view, results
+    from jstc.cli import results
+    from jstc.core import progress_view
     from jstc.data.datasets import refuse_idle_root
     from jstc.recipe import loading
     from jstc.runs import commands
@@ -87,7 +88,8 @@ def run_stage(
 
     `model` and `allow_pickle` are what the command line allows.
     """
-    from jstc.cli import console, progress_view, results
+    from jstc.cli import console, results
+    from jstc.core import progress_view
     from jstc.recipe import loading
     from jstc.runs import commands, directory
 

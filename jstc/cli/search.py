@@ -78,7 +78,8 @@ def search(
 
     Several budgets share one search; each has a run directory of its own in the run's.
     """
-    from jstc.cli import progress_view, results
+    from jstc.cli import results
+    from jstc.core import progress_view
     from jstc.runs import commands
 
     flags = {

@@ -9,14 +9,14 @@ import sys
 import pytest
 from rich.console import Console
 
-from jstc.cli.progress_view import PlainLines, RichProgress, _bars, shown
 from jstc.core.numbers import figure
 from jstc.core.progress import Silent
+from jstc.core.progress_view import PlainLines, RichProgress, _bars, shown
 
 
 def test_plain_lines_are_bounded_in_rate_and_end_with_the_last_step(capsys, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("jstc.cli.progress_view.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jstc.core.progress_view.time.monotonic", lambda: now[0])
     lines = PlainLines(every=5.0)
     lines.start("search", 100, "round")
     for done in range(1, 101):
