@@ -27,6 +27,7 @@ Amount = float | str
 """A share or a count as a number; a time as a text such as `2ms`."""
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "%": 0.01}
+_MOST_PER_CENT = 100  # no network is as small as that, and whoever writes 50 means 50 %, or forgot a unit
 _LEAST_ROUNDED = 1000  # a count such as 1.2345k may be meant roughly, one such as 1.5 was meant as a share
 
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -38,7 +39,8 @@ _NOT_A_TIME = "neither a share such as 0.5 or 50%, nor a time with its unit, suc
 def parse_amount(value: object) -> float:
     """A budget as a number: a share of the target network in (0, 1], or an absolute count above 1.
 
-    Understands `0.5`, `50%`, `2G`, `500M`, `1.5e9`. Raises `ValueError` for anything else.
+    Understands `0.5`, `50%`, `2G`, `500M`, `1.5e9`. Raises `ValueError` for anything else, and for 2 to 100
+    without a unit, which could be a share as well.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("expected a share such as 0.5 or a count such as 500M")
@@ -51,6 +53,9 @@ def parse_amount(value: object) -> float:
             f"'{value}' is neither a share, which goes up to 1, "
             "nor a count, which is a whole number such as 500M"
         )
+    if 1 < amount <= _MOST_PER_CENT and not match[2]:
+        number = match[1].removesuffix(".0")
+        raise ValueError(f"'{value}' may be meant as a share or as a count: write {number}% or {number}M")
     return amount
 
 

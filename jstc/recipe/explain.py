@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from jstc.recipe.schema import IdleKeyError, json_schema
 from jstc.recipe.yaml_reader import KeyPath
 
-__all__ = ["RENAMED", "expected", "explain", "sections", "show", "split_key"]
+__all__ = ["RENAMED", "SYNONYMS", "expected", "explain", "meant", "sections", "show", "split_key"]
 
 RENAMED: Mapping[str, str] = MappingProxyType(
     {
@@ -35,10 +35,35 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 )
 """Keys of earlier versions, each with its name today; the earlier name is refused with the new one."""
 
+SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "model": ("arch", "backbone", "network"),
+        "data": ("data_dir", "data_path", "root"),
+        "weights": ("pretrained", "resume"),
+        "flops": ("gflops", "macs"),
+        "device": ("cuda", "gpu", "gpus"),
+        "input.image_size": ("crop_size", "img_size", "imgsz", "input_size", "resolution", "size"),
+        "input.workers": ("dataloader_workers", "num_workers", "processes"),
+        "train.batch_size": ("batch", "batchsize", "bs"),
+        "train.accumulate": ("accumulation_steps", "grad_accum"),
+        "train.optimizer": ("optim",),
+        "train.lr": ("base_lr", "learning_rate", "max_lr"),
+        "train.weight_decay": ("decay", "l2", "wd"),
+        "train.schedule": ("lr_scheduler", "scheduler"),
+        "train.clip_norm": ("clip", "grad_clip", "max_grad_norm"),
+        "train.precision": ("amp", "dtype", "mixed_precision"),
+        "finetune.epochs": ("epochs", "max_epochs", "num_epochs"),
+        "search.rounds": ("epochs", "max_epochs", "num_epochs"),
+        "export.precisions": ("quantize",),
+    }
+)
+"""Keys, each with what other tools call it."""
+
 Schema = Mapping[str, Any]
 """A JSON schema, or a part of one."""
 
 _MAX_SHOWN = 5
+_MAX_NEAR = 3
 
 
 def explain(error: ValidationError, where: Callable[[KeyPath], str], flagged: Collection[KeyPath]) -> str:
@@ -83,11 +108,40 @@ def show(value: object) -> str:
 def _near_keys(path: KeyPath) -> str:
     *prefix, last = map(str, path)
     known = _lookup(path[:-1]).get("properties", {})
-    near = [key for key in _all_keys() if key.rsplit(".", 1)[-1] == last]
-    near = near or [".".join((*prefix, name)) for name in _alike(last, known)]
-    if near:
-        return "; did you mean " + " or ".join(near[:3]) + "?"
-    return f"; known here: {', '.join(known)}"
+    near = _meant(last, ".".join(prefix), known)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known here: {', '.join(known)}"
+
+
+def meant(name: str) -> list[str]:
+    """Dotted keys that `name` may stand for where it comes without a section (`flops`, `lr`)."""
+    top = set(_schema()["properties"]) - set(sections())
+    return [name] if name in top else _meant(name, "", top)
+
+
+def _meant(name: str, section: str, known: Collection[str]) -> list[str]:
+    """Keys that may be meant by one that is not `known` in its section: that section's own come first."""
+    inside = f"{section}." if section else ""
+    usual = [key for key, words in SYNONYMS.items() if name in words]
+    if near := _alike(name, known):
+        return [inside + key for key in near]
+    found = [inside + key for key in _of_its_words(name, known)]
+    here = [key for key in usual if section and key.startswith(inside)]
+    same = [key for key in _all_keys() if key.rpartition(".")[2] == name]
+    if not here:
+        found += [*usual, *same] or _in_other_sections(name)
+    return list(dict.fromkeys([*here, *found]))[:_MAX_NEAR]
+
+
+def _of_its_words(name: str, known: Collection[str]) -> list[str]:
+    """Names in `known` with all words of `name` and more (`batch_size` of `batch`), or some and no other."""
+    words = set(name.split("_"))
+    return [key for key in known if words < set(key.split("_")) or set(key.split("_")) < words]
+
+
+def _in_other_sections(name: str) -> list[str]:
+    last = {key: key.rpartition(".")[2] for key in _all_keys()}
+    near = _alike(name, set(last.values())) or _of_its_words(name, set(last.values()))
+    return [key for key, word in last.items() if word in near]
 
 
 def _alike(name: str, known: Collection[str]) -> list[str]:

@@ -19,7 +19,7 @@ from jstc.recipe.schema import budget_label, parse_amount, parse_amounts
         ("10k", 1e4),
         ("1", 1.0),
         ("100%", 1.0),
-        ("10", 10.0),
+        ("101", 101.0),
         ("1.2345k", 1234.5),
     ],
 )
@@ -42,6 +42,14 @@ def test_an_amount_between_a_share_and_a_count(text):
 
 
 @pytest.mark.parametrize(
+    ("value", "ways"), [("50", "50% or 50M"), (50, "50% or 50M"), (2.0, "2% or 2M"), ("100", "100% or 100M")]
+)
+def test_a_number_that_may_be_a_share_or_a_count_is_asked_about(value, ways):
+    with pytest.raises(ValueError, match=f"'{value}' may be meant as a share or as a count: write {ways}$"):
+        parse_amount(value)
+
+
+@pytest.mark.parametrize(
     ("value", "amounts"),
     [
         (None, None),
@@ -49,7 +57,7 @@ def test_an_amount_between_a_share_and_a_count(text):
         (0.5, 0.5),
         (["0.5"], 0.5),
         ("0.35,0.7, 50%", (0.7, 0.5, 0.35)),
-        ([0.7, "20M", 10], (2e7, 10.0, 0.7)),
+        ([0.7, "20M", 1000], (2e7, 1000.0, 0.7)),
         ((0.3, 0.6), (0.6, 0.3)),
     ],
 )

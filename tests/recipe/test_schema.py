@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from jstc.errors import RecipeError
 from jstc.recipe import loading
-from jstc.recipe.explain import RENAMED
+from jstc.recipe.explain import RENAMED, SYNONYMS, meant
 from jstc.recipe.schema import GroupSettings, Recipe
+from jstc.recipe.sections import Section
 from jstc.recipe.yaml_reader import parse, scalar
 
 BASE = "model: m\ndataset: d\nflops: 0.5\n"
@@ -150,6 +151,58 @@ def test_a_key_of_an_earlier_version_is_refused_with_its_name_today(write, old, 
     section, key = old.split(".")
     assert refusal(write(BASE + f"{section}:\n  {key}: 3\n")) == f"FILE, line 5: {old} is called {new} now"
     assert refusal(write(BASE), [f"{old}=3"]) == f"--set {old}: {old} is called {new} now"
+
+
+NEAR = {
+    # of the same section before one of that very name in another
+    "export.precision": "export.precisions",
+    "bench.batch_size": "bench.batch_sizes",
+    # by what it is called elsewhere
+    "train.learning_rate": "train.lr",
+    "finetune.learning_rate": "train.lr",
+    "train.batch": "train.batch_size",
+    "input.size": "input.image_size",
+    "gpu": "device",
+    # by some of its words, or by more
+    "search.epochs": "search.rounds or search.epochs_per_round",
+    "latency_on.batch_size": "latency_on.batch or train.batch_size",
+    "bench.batch": "bench.batch_sizes or train.batch_size or latency_on.batch",
+    "input.num_workers": "input.workers",
+    # in another section
+    "finetune.lr": "train.lr",
+    "epochs": "finetune.epochs or search.rounds",
+    "wieght_decay": "train.weight_decay",
+    "warmup": "train.warmup_epochs",
+}
+
+
+@pytest.mark.parametrize(("key", "near"), NEAR.items())
+def test_near_keys_are_those_of_the_section_then_those_of_the_meaning(write, key, near):
+    assert refusal(write(BASE), [f"{key}=3"]) == f"--set {key}: unknown key {key}; did you mean {near}?"
+
+
+def test_what_other_tools_call_a_key_leads_to_keys_that_are_there():
+    keys = {key for section in [Recipe, *_sections()] for key in _dotted(section)}
+    assert set(SYNONYMS) <= keys
+    assert not {word for words in SYNONYMS.values() for word in words} & set(Recipe.model_fields)
+
+
+def _sections():
+    fields = [field.annotation for field in Recipe.model_fields.values()]
+    return [one for one in fields if isinstance(one, type) and issubclass(one, Section)]
+
+
+def _dotted(section):
+    names = {one.annotation: f"{key}." for key, one in Recipe.model_fields.items()}
+    return [names.get(section, "") + key for key in section.model_fields]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("flops", ["flops"]), ("lr", ["train.lr"]), ("image_size", ["input.image_size"]), ("wheel", [])],
+)
+def test_keys_that_a_name_without_a_section_stands_for(name, keys):
+    assert meant(name) == keys
 
 
 @pytest.mark.parametrize("new", RENAMED.values())

@@ -93,7 +93,7 @@ def test_providers_that_could_not_be_timed_are_found_before_training(tmp_path, m
         ({"weights": "/no/such.pt"}, ModelError, r"no weights file at /no/such.pt"),
         ({"flops": "0.0001"}, BudgetError, r"no sub-network meets flops .* the smallest reachable has"),
         ({"flops": "100G"}, BudgetError, r"nothing to do: the target network has"),
-        ({"flops": None, "params": "10"}, BudgetError, r"no sub-network meets params 10"),
+        ({"flops": None, "params": "200"}, BudgetError, r"no sub-network meets params 200"),
         (
             {"flops": "0.5,0.0001,0.7"},
             BudgetError,
