@@ -60,9 +60,12 @@ def _command(arguments: Sequence[str] | None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> None:
     if processes.follows():  # what process 0 reads from the command line, it passes on
+        from jstc.cli import console
         from jstc.runs import commands
 
-        sys.exit(commands.follow())
+        with console.for_results_alone():
+            code = commands.follow()
+        sys.exit(code)
     from jstc.cli.app import app
 
     try:

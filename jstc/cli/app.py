@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from functools import wraps
+from typing import Annotated, ParamSpec
 
 import typer
 
@@ -53,5 +54,19 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "schema": lists.schema,
 }
 
+_P = ParamSpec("_P")
+
+
+def _with_stdout_for_results(command: Callable[_P, None]) -> Callable[_P, None]:
+    @wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        from jstc.cli import console
+
+        with console.for_results_alone():
+            command(*args, **kwargs)
+
+    return run
+
+
 for _name, _function in _COMMANDS.items():
-    app.command(_name)(_function)
+    app.command(_name)(_with_stdout_for_results(_function))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -60,11 +58,11 @@ def _show_groups(groups: Sequence[Entry], *, every: bool) -> None:
 
 def _is_room(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     """Is there room for the last column beside the others, on a terminal? A pipe has all there is."""
-    if not sys.stdout.isatty():
+    if not console.results().isatty():
         return True
     columns = list(zip(header, *rows, strict=True))[:-1]
     taken = sum(max(map(len, column)) + _GAP for column in columns)
-    return shutil.get_terminal_size().columns - taken >= _LEAST_TEXT
+    return console.columns() - taken >= _LEAST_TEXT
 
 
 def _group_row(line: NamePattern, groups: Sequence[Entry], every: bool) -> list[str]:

@@ -176,7 +176,7 @@ def _last() -> None:
     # torch was in the middle of something.
     if _request.code is not None:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # nobody is left to read it
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody is left to read it
                 stream.flush()
         os._exit(_request.code)
 
