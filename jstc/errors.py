@@ -47,7 +47,18 @@ __all__ = [
     "StageError",
     "UnknownNameError",
     "WorkerError",
+    "near_names",
 ]
+
+
+def near_names(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
+    """Names, three at most, that differ from `name` in the order of the letters alone, or in a few letters.
+
+    `cutoff`: the least similarity, from 0 to 1, as `difflib.get_close_matches` has it.
+    """
+    known = list(dict.fromkeys(known))
+    swapped = [other for other in known if sorted(other) == sorted(name)]
+    return swapped[:3] or difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
 
 
 class JstcError(Exception):
@@ -83,7 +94,7 @@ class UnknownNameError(InputError):
     """A name that is not in a list of known names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.6)
+        near = near_names(name.lower(), known)
         problem = f"unknown {kind} '{name}'"
         meant = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?" if near else ""
         text = f"{problem}; {meant}" if meant else problem

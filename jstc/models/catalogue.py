@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import keyword
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from jstc._version import install_command
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import ModelError, UnknownNameError
+from jstc.models import user_names
 
 __all__ = [
     "CIFAR_FORMS",
@@ -30,7 +30,6 @@ __all__ = [
     "runs_user_code",
     "source_of",
     "spec",
-    "split_user_name",
     "task",
     "torchvision_names",
 ]
@@ -175,21 +174,12 @@ def check(name: str) -> None:
     if source == "timm":
         _check_timm(name)
     elif source == "user":
-        _check_user(name)
+        user_names.check_user_name(name)
     elif source == "torchvision" and not any(name in torchvision_names(task) for task in _TASKS):
+        if (error := user_names.misnamed(name)) is not None:
+            raise error
         known = [entry.name for entry in names()]
         raise UnknownNameError("model", name, known, _OTHERS)
-
-
-def split_user_name(name: str) -> tuple[str, str]:
-    """Split `file.py:factory` or `package.module:factory` into what to load and the factory in it."""
-    location, _, factory = name.rpartition(":")
-    if not location or not factory.isidentifier() or keyword.iskeyword(factory):
-        raise ModelError(
-            f"model '{name}': expected 'path/to/file.py:factory' or 'package.module:factory', "
-            "with the name of a function after the colon"
-        )
-    return location, factory
 
 
 def _check_timm(name: str) -> None:
@@ -198,16 +188,6 @@ def _check_timm(name: str) -> None:
         raise ModelError(f"model '{name}': expected 'timm:NAME' with a name from timm.list_models()")
     if importlib.util.find_spec("timm") is None:
         raise ModelError(f"model '{name}' needs timm, which is not installed: {install_command('timm')}")
-
-
-def _check_user(name: str) -> None:
-    location, _ = split_user_name(name)
-    if location.endswith(".py"):
-        if not Path(location).is_file():
-            raise ModelError(f"model '{name}': there is no file {location} in {Path.cwd()}")
-        return
-    if not all(part.isidentifier() for part in location.split(".")):
-        raise ModelError(f"model '{name}': '{location}' is neither a .py file nor the name of a module")
 
 
 # The spec of a network.

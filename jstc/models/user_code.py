@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jstc.core import files
 from jstc.errors import ModelError
-from jstc.models.catalogue import ModelSpec, runs_user_code, split_user_name
+from jstc.models import user_names
+from jstc.models.catalogue import ModelSpec, runs_user_code
+from jstc.models.user_names import split_user_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +44,9 @@ def constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
     module = _import(location, spec.name)
     factory = getattr(module, name, None)
     if not callable(factory):
-        raise ModelError(f"model '{spec.name}': {location} has no function '{name}'")
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        own = [n for n in known if getattr(getattr(module, n), "__module__", None) == module.__name__]
+        raise user_names.no_factory(spec.name, known, own)
     arguments = _arguments(factory, spec)
     return lambda: _call(factory, arguments, spec.name)
 
@@ -53,7 +57,24 @@ def _import(location: str, name: str) -> ModuleType:
             return _import_file(Path(location))
         return _with_path(Path.cwd(), lambda: importlib.import_module(location))
     except Exception as error:
-        raise ModelError(f"model '{name}' cannot be imported: {_where(error)}") from error
+        if isinstance(error, ModuleNotFoundError) and f"{location}.".startswith(f"{error.name}."):
+            raise user_names.no_module(name) from error
+        problem = f"model '{name}' cannot be imported: {_where(error)}"
+        raise ModelError(problem, _as_module(error, location, name)) from error
+
+
+def _as_module(error: Exception, location: str, name: str) -> str:
+    """How to name a file whose relative imports cannot work, as it is loaded alone; else nothing."""
+    frames = _own_frames(error)
+    file = Path(location).resolve()
+    if not frames or not isinstance(error, ImportError) or Path(frames[-1].filename) != file:
+        return ""
+    found = user_names.as_module(file, frames[-1].lineno or 0)
+    if found is None:
+        return ""
+    module, folder = found
+    where = "" if folder == Path.cwd() else f", and run jstc in {folder}"
+    return f"relative imports need its package: name it {module}:{split_user_name(name)[1]}{where}"
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -125,9 +146,14 @@ def _where(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return f"{text} in {error.filename}, line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "importlib" not in f.filename and Path(f.filename) != Path(__file__)]
+    own = _own_frames(error)
     return f"{text} in {own[-1].filename}, line {own[-1].lineno}" if own else text
+
+
+def _own_frames(error: Exception) -> list[traceback.FrameSummary]:
+    """Where in the user's code an error came from, innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f for f in frames if "importlib" not in f.filename and Path(f.filename) != Path(__file__)]
 
 
 # Trusted code: what the user has named is on record outside of all run directories, in the user's cache: a

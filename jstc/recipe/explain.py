@@ -5,7 +5,6 @@ The wording comes from the recipe's JSON schema: what a key may be is said nowhe
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from jstc.errors import near_names
 from jstc.recipe.schema import IdleKeyError, json_schema
 from jstc.recipe.yaml_reader import KeyPath
 
@@ -64,6 +64,7 @@ Schema = Mapping[str, Any]
 
 _MAX_SHOWN = 5
 _MAX_NEAR = 3
+_CUTOFF = 0.7
 
 
 def explain(error: ValidationError, where: Callable[[KeyPath], str], flagged: Collection[KeyPath]) -> str:
@@ -122,7 +123,7 @@ def _meant(name: str, section: str, known: Collection[str]) -> list[str]:
     """Keys that may be meant by one that is not `known` in its section: that section's own come first."""
     inside = f"{section}." if section else ""
     usual = [key for key, words in SYNONYMS.items() if name in words]
-    if near := _alike(name, known):
+    if near := near_names(name, known, cutoff=_CUTOFF):
         return [inside + key for key in near]
     found = [inside + key for key in _of_its_words(name, known)]
     here = [key for key in usual if section and key.startswith(inside)]
@@ -140,14 +141,8 @@ def _of_its_words(name: str, known: Collection[str]) -> list[str]:
 
 def _in_other_sections(name: str) -> list[str]:
     last = {key: key.rpartition(".")[2] for key in _all_keys()}
-    near = _alike(name, set(last.values())) or _of_its_words(name, set(last.values()))
+    near = near_names(name, last.values(), cutoff=_CUTOFF) or _of_its_words(name, set(last.values()))
     return [key for key, word in last.items() if word in near]
-
-
-def _alike(name: str, known: Collection[str]) -> list[str]:
-    """Names in `known` that differ from `name` in the order of the letters (`rl`, `lr`), or in a few."""
-    swapped = [other for other in known if sorted(other) == sorted(name)]
-    return swapped or difflib.get_close_matches(name, known, n=3, cutoff=0.7)
 
 
 # Keys, and where in the schema each is.
@@ -184,7 +179,7 @@ def split_key(dotted: str) -> KeyPath:
 def _split_name(parts: Sequence[str], schema: Schema) -> KeyPath:
     """`layer4.*.min_width`: the name of an entry, and the key in it where entries have keys."""
     known = _resolve(schema).get("properties", {})
-    has_key = len(parts) > 1 and bool(_alike(parts[-1], known))
+    has_key = len(parts) > 1 and bool(near_names(parts[-1], known, cutoff=_CUTOFF))
     return (".".join(parts[:-1]), parts[-1]) if has_key else (".".join(parts),)
 
 
