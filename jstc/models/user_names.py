@@ -59,7 +59,7 @@ def check_user_name(name: str) -> None:
 
 
 def misnamed(name: str) -> ModelError | None:
-    """Error for the name of a file, a folder or a module that comes without a factory; None for other names."""
+    """Error for the name of a file, a folder or a module without a factory; None for other names."""
     path = Path(name)
     if path.is_dir():
         return _folder(name, path)
