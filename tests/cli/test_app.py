@@ -77,6 +77,42 @@ def test_every_command_explains_itself_within_80_columns(jstc_command, command):
     assert max(map(len, called.out.splitlines())) <= 80
 
 
+UNKNOWN = {
+    # a key of the recipe, by its name or by what it is called elsewhere
+    "search resnet20 --epochs 3": "--set finetune.epochs=3 or --set search.rounds=3",
+    "search resnet20 --image-size=32 -q": "--set input.image_size=32",
+    "search resnet20 --lr 0.1": "--set train.lr=0.1",
+    "run r.yaml --flops 0.7,0.5": "--set flops=0.7,0.5",
+    "run r.yaml --epochs --fresh": "--set finetune.epochs=VALUE or --set search.rounds=VALUE",
+    "inspect resnet20 --min-width 8": "--set channels.min_width=8",
+    # one that is an option of the command itself
+    "search resnet20 --macs 0.5": "--flops",
+    "search resnet20 --gpu": "--device",
+    # another option, alone or after a key
+    "search resnet20 --sede 3": "--seed",
+    "search resnet20 --batch-size 64": "--set train.batch_size=64 or --batch",
+    "bench --batch-size 8": "--batch",
+    "compare a.json b.json --max-slow 5%": "--max-slowdown",
+}
+
+
+@pytest.mark.parametrize(("words", "meant"), UNKNOWN.items())
+def test_an_unknown_option_is_answered_with_what_was_meant(jstc_command, words, meant):
+    command, option = words.split()[0], next(word for word in words.split() if word.startswith("--"))
+    called = jstc_command(*words.split())
+    assert (called.code, called.out) == (2, "")
+    option = option.partition("=")[0]
+    assert called.err == f"error: jstc {command} has no option {option}; did you mean {meant}?\n"
+
+
+@pytest.mark.parametrize("words", ["export --lr 3", "doctor --wheel", "bench --epochs 3"])
+def test_a_key_that_the_command_cannot_set_is_not_offered(jstc_command, words):
+    command, option = words.split()[:2]
+    called = jstc_command(*words.split())
+    expected = f"error: jstc {command} has no option {option}; `jstc {command} -h` lists its options\n"
+    assert (called.code, called.err) == (2, expected)
+
+
 LOADED = """
 import sys
 from jstc.cli import main
