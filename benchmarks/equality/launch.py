@@ -103,7 +103,7 @@ def _install(clock: Clock) -> None:
 
 def _overlook_the_machine() -> None:
     with contextlib.suppress(ImportError):  # of code that did not look yet
-        from jstc.ort.disturbance import Disturbance, Watch
+        from jstc.ort.doubts import Disturbance, Watch
 
         Watch.found = Disturbance()  # type: ignore[assignment,method-assign]
 

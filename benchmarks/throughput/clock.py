@@ -11,7 +11,7 @@ from unittest import mock
 
 from jstc.jst import round as rounds_training
 from jstc.jst import rounds, selection
-from jstc.train import collectives, monitor
+from jstc.train import collectives, metrics
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.metrics import History
 
@@ -30,7 +30,7 @@ _PARTS: list[tuple[Any, str, str]] = [
     (selection, "judge", JUDGING),
     (rounds_training, "train_steps", STEPS),
     (rounds_training, "_gate_step", STEPS),
-    (monitor, "require_finite", "looking for infinities"),
+    (metrics, "require_finite", "looking for infinities"),
     (collectives, "require_equal", "comparing processes"),
     (rounds, "put_back", "mapping back"),
     (rounds, "record", "history"),

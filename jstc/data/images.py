@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jstc.core import files
-from jstc.core.held import require_held
+from jstc.core.files import require_held
 from jstc.data.pixels import as_colours
 from jstc.data.sampling import Indices
 from jstc.errors import DataError

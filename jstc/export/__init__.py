@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from jstc.export.card import encode_metadata, read_metadata
 from jstc.export.classifier import open_classifier
-from jstc.export.parity import Parity, parity, preprocess_parity, require_answers, require_parity
 from jstc.export.precisions import (
     LARGEST_FP16,
     PRECISIONS,
@@ -14,7 +13,16 @@ from jstc.export.precisions import (
     largest_activation,
 )
 from jstc.export.preprocess import preprocess_path, write_with_preprocess
-from jstc.export.scoring import Score, accuracy, score
+from jstc.export.scoring import (
+    Parity,
+    Score,
+    accuracy,
+    parity,
+    preprocess_parity,
+    require_answers,
+    require_parity,
+    score,
+)
 from jstc.export.write import require_runs, save, write_onnx
 
 __all__ = [

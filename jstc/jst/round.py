@@ -20,7 +20,7 @@ from jstc.data import Dataset, Split
 from jstc.errors import StageError
 from jstc.jst.subnetwork import SubNetwork
 from jstc.recipe.schema import Recipe
-from jstc.train import collectives, monitor, seeds
+from jstc.train import collectives, metrics, seeds
 from jstc.train import schedule as schedules
 from jstc.train.loop import Figures, OnStep, TrainFigures, evaluate, frozen, stream, train_steps
 from jstc.train.metrics import RunningMetrics
@@ -155,7 +155,7 @@ def train_round(
         if context.gate_steps:
             at.images += _gate_step(sub, next(validation), context, end)
     collectives.synchronise(sub.gated)
-    monitor.require_finite(sub.gated, step=first + context.steps, schedule=context.schedule)
+    metrics.require_finite(sub.gated, step=first + context.steps, schedule=context.schedule)
     return RoundFigures(at.loss, at.accuracy, at.images)
 
 

@@ -23,11 +23,10 @@ from jstc.jst.selection import choose, learn
 from jstc.jst.state import State, fingerprint, read_plan, require_same
 from jstc.jst.subnetwork import SubNetwork, cut, put_back
 from jstc.jst.threshnet import Choice
-from jstc.train import checkpoint, collectives, device, kernels, monitor
+from jstc.train import checkpoint, collectives, device, kernels, metrics
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.loop import computes_right
-from jstc.train.metrics import RunningMetrics, open_history
-from jstc.train.monitor import TrainingMonitor
+from jstc.train.metrics import RunningMetrics, TrainingMonitor, open_history
 
 __all__ = ["Rounds", "evaluate_round", "record"]
 
@@ -98,7 +97,7 @@ class Rounds:
     def _lowered(self) -> RoundContext:
         """The context with the learning rates after the rollbacks so far."""
         train = self._context.recipe.train
-        schedule = monitor.lowered(self._context.schedule, train, self.state.rollbacks)
+        schedule = metrics.lowered(self._context.schedule, train, self.state.rollbacks)
         return replace(self._context, schedule=schedule)
 
     def _begin(self) -> _Current:
@@ -155,7 +154,7 @@ class Rounds:
         to = f"the start of round {state.round + 1}"
         precision = device.precision(settings, state.target.alpha.device)
         self._progress.message(
-            monitor.rolled_back(error, settings, state.rollbacks, to=to, precision=precision)
+            metrics.rolled_back(error, settings, state.rollbacks, to=to, precision=precision)
         )
         current.sub = cut(state.target, current.proposal.plan, settings)
         current.progress = RoundProgress()

@@ -13,8 +13,7 @@ import numpy.typing as npt
 from jstc.core.progress import Progress, Silent
 from jstc.errors import InputError
 from jstc.ort import memory, sessions
-from jstc.ort.disturbance import Disturbance, Watch
-from jstc.ort.doubts import verdict
+from jstc.ort.doubts import Disturbance, Watch, verdict
 from jstc.ort.memory import PeakMemory
 from jstc.ort.opened import Facts, Opened, open_file, prepare, profile
 from jstc.ort.sessions import Provider

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from jstc.core.numbers import ratio
-from jstc.ort.disturbance import most
-from jstc.ort.doubts import NO_GAIN, WORDS, Speed, Standing, disturbance, speed_of
+from jstc.ort.doubts import NO_GAIN, WORDS, Speed, Standing, disturbance, most, speed_of
 from jstc.report.finding import Finding, State
 from jstc.report.tables import ideal_speedup
 from jstc.summary import Summary, Timing

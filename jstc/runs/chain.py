@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jstc.core import files, signals
-from jstc.core.held import require_held
+from jstc.core.files import require_held
 from jstc.core.progress import Progress, Silent
 from jstc.errors import DiskFullError, Interrupted, JstcError, RunDirectoryError, StageError
 from jstc.runs import preflight

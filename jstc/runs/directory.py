@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 
 from jstc.core import files
-from jstc.core.held import held
+from jstc.core.files import held
 from jstc.errors import RecipeError, RunDirectoryError
 from jstc.recipe.loading import load, to_yaml
 from jstc.recipe.schema import Recipe

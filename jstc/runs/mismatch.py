@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from jstc.core.accuracy import wilson
 from jstc.core.progress import Progress
 from jstc.data import Dataset
-from jstc.runs.alternatives import Alternative, Caller, alternatives
-from jstc.runs.class_order import class_orders, new_classifier
+from jstc.runs.alternatives import Alternative, Caller, alternatives, class_orders, new_classifier
 from jstc.train.device import Numerics
 
 __all__ = ["Mismatch", "Scored", "find"]

@@ -28,7 +28,7 @@ from pydantic import TypeAdapter
 from jstc.core import processes, worker
 from jstc.core.progress import Silent
 from jstc.core.signals import interruptible
-from jstc.core.stuck import exit_after_signal
+from jstc.core.worker import exit_after_signal
 from jstc.errors import JstcError, StageError
 from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings, Recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from jstc.soundness.reach import Unreached, unreached
 from jstc.soundness.rounding import (
     ROUNDINGS,
     Rounding,
@@ -11,7 +10,7 @@ from jstc.soundness.rounding import (
     plain_scores,
     rounding,
 )
-from jstc.soundness.values import require_sane
+from jstc.soundness.values import Unreached, require_sane, unreached
 
 __all__ = [
     "ROUNDINGS",

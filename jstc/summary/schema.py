@@ -114,7 +114,7 @@ class OnnxFile(Part):
 
 
 class Disturbance(Part):
-    """What else the processor did meanwhile, as shares: see `jstc.ort.disturbance`."""
+    """What else the processor did meanwhile, as shares: see `jstc.ort.doubts`."""
 
     others: Fraction | None = None
     waited: Fraction | None = None

@@ -11,12 +11,11 @@ from typing import Any
 from jstc.core import signals
 from jstc.core.progress import Progress
 from jstc.errors import DivergedError, RunDirectoryError, StageError
-from jstc.train import checkpoint, collectives, device, kernels, monitor
+from jstc.train import checkpoint, collectives, device, kernels, metrics
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.job import FitResult, Job, TrainState
 from jstc.train.loop import TrainFigures, stream, train_steps
-from jstc.train.metrics import RunningMetrics, open_history
-from jstc.train.monitor import TrainingMonitor
+from jstc.train.metrics import RunningMetrics, TrainingMonitor, open_history
 from jstc.train.one_step import StepOptions, step_options
 from jstc.train.schedule import Schedule
 
@@ -97,7 +96,7 @@ class _Training:
             figures = self._train()
             network = self.job.module.state_dict()
             collectives.require_equal(network, f"the network after epoch {self.state.epoch + 1}")
-            monitor.require_finite(self.job.module, step=self._end, schedule=self._schedule)
+            metrics.require_finite(self.job.module, step=self._end, schedule=self._schedule)
         except DivergedError as error:
             self._roll_back(error)
             return
@@ -138,7 +137,7 @@ class _Training:
 
     @property
     def _schedule(self) -> Schedule:
-        return monitor.lowered(self.job.schedule, self.job.settings, self.state.rollbacks)
+        return metrics.lowered(self.job.schedule, self.job.settings, self.state.rollbacks)
 
     def _train(self) -> TrainFigures:
         job, schedule, self._metrics = self.job, self._schedule, RunningMetrics()
@@ -178,7 +177,7 @@ class _Training:
         to = f"the start of epoch {self.state.epoch + 1}"
         precision = device.precision(self.job.settings, next(self.job.module.parameters()).device)
         self.progress.message(
-            monitor.rolled_back(error, self.job.settings, self.state.rollbacks, to=to, precision=precision)
+            metrics.rolled_back(error, self.job.settings, self.state.rollbacks, to=to, precision=precision)
         )
         self.trained.restore(*self._good)
         self._sums = None

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from jstc.core import files
-from jstc.core.held import held, require_held
+from jstc.core.files import held, require_held
 from jstc.errors import FolderGoneError
 
 

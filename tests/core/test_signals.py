@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from jstc.core import processes, signals, stuck
+from jstc.core import processes, signals, worker
 from jstc.core.signals import ENDING, interruptible
 from tests.helpers.children import environment
 
@@ -277,4 +277,4 @@ def test_to_the_end_of_a_process(body, after, code, out):
 
 
 def test_a_stuck_process_has_longer_than_one_that_saves_and_less_than_torchrun_gives() -> None:
-    assert signals.GRACE_SECONDS < stuck.STUCK_SECONDS < 30
+    assert signals.GRACE_SECONDS < worker.STUCK_SECONDS < 30

@@ -20,7 +20,7 @@ from jstc.plan import Plan
 from jstc.train import checkpoint, optim
 from jstc.train.device import to_device
 from jstc.train.loop import stream, train_steps
-from jstc.train.monitor import TrainingMonitor
+from jstc.train.metrics import TrainingMonitor
 
 CPU = torch.device("cpu")
 ADAMW = {"train.optimizer": "adamw", "train.lr": 0.01}

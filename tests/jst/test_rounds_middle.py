@@ -17,7 +17,7 @@ from jstc.errors import DivergedError, StageError
 from jstc.jst import rounds
 from jstc.jst.round import train_round
 from jstc.train import checkpoint
-from jstc.train.monitor import TrainingMonitor
+from jstc.train.metrics import TrainingMonitor
 
 NAME = "checkpoint.safetensors"
 EVERY_STEP = {"checkpoint.every_steps": 1}

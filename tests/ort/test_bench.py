@@ -9,8 +9,7 @@ import pytest
 
 from jstc.errors import InputError
 from jstc.ort import bench, memory, sessions
-from jstc.ort.disturbance import Disturbance, Watch
-from jstc.ort.doubts import verdict
+from jstc.ort.doubts import Disturbance, Watch, verdict
 from jstc.ort.opened import Facts
 from jstc.ort.statistics import Ratio
 from jstc.recipe.schema import BenchSettings

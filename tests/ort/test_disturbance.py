@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jstc.core import processes
-from jstc.ort.disturbance import Disturbance, Watch
+from jstc.ort.doubts import Disturbance, Watch
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -15,7 +15,7 @@ from jstc.core.progress import Silent
 from jstc.data import DataInfo, Dataset
 from jstc.data.in_memory import dataset_in_memory
 from jstc.report.given import framed, mismatch_sentence, warnings
-from jstc.runs.class_order import class_orders, new_classifier
+from jstc.runs.alternatives import class_orders, new_classifier
 from jstc.runs.mismatch import Mismatch, Scored, _surely_better, find
 from jstc.train.device import Numerics
 from jstc.train.loop import evaluate

@@ -148,10 +148,10 @@ def test_started_anew_by_torchrun_a_run_goes_on(house, two, monkeypatch):
 
 STUCK = """
 import signal, time
-from jstc.core import stuck
-stuck.STUCK_SECONDS = {grace}
+from jstc.core import worker
+worker.STUCK_SECONDS = {grace}
 signal.signal(signal.SIGTERM, lambda *_: None)
-with stuck.exit_after_signal(lambda: {may_go}):
+with worker.exit_after_signal(lambda: {may_go}):
     signal.raise_signal(signal.SIGTERM)
     time.sleep({work})
 print("by itself")

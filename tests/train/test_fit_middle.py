@@ -16,8 +16,7 @@ from jstc.errors import DivergedError
 from jstc.recipe.schema import CheckpointSettings, TrainSettings
 from jstc.train import checkpoint, device, fit, loop
 from jstc.train.job import FitResult, Job
-from jstc.train.metrics import RunningMetrics
-from jstc.train.monitor import TrainingMonitor
+from jstc.train.metrics import RunningMetrics, TrainingMonitor
 from jstc.train.optim import set_learning_rate
 from jstc.train.schedule import Schedule
 
@@ -225,7 +224,7 @@ def test_after_the_limit_it_says_what_was_tried(
 def test_a_long_epoch_that_diverges_is_not_trained_to_its_end(
     make_network: Make, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jstc.train.monitor._LOOK_EVERY", 2)
+    monkeypatch.setattr("jstc.train.metrics._LOOK_EVERY", 2)
     spoiled(monkeypatch, 2)
     messages = Messages()
     long = {"schedule": Schedule(0.05, 12), "steps_per_epoch": 10, "checkpoint": CheckpointSettings()}
@@ -246,7 +245,7 @@ def test_every_so_many_seconds_too(
         after_step(monitor, *given)
 
     monkeypatch.setattr(TrainingMonitor, "after_step", tick)
-    monkeypatch.setattr("jstc.train.monitor.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jstc.train.metrics.time.monotonic", lambda: now[0])
     saved: list[float] = []
     write = fit._Training._write_middle
     monkeypatch.setattr(

@@ -26,8 +26,8 @@ from jstc.errors import DiskFullError
 from jstc.recipe.schema import TrainSettings
 from jstc.train import kernels
 from jstc.train.device import Numerics
-from jstc.train.kernels import judge, verdicts
-from jstc.train.kernels.verdicts import Setting
+from jstc.train.kernels import judge
+from jstc.train.kernels.judge import Setting
 from jstc.train.loop import computes_right
 
 BFLOAT16 = Numerics(torch.bfloat16, channels_last=True)
@@ -231,12 +231,12 @@ def test_a_cache_that_cannot_be_written_hinders_nobody(
 
 
 def test_the_newest_verdicts_alone_are_kept_on_file(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(verdicts, "_MOST_KEPT", 3)
-    setting, sound = Setting.here(), verdicts.Verdict()
-    verdicts.save(setting, {"z": sound, "a": sound})
+    monkeypatch.setattr(judge, "_MOST_KEPT", 3)
+    setting, sound = Setting.here(), judge.Verdict()
+    judge.save(setting, {"z": sound, "a": sound})
     own = {"m": sound, "b": sound}
-    verdicts.save(setting, own)
-    assert list(verdicts.read(setting)) == ["a", "m", "b"]
+    judge.save(setting, own)
+    assert list(judge.read(setting)) == ["a", "m", "b"]
     assert set(own) == {"z", "a", "m", "b"}  # what another process has found is known here from now on
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jstc.train.kernels import judge
-from jstc.train.kernels.calls import Call, call_of
-from jstc.train.kernels.forms import Form, run
+from jstc.train.kernels.calls import Call, Form, call_of, run
 
 
 def operands(call: Call, images: int = 3) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -11,8 +11,7 @@ from jstc.core import signals
 from jstc.errors import DivergedError
 from jstc.recipe.schema import CheckpointSettings
 from jstc.train import collectives
-from jstc.train.metrics import RunningMetrics
-from jstc.train.monitor import TrainingMonitor
+from jstc.train.metrics import RunningMetrics, TrainingMonitor
 from jstc.train.schedule import Schedule
 
 SCHEDULE = Schedule(0.1, 1000)
@@ -30,7 +29,7 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> None:
 def pass_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make so many steps that take so many seconds, all with the same loss."""
     now = [0.0]
-    monkeypatch.setattr("jstc.train.monitor.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jstc.train.metrics.time.monotonic", lambda: now[0])
 
     def pass_steps(
         monitor: TrainingMonitor,

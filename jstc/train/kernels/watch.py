@@ -21,9 +21,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from jstc.train.kernels import judge
-from jstc.train.kernels.calls import Call, Operands, call_of
-from jstc.train.kernels.forms import run
-from jstc.train.kernels.verdicts import Setting, Verdict, judged, read, save
+from jstc.train.kernels.calls import Call, Operands, call_of, run
+from jstc.train.kernels.judge import Setting, Verdict, judged, read, save
 
 __all__ = ["Fault", "begin", "checked", "document", "faulty", "reset", "say", "say_uncompiled", "tried"]
 
