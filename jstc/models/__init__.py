@@ -19,6 +19,7 @@ from jstc.models.catalogue import (
     runs_user_code,
     spec,
     task,
+    weights_file,
 )
 from jstc.models.published_input import Published, published
 from jstc.models.user_code import Permissions
@@ -43,6 +44,7 @@ __all__ = [
     "runs_user_code",
     "spec",
     "task",
+    "weights_file",
 ]
 
 _HOMES = {"build": "jstc.models.building", "load_weights": "jstc.models.weights"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jstc._version import install_command
+from jstc.core import files
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import ModelError, UnknownNameError
 from jstc.models import user_names
@@ -32,6 +33,7 @@ __all__ = [
     "spec",
     "task",
     "torchvision_names",
+    "weights_file",
 ]
 
 # The names of torchvision's networks, read from its source without importing it.
@@ -272,3 +274,41 @@ def spec(
             f"set input.image_size to {_VGG_SIDE}"
         )
     return ModelSpec(name, num_classes, in_channels, height, width, form)
+
+
+# Files of weights.
+
+_OF_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # of Hugging Face's libraries
+
+
+def weights_file(path: Path) -> tuple[Path, str | None]:
+    """The file that a path of weights stands for, and the part of it that is meant, None for all.
+
+    A path may be `FILE#PART`, with the names on the way to the part (`state_dict_ema`), and instead of a file
+    the folder that Hugging Face's libraries save a network in. Raises `ModelError` when no file is there, and
+    `DamagedError` for what is none.
+    """
+    file, part = path, None
+    if not path.exists() and "#" in path.name:
+        name, _, part = path.name.partition("#")
+        file = path.with_name(name)
+    if not file.exists():
+        raise ModelError(f"no weights file at {file}")
+    if file.is_dir():
+        file = _in_folder(file)
+    files.require_regular(file)
+    return file, part or None
+
+
+def _in_folder(folder: Path) -> Path:
+    found = next((folder / name for name in _OF_FOLDERS if (folder / name).is_file()), None)
+    if found is not None:
+        return found
+    if any((folder / f"{name}.index.json").is_file() for name in _OF_FOLDERS):
+        what, advice = "the parts of one in several files", "save the network in one file (max_shard_size)"
+    elif (folder / ".metadata").is_file():
+        what = "a distributed checkpoint"
+        advice = "torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes one file of it"
+    else:
+        what, advice = f"neither {' nor '.join(_OF_FOLDERS)}", "name the file itself"
+    raise ModelError(f"weights {folder}: the folder has {what}; {advice}")

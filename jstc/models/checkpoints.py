@@ -6,6 +6,7 @@ import pickle
 import textwrap
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,41 +14,81 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from jstc.core import files
 from jstc.errors import ModelError
+from jstc.models.catalogue import weights_file
 
 __all__ = ["Checkpoint", "read", "reason", "some"]
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 _SHOWN = 4
+_DEEPEST = 16
 _SOUND_BYTES, _SOUND_RATIO = 256 * 2**20, 64
 _NEITHER = "weights {} are neither a torch checkpoint nor named .safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, on the CPU, and `notes`: sentences on what was chosen in the file."""
+    """Tensors by name, on the CPU, and `notes`: sentences on what was chosen in the file.
+
+    A name is all keys on the way to a tensor, `state_dict.model.conv1.weight`: which of them belong to the
+    names of a network, only the network can tell.
+    """
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
 
 
 def read(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    """Read a file of weights: safetensors, or a state dict written by `torch.save`.
+    """Read a file of weights, a part of one (`FILE#part`) or a folder's: safetensors, or of `torch.save`.
 
-    Understands `state_dict` and `model` keys, or whatever key the only state dict in the file has.
     `allow_pickle` also reads files that hold other objects than tensors, and so runs any code that is in
-    them. Raises `ModelError` when the file cannot be read or holds no tensors by name.
+    them. Without it, what a training keeps beside its tensors (its options, its figures) is passed over.
+    Raises `ModelError` when the file cannot be read or holds no tensors by name, or not that part.
     """
-    return Checkpoint(_unwrap(_document(path, allow_pickle=allow_pickle), path))
+    file, part = weights_file(path)
+    document = _document(file, allow_pickle=allow_pickle)
+    tensors: dict[str, Tensor] = {}
+    _collect(document, "", tensors, set())
+    if not tensors:
+        raise ModelError(f"weights {file}: expected a state dict, found {_kind(document)}")
+    return Checkpoint(tensors if part is None else _part(tensors, part, file))
+
+
+def _collect(value: Any, name: str, found: dict[str, Tensor], seen: set[int]) -> None:
+    """Add the tensors that `value` holds by name to `found`."""
+    if isinstance(value, nn.Module):  # unpickled
+        value = value.state_dict()
+    if isinstance(value, Tensor) and name:
+        found[name] = value
+    # What contains itself is seen once; dots in names are the only sign of levels in safetensors.
+    elif isinstance(value, Mapping) and id(value) not in seen and name.count(".") < _DEEPEST:
+        seen.add(id(value))
+        for key, inner in value.items():
+            if isinstance(key, str):
+                _collect(inner, f"{name}.{key}" if name else key, found, seen)
+
+
+def _kind(document: Any) -> str:
+    if isinstance(document, Mapping) and document:
+        return f"no tensors under {some(map(str, document))}"
+    return "an object of another kind" if isinstance(document, _Passed) else type(document).__name__
+
+
+def _part(tensors: Mapping[str, Tensor], part: str, file: Path) -> dict[str, Tensor]:
+    """The tensors of a part, by their names in it."""
+    inside = f"{part}."
+    found = {name.removeprefix(inside): t for name, t in tensors.items() if name.startswith(inside)}
+    if not found:
+        known = dict.fromkeys(name.partition(".")[0] for name in tensors)
+        raise ModelError(
+            f"weights {file} have no part '{part}'; the first names of its parts are {some(known)}"
+        )
+    return found
 
 
 def _document(path: Path, *, allow_pickle: bool) -> Any:
-    if not path.exists():
-        raise ModelError(f"weights {path}: there is no such file")
-    files.require_regular(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     _require_sound(path, allow_code=allow_pickle)
@@ -58,9 +99,9 @@ def _document(path: Path, *, allow_pickle: bool) -> Any:
             if not _may_be_torch(path):
                 raise ModelError(_NEITHER.format(path)) from None
             raise ModelError(
-                f"weights {path} hold more than tensors (a pickled object), which could run any code; save "
-                "model.state_dict() alone, best as safetensors, or, if you trust whoever made the file, add "
-                "--allow-pickle"
+                f"weights {path} hold more than tensors (a pickled object{_classes(path)}), which could run "
+                "any code; save model.state_dict() alone, best as safetensors, or, if you trust whoever made "
+                "the file, add --allow-pickle"
             ) from None
     except KeyError:  # what torch makes of bytes that happen to look like a pickle; its text is a number
         raise ModelError(_NEITHER.format(path)) from None
@@ -81,9 +122,18 @@ def _may_be_torch(path: Path) -> bool:
 
 def _read_torch(path: Path, *, weights_only: bool) -> Any:
     checked = torch.sparse.check_sparse_tensor_invariants()  # type: ignore[no-untyped-call]
-    with warnings.catch_warnings(), checked:
+    with warnings.catch_warnings(), checked, torch.serialization.safe_globals(_STAND_INS):
         warnings.simplefilter("ignore")  # torch's remarks on foreign files; ours follow if it matters
         return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
+def _classes(path: Path) -> str:
+    """What torch would have to import for the file: `: net.Net, builtins.getattr`; empty if it can't tell."""
+    try:
+        with torch.serialization.safe_globals(_STAND_INS):
+            return f": {some(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)))}"
+    except Exception:  # no archive, or operations that only whole pickles have
+        return ""
 
 
 def _require_sound(path: Path, *, allow_code: bool) -> None:
@@ -120,36 +170,50 @@ def reason(error: Exception) -> str:
     return textwrap.fill(lines[0], 200, max_lines=1, placeholder=" ...") if lines else type(error).__name__
 
 
-def _unwrap(document: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(document, torch.nn.Module):  # unpickled
-        document = document.state_dict()
-    for key in _WRAPPERS:
-        if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
-            document = document[key]
-    if isinstance(document, Mapping) and len(inside := _state_dicts(document)) == 1:
-        document = document[inside[0]]  # under a name of its author's, beside an epoch or an optimiser
-    if not isinstance(document, Mapping) or not document:
-        raise ModelError(f"weights {path}: expected a state dict, found {type(document).__name__}")
-    odd = [str(key) for key, value in document.items() if not isinstance(value, torch.Tensor)]
-    if odd:
-        several = _state_dicts(document)
-        more = f"; it has several: {some(several)}; save one of them alone" if several else ""
-        raise ModelError(f"weights {path}: expected a state dict; not tensors: {some(odd)}{more}")
-    return {str(key): value for key, value in document.items()}
-
-
-def _state_dicts(document: Mapping[str, Any]) -> list[str]:
-    """Keys under which there are tensors by name, and nothing else."""
-    return [
-        key
-        for key, value in document.items()
-        if isinstance(key, str) and isinstance(value, Mapping) and value
-        if all(isinstance(tensor, torch.Tensor) for tensor in value.values())
-    ]
-
-
 def some(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
     listed = list(names)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
+
+
+# What trainings keep beside tensors: options and figures. torch's reader of tensors alone, which refuses all
+# that it does not know, is told to make an empty object in the place of these; nothing of theirs is imported.
+
+
+class _Passed:
+    """An object that nothing can be done with, whatever it is made of."""
+
+    def __new__(cls, *_: object) -> _Passed:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _mapping(*_: object) -> OrderedDict[str, Any]:
+    return OrderedDict()
+
+
+_PASSED = (
+    *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "torch.torch_version.TorchVersion"),
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "timedelta")),
+    *(f"pathlib.{name}" for name in ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")),
+    *(f"pathlib._local.{name}" for name in ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")),
+    *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+    *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig", "nodes.AnyNode")),
+    *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+)
+_MAPPINGS = (
+    *("lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict"),
+    *("pytorch_lightning.utilities.parsing.AttributeDict", "easydict.EasyDict", "yacs.config.CfgNode"),
+)
+_STAND_INS: list[Any] = [
+    *((_Passed, name) for name in _PASSED),
+    *((OrderedDict, name) for name in _MAPPINGS),
+    (_mapping, "collections.defaultdict"),
+]

@@ -16,7 +16,7 @@ from jstc.core import files
 from jstc.core.preprocessing import INTERPOLATIONS, Preprocessing
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import InputError
-from jstc.models.catalogue import source_of, task
+from jstc.models.catalogue import source_of, task, weights_file
 
 __all__ = ["Published", "published"]
 
@@ -50,7 +50,7 @@ def published(name: str, weights: Path | None = None) -> Published | None:
 
     Raises `InputError` for what has no form in a `Preprocessing`.
     """
-    beside = None if weights is None else _beside(weights)
+    beside = None if weights is None else _beside(weights_file(weights)[0])
     if beside is not None:
         return beside
     try:

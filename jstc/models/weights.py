@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from jstc.errors import ModelError
 from jstc.models import checkpoints
 from jstc.models.checkpoints import reason, some
+from jstc.models.placement import COUNTER, place
+from jstc.models.reparametrised import left_in_parts
 
 __all__ = ["Fitted", "fit", "load_weights"]
 
-_PREFIXES = ("module.", "_orig_mod.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_OF_TRANSFORMERS = re.compile(r"(\w+\.)?\w+\.(embeddings|embedder|encoder)\.")
 
 
 @dataclass(frozen=True)
@@ -38,39 +40,48 @@ def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) ->
 def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Fitted:
     """Put tensors by name into `model`; `source` is what messages call them, such as a path.
 
-    Understands `module.` prefixes. Sparse tensors are filled up. Raises `ModelError`, and leaves the network
-    as it was, when they do not fit, or are something else than the numbers of a network.
+    Whatever stands before the network's names is taken off where everything then fits, and what does not
+    belong to the network is left out; both are said. Weights in parts are put together
+    (`reparametrised.whole`), sparse tensors are filled up. Raises `ModelError`, and leaves the network as it
+    was, when they do not fit, or are something else than the numbers of a network.
     """
     own = model.state_dict()
-    given = _rename(tensors, own)
-    _require(source, {key: _form(tensor) for key, tensor in given.items()})
+    placed = place(model, own, tensors, source)
+    given = dict(placed.tensors)
     if not getattr(model, "aux_logits", True):  # published weights have them, our networks do not
         given = {k: v for k, v in given.items() if not k.startswith(_AUXILIARY)}
     for key, value in own.items():  # very old checkpoints lack this counter
-        if key.endswith(".num_batches_tracked"):
+        if key.endswith(COUNTER):
             given.setdefault(key, value)
     problems = _problems(model, own, given)
     if problems:
-        raise ModelError(f"weights {source} do not fit the network: {problems}")
+        raise ModelError(f"weights {source} do not fit the network: {problems}", _advice(own, given))
+    _require(source, {key: _form(tensor) for key, tensor in given.items()})
     filled = {key: _filled(tensor, source) for key, tensor in given.items()}
     _require(source, {key: _values(filled[key], value) for key, value in own.items()})
     _require(source, {key: _unbounded(filled[key], value) for key, value in model.named_parameters()})
     model.load_state_dict(filled)
-    return Fitted()
+    return Fitted((*placed.notes, *_converted(filled, own, source)))
 
 
-def _rename(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    given = dict(tensors)
-    for prefix in (*_PREFIXES, *_PREFIXES):  # either may wrap the other
-        if all(key.startswith(prefix) for key in given):
-            given = {key.removeprefix(prefix): value for key, value in given.items()}
-    return {_modern(key, own): value for key, value in given.items()}
+def _converted(given: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> Iterator[str]:
+    found = dict.fromkeys(
+        (_type(given[key]), _type(value))
+        for key, value in own.items()
+        if value.is_floating_point() and given[key].dtype != value.dtype
+    )
+    for theirs, ours in found:
+        yield f"weights {source}: numbers in {theirs} are converted to {ours}"
 
 
-def _modern(key: str, own: Mapping[str, Tensor]) -> str:
-    # torchvision's published DenseNets say norm.1 where the network says norm1
-    modern = re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", key)
-    return modern if key not in own and modern in own else key
+def _advice(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    unknown = [key for key in given if key not in own]
+    if any(_OF_TRANSFORMERS.match(key) for key in unknown):
+        return (
+            "the names look like those of Hugging Face's transformers; its networks are taken as MODEL, with "
+            "the folder that save_pretrained has made: hf:./FOLDER"
+        )
+    return left_in_parts(unknown)
 
 
 def _problems(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

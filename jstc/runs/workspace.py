@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jstc import data, models
-from jstc.core import files, processes
+from jstc.core import processes
 from jstc.core.progress import Progress, Silent
 from jstc.core.seeds import derive
 from jstc.data.images import corrupt_file
-from jstc.errors import BudgetError, ModelError
+from jstc.errors import BudgetError
 from jstc.models import Permissions, user_code
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
@@ -65,9 +65,7 @@ class Workspace:
         models.require_classifier(self.recipe.model)
         weights = self.recipe.weights
         if weights is not None:
-            if not weights.exists():
-                raise ModelError(f"no weights file at {weights}")
-            files.require_regular(weights)
+            models.weights_file(weights)
         _ = self.info
 
     @cached_property
