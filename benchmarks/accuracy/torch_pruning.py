@@ -34,11 +34,12 @@ from torch import Tensor, nn
 from benchmarks.accuracy.pretrained import pretrained
 from benchmarks.accuracy.work import Outcome, Work
 from jstc.channels import ChannelMap
+from jstc.channels.trace.ids import evaluating
 from jstc.core.seeds import derive
 from jstc.errors import StageError
 from jstc.models.cifar_networks import PaddedShortcut
 from jstc.plan import Plan
-from jstc.train.loop import evaluating, stream
+from jstc.train.loop import stream
 
 __all__ = ["kept_by", "largest", "pruned", "traceable"]
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from jstc.core import files
 from jstc.errors import StageError
+from jstc.models.outputs import ScoresOnly, logits
 from jstc.ort import sessions
-from jstc.soundness import first_output
 
 __all__ = [
     "INPUT_NAME",
@@ -58,8 +58,8 @@ def write_onnx(
 ) -> None:
     """Write `network` to `path`: input `images` float32 [batch, C, H, W], output `logits` [batch, classes].
 
-    `shape` is [C, H, W]; without `batch` the file takes any number of images. A network with several outputs
-    gives its first. The network itself is left as it is.
+    `shape` is [C, H, W]; without `batch` the file takes any number of images. Of several outputs of a network
+    only its scores are in the file. The network itself is left as it is.
     The file is checked by onnx, shapes included, and written whole or not at all.
     Raises `StageError` when torch cannot export the network, or one file cannot hold it.
     """
@@ -123,17 +123,6 @@ def _check_interface(model: onnx.ModelProto, opset: int, num_classes: int, batch
 # The network as it is exported: a float32 copy on the CPU, in evaluation mode, with one output.
 
 
-class FirstOutput(nn.Module):
-    """A network that gives several outputs, as one that gives the first."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return first_output(self.network(images))
-
-
 def reference(network: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
     """A copy of `network` to export and to compare with, and its number of classes.
 
@@ -144,11 +133,11 @@ def reference(network: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Modul
     duplicate.to(memory_format=torch.contiguous_format)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         output = duplicate(torch.zeros(2, *shape))
-    logits = first_output(output)
-    if logits.ndim != 2 or len(logits) != 2:
-        raise StageError(f"only classifiers can be exported: 2 images gave {tuple(logits.shape)} outputs")
+    scores = logits(output)
+    if scores.ndim != 2 or len(scores) != 2:
+        raise StageError(f"only classifiers can be exported: 2 images gave {tuple(scores.shape)} outputs")
     # Wrapping changes the names of the weights in the file, so it is done only where needed.
-    return (duplicate if output is logits else FirstOutput(duplicate).eval()), logits.shape[1]
+    return (duplicate if output is scores else ScoresOnly(duplicate).eval()), scores.shape[1]
 
 
 # What every exported graph must stand: onnx's checker, shape inference, and a run on real images.
@@ -191,9 +180,9 @@ def require_runs(path: Path, images: Tensor) -> None:
     """
     runner = Runner(path)
     for size in RUN_SIZES if runner.batch is None else (runner.batch,):
-        logits = runner.logits(padded(images, size))
-        if len(logits) != size:
-            raise StageError(f"{path.name} gave {len(logits)} rows of logits for {size} images")
+        scores = runner.logits(padded(images, size))
+        if len(scores) != size:
+            raise StageError(f"{path.name} gave {len(scores)} rows of logits for {size} images")
 
 
 # An exported file at work: float images in, logits out, whatever its types and its batch size.

@@ -14,16 +14,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jstc.channels.trace.ids import evaluating
 from jstc.core.progress import Progress
 from jstc.core.seeds import derive
 from jstc.data import Split
 from jstc.jst.subnetwork import Target
+from jstc.models.outputs import logits
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import collectives
 from jstc.train.device import Numerics
-from jstc.train.loop import evaluating, frozen
-from jstc.train.one_step import logits
+from jstc.train.loop import frozen
 
 __all__ = ["Gates", "Importance", "Norms", "Random", "Taylor", "Weighted", "importance_of", "taylor"]
 

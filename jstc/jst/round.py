@@ -19,12 +19,13 @@ from jstc.core.seeds import derive
 from jstc.data import Dataset, Split
 from jstc.errors import StageError
 from jstc.jst.subnetwork import SubNetwork
+from jstc.models.outputs import logits
 from jstc.recipe.schema import Recipe
 from jstc.train import collectives, metrics, seeds
 from jstc.train import schedule as schedules
 from jstc.train.loop import Figures, OnStep, TrainFigures, evaluate, frozen, stream, train_steps
 from jstc.train.metrics import RunningMetrics
-from jstc.train.one_step import StepOptions, logits, step_options
+from jstc.train.one_step import StepOptions, step_options
 from jstc.train.recalibration import recalibrate
 
 __all__ = ["RoundContext", "RoundFigures", "RoundProgress", "judge", "to_call", "train_round"]

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from jstc.channels.trace.ids import evaluating
 from jstc.core.progress import Progress
 from jstc.data import DataInfo, Dataset, Split
+from jstc.models.outputs import logits
 from jstc.train.device import Numerics
-from jstc.train.loop import evaluating
-from jstc.train.one_step import logits
 from jstc.train.recalibration import recalibrate
 
 __all__ = ["Alternative", "Caller", "ClassOrder", "alternatives", "class_orders", "new_classifier"]

@@ -25,6 +25,7 @@ from jstc.core.progress import Progress
 from jstc.errors import RunDirectoryError
 from jstc.export import write_onnx
 from jstc.latency import Calibration, LatencyModel, Setting, Table
+from jstc.models.outputs import ScoresOnly
 from jstc.ort import sessions, statistics, timing
 from jstc.ort.opened import open_file, prepare
 from jstc.plan import Plan
@@ -267,7 +268,7 @@ def quick_onnx(network: nn.Module, path: Path, shape: tuple[int, ...]) -> None:
         with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                network.eval(),
+                ScoresOnly(network).eval(),
                 (torch.zeros(2, *shape),),
                 str(path),
                 dynamo=False,

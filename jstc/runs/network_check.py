@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from jstc.channels.trace.ids import evaluating
 from jstc.core import processes
 from jstc.errors import ChannelError, JstcError, ModelError, RecipeError, StageError
 from jstc.jst.thresholds import require_groups
+from jstc.models.outputs import logits
 from jstc.recipe.schema import Recipe
 from jstc.runs.directory import require_same
 from jstc.runs.manifest import Manifest
 from jstc.runs.stages import GIVEN
 from jstc.runs.workspace import Workspace
 from jstc.train.device import require_compiler
-from jstc.train.loop import evaluating
 from jstc.train.metrics import require_tensorboard
-from jstc.train.one_step import logits
 
 __all__ = ["check", "num_scores"]
 

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from jstc.soundness.rounding import (
-    ROUNDINGS,
-    Rounding,
-    Undecided,
-    first_output,
-    plain_scores,
-    rounding,
-)
+from jstc.soundness.rounding import ROUNDINGS, Rounding, Undecided, plain_scores, rounding
 from jstc.soundness.values import Unreached, require_sane, unreached
 
 __all__ = [
@@ -17,7 +10,6 @@ __all__ = [
     "Rounding",
     "Undecided",
     "Unreached",
-    "first_output",
     "plain_scores",
     "require_sane",
     "rounding",

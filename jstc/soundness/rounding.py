@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from jstc.errors import StageError
+from jstc.models.outputs import logits
 
-__all__ = ["ROUNDINGS", "Rounding", "Undecided", "first_output", "plain_scores", "rounding"]
+__all__ = ["ROUNDINGS", "Rounding", "Undecided", "plain_scores", "rounding"]
 
 ROUNDINGS = 4.0
 """Two sound computations in float32 may be this many times torch's own rounding apart."""
@@ -126,26 +126,15 @@ def _steepest(network: nn.Module) -> dict[str, Any]:
 def plain_scores(network: nn.Module, images: Tensor) -> Tensor:
     """Scores [N, classes] of `images` [N, C, H, W], without autocast and with whole products.
 
-    A network that gives several outputs gives its first. Raises `StageError` when there is no tensor.
+    Of several outputs they are those that `models.outputs.logits` names. Raises `StageError` as it does.
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            return torch.cat([first_output(network(chunk)) for chunk in torch.split(images, _CHUNK)])
+            return torch.cat([logits(network(chunk)) for chunk in torch.split(images, _CHUNK)])
     finally:
         torch.set_float32_matmul_precision(precision)
-
-
-def first_output(output: object) -> Tensor:
-    """The first tensor in what a forward gave. Raises `StageError` when there is none."""
-    while not isinstance(output, Tensor):
-        if isinstance(output, Mapping):
-            output = list(output.values())
-        if not isinstance(output, list | tuple) or not output:
-            raise StageError(f"the network's output is a {type(output).__name__}, not logits")
-        output = output[0]
-    return output
 
 
 class Undecided(nn.Module):
@@ -167,7 +156,7 @@ class Undecided(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores [N, classes] of `images` [N, C, H, W]."""
-        scores = first_output(self.network(images))
+        scores = logits(self.network(images))
         if scores.shape[1] > 1:
             best = scores.float().topk(2, dim=1).values
             self._counts.append((best[:, 0] - best[:, 1] <= self.within).sum())

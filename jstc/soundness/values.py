@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from jstc.channels.trace.ids import evaluating
 from jstc.errors import StageError
 
 __all__ = ["LARGEST", "Unreached", "require_sane", "unreached"]
@@ -175,15 +176,9 @@ def unreached(network: nn.Module, input_shape: tuple[int, int, int]) -> Unreache
     where = next((p.device for p in parameters.values()), torch.device("cpu"))
     dtype = next((p.dtype for p in parameters.values()), torch.float32)
     watch = _Watch({id(parameter): name for name, parameter in parameters.items()})
-    training = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        # Two images: there are forwards that take one for a batch of none.
-        with torch.no_grad(), watch:
-            network(torch.zeros(2, *input_shape, device=where, dtype=dtype))
-    finally:
-        for module, was in training:
-            module.training = was
+    # Two images: there are forwards that take one for a batch of none.
+    with evaluating(network), torch.no_grad(), watch:
+        network(torch.zeros(2, *input_shape, device=where, dtype=dtype))
     positions = {name: ~seen for name, seen in watch.seen.items() if not bool(seen.all())}
     weights = sum(int(positions[name].sum()) * math.prod(parameters[name].shape[:2]) for name in positions)
     return Unreached(positions, input_shape, weights, sum(p.numel() for p in parameters.values()))

@@ -18,13 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jstc.channels.trace.ids import evaluating
 from jstc.core.progress import Progress
 from jstc.data import Epoch
 from jstc.errors import DivergedError
+from jstc.models.outputs import logits
 from jstc.train import collectives, kernels, one_step, seeds
 from jstc.train.device import Numerics
 from jstc.train.metrics import RunningMetrics
-from jstc.train.one_step import StepOptions, logits
+from jstc.train.one_step import StepOptions
 from jstc.train.optim import set_learning_rate
 from jstc.train.schedule import Schedule
 
@@ -38,7 +40,6 @@ __all__ = [
     "computes_right",
     "counted",
     "evaluate",
-    "evaluating",
     "frozen",
     "stream",
     "train_steps",
@@ -137,18 +138,6 @@ def _gradients(
         reason = one_step.short_reason(error)
     # Not in the handler, which keeps the error and by it the activations of the step.
     raise one_step.out_of_memory(network, images, options.criterion, options.accumulate, reason=reason)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block; afterwards every module has the mode that it had before."""
-    before = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 @contextmanager

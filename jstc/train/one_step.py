@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import StageError
+from jstc.models.outputs import logits
 from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, seeds
 from jstc.train.device import Numerics, as_input
@@ -30,7 +31,6 @@ __all__ = [
     "accumulate",
     "distillation",
     "largest",
-    "logits",
     "out_of_memory",
     "short_reason",
     "step",
@@ -86,21 +86,6 @@ def distillation(scores: Tensor, soft: Tensor, temperature: float) -> Tensor:
     """
     student, teacher = ((s / temperature).log_softmax(dim=1) for s in (scores, soft))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def logits(output: object) -> Tensor:
-    """The class scores [N, classes] in what a network returned.
-
-    Networks with auxiliary heads return a tuple or an object; the main scores are first, or `.logits`.
-    """
-    if isinstance(output, Tensor):
-        return output
-    main = getattr(output, "logits", None)
-    if main is None and isinstance(output, tuple | list) and output:
-        main = output[0]
-    if not isinstance(main, Tensor):
-        raise StageError(f"the network returned {type(output).__name__}; expected class scores [N, classes]")
-    return main
 
 
 Scaler = torch.amp.GradScaler | None

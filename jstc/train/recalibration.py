@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from jstc.channels.trace.ids import evaluating
 from jstc.core.seeds import derive
 from jstc.data import Epoch
 from jstc.train import collectives
 from jstc.train.device import Numerics
 from jstc.train.job import Job
-from jstc.train.loop import evaluating
 
 __all__ = ["MOST_IMAGES", "recalibrate", "recalibrate_trained"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +50,35 @@ def test_every_output_of_a_structure_stays_whole(toy, form):
     assert net.widths == {"b": 6}
     assert net.reasons["a", 0] == "network output"
     net.require_exact()
+
+
+@dataclass(slots=True)
+class Answer:
+    scores: Tensor
+    low: Any = None
+
+
+OBJECTS = {
+    "dataclass": Answer,
+    "attributes": lambda scores, low: SimpleNamespace(scores=scores, more=[low]),
+    "objects in a dictionary": lambda scores, low: {"a": Answer(scores), "b": SimpleNamespace(low=low)},
+    "an object that holds itself": lambda scores, low: circular(Answer([scores, low])),
+}
+
+
+def circular(answer):
+    answer.low = answer
+    return answer
+
+
+@pytest.mark.parametrize("form", OBJECTS)
+def test_outputs_in_objects_stay_whole_as_well(toy, form):
+    def forward(net, x):
+        return OBJECTS[form](net.out(pooled(net.b(net.norm(net.a(x))))), pooled(net.a(x)))
+
+    net = toy(forward, **layers())
+    assert net.widths == {"b": 6}
+    assert net.reasons["a", 0] == net.reasons["out", 0] == "network output"
 
 
 IMAGE = torch.randn(2, 3, 8, 8, dtype=torch.float64)

@@ -35,7 +35,7 @@ def test_scores_are_counted_on_either_device(function, device):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: {"logits": scores(x)}, "the network returned dict; expected class scores"),
+        (lambda x: {"a": scores(x), "b": x}, r"the network returned dict \(a: \[2, 7\], b: .*\); expected"),
         (lambda x: x, r"2 images gave \[2, 3, 8, 8\]; expected class scores"),
         (lambda x: scores(x)[:1], r"2 images gave \[1, 7\]"),
         (lambda x: None, "the network returned NoneType"),

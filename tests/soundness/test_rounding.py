@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jstc.errors import StageError
 from jstc.soundness import ROUNDINGS, Undecided, rounding
-from jstc.soundness.rounding import first_output, plain_scores
+from jstc.soundness.rounding import plain_scores
 
 FLOOR = 1e-4
 
@@ -153,13 +153,6 @@ def test_the_network_is_left_as_it_was(images: Tensor) -> None:
     rounding(trained, images)
     assert trained.training and trained[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
-
-
-def test_first_outputs() -> None:
-    scores = torch.ones(2, 3)
-    assert first_output({"out": [scores, None]}) is scores
-    with pytest.raises(StageError, match="the network's output is a NoneType, not logits"):
-        first_output([None])
 
 
 def test_images_whose_best_scores_are_as_near_as_rounding_are_counted() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from jstc.recipe.schema import TrainSettings
 from jstc.train import loop, optim
 from jstc.train.device import Numerics
 from jstc.train.loop import stream
-from jstc.train.one_step import Criterion, Mixing, StepOptions, Teacher, distillation, logits, step_options
+from jstc.train.one_step import Criterion, Mixing, StepOptions, Teacher, distillation, step_options
 from jstc.train.schedule import Schedule
 
 CPU = torch.device("cpu")
@@ -142,17 +141,6 @@ def test_a_diverged_training_says_what_to_try(network: nn.Module, split: Any) ->
         network.fc.weight[0, 0] = float("nan")
     with pytest.raises(StageError, match=r"diverged before step 9 of 20.*lower train\.lr \(now 0\.05\)"):
         train(network, split, first=3)
-
-
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: (s, s + 1), lambda s: SimpleNamespace(logits=s)])
-def test_main_scores_are_found(wrap: Callable[[Tensor], object]) -> None:
-    scores = torch.randn(2, 3)
-    assert logits(wrap(scores)) is scores
-
-
-def test_anything_else_than_scores_is_refused() -> None:
-    with pytest.raises(StageError, match="the network returned dict"):
-        logits({})
 
 
 def test_evaluation_covers_the_whole_split_and_leaves_the_network_alone(

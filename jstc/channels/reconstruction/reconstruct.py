@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from jstc.channels.reconstruction.least_squares import Fit, Layer, Sums, fitted
 from jstc.channels.reconstruction.walks import Run, Step, Visit, Walk, peak_bytes, record, require_alike
-from jstc.channels.trace.ids import named_tensors
+from jstc.channels.trace.ids import evaluating, named_tensors
 from jstc.core.seeds import derive
 from jstc.errors import ChannelError
 
@@ -88,7 +87,7 @@ def reconstruct(
     add_up: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> Reconstruction:
     """Fit the layers of `small`, cut out of `model` at `kept`, in place; see `ChannelMap.reconstruct`."""
-    with _evaluating(model), _evaluating(small):
+    with evaluating(model), evaluating(small):
         chosen, steps, used, needed = _chosen(model, batches, images=images, memory=memory, call=call)
         own, whole = dict(named_tensors(small)), dict(named_tensors(model))
         cut = [name for name, tensor in own.items() if tensor.shape != whole[name].shape]
@@ -106,17 +105,6 @@ def reconstruct(
                 for walk in pair:
                     walk.stop()
     return Reconstruction(found, left_out, used, needed)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def _layer_of(parameter: str) -> str:

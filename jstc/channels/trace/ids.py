@@ -8,6 +8,7 @@ Each dimension of each tensor has a *label*: an integer array with one channel i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -35,12 +36,14 @@ __all__ = [
     "Site",
     "TieFailure",
     "Tying",
+    "evaluating",
     "fixed",
     "keep_axis",
     "named_modules",
     "named_tensors",
     "operation_name",
     "selected",
+    "tensors_held",
     "tensors_in",
     "varying_axis",
 ]
@@ -267,6 +270,24 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
+def tensors_held(output: object) -> list[Tensor]:
+    """`tensors_in`, and those in the attributes of objects that torch does not take apart."""
+    found, waiting, seen = [], [output], set()
+    while waiting:
+        for leaf in tree_leaves(waiting.pop()):
+            if isinstance(leaf, Tensor):
+                found.append(leaf)
+            elif type(leaf) not in _NO_TREE and not isinstance(leaf, nn.Module) and id(leaf) not in seen:
+                seen.add(id(leaf))
+                waiting.append(_attributes(leaf))
+    return found
+
+
+def _attributes(owner: object) -> list[Any]:
+    slots = [name for kind in type(owner).__mro__ for name in getattr(kind, "__slots__", ())]
+    return [*getattr(owner, "__dict__", {}).values(), *(getattr(owner, name, None) for name in slots)]
+
+
 _NO_TREE = frozenset({int, float, bool, str, type(None), complex, torch.dtype, torch.device})
 
 
@@ -283,6 +304,18 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
                     yield (f"{path}.{name}" if path else name), tensor
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; afterwards every module has the mode that it had before."""
+    before = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -26,6 +26,7 @@ from jstc.channels.trace.ids import (
     named_modules,
     named_tensors,
     operation_name,
+    tensors_held,
     tensors_in,
 )
 from jstc.channels.trace.meta_shapes import infer
@@ -57,7 +58,7 @@ def run(model: nn.Module, inputs: Sequence[Any], trace: TraceState) -> None:
             hook.remove()
         for module, before in kept:
             _restore(module, before)
-    for tensor in tensors_in(out):
+    for tensor in tensors_held(out):
         for ids in trace.labels(tensor):
             trace.freeze(ids, "network output")
 

@@ -16,6 +16,7 @@ from jstc import finetune as training
 from jstc import soundness
 from jstc.channels import Cost
 from jstc.channels.budget import Budget
+from jstc.channels.trace.ids import tensors_held
 from jstc.core import files, processes
 from jstc.errors import StageError
 from jstc.jst.joint import Search
@@ -242,12 +243,23 @@ def count(network: nn.Module, example_input: Tensor) -> tuple[int, int]:
         warnings.filterwarnings("ignore", category=TracerWarning)
         from fvcore.nn import FlopCountAnalysis, jit_handles, parameter_count
 
-        analysis = FlopCountAnalysis(network.eval(), (example_input,))
+        analysis = FlopCountAnalysis(_Tensors(network).eval(), (example_input,))
         analysis.set_op_handle("aten::_convolution_mode", partial(_named_padding, jit_handles))
         # What fvcore does not count (norms excepted), our cost model does not count either.
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         return int(analysis.total()), int(parameter_count(network)[""])
+
+
+class _Tensors(nn.Module):
+    """A network whose outputs are a plain tuple: torch.jit knows no other objects that hold them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensors_held(self.network(images)))
 
 
 def _named_padding(fvcore: Any, inputs: list[Any], outputs: list[Any]) -> int:

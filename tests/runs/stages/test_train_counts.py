@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -45,3 +47,12 @@ def test_any_difference_is_an_error_that_shows_both(wrong):
     shifted = Cost(cost.flops + wrong[0], cost.params + wrong[1])
     with pytest.raises(StageError, match=f"fvcore finds {cost.flops:,} FLOPs and {cost.params:,} parameters"):
         train.require_equal("slim", network, IMAGE, shifted)
+
+
+class Wrapped(nn.Linear):
+    def forward(self, x):
+        return SimpleNamespace(logits=super().forward(x), more={"x": x})
+
+
+def test_outputs_may_be_objects():
+    assert train.count(Wrapped(7, 11, bias=False), torch.zeros(1, 7)) == (77, 77)
