@@ -21,7 +21,7 @@ from jstc import models, soundness
 from jstc.channels import ChannelMap, GatedNetwork, fold
 from jstc.channels.cutting.slicing import rebuild
 from jstc.channels.trace.ids import named_tensors
-from jstc.core import files
+from jstc.core import files, numbers
 from jstc.errors import ChannelError, ModelError, StageError
 from jstc.models import ModelSpec
 from jstc.plan import Plan
@@ -66,7 +66,8 @@ def emit(
     rounding = soundness.rounding(network, images)
     limit = rounding.limit(FOLD_TOLERANCE)
     if not difference <= limit:
-        raise StageError(f"folding the gates changed an output by {difference:.3g}, above {limit:.3g}")
+        changed = numbers.unlike(difference, limit, "{:.{}g}".format, 3)
+        raise StageError(f"folding the gates changed an output by {changed}, above {limit:.3g}")
     tensors = {name: t.detach().contiguous().clone() for name, t in named_tensors(network)}
     files.write_with(directory / "model.safetensors", lambda path: save_file(tensors, path))
     files.write_json(

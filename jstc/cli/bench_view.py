@@ -8,7 +8,7 @@ from typing import Any
 
 from jstc.cli import console
 from jstc.core import files
-from jstc.ort.doubts import Speed, Standing, speed
+from jstc.ort.doubts import NO_GAIN, Speed, Standing, speed
 from jstc.summary import Timing
 
 __all__ = ["profiles", "read", "rows", "show"]
@@ -176,6 +176,8 @@ def _sentence(name: str, speeds: Sequence[Speed]) -> str:
     text = f"{name} on {first.provider}: {_said({one.standing for one in speeds})}: "
     batches = ", ".join(str(one.row.batch) for one in speeds)
     text += f"{', '.join(one.text for one in speeds)} (batch {batches})"
+    if any(one.is_small_gain for one in speeds):
+        text += f"; up to {NO_GAIN}x counts as none"
     if first.ideal_share is None or first.flops_ratio is None:
         return f"{text}."
     shares = ", ".join(f"{one.row.ideal_share or 0:.0%}" for one in speeds)

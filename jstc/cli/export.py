@@ -59,9 +59,7 @@ def _missing(word: str, given: Sequence[str]) -> InputError:
         hint = f"; for a precision: --precision {word}" if word in KNOWN else ""
         return InputError(f"no run directory at {word}{hint}")
     unknown = _unknown(word)  # of a name that is mistyped either could have been meant
-    return (
-        unknown if unknown.near else InputError(f"no run directory at {word}, and no such precision; {_LIST}")
-    )
+    return unknown if unknown.near else InputError(f"no run directory at {word}")
 
 
 def _unknown(name: str) -> UnknownNameError:

@@ -7,6 +7,7 @@ fits. What is not known is a dash.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "ratio",
     "share",
     "tiny",
+    "unlike",
 ]
 
 UNKNOWN = "-"
@@ -135,6 +137,16 @@ def tiny(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1e}"
 
 
+def unlike(value: float, limit: float, show: Callable[[float, int], str], digits: int) -> str:
+    """The value with `digits`, or as many more as it takes not to read as the limit that it is beyond.
+
+    `show` gives the text of a number with so many digits: 1.0017 beside 1 is `1.002`, where 1.5 is `1.50`.
+    """
+    enough = (n for n in range(digits, digits + _MORE_DIGITS) if show(value, n) != show(limit, n))
+    return show(value, next(enough, digits))
+
+
+_MORE_DIGITS = 12
 _BAR_WIDTH = 16
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 

@@ -24,6 +24,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import Tensor
 
+from jstc.core import numbers
 from jstc.errors import StageError
 from jstc.export.write import padded, silence
 from jstc.recipe.schema import ExportSettings, Precision
@@ -89,8 +90,9 @@ def accuracy_problem(file: str, *, accuracy: float, reference: float, max_drop: 
     drop = 100 * (reference - accuracy)
     if drop <= max_drop + _ROUNDING:
         return None
+    lost = numbers.unlike(drop, max_drop, "{:.{}f}".format, 2)
     return (
-        f"{file} loses {drop:.2f} percentage points of accuracy on the test split: {100 * accuracy:.2f} % in "
+        f"{file} loses {lost} percentage points of accuracy on the test split: {100 * accuracy:.2f} % in "
         f"onnxruntime, {100 * reference:.2f} % in torch; at most {max_drop:g} may be lost"
     )
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from jstc.core import numbers
 from jstc.core.accuracy import wilson
 from jstc.errors import InputError, ParityError, StageError
 from jstc.export.classifier import Classifier, Normalisation, open_classifier, require_fit
@@ -201,8 +202,9 @@ def require_parity(result: Parity, *, max_abs_diff: float, file: str = "the ONNX
     """Raise `ParityError` unless the difference is at most `max_abs_diff` (absolute, in logits)."""
     if result.max_abs_diff <= max_abs_diff:  # false for NaN
         return
+    found = numbers.unlike(result.max_abs_diff, max_abs_diff, "{:.{}g}".format, 2)
     raise ParityError(
-        f"{file} and the network differ by {result.max_abs_diff:.2g} in the logits of {result.images} images "
+        f"{file} and the network differ by {found} in the logits of {result.images} images "
         f"(limit {max_abs_diff:.2g}, top-1 agrees on {result.top1_agreement:.2%}); {_advice(result)}"
     )
 

@@ -119,10 +119,18 @@ def _change(gate: Gate) -> str:
     if gate.change is None:
         return "-"
     if gate.kind in DROPS:
-        return f"{100 * gate.change:+.3f}".removesuffix("0") + _error(gate)  # -0.501 is beyond a limit of 0.5
+        return _beside_limit(gate, 3).removesuffix("0") + _error(gate)  # -0.501 is beyond a limit of 0.5
     if gate.change >= _FACTOR_FROM:
         return f"{1 + gate.change:,.0f}x"
-    return f"{100 * gate.change:+.1f} %"
+    return f"{_beside_limit(gate, 1)} %"
+
+
+def _beside_limit(gate: Gate, digits: int) -> str:
+    """The change in percent or points, so that one beyond its limit does not read like the limit."""
+    change, limit = 100 * (gate.change or 0.0), 100 * (gate.limit or 0.0)
+    if gate.verdict != "fails":
+        return f"{change:+.{digits}f}"
+    return numbers.unlike(change, -limit if gate.kind in DROPS else limit, "{:+.{}f}".format, digits)
 
 
 def _error(gate: Gate) -> str:

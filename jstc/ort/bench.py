@@ -193,10 +193,11 @@ class _Work:
         for done, batch in enumerate(batches, start=1):
             rows = self._at_batch(opened, batch)
             yield from rows
+            names = {row.file: Path(row.file).name for row in rows}
+            told = names if len(set(names.values())) == len(rows) else {row.file: row.file for row in rows}
             if rows:
-                last = rows[-1]
                 self.progress.update(
-                    done, batch=batch, median_ms=last.median_ms, speedup=last.speedup_vs_target
+                    done, batch=batch, **{f"{told[row.file]} ms": row.median_ms for row in rows}
                 )
 
     def _open(self, label: str, provider: Provider) -> Opened | None:

@@ -84,6 +84,11 @@ class Speed:
         return "uncertain" if self.doubts else "gain"
 
     @property
+    def is_small_gain(self) -> bool:
+        """Whether it is certainly above 1, and yet counts as none."""
+        return self.standing == "no gain" and (self.row.ratio_low or 0.0) > 1
+
+    @property
     def is_wide(self) -> bool:
         """Whether the interval leaves the figure open."""
         return any(doubt.kind == "wide" for doubt in self.doubts)

@@ -387,7 +387,8 @@ def _notes(labels: Sequence[str], children: Mapping[str, RunData]) -> list[Findi
     if waiting:
         told = f"The search has not finished: there is no plan yet for {waiting}."
         return [Finding("Search", "warn", told, note=True)]
-    return common_notes({label: child.findings for label, child in children.items()})
+    rows = {label: child.summary.bench for label, child in children.items()}
+    return common_notes({label: child.findings for label, child in children.items()}, rows)
 
 
 def _checked(kind: type[Any], document: Json) -> Any:

@@ -15,7 +15,8 @@ State = Literal["good", "warn", "bad", "neutral"]
 class Finding:
     """One fact about a run: `figure` in a word or two where there is one, and a sentence about it.
 
-    `note`: whoever reads the figures has to know it, and so it is in summary.json.
+    `note`: whoever reads the figures has to know it, and so it is in summary.json. `topic`: what it is about,
+    where a run with several budgets tells it of all of them together.
     """
 
     fact: str
@@ -23,6 +24,7 @@ class Finding:
     sentence: str
     figure: str = ""
     note: bool = False
+    topic: Literal["", "busy"] = ""
 
 
 @dataclass(frozen=True)

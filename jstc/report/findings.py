@@ -16,8 +16,8 @@ from jstc.ort.doubts import speed_of
 from jstc.report import accuracies
 from jstc.report.emitted import emitted_findings
 from jstc.report.finding import Finding, State, Wanted
-from jstc.report.speed import measuring_findings, speed_findings
-from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary
+from jstc.report.speed import busy_of_all, measuring_findings, speed_findings
+from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary, Timing
 
 __all__ = [
     "BUDGETS",
@@ -275,9 +275,11 @@ def _one_budget(row: BudgetRow, summary: SweepSummary) -> Finding:
     return Finding(row.label, state, "; ".join(told) + ".", ", ".join(figure))
 
 
-def common_notes(children: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """The notes of all budgets: what is said of each once, other things with the budget's name."""
-    told = {label: [one for one in found if one.note] for label, found in children.items()}
+def common_notes(
+    children: Mapping[str, Sequence[Finding]], rows: Mapping[str, Sequence[Timing]]
+) -> list[Finding]:
+    """The notes of all budgets, with what was timed: what is said of each once, the rest with its budget."""
+    told = {label: [one for one in found if one.note and not one.topic] for label, found in children.items()}
     everywhere = set.intersection(*({one.sentence for one in found} for found in told.values()))
     shared = [one for one in next(iter(told.values())) if one.sentence in everywhere]
     own = [
@@ -286,4 +288,4 @@ def common_notes(children: Mapping[str, Sequence[Finding]]) -> list[Finding]:
         for one in found
         if one.sentence not in everywhere
     ]
-    return [replace(one, figure="") for one in (*shared, *own)]
+    return [replace(one, figure="") for one in (*shared, *own, *busy_of_all(rows))]

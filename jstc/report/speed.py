@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from jstc.core.numbers import ratio
 from jstc.ort.doubts import NO_GAIN, WORDS, Speed, Standing, disturbance, most, speed_of
@@ -10,7 +11,7 @@ from jstc.report.finding import Finding, State
 from jstc.report.tables import ideal_speedup
 from jstc.summary import Summary, Timing
 
-__all__ = ["measuring_findings", "speed_findings"]
+__all__ = ["busy_of_all", "measuring_findings", "speed_findings"]
 
 _FEW = 2
 _SAID: dict[Standing, str] = {
@@ -39,7 +40,7 @@ def speed_findings(summary: Summary) -> Iterator[Finding]:
         why = [one.reasons for one in same]
         if len({*why}) > 1:
             each = [f"{text} ({reason})" if reason else text for text, reason in zip(each, why, strict=True)]
-        end = f"; up to {NO_GAIN}x counts as none" if any(_is_small_gain(one) for one in same) else ""
+        end = f"; up to {NO_GAIN}x counts as none" if any(one.is_small_gain for one in same) else ""
         if len({*why}) == 1 and why[0]:
             figures = "the figure is" if len(same) == 1 else "the figures are"
             # No gain has other causes than what makes its figure doubtful.
@@ -48,20 +49,15 @@ def speed_findings(summary: Summary) -> Iterator[Finding]:
         yield Finding("Speed", "warn", text, note=True)
 
 
-def _is_small_gain(one: Speed) -> bool:
-    """Whether it is certainly above 1, and yet counts as none."""
-    return one.standing == "no gain" and (one.row.ratio_low or 0.0) > 1
-
-
 def _speed_of(fact: str, speeds: Sequence[Speed], ideal: float | None) -> Finding:
     certain = sum(one.standing == "gain" for one in speeds)
     none = all(one.standing == "no gain" and not one.doubts for one in speeds)
     state: State = "good" if certain == len(speeds) else "bad" if none else "warn"
     uncertain = any(one.standing == "uncertain" for one in speeds)
-    doubtful = "Uncertain" if uncertain else "Unclear"
-    word = {"good": "Faster", "bad": "Not faster"}.get(state, doubtful)
-    told = f"Faster in {certain} of {len(speeds)}" if state == "warn" and certain else word
-    told += f": {', '.join(_told_by_provider(speeds))}, beside the target network in onnxruntime"
+    word = {"good": "Faster: ", "bad": "Not faster: "}.get(state, "" if uncertain else "Unclear: ")
+    told = f"Faster in {certain} of {len(speeds)}: " if state == "warn" and certain else word
+    told += f"{', '.join(_told_by_provider(speeds))}, beside the target network in onnxruntime"
+    told = told[0].upper() + told[1:]
     told += f"; the FLOPs alone would suggest {ratio(ideal)}." if ideal else "."
     return Finding(fact, state, told, _figure(speeds) + (", uncertain" if uncertain else ""))
 
@@ -126,7 +122,8 @@ def measuring_findings(summary: Summary, *, automatic_provider: bool) -> Iterato
             yield Finding("Measuring", "warn", told, note=True)
     yield from _left_out(summary)
     problem = (summary.environment.get("providers") or {}).get("cuda", "usable")
-    if summary.bench and automatic_provider and problem != "usable":
+    # Where there is no GPU nobody waits for it; the machine is described on the page.
+    if summary.bench and automatic_provider and problem != "usable" and summary.environment.get("gpus"):
         yield Finding("Measuring", "neutral", f"CUDA was not measured: {problem}.", note=True)
 
 
@@ -138,7 +135,15 @@ def _busy(rows: Sequence[Timing]) -> Iterator[Finding]:
         up_to = "up to " if len(busy) > 1 else ""
         told = f"The machine was busy while latencies were measured ({'; '.join(busy)}): "
         told += f"{most(list(busy.values())).words(up_to)}."
-        yield Finding("Measuring", "warn", told, note=True)
+        yield Finding("Measuring", "warn", told, note=True, topic="busy")
+
+
+def busy_of_all(rows: Mapping[str, Sequence[Timing]]) -> Iterator[Finding]:
+    """Disturbances of the measuring of several budgets, by their names, in one sentence."""
+    labels = [label for label, own in rows.items() if any(disturbance(row).is_busy for row in own)]
+    for one in _busy([row for label in labels for row in rows[label]]):
+        where = f"{', '.join(labels)}: " if len(labels) < len(rows) else ""
+        yield replace(one, sentence=where + one.sentence)
 
 
 def _left_out(summary: Summary) -> Iterator[Finding]:

@@ -72,6 +72,12 @@ def test_no_gain_is_called_so(verdicts: list[str], expected: str, capsys: pytest
     assert expected in line
 
 
+def test_a_gain_that_is_too_small_says_where_gains_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"speedup_vs_target": 1.047, "ratio_low": 1.03, "ratio_high": 1.06, "median_ms": 1002.5 / 1.047}
+    [line] = said([row("model.onnx", "no gain", **small)], capsys)
+    assert "no gain: 1.05x (batch 1); up to 1.05x counts as none" in line
+
+
 def test_files_of_one_name_keep_their_folders(capsys: pytest.CaptureFixture[str]) -> None:
     bench_view.rows([row("a/model.onnx", "target"), row("b/model.onnx")])
     written = capsys.readouterr().out

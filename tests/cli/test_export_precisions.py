@@ -55,7 +55,7 @@ def test_an_unknown_precision_is_refused_with_near_names(words, given, said):
     ("words", "given", "said"),
     [
         (["nowhere"], [], "no run directory at nowhere"),
-        (["nowhere"], ["fp32"], "no run directory at nowhere, and no such precision; precisions are"),
+        (["nowhere"], ["fp32"], "no run directory at nowhere"),
         (["int8"], [], "no run directory at int8; for a precision: --precision int8"),
         (["run", "fp16"], [], "give one run directory, not run and fp16"),
         (["run", "./fp16"], ["int8"], "give one run directory, not run and ./fp16"),
@@ -64,4 +64,4 @@ def test_an_unknown_precision_is_refused_with_near_names(words, given, said):
 def test_a_run_that_is_not_there_and_one_too_many(words, given, said):
     with pytest.raises(InputError) as caught:
         told_apart(words, given)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value) == said

@@ -82,3 +82,17 @@ def test_names_of_folders_have_no_spaces_and_lose_no_digits(value: float, text: 
 )
 def test_bars_have_sixteen_characters(part: int, whole: int, text: str) -> None:
     assert numbers.bar(part, whole) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [
+        (1.5, 1.0, "1.50"),
+        (1.0017, 1.0, "1.002"),
+        (1.00002, 1.0, "1.00002"),
+        (2.999, 3, "2.999"),
+        (1.0, 1.0, "1.00"),
+    ],
+)
+def test_what_is_beyond_a_limit_does_not_read_like_it(value, limit, text):
+    assert numbers.unlike(value, limit, "{:.{}f}".format, 2) == text

@@ -42,6 +42,12 @@ def test_the_figures_are_in_the_message() -> None:
     )
 
 
+def test_a_drop_that_is_just_beyond_the_limit_does_not_read_like_it() -> None:
+    told = export.accuracy_problem("m.onnx", accuracy=511 / 599, reference=517 / 599, max_drop=1.0)
+    assert told is not None
+    assert told.startswith("m.onnx loses 1.002 percentage points")
+
+
 def test_float32_stays_as_it_is_and_needs_no_images(onnx_path: Path) -> None:
     model = onnx.load(str(onnx_path))
     assert export.converted(model, "fp32", settings=ExportSettings(), images=pytest.fail) is model

@@ -75,6 +75,14 @@ def test_a_drop_that_is_beyond_the_limit_is_not_shown_as_the_limit(document: dic
     ]
 
 
+def test_nor_is_a_growth_that_is_beyond_it(document: dict[str, Any]) -> None:
+    new = copy.deepcopy(document)
+    new["onnx"][0]["bytes"] = int(1.0504 * document["onnx"][0]["bytes"])
+    found = compare(parse_side(document, name="a"), parse_side(new, name="b"), settings=Settings())
+    [failure] = found.failures
+    assert "+5.04 % (limit +5 %)" in line(failure)
+
+
 def test_remarks_explain_what_is_neither_good_nor_bad(found: GateReport) -> None:
     told = remarks(found)
     assert any(text.startswith("unclear: latency, fp32, cpu batch 1: 1.80x -> 1.80x") for text in told)

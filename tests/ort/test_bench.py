@@ -30,6 +30,7 @@ class Recorder:
 
     def update(self, done: int, **figures: float) -> None:
         self.updates.append(done)
+        self.figures = figures
 
     def message(self, text: str) -> None:
         self.messages.append(text)
@@ -50,6 +51,11 @@ def test_every_file_is_measured_at_every_batch_size(make_classifier: Callable[..
         ("target", 1), ("model.onnx", 1), ("target", 4), ("model.onnx", 4),
     ]  # fmt: skip
     assert (progress.total, progress.updates, progress.finished) == (2, [1, 2], True)
+    assert progress.figures == {
+        "batch": 4,
+        "target ms": rows[2].median_ms,
+        "model.onnx ms": rows[3].median_ms,
+    }
     assert all(row.provider == "cpu" and row.runs >= 5 and row.io == "host" for row in rows)
     assert all(row.images_per_second == pytest.approx(1e3 * row.batch / row.median_ms) for row in rows)
 

@@ -74,7 +74,7 @@ def test_one_in_doubt_has_none_and_its_reasons_are_told_everywhere(
     [row] = [row for row in report.table(data.summary) if row.label.startswith("Latency")]
     assert row.change == f"{figure} (uncertain)"
     text, page = report.markdown(data), report.html(data)
-    assert f"- ! **Speed, fp32: {figure}, uncertain.** Uncertain: {figure} at batch 1 (" in text
+    assert f"- ! **Speed, fp32: {figure}, uncertain.** {figure[0].upper()}{figure[1:]} at batch 1 (" in text
     assert told in text
     assert f'<p class="figure warn">{figure}, uncertain</p>' in page
     assert 'rect class="gain"' not in page
@@ -87,7 +87,7 @@ def test_a_headline_has_the_interval_and_the_reasons(finished: Path, contents: d
     [one] = [found for found in data.findings if found.fact == "Speed, fp32"]
     assert (one.state, one.figure) == ("warn", "about 5x, uncertain")
     assert one.sentence == (
-        "Uncertain: about 5x at batch 1 (between 1.31x and 7.27x, the machine was busy, it is "
+        "About 5x at batch 1 (between 1.31x and 7.27x, the machine was busy, it is "
         "more than the 2.00x that the FLOPs explain, the median times alone would give 1.46x) on cpu, beside "
         "the target network in onnxruntime; the FLOPs alone would suggest 2.00x."
     )
@@ -151,3 +151,15 @@ def test_no_gain_on_a_busy_machine_is_no_verdict(finished: Path, contents: dict[
     for others, state in ((CALM, "bad"), (BUSY, "warn")):
         data = rewritten(finished, contents, changes | {"verdict": "no gain", "disturbance": others})
         assert [one.state for one in data.findings if one.fact == "Speed, fp32"] == [state]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "told"), [([], False), ([{"name": "Example GPU", "driver": "600.1"}], True)]
+)
+def test_cuda_is_missed_only_where_there_is_a_gpu(
+    finished: Path, contents: dict[str, Any], gpus: list[dict[str, str]], told: bool
+) -> None:
+    environment = contents["bench/environment.json"] | {"gpus": gpus}
+    (finished / "bench/environment.json").write_text(json.dumps(environment))
+    notes = report.read(finished).summary.notes
+    assert ("CUDA was not measured: no NVIDIA driver was found." in notes) is told
