@@ -96,3 +96,5 @@ def of_target(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
     if summary.given is not None and summary.given.mismatch is not None:
         told = mismatch_sentence(dict(summary.given.mismatch))
         yield Finding("Given network", "warn", told, note=True)
+    for sentence in summary.given.notes if summary.given is not None else ():
+        yield Finding("Given network", "neutral", f"{sentence[:1].upper()}{sentence[1:]}.", note=True)

@@ -220,7 +220,7 @@ def _target(target: Json, given: Json, baseline: Json) -> Json:
 
 
 def _given(given: Json) -> Json | None:
-    return pick(given, "loss", "test_images", "chance", "mismatch") if given else None
+    return pick(given, "loss", "test_images", "chance", "mismatch", "notes") if given else None
 
 
 def _wanted(recipe: Json, manifest: Json) -> Wanted:

@@ -50,6 +50,7 @@ class Workspace:
         self.path: Path | None = None
         self.fresh = False
         self.given: dict[str, Any] | None = None  # figures of the given network, once it was scored
+        self.notes: tuple[str, ...] = ()  # on the given weights, once they were read
         self.to_announce: tuple[str, ...] = ()  # stages that the command is for, until it was said
         self.progress: Progress = Silent()
 
@@ -218,7 +219,8 @@ class Workspace:
         self.require_own_code()
         model = models.build(self.spec, seed=derive(self.recipe.seed, "init"))
         if self.recipe.weights is not None:
-            models.load_weights(model, self.recipe.weights, allow_pickle=self.permissions.pickle)
+            fitted = models.load_weights(model, self.recipe.weights, allow_pickle=self.permissions.pickle)
+            self.notes = fitted.notes
         return model
 
     def structure(self) -> nn.Module:

@@ -212,12 +212,16 @@ class Mismatch(Part):
 
 
 class Given(Part):
-    """The given network as it came, on the test split; its accuracy is the target's `accuracy_before`."""
+    """The given network as it came, on the test split; its accuracy is the target's `accuracy_before`.
+
+    `notes` are sentences on how its weights were read from their file.
+    """
 
     loss: Number | None = None
     test_images: int | None = None
     chance: Fraction | None = None
     mismatch: Mismatch | None = None
+    notes: Annotated[list[str], OrNone] = Field(default=[])
 
 
 class Network(Part):

@@ -38,7 +38,8 @@ def summarised(run: Path) -> Summary:
 def test_the_summary_has_it_with_the_target_network(started: Path) -> None:
     found = to_document(summarised(started))
     assert found["target"]["accuracy_before"] == 0.999
-    assert found["given"] == {"loss": 0.012, "test_images": 599, "chance": None, "mismatch": None}
+    expected = {"loss": 0.012, "test_images": 599, "chance": None, "mismatch": None, "notes": []}
+    assert found["given"] == expected
     assert found["seconds"]["given"] == 2.5
 
 
@@ -105,6 +106,19 @@ def test_what_it_seems_to_expect_otherwise_is_a_warning_of_the_report(started: P
     assert found.sentence.endswith("input.mean and input.std say how yours were.")
     assert found.sentence in summarised(started).notes
     assert "do not seem to belong to its weights" in report.html(report.read(started))
+
+
+def test_how_its_weights_were_read_is_in_the_report(started: Path) -> None:
+    put(
+        started,
+        "given/result.json",
+        GIVEN | {"notes": ["weights w.pt: those of the network are under 'net'"]},
+    )
+    found = summarised(started)
+    assert found.given is not None
+    assert found.given.notes == ["weights w.pt: those of the network are under 'net'"]
+    assert "Weights w.pt: those of the network are under 'net'." in report.markdown(report.read(started))
+    assert "Weights w.pt: those of the network" in report.html(report.read(started))
 
 
 def test_of_a_given_network_at_chance_it_is_not_said_besides_that_something_is_amiss(started: Path) -> None:

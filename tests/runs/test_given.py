@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from jstc.core import files
 from jstc.errors import BudgetError, Interrupted
@@ -84,6 +84,21 @@ def test_a_search_scores_it_first_says_so_and_keeps_it(
     assert "accuracy_before" not in files.read_json(run / "target.json")
 
 
+def test_how_its_weights_were_read_is_said_once_before_its_score(
+    recipe: Callable[..., Recipe], tmp_path: Path, messages: Any
+) -> None:
+    plain = recipe()
+    path = tmp_path / "wrapped.safetensors"
+    save_file({f"model.{name}": tensor for name, tensor in load_file(str(plain.weights)).items()}, path)
+    run = commands.run(recipe(weights=path), out=tmp_path / "r", only=["search"], progress=messages)
+    note = f"weights {path}: those of the network are under 'model'"
+    assert messages.texts.count(note) == 1
+    assert messages.texts[messages.texts.index(note) + 1].startswith("given network: ")
+    assert result(run)["notes"] == [note]
+    commands.run(recipe(weights=path), out=tmp_path / "r", only=["finetune", "slim"], progress=messages)
+    assert messages.texts.count(note) == 1
+
+
 def test_weights_at_chance_are_a_warning_before_anything_is_trained(
     recipe: Callable[..., Recipe], tmp_path: Path, messages: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +150,15 @@ def test_a_score_is_kept_while_alternatives_are_still_tried(
 
 
 @pytest.mark.parametrize(
-    "change", [{"accuracy": "0.9"}, {"accuracy": 1.5}, {"test_images": 0}, {"chance": None}, {"loss": []}]
+    "change",
+    [
+        {"accuracy": "0.9"},
+        {"accuracy": 1.5},
+        {"test_images": 0},
+        {"chance": None},
+        {"loss": []},
+        {"notes": [1]},
+    ],
 )
 def test_a_score_that_is_none_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]

@@ -32,7 +32,8 @@ def given(context: StageContext, *, keep: bool = True) -> dict[str, Any]:
         announce(context)
     if workspace.given is None:
         figures = _kept(context) if keep else score_given(context)
-        context.progress.message(told.line(figures))
+        for text in (*figures.get("notes", ()), told.line(figures)):
+            context.progress.message(text)
         figures["mismatch"] = _mismatch(context, figures)
         for text in told.framed(told.warnings(figures)):
             context.progress.message(text)
@@ -59,12 +60,14 @@ def _are_figures(found: object) -> bool:
     if not isinstance(found, dict) or not found.keys() >= {"accuracy", "loss", "chance", "test_images"}:
         return False
     shares = found["accuracy"], found["chance"]
-    loss, images = found["loss"], found["test_images"]
+    loss, images, notes = found["loss"], found["test_images"], found.get("notes", [])
     return (
         all(type(share) in (int, float) and 0 <= share <= 1 for share in shares)
         and (loss is None or type(loss) in (int, float))
         and type(images) is int
         and images > 0
+        and isinstance(notes, list)
+        and all(type(note) is str for note in notes)
     )
 
 
@@ -77,7 +80,8 @@ def score_given(context: StageContext) -> dict[str, Any]:
         _network(context), workspace.dataset, recipe=context.recipe, progress=context.progress, stage="given"
     )
     workspace.dataset.close()
-    return figures | {"loss": figures["loss"] if math.isfinite(figures["loss"]) else None}
+    loss = figures["loss"] if math.isfinite(figures["loss"]) else None
+    return figures | {"loss": loss, "notes": list(workspace.notes)}
 
 
 def before_measuring(workspace: Workspace) -> None:
