@@ -43,11 +43,13 @@ def finetune(
     source: Path,
     directory: Path,
     progress: Progress,
+    searched: Recipe | None = None,
 ) -> None:
     """Train the sub-network that the search left in `source`, to the end of the run's schedule.
 
     Weights and the optimiser's state are inherited and the learning rate goes on where the search stopped;
-    steps that a settled search did not use are trained here. The gates stay as they are. Writes
+    steps that a settled search did not use are trained here. `searched` is the recipe as the search had it,
+    where finetune is to be of another length now. The gates stay as they are. Writes
     `checkpoint.safetensors`, `history.jsonl`, `subnetwork.safetensors` (with the plan's hash; the plan stays
     in `source`) and `result.json` in `directory`; called again, goes on from its checkpoint. `target` is not
     changed: it gives the structure, and the teacher its weights when the recipe names given ones.
@@ -61,7 +63,7 @@ def finetune(
         trained=gated.network,
         split=dataset.train_full,
         settings=recipe.train,
-        schedule=schedules.run_schedule(recipe, dataset),
+        schedule=schedules.finetune_schedule(recipe, dataset, searched=searched or recipe),
         steps_per_epoch=schedules.steps_per_finetune_epoch(recipe, dataset),
         seed=derive(recipe.seed, "finetune"),
         first_step=start.step,

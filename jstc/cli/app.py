@@ -39,7 +39,13 @@ def jstc(
     """A network, a dataset and a budget in; a smaller, trained network as verified ONNX out."""
 
 
-_SECTIONS = {"export": "export.", "finetune": "finetune.", "inspect": "channels."}
+_SECTIONS = {
+    "finetune": "finetune.",
+    "slim": "checkpoint.",  # it has no section of its own, and may set what changes no number
+    "export": "export.",
+    "bench": "bench.",
+    "inspect": "channels.",
+}
 """Commands whose `--set` sets the keys of one section of a recipe only."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,7 @@ def bench(
     memory: Memory = None,
     profile: Profile = None,
     trace: Trace = None,
+    settings: options.Set = None,
     fresh: options.Fresh = False,
     model: options.Model = None,
     allow_pickle: options.AllowPickle = False,
@@ -69,13 +71,13 @@ def bench(
     from jstc.core import progress_view
 
     given = {"provider": provider, "threads": threads, "seconds": seconds, "memory": memory}
-    settings = _settings(given | {"profile": profile}, batch=batch, trace=trace)
+    changes = _changes(given | {"profile": profile}, batch=batch, trace=trace)
     onnx_files = [path for path in targets or () if path.suffix == ".onnx"]
     if onnx_files:
         if len(onnx_files) != len(targets or ()):
             raise InputError("give either one run directory or ONNX files, not both")
         with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
-            found = _measured(onnx_files, settings, shown)
+            found = _measured(onnx_files, changes, settings or (), shown)
         bench_view.show(found, as_json=json, quiet=quiet, plain_files=True)
         return
     if len(targets or ()) > 1:
@@ -84,7 +86,8 @@ def bench(
     run_stage(
         "bench",
         run,
-        changes=settings,
+        changes=changes,
+        overrides=settings or (),
         fresh=fresh,
         model=model,
         allow_pickle=allow_pickle,
@@ -94,7 +97,7 @@ def bench(
     )
 
 
-def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | None) -> dict[str, Any]:
+def _changes(given: dict[str, Any], *, batch: list[str] | None, trace: bool | None) -> dict[str, Any]:
     """The recipe's keys that the options set; `trace` profiles, too."""
     if batch is not None:
         given["batch_sizes"] = parse_batch_sizes(batch)
@@ -103,11 +106,16 @@ def _settings(given: dict[str, Any], *, batch: list[str] | None, trace: bool | N
     return {f"bench.{key}": value for key, value in given.items() if value is not None}
 
 
-def _measured(paths: list[Path], settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _measured(
+    paths: list[Path], changes: dict[str, Any], overrides: Sequence[str], progress: Progress
+) -> dict[str, Any]:
     from jstc.ort import bench, machine, sessions
     from jstc.recipe import loading
 
-    recipe = loading.from_flags({"model": "-", "dataset": "-", "flops": "1", **settings})
+    for setting in overrides:
+        if not setting.strip().startswith("bench."):
+            raise InputError(f"--set {setting}: of ONNX files only keys of bench can be set")
+    recipe = loading.from_flags({"model": "-", "dataset": "-", "flops": "1", **changes}, overrides)
     for path in paths:
         sessions.require_file(path)  # before the machine is looked at, which takes its time
     environment = machine.environment()  # first: its load is that before our own work

@@ -133,7 +133,6 @@ def export(
     Each of several precisions is a file of its own. Stages that it needs and that are
     missing run first. Options stay in the run's recipe.
     """
-    _require_own(settings or ())
     run, named = told_apart(words or (), precision or ())
     given = {
         "precisions": named or None,
@@ -156,9 +155,3 @@ def export(
         quiet=quiet,
         verbose=verbose,
     )
-
-
-def _require_own(settings: Sequence[str]) -> None:
-    for setting in settings:
-        if not setting.startswith("export."):
-            raise InputError(f"--set {setting}: here only keys of export can be set, such as export.opset")

@@ -112,6 +112,7 @@ def run_stage(
 
 def finetune(
     run: options.Run = None,
+    settings: options.Set = None,
     fresh: options.Fresh = False,
     model: options.Model = None,
     allow_pickle: options.AllowPickle = False,
@@ -122,11 +123,13 @@ def finetune(
 ) -> None:
     """Train the chosen sub-network of a searched RUN.
 
-    Of several budgets, that of each.
+    Of several budgets, that of each. `--set finetune.epochs=100` trains it again, longer;
+    what was built on the old one is removed.
     """
     run_stage(
         "finetune",
         run,
+        overrides=settings or (),
         fresh=fresh,
         model=model,
         allow_pickle=allow_pickle,
@@ -138,6 +141,7 @@ def finetune(
 
 def slim(
     run: options.Run = None,
+    settings: options.Set = None,
     fresh: options.Fresh = False,
     model: options.Model = None,
     allow_pickle: options.AllowPickle = False,
@@ -153,6 +157,7 @@ def slim(
     run_stage(
         "slim",
         run,
+        overrides=settings or (),
         fresh=fresh,
         model=model,
         allow_pickle=allow_pickle,

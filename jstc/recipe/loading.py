@@ -17,7 +17,18 @@ from jstc.recipe.explain import explain, sections, show, split_key
 from jstc.recipe.schema import Recipe
 from jstc.recipe.yaml_reader import KeyPath, Source, parse, scalar
 
-__all__ = ["MAX_BYTES", "differences", "from_flags", "load", "read_plain", "shipped", "to_yaml"]
+__all__ = [
+    "MAX_BYTES",
+    "Changes",
+    "changes",
+    "differences",
+    "from_flags",
+    "load",
+    "read_plain",
+    "shipped",
+    "to_yaml",
+    "told",
+]
 
 MAX_BYTES = 200_000
 """The most that a recipe may have: what takes seconds to read."""
@@ -184,15 +195,31 @@ _Dumper.add_representer(str, _represent_text)
 # Comparing.
 
 
-def differences(one: Recipe, other: Recipe) -> list[str]:
-    """Dotted keys whose values differ, with both values: `train.lr: 0.1 -> 0.05`."""
+Changes = dict[str, tuple[object, object]]
+"""Dotted keys whose values differ, with both values."""
+
+_ORDER = "order of channels.groups"
+
+
+def changes(one: Recipe, other: Recipe) -> Changes:
+    """The keys that differ between two recipes."""
     mine, theirs = (_flat(recipe.model_dump(mode="json")) for recipe in (one, other))
     keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
-    found = [f"{key}: {show(mine.get(key))} -> {show(theirs.get(key))}" for key in keys]
+    found: Changes = {key: (mine.get(key), theirs.get(key)) for key in keys}
     orders = [list(recipe.channels.groups) for recipe in (one, other)]
     if not found and orders[0] != orders[1]:  # of two entries for one group the later wins
-        found.append(f"order of channels.groups: {show(orders[0])} -> {show(orders[1])}")
+        found[_ORDER] = (orders[0], orders[1])
     return found
+
+
+def told(found: Changes) -> list[str]:
+    """A line for each: `train.lr: 0.1 -> 0.05`."""
+    return [f"{key}: {show(before)} -> {show(after)}" for key, (before, after) in found.items()]
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """A line for each key that differs between two recipes."""
+    return told(changes(one, other))
 
 
 def _flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -14,7 +14,7 @@ from jstc.report.finding import Finding, State, Wanted
 from jstc.report.given import mismatch_sentence
 from jstc.summary import Network, Summary, SweepSummary
 
-__all__ = ["changes", "doubts", "of_network", "of_target"]
+__all__ = ["as_long", "changes", "doubts", "of_network", "of_target"]
 
 _MISMATCH = "Something seems to be amiss with the given network as it came: a comparison with it says little."
 _TEACHER = (
@@ -36,6 +36,16 @@ def of_network(summary: Summary) -> Iterator[Finding]:
     yield Finding("Accuracy", state, _beside(summary, slim, why), slim.text)
     for sentence in why:
         yield Finding("Accuracy", "warn", sentence, note=True)
+    yield from _of_length(summary)
+
+
+def _of_length(summary: Summary) -> Iterator[Finding]:
+    had, planned = summary.finetune.epochs, summary.finetune.planned_epochs
+    if had is None or planned is None:
+        return
+    alone = ", and the target network trained alone," * ("trained alone" in summary.references)
+    told = f"Finetune had {had} epochs; the search{alone} counted on {planned}."
+    yield Finding("Finetune", "neutral", told, note=True)
 
 
 def _beside(summary: Summary, slim: Accuracy, why: list[str]) -> str:
@@ -57,7 +67,13 @@ def _compared(name: str, found: Accuracy, summary: Summary) -> str:
     if name != "trained alone":
         return f"the {found.text} of the given network as it came"
     start = "" if summary.target.accuracy_before is None else "from the same weights "
-    return f"the {found.text} of the target network trained alone {start}for as many epochs"
+    return f"the {found.text} of the target network trained alone {start}{as_long(summary)}"
+
+
+def as_long(summary: Summary | SweepSummary) -> str:
+    """How long the target network was trained alone, in words."""
+    planned = any(one.finetune.planned_epochs for one in summary.networks.values())
+    return "for as many epochs as the run was begun with" if planned else "for as many epochs"
 
 
 def doubts(summary: Summary | SweepSummary, network: Network) -> list[str]:

@@ -194,7 +194,8 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "seconds": _seconds(results, bench),
         "search": pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
         | {"shared_by": results["search"].get("shared_by") or []},
-        "finetune": pick(results["finetune"], "epochs", "accuracy", *_SCORED),
+        "finetune": pick(results["finetune"], "epochs", "accuracy", *_SCORED)
+        | known(results["finetune"], "planned_epochs"),
         "baseline": pick(results["baseline"], "epochs", *_SCORED),
         "given": _given(results["given"]),
         "plan_hash": plan.hash if plan else None,

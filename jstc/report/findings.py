@@ -245,7 +245,9 @@ def sweep_findings(summary: SweepSummary) -> list[Finding]:
         found.append(Finding("Given network", "warn" if before.doubt else "neutral", told, before.text))
     if alone is not None:
         start = "" if before is None else " from the same weights"
-        told = f"The target network, trained alone{start} for as many epochs, reaches {alone.text}."
+        told = (
+            f"The target network, trained alone{start} {accuracies.as_long(summary)}, reaches {alone.text}."
+        )
         found.append(Finding("Target network", "warn" if alone.doubt else "neutral", told, alone.text))
     return found
 

@@ -13,6 +13,7 @@ from jstc.core import files, signals
 from jstc.core.files import require_held
 from jstc.core.progress import Progress, Silent
 from jstc.errors import DiskFullError, Interrupted, JstcError, RunDirectoryError, StageError
+from jstc.recipe.loading import told
 from jstc.runs import preflight
 from jstc.runs.directory import RunDirectory, recorded
 from jstc.runs.manifest import can_be_recorded, damage_as_input_error
@@ -178,6 +179,11 @@ class Chain:
         """Whether a stage is done and its files are as it left them."""
         return self._run.is_done(name) and not self._run.damaged(name)
 
+    @property
+    def has_new_settings(self) -> bool:
+        """Whether `renew` is going to forget stages."""
+        return bool(self._run.changed)
+
     def renew(self) -> None:
         """Forget the stages whose own settings are others now, and put the recipe with these on file."""
         nested = [stage.name for stage in self.table if stage.nested]
@@ -187,7 +193,7 @@ class Chain:
                 self.judge(stage)
         for section, found in self._run.changed.items():
             if not nested and self._run.record(section).state != "pending":
-                self._say(f"{'; '.join(found)}: running {section} again")
+                self._say(f"{'; '.join(told(found))}: running {section} again")
             for name in nested or [section]:  # the runs of several budgets find out themselves
                 self.reset(name)
         self._run.adopt_recipe()

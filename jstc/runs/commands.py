@@ -9,7 +9,7 @@ from jstc.core import processes
 from jstc.core.progress import Progress, Silent
 from jstc.models import Permissions
 from jstc.recipe.schema import Recipe
-from jstc.runs import preflight, stages, sweep
+from jstc.runs import preflight, settings, stages, sweep
 from jstc.runs.chain import Chain, interruptions_told
 from jstc.runs.directory import RunDirectory, default_path, read_recipe, require_same
 from jstc.runs.workspace import Workspace
@@ -51,7 +51,13 @@ def run(
             sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
             return path
         with RunDirectory.open(
-            path, recipe, stages=names, command=command, fresh=fresh, for_stages=only or names
+            path,
+            recipe,
+            stages=names,
+            command=command,
+            fresh=fresh,
+            for_stages=only or names,
+            renew=settings.renewable(only or names),
         ) as opened:
             workspace.recipe = opened.recipe
             chain = Chain(opened, workspace, table, progress=progress, command=command)
@@ -78,9 +84,9 @@ def try_out(
     preflight.check(workspace, path)
     if not only or "bench" in only:
         preflight.check_bench(recipe, path, fresh=fresh)
-    if not fresh:
-        require_same(path, recipe)
     names = stages.names(stages.table(recipe))
+    if not fresh:
+        require_same(path, recipe, renew=settings.renewable(only or names))
     return outline(workspace, path, [one for one in names if not only or one in (stages.GIVEN, *only)])
 
 
@@ -97,9 +103,11 @@ def run_stage(
     """Run one stage of the run at `path`, whose recipe is `recipe`, after what it needs and is missing.
 
     Nothing happens when it is done. `fresh` runs it again, and makes the stages that build on it pending; so
-    do settings of the stage's own in `recipe` that the run does not have yet (`POST_TRAINING_SECTIONS`).
-    Raises `RunDirectoryError` when the search is missing or unfinished, or a file that is needed damaged.
+    do settings of the stage's own in `recipe` that the run does not have yet (`settings.RENEWABLE`).
+    Raises `RunDirectoryError` when the search is missing or unfinished, a file that is needed damaged, or
+    settings are others that this stage cannot change.
     """
+    settings.refuse_foreign(path, name, read_recipe(path), recipe)
     workspace, progress, fresh = Workspace(recipe, permissions), progress or Silent(), _is_fresh(fresh)
     with interruptions_told(command):
         if sweep.is_sweep(recipe):
@@ -107,7 +115,9 @@ def run_stage(
             return
         table = stages.table(recipe)
         names = stages.names(table)
-        with RunDirectory.open(path, recipe, stages=names, command=command, for_stages=(name,)) as opened:
+        with RunDirectory.open(
+            path, recipe, stages=names, command=command, for_stages=(name,), renew=(name,)
+        ) as opened:
             workspace.recipe = opened.recipe
             Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
 

@@ -13,21 +13,20 @@ import os
 import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from jstc.core import files
 from jstc.core.files import held
 from jstc.errors import RecipeError, RunDirectoryError
-from jstc.recipe.loading import load, to_yaml
+from jstc.recipe.loading import Changes, load, to_yaml
 from jstc.recipe.schema import Recipe
 from jstc.runs import guard
-from jstc.runs.manifest import (
-    Manifest,
-    StageRecord,
-    State,
+from jstc.runs.manifest import Manifest, StageRecord, State
+from jstc.runs.settings import (
     changed_sections,
-    settings_of_another_run,
+    refuse_other_run,
     with_keys_without_effect,
     with_stored_sections,
 )
@@ -85,7 +84,6 @@ def _holder(directory: Path) -> str:
 
 
 ROOT = Path("runs")
-_MAX_DIFFERENCES = 8
 
 
 class RunDirectory:
@@ -95,7 +93,7 @@ class RunDirectory:
         self.path = path
         self.recipe = recipe
         self.manifest = manifest
-        self.changed: dict[str, list[str]] = {}
+        self.changed: dict[str, Changes] = {}
         self.for_stages: Collection[str] = ()
 
     @classmethod
@@ -109,23 +107,25 @@ class RunDirectory:
         command: str,
         fresh: bool = False,
         for_stages: Collection[str] = (),
+        renew: Collection[str] = (),
     ) -> Iterator[RunDirectory]:
         """Create the directory, or continue the run in it, and hold its lock.
 
-        `fresh` deletes what the run has made before. A run that exists keeps its settings of the last stages
-        (see `POST_TRAINING_SECTIONS`), except `for_stages`, which the command is for: `recipe` is then what
-        to go by, `changed` says what is new in it, and `adopt_recipe` puts it on file. Raises
-        `RunDirectoryError` when another process holds the directory, when it is not a run of jstc, when it
-        belongs to another recipe, or when a link in it leads out; nothing is deleted then.
+        `fresh` deletes what the run has made before. The command is `for_stages`. A run that exists keeps its
+        settings of the last stages but for the sections that the command may `renew` (see
+        `settings.RENEWABLE`): `recipe` is then what to go by, `changed` says what is new in it, and
+        `adopt_recipe` puts it on file. Raises `RunDirectoryError` when another process holds the directory,
+        when it is not a run of jstc, when it belongs to another recipe, or when a link in it leads out;
+        nothing is deleted then.
         """
         _refuse_foreign(path)
         with locked(path):
             guard.require_own(path)
             manifest = Manifest.load(path)
             if manifest is not None and not fresh and (path / "recipe.yaml").exists():
-                _refuse_other_recipe(path, recipe)
+                refuse_other_run(path, read_recipe(path), recipe, manifest.begun_with, renew=renew)
                 guard.delete_leftovers(path, {*stages, *manifest.stages})
-                yield cls._continued(path, recipe, manifest, for_stages)
+                yield cls._continued(path, recipe, manifest, for_stages, renew)
                 return
             names = {*stages, *(manifest.stages if manifest else ())}
             _refuse_busy(path, names)
@@ -137,10 +137,15 @@ class RunDirectory:
 
     @classmethod
     def _continued(
-        cls, path: Path, recipe: Recipe, manifest: Manifest, for_stages: Collection[str]
+        cls,
+        path: Path,
+        recipe: Recipe,
+        manifest: Manifest,
+        for_stages: Collection[str],
+        renew: Collection[str],
     ) -> RunDirectory:
         stored = _with_new_keys(path, recipe)
-        found = cls(path, with_stored_sections(recipe, stored, for_stages=for_stages), manifest)
+        found = cls(path, with_stored_sections(recipe, stored, renew=renew), manifest)
         found.for_stages = for_stages
         found.changed = changed_sections(stored, found.recipe)
         return found
@@ -148,8 +153,19 @@ class RunDirectory:
     def adopt_recipe(self) -> None:
         """Put `recipe` on file, once nothing is left that was made with other settings."""
         if self.changed:
+            self._remember_begun(self.changed.get("finetune", {}))
             files.write_text(self.path / "recipe.yaml", to_yaml(self.recipe))
             self.changed = {}
+
+    def _remember_begun(self, changed: Changes) -> None:
+        """Keep on the record what the search has read of settings that are about to be others."""
+        begun: dict[str, Any] = self.manifest.begun_with
+        for key, (before, after) in changed.items():
+            begun.setdefault(key, before)
+            if begun[key] == after:
+                del begun[key]
+        if changed:
+            self.manifest.save(self.path)
 
     def folder(self, stage: str) -> Path:
         """Where `stage` writes."""
@@ -186,6 +202,8 @@ class RunDirectory:
 
     def forget(self, stage: str) -> None:
         """Take `stage` for one that has not begun; what it wrote stays."""
+        if stage == "search":
+            self.manifest.begun_with = {}  # the next one reads the recipe as it is now
         self.manifest.stages[stage] = StageRecord()
         self.manifest.save(self.path)
 
@@ -256,11 +274,15 @@ def recorded(path: Path) -> list[Path]:
     return [path / name for record in records for name in record.artifacts]
 
 
-def require_same(path: Path, recipe: Recipe) -> None:
-    """Raise `RunDirectoryError` unless a run of `recipe` can begin or go on at `path`."""
+def require_same(path: Path, recipe: Recipe, *, renew: Collection[str]) -> None:
+    """Raise `RunDirectoryError` unless a run of `recipe` can begin or go on at `path`.
+
+    Sections in `renew` may be others than the run has.
+    """
     _refuse_foreign(path)
-    if Manifest.load(path) is not None and (path / "recipe.yaml").exists():
-        _refuse_other_recipe(path, recipe)
+    manifest = Manifest.load(path)
+    if manifest is not None and (path / "recipe.yaml").exists():
+        refuse_other_run(path, read_recipe(path), recipe, manifest.begun_with, renew=renew)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -274,19 +296,6 @@ def _refuse_foreign(path: Path) -> None:
             f"{path} has files in it and is not a run directory of jstc (no manifest.json of ours)",
             "name another directory",
         )
-
-
-def _refuse_other_recipe(path: Path, recipe: Recipe) -> None:
-    found = settings_of_another_run(read_recipe(path), recipe)
-    if not found:
-        return
-    if len(found) > _MAX_DIFFERENCES:
-        found[_MAX_DIFFERENCES:] = [f"... and {len(found) - _MAX_DIFFERENCES} more"]
-    raise RunDirectoryError(
-        f"{path} belongs to a run with other settings",
-        "start over with --fresh, write elsewhere with --out DIR, or go back to the old settings",
-        details=found,
-    )
 
 
 def _with_new_keys(path: Path, recipe: Recipe) -> Recipe:

@@ -1,7 +1,6 @@
 """The record of a run, manifest.json: what ran, with what, how far it came, the sha256 of every file it left.
 
-Beside it what hangs on the record: which settings a run may be given anew, and which of its files are not
-what a stage has written.
+Beside it what hangs on the record: which of its files are not what a stage has written.
 """
 
 from __future__ import annotations
@@ -9,33 +8,25 @@ from __future__ import annotations
 import contextlib
 import platform
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from jstc._version import __version__
 from jstc.core import files
 from jstc.errors import JstcError, RunDirectoryError
 from jstc.ort import machine
-from jstc.recipe.loading import differences
-from jstc.recipe.schema import InputSettings, Recipe
 
 __all__ = [
-    "KEYS_WITHOUT_EFFECT_ON_RESULTS",
-    "POST_TRAINING_SECTIONS",
     "Manifest",
     "StageRecord",
     "State",
     "can_be_recorded",
-    "changed_sections",
     "damage_as_input_error",
-    "settings_of_another_run",
     "versions",
-    "with_keys_without_effect",
-    "with_stored_sections",
 ]
 
 _AWAY = "put back a good copy, or begin a run in another directory (--out of `jstc search` and `jstc run`)"
@@ -64,7 +55,10 @@ class StageRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The record of a run."""
+    """The record of a run.
+
+    `begun_with` has what the search has read of settings that were changed since, by dotted key.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -75,6 +69,7 @@ class Manifest(BaseModel):
     seed: int
     versions: dict[str, str]
     stages: dict[_StageName, StageRecord]
+    begun_with: dict[str, JsonValue] = Field(default_factory=dict)
 
     @classmethod
     def new(cls, command: str, seed: int, stages: Sequence[str]) -> Manifest:
@@ -113,56 +108,15 @@ class Manifest(BaseModel):
 
     def save(self, directory: Path) -> None:
         """Write the manifest into `directory`."""
-        files.write_json(directory / "manifest.json", self.model_dump(mode="json", by_alias=True))
+        left_out = None if self.begun_with else {"begun_with"}
+        document = self.model_dump(mode="json", by_alias=True, exclude=left_out)
+        files.write_json(directory / "manifest.json", document)
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers of a run."""
     found = machine.versions(machine.PACKAGES_OF_NUMBERS)
     return {"jstc": __version__, "python": platform.python_version(), **found}
-
-
-# Settings that change no number of a run, or only those of the last stages: a run may be given others without
-# training anything again.
-
-POST_TRAINING_SECTIONS = ("export", "bench")
-"""Sections of the recipe that are read by the stage of that name and by stages built on it, by no other."""
-
-KEYS_WITHOUT_EFFECT_ON_RESULTS = ("checkpoint", "tensorboard")
-"""Sections and keys that change nothing in a run's numbers: every command may give others. So are the keys of
-the input section that `InputSettings.FREE` names."""
-
-
-def with_stored_sections(recipe: Recipe, stored: Recipe, *, for_stages: Collection[str]) -> Recipe:
-    """`recipe`, but with the post-training sections of `stored` but for `for_stages`, the command's own.
-
-    So `jstc search` of a run that has been exported in other precisions since leaves the export alone.
-    """
-    kept = [name for name in POST_TRAINING_SECTIONS if name not in for_stages]
-    return recipe.model_copy(update={name: getattr(stored, name) for name in kept})
-
-
-def changed_sections(stored: Recipe, recipe: Recipe) -> dict[str, list[str]]:
-    """The post-training sections that differ, each with what differs: `export.opset: 18 -> 20`."""
-    found = {name: _between(stored, recipe, name) for name in POST_TRAINING_SECTIONS}
-    return {name: lines for name, lines in found.items() if lines}
-
-
-def settings_of_another_run(stored: Recipe, recipe: Recipe) -> list[str]:
-    """Differences that make it another run: outside those sections, in keys that have an effect."""
-    alike = with_stored_sections(recipe, stored, for_stages=())
-    return differences(stored, with_keys_without_effect(alike, stored))
-
-
-def with_keys_without_effect(recipe: Recipe, other: Recipe) -> Recipe:
-    """`recipe` with what `other` has of the settings that change nothing in a run's numbers."""
-    reading = {name: getattr(other.input, name) for name in InputSettings.FREE}
-    free = {name: getattr(other, name) for name in KEYS_WITHOUT_EFFECT_ON_RESULTS}
-    return recipe.model_copy(update=free | {"input": recipe.input.model_copy(update=reading)})
-
-
-def _between(stored: Recipe, recipe: Recipe, section: str) -> list[str]:
-    return differences(stored, stored.model_copy(update={section: getattr(recipe, section)}))
 
 
 # What files of a run cause that hold something else than a stage writes: one message that names them.

@@ -15,6 +15,7 @@ from jstc.models.outputs import logits
 from jstc.recipe.schema import Recipe
 from jstc.runs.directory import require_same
 from jstc.runs.manifest import Manifest
+from jstc.runs.settings import RENEWABLE
 from jstc.runs.stages import GIVEN
 from jstc.runs.workspace import Workspace
 from jstc.train.device import require_compiler
@@ -150,4 +151,4 @@ def _check_latency(workspace: Workspace, path: Path) -> None:
 
     setting_of(workspace.recipe.latency_on)
     if not workspace.fresh:
-        require_same(path, workspace.recipe)
+        require_same(path, workspace.recipe, renew=RENEWABLE)

@@ -15,7 +15,7 @@ from jstc.core import files
 from jstc.core.progress import Progress, Silent
 from jstc.errors import RunDirectoryError
 from jstc.recipe.schema import Recipe
-from jstc.runs import preflight, stages
+from jstc.runs import preflight, settings, stages
 from jstc.runs.chain import Chain
 from jstc.runs.directory import RunDirectory, require_same
 from jstc.runs.manifest import Manifest
@@ -27,11 +27,19 @@ __all__ = ["copy_shared_stages", "is_sweep", "run", "run_stage", "write_report"]
 
 @dataclass(frozen=True)
 class _Told:
-    """Whom to tell, the command that continues, and the stages that it is for."""
+    """Whom to tell, the command that continues, the stages that it is for, and the sections it may renew.
+
+    None for a command that only looks. What the run of all budgets has on file, that of each takes over.
+    """
 
     progress: Progress
     command: str
     for_stages: Collection[str]
+    renew: Collection[str] | None = None
+
+    @property
+    def renew_of_child(self) -> Collection[str]:
+        return () if self.renew is None else {*self.renew, "finetune"}
 
 
 def is_sweep(recipe: Recipe) -> bool:
@@ -52,31 +60,36 @@ def run(
 
     Every budget has its run directory afterwards, with the search in it. Raises as `chain.run` does.
     """
-    told = _Told(progress, command, only or stages.names(stages.table(workspace.recipe)))
+    names = only or stages.names(stages.table(workspace.recipe))
+    told = _Told(progress, command, names, settings.renewable(names))
     with _opened(path, workspace, told, fresh=fresh) as chain:
+        chain.renew()
         if not only:
             chain.run(chain.table)
             return
         chain.run([stage for stage in chain.table if stage.name in SHARED and stage.name in only])
         for label in workspace.recipe.labels:
             with _child(path, workspace, label, told) as child:
+                child.renew()
                 child.run([s for s in child.table if s.name in only and s.name not in SHARED])
 
 
 def run_stage(
     path: Path, name: str, workspace: Workspace, *, fresh: bool = False, command: str, progress: Progress
 ) -> None:
-    """Run one stage of every budget, as `chain.run_stage` does for one."""
-    told = _Told(progress, command, (name,))
+    """Run one stage of every budget, as `commands.run_stage` does for one."""
+    told = _Told(progress, command, (name,), (name,))
     with _opened(path, workspace, told) as chain:
-        if fresh:  # before anything is deleted
+        again, missing = fresh or chain.has_new_settings, _missing_shared(chain, name, workspace)
+        if again or missing:  # before anything is deleted
             preflight.check(workspace, path)
-        _run_shared(chain, name, path, workspace)
         labels = workspace.recipe.labels
-        for label in labels if fresh else ():
-            with _child(path, workspace, label, told) as child:
-                stage = child.stage(name)
-                child.judge(next(iter(child.missing_before(stage)), stage))
+        if not missing:
+            _judge(path, workspace, name, told, labels=labels if again else ())
+        chain.renew()
+        if missing:
+            chain.run_first(missing)
+            _judge(path, workspace, name, told, labels=labels if again else ())
         for label in labels if fresh else ():
             # All of them first: an interrupted command is repeated without --fresh.
             with _child(path, workspace, label, told) as child:
@@ -109,15 +122,20 @@ def write_report(path: Path, workspace: Workspace) -> None:
             chain.run([stage for stage in chain.table if stage.name not in SHARED])
 
 
-def _run_shared(chain: Chain, name: str, path: Path, workspace: Workspace) -> None:
-    """Run what a budget's stage `name` takes over and is missing. Raises as `Chain.missing_before` does."""
+def _missing_shared(chain: Chain, name: str, workspace: Workspace) -> list[Stage]:
+    """What a budget's stage `name` takes over and is missing. Raises as `Chain.missing_before` does."""
     table = stages.table(workspace.recipe)
     stage = next(stage for stage in table if stage.name == name)
     needed = tuple(found.name for found in stages.builds_on(table, stage) if found.name in SHARED)
-    missing = chain.missing_before(Stage(name, stage.run, needed))
-    if missing:
-        preflight.check(workspace, path)
-    chain.run_first(missing)
+    return chain.missing_before(Stage(name, stage.run, needed))
+
+
+def _judge(path: Path, workspace: Workspace, name: str, told: _Told, *, labels: Collection[str]) -> None:
+    """Find what is wrong with what the stage reads at each budget, while its old results are there."""
+    for label in labels:
+        with _child(path, workspace, label, told) as child:
+            stage = child.stage(name)
+            child.judge(next(iter(child.missing_before(stage)), stage))
 
 
 def _table(recipe: Recipe, command: str) -> list[Stage]:
@@ -130,8 +148,10 @@ def _table(recipe: Recipe, command: str) -> list[Stage]:
 def _complete(context: StageContext, *, command: str) -> None:
     """All stages of one budget; `context` is that of the whole."""
     path, label = context.path, context.folder.name
-    told = _Told(context.progress, command, stages.names(stages.table(context.recipe)))
+    names = stages.names(stages.table(context.recipe))
+    told = _Told(context.progress, command, names, settings.RENEWABLE)
     with _child(path, context.workspace, label, told) as child:
+        child.renew()
         child.run(child.table)
 
 
@@ -141,13 +161,17 @@ def _opened(path: Path, workspace: Workspace, told: _Told, *, fresh: bool = Fals
     table = _table(recipe, told.command)
     names = stages.names(table)
     with RunDirectory.open(
-        path, recipe, stages=names, command=told.command, fresh=fresh, for_stages=told.for_stages
+        path,
+        recipe,
+        stages=names,
+        command=told.command,
+        fresh=fresh,
+        for_stages=told.for_stages,
+        renew=told.renew or (),
     ) as opened:
         workspace.recipe = opened.recipe
-        _require_children(path, recipe)
-        chain = Chain(opened, workspace, table, progress=told.progress, command=told.command)
-        chain.renew()
-        yield chain
+        _require_children(path, opened.recipe)
+        yield Chain(opened, workspace, table, progress=told.progress, command=told.command)
 
 
 @contextlib.contextmanager
@@ -158,12 +182,16 @@ def _child(path: Path, workspace: Workspace, label: str, told: _Told) -> Iterato
     title = f"{label} ({labels.index(label) + 1} of {len(labels)})"
     names = stages.names(table)
     with RunDirectory.open(
-        path / label, alone.recipe, stages=names, command=told.command, for_stages=told.for_stages
+        path / label,
+        alone.recipe,
+        stages=names,
+        command=told.command,
+        for_stages=told.for_stages,
+        renew=told.renew_of_child,
     ) as opened:
         alone.recipe = opened.recipe
         chain = Chain(opened, alone, table, progress=told.progress, command=told.command, title=title)
         copy_shared_stages(path, opened, reset=chain.reset)
-        chain.renew()
         yield chain
     workspace.take_over(alone)
 
@@ -172,7 +200,7 @@ def _require_children(path: Path, recipe: Recipe) -> None:
     """Before any work: a folder of a budget that is damaged would stop the run after the search."""
     for label in recipe.labels:
         try:
-            require_same(path / label, recipe.at(label))
+            require_same(path / label, recipe.at(label), renew=settings.RENEWABLE)
         except RunDirectoryError as error:
             raise RunDirectoryError(
                 f"{path / label} cannot go on as the run of a budget: {error.problem}. "
@@ -197,6 +225,9 @@ def copy_shared_stages(parent: Path, child: RunDirectory, *, reset: Callable[[st
     for stage in SHARED:
         if stage in manifest.stages and manifest.stages[stage].state == "done":
             _take(child, stage, contents[stage](parent, child.path.name), reset)
+    if child.manifest.begun_with != manifest.begun_with:
+        child.manifest.begun_with = dict(manifest.begun_with)
+        child.manifest.save(child.path)
 
 
 def _take(

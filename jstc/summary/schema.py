@@ -180,11 +180,13 @@ class GroupWidth(Part):
 class Training(Part):
     """How long a stage trained, and what it reached; `settled` and `shared_by` are the search's.
 
-    `chance` is what guessing reaches on the `test_images`, `training_accuracy` that of the last epoch.
+    `planned_epochs` are what the search counted on, where finetune has had others. `chance` is what guessing
+    reaches on the `test_images`, `training_accuracy` that of the last epoch.
     """
 
     rounds: int | None = None
     epochs: int | None = None
+    planned_epochs: int | None = None
     settled: bool | None = None
     accuracy: Number | None = None
     images_seen: int | None = None

@@ -16,6 +16,7 @@ __all__ = [
     "Schedule",
     "baseline_epochs",
     "baseline_schedule",
+    "finetune_schedule",
     "is_long",
     "learning_rate",
     "run_schedule",
@@ -129,6 +130,18 @@ def warmup_steps(recipe: Recipe, dataset: Dataset, *, total: int) -> int:
 def run_schedule(recipe: Recipe, dataset: Dataset) -> Schedule:
     """The schedule of the whole run; finetune starts at the step where the search ended."""
     return schedule_over(recipe, dataset, total=total_steps(recipe, dataset))
+
+
+def finetune_schedule(recipe: Recipe, dataset: Dataset, *, searched: Recipe) -> Schedule:
+    """The schedule of a run whose search had the recipe `searched`, which finetune alone may depart from.
+
+    The search keeps its steps, and what it left over is finetune's: the rate goes on as in a run whose
+    finetune was to be so long from the start.
+    """
+    planned, wanted = (
+        one.finetune.epochs * steps_per_finetune_epoch(one, dataset) for one in (searched, recipe)
+    )
+    return schedule_over(recipe, dataset, total=total_steps(searched, dataset) - planned + wanted)
 
 
 def schedule_over(recipe: Recipe, dataset: Dataset, *, total: int) -> Schedule:

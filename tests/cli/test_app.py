@@ -24,15 +24,15 @@ FLAGS = {
     | START
     | {"--dataset", "--flops", "--params", "--recipe", "--cifar"}
     | {"--latency", "--provider", "--batch", "--threads", "--dry-run"},
-    "finetune": WORK | {"--model"},
-    "slim": WORK | {"--model"},
+    "finetune": WORK | {"--model", "--set"},
+    "slim": WORK | {"--model", "--set"},
     "export": WORK
     | {"--model"}
     | {"--precision", "--max-accuracy-drop", "--batch", "--opset", "--fp16-io", "--set"}
     | {"--with-preprocess", "--without-preprocess"},
     "bench": WORK
     | {"--model"}
-    | {"--provider", "--batch", "--threads", "--seconds"}
+    | {"--provider", "--batch", "--threads", "--seconds", "--set"}
     | {f"--{no}{what}" for no in ("", "no-") for what in ("memory", "profile", "trace")},
     "eval": {"--dataset", "--data", "--provider", "--threads", "--limit"}
     | {"--quiet", "-q", "--json", "--debug"},

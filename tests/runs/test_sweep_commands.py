@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 import jstc
 from jstc.core import files
+from jstc.errors import RunDirectoryError
 from jstc.plan import Plan
 from jstc.recipe import loading
 from jstc.runs import commands, evaluation
@@ -97,3 +99,42 @@ def test_a_budgets_run_goes_on_by_itself(recipe, finished):
     assert {record["state"] for record in manifest.values()} == {"done"}
     onnx = manifest["flops0.4"]["artifacts"]["flops0.4/export/model.onnx"]
     assert onnx == files.sha256(path / "export" / "model.onnx")
+
+
+def test_a_longer_finetune_of_every_budget(recipe, finished, tmp_path):
+    path = shutil.copytree(finished, tmp_path / "run")
+    longer = loading.load(path / "recipe.yaml", ["finetune.epochs=2"])
+    commands.run_stage(path, "finetune", recipe=longer, command="jstc finetune")
+    for label in LABELS:
+        result = read(path / label / "finetune" / "result.json")
+        assert (result["epochs"], result["planned_epochs"]) == (2, 1)
+        assert not (path / label / "slim" / "model.safetensors").exists()
+        before, after = (history(one / label) for one in (finished, path))
+        assert len(after) == 2
+        # The rates of the first epoch are those of a run that was to be longer from the start.
+        assert after[0]["lr"] > before[0]["lr"]
+    # The command that the run began with makes the rest of it, and nothing else.
+    commands.run(recipe, out=path, command="jstc run x.yaml")
+    summary = read(path / "summary.json")
+    assert [row["finetune"]["epochs"] for row in summary["sweep"]] == [2, 2]
+    assert any("Finetune had 2 epochs" in note and "counted on 1" in note for note in summary["notes"])
+    assert "for as many epochs as the run was begun with" in (path / "report.md").read_text()
+    searched = "search/checkpoint.safetensors"
+    assert (path / searched).read_bytes() == (finished / searched).read_bytes()
+
+
+def history(run):
+    lines = (run / "finetune" / "history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_no_other_finetune_of_budgets_whose_search_is_not_done(recipe, finished, tmp_path):
+    path = shutil.copytree(finished, tmp_path / "run")
+    manifest = read(path / "manifest.json")
+    manifest["stages"]["search"]["state"] = "failed"
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    before = (path / "recipe.yaml").read_text()
+    longer = loading.load(path / "recipe.yaml", ["finetune.epochs=2"])
+    with pytest.raises(RunDirectoryError, match="finetune needs the search first"):
+        commands.run_stage(path, "finetune", recipe=longer, command="jstc finetune")
+    assert (path / "recipe.yaml").read_text() == before

@@ -122,3 +122,17 @@ def test_the_recipe_chooses_the_schedule_of_run_and_baseline() -> None:
         assert (found.milestones, found.gamma) == ((0.25,), 0.5)
         assert found.at(found.total // 4 - 1) == 0.1
         assert found.at(found.total // 4) == found.at(found.total - 1) == 0.05
+
+
+def test_a_longer_finetune_leaves_the_steps_of_the_search_as_they_were() -> None:
+    """Also where the run is a long one by it, whose rounds would have been shorter."""
+    data = dataset(800, 1000)
+    settings = {"search": {"rounds": 4}, "train": {"batch_size": 1}}
+    searched, longer = (recipe(**settings, finetune={"epochs": epochs}) for epochs in (10, 400))
+    assert (schedule.is_long(searched, data), schedule.is_long(longer, data)) == (False, True)
+    run = schedule.run_schedule(searched, data)
+    assert schedule.finetune_schedule(searched, data, searched=searched) == run
+    found = schedule.finetune_schedule(longer, data, searched=searched)
+    assert found.total == 4 * 800 + 400 * 1000
+    assert found.total != schedule.run_schedule(longer, data).total
+    assert found.at(4 * 800) > run.at(4 * 800)

@@ -23,8 +23,11 @@ from jstc.jst.joint import Search
 from jstc.jst.selection import Selection
 from jstc.ort import sessions
 from jstc.plan import Plan
+from jstc.recipe.schema import Recipe
 from jstc.runs.latency_budget import NANO, Fitted
+from jstc.runs.manifest import Manifest
 from jstc.runs.outline import announce
+from jstc.runs.settings import as_begun
 from jstc.runs.workers import StageFunction, on_all_ranks
 from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
 from jstc.train import collectives, kernels
@@ -166,6 +169,8 @@ def finetune(context: StageContext) -> dict[str, Any]:
     """Train the chosen sub-network alone."""
     announce(context)  # of a run that goes on after its search
     workspace = context.workspace
+    searched = _as_searched(context)
+    _tell_length(context, searched)
     training.finetune(
         _target(workspace),
         workspace.channels,
@@ -174,9 +179,26 @@ def finetune(context: StageContext) -> dict[str, Any]:
         source=context.path / "search",
         directory=context.folder,
         progress=context.progress,
+        searched=searched,
     )
     workspace.dataset.close()
-    return {}
+    planned = searched.finetune.epochs
+    return {} if planned == context.recipe.finetune.epochs else {"planned_epochs": planned}
+
+
+def _tell_length(context: StageContext, searched: Recipe) -> None:
+    planned, now = searched.finetune, context.recipe.finetune
+    if (planned.epochs, planned.steps_per_epoch) != (now.epochs, now.steps_per_epoch):
+        context.progress.message(
+            f"finetune: {now.epochs} epochs from the sub-network of the search, which counted on "
+            f"{planned.epochs}; the learning rate falls as in a run that was to be so long from the start"
+        )
+
+
+def _as_searched(context: StageContext) -> Recipe:
+    """The recipe as the search has read it, finetune's part of which may have been changed since."""
+    found = collectives.decided(lambda: getattr(Manifest.load(context.path), "begun_with", {}))
+    return as_begun(context.recipe, found)
 
 
 def target_document(workspace: Workspace) -> dict[str, Any]:
