@@ -1,7 +1,7 @@
 """How a file's image becomes what a network takes: one definition, for whoever prepares images.
 
-1. The image is read as RGB, 8 bits a channel. Transparency is dropped, 16 bits of grey become their upper 8,
-   and a rotation in EXIF data is not carried out.
+1. The image is read as RGB, 8 bits a channel. A transparent one is laid on `background`, or, where that is
+   None, loses its transparency; 16 bits become their upper 8, and a rotation in EXIF data is not carried out.
 2. One of exactly `height` x `width` pixels is taken as it is. Of any other the shorter side is brought to
    `resize_side` pixels, the longer one in proportion, rounded down, and the middle is cut out; without
    `resize_side` it is stretched to height x width. It is resized across first, then down, each time with
@@ -21,10 +21,14 @@ from typing import Any, Literal, get_args
 
 from jstc.errors import InputError
 
-__all__ = ["INTERPOLATIONS", "Interpolation", "Preprocessing", "resize_side"]
+__all__ = ["BACKGROUNDS", "INTERPOLATIONS", "Colour", "Interpolation", "Preprocessing", "resize_side"]
 
 Interpolation = Literal["bilinear", "bicubic"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+
+Colour = tuple[int, int, int]
+BACKGROUNDS: dict[str, Colour | None] = {"white": (255, 255, 255), "black": (0, 0, 0), "none": None}
+"""Colours by name, in bytes of red, green and blue; "none": transparency is dropped."""
 
 _MARGIN = 256 / 224  # evaluation looks at the central part of a photograph, as is the field's habit
 
@@ -48,6 +52,7 @@ class Preprocessing:
     std: tuple[float, ...]
     resize_side: int | None = None
     interpolation: Interpolation = "bilinear"
+    background: Colour | None = None
 
     def __post_init__(self) -> None:
         if self.resize_side is not None and self.resize_side < max(self.height, self.width):
@@ -66,6 +71,7 @@ class Preprocessing:
             "std": list(self.std),
             "resize_side": self.resize_side,
             "interpolation": self.interpolation,
+            "background": None if self.background is None else list(self.background),
         }
 
     @classmethod
@@ -73,7 +79,9 @@ class Preprocessing:
         """The definition that a file carries; None for one that carries none, or not the whole of it."""
         size, mean, std = (_numbers(metadata.get(key)) for key in ("input_size", "mean", "std"))
         side, interpolation = metadata.get("resize_side"), metadata.get("interpolation")
+        background, colour = metadata.get("background"), _colour(metadata.get("background"))
         known = interpolation in INTERPOLATIONS and (side is None or type(side) is int)
+        known = known and (background is None or colour is not None)
         if size is None or mean is None or std is None or not known:
             return None
         if len(size) != 3 or not len(mean) == len(std) == size[0] or not min(size[1:]) > 0:
@@ -81,7 +89,15 @@ class Preprocessing:
         height, width = int(size[1]), int(size[2])
         if side is not None and side < max(height, width):
             return None
-        return cls(height, width, mean, std, side, interpolation)  # type: ignore[arg-type]
+        return cls(height, width, mean, std, side, interpolation, colour)  # type: ignore[arg-type]
+
+
+def _colour(value: object) -> Colour | None:
+    if not isinstance(value, list) or len(value) != 3:
+        return None
+    if not all(type(part) is int and 0 <= part <= 255 for part in value):
+        return None
+    return value[0], value[1], value[2]
 
 
 def _numbers(value: object) -> tuple[float, ...] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from jstc.core.preprocessing import Interpolation, Preprocessing, resize_side
+from jstc.core.preprocessing import BACKGROUNDS, Colour, Interpolation, Preprocessing, resize_side
 from jstc.data.images import CorruptImages, Images, Pixels
 from jstc.errors import DataError
 
@@ -27,6 +27,7 @@ __all__ = [
     "SizeFrom",
     "Source",
     "Split",
+    "background_of",
     "photographs",
     "resize_side",
     "side_of",
@@ -59,6 +60,12 @@ def size_of(sizes: Iterable[tuple[int, int]], image_size: int | None) -> tuple[i
     return _PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE, "nothing"
 
 
+def background_of(settings: InputSettings) -> Colour | None:
+    """The colour under transparent images, in bytes; None: what is transparent of them is dropped."""
+    ground = settings.background
+    return BACKGROUNDS[ground] if isinstance(ground, str) else ground
+
+
 def side_of(settings: InputSettings, own: int) -> tuple[int, SizeFrom]:
     """Side for a network, where the data set itself has one, and which of the two it is by."""
     return (own, "data set") if settings.image_size is None else (settings.image_size, "recipe")
@@ -70,6 +77,7 @@ class DataInfo:
 
     For the latter see `Preprocessing`, whose figures stand here one by one. `size_from` says where height and
     width come from; "nothing" is a guess for images of several sizes, or of large ones.
+    `notes` are sentences on what the look at the data before the run has found.
     """
 
     name: str
@@ -82,12 +90,20 @@ class DataInfo:
     resize_side: int | None = None
     interpolation: Interpolation = "bilinear"
     size_from: SizeFrom = "data set"
+    background: Colour | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def preprocessing(self) -> Preprocessing:
         """The definition by which an image becomes what a network takes."""
         return Preprocessing(
-            self.height, self.width, self.mean, self.std, self.resize_side, self.interpolation
+            self.height,
+            self.width,
+            self.mean,
+            self.std,
+            self.resize_side,
+            self.interpolation,
+            self.background,
         )
 
     def prepared_as(self, other: Preprocessing) -> DataInfo:
@@ -100,6 +116,7 @@ class DataInfo:
             std=other.std,
             resize_side=other.resize_side,
             interpolation=other.interpolation,
+            background=other.background,
         )
 
     @property
@@ -114,12 +131,29 @@ class DataInfo:
 
 
 def photographs(
-    name: str, labels: Sequence[str], sizes: Iterable[tuple[int, int]], settings: InputSettings
+    name: str,
+    labels: Sequence[str],
+    sizes: Iterable[tuple[int, int]],
+    settings: InputSettings,
+    *,
+    notes: Iterable[str] = (),
 ) -> DataInfo:
     """The form of a data set of images as people have them, by the height and width of some of them."""
     height, width, by = size_of(sizes, settings.image_size)
     side = resize_side(height, width)
-    return DataInfo(name, tuple(labels), 3, height, width, IMAGENET_MEAN, IMAGENET_STD, side, size_from=by)
+    return DataInfo(
+        name,
+        tuple(labels),
+        3,
+        height,
+        width,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        side,
+        size_from=by,
+        background=background_of(settings),
+        notes=tuple(notes),
+    )
 
 
 @dataclass(frozen=True)

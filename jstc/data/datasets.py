@@ -51,7 +51,13 @@ def check(name: str, *, root: Path | None, settings: InputSettings | None = None
 
     Raises `UnknownNameError` or `DataError`, with what would be right.
     """
-    settings = settings or InputSettings()
+    info = _form(name, root, settings or InputSettings())
+    if info.num_classes < 2:
+        raise DataError(f"dataset '{name}' has {info.num_classes} classes: there is nothing to tell apart")
+    return info
+
+
+def _form(name: str, root: Path | None, settings: InputSettings) -> DataInfo:
     folder_or_none = check_root(name, root)
     if folder_or_none is None:
         return digits.describe(settings)

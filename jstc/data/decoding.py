@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from jstc.core import processes, signals, worker
-from jstc.core.preprocessing import Preprocessing
+from jstc.core.preprocessing import Colour, Preprocessing
 from jstc.data.images import CorruptImages, Images, UnreadableImageError
 from jstc.data.pixels import prepared_pixels
 from jstc.data.sampling import Indices
@@ -149,7 +149,7 @@ class _Pixels(Dataset[_Decoded]):
         return _Decoded(torch.from_numpy(channels_first), np.array(good, dtype=np.int64), corrupt)
 
     def _one(self, index: int) -> NDArray[np.uint8]:
-        to, image = self.to, self.images.read(index)
+        to, image = self.to, self.images.read(index).rgb(self.to.background)
         return prepared_pixels(image, to.height, to.width, to.resize_side, to.interpolation)
 
 
@@ -171,14 +171,19 @@ def _each(
 
 
 def original_batches(
-    images: Images, shares: Sequence[Indices], *, workers: int, corrupt: CorruptImages
+    images: Images,
+    shares: Sequence[Indices],
+    *,
+    background: Colour | None,
+    workers: int,
+    corrupt: CorruptImages,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images uint8 [n, 3, H, W] and labels int64 [n] of each share, in order; a batch for each run of a size.
 
     Those that cannot be read go to `corrupt`.
     """
     parts = [share[at : at + _ORIGINALS] for share in shares for at in range(0, len(share), _ORIGINALS)]
-    for answer in in_workers(_Originals(images), parts, workers=workers, prefetch=1):
+    for answer in in_workers(_Originals(images, background), parts, workers=workers, prefetch=1):
         corrupt.add(answer.corrupt)
         labels = torch.from_numpy(images.labels[answer.indices])
         start = 0
@@ -199,12 +204,14 @@ class _Raw(NamedTuple):
 class _Originals(Dataset[_Raw]):
     """Images as they are, some at a time."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, background: Colour | None) -> None:
         self.images = images
+        self.background = background
 
     def __getitems__(self, indices: Indices) -> _Raw:
         pixels, good, corrupt = _each(indices, self._one)
         return _Raw(pixels, np.array(good, dtype=np.int64), corrupt)
 
     def _one(self, index: int) -> Tensor:
-        return torch.from_numpy(np.asarray(self.images.read(index)).transpose(2, 0, 1).copy())
+        pixels = np.asarray(self.images.read(index).rgb(self.background))
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

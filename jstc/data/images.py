@@ -10,37 +10,54 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from jstc.core import files
 from jstc.core.files import require_held
-from jstc.data.pixels import as_colours
+from jstc.core.preprocessing import BACKGROUNDS, Colour
+from jstc.data.pixels import as_colours, eight_bits, is_transparent
 from jstc.data.sampling import Indices
 from jstc.errors import DataError
 
 __all__ = [
     "CorruptImages",
+    "Encoded",
     "Images",
+    "Look",
     "Pixels",
     "UnreadableImageError",
     "corrupt_file",
+    "endings",
     "open_bytes",
     "open_file",
-    "size_of_file",
 ]
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images that can be read one at a time, as RGB, and their labels int64 [N]."""
+    """Images that can be had one at a time, as they are stored, and their labels int64 [N]."""
 
-    read: Callable[[int], Image.Image]
+    read: Callable[[int], Encoded]
     labels: Indices
+
+    def picked(self, members: Indices) -> Images:
+        """The images of some indices, in their order."""
+        return Images(_Picked(self.read, members), self.labels[members])
+
+
+@dataclass(frozen=True)
+class _Picked:
+    read: Callable[[int], Encoded]
+    members: Indices
+
+    def __call__(self, index: int) -> Encoded:
+        return self.read(int(self.members[index]))
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,27 @@ _DAMAGE = (
 )  # fmt: skip
 # Pillow knows many more, and runs another program for some of them (PostScript).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "DIB")
+_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".dib", ".tif", ".tiff",
+    ".webp", ".gif",
+)  # fmt: skip
 _MOST_ELONGATED = 100  # scaling the shorter side of anything longer to that of the network fills the memory
+_ORIENTATION = 274  # of EXIF data; 1 is upright
+
+
+@cache
+def _has_avif() -> bool:
+    # since Pillow 11.3, where it was built so
+    return "avif" in features.modules and bool(features.check("avif"))
+
+
+def endings() -> tuple[str, ...]:
+    """What the names of images end in, in lower case, that can be read here."""
+    return (*_ENDINGS, ".avif") if _has_avif() else _ENDINGS
+
+
+def _formats() -> tuple[str, ...]:
+    return (*_FORMATS, "AVIF") if _has_avif() else _FORMATS
 
 
 class UnreadableImageError(DataError):
@@ -74,42 +111,74 @@ class UnreadableImageError(DataError):
         self.reason = reason
 
 
-def open_file(path: Path) -> Image.Image:
-    """An image file as RGB. Raises `UnreadableImageError` when it cannot be decoded."""
-    try:
-        with files.open_regular(path) as file:
-            return _rgb(file)
-    except _DAMAGE as error:
-        raise UnreadableImageError(str(path), _reason(error), file=True) from None
+class Look(NamedTuple):
+    """What an image shows at a look: its size, whether any pixel is transparent, whether EXIF turns it."""
+
+    height: int
+    width: int
+    transparent: bool
+    turned: bool
 
 
-def size_of_file(path: Path) -> tuple[int, int]:
-    """Height and width by the head of an image file. Raises `UnreadableImageError`."""
-    try:
-        with files.open_regular(path) as file, _bombs_refused(), Image.open(file, formats=_FORMATS) as image:
+class Encoded(NamedTuple):
+    """An image as it is stored: a file, or bytes in memory, None where there are none; `where` names it."""
+
+    data: Any
+    where: str
+
+    def rgb(self, background: Colour | None) -> Image.Image:
+        """The image as RGB, laid on a colour. Raises `UnreadableImageError` when it cannot be decoded."""
+        with self._opened() as image:
+            if image.mode != "RGB" or is_transparent(image):
+                return as_colours(image, "RGB", background)
+            image.load()  # converting it would only copy it
+            return image
+
+    def look(self) -> Look:
+        """What there is to see of the decoded image. Raises `UnreadableImageError`."""
+        with self._opened() as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            image.load()
+            found, transparent = eight_bits(image), False
+            if is_transparent(found):
+                alpha: Any = found.convert("RGBA").getchannel("A").getextrema()
+                transparent = alpha[0] < 255
+            return Look(image.height, image.width, transparent, turned)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width by the head of the image. Raises `UnreadableImageError`."""
+        with self._opened() as image:
             return image.height, image.width
-    except _DAMAGE as error:
-        raise UnreadableImageError(str(path), _reason(error), file=True) from None
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Image.Image]:
+        """The image, of which the head is read; what goes wrong with it becomes `UnreadableImageError`."""
+        of_file = isinstance(self.data, Path)
+        if self.data is None:
+            raise UnreadableImageError(self.where, "no bytes")
+        try:
+            with contextlib.ExitStack() as stack:
+                source = stack.enter_context(files.open_regular(self.data)) if of_file else self._stream()
+                stack.enter_context(_bombs_refused())
+                image = stack.enter_context(Image.open(source, formats=_formats()))
+                if max(image.size) > _MOST_ELONGATED * min(image.size):
+                    raise ValueError("{}x{} pixels, more than 100 to 1".format(*image.size))
+                yield image
+        except _DAMAGE as error:
+            raise UnreadableImageError(self.where, _reason(error), file=of_file) from None
+
+    def _stream(self) -> io.BytesIO:
+        return io.BytesIO(self.data)
 
 
-def open_bytes(data: object, where: str) -> Image.Image:
+def open_file(path: Path, background: Colour | None = BACKGROUNDS["white"]) -> Image.Image:
+    """An image file as RGB. Raises `UnreadableImageError` when it cannot be decoded."""
+    return Encoded(path, str(path)).rgb(background)
+
+
+def open_bytes(data: object, where: str, background: Colour | None = BACKGROUNDS["white"]) -> Image.Image:
     """An encoded image as RGB. Raises `UnreadableImageError`, which says `where`, for one that is none."""
-    if data is None:
-        raise UnreadableImageError(where, "no bytes")
-    try:
-        return _rgb(io.BytesIO(data))  # type: ignore[arg-type]
-    except _DAMAGE as error:
-        raise UnreadableImageError(where, _reason(error)) from None
-
-
-def _rgb(source: Any) -> Image.Image:
-    with _bombs_refused(), Image.open(source, formats=_FORMATS) as image:
-        if max(image.size) > _MOST_ELONGATED * min(image.size):
-            raise ValueError("{}x{} pixels, more than 100 to 1".format(*image.size))
-        if image.mode != "RGB":  # grey, palette, CMYK ... Converting RGB would only copy it
-            return as_colours(image, "RGB")
-        image.load()
-        return image
+    return Encoded(data, where).rgb(background)
 
 
 @contextlib.contextmanager
@@ -131,6 +200,7 @@ def _reason(error: BaseException) -> str:
 # Those that cannot be read: named, counted, left out up to a limit.
 
 _SHOWN = 5
+_MOST_CORRUPT = 100
 _MOST_BYTES = 256 * 2**20
 
 
@@ -140,10 +210,10 @@ def corrupt_file(rank: int = 0) -> str:
 
 
 class CorruptImages:
-    """The images of a data set that could not be read, each once, and why; at most `limit` of them."""
+    """The images of a data set that could not be read, each once, and why; at most `limit` (100) of them."""
 
-    def __init__(self, limit: int = 100) -> None:
-        self.limit = limit
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = _MOST_CORRUPT if limit is None else limit
         self.found: dict[str, str] = {}
         self._path: Path | None = None
 

@@ -95,7 +95,7 @@ class BatchDataset(TorchDataset[DecodedBatch]):
         raise DataError(f"none of the {count} images of a batch can be read, such as {where}: {reason}")
 
     def _transformed(self, index: int, draw: tuple[int, int, int] | None, position: int) -> Tensor:
-        image = self.images.read(index)
+        image = self.images.read(index).rgb(self.info.background)
         if draw is None:
             return self.for_evaluation(image)
         seed, epoch, first = draw
@@ -224,7 +224,13 @@ class LoaderSplit:
         starts = range(0, len(chosen), batch_size)
         shares = [chosen[part.of(s, min(s + batch_size, len(chosen)))] for s in starts]
         workers = min(self.settings.workers, len(shares))
-        return original_batches(self.images, shares, workers=workers, corrupt=self.corrupt)
+        return original_batches(
+            self.images,
+            shares,
+            background=self.info.background,
+            workers=workers,
+            corrupt=self.corrupt,
+        )
 
     @property
     def _loading(self) -> Callable[..., Iterator[Batch]]:

@@ -13,9 +13,20 @@ from numpy.typing import NDArray
 
 from jstc.core.seeds import derive
 
-__all__ = ["Indices", "PackedStrings", "epoch_order", "num_steps", "spread", "stratified"]
+__all__ = [
+    "Indices",
+    "PackedStrings",
+    "epoch_order",
+    "num_steps",
+    "scattered",
+    "set_aside",
+    "spread",
+    "stratified",
+]
 
 Indices = NDArray[np.int64]
+
+_TEST_SEED = 0  # of what is set aside as test split, never of the run: every run is judged on the same
 
 
 def num_steps(num_images: int, batch_size: int) -> int:
@@ -37,6 +48,22 @@ def spread(num_images: int, limit: int | None) -> Indices:
     if limit is None or limit >= num_images:
         return np.arange(num_images, dtype=np.int64)
     return np.arange(limit, dtype=np.int64) * num_images // limit
+
+
+def scattered(num_images: int, wanted: int, *, seed: int = 0) -> Indices:
+    """Sorted indices of `wanted` images, or all: one at random of each of as many stretches of equal length.
+
+    What repeats at a regular distance is not missed by them, as it may be by `spread`.
+    """
+    if wanted >= num_images:
+        return np.arange(num_images, dtype=np.int64)
+    ends = np.arange(wanted + 1, dtype=np.int64) * num_images // wanted
+    return np.random.default_rng(derive(seed, "sample")).integers(ends[:-1], ends[1:])
+
+
+def set_aside(labels: Indices, fraction: float) -> tuple[Indices, Indices]:
+    """Split into training and test images, both sorted, as `stratified` does: the same in every run."""
+    return stratified(labels, fraction, seed=_TEST_SEED)
 
 
 def stratified(labels: Indices, fraction: float, *, seed: int) -> tuple[Indices, Indices]:

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from jstc.core import files, numbers
 from jstc.core.accuracy import Accuracy
 from jstc.core.safe_text import UNSAFE, one_line, visible
-from jstc.data.pixels import as_colours, prepared_pixels
+from jstc.data.pixels import as_colours, eight_bits, is_transparent, prepared_pixels
 from jstc.errors import InputError
 
 __all__ = [
@@ -37,7 +37,9 @@ __all__ = [
 ]
 
 # Metadata: whatever is not in this list is plain text, also when it looks like a number.
-_JSON_KEYS = frozenset({"labels", "input_size", "mean", "std", "resize_side", "flops", "params", "accuracy"})
+_JSON_KEYS = frozenset(
+    {"labels", "input_size", "mean", "std", "resize_side", "background", "flops", "params", "accuracy"}
+)
 
 
 def encode_metadata(values: Mapping[str, Any]) -> dict[str, str]:
@@ -179,6 +181,14 @@ def model_card(facts: CardFacts) -> str:
     return visible(text)
 
 
+_FUNCTIONS = (as_colours, is_transparent, eight_bits, prepared_pixels)
+
+
+def _background(metadata: Mapping[str, Any]) -> tuple[int, ...] | None:
+    found = metadata.get("background")
+    return None if found is None else tuple(found)
+
+
 def _shared(facts: CardFacts) -> dict[str, Any]:
     """What both templates need to know."""
     channels, height, width = facts.metadata["input_size"]
@@ -189,7 +199,8 @@ def _shared(facts: CardFacts) -> dict[str, Any]:
         "height": height,
         "width": width,
         "resize_side": facts.metadata.get("resize_side"),
-        "functions": "\n\n".join(inspect.getsource(each) for each in (as_colours, prepared_pixels)),
+        "functions": "\n\n".join(inspect.getsource(each) for each in _FUNCTIONS),
+        "background": _background(facts.metadata),
         "batch": facts.batch,
         "fp16": facts.fp16,
         "preprocess": any(entry.get("preprocess") for entry in facts.files),
@@ -234,6 +245,9 @@ def _preparation(metadata: Mapping[str, Any]) -> str:
             f"resize it so that its shorter side has {side} pixels ({by}, antialiased), and cut "
             f"{height} x {width} out of the middle"
         )
+    ground = _background(metadata)
+    if ground is not None:
+        colours = f"lay it on the colour {', '.join(map(str, ground))} where it is transparent, {colours}"
     return (
         f"{colours}; unless it has {height} x {width} pixels already, {how}, across first and then down, "
         "each time rounded to bytes. A rotation in EXIF data is not carried out."

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from jstc.core.preprocessing import Interpolation
-from jstc.recipe.sections import Fraction, OptionalPath, Section, as_tuple, require_rising
+from jstc.recipe.sections import AlsoText, Fraction, OptionalPath, Section, as_tuple, require_rising
 
 __all__ = ["CheckpointSettings", "FinetuneSettings", "InputSettings", "TrainSettings"]
 
@@ -27,6 +27,21 @@ Figures = Annotated[
     tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), BeforeValidator(as_tuple)
 ]
 Deviations = Annotated[tuple[PositiveFloat, ...], Field(min_length=1), BeforeValidator(as_tuple)]
+
+
+def _as_colour(value: Any) -> Any:
+    if isinstance(value, str) and value.count(",") == 2:  # as it is written on a command line
+        value = [part.strip() for part in value.split(",")]
+        return tuple(int(part) if part.isdecimal() else part for part in value)
+    return as_tuple(value)
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Background = Annotated[
+    Literal["white", "black", "none"] | tuple[Byte, Byte, Byte],
+    BeforeValidator(_as_colour),
+    AlsoText(r"^\s*\d+\s*,\s*\d+\s*,\s*\d+\s*$"),
+]
 
 
 class InputSettings(Section):
@@ -55,8 +70,16 @@ class InputSettings(Section):
         "weights want it, else the dataset's.",
     )
     std: Deviations | None = Field(None, description="What they are divided by then, likewise.")
+    background: Background = Field(
+        "white",
+        description="Colour under transparent images: white, black, or red, green and blue from 0 to 255; "
+        "none: transparency is dropped, as torchvision does.",
+    )
     workers: NonNegativeInt = Field(2, description="Decoding processes, for sets that do not fit in memory.")
     val_fraction: Fraction = Field(0.2, description="Share of the training split kept for search-validation.")
+    test_fraction: Fraction = Field(
+        0.2, description="Share of all images set aside as test split, for data that come without one."
+    )
     augment: bool = Field(True, description="Random crops or shifts, mirroring, and the next five keys.")
     auto_augment: Literal["none", "randaugment", "trivialaugment"] = Field(
         "none", description="A policy of random operations on each training image, torchvision's."
@@ -69,8 +92,10 @@ class InputSettings(Section):
         0.0, description="Share of the training images that lose a rectangle."
     )
     prefetch: PositiveInt = Field(2, description="Batches that each decoding process keeps ready.")
-    max_corrupt: NonNegativeInt = Field(
-        100, description="Images that may be unreadable, each replaced or left out, before the run ends."
+    max_corrupt: NonNegativeInt | None = Field(
+        None,
+        description="Images that may be unreadable, each replaced or left out, before the run ends; null: "
+        "100 and, of those looked at before the run, less than a quarter.",
     )
     cache: OptionalPath = Field(
         None, description="Folder for the indices of tar shards; null: the user's cache."

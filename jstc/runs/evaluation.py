@@ -118,7 +118,7 @@ def evaluate(
         "top5_accuracy": found.top5_accuracy,
         "undefined": found.undefined,
         "seconds": round(found.seconds, 3),
-        "notes": [*notes, *afterthoughts(found, split.num_images, limit)],
+        "notes": [*notes, *info.notes, *afterthoughts(found, split.num_images, limit)],
     }
 
 
@@ -147,7 +147,7 @@ def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
     """The file, and the test split with its images as the file takes them; they fit each other."""
     classifier = open_classifier(task.file, provider=provider, threads=threads)
     side = task.settings.image_size or _side(classifier)
-    settings = task.settings.model_copy(update={"image_size": side})
+    settings = task.settings.model_copy(update={"image_size": side} | _background(classifier))
     info = datasets.check(task.dataset, root=task.data, settings=settings)
     if classifier.outputs > 1:  # another one may have the scores
         classifier = open_classifier(
@@ -165,6 +165,12 @@ def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
         preprocessing=prepared,
     )
     return _Opened(classifier, info, prepared, found.test)
+
+
+def _background(classifier: Classifier) -> dict[str, object]:
+    """The key of the colour under transparent images, where the file says how it prepares images."""
+    own = classifier.preprocessing
+    return {} if own is None else {"background": "none" if own.background is None else own.background}
 
 
 def _batches(split: Split, images: int, progress: Progress, *, originals: bool) -> Iterator[Batch]:

@@ -28,6 +28,7 @@ def outline(workspace: Workspace, path: Path, names: Collection[str]) -> Rows:
         ("network", _network(workspace)),
         ("data", _data(workspace)),
         ("images", workspace.images.sentence),
+        *(("note", note) for note in workspace.info.notes),
         ("budget", "; ".join(_budgets(workspace))),
         ("training", "; ".join(_trainings(workspace, names))),
         ("stages", ", ".join(names)),

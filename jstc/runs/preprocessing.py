@@ -52,6 +52,7 @@ def settled(
         _figures(settings.std or base.std, channels),
         _side(base, settings, height, width),
         settings.interpolation or base.interpolation,
+        info.background,
     )
     figures = "the data set's" if of_weights is None else f"those of {of_weights.origin}"
     if settings.mean or settings.std:

@@ -36,7 +36,7 @@ def split(request: pytest.FixtureRequest) -> Split:
     if request.param == "given":
         images = torch.randn(COUNT, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         return GivenSplit([(image, label) for label, image in enumerate(images)], CPU)
-    root = request.getfixturevalue("make_tree")(classes=1, images=COUNT)
+    root = request.getfixturevalue("make_tree")(classes=COUNT, images=1)
     settings = InputSettings(image_size=16, workers=0)
     return jstc.data.load("imagefolder", root=root, settings=settings, seed=0, device=CPU).train_full
 

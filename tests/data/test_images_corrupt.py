@@ -84,7 +84,7 @@ def test_beyond_the_limit_the_run_ends_and_names_them(tree: Path) -> None:
 
 
 def test_a_batch_without_any_readable_image_ends_the_run(make_tree: Make) -> None:
-    root = make_tree(classes=1, images=2)
+    root = make_tree(classes=2, images=1)
     data = _load(root)
     for path in (root / "train").rglob("*.png"):
         path.unlink()

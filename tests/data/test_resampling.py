@@ -43,7 +43,11 @@ def test_images_of_the_networks_size_are_neither_enlarged_nor_cropped() -> None:
 
 def test_sixteen_bits_are_scaled_and_thirty_two_refused() -> None:
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
-    seen = np.asarray(as_colours(Image.fromarray(ramp.astype(np.uint16)), "RGB"))
+    seen = np.asarray(as_colours(Image.fromarray(ramp.astype(np.uint16)), "RGB", None))
     assert seen.mean() == pytest.approx(127.5, abs=0.5)
-    with pytest.raises(ValueError, match="pixels of 32 bits"):
-        as_colours(Image.fromarray((ramp / 65535).astype(np.float32)), "RGB")
+    for kind, name in (
+        (np.float32, "floating-point numbers"),
+        (np.int32, "whole numbers of more than 16 bits"),
+    ):
+        with pytest.raises(ValueError, match=f"its pixels are {name}, of which no range is known"):
+            as_colours(Image.fromarray(ramp.astype(kind)), "RGB", None)

@@ -82,7 +82,7 @@ def test_erased_pixels_have_the_mean() -> None:
 
 @pytest.mark.parametrize("keys", POLICIES.values(), ids=POLICIES)
 def test_with_a_loader_too(make_tree: Make, keys: dict[str, object]) -> None:
-    root = make_tree(classes=1, images=7)
+    root = make_tree(classes=7, images=1)
 
     def load(**more: object) -> Dataset:
         settings = InputSettings.model_validate({"image_size": 16, **more})

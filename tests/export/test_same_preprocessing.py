@@ -27,7 +27,12 @@ def by_torchvision(path, to):
     v2 = pytest.importorskip("torchvision.transforms.v2")
     if path.stem.endswith(("tall", "sixteen")):  # the order of the two passes; what Pillow makes of 16 bits
         return None
-    image, size = Image.open(path).convert("RGB"), (to.height, to.width)
+    size = (to.height, to.width)
+    with Image.open(path) as stored:
+        image, clear = stored.convert("RGB"), stored.convert("RGBA")
+    if to.background is not None:
+        image = Image.new("RGB", image.size, to.background)
+        image.paste(clear, mask=clear.getchannel("A"))
     mode = v2.InterpolationMode(to.interpolation)
     resize = v2.Resize(to.resize_side or size, interpolation=mode)
     steps = [] if image.size == size[::-1] else [resize, v2.CenterCrop(size)]
@@ -54,10 +59,19 @@ def tree(root, labels, *, each):
     return root
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("form", [CROPPED, STRETCHED], ids=["cropped", "stretched"])
-def test_raw_files_get_the_same_answers_everywhere(onnx_classifier, tmp_path, form, interpolation):
-    to = Preprocessing(SIDE, SIDE, MEAN, STD, interpolation=interpolation, **form)
+@pytest.mark.parametrize(
+    ("form", "interpolation", "background"),
+    [
+        (CROPPED, "bilinear", None),
+        (CROPPED, "bicubic", (255, 255, 255)),
+        (STRETCHED, "bilinear", (0, 100, 200)),
+        (STRETCHED, "bicubic", None),
+    ],
+)
+def test_raw_files_get_the_same_answers_everywhere(
+    onnx_classifier, tmp_path, form, interpolation, background
+):
+    to = Preprocessing(SIDE, SIDE, MEAN, STD, interpolation=interpolation, background=background, **form)
     require_same_answers(onnx_classifier, tmp_path, to, each=2)
 
 

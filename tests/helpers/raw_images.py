@@ -25,6 +25,8 @@ def raw_images(side: int, *, each: int = 1) -> Iterator[tuple[str, Image.Image, 
         seed = 100 * number
         sixteen = np.random.default_rng(seed).integers(0, 65536, (side + 5, side + 9), dtype=np.uint16)
         large = _noise(2 * side + 1, 3 * side, seed + 1)
+        glass, sign = large.copy(), large.quantize(16)
+        glass.putalpha(_noise(2 * side + 1, 3 * side, seed + 9).convert("L"))
         kinds: dict[str, tuple[Image.Image, dict[str, object]]] = {
             "exact.png": (_noise(side, side, seed + 2), {}),
             "exact_grey.png": (_noise(side, side, seed + 3).convert("L"), {}),
@@ -34,7 +36,12 @@ def raw_images(side: int, *, each: int = 1) -> Iterator[tuple[str, Image.Image, 
             "wide.webp": (_noise(side, 4 * side, seed + 6), {"lossless": True}),
             "palette.png": (large.quantize(31), {}),
             "alpha.png": (large.convert("RGBA"), {}),
+            "glass.png": (glass, {}),
+            "grey_glass.png": (glass.convert("LA"), {}),
+            "sign.png": (sign, {"transparency": 3}),
+            "moving.gif": (sign, {"save_all": True, "append_images": [large.quantize(8)]}),
             "sixteen.png": (Image.fromarray(sixteen), {}),
+            "microscope_sixteen.tif": (Image.fromarray(sixteen), {}),
             "photo.jpg": (_noise(side + 3, side + 8, seed + 7), {"quality": 95}),
             "rotated.jpg": (_noise(2 * side, 3 * side, seed + 8), {"exif": rotated}),
             "print.jpg": (large.convert("CMYK"), {}),

@@ -114,7 +114,15 @@ CASES = [
 
 def prepare(folder: Path) -> None:
     """What lies beside the file that a pipe stands for."""
-    for name in ("train/cat/a.png", "val/cat/a.png", "train/0.tar", "val/0.tar", "test.parquet"):
+    for name in (
+        "train/cat/a.png",
+        "train/dog/a.png",
+        "val/cat/a.png",
+        "val/dog/a.png",
+        "train/0.tar",
+        "val/0.tar",
+        "test.parquet",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
     (folder / "recipe.yaml").write_text(RECIPE)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jstc.core import files
 from jstc.core.torchvision_import import import_torchvision
-from jstc.data.base import DataInfo, Source, side_of
+from jstc.data.base import DataInfo, Source, background_of, side_of
 from jstc.data.images import Pixels
 from jstc.data.sources import parquet
 from jstc.errors import DataError
@@ -72,7 +72,17 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
                 f"{found.height}x{found.width}; expected {len(LABELS[name])} at 32x32 (or: dataset parquet)"
             )
     side, by = side_of(settings, _SIDE)
-    return DataInfo(name, LABELS[name], 3, side, side, _MEAN[name], _STD[name], size_from=by)
+    return DataInfo(
+        name,
+        LABELS[name],
+        3,
+        side,
+        side,
+        _MEAN[name],
+        _STD[name],
+        size_from=by,
+        background=background_of(settings),
+    )
 
 
 def load(name: str, root: Path, settings: InputSettings) -> Source:

@@ -1,31 +1,33 @@
-"""Image trees: `train/<class>/*.jpg` and `val/<class>/*.jpg`. No torch here."""
+"""Image trees: `train/<class>/*.jpg` and `val/<class>/*.jpg`, or `<class>/*.jpg` alone. No torch here."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from jstc.core.seeds import derive
+from jstc.core import files
 from jstc.data.base import DataInfo, Source, photographs
-from jstc.data.images import Images, UnreadableImageError, open_file, size_of_file
-from jstc.data.sampling import PackedStrings, spread
-from jstc.errors import DataError
+from jstc.data.images import Encoded, Images, endings
+from jstc.data.looks import HEADS, LOOKED_AT, SHOWN, Seen, left_out_note, look_at, notes_on, set_aside_note
+from jstc.data.sampling import PackedStrings, scattered, set_aside, spread
+from jstc.errors import DamagedError, DataError
 from jstc.recipe.schema import InputSettings
 
-__all__ = ["SUFFIXES", "WHERE", "check", "image_files", "load", "require_readable", "sample_tree"]
+__all__ = ["TEST_NAMES", "TRAIN_NAMES", "WHERE", "check", "image_files", "load"]
 
-WHERE = "a folder with train/<class>/*.jpg and val/<class>/*.jpg (or validation/, test/)"
-_TEST_FOLDERS = ("val", "validation", "test")
-_SHOWN = 3
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_SAMPLE = 32  # images of a split: a third of a second to decode
-_SIZES = 64  # whose headers are read alone
-_SHOWN_LEFT_OUT = 3
+WHERE = "a folder with train/<class>/*.jpg and val/<class>/*.jpg (or <class>/*.jpg alone)"
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("val", "valid", "validation", "test", "testing")  # the first that there is
+# Beside images on disks that were formatted for, or filled by, Windows, macOS and network drives.
+_NO_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
+_NO_FOLDERS = frozenset({"__macosx", "@eadir"})
+_MOST_COMPARED = 2**24  # bytes of two files
 
 
 def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
@@ -33,152 +35,278 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
 
     Raises `DataError`.
     """
-    try:
-        classes, sizes = _checked(name, root, settings)
-    except OSError as error:  # a folder that may not be looked into, a share that is gone
-        raise DataError(f"dataset '{name}': cannot look into {root}: {error}") from None
-    return photographs(name, classes, sizes, settings)
-
-
-def _checked(name: str, root: Path, settings: InputSettings) -> tuple[list[str], list[tuple[int, int]]]:
-    train, test = _split_folders(name, root)
-    classes, others = _classes(name, train), _classes(name, test)
-    if classes != others:
-        raise DataError(f"dataset '{name}': {_difference(train, test, classes, others)}")
-    sizes = [
-        size
-        for folder in (train, test)
-        for size in sample_tree(name, folder, classes, max_corrupt=settings.max_corrupt)
-    ]
-    return classes, sizes
+    return _looked_into(name, root, settings)[0]
 
 
 def load(name: str, root: Path, settings: InputSettings) -> Source:
     """An image tree, whose images are decoded as they are needed."""
-    info = check(name, root, settings)
-    train, test = (_images(folder, info.labels) for folder in _split_folders(name, root))
-    return Source(info, train, test)
+    info, tree = _looked_into(name, root, settings)
+    train = tree.train.images()
+    if tree.test is not None:
+        return Source(info, train, tree.test.images())
+    rest, test = set_aside(train.labels, settings.test_fraction)
+    return Source(info, train.picked(rest), train.picked(test))
 
 
-def _split_folders(name: str, root: Path) -> tuple[Path, Path]:
-    train = root / "train"
-    test = next((root / n for n in _TEST_FOLDERS if (root / n).is_dir()), None)
-    if train.is_dir() and test is not None:
+def _looked_into(name: str, root: Path, settings: InputSettings) -> tuple[DataInfo, _Tree]:
+    try:
+        tree = _tree(name, root)
+        seen = [_look_at(name, split, folder, settings) for split, folder in tree.splits()]
+        notes = [*_notes(tree, settings), *notes_on(seen, settings)]
+    except OSError as error:  # a folder that may not be looked into, a share that is gone
+        raise DataError(f"dataset '{name}': cannot look into {root}: {error}") from None
+    sizes = [size for each in seen for size in each.sizes]
+    return photographs(name, tree.train.classes, sizes, settings, notes=notes), tree
+
+
+# What there is: the folders of splits and classes, and their files.
+
+
+class _Folder(NamedTuple):
+    """A folder with one folder for each class: the paths of each one's images, and what else lies there."""
+
+    path: Path
+    classes: tuple[str, ...]
+    files: list[list[str]]
+    left_out: Counter[str]
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return sum(map(len, self.files))
+
+    def images(self) -> Images:
+        """The images in torchvision's order: by class, by folder, by name."""
+        paths = PackedStrings.pack([os.fsencode(path) for images in self.files for path in images])
+        labels = np.repeat(np.arange(len(self.files), dtype=np.int64), [len(images) for images in self.files])
+        return Images(partial(_read, paths), labels)
+
+
+class _Tree(NamedTuple):
+    """Folders of the training and the test split; without the latter some of the images become it."""
+
+    train: _Folder
+    test: _Folder | None
+
+    def splits(self) -> list[tuple[str, _Folder]]:
+        """Both splits with a word for each; without a test split all images."""
+        if self.test is None:
+            return [("", self.train)]
+        return [("training", self.train), ("test", self.test)]
+
+
+def _read(paths: PackedStrings, index: int) -> Encoded:
+    path = os.fsdecode(paths[index])
+    return Encoded(Path(path), path)
+
+
+def _tree(name: str, root: Path) -> _Tree:
+    train, test = _split_folders(name, root)
+    classes = _classes(name, train)
+    if test is not None and classes != (others := _classes(name, test)):
+        raise DataError(f"dataset '{name}': {_difference(train, test, classes, others)}")
+    _require_several(name, train, classes)
+    if train == root:
+        _require_no_splits(name, root, classes)
+    return _Tree(_listed(name, train, classes), None if test is None else _listed(name, test, classes))
+
+
+def _split_folders(name: str, root: Path) -> tuple[Path, Path | None]:
+    """The folders of training and test; `root` itself where there is neither, with folders of classes."""
+    folders = {path.name.lower(): path for path in _folders(root)}
+    train = next((folders[each] for each in TRAIN_NAMES if each in folders), None)
+    test = next((folders[each] for each in TEST_NAMES if each in folders), None)
+    if train is not None and (test is not None or len(folders) == 1):
         return train, test
-    missing = "train/" if not train.is_dir() else "val/, validation/ or test/"
-    found = ", ".join(sorted(f"{p.name}/" for p in _folders(root))[:_SHOWN]) or "no folders"
+    if train is None and test is None and folders:
+        return root, None
+    missing = "train/" if train is None else "val/, validation/ or test/"
+    found = ", ".join(f"{path.name}/" for path in list(folders.values())[:SHOWN]) or "no folders"
     raise DataError(f"dataset '{name}': {root} has no {missing}, but {found}; expected {WHERE}")
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(path for path in found if not _is_hidden_folder(path.name))
 
 
-def _classes(name: str, folder: Path) -> list[str]:
-    classes = sorted(p.name for p in _folders(folder))
+def _classes(name: str, folder: Path) -> tuple[str, ...]:
+    classes = tuple(path.name for path in _folders(folder))
     if not classes:
-        loose = " (images must lie in one folder per class)" if next(image_files(folder), None) else ""
+        loose = " (images must lie in one folder per class)" if image_files(folder) else ""
         raise DataError(f"dataset '{name}': {folder} has no class folders{loose}; expected {WHERE}")
     return classes
 
 
-def _difference(train: Path, test: Path, classes: list[str], others: list[str]) -> str:
+def _difference(train: Path, test: Path, classes: Sequence[str], others: Sequence[str]) -> str:
     text = []
     for folder, missing in ((test, set(classes) - set(others)), (train, set(others) - set(classes))):
         if missing:
-            more = " ..." if len(missing) > _SHOWN else ""
-            shown = ", ".join(sorted(missing)[:_SHOWN])
+            more = " ..." if len(missing) > SHOWN else ""
+            shown = ", ".join(sorted(missing)[:SHOWN])
             text.append(f"{folder} lacks {len(missing)} of the classes: {shown}{more}")
     return "; ".join(text) + "; both must have the same class folders"
 
 
-def _images(folder: Path, labels: tuple[str, ...]) -> Images:
-    # In torchvision's order: by class, by folder, by name.
-    found = [sorted(image_files(folder / label), key=lambda p: (str(p.parent), p.name)) for label in labels]
-    paths = PackedStrings.pack([os.fsencode(path) for images in found for path in images])
-    counts = [len(images) for images in found]
-    return Images(partial(_read, paths), np.repeat(np.arange(len(labels), dtype=np.int64), counts))
+def _require_several(name: str, folder: Path, classes: Sequence[str]) -> None:
+    """Raise `DataError` for a single class; the folders are often one level off."""
+    if len(classes) > 1:
+        return
+    only = folder / classes[0]
+    below = [path.name for path in _folders(only)]
+    advice = f"each class needs a folder in {folder}: is the level of the folders one off?"
+    if {*TRAIN_NAMES, *TEST_NAMES} & {each.lower() for each in below}:
+        advice = f"its folders are splits: give --data {only}"
+    elif len(below) > 1:
+        advice = f"{only} has the folders {', '.join(below[:SHOWN])}: if these are the classes, move them up"
+    raise DataError(
+        f"dataset '{name}': {folder} has one class folder, {classes[0]}, so there is nothing to tell apart",
+        advice,
+    )
 
 
-def _read(paths: PackedStrings, index: int) -> Image.Image:
-    return open_file(Path(os.fsdecode(paths[index])))
-
-
-# A look at the tree before the run: no empty classes, and images that can be read.
-
-
-def sample_tree(
-    name: str, folder: Path, classes: Sequence[str], *, max_corrupt: int
-) -> list[tuple[int, int]]:
-    """Look into every class folder, and at one image of each of some. Raises `DataError`.
-
-    Gives height and width of these and of some more.
-    """
-    _require_images(name, folder, classes)
-    looked_at = [classes[i] for i in spread(len(classes), _SAMPLE)]
-    files = [sorted(image_files(folder / c)) for c in looked_at]
-    sample = [paths[derive(0, "sample", k) % len(paths)] for k, paths in enumerate(files)]
-    per_class = sum(len(paths) for paths in files) / len(files)
-    reads = [partial(open_file, path) for path in sample]
-    sizes = require_readable(name, reads, images=round(per_class * len(classes)), max_corrupt=max_corrupt)
-    everything = [path for paths in files for path in paths]
-    more = (_size(everything[i]) for i in spread(len(everything), _SIZES))
-    return sizes + [size for size in more if size is not None]
-
-
-def require_readable(
-    name: str, sample: Sequence[Callable[[], Image.Image]], *, images: int, max_corrupt: int
-) -> list[tuple[int, int]]:
-    """Raise `DataError` when the sample says that more than `max_corrupt` of so many images are damaged.
-
-    Each of the sample is a call that reads an image, and raises `UnreadableImageError` when it cannot. Gives
-    height and width of the others.
-    """
-    found = [_read_or_error(read) for read in sample]
-    damaged = [each for each in found if isinstance(each, UnreadableImageError)]
-    too_many = len(damaged) * images > max_corrupt * len(sample)
-    if len(damaged) > max_corrupt or (too_many and len(damaged) > 1):  # a single one may be chance
-        shown = "; ".join(map(str, damaged[:_SHOWN_LEFT_OUT]))
+def _require_no_splits(name: str, root: Path, classes: Sequence[str]) -> None:
+    """Raise `DataError` where what were to be class folders all hold the same folders, and no images."""
+    inside = [{path.name for path in _folders(root / label)} for label in classes]
+    same = sorted(inside[0])
+    if len(same) < 2 or any(each != inside[0] for each in inside):
+        return
+    if not any(_is_image(entry.name) for label in classes for entry in os.scandir(root / label)):
         raise DataError(
-            f"dataset '{name}': {len(damaged)} of {len(sample)} images looked at, out of about {images:,}, "
-            f"are damaged, input.max_corrupt allows {max_corrupt}: {shown}"
+            f"dataset '{name}': {', '.join(classes[:SHOWN])} in {root} all have the folders "
+            f"{', '.join(same[:SHOWN])}: they seem to be splits, not classes",
+            f"call them train and val; expected {WHERE}",
         )
-    return [(image.height, image.width) for image in found if isinstance(image, Image.Image)]
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Paths of the images in a folder and below it, through links too, but not in a circle."""
-    above: dict[Path, tuple[Path, ...]] = {}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        parent = Path(place)
-        yield from (parent / n for n in names if n.lower().endswith(SUFFIXES))
-        chain = (*above.pop(parent, ()), parent.resolve())
-        folders[:] = [
-            n for n in folders if not (parent / n).is_symlink() or (parent / n).resolve() not in chain
-        ]
-        above |= {parent / n: chain for n in folders}
-
-
-def _require_images(name: str, folder: Path, classes: Sequence[str]) -> None:
-    empty = [c for c in classes if next(image_files(folder / c), None) is None]
+def _listed(name: str, folder: Path, classes: tuple[str, ...]) -> _Folder:
+    left_out: Counter[str] = Counter()
+    found = [image_files(folder / label, left_out) for label in classes]
+    empty = [label for label, images in zip(classes, found, strict=True) if not images]
     if empty:
-        more = " ..." if len(empty) > _SHOWN_LEFT_OUT else ""
+        more = " ..." if len(empty) > SHOWN else ""
         folders = "1 class folder" if len(empty) == 1 else f"{len(empty)} class folders"
+        others = left_out_note(left_out)
         raise DataError(
-            f"dataset '{name}': {folders} in {folder} without images: "
-            f"{', '.join(empty[:_SHOWN_LEFT_OUT])}{more}; images end in {', '.join(SUFFIXES)}"
+            f"dataset '{name}': {folders} in {folder} without images: {', '.join(empty[:SHOWN])}{more}; "
+            f"images end in {', '.join(endings())}" + (f"; {others}" if others else "")
+        )
+    return _Folder(folder, classes, found, left_out)
+
+
+def image_files(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
+    """Paths of the images in a folder and below it, by folder and name, through links but not in a circle.
+
+    Hidden ones are passed over. `left_out` counts other files by how their names end. Raises `OSError`.
+    """
+    found: list[tuple[str, list[str]]] = []
+    above: dict[str, tuple[str, ...]] = {}
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+        images = [name for name in names if _is_image(name)]
+        found.append((place, sorted(images)))
+        if left_out is not None and len(images) < len(names):
+            others = (name for name in names if not _is_image(name) and not _is_hidden(name))
+            left_out.update(_ending(name) for name in others)
+        chain = (*above.pop(place, ()), os.path.realpath(place))
+        folders[:] = [each for each in folders if not _is_hidden_folder(each)]
+        folders[:] = [each for each in folders if not _leads_back(Path(place, each), chain)]
+        above |= {f"{place}{os.sep}{each}": chain for each in folders}
+    return [f"{place}{os.sep}{name}" for place, names in sorted(found) for name in names]
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _leads_back(path: Path, chain: tuple[str, ...]) -> bool:
+    return path.is_symlink() and os.path.realpath(path) in chain
+
+
+def _ending(name: str) -> str:
+    return name[name.rindex(".") :].lower() if "." in name else ""
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _NO_FILES
+
+
+def _is_hidden_folder(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _NO_FOLDERS
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(endings()) and not name.startswith(".")
+
+
+# A look at the tree before the run: what is odd about it, and images that can be read.
+
+
+def _look_at(name: str, split: str, folder: _Folder, settings: InputSettings) -> Seen:
+    """Look at some images of each class, or of classes spread over all. Raises `DataError`."""
+    looked = [folder.files[i] for i in spread(len(folder.files), LOOKED_AT)]
+    counts = _shared_out(LOOKED_AT, [len(paths) for paths in looked])
+    paths = [path for k, each in enumerate(looked) for path in _some(each, counts[k], k)]
+    heads = [each for paths in looked for each in paths]
+    heads = [heads[i] for i in scattered(len(heads), HEADS)]
+    return look_at(name, split, _reads(paths), heads=_reads(heads), images=folder.count, settings=settings)
+
+
+def _shared_out(total: int, sizes: Sequence[int]) -> list[int]:
+    """As many of each as of any other, `total` of all; of small ones all, and more of the others."""
+    counts, left = [0] * len(sizes), min(total, sum(sizes))
+    while left:
+        for k, size in enumerate(sizes):
+            if left and counts[k] < size:
+                counts[k] += 1
+                left -= 1
+    return counts
+
+
+def _some(paths: list[str], count: int, number: int) -> list[str]:
+    return [paths[i] for i in scattered(len(paths), count, seed=number)]
+
+
+def _reads(paths: Iterable[str]) -> list[Callable[[], Encoded]]:
+    return [partial(Encoded, Path(path), path) for path in paths]
+
+
+def _notes(tree: _Tree, settings: InputSettings) -> Iterator[str]:
+    left_out: Counter[str] = sum((folder.left_out for _, folder in tree.splits()), Counter())
+    if left_out:
+        yield left_out_note(left_out)
+    train, test = tree
+    if test is None:
+        labels = np.repeat(np.arange(len(train.files)), [len(paths) for paths in train.files])
+        yield set_aside_note(len(set_aside(labels, settings.test_fraction)[1]), train.count)
+        return
+    if train.path.samefile(test.path):
+        yield f"{test.path} and {train.path} are one folder: the test images are the training images"
+        return
+    if test.count > train.count:
+        yield (
+            f"{test.path} has more images ({test.count:,}) than {train.path} ({train.count:,}): "
+            "are the two the wrong way round?"
+        )
+    yield from _in_both(train, test)
+
+
+def _in_both(train: _Folder, test: _Folder) -> Iterator[str]:
+    paths = [path for paths in test.files for path in paths]
+    looked = [Path(paths[i]) for i in scattered(len(paths), HEADS)]
+    same = [path for path in looked if _is_same(path, train.path / path.relative_to(test.path))]
+    if same:
+        yield (
+            f"{len(same)} of {len(looked)} test images looked at are in {train.path} as well, such as "
+            f"{same[0].relative_to(test.path)}: an accuracy on images that were trained on says little"
         )
 
 
-def _read_or_error(read: Callable[[], Image.Image]) -> Image.Image | UnreadableImageError:
+def _is_same(path: Path, other: Path) -> bool:
+    """Are both files of the same bytes? Files of another size are not read."""
     try:
-        return read()
-    except UnreadableImageError as error:
-        return error
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    try:
-        return size_of_file(path)
-    except UnreadableImageError:
-        return None
+        if path.stat().st_size != other.stat().st_size:
+            return False
+        with files.open_regular(path) as one, files.open_regular(other) as two:
+            return one.read(_MOST_COMPARED) == two.read(_MOST_COMPARED)
+    except (OSError, DamagedError):
+        return False

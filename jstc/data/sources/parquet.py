@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jstc.core import files
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, resize_side, size_of
-from jstc.data.images import Images, UnreadableImageError, open_bytes
+from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, background_of, resize_side, size_of
+from jstc.data.images import Encoded, Images, UnreadableImageError, open_bytes
 from jstc.data.sampling import Indices
 from jstc.data.sources.parquet_columns import columns, first_images, metadata, read_column
 from jstc.errors import DataError
@@ -53,7 +52,18 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     sizes = _sizes(train)
     height, width, by = size_of(sizes, settings.image_size)
     crop_of = None if _in_memory(root, labels, _own_size(sizes)) else resize_side(height, width)
-    return DataInfo("parquet", labels, 3, height, width, IMAGENET_MEAN, IMAGENET_STD, crop_of, size_from=by)
+    return DataInfo(
+        "parquet",
+        labels,
+        3,
+        height,
+        width,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        crop_of,
+        size_from=by,
+        background=background_of(settings),
+    )
 
 
 def load(root: Path, settings: InputSettings) -> Source:
@@ -95,9 +105,9 @@ class _Rows:
     array: Any
     where: str
 
-    def __call__(self, index: int) -> Image.Image:
+    def __call__(self, index: int) -> Encoded:
         value = self.array[index]
-        return open_bytes(value.as_buffer() if value.is_valid else None, f"row {index} of {self.where}")
+        return Encoded(value.as_buffer() if value.is_valid else None, f"row {index} of {self.where}")
 
 
 def images(root: Path, split: str, labels: tuple[str, ...]) -> Images:

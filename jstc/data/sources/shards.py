@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,8 +20,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from jstc.core import files
+from jstc.data.images import endings
 from jstc.data.sampling import Indices, PackedStrings
-from jstc.data.sources.folder import SUFFIXES
+from jstc.data.sources.folder import TEST_NAMES, TRAIN_NAMES
 from jstc.errors import DataError
 
 __all__ = ["WHERE", "ShardIndex", "Shards", "class_names", "find", "index_of", "is_kept"]
@@ -29,10 +31,7 @@ WHERE = (
     "a folder with train/*.tar and val/*.tar (or train-*.tar and val-*.tar), or a quoted pattern of files "
     "such as 'DIR/{train-{0000..1023},val-{00..63}}.tar'"
 )
-_SPLITS = {
-    "train": ("train", "training"),
-    "test": ("val", "valid", "validation", "test", "testing"),  # the first that there is
-}
+_SPLITS = {"train": TRAIN_NAMES, "test": TEST_NAMES}
 _MOST_SHARDS = 1_000_000
 _MOST_BYTES = 64 * 2**20  # of a list of classes
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -158,19 +157,24 @@ def _parsed(data: bytes, where: str) -> tuple[str, ...]:
 # Files of a shard that follow each other and have the same name up to the first dot are one sample, as
 # WebDataset has it: an image, and its label as the text of a `.cls` or in a `.json`.
 
-_VERSION = 1
+_VERSION = 2
+_LABEL_KINDS = ("cls", "json")
 _LABEL_KEYS = ("label", "cls", "class", "target")
 _MOST_LABEL_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """Offset, size in bytes and name of each sample's image, and its label as text."""
+    """Offset, size in bytes and name of each sample's image, and its label as text.
+
+    `left_out` counts the files of samples without an image that can be read, by how their names end.
+    """
 
     offsets: Indices
     sizes: Indices
     names: PackedStrings
     labels: PackedStrings
+    left_out: Counter[str]
 
 
 class _Sample(NamedTuple):
@@ -205,7 +209,8 @@ def _place(path: Path, cache: Path) -> Path:
 def _made(path: Path) -> ShardIndex:
     try:
         files.require_regular(path)
-        samples = list(_samples(path))
+        left_out: Counter[str] = Counter()
+        samples = list(_samples(path, left_out))
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(f"dataset 'webdataset': {path} is cut off or is no tar file: {error}") from None
     return ShardIndex(
@@ -213,16 +218,19 @@ def _made(path: Path) -> ShardIndex:
         np.array([sample.size for sample in samples], dtype=np.int64),
         PackedStrings.pack([sample.name.encode("utf-8", "surrogateescape") for sample in samples]),
         PackedStrings.pack([sample.label.encode("utf-8") for sample in samples]),
+        left_out,
     )
 
 
-def _samples(path: Path) -> Iterator[_Sample]:
+def _samples(path: Path, left_out: Counter[str]) -> Iterator[_Sample]:
     with tarfile.open(path, "r:") as archive:
         members = (member for member in archive if _may_belong(member))
         for key, group in itertools.groupby(members, key=lambda member: _key(member.name)):
             found = {_kind(member.name): member for member in group}
             image = found.get("image")
-            if image is None:  # something else than a sample
+            if image is None:
+                if found.keys() & set(_LABEL_KINDS):  # else it is something else than a sample
+                    left_out.update(f".{kind}" for kind in found if kind not in _LABEL_KINDS)
                 continue
             label = _label(archive, found)
             if label is None:
@@ -246,11 +254,11 @@ def _key(name: str) -> str:
 
 def _kind(name: str) -> str:
     last = name.rpartition(".")[2].lower()
-    return "image" if f".{last}" in SUFFIXES else last
+    return "image" if f".{last}" in endings() else last
 
 
 def _label(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo]) -> str | None:
-    for kind in ("cls", "json"):
+    for kind in _LABEL_KINDS:
         member = found.get(kind)
         file = archive.extractfile(member) if member is not None else None
         if file is None:
@@ -271,6 +279,8 @@ def _keep(path: Path, index: ShardIndex) -> None:
         "offsets": index.offsets, "sizes": index.sizes,
         "names": index.names.text, "name_ends": index.names.ends,
         "labels": index.labels.text, "label_ends": index.labels.ends,
+        "left_out": np.array(list(index.left_out), dtype=str),
+        "left_out_counts": np.array(list(index.left_out.values()), dtype=np.int64),
     }  # fmt: skip
     files.write_with(path, lambda temporary: np.savez(temporary, **arrays))
 
@@ -284,6 +294,7 @@ def _restored(path: Path, size: int) -> ShardIndex | None:
                 kept["sizes"],
                 PackedStrings(kept["names"], kept["name_ends"]),
                 PackedStrings(kept["labels"], kept["label_ends"]),
+                Counter(dict(zip(kept["left_out"].tolist(), kept["left_out_counts"].tolist(), strict=True))),
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

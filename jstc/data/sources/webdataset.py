@@ -6,19 +6,19 @@ order and resumption are those of an image tree. Nothing in a shard is unpickled
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from jstc.core import files
 from jstc.data.base import DataInfo, Source, photographs
-from jstc.data.images import Images, UnreadableImageError, open_bytes
-from jstc.data.sampling import Indices, PackedStrings, spread
-from jstc.data.sources.folder import require_readable
+from jstc.data.images import Encoded, Images, UnreadableImageError
+from jstc.data.looks import LOOKED_AT, Seen, left_out_note, look_at, notes_on
+from jstc.data.sampling import Indices, PackedStrings, scattered, spread
 from jstc.data.sources.shards import WHERE, ShardIndex, Shards, class_names, find, index_of, is_kept
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -26,7 +26,6 @@ from jstc.recipe.schema import InputSettings
 __all__ = ["WHERE", "check", "load"]
 
 _SHARDS_LOOKED_INTO = 4
-_IMAGES_LOOKED_AT = 32
 _MOST_IMAGE_BYTES = 2**30
 _MOST_CLASSES = 1_000_000
 
@@ -38,8 +37,15 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     """
     shards = find(root)
     labels = class_names(shards) or _names_in_labels(shards, settings)
-    sizes = [size for places in (shards.train, shards.test) for size in _look_into(places, settings)]
-    return photographs("webdataset", labels, sizes, settings)
+    left_out: Counter[str] = Counter()
+    seen = [
+        _look_into(split, settings, left_out, places)
+        for split, places in zip(("training", "test"), shards[:2], strict=True)
+    ]
+    sizes = [size for each in seen for size in each.sizes]
+    others = left_out_note(left_out)
+    notes = [*([others] if others else []), *notes_on(seen, settings)]
+    return photographs("webdataset", labels, sizes, settings, notes=notes)
 
 
 def load(root: Path, settings: InputSettings, *, say: Callable[[str], None]) -> Source:
@@ -71,16 +77,18 @@ def _names_in_labels(shards: Shards, settings: InputSettings) -> tuple[str, ...]
     return tuple(map(str, range(most + 1)))
 
 
-def _look_into(places: Sequence[str], settings: InputSettings) -> list[tuple[int, int]]:
-    """Height and width of some images. Raises `DataError`."""
+def _look_into(split: str, settings: InputSettings, left_out: Counter[str], places: Sequence[str]) -> Seen:
+    """A look at some images of some shards; counts the files that are left out. Raises `DataError`."""
     looked = [Path(places[n]) for n in spread(len(places), _SHARDS_LOOKED_INTO)]
     indices = [index_of(path, _cache(settings)) for path in looked]
     members = _Members.of(looked, indices)
+    for index in indices:
+        left_out.update(index.left_out)
     if not len(members.offsets):
         raise DataError(f"dataset 'webdataset': no images in {looked[0]}; images end in .jpg, .png ...")
-    sample = [partial(members, int(n)) for n in spread(len(members.offsets), _IMAGES_LOOKED_AT)]
+    sample = [partial(members, int(n)) for n in scattered(len(members.offsets), LOOKED_AT)]
     images = len(members.offsets) * len(places) // len(looked)
-    return require_readable("webdataset", sample, images=images, max_corrupt=settings.max_corrupt)
+    return look_at("webdataset", split, sample, images=images, settings=settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +113,7 @@ class _Members:
             PackedStrings.joined([index.names for index in indices]),
         )
 
-    def __call__(self, index: int) -> Image.Image:
+    def __call__(self, index: int) -> Encoded:
         path, size = self.paths[self.shard[index]], int(self.sizes[index])
         where = f"{self.names[index].decode('utf-8', 'replace')} of {path}"
         if size > _MOST_IMAGE_BYTES:
@@ -116,7 +124,7 @@ class _Members:
                 data = file.read(size)
         except OSError as error:
             raise UnreadableImageError(where, str(error)) from None
-        return open_bytes(data, where)
+        return Encoded(data, where)
 
 
 def _images(paths: list[Path], names: tuple[str, ...], settings: InputSettings) -> Images:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import gc
+import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,8 @@ import torch
 from PIL import Image
 
 import jstc.data
-from jstc.data import Dataset, Epoch, Part
-from jstc.data.images import Images
+from jstc.data import DataInfo, Dataset, Epoch, Part
+from jstc.data.images import Encoded, Images, Look
 from jstc.data.sources import folder
 from jstc.data.sources.folder import image_files
 from jstc.errors import DataError
@@ -97,7 +100,7 @@ def test_starting_later_yields_the_same_batches(make_tree: Make, workers: int) -
 
 
 def test_augmentation_differs_between_epochs_and_can_be_left_out(make_tree: Make) -> None:
-    train = _load(make_tree(classes=1)).train_full
+    train = _load(make_tree(classes=2, images=2)).train_full
     epochs = [next(train.shuffled(4, Epoch(0, e, augment=a))) for e in (0, 1) for a in (True, False)]
     sorted_images = [images[images[:, 0].mean((1, 2)).argsort()] for images, _ in epochs]
     assert not torch.equal(sorted_images[0], sorted_images[2])
@@ -143,7 +146,7 @@ def _remove(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: (root / "train").rename(root / "training"), r"has no train/, but training/, val/"),
+        (lambda root: (root / "train").rename(root / "trian"), r"has no train/, but trian/, val/"),
         (lambda root: (root / "val").rename(root / "dev"), r"has no val/, validation/ or test/"),
         (lambda root: _remove(root / "val"), r"val has no class folders; expected a folder with train/"),
         (
@@ -166,10 +169,11 @@ def test_check_says_what_is_wrong(make_tree: Make, damage: Callable[[Path], obje
 
 
 def test_check_explains_images_without_class_folders(tmp_path: Path, make_tree: Make) -> None:
-    root = make_tree(classes=1, images=1)
-    path = root / "val" / "class0" / "0.png"
-    path.rename(root / "val" / "0.png")
-    path.parent.rmdir()
+    root = make_tree(classes=2, images=1)
+    for number in range(2):
+        path = root / "val" / f"class{number}" / "0.png"
+        path.rename(root / "val" / f"{number}.png")
+        path.parent.rmdir()
     with pytest.raises(DataError, match="one folder per class"):
         _check(root)
 
@@ -179,32 +183,73 @@ def _damage(root: Path, *, of: int) -> None:
         path.write_bytes(b"x")
 
 
+def _checked(root: Path, **keys: object) -> DataInfo:
+    return jstc.data.check("imagefolder", root=root, settings=InputSettings.model_validate(keys))
+
+
 def test_check_looks_at_images_and_compares_with_the_limit(make_tree: Make) -> None:
     root = make_tree(classes=4, images=1)
     _damage(root, of=2)
-    jstc.data.check("imagefolder", root=root, settings=InputSettings(max_corrupt=2))
-    message = r"2 of 4 images looked at, out of about 4, are damaged, .*allows 1: cannot read image .*0\.png"
+    [note] = [each for each in _checked(root, max_corrupt=2).notes if "cannot be read" in each]
+    assert note.startswith("2 of the test images looked at cannot be read (")
+    message = (
+        r"2 of 4 images looked at, out of about 4, are damaged, .*allows 1 in all:\n  cannot read .*0\.png"
+    )
     with pytest.raises(DataError, match=message):
-        jstc.data.check("imagefolder", root=root, settings=InputSettings(max_corrupt=1))
+        _checked(root, max_corrupt=1)
 
 
 def test_check_thinks_of_the_images_that_it_did_not_look_at(make_tree: Make) -> None:
-    root = make_tree(classes=3, images=10)
-    _damage(root, of=20)
-    with pytest.raises(DataError, match=r"2 of 3 images looked at, out of about 30, are damaged"):
-        jstc.data.check("imagefolder", root=root, settings=InputSettings(max_corrupt=19))
-    jstc.data.check("imagefolder", root=root, settings=InputSettings(max_corrupt=20))
+    root = make_tree(classes=4, images=10)
+    _damage(root, of=20)  # of two classes all, of which 8 each are looked at
+    with pytest.raises(DataError, match=r"16 of 32 images looked at, out of about 40, are damaged"):
+        _checked(root, max_corrupt=19)
+    _checked(root, max_corrupt=20)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 40])
+def test_check_looks_at_32_images_of_each_split_whatever_the_number_of_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int
+) -> None:
+    root, looked = tmp_path, []
+    for number in range(2 * max(40, classes)):
+        for split in ("train", "val"):
+            _paint(root / split / f"class{number % classes}" / f"{number}.png")
+    look = Encoded.look
+    monkeypatch.setattr(Encoded, "look", lambda self: looked.append(Path(self.where)) or look(self))
+    _check(root)
+    per_class = Counter(path.parent for path in looked)
+    assert len(set(looked)) == 64
+    assert max(per_class.values()) - min(per_class.values()) <= 1
+    assert len(per_class) == 2 * min(classes, 32)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_every_second_image_damaged_is_told_before_the_run(make_tree: Make, *, cut: bool) -> None:
+    root = make_tree(classes=2, images=16)  # far fewer than the hundred that are allowed in all
+    for number in range(2):
+        for path in sorted((root / "train" / f"class{number}").iterdir())[1::2]:
+            path.write_bytes(path.read_bytes()[:400] if cut else b"no image")
+    with pytest.raises(DataError, match=r"16 of 32 images looked at, out of about 32, are damaged") as found:
+        _check(root)
+    assert "raise input.max_corrupt" in found.value.advice
+    _checked(root, max_corrupt=32)
+
+
+def test_the_heads_of_more_images_are_looked_at(make_tree: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_tree(classes=2, images=100)
+    monkeypatch.setattr(Encoded, "look", lambda self: Look(40, 40, False, False))
+    for path in sorted((root / "train" / "class0").iterdir()):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r" of 64 images looked at, out of about 200, are damaged"):
+        _check(root)
 
 
 def test_a_single_damaged_image_in_the_sample_may_be_chance(make_tree: Make) -> None:
-    root = make_tree(classes=3, images=4)
-    _damage(root, of=4)
-    jstc.data.check("imagefolder", root=root, settings=InputSettings(max_corrupt=1))
-
-
-def test_one_training_image_cannot_be_split(make_tree: Make) -> None:
-    with pytest.raises(DataError, match="the training split has 1 images; it needs 2"):
-        _load(make_tree(classes=1, images=1))
+    root = make_tree(classes=3, images=40)
+    (root / "val" / "class0" / "0.png").write_bytes(b"x")
+    for keys in ({"max_corrupt": 1}, {}):
+        _checked(root, **keys)
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(
@@ -212,11 +257,15 @@ def test_a_folder_that_cannot_be_looked_into_is_named(
 ) -> None:
     root = make_tree(images=1)
 
-    def denied(path: Path) -> object:
-        raise PermissionError(13, "Permission denied", str(path))
+    real = os.scandir
 
-    monkeypatch.setattr(Path, "iterdir", denied)
-    with pytest.raises(DataError, match=r"cannot look into .*Permission denied: '.*train'"):
+    def denied(path: Any) -> Any:
+        if str(path).endswith("class1"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DataError, match=r"cannot look into .*Permission denied: '.*train/class1'"):
         _check(root)
 
 
@@ -257,7 +306,8 @@ def test_images_come_in_torchvisions_order(make_tree: Make) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(path)
     wanted = ImageFolder(str(root / "train")).samples
-    found = folder._images(root / "train", tuple(sorted(p.name for p in (root / "train").iterdir())))
+    found = folder.load("imagefolder", root, InputSettings()).train
+    assert isinstance(found, Images)
     assert [str(path) for path in _paths(found)] == [path for path, _ in wanted]
     assert found.labels.tolist() == [label for _, label in wanted]
 
@@ -265,3 +315,156 @@ def test_images_come_in_torchvisions_order(make_tree: Make) -> None:
 def _paths(found: Images) -> list[Path]:
     packed = found.read.args[0]  # type: ignore[attr-defined]
     return [Path(packed[n].decode()) for n in range(len(found.labels))]
+
+
+# Trees as people have them.
+
+
+def _paint(path: Path, color: object = "red", mode: str = "RGB", **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (40, 40), color).save(path, **options)  # type: ignore[arg-type]
+
+
+def test_every_ending_that_pillow_reads_is_read_and_the_others_are_counted(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=1)
+    folder = root / "train" / "class0"
+    for name in ("a.gif", "b.JFIF", "c.jpe", "d.WebP", "e.TIF", "f.JPG"):
+        kind = {"JFIF": "JPEG", "jpe": "JPEG", "TIF": "TIFF", "JPG": "JPEG"}.get(name[2:], name[2:])
+        _paint(folder / name, format=kind)
+    for name in ("x.heic", "y.HEIC", "notes.txt", "README"):
+        (folder / name).write_bytes(b"")
+    [note] = [each for each in _checked(root).notes if "left out" in each]
+    assert note.startswith("4 files are left out")
+    assert note.endswith(": 2 .heic, 1 without an ending, 1 .txt")
+    assert _load(root).train_full.num_images == 8
+    assert not [each for each in _checked(root).notes if "cannot be read" in each]
+
+
+def test_the_first_picture_of_a_moving_gif_is_taken(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=1)
+    moving = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
+    moving[0].save(root / "val" / "class0" / "0.gif", save_all=True, append_images=moving[1:])
+    (root / "val" / "class0" / "0.png").unlink()
+    images, _ = next(_load(root).test.originals(1))
+    assert images[0, :, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_what_systems_leave_beside_images_is_passed_over(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=3)
+    for path in list(root.rglob("*.png")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(60))
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", ".thumbnails/1.png", "@eaDir/2.png"):
+            (path.parent / name).parent.mkdir(exist_ok=True)
+            (path.parent / name).write_bytes(b"none")
+    for name in ("__MACOSX", ".cache"):
+        (root / "train" / name).mkdir()
+    data = _load(root)
+    assert (data.train_full.num_images, data.test.num_images) == (6, 6)
+    assert not [each for each in data.info.notes if "left out" in each or "read" in each]
+
+
+def test_splits_may_be_called_otherwise_and_in_capitals(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=2, val="VALID")
+    (root / "train").rename(root / "Training")
+    assert _load(root).test.num_images == 4
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_without_a_test_split_a_share_of_each_class_is_set_aside(make_tree: Make, *, alone: bool) -> None:
+    root = make_tree(classes=3, images=10)
+    _remove(root / "val")
+    (root / "val").rmdir()
+    root = root / "train" if alone else root
+    infos = [_load(root).info, _checked(root)]
+    for info in infos:
+        [note] = [each for each in info.notes if "test split" in each]
+        assert "6 of 30 images" in note
+        assert info.labels == ("class0", "class1", "class2")
+    settings = InputSettings(image_size=40, workers=0, test_fraction=0.4)
+    runs = [
+        jstc.data.load("imagefolder", root=root, settings=settings, seed=seed, device=CPU) for seed in (0, 1)
+    ]
+    for data in runs:
+        assert (data.train_full.num_images, data.test.num_images) == (18, 12)
+        assert torch.cat([labels for _, labels in data.test.ordered(8)]).bincount().tolist() == [4, 4, 4]
+    test, again = (_pixels(data.test) for data in runs)
+    assert test == again
+    assert len(test | _pixels(runs[0].train_full)) == 30
+
+
+def _pixels(split: Any) -> set[bytes]:
+    return {image.numpy().tobytes() for images, _ in split.originals(64) for image in images}
+
+
+def test_one_class_folder_is_refused_with_the_likely_mistake(make_tree: Make) -> None:
+    root = make_tree(classes=1, images=2)
+    with pytest.raises(
+        DataError, match=r"train has one class folder, class0, .* level of the folders one off"
+    ):
+        _check(root)
+    (root / "all").mkdir()
+    for name in ("train", "val"):
+        (root / name).rename(root / "all" / name)
+    with pytest.raises(DataError, match=r"its folders are splits: give --data .*all$"):
+        _check(root)
+    for name in ("cat", "dog"):
+        _paint(root / "all" / "train" / "class0" / name / "0.png")
+    with pytest.raises(DataError, match=r"class0 has the folders cat, dog: if these are the classes"):
+        _check(root / "all")
+
+
+def test_splits_with_unknown_names_are_not_taken_for_classes(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=2)
+    (root / "train").rename(root / "entrenamiento")
+    (root / "val").rename(root / "prueba")
+    with pytest.raises(DataError, match=r"entrenamiento, prueba in .* seem to be splits, not classes"):
+        _check(root)
+
+
+def test_images_in_both_splits_and_splits_the_wrong_way_round_are_said(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=3)
+    assert [each for each in _checked(root).notes if "6 of 6 test images looked at are in " in each]
+    for path in (root / "val").rglob("*.png"):
+        _paint(path, "blue")
+    assert not _checked(root).notes
+    for number in range(9):
+        _paint(root / "val" / "class1" / f"more{number}.png")
+    assert [each for each in _checked(root).notes if "the wrong way round" in each]
+    _remove(root / "val")
+    (root / "val").rmdir()
+    (root / "val").symlink_to(root / "train")
+    assert [each for each in _checked(root).notes if "are one folder" in each]
+
+
+def test_a_turned_photograph_is_read_as_it_is_stored_and_that_is_said(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=1)
+    exif = Image.Exif()
+    exif[274] = 6
+    image = Image.new("RGB", (40, 20), "red")
+    image.save(root / "val" / "class0" / "0.png", exif=exif)
+    assert next(_load(root).test.originals(1))[0].shape == (1, 3, 20, 40)
+    [note] = [each for each in _checked(root).notes if "EXIF" in each]
+    assert note.startswith("1 of 4 images looked at have a rotation")
+
+
+@pytest.mark.parametrize(
+    ("background", "expected"),
+    [("white", [255, 255, 255]), ("black", [0, 0, 0]), ((1, 2, 3), [1, 2, 3]), ("none", [9, 8, 7])],
+)
+def test_transparent_images_are_laid_on_a_colour_and_that_is_said(
+    make_tree: Make, background: Any, expected: list[int]
+) -> None:
+    root = make_tree(classes=2, images=1)
+    path = root / "val" / "class0" / "0.png"
+    _paint(path, (9, 8, 7, 0), mode="RGBA")
+    _paint(root / "val" / "class1" / "0.png", (9, 8, 7, 255), mode="RGBA")
+    settings = InputSettings(image_size=40, workers=0, background=background)
+    data = jstc.data.load("imagefolder", root=root, settings=settings, seed=0, device=CPU)
+    [(images, _)] = data.test.originals(2)
+    assert images[:, :, 5, 5].tolist() == [expected, [9, 8, 7]]
+    [(prepared, _)] = data.test.ordered(2)
+    mean, std = (torch.tensor(each) for each in (data.info.mean, data.info.std))
+    assert (prepared[0, :, 5, 5] * std + mean).mul(255).round().tolist() == expected
+    [note] = [each for each in data.info.notes if "transparent" in each]
+    assert note.startswith("1 of 4 images looked at are transparent: ")
+    assert data.info.preprocessing.background == (None if background == "none" else tuple(expected))

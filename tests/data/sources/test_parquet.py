@@ -150,7 +150,7 @@ def test_images_of_another_size_are_prepared_as_any(make_parquet: Make, tmp_path
     found = parquet.images(root, "test", labels)
     to = Preprocessing(16, 24, (0.0,) * 3, (1.0,) * 3, resize_side=40)
     images, _ = decode_all(found, to, workers=0, corrupt=CorruptImages())
-    expected = [prepared_pixels(found.read(n), 16, 24, 40, "bilinear") for n in range(12)]
+    expected = [prepared_pixels(found.read(n).rgb(None), 16, 24, 40, "bilinear") for n in range(12)]
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), expected)
 
 
