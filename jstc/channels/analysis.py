@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_map_only
 
 from jstc.channels.channel_map import ChannelMap
@@ -121,8 +124,10 @@ def _unused(record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> Iterator
 
 
 def require_plain(model: nn.Module) -> None:
-    """Raise `ChannelError` for scripted, compiled and lazy networks: there is no Python forward to run,
-    no module to cut, or no shape yet."""
+    """Raise `ChannelError` for networks that cannot be copied or cut as they are.
+
+    Scripted, compiled and distributed ones, lazy ones, and those with weights that a hook computes.
+    """
     for name, module in model.named_modules():
         where = f"'{name}'" if name else "the network"
         if isinstance(module, torch.jit.ScriptModule):
@@ -132,9 +137,43 @@ def require_plain(model: nn.Module) -> None:
             raise ChannelError(
                 f"{where} was compiled by torch.compile: give the module itself, and compile what is cut"
             )
+        if isinstance(module, nn.DataParallel) or type(module).__name__ == "DistributedDataParallel":
+            raise ChannelError(
+                f"{where} was wrapped by {type(module).__name__}: give its .module, and wrap what is cut"
+            )
+        _require_no_computed_weight(module, where)
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(parameter):
             raise ChannelError(f"'{name}' is lazy and has no shape yet: run the network once on an example")
+
+
+def _require_no_computed_weight(layer: nn.Module, where: str) -> None:
+    """Raise `ChannelError` for a layer with a tensor that is computed before each forward, and no parameter.
+
+    It cannot be copied once it was computed, and what is cut of it comes back with the next forward.
+    """
+    for hook in layer._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            form = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
+            raise ChannelError(
+                f"{where} computes its {hook.name} in a hook, torch.nn.utils.{form}",
+                f"torch.nn.utils.parametrizations.{form} does so without one, "
+                f"torch.nn.utils.remove_{form}(layer, '{hook.name}') makes it a plain parameter",
+            )
+        if isinstance(hook, prune.BasePruningMethod):
+            name = hook._tensor_name
+            raise ChannelError(
+                f"{where} masks its {name} in a hook, torch.nn.utils.prune",
+                f"torch.nn.utils.prune.remove(layer, '{name}') makes the masked {name} a plain parameter",
+            )
+    computed = [
+        name for name, value in vars(layer).items() if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    if computed:
+        raise ChannelError(
+            f"{where} keeps a tensor that was computed from its parameters, '{computed[0]}'",
+            "let the forward compute it, or torch.nn.utils.parametrize",
+        )
 
 
 # -- a part of a network, such as a detector's backbone, under the names of the whole -------------------

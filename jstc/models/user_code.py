@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Permissions", "constructor", "is_trusted", "require_trusted", "trust"]
 
 _T = TypeVar("_T")
+_RUNNERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
 
 
 def constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
@@ -139,6 +140,13 @@ def _call(factory: Callable[..., Any], arguments: dict[str, int], name: str) -> 
         raise ModelError(f"model '{name}': the factory failed: {_where(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model '{name}': expected a torch.nn.Module, but got {type(model).__name__}")
+    return _unwrapped(model)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, without what only runs it, faster or on several devices."""
+    while type(model).__name__ in _RUNNERS:  # by name: importing torch.compile's class takes seconds
+        model = getattr(model, _RUNNERS[type(model).__name__])
     return model
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "split_user_name",
 ]
 
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
 _FORMS = "'path/to/file.py:factory' or 'package.module:factory'"
 _MOST_BYTES = 2_000_000  # of a file that is parsed for what it defines
 _MOST_SHOWN = 5
@@ -70,7 +71,18 @@ def misnamed(name: str) -> ModelError | None:
         if path.is_file():
             return ModelError(f"model '{name}': expected {_FORMS}; the file defines no function and no class")
         return _no_file(name, name, "")
-    if path.is_file():
+    return _other_file(name)
+
+
+def _other_file(name: str) -> ModelError | None:
+    build = "name the function that builds it, path/to/file.py:factory"
+    if name.lower().endswith(".onnx"):
+        problem = f"model '{name}' is a network after its export, and jstc cuts and trains it before"
+        return ModelError(problem, f"{build}; 'jstc bench' and 'jstc eval' take ONNX files")
+    if name.lower().endswith(_WEIGHTS):
+        problem = f"model '{name}' is a file of weights, which does not say how the network is built"
+        return ModelError(problem, f"{build}, and --weights {name} beside it")
+    if Path(name).is_file():
         problem = f"model '{name}' is a file, and no Python file"
         return ModelError(problem, "a network goes by its name, and a file of its weights with --weights")
     return None

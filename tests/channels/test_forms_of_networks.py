@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from jstc.channels import analyse
 from jstc.channels.trace.ids import named_tensors
@@ -391,6 +391,65 @@ def test_a_compiled_network_is_refused():
     OptimizedModule = type("OptimizedModule", (nn.Sequential,), {})  # noqa: N806  torch's own takes seconds
     with pytest.raises(ChannelError, match=r"'1' was compiled by torch\.compile"):
         analyse(nn.Sequential(conv(3, 8), OptimizedModule(conv(8, 4))), torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("wrapper", ["DataParallel", "DistributedDataParallel"])
+def test_a_distributed_network_is_refused(wrapper):
+    of_its_name = type(wrapper, (nn.Sequential,), {}) if wrapper != "DataParallel" else nn.DataParallel
+    with pytest.raises(ChannelError, match=rf"the network was wrapped by {wrapper}: give its \.module"):
+        analyse(of_its_name(conv(3, 8)), torch.randn(1, 3, 8, 8))
+
+
+def _kept_by_a_hook(layer):
+    parameter = nn.Parameter(layer.weight.detach().clone())
+    del layer.weight
+    layer.register_parameter("scaled", parameter)
+    layer.register_forward_pre_hook(lambda it, _: setattr(it, "weight", it.scaled * 2))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm:FutureWarning")
+@pytest.mark.parametrize("run", [False, True])
+@pytest.mark.parametrize(
+    ("change", "name", "way"),
+    [
+        (
+            nn.utils.weight_norm,
+            "weight",
+            r"parametrizations\.weight_norm.*remove_weight_norm\(layer, 'weight'\)",
+        ),
+        (nn.utils.spectral_norm, "weight", r"parametrizations\.spectral_norm.*remove_spectral_norm\(layer"),
+        (
+            lambda it: prune.ln_structured(it, "weight", 0.3, n=2, dim=0),
+            "weight",
+            r"prune\.remove\(layer, 'weight'",
+        ),
+        (lambda it: prune.random_unstructured(it, "bias", 2), "bias", r"prune\.remove\(layer, 'bias'\)"),
+    ],
+)
+def test_weights_that_a_hook_computes_are_refused_with_the_way(change, name, way, run):
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 4))
+    change(model[2])
+    if run:
+        model(torch.randn(1, 3, 8, 8))
+    with pytest.raises(ChannelError, match=rf"'2' (computes|masks) its {name} in a hook, .*; .*{way}"):
+        analyse(model, torch.randn(1, 3, 8, 8))
+
+
+def test_a_hook_of_one_s_own_is_told_by_what_it_leaves():
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4))
+    _kept_by_a_hook(model[0])
+    model(torch.randn(1, 3, 8, 8))
+    with pytest.raises(
+        ChannelError, match=r"'0' keeps a tensor that was computed .*, 'weight'; .*parametrize"
+    ):
+        analyse(model, torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("form", ["weight_norm", "spectral_norm"])
+def test_the_way_out_of_such_hooks_is_one(form):
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 4))
+    getattr(nn.utils.parametrizations, form)(model[2])
+    assert analyse(model, torch.randn(1, 3, 8, 8)).widths["2.parametrizations.weight"] == 6
 
 
 @pytest.mark.slow

@@ -101,6 +101,31 @@ def test_a_users_factory_is_called(write: object, factory: str, location: str) -
         assert model.weight.device.type == device
 
 
+WRAPPED = """
+class OptimizedModule(nn.Module):  # torch's own takes seconds to import
+    def __init__(self, inner):
+        super().__init__()
+        self._orig_mod = inner
+class DistributedDataParallel(nn.Module):  # torch's own needs other processes
+    def __init__(self, inner):
+        super().__init__()
+        self.module = inner
+def compiled(): return OptimizedModule(nn.Conv2d(3, 7, 1))
+def parallel(): return nn.DataParallel(nn.Conv2d(3, 7, 1))
+def both(): return OptimizedModule(DistributedDataParallel(nn.Conv2d(3, 7, 1)))
+"""
+
+
+@pytest.mark.parametrize("factory", ["compiled", "parallel", "both"])
+def test_what_only_runs_a_users_network_is_taken_off(write: object, factory: str) -> None:
+    write(WRAPPED)  # type: ignore[operator]
+    for device in ("cpu", "meta"):
+        assert list(jstc.models.build(_spec(f"nets.py:{factory}"), device=device).state_dict()) == [
+            "weight",
+            "bias",
+        ]
+
+
 def test_a_users_file_may_import_its_neighbour(write: object, tmp_path: Path) -> None:
     write("def head(): return nn.Linear(2, 7)", "jstc_test_neighbour.py")  # type: ignore[operator]
     write("from jstc_test_neighbour import head")  # type: ignore[operator]

@@ -25,6 +25,7 @@ def here(tmp_path, monkeypatch):
     Path("nets.py").write_text(NETS)
     Path("empty.py").write_text("x = 1\n")
     Path("weights.bin").write_text("")
+    Path("notes.txt").write_text("")
     Path("zoo").mkdir()
     Path("zoo/__init__.py").write_text("")
     Path("zoo/small.py").write_text("def tiny(): ...\n")
@@ -44,7 +45,11 @@ REFUSED = {
     "zoo": "is a folder; expected 'path/to/file.py:factory' or .*, such as zoo/small.py:tiny",
     "zoo/:tiny": "is a folder; .*, such as zoo/small.py:tiny",
     # another kind of file
-    "weights.bin": "is a file, and no Python file; a network goes by its name, and .* with --weights",
+    "notes.txt": "is a file, and no Python file; a network goes by its name, and .* with --weights",
+    "weights.bin": "is a file of weights, .*file.py:factory, and --weights weights.bin beside it",
+    "runs/x/model.safetensors": "is a file of weights, .* --weights runs/x/model.safetensors beside it",
+    "w.PT": "is a file of weights, .* --weights w.PT beside it",
+    "model.onnx": "is a network after its export, .*file.py:factory; 'jstc bench' and 'jstc eval' take .*",
     # a slip
     "nest.py:make": "there is no file nest.py in .*; did you mean 'nets.py:make'?",
     "nest.py": "there is no file nest.py in .*; did you mean 'nets.py:make' or 'nets.py:Net'?",
