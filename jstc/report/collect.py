@@ -1,7 +1,6 @@
 """A run directory, finished or not, as data: its summary, its findings, and what pictures are drawn from.
 
-Nothing is computed again and nothing is invented: what a stage has not written is null or an empty list,
-and a finding says why.
+Nothing is computed again or invented: what a stage has not written is null or empty, and a finding says why.
 """
 
 from __future__ import annotations

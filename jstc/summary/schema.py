@@ -214,10 +214,7 @@ class Mismatch(Part):
 
 
 class Given(Part):
-    """The given network as it came, on the test split; its accuracy is the target's `accuracy_before`.
-
-    `notes` are sentences on how its weights were read from their file.
-    """
+    """The given network as it came: on the test split (`accuracy_before` of the target), how it was read."""
 
     loss: Number | None = None
     test_images: int | None = None
