@@ -29,6 +29,7 @@ __all__ = [
     "BatchDataset",
     "BatchRequest",
     "DecodedBatch",
+    "Epochs",
     "LoaderCache",
     "LoaderSplit",
     "Place",
@@ -199,7 +200,7 @@ class LoaderSplit:
     def shuffled(self, batch_size: int, epoch: Epoch, *, part: Part = WHOLE) -> Iterator[Batch]:
         """The batches of one epoch for training; see `Split`."""
         part.of_training(0, min(batch_size, self.num_images))
-        epochs = _Epochs(self.members, batch_size, epoch.seed, epoch.augment and self.augmented, part)
+        epochs = Epochs(self.members, batch_size, epoch.seed, epoch.augment and self.augmented, part)
         place, steps, load = Place(epoch.number, epoch.start), self.steps(batch_size), self._loading
         if self.settings.workers == 0:  # nothing is prepared, so there is nothing to keep
             yield from itertools.islice(load(epochs.requests(place)), max(steps - epoch.start, 0))
@@ -240,7 +241,7 @@ class LoaderSplit:
         return partial(_load, items, settings=self.settings, device=self.device, corrupt=self.corrupt)
 
 
-class _Epochs(NamedTuple):
+class Epochs(NamedTuple):
     """What decides the batches of a split, whatever the epoch."""
 
     members: Indices

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ Transform = Callable[[Any], Tensor]
 
 
 def for_training(info: DataInfo, settings: InputSettings) -> Transform:
-    """Random crop, mirroring and the recipe's policy: a Pillow image to uint8 [3, H, W]."""
+    """Random crop, mirroring and the recipe's policy: a Pillow image to uint8 [C, H, W]."""
     v2 = import_torchvision("torchvision.transforms.v2")
     by = v2.InterpolationMode(info.interpolation)
     steps = [v2.RandomResizedCrop((info.height, info.width), interpolation=by), v2.RandomHorizontalFlip()]
@@ -32,13 +33,13 @@ def for_training(info: DataInfo, settings: InputSettings) -> Transform:
 
 
 def for_evaluation(info: DataInfo) -> Transform:
-    """The data set's preprocessing, without its normalisation: a Pillow image to uint8 [3, H, W]."""
+    """The data set's preprocessing, without its normalisation: a Pillow image to uint8 [C, H, W]."""
     return partial(_prepared, info.preprocessing)
 
 
 def _prepared(to: Preprocessing, image: Any) -> Tensor:
     pixels = prepared_pixels(image, to.height, to.width, to.resize_side, to.interpolation)
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    return torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy())
 
 
 def policy(settings: InputSettings, info: DataInfo) -> Transform | None:
