@@ -20,19 +20,24 @@ from jstc._version import __version__ as __version__
 from jstc.errors import JstcError
 
 if TYPE_CHECKING:
-    from jstc.api import search
+    from jstc.api import SearchResult, SearchResults, search
     from jstc.channels import ChannelMap, analyse, rule
     from jstc.plan import Plan
     from jstc.recipe.loading import load as load_recipe
     from jstc.recipe.schema import Recipe
     from jstc.slim import load
 
-__all__ = ["ChannelMap", "JstcError", "Plan", "Recipe", "analyse", "load", "load_recipe", "rule", "search"]
+__all__ = [
+    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "analyse", "load",
+    "load_recipe", "rule", "search",
+]  # fmt: skip
 
 _HOMES = {
     "ChannelMap": ("jstc.channels", "ChannelMap"),
     "Plan": ("jstc.plan", "Plan"),
     "Recipe": ("jstc.recipe.schema", "Recipe"),
+    "SearchResult": ("jstc.api", "SearchResult"),
+    "SearchResults": ("jstc.api", "SearchResults"),
     "analyse": ("jstc.channels", "analyse"),
     "load": ("jstc.slim", "load"),
     "load_recipe": ("jstc.recipe.loading", "load"),

@@ -1,223 +1,167 @@
-"""jstc from Python: `jstc.search` runs search, finetune and slim on a network and data in memory."""
+"""jstc from Python: `jstc.search` on a network and data in memory, and what it gives."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from jstc import slim
-from jstc.core import files, processes
+from jstc.core import processes
 from jstc.core.progress import Progress
-from jstc.data import WHOLE, DataInfo, Dataset, Epoch, Part, Split
-from jstc.data.sampling import epoch_order, num_steps, spread
-from jstc.errors import BudgetError, DataError, StageError
-from jstc.models import ModelSpec
-from jstc.plan import Plan
+from jstc.data.base import GIVEN
+from jstc.data.given import GivenData
+from jstc.errors import StageError
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
-from jstc.runs import commands, workers
-from jstc.runs.network_check import num_scores
-from jstc.runs.preprocessing import Settled
-from jstc.runs.workspace import Workspace
+from jstc.runs import commands, directory, workers
+from jstc.runs.given import GivenWorkspace, is_trained, own_weights
+from jstc.runs.search_result import SearchResult, SearchResults, command, interruptions, results, shown
 
-__all__ = ["GivenSplit", "GivenWorkspace", "SearchResult", "as_dataset", "as_split", "search"]
+__all__ = ["SearchResult", "SearchResults", "search"]
+
+Bound = float | str
+AnyRecipe = Recipe | Mapping[str, Any] | Path | str
+Settings = Mapping[str, Any] | Sequence[str]
 
 _STAGES = ("search", "finetune", "slim")
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search gave: the slim network, trained, and its figures.
+@overload
+def search(
+    model: nn.Module | str,
+    train_data: Any,
+    val_data: Any,
+    test_data: Any = None,
+    *,
+    out: str | Path,
+    flops: Bound | None = None,
+    params: Bound | None = None,
+    latency: Bound | None = None,
+    recipe: AnyRecipe | None = None,
+    weights: str | Path | None = None,
+    trained: bool | None = None,
+    labels: Sequence[str] | None = None,
+    settings: Settings = (),
+    fresh: bool = False,
+    progress: bool | Progress = True,
+) -> SearchResult: ...
 
-    `accuracy` is a fraction on the validation data; `flops` counts one multiply-add as one.
-    """
 
-    network: nn.Module
-    plan: Plan
-    accuracy: float
-    flops: int
-    params: int
-    path: Path
+@overload
+def search(
+    model: nn.Module | str,
+    train_data: Any,
+    val_data: Any,
+    test_data: Any = None,
+    *,
+    out: str | Path,
+    flops: Sequence[Bound] | None = None,
+    params: Sequence[Bound] | None = None,
+    latency: Sequence[Bound] | None = None,
+    recipe: AnyRecipe | None = None,
+    weights: str | Path | None = None,
+    trained: bool | None = None,
+    labels: Sequence[str] | None = None,
+    settings: Settings = (),
+    fresh: bool = False,
+    progress: bool | Progress = True,
+) -> SearchResults: ...
 
 
 def search(
-    model: nn.Module,
+    model: nn.Module | str,
     train_data: Any,
     val_data: Any,
+    test_data: Any = None,
     *,
     out: str | Path,
-    flops: float | str | None = None,
-    params: float | str | None = None,
-    settings: Sequence[str] = (),
+    flops: Bound | Sequence[Bound] | None = None,
+    params: Bound | Sequence[Bound] | None = None,
+    latency: Bound | Sequence[Bound] | None = None,
+    recipe: AnyRecipe | None = None,
+    weights: str | Path | None = None,
+    trained: bool | None = None,
+    labels: Sequence[str] | None = None,
+    settings: Settings = (),
     fresh: bool = False,
-    progress: Progress | None = None,
-) -> SearchResult:
-    """Search the best sub-network of `model` at a budget, train it, and return it without gates.
+    progress: bool | Progress = True,
+) -> SearchResult | SearchResults:
+    """Search the best sub-network of a classifier within a budget, and train it.
 
-    `train_data` and `val_data` are torch Datasets with pairs of an image tensor [C, H, W] and a class number,
-    or `Split`s of jstc. `settings` are recipe keys such as `"search.rounds=20"` or `"seed=1"`. `model` starts
-    from the weights that it has, and is left as it is; where these are trained, give the keys of
-    `jstc.recipe.schema.GIVEN_WEIGHTS` as settings, which a recipe with `weights` has by itself. The same call
-    again continues what is in `out`.
-    Under torchrun every process makes the same call. Raises an `InputError` for what is wrong, before any
-    training.
+        result = jstc.search(model, train_data, val_data, flops=0.5, out="runs/mine")
+        result.network                                  # an ordinary, smaller nn.Module, trained
+        result.export("deploy", precisions=["fp32", "int8"])     # ONNX files, each verified
+
+    The same call again continues what is in `out`, also after Ctrl-C. Under torchrun every process makes it.
+
+    Arguments:
+        model: An nn.Module that gives scores [N, classes] for images [N, C, H, W], which is left as it is; or
+            a name of `jstc models`, built for the classes of the data.
+        train_data, val_data: Map-style Datasets of images and class numbers, as pairs or as dictionaries with
+            "image" and "label". Float tensors [C, H, W] reach the network as they are; Pillow images, uint8
+            tensors [C, H, W] and uint8 arrays [H, W, C] are resized and normalised as the recipe's `input`
+            section says, and Pillow images augmented. The search chooses by val_data.
+        test_data: What reported accuracies are measured on; left out: val_data.
+        out: The run directory.
+        flops: The budget: a share of the network's FLOPs (0.5), or a count ("500M"; one multiply-add is one).
+            A list of several shares one search, and gives a SearchResults, by label.
+        params, latency: A budget in parameters, or in onnxruntime's time ("2ms", or a share), instead.
+        recipe: All other settings: a dictionary, a jstc.Recipe, a YAML file, or the name of a recipe that
+            comes with jstc. The model and the data in it are left out of account.
+        weights: A file of weights to start from, or their name where `model` is a name.
+        trained: Whether the weights of `model` are trained: the search then starts from what they are worth,
+            and the network is scored first. Left out: they are where they score above chance.
+        labels: Names of the classes in the order of their numbers; left out: the Dataset's `classes`.
+        settings: Recipe keys that win over the recipe: {"search.rounds": 20} or ["search.rounds=20"].
+        fresh: Start over instead of continuing.
+        progress: False for silence; or an object with the methods of jstc.core.progress.Progress.
+
+    Returns a SearchResult, or for several budgets a SearchResults.
+
+    Raises an InputError of jstc.errors for what is wrong with what is given, before any training: DataError
+    tells of items, ModelError of the network, BudgetError of a budget out of reach, RecipeError of settings,
+    RunDirectoryError of `out`. A StageError tells what could not be done. KeyboardInterrupt: it was
+    interrupted, and is saved.
     """
-    kind = f"{type(model).__module__}:{type(model).__qualname__}"
-    flags = {"model": kind, "dataset": "given", "flops": flops, "params": params}
-    recipe = loading.from_flags(flags, settings)
-    if len(recipe.budgets) > 1:
-        raise BudgetError(
-            "jstc.search takes one budget, for one network; give several to `jstc search` or in a recipe"
-        )
-    workspace, path = GivenWorkspace(recipe, model, train_data, val_data), Path(out)
+
+    def made(own: str | None = None) -> Recipe:
+        budgets = {"flops": flops, "params": params, "latency": latency}
+        name = model if isinstance(model, str) else _name(model)
+        given = {"model": name, "dataset": GIVEN, "weights": own or weights}
+        return loading.from_python(recipe, settings, budgets | given)
+
+    first, path = made(), Path(out)
+    with shown(progress) as told, interruptions():
+        data = GivenData.of(train_data, val_data, test_data, say=told.message)
+        workspace = GivenWorkspace(first, model, data, labels=labels, say=told.message)
+        if isinstance(model, nn.Module) and first.weights is None and not processes.follows():
+            if trained is None:
+                trained = is_trained(workspace, path, fresh=fresh, say=told.message)
+            workspace.recipe = made(own_weights(model)) if trained else first
+        _run(workspace, path, fresh=fresh, progress=told)
+        return results(path, workspace, progress)
+
+
+def _run(workspace: GivenWorkspace, path: Path, *, fresh: bool, progress: Progress) -> None:
+    """Search, finetune and slim; as one of several processes, what process 0 asks for."""
     if processes.follows():
         if commands.follow(workspace):
             raise StageError("process 0 has broken off, and says why")
-    else:
-        with workers.as_rank_zero():
-            commands.run(recipe, out=path, only=_STAGES, workspace=workspace, fresh=fresh, progress=progress)
-    result, plan = files.read_json(path / "slim" / "result.json"), Plan.load(path / "search" / "plan.json")
-    return SearchResult(
-        network=slim.load(path / "slim", target=workspace.structure(), plan=plan),
-        plan=plan,
-        accuracy=result["accuracy"],
-        flops=result["flops"],
-        params=result["params"],
-        path=path,
-    )
-
-
-# A network and data that are in memory: torch Datasets as splits, and the workspace of such a run.
-
-_LABELS_SEEN = 128
-
-Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class GivenSplit:
-    """Images and labels of `source`, which gives an image tensor [C, H, W] and a whole number for an index.
-
-    The order is a pure function of the seed; whatever `source` does at random is its own affair.
-    """
-
-    source: Any
-    device: torch.device
-
-    @property
-    def num_images(self) -> int:
-        """Number of images."""
-        return len(self.source)
-
-    def steps(self, batch_size: int) -> int:
-        """Batches in one shuffled epoch."""
-        return num_steps(self.num_images, batch_size)
-
-    def shuffled(self, batch_size: int, epoch: Epoch, *, part: Part = WHOLE) -> Iterator[Batch]:
-        """The batches of one epoch for training; augmentation is what `source` does."""
-        order = epoch_order(self.num_images, seed=epoch.seed, epoch=epoch.number)
-        for step in range(epoch.start, self.steps(batch_size)):
-            first = step * batch_size
-            share = part.of_training(first, min(first + batch_size, self.num_images))
-            yield self._batch(order[share].tolist())
-
-    def ordered(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
-        """All images in order, or `limit` spread over them."""
-        chosen = spread(self.num_images, limit).tolist()
-        for first in range(0, len(chosen), batch_size):
-            share = chosen[part.of(first, min(first + batch_size, len(chosen)))]
-            if share:
-                yield self._batch(share)
-
-    def originals(self, batch_size: int, *, limit: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
-        """The images of `ordered` as bytes: what they were made of, `source` does not say."""
-        for images, labels in self.ordered(batch_size, limit=limit, part=part):
-            yield (images * 255).round().clamp(0, 255).to(torch.uint8), labels
-
-    def _batch(self, indices: list[int]) -> Batch:
-        images, labels = zip(*(self.source[index] for index in indices), strict=True)
-        classes = torch.as_tensor([int(label) for label in labels], dtype=torch.int64)
-        return torch.stack(images).to(self.device, torch.float32), classes.to(self.device)
-
-
-def as_split(data: Any, device: torch.device) -> Split:
-    """`data` if it is a `Split`, otherwise a torch Dataset as one.
-
-    Raises `DataError` unless its items are pairs of an image tensor [C, H, W] and a whole number.
-    """
-    if hasattr(data, "shuffled") and hasattr(data, "ordered"):
-        split: Split = data
-        return split
-    try:
-        image, label = data[0]
-        good = len(data) > 0 and isinstance(image, torch.Tensor) and image.dim() == 3 and int(label) >= 0
-    except (TypeError, ValueError, IndexError, KeyError):
-        good = False
-    if not good:
-        raise DataError(
-            "expected a torch Dataset with pairs of an image tensor [C, H, W] and a class number, or a "
-            f"Split of jstc; got {type(data).__name__}"
+        workspace.recipe = directory.read_recipe(path)
+        return
+    with workers.as_rank_zero():
+        commands.run(
+            workspace.recipe,
+            out=path,
+            only=_STAGES,
+            workspace=workspace,
+            fresh=fresh,
+            command=command(path),
+            progress=progress,
         )
-    return GivenSplit(data, device)
 
 
-def as_dataset(train: Any, val: Any, *, num_classes: int, device: torch.device) -> Dataset:
-    """A dataset of two splits: `val` is both what the search is judged on and what is reported."""
-    train, val = as_split(train, device), as_split(val, device)
-    images, _ = next(iter(val.ordered(1, limit=1)))
-    _, channels, height, width = images.shape
-    labels = tuple(str(number) for number in range(num_classes))
-    info = DataInfo("given", labels, channels, height, width, (0.0,) * channels, (1.0,) * channels)
-    return Dataset(info=info, train=train, search_val=val, train_full=train, test=val)
-
-
-class GivenWorkspace(Workspace):
-    """A workspace whose network and data are there already; it looks up no names.
-
-    Raises `DataError` or `ModelError` for what cannot be trained on.
-    """
-
-    def __init__(self, recipe: Recipe, model: nn.Module, train_data: Any, val_data: Any) -> None:
-        super().__init__(recipe)
-        self._model = model
-        self.dataset = as_dataset(train_data, val_data, num_classes=1, device=self.device)
-        shape = self.dataset.info.input_shape
-        classes = num_scores(model, shape)
-        self.dataset = as_dataset(train_data, val_data, num_classes=classes, device=self.device)
-        _require_labels(self.dataset)
-        self.info = self.dataset.info
-        self.images = Settled(self.info, "")
-        self.spec = ModelSpec(recipe.model, classes, *shape, cifar=False)
-
-    def check_names(self) -> None:
-        """Do nothing: network and data are here."""
-
-    def skeleton(self) -> nn.Module:
-        """The network itself: analysing it leaves it as it is."""
-        return self._model
-
-    def structure(self) -> nn.Module:
-        """A copy of the network."""
-        return copy.deepcopy(self._model).cpu()
-
-    def new_target(self) -> nn.Module:
-        """A copy of the network with the weights that it has."""
-        return self.structure()
-
-
-def _require_labels(dataset: Dataset) -> None:
-    """Look at some labels: cross-entropy would stop at one out of range in the middle of the training."""
-    classes = dataset.info.num_classes
-    for name, split in (("train_data", dataset.train), ("val_data", dataset.search_val)):
-        for _, labels in split.ordered(_LABELS_SEEN, limit=_LABELS_SEEN):
-            if int(labels.max()) >= classes or int(labels.min()) < 0:
-                raise DataError(
-                    f"{name} has a label {int(labels.max())}; the network gives {classes} scores, for the "
-                    f"classes 0 to {classes - 1}"
-                )
+def _name(model: nn.Module) -> str:
+    return f"{type(model).__module__}:{type(model).__qualname__}"

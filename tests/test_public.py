@@ -12,7 +12,10 @@ import pytest
 import jstc
 from tests.helpers.children import environment
 
-PUBLIC = ["ChannelMap", "JstcError", "Plan", "Recipe", "analyse", "load", "load_recipe", "rule", "search"]
+PUBLIC = [
+    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "analyse", "load",
+    "load_recipe", "rule", "search",
+]  # fmt: skip
 ENVIRONMENT = environment()
 
 

@@ -12,10 +12,10 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.robustness.repeats.__main__ import DILATED, main, soil
 from jstc import models
-from jstc.api import as_dataset
 from jstc.core.progress import Silent
+from jstc.data.given import GivenData
 from jstc.finetune import train_baseline
-from jstc.recipe.schema import Recipe
+from jstc.recipe.schema import InputSettings, Recipe
 from jstc.soundness import require_sane, unreached
 
 CLASSES, BATCH = 4, 16
@@ -42,7 +42,9 @@ def trained(name: str, pixels: int, precision: str, folder: Path) -> dict[str, T
     random = torch.Generator().manual_seed(0)
     images = torch.randn(4 * BATCH, 3, pixels, pixels, generator=random)
     data = TensorDataset(images, torch.arange(4 * BATCH) % CLASSES)
-    dataset = as_dataset(data, data, num_classes=CLASSES, device=torch.device("cpu"))
+    given, settings = GivenData.of(data, data), InputSettings()
+    info = given.info([str(number) for number in range(CLASSES)], settings)
+    dataset = given.dataset(info, settings, torch.device("cpu"))
     spec = models.spec(name, num_classes=CLASSES, in_channels=3, height=pixels, width=pixels)
     target = models.build(spec, seed=0)
     train_baseline(target, dataset, recipe=recipe(precision), directory=folder, progress=Silent())

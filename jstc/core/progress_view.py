@@ -1,12 +1,15 @@
-"""Progress on stderr: a live line on a terminal, plain lines elsewhere, bounded in rate."""
+"""Progress for people: a live line on a terminal, bars in a notebook's output, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import html
+import importlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -17,17 +20,21 @@ from jstc.core.numbers import figure
 from jstc.core.progress import Progress, Silent
 from jstc.core.safe_text import visible
 
-__all__ = ["PlainLines", "RichProgress", "shown"]
+__all__ = ["NotebookProgress", "PlainLines", "RichProgress", "in_notebook", "shown"]
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_PICTURES = 0.3
 _FIGURES = ("accuracy", "loss", "flops")  # what fits on a line of 80 columns
 
 
 @contextlib.contextmanager
 def shown(*, quiet: bool, verbose: bool) -> Iterator[Progress]:
-    """The `Progress` that suits stderr; gone, cursor restored, when the block is left."""
+    """The `Progress` that suits the notebook, or stderr; gone, cursor restored, when the block is left."""
     if quiet:
         yield Silent()
+        return
+    if in_notebook():
+        yield NotebookProgress(importlib.import_module("IPython.display").display)
         return
     console = Console(file=cast(IO[str], _Hearer(sys.stderr)), highlight=False)
     if not console.is_terminal or console.is_dumb_terminal:
@@ -140,6 +147,97 @@ class RichProgress:
         if self._task is not None:
             self._bars.stop_task(self._task)
             self._task = None
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, whose output shows HTML."""
+    ask = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return ask is not None and hasattr(ask(), "kernel")
+
+
+@dataclass
+class _Stage:
+    """One stage's bar."""
+
+    name: str
+    total: int
+    unit: str
+    began: float
+    done: int = 0
+    first: int = -1
+    figures: str = ""
+    left: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} {self.unit} {self.done}/{self.total}{self.figures}{self.left}"
+
+    def update(self, done: int, figures: str) -> None:
+        """`done` steps are finished; the time left is by those that were seen."""
+        self.first = done if self.first < 0 else self.first
+        steps, seconds = done - self.first, time.monotonic() - self.began
+        left = seconds / (steps + 1) * (self.total - done) if steps > 0 else 0.0
+        self.done, self.figures, self.left = done, figures, f"  {left:.0f} s left" if left else ""
+
+
+class NotebookProgress:
+    """Bars and messages in one output of a notebook, in the order in which they came.
+
+    It is HTML without scripts or widgets, so that a saved notebook shows how it ended. `display` is that of
+    IPython.
+    """
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display, self._handle = display, None
+        self._entries: list[str | _Stage] = []
+        self._last = 0.0
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """See `Progress`."""
+        self._entries.append(_Stage(stage, total, unit, time.monotonic()))
+        self._show()
+
+    def update(self, done: int, **figures: float) -> None:
+        """See `Progress`."""
+        at_work = next((entry for entry in reversed(self._entries) if isinstance(entry, _Stage)), None)
+        if at_work is None:
+            return
+        at_work.update(done, _as_text(figures))
+        if done >= at_work.total or time.monotonic() - self._last > _SECONDS_BETWEEN_PICTURES:
+            self._show()
+
+    def message(self, text: str) -> None:
+        """See `Progress`."""
+        self._entries.append(text)
+        self._show()
+
+    def finish(self) -> None:
+        """See `Progress`."""
+        for entry in self._entries:
+            if isinstance(entry, _Stage):
+                entry.left = ""
+        if self._entries:
+            self._show()
+
+    def _show(self) -> None:
+        self._last = time.monotonic()
+        if self._handle is None:
+            self._handle = self._display(self, display_id=True)
+        else:
+            self._handle.update(self)
+
+    def __repr__(self) -> str:
+        return "\n".join(entry if isinstance(entry, str) else entry.text for entry in self._entries)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(map(_as_html, self._entries))
+        return f'<div style="font-family: monospace; font-size: 90%; white-space: pre-wrap">{lines}</div>'
+
+
+def _as_html(entry: str | _Stage) -> str:
+    text = html.escape(visible(entry if isinstance(entry, str) else entry.text)) or "&nbsp;"
+    bar = "" if isinstance(entry, str) else f'<progress value="{entry.done}" max="{entry.total}"></progress> '
+    return f"<div>{bar}{text}</div>"
 
 
 def _bars(console: Console) -> Bars:

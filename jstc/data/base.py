@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jstc.recipe.schema import InputSettings
 
 __all__ = [
+    "GIVEN",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "WHOLE",
@@ -33,6 +34,9 @@ __all__ = [
     "side_of",
     "size_of",
 ]
+
+GIVEN = "given"
+"""What recipes call data that are given from Python; no data set can be loaded by that name."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from jstc.core.seeds import derive
 from jstc.data import transforms
-from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Split, photographs
+from jstc.data.base import GIVEN, WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Split, photographs
 from jstc.data.decoding import in_workers
 from jstc.data.given_items import Items, Looked, look, picture
 from jstc.data.in_memory import normalise
@@ -31,10 +31,7 @@ from jstc.data.sampling import num_steps, spread
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
-__all__ = ["NAME", "GivenBatches", "GivenData", "GivenSplit", "as_split"]
-
-NAME = "given"
-"""What recipes call the data that are given from Python; no data set can be loaded by it."""
+__all__ = ["GivenBatches", "GivenData", "GivenSplit", "as_split"]
 
 
 @contextlib.contextmanager
@@ -52,6 +49,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 # Splits.
+
+_LABELS_SEEN = 128
 
 
 class GivenBatches(TorchDataset[Batch]):
@@ -86,8 +85,7 @@ class GivenBatches(TorchDataset[Batch]):
     def _item(self, index: int, *, training: bool) -> tuple[Tensor, int]:
         image, label = self.items.read(index)
         where = f"{self.items.name}: image {index}"
-        if not 0 <= label < self.info.num_classes:
-            raise DataError(f"{where} has the label {label}; there are {self.info.num_classes} classes")
+        _require_label(where, label, self.info.num_classes)
         if self.looked.pixels:
             prepared = self.for_training if training else self.for_evaluation
             return prepared(picture(image, self._mode, where)), label
@@ -242,9 +240,9 @@ class GivenData:
         """The form of the data; images that are prepared here get `channels`, 1 or 3."""
         if not self.pixels:
             of, height, width = self.shape
-            return DataInfo(NAME, tuple(labels), of, height, width, (0.0,) * of, (1.0,) * of)
+            return DataInfo(GIVEN, tuple(labels), of, height, width, (0.0,) * of, (1.0,) * of)
         sizes = [shape[1:] for each in self.looked.values() for shape in each.shapes.values()]
-        info = photographs(NAME, labels, sizes, settings)
+        info = photographs(GIVEN, labels, sizes, settings)
         if channels != 1:
             return info
         mean, std = (sum(figures) / len(figures) for figures in (info.mean, info.std))
@@ -254,11 +252,12 @@ class GivenData:
         """Raise `DataError` for a label seen that is not a number of a class: the loss would stop at it."""
         for name, each in self.looked.items():
             for index, label in sorted(each.labels.items()):
-                if not 0 <= label < num_classes:
-                    raise DataError(
-                        f"{name}: image {index} has the label {label}; the network gives {num_classes} "
-                        f"scores, for the classes 0 to {num_classes - 1}"
-                    )
+                _require_label(f"{name}: image {index}", label, num_classes)
+        for part in (self.train, self.val):
+            if not isinstance(part, Items):
+                for _, labels in part.ordered(_LABELS_SEEN, limit=_LABELS_SEEN):
+                    for label in labels.tolist():
+                        _require_label("an image", label, num_classes)
 
     def dataset(self, info: DataInfo, settings: InputSettings, device: torch.device) -> Dataset:
         """The splits: all of `train` is trained on."""
@@ -282,6 +281,14 @@ def as_split(
     looked = looked or look(items)
     workers = settings.workers if looked.slow and looked.on_cpu and _can_travel(items.data) else 0
     return GivenSplit(GivenBatches(items, looked, info, settings), device, workers, settings.prefetch)
+
+
+def _require_label(where: str, label: int, num_classes: int) -> None:
+    if not 0 <= label < num_classes:
+        raise DataError(
+            f"{where} has the label {label}; the network gives {num_classes} scores, for the classes 0 to "
+            f"{num_classes - 1}"
+        )
 
 
 def _is_split(data: Any) -> bool:

@@ -8,6 +8,7 @@ before any training.
 
 from __future__ import annotations
 
+import math
 import numbers
 import pickle
 import random
@@ -51,8 +52,8 @@ class Items:
         """The Dataset in `data`, or of a DataLoader, which is said. Raises `DataError` for anything else."""
         if isinstance(data, DataLoader):
             say(
-                f"{name} is a DataLoader: only its .dataset is taken; batches, their order and workers are the "
-                "recipe's (train.batch_size, seed, input.workers), its sampler and collate_fn have no part"
+                f"{name} is a DataLoader: its .dataset is taken; batches, their order and workers are the "
+                "recipe's (train.batch_size, seed, input.workers), its sampler and collate_fn are left out"
             )
             data = data.dataset
         if isinstance(data, Mapping):
@@ -62,7 +63,7 @@ class Items:
             hasattr(data, method) for method in ("__getitem__", "__len__")
         ):
             kind = type(data).__name__
-            raise DataError(f"{name} is a {kind}, which has no items by number: no len() and [i]", _EXPECTED)
+            raise DataError(f"{name} is of type {kind}, without items by number: no len() or [i]", _EXPECTED)
         if not len(data):
             raise DataError(f"{name} is empty")
         return cls(data, name)
@@ -84,7 +85,7 @@ class Items:
         elif isinstance(item, tuple | list) and len(item) == 2:
             image, label = item
         else:
-            raise DataError(f"{where} is a {type(item).__name__}{_length(item)}", _EXPECTED)
+            raise DataError(f"{where} is of type {type(item).__name__}{_length(item)}", _EXPECTED)
         return image, _class_number(label, f"{self.name}: image {index}")
 
     @property
@@ -110,7 +111,7 @@ def _named(item: Mapping[str, Any], keys: Sequence[str], where: str) -> Any:
 
 
 def _length(item: object) -> str:
-    return f" of {len(item)}" if isinstance(item, tuple | list) else ""
+    return f" with {len(item)} values" if isinstance(item, tuple | list) else ""
 
 
 def _features(data: Any) -> Any:
@@ -121,13 +122,10 @@ def _features(data: Any) -> Any:
 
 
 def _class_number(label: Any, where: str) -> int:
-    if isinstance(label, Tensor | np.ndarray | np.generic) and np.ndim(label) > 0:
-        if np.size(label) != 1:
-            raise DataError(
-                f"{where} has a label of {np.size(label)} values", "give the class number: label.argmax()"
-            )
-        label = label.reshape(())
     if isinstance(label, Tensor | np.ndarray | np.generic):
+        count = math.prod(label.shape)
+        if count != 1:
+            raise DataError(f"{where} has a label of {count} values", "give the class number: label.argmax()")
         label = label.item()
     if isinstance(label, str):
         raise DataError(
@@ -146,7 +144,9 @@ def _form(image: Any, where: str) -> tuple[bool, tuple[int, int, int]]:
     if isinstance(image, Image.Image):
         return True, (1 if image.mode in _GREY else 3, image.height, image.width)
     if not isinstance(image, Tensor | np.ndarray):
-        raise DataError(f"{where} is a {type(image).__name__}", "give a Pillow image, a tensor or an array")
+        raise DataError(
+            f"{where} is of type {type(image).__name__}", "give a Pillow image, a tensor or an array"
+        )
     shape = tuple(image.shape)
     if image.dtype in (torch.uint8, np.uint8):
         height, width, channels = _pixels(image, where).shape

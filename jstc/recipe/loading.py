@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ __all__ = [
     "changes",
     "differences",
     "from_flags",
+    "from_python",
     "load",
     "read_plain",
     "shipped",
@@ -42,7 +44,7 @@ def load(path: Path, overrides: Sequence[str] = (), flags: Mapping[str, object] 
     A bare name such as `quickstart` is that of a recipe that comes with jstc, unless there is such a file.
     Raises `RecipeError` that names the file and line, the flag, or the `--set` that is wrong.
     """
-    return _build(_read(path), overrides, flags or {})
+    return _build(_read(path), _said(overrides, flags or {}))
 
 
 def from_flags(flags: Mapping[str, object], overrides: Sequence[str] = ()) -> Recipe:
@@ -50,7 +52,44 @@ def from_flags(flags: Mapping[str, object], overrides: Sequence[str] = ()) -> Re
 
     Raises `RecipeError` that names the flag or the `--set` that is wrong.
     """
-    return _build(Source("recipe", {}), overrides, flags)
+    return _build(Source("recipe", {}), _said(overrides, flags))
+
+
+def from_python(
+    recipe: Recipe | Mapping[str, Any] | Path | str | None,
+    settings: Mapping[str, Any] | Sequence[str],
+    arguments: Mapping[str, object],
+) -> Recipe:
+    """A recipe for `jstc.search`: of a file or its name, or a mapping; then `settings` and `arguments` win.
+
+    `settings` are texts `"train.lr=0.05"`, or values by dotted key; `arguments` values by key, None for one
+    that was not given. Network and data of the recipe itself are left out of account. Raises `RecipeError`
+    that names what is wrong by its key, and by where it was given.
+    """
+    source = _source(recipe)
+    for key in ("model", "dataset", "data"):
+        source.data.pop(key, None)
+    if isinstance(settings, str):
+        settings = (settings,)
+    if isinstance(settings, Mapping):
+        said = [(split_key(key), value, f"settings[{key!r}]") for key, value in settings.items()]
+    else:
+        said = [_override(text, "settings") for text in settings]
+    said += [
+        (tuple(key.split(".")), value, f"{key}=") for key, value in arguments.items() if value is not None
+    ]
+    known = {*source.data, *(path[0] for path, _, _ in said)}
+    if not known & set(_BUDGETS):
+        raise RecipeError("no budget: give flops=0.5 (half of the network's), params= or latency='2ms'")
+    return _build(source, said)
+
+
+def _source(recipe: Recipe | Mapping[str, Any] | Path | str | None) -> Source:
+    if isinstance(recipe, Path | str):
+        return _read(Path(recipe))
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(mode="json", exclude_unset=True)  # defaults hang on what else is given
+    return Source("recipe=", copy.deepcopy(dict(recipe or {})))
 
 
 def read_plain(path: Path) -> dict[str, Any]:
@@ -135,13 +174,23 @@ class _Draft:
         return self.source.where(path)
 
 
-def _build(source: Source, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:
+Said = tuple[KeyPath, object, str]
+"""A key, what it is set to, and who said so."""
+
+
+def _said(overrides: Sequence[str], flags: Mapping[str, object]) -> list[Said]:
+    """What a command line says: `--set`, and then its options."""
+    given = [_override(text) for text in overrides]
+    return given + [
+        (tuple(key.split(".")), value, _flag(key)) for key, value in flags.items() if value is not None
+    ]
+
+
+def _build(source: Source, given: Sequence[Said]) -> Recipe:
     for name in sections():
         if source.data.get(name, "") is None:
             del source.data[name]  # a section whose keys are all commented out
     draft = _Draft(source)
-    given = [_override(text) for text in overrides]
-    given += [(tuple(key.split(".")), value, _flag(key)) for key, value in flags.items() if value is not None]
     _replace_budget(draft, {path[0] for path, _, _ in given if len(path) == 1})
     for path, value, origin in given:
         draft.put(path, value, origin)
@@ -151,12 +200,12 @@ def _build(source: Source, overrides: Sequence[str], flags: Mapping[str, object]
         raise RecipeError(explain(error, draft.where, draft.said_by)) from None
 
 
-def _override(text: str) -> tuple[KeyPath, object, str]:
+def _override(text: str, said_by: str = "--set") -> Said:
     """Key, value and origin of `--set KEY=VALUE`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip("."):
-        raise RecipeError(f"--set {text}: expected key=value, such as --set train.lr=0.05")
-    origin = f"--set {key}"
+        raise RecipeError(f"{said_by} {text}: expected key=value, such as {said_by} train.lr=0.05")
+    origin = f"{said_by} {key}"
     return split_key(key.strip()), parse(value, origin).data, origin
 
 

@@ -99,6 +99,7 @@ def run_stage(
     command: str = "",
     progress: Progress | None = None,
     permissions: Permissions | None = None,
+    workspace: Workspace | None = None,
 ) -> None:
     """Run one stage of the run at `path`, whose recipe is `recipe`, after what it needs and is missing.
 
@@ -108,7 +109,8 @@ def run_stage(
     settings are others that this stage cannot change.
     """
     settings.refuse_foreign(path, name, read_recipe(path), recipe)
-    workspace, progress, fresh = Workspace(recipe, permissions), progress or Silent(), _is_fresh(fresh)
+    workspace = workspace or Workspace(recipe, permissions)
+    progress, fresh = progress or Silent(), _is_fresh(fresh)
     with interruptions_told(command):
         if sweep.is_sweep(recipe):
             sweep.run_stage(path, name, workspace, fresh=fresh, command=command, progress=progress)

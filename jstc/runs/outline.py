@@ -50,10 +50,8 @@ def announce(context: StageContext) -> None:
 def _network(workspace: Workspace) -> str:
     recipe, cost = workspace.recipe, workspace.channels.cost()
     name = f"{recipe.model} in its CIFAR form" if workspace.spec.cifar else recipe.model
-    start = "from scratch (--weights FILE starts from yours)"
-    if recipe.weights is not None:
-        start = f"from {recipe.weights}"
-    return f"{name}, {numbers.count(cost.flops)} FLOPs, {numbers.count(cost.params)} parameters, {start}"
+    counts = f"{numbers.count(cost.flops)} FLOPs, {numbers.count(cost.params)} parameters"
+    return f"{name}, {counts}, {workspace.start}"
 
 
 def _data(workspace: Workspace) -> str:

@@ -29,6 +29,7 @@ from jstc.core import processes, worker
 from jstc.core.progress import Silent
 from jstc.core.signals import interruptible
 from jstc.core.worker import exit_after_signal
+from jstc.data.base import GIVEN
 from jstc.errors import JstcError, StageError
 from jstc.models import Permissions
 from jstc.recipe.schema import InputSettings, Recipe
@@ -288,7 +289,7 @@ def _do_tasks(
 
 def _workspace_for(task: StageTask, before: Workspace | None) -> Workspace:
     """The workspace of the task, with what the one `before` has made where that is the same."""
-    if before is None or _made_of(before.recipe) != _made_of(task.recipe):
+    if before is None or not (task.recipe.dataset == GIVEN or _alike(before.recipe, task.recipe)):
         before = Workspace(task.recipe, task.permissions)
     workspace = before.with_recipe(task.recipe)
     workspace.path = task.path
@@ -297,8 +298,8 @@ def _workspace_for(task: StageTask, before: Workspace | None) -> Workspace:
     return workspace
 
 
-def _made_of(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", include=_MADE_OF)
+def _alike(one: Recipe, other: Recipe) -> bool:
+    return one.model_dump(mode="json", include=_MADE_OF) == other.model_dump(mode="json", include=_MADE_OF)
 
 
 def _with_rank(error: Exception) -> Exception:

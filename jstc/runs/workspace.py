@@ -208,6 +208,12 @@ class Workspace:
         """Raise `ModelError` when building the network would run code that the user has not named."""
         user_code.require_trusted(self.recipe.model, named=self.permissions.model)
 
+    @property
+    def start(self) -> str:
+        """In words, what the network starts from."""
+        weights = self.recipe.weights
+        return "from scratch (--weights FILE starts from yours)" if weights is None else f"from {weights}"
+
     def skeleton(self) -> nn.Module:
         """The target network without weights."""
         self.require_own_code()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import jstc.data
-from jstc.api import GivenSplit
 from jstc.data import Part, Split
 from jstc.data.base import DataInfo, Epoch
+from jstc.data.given import GivenData
 from jstc.data.in_memory import Augmentation, MemorySplit
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -35,7 +35,9 @@ def split(request: pytest.FixtureRequest) -> Split:
         return _memory()
     if request.param == "given":
         images = torch.randn(COUNT, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-        return GivenSplit([(image, label) for label, image in enumerate(images)], CPU)
+        given = GivenData.of(*([(image, label) for label, image in enumerate(images)],) * 2)
+        settings = InputSettings()
+        return given.dataset(given.info("abcdefghijk", settings), settings, CPU).train
     root = request.getfixturevalue("make_tree")(classes=COUNT, images=1)
     settings = InputSettings(image_size=16, workers=0)
     return jstc.data.load("imagefolder", root=root, settings=settings, seed=0, device=CPU).train_full

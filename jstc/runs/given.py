@@ -1,0 +1,230 @@
+"""A run whose network and data are given from Python: its workspace, which looks up no names.
+
+What such a run leaves has to be enough for the command line, which has neither: see `kept`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from jstc import models
+from jstc.core import files
+from jstc.core.accuracy import Accuracy
+from jstc.data.given import GivenData
+from jstc.errors import DataError, InputError, JstcError, ModelError
+from jstc.models import ModelSpec, Permissions
+from jstc.recipe.schema import Recipe
+from jstc.runs.directory import read_recipe
+from jstc.runs.manifest import Manifest
+from jstc.runs.network_check import num_scores
+from jstc.runs.preprocessing import Settled, settled
+from jstc.runs.workspace import Workspace
+from jstc.train.device import Numerics, to_device
+from jstc.train.loop import evaluate
+
+__all__ = ["GivenWorkspace", "is_trained", "own_weights"]
+
+_OWN = "given-"
+_SCORED = 512  # images, to see whether a network is trained
+
+
+class GivenWorkspace(Workspace):
+    """A workspace of a network and data that are there already; the network may also be a name.
+
+    `labels` are the names of the classes, else those that the data have, else numbers. Raises `DataError` or
+    `ModelError` for what cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module | str,
+        data: GivenData,
+        *,
+        labels: Sequence[str] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        named = isinstance(model, str)
+        super().__init__(recipe, Permissions(model=model if named else None))
+        self._model = None if isinstance(model, str) else model
+        names = tuple(labels) if labels is not None else data.classes
+        self.images = self._settled(data, names)
+        self.info = self.images.info
+        data.require_labels(self.info.num_classes)
+        self.dataset = data.dataset(self.info, recipe.input, self.device)
+        if not named:
+            self.spec = ModelSpec(recipe.model, self.info.num_classes, *self.info.input_shape, cifar=False)
+        if data.test is data.val:
+            say("val_data serves for the search and for the reported accuracy; test_data= is for the latter")
+
+    def _settled(self, data: GivenData, names: Sequence[str] | None) -> Settled:
+        """How images are prepared, with as many classes as the network has scores."""
+        if self._model is None:
+            if names is None:
+                raise DataError(
+                    "a network that is given by its name is built for the classes of the data, which have no "
+                    "names here",
+                    "give them: labels=['cat', 'dog']",
+                )
+            return self._prepared(data, names, 3)
+        channels = (1, 3) if data.pixels and data.grey else (3,)
+        tried = [self._prepared(data, names or ("?",), number) for number in channels]
+        found, scores = _fitting(self._model, tried)
+        if names is not None and len(names) != scores:
+            raise DataError(
+                f"the network gives {scores} scores for an image, and there are {len(names)} classes "
+                f"({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})",
+                f"give its last layer {len(names)} outputs, or name all {scores} classes: labels=[...]",
+            )
+        labels = tuple(names or map(str, range(scores)))
+        return self._prepared(data, labels, found.info.channels)
+
+    def _prepared(self, data: GivenData, names: Sequence[str], channels: int) -> Settled:
+        settings = self.recipe.input
+        info = data.info(names, settings, channels=channels)
+        if data.pixels:
+            return settled(info, settings, None, lambda: None)
+        idle = [
+            key for key in ("image_size", "resize_side", "mean", "std") if getattr(settings, key) is not None
+        ]
+        size = "x".join(map(str, info.input_shape))
+        note = f"; input.{idle[0]} has no effect on them" if idle else ""
+        return Settled(info, f"the network gets the tensors of {size} that the Dataset gives{note}")
+
+    def check_names(self) -> None:
+        """Look at names and files where there are any: the data are here."""
+        if self._model is None or self.has_weights_file:
+            self._check_named()
+
+    def _check_named(self) -> None:
+        weights = self.recipe.weights
+        if self._model is None:
+            super().check_names()
+        elif weights is not None and not Path(weights).exists():
+            raise ModelError(
+                f"no weights file at {weights}",
+                "weights have names where the network has one: jstc.search('resnet18', weights='default')",
+            )
+
+    @property
+    def has_weights_file(self) -> bool:
+        """Whether the network starts from other weights than those that it came with."""
+        weights = self.recipe.weights
+        return weights is not None and not str(weights).startswith(_OWN)
+
+    @property
+    def start(self) -> str:
+        """In words, what the network starts from."""
+        if self._model is None or self.has_weights_file:
+            return super().start
+        if self.recipe.weights is not None:
+            return "from the weights that it came with"
+        return "as it came, untrained"
+
+    def skeleton(self) -> nn.Module:
+        """The network itself: analysing it leaves it as it is."""
+        return super().skeleton() if self._model is None else self._model
+
+    def structure(self) -> nn.Module:
+        """A copy of the network."""
+        return super().structure() if self._model is None else copy.deepcopy(self._model).cpu()
+
+    def new_target(self) -> nn.Module:
+        """A copy of the network, with the weights that it has or those of the recipe's file."""
+        if self._model is None:
+            return super().new_target()
+        model = self.structure()
+        if self.has_weights_file:
+            assert self.recipe.weights is not None
+            files.require_regular(Path(self.recipe.weights))
+            models.load_weights(model, self.recipe.weights, allow_pickle=self.permissions.pickle)
+        return model
+
+
+def _fitting(network: nn.Module, tried: Sequence[Settled]) -> tuple[Settled, int]:
+    """The first preparation of images that the network takes, and its number of scores."""
+    failed: Exception | None = None
+    for one in tried:
+        try:
+            return one, num_scores(network, one.info.input_shape)
+        except JstcError:
+            raise
+        except Exception as error:  # whatever a forward raises
+            failed = failed or error
+    channels, *size = tried[0].info.input_shape
+    for other in range(1, 5):
+        if _takes(network, (other, size[0], size[1])):
+            few = "1 channel" if other == 1 else f"{other} channels"
+            raise DataError(f"the network takes {few}, the images have {channels}")
+    shape = "x".join(map(str, tried[0].info.input_shape))
+    raise ModelError(f"the network's forward failed for two images of {shape}: {failed}")
+
+
+def _takes(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    try:
+        num_scores(network, shape)
+    except Exception:  # whatever a forward raises
+        return False
+    return True
+
+
+# Is a network that is given trained already? By its score, unless one is told, or the run has begun.
+
+
+def is_trained(workspace: GivenWorkspace, path: Path, *, fresh: bool, say: Callable[[str], None]) -> bool:
+    """Whether the network scores above chance on some images of val_data; a run that goes on knows it."""
+    if not fresh and Manifest.load(path) is not None and (path / "recipe.yaml").exists():
+        return read_recipe(path).weights is not None
+    found = _scored(workspace)
+    if found is None:
+        return False
+    trained = found.doubt is None
+    if trained:
+        say(
+            f"the network is trained already, {found.text} of {found.images} images: the search starts from "
+            "its weights"
+        )
+    else:
+        say(
+            f"the network is taken for untrained: {found.text} of {found.images} images, as by guessing; if "
+            "it is trained, say trained=True, which also looks for what does not fit"
+        )
+    return trained
+
+
+def _scored(workspace: GivenWorkspace) -> Accuracy | None:
+    """Accuracy on some images; None where the network cannot be asked, which will be told elsewhere."""
+    split, settings = workspace.dataset.search_val, workspace.recipe.train
+    labels: list[Tensor] = []
+
+    def batches() -> object:
+        for images, classes in split.ordered(settings.batch_size, limit=_SCORED):
+            labels.append(classes.cpu())
+            yield images, classes
+
+    try:
+        network = to_device(workspace.new_target(), settings, workspace.device)
+        found = evaluate(network, batches(), Numerics(channels_last=settings.channels_last))  # type: ignore[arg-type]
+    except InputError:
+        raise
+    except Exception:
+        return None
+    counts = torch.bincount(torch.cat(labels), minlength=workspace.info.num_classes)
+    chance = max(1 / workspace.info.num_classes, counts.max().item() / found.images)
+    return Accuracy(found.accuracy, found.images, chance)
+
+
+def own_weights(network: nn.Module) -> str:
+    """What a recipe says for the weights that `network` came with: other weights are another run."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(tensor, Tensor):
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return _OWN + digest.hexdigest()[:12]
