@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
@@ -88,7 +89,7 @@ class GivenBatches(TorchDataset[Batch]):
         _require_label(where, label, self.info.num_classes)
         if self.looked.pixels:
             prepared = self.for_training if training else self.for_evaluation
-            return prepared(picture(image, self._mode, where)), label
+            return prepared(self._picture(image, where)), label
         tensor = torch.as_tensor(image).detach().to(torch.float32)
         if tuple(tensor.shape) != self.looked.shape:
             raise DataError(f"{where} is {list(tensor.shape)}, the first {list(self.looked.shape)}")
@@ -99,12 +100,11 @@ class GivenBatches(TorchDataset[Batch]):
         image, label = self.items.read(index)
         if not self.looked.pixels:
             return (torch.as_tensor(image).float() * 255).round().clamp(0, 255).to(torch.uint8), label
-        pixels = np.asarray(picture(image, self._mode, f"{self.items.name}: image {index}"))
+        pixels = np.asarray(self._picture(image, f"{self.items.name}: image {index}"))
         return torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy()), label
 
-    @property
-    def _mode(self) -> str:
-        return "L" if self.info.channels == 1 else "RGB"
+    def _picture(self, image: Any, where: str) -> Image.Image:
+        return picture(image, "L" if self.info.channels == 1 else "RGB", self.info.background, where)
 
 
 @dataclass(frozen=True, eq=False)

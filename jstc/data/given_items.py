@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from jstc.core.preprocessing import Colour
 from jstc.data.pixels import as_colours
 from jstc.data.sampling import epoch_order, spread
 from jstc.errors import DataError
@@ -174,15 +175,15 @@ def _pixels(image: Tensor | np.ndarray[Any, Any], where: str) -> np.ndarray[Any,
     return pixels
 
 
-def picture(image: Any, mode: str, where: str) -> Image.Image:
-    """Pixels as a Pillow image in the mode "RGB" or "L"."""
+def picture(image: Any, mode: str, background: Colour | None, where: str) -> Image.Image:
+    """Pixels as a Pillow image in the mode "RGB" or "L"; what is transparent, on `background`."""
     if not isinstance(image, Image.Image):
         pixels = _pixels(image, where)
         image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
-    if image.mode == mode:
+    if image.mode == mode and "transparency" not in image.info:
         return image
     try:
-        return as_colours(image, mode)
+        return as_colours(image, mode, background)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
 

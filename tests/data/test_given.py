@@ -135,6 +135,13 @@ def test_pixels_are_prepared_as_the_command_line_does(form, settings):
     assert torch.allclose(images, wanted, atol=1e-5)
 
 
+def test_transparent_pixels_lie_on_the_recipe_s_ground():
+    clear = Made(lambda i: (Image.new("RGBA", (4, 4), (9, 9, 9, 0)), i))
+    for background, value in (("white", 1.0), ("black", 0.0), ("none", 9 / 255)):
+        [(images, _)] = split_of(clear, background=background, mean=(0.0,), std=(1.0,)).ordered(10)
+        assert images.unique().tolist() == pytest.approx([value])
+
+
 def test_files_have_their_own_pixels_as_originals():
     split = split_of(Made(PIXEL_FORMS["Pillow"]), image_size=6)
     found = torch.cat([images for images, _ in split.originals(4)])
