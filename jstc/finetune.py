@@ -76,6 +76,10 @@ def finetune(
         checkpoint=recipe.checkpoint,
         identity={"plan_hash": plan.hash, "source": _hash(source / "subnetwork.safetensors")},
     )
+    more = job.epochs - recipe.finetune.epochs
+    if more > 0:
+        told = f"{recipe.finetune.epochs} of finetune.epochs, and {more} that the search left over"
+        progress.message(f"finetune: {job.epochs} epochs, {told}")
     result = _trained(job, network, directory=directory, progress=progress, stage="finetune")
     if collectives.is_first():
         handover.save_subnetwork(

@@ -161,12 +161,21 @@ def test_the_schedule_goes_on_where_the_search_ended(
 def test_steps_that_a_settled_search_left_over_are_trained(
     target: nn.Module, channels: ChannelMap, dataset: data.Dataset, tmp_path: Path
 ) -> None:
-    source = searched(tmp_path / "early", target, channels, step=3)
-    directory = tmp_path / "finetune"
-    finetune(
-        target, channels, dataset, recipe=recipe(), source=source, directory=directory, progress=Silent()
-    )
-    assert (result(directory)["epochs"], result(directory)["images_seen"]) == (3, 23 * 64)
+    class Told(Silent):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    told: list[str] = []
+    for step in (3, SEARCHED):
+        source = searched(tmp_path / f"search{step}", target, channels, step=step)
+        directory = tmp_path / f"finetune{step}"
+        finetune(
+            target, channels, dataset, recipe=recipe(), source=source, directory=directory, progress=Told()
+        )
+    early = result(tmp_path / "finetune3")
+    assert (early["epochs"], early["images_seen"]) == (3, 23 * 64)
+    # And said, as the bar counts more epochs than the recipe has; nothing is where the search took all.
+    assert told == ["finetune: 3 epochs, 2 of finetune.epochs, and 1 that the search left over"]
 
 
 def test_a_cut_off_finetune_ends_with_the_same_file(

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from jstc.core.numbers import figure
 from jstc.core.progress import Progress, Silent
@@ -118,7 +119,7 @@ class PlainLines:
 
 
 class RichProgress:
-    """A live bar for the stage at work; the bars of finished stages stay."""
+    """A live bar for the work at hand; when it is done it goes up to the messages, in the order of time."""
 
     def __init__(self, bars: Bars, *, verbose: bool = False) -> None:
         self._bars, self._verbose = bars, verbose
@@ -144,9 +145,13 @@ class RichProgress:
 
     def finish(self) -> None:
         """See `Progress`."""
-        if self._task is not None:
-            self._bars.stop_task(self._task)
-            self._task = None
+        if self._task is None:
+            return
+        self._bars.stop_task(self._task)
+        [task] = [task for task in self._bars.tasks if task.id == self._task]
+        self._bars.remove_task(self._task)
+        self._task = None
+        self._bars.console.print(self._bars.make_tasks_table([task]))
 
 
 def in_notebook() -> bool:
@@ -244,10 +249,10 @@ def _bars(console: Console) -> Bars:
     return Bars(
         TextColumn("{task.description:<8}", markup=False),
         BarColumn(bar_width=14),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}", markup=False),
+        MofNCompleteColumn(table_column=Column(min_width=7, justify="right")),  # bars of one width
+        TextColumn("{task.fields[unit]:<10}", markup=False),
         TextColumn("{task.fields[figures]}", markup=False),
-        TimeRemainingColumn(compact=True),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=console,
         speed_estimate_period=3600,  # an epoch can take longer than the usual 30 seconds
     )

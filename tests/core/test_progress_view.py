@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import sys
 
 import pytest
@@ -43,6 +44,41 @@ def test_a_live_bar_fits_80_columns():
     assert "acc 99.12 %" in text
     assert "159/160" in text
     assert "…" not in text
+
+
+def test_bars_of_what_is_done_stand_among_the_messages_in_the_order_of_time():
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with _bars(console) as bars:
+        progress = RichProgress(bars)
+        for number, label in enumerate(("flops0.7", "flops0.5"), start=1):
+            progress.message(f"{label} ({number} of 2):")
+            for stage, total in (("finetune", 12), ("slim", 1)):
+                progress.start(stage, total, "epoch")
+                progress.update(total)
+                progress.finish()
+        assert bars.tasks == []
+    screen = _screen(stream.getvalue())
+    found = [line.split()[0] for line in screen if line.strip()]
+    assert found == ["flops0.7", "finetune", "slim", "flops0.5", "finetune", "slim"]
+    assert len({line.index("━") for line in screen if "━" in line}) == 1
+    assert len({line.index("epoch") for line in screen if "epoch" in line}) == 1
+
+
+def _screen(text):
+    """The lines of a terminal that got the text: rich moves up one line, or clears one."""
+    lines, at = [""], 0
+    for piece in re.split(r"(\r|\n|\x1b\[\d*[A-Za-z]|\x1b\[\?\d+[hl])", text):
+        if piece == "\n":
+            at += 1
+            lines += [""] * (at - len(lines) + 1)
+        elif piece == "\x1b[1A":
+            at -= 1
+        elif piece == "\x1b[2K":
+            lines[at] = ""
+        elif not piece.startswith(("\x1b", "\r")):
+            lines[at] += piece
+    return lines
 
 
 def test_quiet_is_silent_and_a_pipe_gets_plain_lines():
