@@ -33,7 +33,7 @@ def summary(found: Summary | SweepSummary, path: Path, *, as_json: bool, quiet: 
         where = f"{path}, each budget's run in {', '.join(f'{row.run}/' for row in found.sweep)}"
     else:
         cells = [list(row) for row in report.table(found)]
-        console.table([f"{found.model} on {found.dataset}", "target", "slim", ""], cells, numbers_from=1)
+        console.table([f"{found.model} on {found.dataset}", "original", "slim", ""], cells, numbers_from=1)
         where = str(path)
     if quiet:
         return

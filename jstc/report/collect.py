@@ -142,6 +142,7 @@ class SweepData:
     summary: SweepSummary
     findings: Sequence[Finding]
     recipe_text: str
+    runs: Mapping[str, RunData]
 
 
 # --- one budget -------------------------------------------------------------------------------------------
@@ -318,7 +319,6 @@ def read_sweep(run: Path) -> SweepData:
     labels = [budget["label"] for budget in budgets]
     children = {label: read_run(run / label) for label in labels if (run / label / "recipe.yaml").is_file()}
     images = unreadable_images(run)
-    environments = [child.summary.environment for child in children.values() if child.summary.environment]
     documents = {label: to_document(child.summary) for label, child in children.items()}
     told = [*images_finding(images), *_notes(labels, children)]
     document = {
@@ -335,7 +335,7 @@ def read_sweep(run: Path) -> SweepData:
         "given": _given(given),
         "frozen": target.get("frozen") or [],
         "unknown_operations": target.get("unknown_operations") or {},
-        "environment": environments[0] if environments else {},
+        "environment": next((e for child in children.values() if (e := child.summary.environment)), {}),
         "versions": manifest.get("versions") or {},
         "command": manifest.get("command") or None,
         "picture": PARETO if (run / PARETO).is_file() else None,
@@ -344,7 +344,7 @@ def read_sweep(run: Path) -> SweepData:
     }
     summary = _checked(SweepSummary, document)
     text = files.read_text(run / "recipe.yaml", limit=loading.MAX_BYTES)
-    return SweepData(summary, [*sweep_findings(summary), *told], text)
+    return SweepData(summary, [*sweep_findings(summary), *told], text, children)
 
 
 def _unresolved(label: str, recipe: Recipe) -> Json:

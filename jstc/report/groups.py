@@ -65,8 +65,10 @@ def _star(split: list[list[str]], keys: Sequence[Hashable], from_the_right: int)
             alike.setdefault((rest, keys[index]), []).append(index)
     for members in alike.values():
         position = len(split[members[0]]) - from_the_right
-        different = len({split[index][position] for index in members})
-        if different >= _least(split[members[0]], position):
+        found = {int(split[index][position]) for index in members}
+        # Two far apart, such as the first and the last of a sequence, are no repeated blocks.
+        apart = len(found) == 2 and max(found) - min(found) > 1
+        if len(found) >= _least(split[members[0]], position) and not apart:
             for index in members:
                 split[index][position] = "*"
 
@@ -136,6 +138,16 @@ class WidthRows:
     def largest(self) -> float:
         """The largest share of FLOPs, before or after the cut."""
         return max(max(row.before, row.after or 0.0) for row in self.rows) or 1.0
+
+    @property
+    def letters(self) -> tuple[int, int]:
+        """Letters of the longest `stays` and `costs`, which set the widths of their columns."""
+        return max(len(row.stays) for row in self.rows), max(len(row.costs) for row in self.rows)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether a layer makes the channels of several groups, which then have a number behind its name."""
+        return any("#" in row.name for row in self.rows)
 
     @property
     def kept(self) -> int:

@@ -34,6 +34,14 @@ class Section(NamedTuple):
     heading: str
 
 
+class Use(NamedTuple):
+    """A network's file, and the script that classifies an image if it is there; `label`: the budget."""
+
+    label: str
+    file: str
+    script: str | None
+
+
 class Figure(NamedTuple):
     """A picture on the page: its SVG as a data URL, what it shows in words, how to read it."""
 
@@ -54,6 +62,7 @@ def html(data: RunData | SweepData, drawings: Sequence[Drawing]) -> str:
         "remarks": [one for one in data.findings if not one.figure],
         "machine": _machine(summary.environment),
         "seconds": [(name, numbers.duration(s)) for name, s in summary.seconds.items() if s is not None],
+        "total": sum(filter(None, summary.seconds.values())),
         "recipe_text": data.recipe_text,
     }
     sections = [Section(*one) for one in _SECTIONS if _is_wanted(one[0], content)]
@@ -63,7 +72,7 @@ def html(data: RunData | SweepData, drawings: Sequence[Drawing]) -> str:
 _SECTIONS = (
     ("budgets", "The networks side by side"),
     ("notes", "What to know"),
-    ("result", "Target and slim network"),
+    ("result", "Original and slim network"),
     ("latency", "Latency budget"),
     ("cut", "What was cut where"),
     ("files", "Accuracy of each file"),
@@ -106,6 +115,7 @@ def _run(data: RunData, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "time": _times(data.profiles),
         "history": [_figure(one) for one in drawings if one.on_page and one not in tradeoffs],
         "stayed": summary.frozen,
+        "use": _use("", data),
         "checksums": data.checksums,
         "plan_hash": summary.plan_hash,
     }
@@ -128,9 +138,17 @@ def _sweep(data: SweepData, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "panels": panels,
         "widths": [(label, found) for label, found in widths if found],
         "each": summary.sweep,
+        "use": [use for label, child in data.runs.items() for use in _use(label, child)],
         "checksums": [],
         "plan_hash": None,
     }
+
+
+def _use(label: str, data: RunData) -> list[Use]:
+    """The first file of the export; none before there is one."""
+    folder = f"{label}/" if label else ""
+    script = next((path for path, _ in data.checksums if path.endswith("/run.py")), None)
+    return [Use(label, folder + one.file, script and folder + script) for one in data.summary.files[:1]]
 
 
 def _figure(drawing: Drawing) -> Figure:
@@ -171,6 +189,7 @@ def _text(key: str, value: object) -> str:
 # --- speed ------------------------------------------------------------------------------------------------
 
 _ROOM = 1.04  # of the longest bar
+_FARTHEST = 2.0  # times that, an interval may reach: one of a busy machine would make all bars invisible
 
 
 class _Measured(NamedTuple):
@@ -215,8 +234,9 @@ def _panels(found: Sequence[_Measured], targets: Sequence[Timing], target: Targe
     """Panels in the order of the rows, on one scale."""
     ideals = [ideal_speedup(one.network, target) for one in found]
     reach = zip(found, ideals, strict=True)
-    longest = [max(one.row.ratio_high or 1.0, one.row.speedup or 1.0, ideal or 1.0) for one, ideal in reach]
-    scale = 1 / (_ROOM * max(longest, default=1.0))
+    longest = max((max(one.row.speedup or 1.0, ideal or 1.0) for one, ideal in reach), default=1.0)
+    ends = (min(one.row.ratio_high or 1.0, _FARTHEST * longest) for one in found)
+    scale = 1 / (_ROOM * max(longest, *ends, 1.0))
     several = len({one.row.threads for one in found}) > 1
     panels = []
     for place in dict.fromkeys(one.row.place for one in found):
@@ -236,7 +256,7 @@ def _bar(one: _Measured, target: Target, scale: float) -> Bar:
         speed_of(one.network, row, target),
         one.time,
         scale * (row.speedup or 0.0),
-        None if low is None or high is None else (scale * low, scale * high),
+        None if low is None or high is None else (scale * low, min(scale * high, 1.0)),
         None if ideal is None else scale * ideal,
         ideal_share(row, ideal),
     )

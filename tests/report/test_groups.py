@@ -39,6 +39,12 @@ def test_places_in_a_plain_sequence_are_parts_unless_they_are_many():
     assert patterns([f"features.{i}" for i in (0, 3, 6, 8)]) == {"features.*": 4}
 
 
+def test_the_first_and_the_last_of_a_sequence_are_no_repeated_blocks():
+    assert patterns(["features.0.0", "features.18.0"]) == {"features.0.0": 1, "features.18.0": 1}
+    assert patterns(["features.3.0", "features.4.0"]) == {"features.*.0": 2}
+    assert patterns([f"features.{i}.0" for i in (2, 4, 7)]) == {"features.*.0": 3}
+
+
 def test_only_equal_keys_meet():
     names = [f"b.{i}.c" for i in range(4)]
     found = group_names(names, [16, 16, 32, 32])

@@ -50,7 +50,7 @@ def test_findings_come_first(text: str) -> None:
         "| FLOPs | 41.0 M | 20.4 M | 49.9 % |",
         "| ONNX file | 1.09 MB | 560 kB | 51.4 % |",
         "| Latency, batch 1, cpu | 1.24 ms | 0.850 ms | 1.46x the speed |",
-        "One multiply-add is one FLOP (fvcore's count).",
+        "The target network is the original, at its full size. One multiply-add is one FLOP (fvcore's count).",  # noqa: E501
         "| `model.onnx` | fp32 | 99.33 % | 0.00 points | 4.2e-06 | 100.00 % | 560 kB |",
         "| `target` | cpu | 1 | 1.24 ms | 1.90 ms | 806 | 1.00x | - | - | 420 |",
         "| `model.onnx` | cpu | 8 | 9.90 ms | 1.90 ms | 806 | 1.02x (no gain) | 0.97 to 1.06 | 50.9 % | 420 |",  # noqa: E501

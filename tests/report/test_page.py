@@ -300,3 +300,50 @@ def test_a_budget_of_latency_is_met_within_the_noise(
 
 def test_a_budget_of_latency_that_is_not_known_yet(timed: Path) -> None:
     assert "Latency budget not known 2.00 ms allowed" in plainly(Page(report.html(report.read(timed))).text)
+
+
+# --- the head ---------------------------------------------------------------------------------------------
+
+
+def test_the_head_has_the_file_how_to_use_it_and_the_time(finished: Path, contents: dict[str, Any]) -> None:
+    files = {"export/model.onnx": "0" * 64, "export/run.py": "1" * 64}
+    manifest = contents["manifest.json"]
+    manifest["stages"]["export"] = {"state": "done", "artifacts": files}
+    (finished / "manifest.json").write_text(json.dumps(manifest))
+    head = plainly(Page(report.html(report.read(finished))).text.partition("Findings")[0])
+    assert "Use it now: model.onnx ; python export/run.py IMAGE names the class of an image." in head
+    assert "The run took 5 min 35 s in all. The target network is the original" in head
+
+
+def test_each_budget_has_its_own_in_the_head(two_budgets: Path) -> None:
+    head = plainly(Page(report.html(report.read(two_budgets))).text.partition("Findings")[0])
+    assert "Use it now, flops0.7: flops0.7/model.onnx . Use it now, flops0.5: flops0.5/model.onnx ." in head
+    assert "run.py" not in head  # which these exports do not have
+
+
+def test_a_run_that_has_only_begun_has_nothing_to_use(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: resnet20\ndataset: digits\nseed: 0\n")
+    text = Page(report.html(report.read(tmp_path))).text
+    assert "Use it now" not in text and "The run took" not in text
+
+
+def test_a_layer_of_several_groups_is_explained(finished: Path, contents: dict[str, Any]) -> None:
+    told = "A name with #2 is that of a second group of channels that the same layer makes."
+    assert told not in Page(report.html(report.read(finished))).text
+    target = contents["target.json"]
+    target["groups"][1]["name"] = "stem#2"
+    for name in ("search/plan.json", "slim/plan.json"):
+        document = json.loads(json.dumps(contents[name]).replace("layer1.0.conv1", "stem#2"))
+        (finished / name).write_text(json.dumps(document))
+    (finished / "target.json").write_text(json.dumps(target))
+    assert told in Page(report.html(report.read(finished))).text
+
+
+def test_an_interval_without_end_leaves_the_bars_visible(finished: Path, contents: dict[str, Any]) -> None:
+    document = contents["bench/bench.json"]
+    document["rows"][1]["ratio_high"] = 99.3
+    (finished / "bench/bench.json").write_text(json.dumps(document))
+    source = report.html(report.read(finished))
+    lengths = re.findall(r'<rect class="(?:gain|weak)" width="([\d.]+)%" y="15%"', source)
+    assert min(map(float, lengths)) > 20
+    assert 'x2="100.00%" y1="50%"' in source

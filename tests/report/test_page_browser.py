@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 
 from jstc import report
 from jstc.report import plots
+from jstc.summary import GroupWidth
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS = 120.0  # until the browser answers; machines that run tests are busy
@@ -175,6 +177,27 @@ def test_everything_is_shown_and_nothing_fails_to_load(browser: Browser, page: P
 def test_nothing_sticks_out_to_the_side(browser: Browser, page: Path, width: int) -> None:
     browser.open(page, width=width)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate(STICKING_OUT) == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_numbers_of_groups_taken_together_have_room(
+    browser: Browser, rich: Path, tmp_path: Path, width: int
+) -> None:
+    data = report.read(rich)
+    assert isinstance(data, report.RunData)
+    groups = [
+        GroupWidth(name=f"blocks.{i}.{part}", width=16 + 70 * i, kept=8 + 48 * i, flops_share=0.9)
+        for i in range(9)
+        for part in "abcd"
+    ]
+    path = tmp_path / "page.html"
+    changed = data.summary.model_copy(update={"groups": groups})
+    path.write_text(report.html(dataclasses.replace(data, summary=changed)), encoding="utf-8")
+    browser.open(path, width=width)
+    numbers = "[...document.querySelectorAll('.groups .row:not(.head) .number')]"
+    assert "8\N{EN DASH}392 of 16\N{EN DASH}576" in browser.evaluate(f"{numbers}.map(one => one.textContent)")
+    assert browser.evaluate(f"{numbers}.filter(one => one.scrollWidth > one.clientWidth + 1).length") == 0
     assert browser.evaluate(STICKING_OUT) == []
 
 

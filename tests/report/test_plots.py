@@ -245,6 +245,20 @@ def test_of_several_budgets_a_run_shows_its_own(write_lines: Write) -> None:
     )
 
 
+def test_the_line_is_dotted_through_rounds_that_were_not_judged(write_lines: Write) -> None:
+    run = write_lines()
+    path = run / "search/history.jsonl"
+    everywhere = draw_one(run, draw_search)
+    assert everywhere is not None
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line | ({"accuracy": None} if line["round"] in (3, 4, 5) else {}) for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    picture = draw_one(run, draw_search)
+    assert picture is not None
+    assert ("dotted" in picture.caption, "dotted" in everywhere.caption) == (True, False)
+    assert ("stroke-dasharray" in picture.svg, "stroke-dasharray" in everywhere.svg) == (True, False)
+
+
 def test_gates_are_shown_where_they_were_learned(write_lines: Write) -> None:
     run = write_lines()
     path = run / "search/history.jsonl"

@@ -181,8 +181,9 @@ def _training_told(data: RunData, curves: _Curves) -> str:
 
 _SEARCH_CAPTION = (
     "The search, round by round. Top: accuracy of each round's sub-network on the search-validation split "
-    "(dots), and its moving mean (line). {more}Shaded: coarse rounds."
+    "(dots), and its moving mean (line). {gaps}{more}Shaded: coarse rounds."
 )
+_GAPS = "Rounds that were not judged have no dot: the line through them is dotted. "
 _OVERLAP = "Overlap: how much of a plan was in the plan before it (1: nothing changed). "
 _SPREAD = "Gates: standard deviation of the gates alpha, by which channels are told apart. "
 _FEW, _MANY = 5, 60  # rounds: for a mean, for small marks
@@ -221,7 +222,9 @@ def draw_search(data: RunData) -> Drawing | None:
         text = canvas.svg(drawn, title=alt)
     colours = {panel.colour for panel in panels}
     more = (_OVERLAP if canvas.GREEN in colours else "") + (_SPREAD if canvas.PURPLE in colours else "")
-    return Drawing("report/search.svg", "The search", alt, _SEARCH_CAPTION.format(more=more), text)
+    gaps = _GAPS if len(_known(accuracy)) < len(accuracy) else ""
+    caption = _SEARCH_CAPTION.format(gaps=gaps, more=more)
+    return Drawing("report/search.svg", "The search", alt, caption, text)
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
@@ -243,7 +246,10 @@ def _draw_panel(axes: Axes, rounds: Sequence[int], panel: _Panel) -> None:
         places, values = [place for place, _ in judged], [value for _, value in judged]
         axes.plot(places, values, "o", color=panel.colour, markersize=2.6 if many else 4, alpha=0.55)
         window = 2 * (max(3, len(values) // 10) // 2) + 1 if len(values) > _FEW else 1
-        axes.plot(places, moving_mean(values, window), color=panel.colour, linewidth=1.8)
+        means = dict(zip(places, moving_mean(values, window), strict=True))
+        if len(means) < len(rounds):
+            axes.plot(places, list(means.values()), color=panel.colour, linewidth=1, linestyle=(0, (1, 2)))
+        axes.plot(rounds, [means.get(at, math.nan) for at in rounds], color=panel.colour, linewidth=1.8)
     else:
         style = "" if many else "o"
         axes.plot(rounds, panel.values, marker=style, color=panel.colour, markersize=3, linewidth=1.4)
