@@ -290,7 +290,7 @@ def weights_file(path: Path) -> tuple[Path, str | None]:
     """
     file, part = path, None
     if not path.exists() and "#" in path.name:
-        name, _, part = path.name.partition("#")
+        name, _, part = path.name.rpartition("#")
         file = path.with_name(name)
     if not file.exists():
         raise ModelError(f"no weights file at {file}")

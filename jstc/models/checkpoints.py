@@ -199,7 +199,9 @@ def _mapping(*_: object) -> OrderedDict[str, Any]:
 
 
 _PASSED = (
-    *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "torch.torch_version.TorchVersion"),
+    *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "functools.partial"),
+    *("torch.torch_version.TorchVersion", "torch.optim.sgd.SGD", "torch.optim.adam.Adam"),
+    *("torch.optim.adamw.AdamW", "torch.optim.rmsprop.RMSprop"),
     *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
     *(f"datetime.{name}" for name in ("date", "datetime", "timedelta")),
     *(f"pathlib.{name}" for name in ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")),

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -71,9 +72,9 @@ def place(model: nn.Module, own: _Tensors, tensors: _Tensors, source: str) -> Pl
         if best.most == needed:
             break
     assert best is not None
-    found = [begin for begin, count in best.fits.items() if count == best.most]
     if best.most * 2 < needed:  # some other network: told by the names as they are
         return Placed(tensors)
+    found = _exact([begin for begin, count in best.fits.items() if count == best.most], best, own)
     begin, others = _chosen(found, best.tensors, source)
     aside = tuple(
         part for other in others for part in (other, _count_of(other)) if not begin.startswith(part)
@@ -84,6 +85,16 @@ def place(model: nn.Module, own: _Tensors, tensors: _Tensors, source: str) -> Pl
         if key.startswith(begin) and not key.startswith(aside)
     }
     return Placed(inside, (*_said(begin, others, best.tensors, source), *best.notes))
+
+
+def _exact(found: list[str], reading: _Reading, own: _Tensors) -> list[str]:
+    """Those beginnings that the fewest unknown names follow: a larger network may have all of a smaller."""
+    unknown = dict.fromkeys(found, 0)
+    for key in reading.tensors:
+        begin = max((one for one in found if key.startswith(one)), key=len, default=None)
+        if begin is not None and reading.outer + key.removeprefix(begin) not in own:
+            unknown[begin] += not key.endswith("n_averaged")
+    return [begin for begin in found if unknown[begin] == min(unknown.values())]
 
 
 def _readings(model: nn.Module, own: _Tensors, tensors: _Tensors, source: str) -> Iterator[_Reading]:
@@ -155,7 +166,7 @@ def _chosen(found: list[str], tensors: _Tensors, source: str) -> tuple[str, list
             parts = [begin.rstrip(".") for begin in plain]
             raise ModelError(
                 f"weights {source} have several networks that fit: {some(parts)}; say which: "
-                f"--weights '{source}#{parts[0]}'"
+                f"--weights '{_part(source, parts[0])}'"
             )
         averages = [*averages, *(begin for begin in plain if begin != usual[0])]
         plain = usual
@@ -176,7 +187,8 @@ def _said(begin: str, others: list[str], tensors: _Tensors, source: str) -> Iter
     if begin:
         yield f"weights {source}: those of the network are under '{begin.rstrip('.')}'"
         words = begin.split(".")
-        aside = (key for key in tensors if not key.startswith((begin, *others)))
+        known = (begin, *others, *map(_count_of, others))
+        aside = (key for key in tensors if not key.startswith(known))
         groups = dict.fromkeys(_group(key.split("."), words) for key in aside)
         groups.pop("n_averaged", None)
         if groups:
@@ -184,10 +196,16 @@ def _said(begin: str, others: list[str], tensors: _Tensors, source: str) -> Iter
     for other in others:
         part = other.rstrip(".")
         what = "an average of them over the training" if _is_average(other, tensors) else "another that fits"
-        yield f"weights {source}: '{part}' is {what}, and left out; --weights '{source}#{part}' takes that"
+        choice = f"--weights '{_part(source, part)}'"
+        yield f"weights {source}: '{part}' is {what}, and left out; {choice} takes that"
+
+
+def _part(source: str, part: str) -> str:
+    """How a part of a file, or of a part of one, is named."""
+    return f"{source}{'#' if '#' not in source or Path(source).exists() else '.'}{part}"
 
 
 def _group(name: list[str], begin: list[str]) -> str:
     """The name up to where it parts from the beginning that was taken."""
-    at = next(index for index, word in enumerate(name) if index >= len(begin) or word != begin[index])
-    return ".".join(name[: at + 1])
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(name, begin, strict=False))
+    return ".".join(name[: len(list(same)) + 1])

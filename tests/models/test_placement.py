@@ -135,6 +135,28 @@ def test_what_stands_under_the_same_beginning_and_is_unknown_is_refused(tmp_path
         _loaded(state, tmp_path)
 
 
+def test_a_larger_network_that_has_all_of_a_smaller_is_not_taken_for_it(tmp_path: Path) -> None:
+    state = _state(Net())
+    teacher = _state(Net()) | {"neck.weight": torch.ones(4)}
+    for document in (
+        {"teacher": teacher, "student": state},
+        {"state_dict": _under("a.", state) | _under("b.", teacher)},
+    ):
+        network, notes = _loaded(document, tmp_path)
+        assert _holds(network, state)
+        assert "left out: " in notes
+    with pytest.raises(ModelError, match=r"unknown neck\.weight"):
+        _loaded({"teacher": teacher}, tmp_path)
+
+
+def test_a_tensor_that_is_called_as_the_beginning_is_no_matter(tmp_path: Path) -> None:
+    state, network = _state(Net()), Net()
+    save_file({"a.b": torch.ones(1)} | _under("a.b.", state), tmp_path / "w.safetensors")
+    notes = load_weights(network, tmp_path / "w.safetensors").notes
+    assert _holds(network, state)
+    assert notes[1].endswith("left out: a.b")
+
+
 # Averages.
 
 
@@ -174,7 +196,15 @@ def test_an_average_alone_is_taken(tmp_path: Path) -> None:
     source = Net()
     network, notes = _loaded(AveragedModel(source).state_dict(), tmp_path)
     assert _holds(network, source.state_dict())
-    assert "under 'module'" in notes
+    assert notes.endswith("under 'module'")
+
+
+def test_of_an_average_nothing_else_is_said_than_that_it_is_one(tmp_path: Path) -> None:
+    source = Net()
+    document = {"model": source.state_dict(), "swa": AveragedModel(Net()).state_dict()}
+    network, notes = _loaded(document, tmp_path)
+    assert _holds(network, source.state_dict())
+    assert "not of the network" not in notes
 
 
 def test_an_average_inside_of_the_network_s_own_names_is_left_out(tmp_path: Path) -> None:
@@ -193,9 +223,22 @@ def test_a_part_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -
 
 def test_a_file_with_a_hash_in_its_name_is_that_file(tmp_path: Path) -> None:
     state, network = _state(Net()), Net()
-    torch.save(state, tmp_path / "w#1.pt")
-    load_weights(network, tmp_path / "w#1.pt")
+    torch.save({"net": state, "net_ema": _averaged(state)}, tmp_path / "w#1.pt")
+    notes = load_weights(network, tmp_path / "w#1.pt").notes
     assert _holds(network, state)
+    assert notes[-1].endswith("w#1.pt#net_ema' takes that")
+    load_weights(network, tmp_path / "w#1.pt#net_ema")
+    assert _holds(network, _averaged(state))
+
+
+def test_a_part_of_a_part_is_named_as_one(tmp_path: Path) -> None:
+    state = _state(Net())
+    document = {"best": {"model": state, "model_ema": _averaged(state)}, "last": {"model": _averaged(state)}}
+    for part in ("#best", "#best.model"):
+        network, notes = _loaded(document, tmp_path, part)
+        assert _holds(network, state)
+    _, notes = _loaded(document, tmp_path, "#best")
+    assert notes.endswith("w.pt#best.model_ema' takes that")
 
 
 # What lies beside the tensors.
