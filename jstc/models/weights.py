@@ -53,10 +53,10 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Fitted:
     for key, value in own.items():  # very old checkpoints lack this counter
         if key.endswith(COUNTER):
             given.setdefault(key, value)
+    _require(source, {key: _form(tensor) for key, tensor in given.items()})
     problems = _problems(model, own, given)
     if problems:
         raise ModelError(f"weights {source} do not fit the network: {problems}", _advice(own, given))
-    _require(source, {key: _form(tensor) for key, tensor in given.items()})
     filled = {key: _filled(tensor, source) for key, tensor in given.items()}
     _require(source, {key: _values(filled[key], value) for key, value in own.items()})
     _require(source, {key: _unbounded(filled[key], value) for key, value in model.named_parameters()})

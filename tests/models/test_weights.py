@@ -191,7 +191,7 @@ def _with(change: Any) -> dict[str, Tensor]:
     return state | {"conv.weight": change(state["conv.weight"])}
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -200,6 +200,7 @@ def _with(change: Any) -> dict[str, Tensor]:
         (lambda w: w.to(torch.int8), r"whole numbers \(int8\), where the network has float32"),
         (lambda w: w > 0, r"whole numbers \(bool\)"),
         (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "quantised numbers"),
+        (lambda w: torch.nested.nested_tensor(list(w)), "nested tensors"),
         (lambda w: torch.full_like(w, float("nan")), "not numbers"),
         (lambda w: torch.full_like(w, float("inf")), "infinite numbers"),
         (lambda w: w.double() + 1e300, "infinite numbers, as float32"),
