@@ -10,7 +10,7 @@ from jstc import report
 from jstc.cli import bench_view, console
 from jstc.core import files
 from jstc.core.accuracy import Accuracy
-from jstc.core.numbers import UNKNOWN, figure
+from jstc.core.numbers import UNKNOWN, duration, figure
 from jstc.report import unreadable_images
 from jstc.runs.directory import read_recipe
 from jstc.runs.manifest import damage_as_input_error
@@ -39,7 +39,9 @@ def summary(found: Summary | SweepSummary, path: Path, *, as_json: bool, quiet: 
         return
     for remark in found.notes:
         console.note(f"{'warning' if remark in found.warnings else 'note'}: {remark}")
-    console.note(f"Everything is in {where}")
+    taken = [seconds for seconds in found.seconds.values() if seconds is not None]
+    took = f"; its stages took {duration(sum(taken))}" if taken else ""
+    console.note(f"Everything is in {where}{took}")
     console.page(path)
 
 

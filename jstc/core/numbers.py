@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = [
     "UNKNOWN",
+    "about",
     "bar",
     "bytesize",
     "coarse_ratio",
@@ -64,6 +65,17 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def about(seconds: float) -> str:
+    """733 -> `about 12 min`: an estimate, as finely as it deserves."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, rest = divmod(minutes, 60)
+    if not hours:
+        return f"about {minutes} min"
+    return f"about {hours} h {rest} min" if hours < 10 else f"about {round(seconds / 3600)} h"
 
 
 def compact(value: float) -> str:

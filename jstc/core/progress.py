@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["LEFT_IN_ALL", "Progress", "Silent"]
+
+LEFT_IN_ALL = "seconds_left_in_all"
+"""The figure of an `update` for the time that this stage and all that are to come take, once it is known."""
 
 
 class Progress(Protocol):

@@ -17,14 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from jstc.core.numbers import figure
-from jstc.core.progress import Progress, Silent
+from jstc.core.numbers import about, figure
+from jstc.core.progress import LEFT_IN_ALL, Progress, Silent
 from jstc.core.safe_text import visible
 
 __all__ = ["NotebookProgress", "PlainLines", "RichProgress", "in_notebook", "shown"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_PICTURES = 0.3
+_WORTH_A_WORD = 60.0  # seconds that are left
 _FIGURES = ("accuracy", "loss", "flops")  # what fits on a line of 80 columns
 
 
@@ -99,7 +100,8 @@ class PlainLines:
         self._last = now
         text = f"{self._stage}: {self._unit} {done}/{self._total}{_as_text(figures, all_of_them=True)}"
         left = self._seconds_left(done, now)
-        self._print(text + (f"  {left:.0f} s left" if left else ""))
+        text += f"  {left:.0f} s left" if left else ""
+        self._print(text + _in_all(figures))
 
     def message(self, text: str) -> None:
         """See `Progress`."""
@@ -124,6 +126,8 @@ class RichProgress:
     def __init__(self, bars: Bars, *, verbose: bool = False) -> None:
         self._bars, self._verbose = bars, verbose
         self._task: TaskID | None = None
+        self._whole: TaskID | None = None
+        self._began = time.monotonic()
         self._stage, self._unit = "", ""
 
     def start(self, stage: str, total: int, unit: str) -> None:
@@ -136,8 +140,19 @@ class RichProgress:
         """See `Progress`."""
         if self._task is not None:
             self._bars.update(self._task, completed=done, figures=_as_text(figures))
+        self._show_whole(figures.get(LEFT_IN_ALL))
         if self._verbose:
             self.message(f"{self._stage}: {self._unit} {done}{_as_text(figures, all_of_them=True)}")
+
+    def _show_whole(self, left: float | None) -> None:
+        """The command's time as a bar of its own, once it is known how much is left."""
+        if left is None:
+            return
+        if self._whole is None:
+            self._whole = self._bars.add_task("in all", total=100, unit="%", figures="")
+        elapsed = time.monotonic() - self._began
+        share = elapsed / max(elapsed + left, 1e-9)
+        self._bars.update(self._whole, completed=int(100 * share), figures=f"  {about(left)} left")
 
     def message(self, text: str) -> None:
         """See `Progress`."""
@@ -258,8 +273,16 @@ def _bars(console: Console) -> Bars:
     )
 
 
+def _in_all(figures: Mapping[str, float]) -> str:
+    """How long it takes to the end of the command, where that is known."""
+    left = figures.get(LEFT_IN_ALL, 0.0)
+    return f"  {about(left)} left in all" if left >= _WORTH_A_WORD else ""
+
+
 def _as_text(figures: Mapping[str, float], *, all_of_them: bool = False) -> str:
-    names = figures if all_of_them else [name for name in _FIGURES if name in figures]
+    names = [
+        name for name in (figures if all_of_them else _FIGURES) if name in figures and name != LEFT_IN_ALL
+    ]
     return "".join(f"  {_SHORT.get(name, name)} {figure(name, figures[name])}" for name in names)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,46 +17,17 @@ from jstc.runs import preflight
 from jstc.runs.directory import RunDirectory, recorded
 from jstc.runs.manifest import can_be_recorded, damage_as_input_error
 from jstc.runs.stages import Stage, builds_on, built_on
+from jstc.runs.stopwatch import Stopwatch
 from jstc.runs.workspace import StageContext, Workspace
 
-__all__ = ["Chain", "Stopwatch", "interruptions_told"]
-
-_SAVE_EVERY = 10.0  # seconds of work that an interruption may cost the record
-
-
-class Stopwatch:
-    """A `Progress` that passes everything on, and puts the time of a stage on the run's record."""
-
-    def __init__(self, run: RunDirectory, stage: str, progress: Progress) -> None:
-        self._run, self._stage, self._progress = run, stage, progress
-        self._since = time.monotonic()
-
-    def start(self, stage: str, total: int, unit: str) -> None:
-        self._progress.start(stage, total, unit)
-
-    def update(self, done: int, **figures: float) -> None:
-        # Now and then, so that even a process that is killed leaves most of its time on record.
-        if time.monotonic() - self._since > _SAVE_EVERY:
-            self.save()
-        self._progress.update(done, **figures)
-
-    def message(self, text: str) -> None:
-        self._progress.message(text)
-
-    def finish(self) -> None:
-        self._progress.finish()
-
-    def save(self) -> None:
-        """Record the time since the last save."""
-        now = time.monotonic()
-        self._since, elapsed = now, now - self._since
-        self._run.spend(self._stage, elapsed)
+__all__ = ["Chain", "interruptions_told"]
 
 
 class Chain:
     """Runs stages of `table` in an open run directory.
 
     `command` continues the run when it is interrupted; `title` tells this run from others of one command.
+    `whole` says whether the command is over with it, or whoever runs it adds what is to come.
     """
 
     def __init__(
@@ -69,8 +39,10 @@ class Chain:
         progress: Progress,
         command: str,
         title: str = "",
+        whole: bool = True,
     ) -> None:
         self.table = table
+        self._whole = whole
         self._run, self._workspace = opened, workspace
         self._progress, self._command, self._title = progress, command, title
         self._announced = not title
@@ -80,9 +52,9 @@ class Chain:
         """The stage of that name."""
         return next(stage for stage in self.table if stage.name == name)
 
-    def run(self, wanted: Sequence[Stage]) -> None:
-        """Run those of `wanted` that are not done, or whose files are damaged."""
-        for stage in wanted:
+    def run(self, wanted: Sequence[Stage], *, then: Sequence[Stage] = ()) -> None:
+        """Run those of `wanted` that are not done, or whose files are damaged; `then` are to come after."""
+        for number, stage in enumerate(wanted, 1):
             damaged = self._damaged(stage)
             if damaged or not self._run.is_done(stage.name):
                 self.judge(stage)
@@ -92,7 +64,8 @@ class Chain:
                 self.reset(stage.name)
             if not self._run.is_done(stage.name):
                 self._reset_later(stage.name)
-                self._work(stage)
+                later = [*wanted[number:], *then]
+                self._work(stage, [one.name for one in later if not self._run.is_done(one.name)])
 
     def _damaged(self, stage: Stage) -> list[str]:
         """Files that a done stage left, or would leave today, and that are not as they were."""
@@ -117,16 +90,16 @@ class Chain:
         self.renew()
         if fresh:
             self.reset(name)
-        self.run_first(missing)
+        self.run_first(missing, then=[stage])
         self.run([stage])
 
-    def run_first(self, missing: Sequence[Stage]) -> None:
-        """Run the stages that another one needs, and say so of each before it starts."""
-        for stage in missing:
+    def run_first(self, missing: Sequence[Stage], *, then: Sequence[Stage] = ()) -> None:
+        """Run the stages that those of `then` need, and say so of each before it starts."""
+        for number, stage in enumerate(missing, 1):
             begun = self._run.record(stage.name).state != "pending"
             text = "is unfinished: continuing it first" if begun else "has not run yet: running it first"
             self._say(f"{stage.name} {text}")
-            self.run([stage])
+            self.run([stage], then=[*missing[number:], *then])
 
     def missing_before(self, stage: Stage) -> list[Stage]:
         """The stages that `stage` builds on, directly or not, and that are not done.
@@ -237,11 +210,12 @@ class Chain:
             self._announced = True
             self._progress.message(f"{self._title}:")
 
-    def _work(self, stage: Stage) -> None:
+    def _work(self, stage: Stage, to_come: Sequence[str]) -> None:
         name, folder = stage.name, self._run.folder(stage.name)
         self._announce()
         self._judged.clear()  # of what the stage writes nothing is known yet
-        watch = Stopwatch(self._run, name, self._progress)
+        workspace = self._workspace if self._whole else None
+        watch = Stopwatch(self._run, name, self._progress, workspace=workspace, to_come=to_come)
         self._run.begin(name)
         try:
             with signals.interruptible():

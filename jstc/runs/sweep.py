@@ -62,7 +62,7 @@ def run(
     """
     names = only or stages.names(stages.table(workspace.recipe))
     told = _Told(progress, command, names, settings.renewable(names))
-    with _opened(path, workspace, told, fresh=fresh) as chain:
+    with _opened(path, workspace, told, fresh=fresh, whole=not only) as chain:
         chain.renew()
         if not only:
             chain.run(chain.table)
@@ -150,13 +150,15 @@ def _complete(context: StageContext, *, command: str) -> None:
     path, label = context.path, context.folder.name
     names = stages.names(stages.table(context.recipe))
     told = _Told(context.progress, command, names, settings.RENEWABLE)
-    with _child(path, context.workspace, label, told) as child:
+    with _child(path, context.workspace, label, told, whole=True) as child:
         child.renew()
         child.run(child.table)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, workspace: Workspace, told: _Told, *, fresh: bool = False) -> Iterator[Chain]:
+def _opened(
+    path: Path, workspace: Workspace, told: _Told, *, fresh: bool = False, whole: bool = False
+) -> Iterator[Chain]:
     recipe = workspace.recipe
     table = _table(recipe, told.command)
     names = stages.names(table)
@@ -171,11 +173,13 @@ def _opened(path: Path, workspace: Workspace, told: _Told, *, fresh: bool = Fals
     ) as opened:
         workspace.recipe = opened.recipe
         _require_children(path, opened.recipe)
-        yield Chain(opened, workspace, table, progress=told.progress, command=told.command)
+        yield Chain(opened, workspace, table, progress=told.progress, command=told.command, whole=whole)
 
 
 @contextlib.contextmanager
-def _child(path: Path, workspace: Workspace, label: str, told: _Told) -> Iterator[Chain]:
+def _child(
+    path: Path, workspace: Workspace, label: str, told: _Told, *, whole: bool = False
+) -> Iterator[Chain]:
     """The run of one budget, with what the shared stages of the run at `path` give it."""
     alone, labels = workspace.at(label), workspace.recipe.labels
     table = stages.table(alone.recipe)
@@ -190,7 +194,9 @@ def _child(path: Path, workspace: Workspace, label: str, told: _Told) -> Iterato
         renew=told.renew_of_child,
     ) as opened:
         alone.recipe = opened.recipe
-        chain = Chain(opened, alone, table, progress=told.progress, command=told.command, title=title)
+        chain = Chain(
+            opened, alone, table, progress=told.progress, command=told.command, title=title, whole=whole
+        )
         copy_shared_stages(path, opened, reset=chain.reset)
         yield chain
     workspace.take_over(alone)

@@ -53,6 +53,7 @@ class Workspace:
         self.notes: tuple[str, ...] = ()  # on the given weights, once they were read
         self.to_announce: tuple[str, ...] = ()  # stages that the command is for, until it was said
         self.progress: Progress = Silent()
+        self.pace: dict[str, float] = {}  # as measured in this process, for what is to come
 
     def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:
         """Say which run directory it is for, whom to tell what takes long, and whether to start over."""

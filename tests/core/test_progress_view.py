@@ -10,8 +10,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from jstc.core.numbers import figure
-from jstc.core.progress import Silent
+from jstc.core.numbers import about, figure
+from jstc.core.progress import LEFT_IN_ALL, Silent
 from jstc.core.progress_view import PlainLines, RichProgress, _bars, shown
 
 
@@ -28,6 +28,47 @@ def test_plain_lines_are_bounded_in_rate_and_end_with_the_last_step(capsys, monk
     assert err[-1].startswith("search: round 100/100")
     assert len(err) == 11
     assert "s left" in err[1]
+
+
+def test_what_is_left_in_all_is_said_in_minutes_once_it_is_known(capsys):
+    lines = PlainLines(every=0.0)
+    lines.start("search", 4, "round")
+    lines.update(0)
+    lines.update(1, loss=1.5, **{LEFT_IN_ALL: 733.0})
+    lines.update(2, **{LEFT_IN_ALL: 20.0})
+    before, after, short = capsys.readouterr().err.splitlines()
+    assert short.startswith("search: round 2/4")
+    assert "in all" not in short
+    assert before == "search: round 0/4"
+    assert after.startswith("search: round 1/4  loss 1.5")
+    assert after.endswith("  about 12 min left in all")
+    assert "733" not in after
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(20, "less than a minute"), (61, "about 1 min"), (5400, "about 1 h 30 min"), (90_000, "about 25 h")],
+)
+def test_an_estimate_is_as_fine_as_it_deserves(seconds, text):
+    assert about(seconds) == text
+
+
+def test_a_bar_of_the_whole_command_fits_80_columns():
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with _bars(console) as bars:
+        progress = RichProgress(bars)
+        progress.start("finetune", 160, "epoch")
+        progress.update(1, accuracy=0.99123, loss=0.01234, **{LEFT_IN_ALL: 5400.0})
+        progress.finish()
+        progress.start("slim", 2, "batch")
+        progress.finish()
+    text = stream.getvalue()
+    assert "in all" in text
+    assert "about 1 h 30 min left" in text
+    assert "0/100 %" in text
+    assert "…" not in text
+    assert LEFT_IN_ALL not in text
 
 
 def test_a_live_bar_fits_80_columns():
