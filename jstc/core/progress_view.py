@@ -222,7 +222,7 @@ class NotebookProgress:
         at_work = next((entry for entry in reversed(self._entries) if isinstance(entry, _Stage)), None)
         if at_work is None:
             return
-        at_work.update(done, _as_text(figures))
+        at_work.update(done, _as_text(figures) + _in_all(figures))
         if done >= at_work.total or time.monotonic() - self._last > _SECONDS_BETWEEN_PICTURES:
             self._show()
 

@@ -81,7 +81,7 @@ def test_a_failed_stage_keeps_its_files_and_its_seconds_and_goes_on(house):
 
 def test_seconds_add_up_over_interruptions(house, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("jstc.runs.chain.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jstc.runs.stopwatch.time.monotonic", lambda: now[0])
     for error in (StageError("no"), None):
 
         def work(error=error):

@@ -8,7 +8,6 @@ import pytest
 
 from jstc.core.progress import LEFT_IN_ALL, Silent
 from jstc.recipe.schema import Recipe
-from jstc.runs import stopwatch
 from jstc.runs.stopwatch import Stopwatch, Work, expected_work
 
 FLOPS = 1000.0
@@ -49,7 +48,7 @@ class Seen(Silent):
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("jstc.runs.stopwatch.time.monotonic", lambda: now[0])
     return now
 
 
