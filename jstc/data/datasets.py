@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from jstc.core.preprocessing import Preprocessing
 from jstc.data.base import DataInfo, Dataset, Source
-from jstc.data.sources import cifar, digits, folder, parquet, webdataset
+from jstc.data.sources import cifar, digits, folder, hub, parquet, webdataset
 from jstc.errors import DataError, InputError, UnknownNameError
 from jstc.recipe.schema import InputSettings
 
@@ -38,6 +38,7 @@ _ENTRIES = (
     CatalogueEntry("imagefolder", "your own images, one folder per class", True, folder.WHERE),
     CatalogueEntry("parquet", "your own images, as Hugging Face stores them", True, parquet.WHERE),
     CatalogueEntry("webdataset", "your own images in tar files", True, webdataset.WHERE),
+    CatalogueEntry("hf:ORG/NAME", "a data set of the Hugging Face Hub, or its forms", False, hub.WHERE),
 )
 
 
@@ -59,6 +60,8 @@ def check(name: str, *, root: Path | None, settings: InputSettings | None = None
 
 def _form(name: str, root: Path | None, settings: InputSettings) -> DataInfo:
     folder_or_none = check_root(name, root)
+    if name.startswith(hub.PREFIX):
+        return hub.check(name, settings)
     if folder_or_none is None:
         return digits.describe(settings)
     if name in cifar.WHERE:
@@ -72,6 +75,8 @@ def _form(name: str, root: Path | None, settings: InputSettings) -> DataInfo:
 
 def check_root(name: str, root: Path | None) -> Path | None:
     """The data folder (or pattern) of a known dataset, None where it needs none. Raises as `check` does."""
+    if name.startswith(hub.PREFIX):
+        return None
     entry = next((e for e in _ENTRIES if e.name == name), None)
     if entry is None:
         names = [e.name for e in _ENTRIES]
@@ -108,9 +113,8 @@ def refuse_idle_root(name: str, root: Path | None) -> None:
     Raises as `check_root` does as well.
     """
     if root is not None and check_root(name, root) is None:
-        raise InputError(
-            f"--data {root}: dataset '{name}' comes with jstc; leave it out, or take another dataset"
-        )
+        why = "is found by its name" if name.startswith(hub.PREFIX) else "comes with jstc"
+        raise InputError(f"--data {root}: dataset '{name}' {why}; leave it out, or take another dataset")
 
 
 # Loading a dataset by name. Torch loads with the first one.
@@ -142,6 +146,8 @@ def load(
 
 def _source(name: str, root: Path | None, settings: InputSettings, say: Callable[[str], None]) -> Source:
     folder_or_none = check_root(name, root)
+    if name.startswith(hub.PREFIX):
+        return hub.load(name, settings)
     if folder_or_none is None:
         return digits.load(settings)
     if name in cifar.WHERE:

@@ -210,7 +210,7 @@ def _shared(facts: CardFacts) -> dict[str, Any]:
 
 def _front_matter(facts: CardFacts, name: str) -> dict[str, Any]:
     dataset = facts.metadata["dataset"]
-    hub = _HUB.get(dataset, dataset)
+    hub = _HUB.get(dataset, dataset.removeprefix("hf:").partition(":")[0])
     found = [_result(entry, facts.images) for entry in facts.files if entry.get("accuracy") is not None]
     document: dict[str, Any] = {
         "library_name": "onnx",

@@ -80,6 +80,12 @@ class InputSettings(Section):
     test_fraction: Fraction = Field(
         0.2, description="Share of all images set aside as test split, for data that come without one."
     )
+    image_column: str | None = Field(
+        None, description="Column of the images in tables; null: image, img, or the only one that has images."
+    )
+    label_column: str | None = Field(
+        None, description="Column of the classes in tables; null: label, labels, fine_label, or the only one."
+    )
     augment: bool = Field(True, description="Random crops or shifts, mirroring, and the next five keys.")
     auto_augment: Literal["none", "randaugment", "trivialaugment"] = Field(
         "none", description="A policy of random operations on each training image, torchvision's."

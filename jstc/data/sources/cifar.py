@@ -65,7 +65,8 @@ def check(name: str, root: Path, settings: InputSettings) -> DataInfo:
     if form == "binary":
         _check_binary(name, folder)
     elif form == "parquet":
-        found = parquet.check(root, InputSettings())
+        parquet.find(root, "test")
+        found = parquet.check(root, settings.model_copy(update={"image_size": None}))
         if found.num_classes > len(LABELS[name]) or (found.height, found.width) != (_SIDE, _SIDE):
             raise DataError(
                 f"dataset '{name}': the parquet files in {root} have {found.num_classes} classes at "
@@ -90,7 +91,9 @@ def load(name: str, root: Path, settings: InputSettings) -> Source:
     info = check(name, root, settings)
     form, folder = _find(name, root)
     if form == "parquet":
-        encoded, encoded_test = (parquet.images(root, part, info.labels) for part in ("train", "test"))
+        encoded, encoded_test = (
+            parquet.images(root, part, info.labels, settings) for part in ("train", "test")
+        )
         return Source(info, encoded, encoded_test, memory_size=(_SIDE, _SIDE))
     train, test = (_read_binary if form == "binary" else _read_python)(name, folder)
     return Source(info, train, test, memory_size=(_SIDE, _SIDE))

@@ -71,7 +71,7 @@ class _Folder(NamedTuple):
     left_out: Counter[str]
 
     @property
-    def count(self) -> int:
+    def num_images(self) -> int:
         """Number of images."""
         return sum(map(len, self.files))
 
@@ -248,7 +248,9 @@ def _look_at(name: str, split: str, folder: _Folder, settings: InputSettings) ->
     paths = [path for k, each in enumerate(looked) for path in _some(each, counts[k], k)]
     heads = [each for paths in looked for each in paths]
     heads = [heads[i] for i in scattered(len(heads), HEADS)]
-    return look_at(name, split, _reads(paths), heads=_reads(heads), images=folder.count, settings=settings)
+    return look_at(
+        name, split, _reads(paths), heads=_reads(heads), images=folder.num_images, settings=settings
+    )
 
 
 def _shared_out(total: int, sizes: Sequence[int]) -> list[int]:
@@ -272,19 +274,19 @@ def _reads(paths: Iterable[str]) -> list[Callable[[], Encoded]]:
 
 def _notes(tree: _Tree, settings: InputSettings) -> Iterator[str]:
     left_out: Counter[str] = sum((folder.left_out for _, folder in tree.splits()), Counter())
-    if left_out:
-        yield left_out_note(left_out)
+    if others := left_out_note(left_out):
+        yield others
     train, test = tree
     if test is None:
         labels = np.repeat(np.arange(len(train.files)), [len(paths) for paths in train.files])
-        yield set_aside_note(len(set_aside(labels, settings.test_fraction)[1]), train.count)
+        yield set_aside_note(len(set_aside(labels, settings.test_fraction)[1]), train.num_images)
         return
     if train.path.samefile(test.path):
         yield f"{test.path} and {train.path} are one folder: the test images are the training images"
         return
-    if test.count > train.count:
+    if test.num_images > train.num_images:
         yield (
-            f"{test.path} has more images ({test.count:,}) than {train.path} ({train.count:,}): "
+            f"{test.path} has more images ({test.num_images:,}) than {train.path} ({train.num_images:,}): "
             "are the two the wrong way round?"
         )
     yield from _in_both(train, test)

@@ -1,106 +1,98 @@
 """Images in parquet files, as Hugging Face stores them. No torch here.
 
 `train.parquet` and `test.parquet` (or `validation`, `val`), or the shards `train-00000-of-00005*.parquet`,
-in the folder or in `data/` below it. Small images (up to 96 pixels, 1 GiB decoded) are decoded once, into
-memory, and augmented by shifts and mirroring; others stay encoded in memory, and are decoded, randomly
-cropped and mirrored as they are needed.
+in the folder or in `data/` below it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from jstc.core import files
-from jstc.data.base import IMAGENET_MEAN, IMAGENET_STD, DataInfo, Source, background_of, resize_side, size_of
-from jstc.data.images import Encoded, Images, UnreadableImageError, open_bytes
-from jstc.data.sampling import Indices
-from jstc.data.sources.parquet_columns import columns, first_images, metadata, read_column
+from jstc.data.base import DataInfo, Source
+from jstc.data.images import Encoded, Images
+from jstc.data.looks import LOOKED_AT, Seen, look_at, set_aside_note
+from jstc.data.sampling import set_aside
+from jstc.data.sources import tables
+from jstc.data.sources.parquet_columns import Columns, columns, metadata, read_column, some_images
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
-__all__ = [
-    "WHERE",
-    "check",
-    "find",
-    "has_files",
-    "images",
-    "label_names",
-    "load",
-    "read_labels",
-]
+__all__ = ["WHERE", "check", "find", "has_files", "images", "load"]
 
 WHERE = "a folder with train.parquet and test.parquet (or validation.parquet), columns image and label"
 _NAMES = {"train": ("train",), "test": ("test", "validation", "val")}
-_MAX_CLASSES = 1_000_000
-_IMAGES_LOOKED_AT = 32
-_DECODED_BYTES = 2**30
 _MOST_BYTES = 64 * 2**20  # of a list of classes
+_WHOLE_BYTES = 256 * 2**20  # of files that are read through for a look at them
+
+
+class _Table(NamedTuple):
+    """The files of a split, the columns in use, and the labels of their rows as they stand there."""
+
+    paths: list[Path]
+    columns: Columns
+    values: list[Any]
+
+    @property
+    def name(self) -> str:
+        """The files in messages."""
+        return str(self.paths[0])
 
 
 def check(root: Path, settings: InputSettings) -> DataInfo:
-    """Find what is wrong by the schemas, the labels and the first image. Raises `DataError`."""
-    train, test = find(root, "train"), find(root, "test")
-    labels = label_names(root, train)
-    for paths in (train, test):
-        read_labels(paths, labels)
-    sizes = _sizes(train)
-    height, width, by = size_of(sizes, settings.image_size)
-    crop_of = None if _in_memory(root, labels, _own_size(sizes)) else resize_side(height, width)
-    return DataInfo(
-        "parquet",
-        labels,
-        3,
-        height,
-        width,
-        IMAGENET_MEAN,
-        IMAGENET_STD,
-        crop_of,
-        size_from=by,
-        background=background_of(settings),
-    )
+    """Find what is wrong by the schemas, the labels and a look at some images. Raises `DataError`."""
+    return _looked_into(root, settings)[0]
 
 
 def load(root: Path, settings: InputSettings) -> Source:
     """All rows: small images to be decoded into memory, others as they are needed."""
-    info = check(root, settings)
-    size = _own_size(_sizes(find(root, "train")))
-    in_memory = _in_memory(root, info.labels, size)
-    train, test = (images(root, part, info.labels) for part in ("train", "test"))
-    return Source(info, train, test, memory_size=size if in_memory else None)
+    info, size = _looked_into(root, settings)
+    return Source(info, *_splits(root, info.labels, settings), memory_size=size)
 
 
-def _sizes(train: list[Path]) -> list[tuple[int, int]]:
-    """Height and width of the first images; the very first one must be readable."""
-    first, *others = first_images(train[0], _IMAGES_LOOKED_AT)
-    sizes = [open_bytes(first, f"row 0 of {train[0]}").size]
-    for data in others:
-        with contextlib.suppress(UnreadableImageError):
-            sizes.append(open_bytes(data, "").size)
-    return [(height, width) for width, height in sizes]
+def images(root: Path, split: str, labels: tuple[str, ...], settings: InputSettings) -> Images:
+    """The images of the split "train" or "test", encoded in memory. Raises `DataError`."""
+    return _images(_table(root, split, settings), labels)
 
 
-def _own_size(sizes: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """The size of small images that all have one."""
-    height, width, by = size_of(sizes, None)
-    return (height, width) if by == "images" else None
+def _looked_into(root: Path, settings: InputSettings) -> tuple[DataInfo, tuple[int, int] | None]:
+    listed = _listed_classes(root)
+    splits = ("train", "test") if _has_test(root) else ("train",)
+    found = [_table(root, split, settings) for split in splits]
+    labels = listed or _class_names(found[0])
+    numbers = [tables.class_numbers("parquet", table.values, labels, table.name) for table in found]
+    names = ("training", "test") if len(found) == 2 else ("",)
+    seen = [_look_into(name, table, labels, settings) for name, table in zip(names, found, strict=True)]
+    count, notes = sum(map(len, numbers)), []
+    if len(found) == 1:
+        notes = [set_aside_note(len(set_aside(numbers[0], settings.test_fraction)[1]), count)]
+    return tables.described("parquet", labels, seen, settings, images=count, notes=notes)
 
 
-def _in_memory(root: Path, labels: tuple[str, ...], size: tuple[int, int] | None) -> bool:
-    if size is None:
-        return False
-    count = sum(len(read_labels(find(root, part), labels)) for part in ("train", "test"))
-    return count * 3 * size[0] * size[1] <= _DECODED_BYTES
+def _splits(root: Path, labels: tuple[str, ...], settings: InputSettings) -> tuple[Images, Images]:
+    train = images(root, "train", labels, settings)
+    if _has_test(root):
+        return train, images(root, "test", labels, settings)
+    rest, test = set_aside(train.labels, settings.test_fraction)
+    return train.picked(rest), train.picked(test)
+
+
+def _look_into(split: str, table: _Table, labels: tuple[str, ...], settings: InputSettings) -> Seen:
+    """A look at images all over the files; of large ones at the beginnings of some row groups."""
+    if sum(path.stat().st_size for path in table.paths) <= _WHOLE_BYTES:
+        return tables.look_into("parquet", split, _images(table, labels), settings)
+    some = some_images(table.paths, table.columns, LOOKED_AT)
+    reads = [partial(Encoded, *each) for each in some]
+    return look_at("parquet", split, reads, images=len(table.values), settings=settings)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Reads image `index` from an Arrow array of encoded images; `where` names them in errors."""
+    """Gives image `index` of an Arrow array of encoded images; `where` names them in errors."""
 
     array: Any
     where: str
@@ -110,11 +102,18 @@ class _Rows:
         return Encoded(value.as_buffer() if value.is_valid else None, f"row {index} of {self.where}")
 
 
-def images(root: Path, split: str, labels: tuple[str, ...]) -> Images:
-    """The images of the split "train" or "test", encoded in memory. Raises `DataError`."""
+def _images(table: _Table, labels: tuple[str, ...]) -> Images:
+    numbers = tables.class_numbers("parquet", table.values, labels, table.name)
+    return Images(_Rows(read_column(table.paths, table.columns.encoded, images=True), table.name), numbers)
+
+
+def _table(root: Path, split: str, settings: InputSettings) -> _Table:
     paths = find(root, split)
-    encoded = read_column(paths, columns(paths[0]).encoded)
-    return Images(_Rows(encoded, str(paths[0])), read_labels(paths, labels))
+    found = [columns(path, settings) for path in paths]
+    odd = next((path for path, each in zip(paths, found, strict=True) if each != found[0]), None)
+    if odd is not None:
+        raise DataError(f"dataset 'parquet': {odd} has its images or labels in other columns than {paths[0]}")
+    return _Table(paths, found[0], read_column(paths, found[0].label).to_pylist())
 
 
 # Finding the files, and what is in their columns.
@@ -123,6 +122,15 @@ def images(root: Path, split: str, labels: tuple[str, ...]) -> Images:
 def has_files(root: Path) -> bool:
     """Is there a train split in parquet files?"""
     return bool(_shards(root, "train"))
+
+
+def _has_test(root: Path) -> bool:
+    """Is there a test split? Without it nothing else may lie there that could be meant as one."""
+    places = [folder for folder in (root, root / "data") if folder.is_dir()]
+    others = [
+        path for folder in places for path in folder.glob("*.parquet") if path.stem.split("-")[0] != "train"
+    ]
+    return bool(others) or any(_shards(root, name) for name in _NAMES["test"])
 
 
 def find(root: Path, split: str) -> list[Path]:
@@ -156,15 +164,20 @@ def _check_shards(found: list[Path]) -> None:
         )
 
 
-def label_names(root: Path, train: list[Path]) -> tuple[str, ...]:
-    """Class names in label order: from classes.txt, else the schema's metadata, else the labels."""
+def _listed_classes(root: Path) -> tuple[str, ...]:
+    """Class names in label order from classes.txt, none where it is not there."""
     for folder in (root, root / "data"):
         path = folder / "classes.txt"
         if path.exists():
             lines = [line.strip() for line in files.read_text(path, limit=_MOST_BYTES).splitlines()]
             return tuple(line for line in lines if line)
-    label = columns(train[0]).label
-    return _names_in_metadata(train[0], label) or _names_in_labels(train)
+    return ()
+
+
+def _class_names(train: _Table) -> tuple[str, ...]:
+    """Class names in label order from the schema's metadata, else from the labels."""
+    known = _names_in_metadata(train.paths[0], train.columns.label)
+    return known or tables.class_names("parquet", train.values, train.name)
 
 
 def _names_in_metadata(path: Path, label: str) -> tuple[str, ...]:
@@ -174,31 +187,3 @@ def _names_in_metadata(path: Path, label: str) -> tuple[str, ...]:
     except (ValueError, KeyError, TypeError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()
-
-
-def _names_in_labels(train: list[Path]) -> tuple[str, ...]:
-    values = read_column(train, columns(train[0]).label).to_pylist()
-    if any(isinstance(value, str) for value in values):
-        return tuple(sorted({value for value in values if value is not None}))
-    most = max((value for value in values if value is not None), default=-1)
-    if not 0 <= most < _MAX_CLASSES:
-        raise DataError(
-            f"dataset 'parquet': the greatest label in {train[0]} is {most}; expected 0, 1, 2 ..."
-        )
-    return tuple(map(str, range(most + 1)))
-
-
-def read_labels(paths: list[Path], names: tuple[str, ...]) -> Indices:
-    """Labels int64 [N] as indices into `names`. Raises `DataError` for a label that is not one."""
-    values = read_column(paths, columns(paths[0]).label).to_pylist()
-    if not values:
-        raise DataError(f"dataset 'parquet': {paths[0]} has no rows")
-    index: dict[Any, int] = {name: number for number, name in enumerate(names)}
-    index.update({number: number for number in range(len(names))})
-    odd = next((row for row, value in enumerate(values) if value not in index), None)
-    if odd is not None:
-        what = "is not labelled" if values[odd] in (None, -1) else f"has label {values[odd]!r}"
-        shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-        where = f"row {odd} of {paths[0]}"
-        raise DataError(f"dataset 'parquet': {where} {what}; expected one of {len(names)} classes: {shown}")
-    return np.array([index[value] for value in values], dtype=np.int64)

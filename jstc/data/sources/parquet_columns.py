@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from jstc.core import files
+from jstc.data.sampling import scattered
+from jstc.data.sources.tables import IMAGE_NAMES, LABEL_NAMES
 from jstc.errors import DataError
+from jstc.recipe.schema import InputSettings
 
-__all__ = ["Columns", "columns", "first_images", "metadata", "read_column"]
+__all__ = ["Columns", "columns", "metadata", "read_column", "some_images"]
 
-_IMAGE = ("image", "img")
-_LABEL = ("label", "fine_label")
 # Encoded images hardly get smaller; texts and numbers do. What is beyond all of this is made to fill memory.
 _SOUND_BYTES = 256 * 2**20
 _SOUND_RATIO = 64  # bytes in memory for one of the files
 _SOUND_ROWS = 2**22  # or as many as the files have bytes, if that is more
 _PART = 4  # of what is allowed, at once
 _IMAGES_AT_ONCE, _LABELS_AT_ONCE = 64, 2**16
+_GROUPS = 4  # of rows, whose first images are looked at
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,18 @@ class Columns:
     encoded: str
 
 
-def columns(path: Path) -> Columns:
-    """The image and label columns by the schema of a file. Raises `DataError` when one is missing."""
+def columns(path: Path, settings: InputSettings) -> Columns:
+    """The image and label columns by the recipe and the schema. Raises `DataError` when one is missing."""
     schema = _schema(path)
-    image = next((name for name in _IMAGE if name in schema.names), None)
-    label = next((name for name in _LABEL if name in schema.names), None)
+    images = IMAGE_NAMES if settings.image_column is None else (settings.image_column,)
+    labels = LABEL_NAMES if settings.label_column is None else (settings.label_column,)
+    image, label = (next((n for n in names if n in schema.names), None) for names in (images, labels))
     if image is None or label is None:
-        missing = " and ".join(n for n, found in (("image", image), ("label", label)) if found is None)
-        raise DataError(f"dataset 'parquet': {path} has no column {missing}; its columns: {schema.names}")
+        missing = " and ".join(n[0] for n, found in ((images, image), (labels, label)) if found is None)
+        raise DataError(
+            f"dataset 'parquet': {path} has no column {missing}; its columns: {schema.names}",
+            "name yours by input.image_column and input.label_column",
+        )
     _check_types(path, schema.field(image).type, schema.field(label).type)
     nested = _arrow()[0].types.is_struct(schema.field(image).type)
     return Columns(image, label, f"{image}.bytes" if nested else image)
@@ -55,24 +61,32 @@ def metadata(path: Path) -> dict[bytes, bytes]:
     return dict(_schema(path).metadata or {})
 
 
-def first_images(path: Path, count: int) -> list[Any]:
-    """The encoded images of the first rows, `count` at most. Raises `DataError` where there is none."""
-    found = columns(path)
-    batch = next(_batches([path], found.encoded, rows=count), None)
-    if batch is None or not len(batch):
-        raise DataError(f"dataset 'parquet': {path} has no rows")
-    values = batch.column(0).to_pylist()
-    return [value["bytes"] if isinstance(value, dict) else value for value in values]
+def some_images(paths: Sequence[Path], found: Columns, count: int) -> list[tuple[bytes | None, str]]:
+    """Encoded images, about `count`, of the first rows of some row groups, and where each stands."""
+    _, pq = _arrow()
+    places: list[tuple[Path, int, int]] = []
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            rows = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        places += [(path, n, sum(rows[:n])) for n, size in enumerate(rows) if size]
+    images: list[tuple[bytes | None, str]] = []
+    chosen = [places[n] for n in scattered(len(places), _GROUPS)]
+    for path, group, first in chosen:
+        rows_of_each = -(-count // len(chosen))
+        batch = next(_batches([path], found.encoded, rows=rows_of_each, group=group), None)
+        values = [] if batch is None else batch.column(0).to_pylist()
+        encoded = [value["bytes"] if isinstance(value, dict) else value for value in values]
+        images += [(data, f"row {first + row} of {path}") for row, data in enumerate(encoded)]
+    return images
 
 
-def read_column(paths: Sequence[Path], name: str) -> Any:
+def read_column(paths: Sequence[Path], name: str, *, images: bool = False) -> Any:
     """A column of `columns` in all files, as an Arrow array.
 
     Raises `DataError`, also for files that would take far more memory than they have bytes.
     """
     pa, _ = _arrow()
-    found = [columns(path) for path in paths]
-    rows = _IMAGES_AT_ONCE if name == found[0].encoded else _LABELS_AT_ONCE
+    rows = _IMAGES_AT_ONCE if images else _LABELS_AT_ONCE
     parts = [batch.column(0) for batch in _batches(paths, name, rows=rows)]
     _, dot, field = name.partition(".")
     if dot:
@@ -112,8 +126,11 @@ def _check_types(path: Path, image: Any, label: Any) -> None:
 # Bounds: on what the files say of themselves, then on what they really hold.
 
 
-def _batches(paths: Sequence[Path], name: str, *, rows: int) -> Iterator[Any]:
-    """Record batches of one column of the files, one after another; of `rows` rows, or fewer large ones."""
+def _batches(paths: Sequence[Path], name: str, *, rows: int, group: int | None = None) -> Iterator[Any]:
+    """Record batches of one column of the files, one after another; of `rows` rows, or fewer large ones.
+
+    With `group` of one group of rows alone.
+    """
     pa, pq = _arrow()
     place = paths[0] if len(paths) == 1 else paths[0].parent
     try:
@@ -122,7 +139,8 @@ def _batches(paths: Sequence[Path], name: str, *, rows: int) -> Iterator[Any]:
         taken = 0
         for path in paths:
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=at_once, columns=[name]):
+                groups = list(range(file.num_row_groups)) if group is None else [group]
+                for batch in file.iter_batches(batch_size=at_once, columns=[name], row_groups=groups):
                     taken += batch.nbytes
                     _require_sound(paths, taken)
                     yield batch

@@ -18,7 +18,7 @@ from jstc.data.images import CorruptImages
 from jstc.data.in_memory import MemorySplit
 from jstc.data.loader import LoaderSplit
 from jstc.data.pixels import prepared_pixels
-from jstc.data.sources import parquet, parquet_columns
+from jstc.data.sources import parquet, parquet_columns, tables
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
@@ -61,7 +61,7 @@ def test_what_is_decoded_into_memory_is_stretched(
 ) -> None:
     root = make_parquet(side=32)
     assert jstc.data.check("parquet", root=root).resize_side is None
-    monkeypatch.setattr(parquet, "_DECODED_BYTES", 1000)  # too many for memory: read one by one, and cropped
+    monkeypatch.setattr(tables, "_DECODED_BYTES", 1000)  # too many for memory: read one by one, and cropped
     assert jstc.data.check("parquet", root=root).resize_side == 37
 
 
@@ -120,7 +120,7 @@ def _rewrite(root: Path, name: str, **columns: list[object]) -> None:
     ("damage", "message"),
     [
         (
-            lambda r: (r / "test.parquet").unlink(),
+            lambda r: (r / "test.parquet").rename(r / "tset.parquet"),
             r"has no test\.parquet or validation\.parquet or val\.parquet",
         ),
         (lambda r: (r / "test.parquet").write_bytes(b"x" * 99), r"test\.parquet is not a parquet file"),
@@ -144,10 +144,56 @@ def test_check_says_what_is_wrong(make_parquet: Make, damage: Callable[[Path], o
         jstc.data.check("parquet", root=root)
 
 
+def test_without_a_test_file_a_share_of_each_class_is_set_aside(make_parquet: Make) -> None:
+    data = _load(make_parquet(("train",), count=30))
+    assert (data.train_full.num_images, data.test.num_images) == (24, 6)
+    assert torch.cat([labels for _, labels in data.test.ordered(5)]).bincount().tolist() == [2, 2, 2]
+    [note] = data.info.notes
+    assert note.startswith("there is no test split: 6 of 30 images")
+
+
+def test_columns_may_be_named_by_the_recipe(make_parquet: Make) -> None:
+    root = make_parquet()
+    for name in ("train", "test"):
+        table = pq.read_table(root / f"{name}.parquet").rename_columns(["picture", "kind"])
+        pq.write_table(table, root / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"no column image and label; its columns: .*input\.label_column"):
+        jstc.data.check("parquet", root=root)
+    settings = InputSettings(image_column="picture", label_column="kind")
+    assert jstc.data.check("parquet", root=root, settings=settings).labels == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("read_through", [True, False])
+def test_damaged_images_anywhere_are_told_before_the_run(
+    make_parquet: Make, make_png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, *, read_through: bool
+) -> None:
+    if not read_through:
+        monkeypatch.setattr(parquet, "_WHOLE_BYTES", 0)
+    root = make_parquet(("train-00000-of-00002", "train-00001-of-00002", "test"), count=80, struct=False)
+    path = root / "train-00001-of-00002.parquet"  # the first file is sound
+    images = [make_png(n, 32)[: 99 if n % 4 else None] for n in range(80)]
+    table = pa.table({"image": images, "label": [n % 3 for n in range(80)]})
+    pq.write_table(table, path, row_group_size=10)
+    place = root if read_through else path
+    pattern = rf"of 32 images looked at, out of about 160, are damaged.*\n.* row \d+ of {place}"
+    with pytest.raises(DataError, match=pattern):
+        jstc.data.check("parquet", root=root)
+
+
+def test_shards_of_other_columns_are_refused(make_parquet: Make) -> None:
+    root = make_parquet(("train-00000-of-00002", "train-00001-of-00002", "test"))
+    path = root / "train-00001-of-00002.parquet"
+    table = pq.read_table(path)
+    flat = table.column("image").combine_chunks().field("bytes")
+    pq.write_table(table.set_column(0, "image", flat), path)
+    with pytest.raises(DataError, match=r"train-00001.* in other columns than .*train-00000"):
+        jstc.data.check("parquet", root=root)
+
+
 def test_images_of_another_size_are_prepared_as_any(make_parquet: Make, tmp_path: Path) -> None:
     root = make_parquet()
     labels = parquet.check(root, InputSettings()).labels
-    found = parquet.images(root, "test", labels)
+    found = parquet.images(root, "test", labels, InputSettings())
     to = Preprocessing(16, 24, (0.0,) * 3, (1.0,) * 3, resize_side=40)
     images, _ = decode_all(found, to, workers=0, corrupt=CorruptImages())
     expected = [prepared_pixels(found.read(n).rgb(None), 16, 24, 40, "bilinear") for n in range(12)]
@@ -200,7 +246,7 @@ def test_a_small_file_that_stands_for_much_is_refused_before_it_fills_the_memory
     with pytest.raises(
         DataError, match=r"train.parquet has \d+ kB and holds .*: no images are stored so tightly"
     ):
-        parquet.images(tmp_path, "train", ("0",))
+        parquet.images(tmp_path, "train", ("0",), InputSettings())
     assert pool.bytes_allocated() <= before + 2**23
     with pytest.raises(DataError):
         parquet.check(tmp_path, InputSettings())
@@ -210,4 +256,4 @@ def test_the_same_image_a_few_times_is_no_bomb(make_parquet: Make) -> None:
     root = make_parquet()
     table = pq.read_table(root / "train.parquet").take(pa.array([0] * 3000))
     pq.write_table(table, root / "train.parquet", compression="zstd")
-    assert len(parquet.images(root, "train", ("0", "1", "2")).labels) == 3000
+    assert len(parquet.images(root, "train", ("0", "1", "2"), InputSettings()).labels) == 3000

@@ -1,0 +1,116 @@
+"""Tables of encoded images with a label in each row: what parquet files and the Hub's data sets share.
+
+Small images (up to 96 pixels, 1 GiB decoded) are decoded once, into memory, and augmented by shifts and
+mirroring; others stay as they are stored, and are decoded, randomly cropped and mirrored as they are needed.
+No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jstc.data.base import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DataInfo,
+    background_of,
+    resize_side,
+    size_of,
+)
+from jstc.data.images import Images
+from jstc.data.looks import LOOKED_AT, Seen, look_at, notes_on
+from jstc.data.sampling import Indices, scattered
+from jstc.errors import DataError
+from jstc.recipe.schema import InputSettings
+
+__all__ = [
+    "IMAGE_NAMES",
+    "LABEL_NAMES",
+    "class_names",
+    "class_numbers",
+    "described",
+    "is_unlabelled",
+    "look_into",
+]
+
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "fine_label")
+"""Columns by these names are taken, the first that there is, unless the recipe names others."""
+_MAX_CLASSES = 1_000_000
+_DECODED_BYTES = 2**30
+_SHOWN = 3
+
+
+def class_names(name: str, values: Sequence[Any], where: str) -> tuple[str, ...]:
+    """Class names in label order where nothing but the labels tells them: texts sorted, or 0, 1, 2 ..."""
+    if any(isinstance(value, str) for value in values):
+        return tuple(sorted({str(value) for value in values if value is not None}))
+    most = max((int(value) for value in values if value is not None), default=-1)
+    if not 0 <= most < _MAX_CLASSES:
+        raise DataError(f"dataset '{name}': the greatest label in {where} is {most}; expected 0, 1, 2 ...")
+    return tuple(map(str, range(most + 1)))
+
+
+def class_numbers(name: str, values: Sequence[Any], names: Sequence[str], where: str) -> Indices:
+    """Labels int64 [N] as indices into `names`. Raises `DataError` for a label that is not one."""
+    if not len(values):
+        raise DataError(f"dataset '{name}': {where} has no rows")
+    index: dict[Any, int] = {each: number for number, each in enumerate(names)}
+    index.update({number: number for number in range(len(names))})
+    odd = next((row for row, value in enumerate(values) if value not in index), None)
+    if odd is not None:
+        what = "is not labelled" if values[odd] in (None, -1) else f"has label {values[odd]!r}"
+        shown = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
+        raise DataError(
+            f"dataset '{name}': row {odd} of {where} {what}; expected one of {len(names)} classes: {shown}"
+        )
+    return np.array([index[value] for value in values], dtype=np.int64)
+
+
+def is_unlabelled(values: Sequence[Any]) -> bool:
+    """Has no row a label, as in test splits of competitions?"""
+    return all(value in (None, -1) for value in values)
+
+
+def look_into(name: str, split: str, images: Images, settings: InputSettings) -> Seen:
+    """A look at some images of a split, wherever they stand in it. Raises `DataError`."""
+    count = len(images.labels)
+    reads = [partial(images.read, int(row)) for row in scattered(count, LOOKED_AT)]
+    return look_at(name, split, reads, images=count, settings=settings)
+
+
+def described(
+    name: str,
+    labels: Sequence[str],
+    seen: Sequence[Seen],
+    settings: InputSettings,
+    *,
+    images: int,
+    notes: Iterable[str] = (),
+) -> tuple[DataInfo, tuple[int, int] | None]:
+    """The form of a data set of so many images by a look at some, and the size at which they fit in memory.
+
+    None for the latter where they are to be decoded as they are needed.
+    """
+    sizes = [size for each in seen for size in each.sizes]
+    height, width, by = size_of(sizes, settings.image_size)
+    *own, own_by = size_of(sizes, None)
+    in_memory = own_by == "images" and images * 3 * own[0] * own[1] <= _DECODED_BYTES
+    info = DataInfo(
+        name,
+        tuple(labels),
+        3,
+        height,
+        width,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        None if in_memory else resize_side(height, width),
+        size_from=by,
+        background=background_of(settings),
+        notes=(*notes, *notes_on(seen, settings)),
+    )
+    return info, (own[0], own[1]) if in_memory else None
