@@ -20,29 +20,41 @@ Base = Annotated[Path, typer.Argument(metavar="BASE", help="A run directory, or 
 New = Annotated[Path, typer.Argument(metavar="NEW", help="The run that is to be judged, likewise.")]
 MaxFlopsIncrease = Annotated[
     str | None,
-    typer.Option("--max-flops-increase", metavar=Limit, help="Default 0%, or up to the common budget."),
+    typer.Option(
+        "--max-flops-increase", metavar=Limit, help="Of FLOPs. Default 0%, or up to the common budget."
+    ),
 ]
 MaxParamsIncrease = Annotated[
     str | None,
-    typer.Option("--max-params-increase", metavar=Limit, help="Default 5%, or up to the common budget."),
+    typer.Option(
+        "--max-params-increase", metavar=Limit, help="Of parameters. Default 5%, or up to the common budget."
+    ),
 ]
 MaxBytesIncrease = Annotated[
     str | None, typer.Option("--max-bytes-increase", metavar=Limit, help="Of each file. Default 5%.")
 ]
 MaxAccuracyDrop = Annotated[
     str | None,
-    typer.Option("--max-accuracy-drop", metavar=Points, help="In percentage points. Default 0.5."),
+    typer.Option("--max-accuracy-drop", metavar=Points, help="Percentage points of top-1. Default 0.5."),
 ]
 MaxDiffIncrease = Annotated[
     str | None,
-    typer.Option("--max-diff-increase", metavar=Limit, help="Torch against ONNX, above 1e-4. Default 200%."),
+    typer.Option(
+        "--max-diff-increase",
+        metavar=Limit,
+        help="Of the logits' difference between torch and ONNX, above 1e-4. Default 200%.",
+    ),
 ]
 MaxAgreementDrop = Annotated[
     str | None,
-    typer.Option("--max-agreement-drop", metavar=Points, help="Top-1, torch and ONNX. Default 0.5."),
+    typer.Option(
+        "--max-agreement-drop",
+        metavar=Points,
+        help="Percentage points of images on which torch and ONNX agree. Default 0.5.",
+    ),
 ]
 MaxSlowdown = Annotated[
-    str | None, typer.Option("--max-slowdown", metavar=Limit, help="Ratio of latencies. Default 5%.")
+    str | None, typer.Option("--max-slowdown", metavar=Limit, help="Of the latency, new to base. Default 5%.")
 ]
 Measure = Annotated[
     bool | None,
@@ -53,20 +65,27 @@ Measure = Annotated[
 ]
 Provider = Annotated[
     str | None,
-    typer.Option("--provider", metavar="NAME,...", help="Time there. Default: as the runs were timed."),
+    typer.Option(
+        "--provider", metavar="NAME,...", help="Providers to time on. Default: as the runs were timed."
+    ),
 ]
 Batch = Annotated[
-    list[str] | None, typer.Option("--batch", metavar="N,...", help="Likewise; 1,8,32, or repeat it.")
+    list[str] | None,
+    typer.Option("--batch", metavar="N,...", help="Batch sizes to time at: 1,8,32. Default: likewise."),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=0, help="Likewise; 1 is steadiest on a busy machine."),
+    typer.Option(
+        "--threads", min=0, help="Threads to time with; 1 is steadiest on a busy machine. Default: likewise."
+    ),
 ]
 Seconds = Annotated[
-    float, typer.Option("--seconds", min=0.01, max=60, help="Of one timing; each is repeated.")
+    float, typer.Option("--seconds", min=0.01, max=60, help="Length of one timing; each is repeated.")
 ]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="What only BASE has is no failure.")]
-AllowDifferent = Annotated[bool, typer.Option("--allow-different", help="Other models and datasets, too.")]
+AllowDifferent = Annotated[
+    bool, typer.Option("--allow-different", help="Compare runs of different models or datasets, too.")
+]
 FailUnclear = Annotated[
     bool,
     typer.Option(
@@ -103,9 +122,11 @@ def compare(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Gate NEW on BASE: cost, size, parity, accuracy, latency ratio. Exit code 3: a gate said no.
+    """Compare two runs, for CI: exit code 3 where NEW is worse.
 
-    In GitHub Actions the table is added to the job's summary, and failures are annotated.
+    Gates on FLOPs, parameters, file sizes, parity, accuracy and the ratio of latencies; each is off
+    with its limit `off`. In GitHub Actions the table is added to the job's summary, and failures are
+    annotated.
     """
     from jstc import gate
     from jstc.cli import compare_view

@@ -39,7 +39,7 @@ def evaluate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Accuracy of a RUN's or another ONNX file on the test split."""
+    """Score the ONNX file of a RUN, or another, on the test split."""
     from jstc.cli import console
     from jstc.core import progress_view
     from jstc.runs import directory, evaluation

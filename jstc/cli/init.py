@@ -17,16 +17,18 @@ _START = "your-network"
 
 def init(
     recipe: Annotated[
-        str, typer.Argument(metavar="[RECIPE]", help="One that comes with jstc, such as quickstart.")
+        str,
+        typer.Argument(metavar="RECIPE", help="Which of those that come with jstc, such as quickstart."),
     ] = _START,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it there; else RECIPE.yaml, here.")
+        Path | None, typer.Option("--out", metavar="FILE", help="File to write; default: RECIPE.yaml, here.")
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Write a commented recipe to start from: by default one for a network that you have trained.
+    """Write a commented recipe to start from.
 
-    No file is overwritten.
+    By default it is for a network that you have trained. Change it, then `jstc run` it. No file is
+    overwritten.
     """
     from jstc.cli import console
     from jstc.core import files

@@ -16,21 +16,29 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A network; see `jstc models`.")]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A name that `jstc models` lists, or your own file.py:function."),
+]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", metavar="NAME", help="Take classes and image size from it.")
 ]
-NumClasses = Annotated[int | None, typer.Option("--num-classes", min=1, help="Classes.")]
-InChannels = Annotated[int | None, typer.Option("--in-channels", min=1, help="1 for grey.")]
-ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Side in pixels.")]
+NumClasses = Annotated[int | None, typer.Option("--num-classes", min=1, help="Number of classes.")]
+InChannels = Annotated[
+    int | None, typer.Option("--in-channels", min=1, help="Channels of the images: 1 for grey.")
+]
+ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the images, in pixels.")]
 Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="PATTERN", help="Keep these modules whole; repeatable."),
 ]
 ChannelSettingsOverrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key under channels.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key, such as channels.min_width=8."),
 ]
-Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the structure, too.")]
+Svg = Annotated[
+    Path | None, typer.Option("--svg", metavar="FILE", help="Draw the structure into this file, too.")
+]
 All = Annotated[
     bool, typer.Option("--all", "--verbose", "-v", help="Every group, layer and frozen channel by name.")
 ]

@@ -40,7 +40,10 @@ def datasets(json: options.Json = False, debug: options.Debug = False) -> None:
 
 
 def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
-    """Show versions, processor, GPU and working providers; and whether torch computes right here."""
+    """Show what works on this machine.
+
+    Versions, processor, GPU, onnxruntime's providers, and whether torch computes right here.
+    """
     from jstc.cli import console
     from jstc.runs import inspection
     from jstc.runs.kernel_table import kernel_table
@@ -66,7 +69,10 @@ def _verdict(row: Row) -> str:
 
 
 def schema(debug: options.Debug = False) -> None:
-    """Print the JSON schema of recipes, for editors that check as you type."""
+    """Print the JSON schema of recipes, for editors.
+
+    With it they complete keys and mark mistakes while you type.
+    """
     from jstc.cli import console
     from jstc.recipe.schema import json_schema
 

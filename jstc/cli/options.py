@@ -84,13 +84,21 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything and say what would be done; do nothing.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run directory.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run directory; default: one under runs/.")
+]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe key; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe (docs/recipe.md); repeatable."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random choice.")]
-Device = Annotated[DeviceName | None, typer.Option("--device", help="Where to train.")]
-Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder or pattern of the dataset.")]
+Device = Annotated[
+    DeviceName | None, typer.Option("--device", help="Where to train; auto: on a GPU if there is one.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="The dataset's folder, or a pattern of its files."),
+]
 Weights = Annotated[
     Path | None, typer.Option("--weights", metavar="FILE", help="Start from these weights of the network.")
 ]
@@ -103,11 +111,18 @@ AllowPickle = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME", help="Name RUN's network, if it is code: what you name may be run."
+        "--model",
+        metavar="NAME",
+        help="Allow that RUN's network is built from code, by its name: net.py:make.",
     ),
 ]
-Cifar = Annotated[bool, typer.Option("--cifar", help="The network's CIFAR form, whatever the image size.")]
-Provider = Annotated[LatencyProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
+Cifar = Annotated[
+    bool, typer.Option("--cifar", help="The network's form for 32x32 images, whatever their size.")
+]
+Provider = Annotated[
+    LatencyProviderName | None,
+    typer.Option("--provider", help="onnxruntime's provider that a budget of latency is for."),
+]
 AnyProvider = Annotated[ProviderName | None, typer.Option("--provider", help="onnxruntime's provider.")]
 Run = Annotated[
     Path | None,

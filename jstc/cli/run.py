@@ -15,11 +15,16 @@ __all__ = ["finetune", "run", "run_stage", "slim"]
 
 def run(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of one of `jstc init`.")
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="A YAML file, or a recipe that comes with jstc, such as quickstart."
+        ),
     ],
     out: options.Out = None,
     settings: options.Set = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The network.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="The network, instead of the recipe's.")
+    ] = None,
     data: options.Data = None,
     weights: options.Weights = None,
     seed: options.Seed = None,
@@ -34,7 +39,8 @@ def run(
 ) -> None:
     """Run all stages of a recipe, or continue where they stopped.
 
-    A list of budgets in the recipe (flops: [0.7, 0.5]) shares one search; the other stages run for each.
+    The stages are search, finetune, slim, export, bench and report. A list of budgets in the recipe
+    (flops: [0.7, 0.5]) shares one search; the other stages run for each.
     """
     from jstc import summary
     from jstc.cli import results
@@ -121,7 +127,7 @@ def finetune(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train the chosen sub-network of a searched RUN.
+    """Train the sub-network that the search of RUN chose, to the end.
 
     Of several budgets, that of each. `--set finetune.epochs=100` trains it again, longer;
     what was built on the old one is removed.
@@ -150,9 +156,9 @@ def slim(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Emit the slim network of RUN, without gates.
+    """Write the slim network of RUN as an ordinary PyTorch module.
 
-    Stages that it needs and that are missing run first.
+    `jstc.load("RUN/slim")` loads it. Stages that it needs and that are missing run first.
     """
     run_stage(
         "slim",

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A network; see `jstc models`.")]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A name that `jstc models` lists, or your own file.py:function."),
+]
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", metavar="NAME", help="A dataset; see `jstc datasets`.")
+    str | None, typer.Option("--dataset", metavar="NAME", help="A name that `jstc datasets` lists.")
 ]
 Flops = Annotated[
     str | None,
@@ -40,9 +43,12 @@ Latency = Annotated[
         help="Budget in onnxruntime's time instead: 2ms, or a share (0.5).",
     ),
 ]
-Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Images at once, of a budget of latency.")]
+Batch = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images at once that a budget of latency is for.")
+]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=0, help="onnxruntime's threads, of a budget of latency.")
+    int | None,
+    typer.Option("--threads", min=0, help="onnxruntime's threads that a budget of latency is for."),
 ]
 Template = Annotated[
     Path | None, typer.Option("--recipe", metavar="FILE", help="Take all other settings from a recipe.")
@@ -74,9 +80,10 @@ def search(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
 ) -> None:
-    """Search the best sub-network of MODEL at a budget.
+    """Search the best sub-network of MODEL within a budget.
 
-    Several budgets share one search; each has a run directory of its own in the run's.
+    `jstc export` goes on from there: it trains the sub-network to the end, and writes it. Several
+    budgets share one search; each has a run directory of its own in the run's.
     """
     from jstc.cli import results
     from jstc.core import progress_view

@@ -77,6 +77,14 @@ def test_every_command_explains_itself_within_80_columns(jstc_command, command):
     assert max(map(len, called.out.splitlines())) <= 80
 
 
+def test_the_list_of_commands_has_whole_sentences_and_a_way_to_begin(jstc_command):
+    text = jstc_command("--help").out
+    listed = [line for line in text.partition("Commands:")[2].splitlines() if line.strip()]
+    assert [line.split()[0] for line in listed] == list(FLAGS)
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
+    assert "jstc run quickstart" in text and "jstc init" in text
+
+
 UNKNOWN = {
     # a key of the recipe, by its name or by what it is called elsewhere
     "search resnet20 --epochs 3": "--set finetune.epochs=3 or --set search.rounds=3",
