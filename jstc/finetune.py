@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ def _trained(job: Job, network: nn.Module, *, directory: Path, progress: Progres
     The one starts from statistics of its own, which the search has estimated, the other from none; and how
     much of that is left in the running averages depends on the momentum and the number of steps.
     """
+    if not job.epochs:  # finetune.epochs: 0, and the network stays as the search leaves it
+        return FitResult(0, 0, 0, 0.0, math.nan, math.nan, job.optimizer or {})
     result = fit(job, directory=directory, progress=progress, stage=stage)
     recalibrate_trained(network, job)
     return result
@@ -256,7 +259,7 @@ def _report(figures: dict[str, Any], result: FitResult, directory: Path) -> None
         "test_images": figures["test_images"],
         "chance": figures["chance"],
         "device": figures["device"],
-        "training_accuracy": result.accuracy,
+        **({"training_accuracy": result.accuracy} if result.epochs else {}),
         **({"rollbacks": result.rollbacks} if result.rollbacks else {}),
     }
     files.write_json(directory / "result.json", document)

@@ -25,7 +25,7 @@ from jstc.jst.proposer import Proposer
 from jstc.jst.round import RoundContext
 from jstc.jst.rounds import Rounds
 from jstc.jst.selection import Selection
-from jstc.jst.state import Entry, State
+from jstc.jst.state import State
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import collectives
@@ -76,12 +76,13 @@ class Search:
             self._rounds = Rounds(
                 state, self._proposer, self._context, directory=self._directory, progress=progress
             )
-            progress.start("search", self._context.recipe.search.rounds, "round")
-            progress.update(state.round)
+            if rounds := self._context.recipe.search.rounds:
+                progress.start("search", rounds, "round")
+                progress.update(state.round)
             while self._rounds.left:
                 record = self._rounds.next()
                 progress.update(state.round, **_shown(record))
-        if state.round < (rounds := self._context.recipe.search.rounds):
+        if state.round < rounds:
             progress.message(
                 f"search: the plans had stopped changing after {state.round} of {rounds} rounds "
                 "(search.early_stop_overlap); finetune gets the steps that are left"
@@ -90,9 +91,12 @@ class Search:
     def select(self, label: str) -> Selection:
         """The best plan for a budget, after the rounds."""
         number = self.labels.index(label)
-        return selections.choose_best(
+        found = selections.choose_best(
             self._state, self._proposer, self._context, self._progress, budget=number
         )
+        if found.mended is not None:
+            self._progress.message(found.mended.sentence)
+        return found
 
     def with_plan(self, selection: Selection, plan: Plan) -> Selection:
         """The selection with another plan, judged as the best one was."""
@@ -105,9 +109,10 @@ class Search:
         """
         folder = self._directory / label if len(self.labels) > 1 else self._directory
         if collectives.is_first():
-            folder.mkdir(exist_ok=True)
+            files.require_held(folder)
+            folder.mkdir(parents=True, exist_ok=True)
         selections.save(selection, self._state, self._context, folder)
-        _write(folder / "result.json", self._shared_result() | self._result(selection.entry))
+        _write(folder / "result.json", self._shared_result() | self._result(selection))
 
     def finish(self) -> None:
         """The plans of all budgets are saved: write what they share, and delete older checkpoints."""
@@ -129,9 +134,11 @@ class Search:
             **({"rollbacks": state.rollbacks} if state.rollbacks else {}),
         }
 
-    def _result(self, best: Entry) -> dict[str, Any]:
+    def _result(self, selection: Selection) -> dict[str, Any]:
+        best, mended = selection.entry, selection.mended
         cost = self._state.target.channels.cost(best.plan)
         return {
+            **({} if mended is None else {"reconstruction": mended.to_dict()}),
             "accuracy": best.accuracy,
             "validation_images": self._context.dataset.search_val.num_images,
             "round_of_plan": best.round,

@@ -28,7 +28,15 @@ from jstc.train.metrics import RunningMetrics
 from jstc.train.one_step import StepOptions, step_options
 from jstc.train.recalibration import recalibrate
 
-__all__ = ["RoundContext", "RoundFigures", "RoundProgress", "judge", "to_call", "train_round"]
+__all__ = [
+    "RoundContext",
+    "RoundFigures",
+    "RoundProgress",
+    "judge",
+    "to_call",
+    "train_round",
+    "training_images",
+]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -240,20 +248,29 @@ def _gradient(loss: Tensor, alpha: Tensor, scaler: torch.amp.GradScaler | None) 
     return gradient if gradient.isfinite().all() else None
 
 
-def judge(sub: SubNetwork, context: RoundContext, *, limit: int | None) -> Figures:
+def judge(sub: SubNetwork, context: RoundContext, *, limit: int | None, recalibrated: bool = True) -> Figures:
     """Figures on the search-validation split (`limit` images of it, or all), statistics recalibrated first.
 
     Of several processes each judges its part of the images. The statistics all of them take over the same
     images, in batches as large as they train on: the plans' order must not depend on who saw what. Raises
     `StageError` when there is no search-validation image.
     """
-    search, batch_size = context.recipe.search, context.recipe.train.batch_size
-    images = min(search.recalibration_images, context.dataset.train.num_images)
-    batches = context.dataset.train.ordered(batch_size // collectives.world(), limit=images)
     network, numerics = sub.gated.ungated(), context.options.criterion.numerics
-    recalibrate(network, batches, images=images, numerics=numerics)
+    if recalibrated:
+        images = context.recipe.search.recalibration_images
+        recalibrate(network, training_images(context, images), images=images, numerics=numerics)
     collectives.synchronise(sub.gated)  # GPUs of one kind may still choose other algorithms
     if not context.dataset.search_val.num_images:
         raise StageError("the search-validation split is empty; raise input.val_fraction")
+    batch_size = context.recipe.train.batch_size
     split = context.dataset.search_val.ordered(batch_size, limit=limit, part=collectives.part())
     return evaluate(network, split, numerics)
+
+
+def training_images(context: RoundContext, number: int) -> Iterator[Batch]:
+    """So many training images at most, spread over the split and not augmented, in batches.
+
+    Every one of several processes has all of them, in batches as large as it trains on.
+    """
+    split, batch_size = context.dataset.train, context.recipe.train.batch_size
+    return split.ordered(batch_size // collectives.world(), limit=min(number, split.num_images))

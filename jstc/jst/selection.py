@@ -8,24 +8,84 @@ At the end `choose_best` judges the best plans once more, with the weights as th
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jstc.channels import fold
+from jstc.channels.reconstruction.reconstruct import Reconstruction
+from jstc.core import numbers
 from jstc.core.progress import Progress
 from jstc.jst.proposer import Proposal, Proposer
-from jstc.jst.round import RoundContext, judge
+from jstc.jst.round import RoundContext, judge, training_images
 from jstc.jst.state import Entry, State, read_plan
 from jstc.jst.subnetwork import SubNetwork, Target, cut
 from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, handover, optim
 
 __all__ = ["Selection", "choose", "choose_best", "learn", "save", "with_plan"]
+
+
+@dataclass(frozen=True)
+class Mended:
+    """Reconstruction of a sub-network: accuracies on the search-validation split, and its layers.
+
+    `recalibrated` is the accuracy as it was cut, with batch-norm statistics estimated anew.
+    """
+
+    recalibrated: float
+    accuracy: float
+    seconds: float
+    found: Reconstruction
+
+    @property
+    def sentence(self) -> str:
+        """Sentence for people."""
+        fitted, left_out = self.found.layers, self.found.left_out
+        told = (
+            f"reconstruction: {len(fitted)} layers were fitted to the whole network on "
+            f"{self.found.images:,} images; top-1 of the search-validation split "
+            f"{numbers.percent(self.recalibrated)} as cut, {numbers.percent(self.accuracy)} now"
+        )
+        return f"{told}; left as cut: {', '.join(left_out)}" if left_out else told
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON document."""
+        layers = {name: {"before": e.before, "after": e.after} for name, e in self.found.layers.items()}
+        return {
+            "accuracy_as_cut": self.recalibrated,
+            "images": self.found.images,
+            "seconds": round(self.seconds, 3),
+            "explained": layers,
+            "left_out": dict(self.found.left_out),
+        }
+
+
+def _mend(
+    plan: Plan, recalibrated: float, target: Target, context: RoundContext
+) -> tuple[SubNetwork, Mended]:
+    """The sub-network of a plan, cut out of trained weights, its layers fitted to those of the whole one.
+
+    Batch-norm statistics are those that the weights came with, or estimated anew, whichever answers better.
+    """
+    since = time.perf_counter()
+    sub = cut(target, plan, context.recipe.train)
+    images = context.recipe.search.reconstruction_images
+    batches = training_images(context, images)
+    found = target.channels.reconstruct(target.network, sub.gated.network, plan, batches, images=images)
+    kept = judge(sub, context, limit=None, recalibrated=False).accuracy
+    before = {name: buffer.clone() for name, buffer in sub.gated.network.named_buffers()}
+    accuracy = judge(sub, context, limit=None).accuracy
+    if kept >= accuracy:
+        accuracy = kept
+        for name, buffer in sub.gated.network.named_buffers():
+            buffer.copy_(before[name])
+    return sub, Mended(recalibrated, accuracy, time.perf_counter() - since, found)
 
 
 # Before a round: several plans are compared by their loss, and a policy learns from that
@@ -78,12 +138,13 @@ class Selection:
     """The plan chosen for a budget, with its accuracy now, and its network, recalibrated.
 
     `ranking` has the channels of every group, the first to keep first: the kept ones before the others, each
-    by falling importance.
+    by falling importance. `mended` says what a reconstruction did, where there was one.
     """
 
     entry: Entry
     sub: SubNetwork
     ranking: list[NDArray[np.int64]]
+    mended: Mended | None = None
 
     @property
     def plan(self) -> Plan:
@@ -101,16 +162,32 @@ def choose_best(
     newer.
     """
     candidates = _candidates(state, proposer, budget)
-    best: tuple[Entry, SubNetwork] | None = None
+    best: _Judged | None = None
     progress.start("search", len(candidates), "candidate")
     for number, entry in enumerate(candidates, start=1):
-        sub = cut(state.target, entry.plan, context.recipe.train)
-        accuracy = judge(sub, context, limit=None).accuracy
-        progress.update(number, accuracy=accuracy)
-        if best is None or accuracy > best[0].accuracy:
-            best = (Entry(entry.plan, accuracy, entry.round), sub)
+        found = _judged(entry.plan, entry.round, state, context)
+        progress.update(number, accuracy=found.entry.accuracy)
+        if best is None or found.entry.accuracy > best.entry.accuracy:
+            best = found
     assert best is not None
-    return Selection(*best, _ranking(best[0].plan, state, proposer))
+    return Selection(best.entry, best.sub, _ranking(best.entry.plan, state, proposer), best.mended)
+
+
+class _Judged(NamedTuple):
+    entry: Entry
+    sub: SubNetwork
+    mended: Mended | None
+
+
+def _judged(plan: Plan, round_: int, state: State, context: RoundContext) -> _Judged:
+    """The sub-network of a plan with its accuracy; mended, where nothing was trained since it was given."""
+    sub = cut(state.target, plan, context.recipe.train)
+    accuracy, mended = judge(sub, context, limit=None).accuracy, None
+    images = context.recipe.search.reconstruction_images
+    if images and not context.recipe.search.rounds:
+        sub, mended = _mend(plan, accuracy, state.target, context)
+        accuracy = mended.accuracy
+    return _Judged(Entry(plan, accuracy, round_), sub, mended)
 
 
 def _candidates(state: State, proposer: Proposer, budget: int) -> list[Entry]:
@@ -140,9 +217,8 @@ def with_plan(selection: Selection, plan: Plan, state: State, context: RoundCont
     if plan.hash == selection.plan.hash:
         return selection
     plan = read_plan(plan.to_dict(), state.target.channels.widths)
-    sub = cut(state.target, plan, context.recipe.train)
-    entry = Entry(plan, judge(sub, context, limit=None).accuracy, selection.entry.round)
-    return Selection(entry, sub, selection.ranking)
+    found = _judged(plan, selection.entry.round, state, context)
+    return Selection(found.entry, found.sub, selection.ranking, found.mended)
 
 
 def save(selection: Selection, state: State, context: RoundContext, directory: Path) -> None:

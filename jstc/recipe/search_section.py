@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -50,10 +51,10 @@ class IdleKeyError(ValueError):
 class SearchSettings(Section):
     """Joint search-and-training."""
 
-    rounds: PositiveInt = Field(
+    rounds: NonNegativeInt = Field(
         40,
         description="Rounds at most: a search whose plans no longer differ ends before, and its steps are "
-        "finetune's.",
+        "finetune's. 0, for given weights: nothing is trained; the network is cut as it is, and mended.",
     )
     epochs_per_round: PositiveFloat | Literal["auto"] = Field(
         "auto",
@@ -152,6 +153,11 @@ class SearchSettings(Section):
     )
     eval_every: PositiveInt = Field(
         4, description="Rounds below the budget are judged once in so many; those at the budget always."
+    )
+    reconstruction_images: NonNegativeInt = Field(
+        512,
+        description="With rounds: 0, training images on which the layers of the cut network are fitted to "
+        "what the whole one gives; 0: they stay as they were cut.",
     )
     compile: bool = Field(
         False, description="torch.compile for rounds that train a network as wide as the round before."

@@ -240,7 +240,9 @@ class TrainSettings(Section):
 class FinetuneSettings(Section):
     """Training of the chosen sub-network; the baseline has the same settings, but no teacher."""
 
-    epochs: PositiveInt = Field(50, description="Epochs of the chosen sub-network.")
+    epochs: NonNegativeInt = Field(
+        50, description="Epochs of the chosen sub-network; 0: it stays as the search leaves it."
+    )
     steps_per_epoch: PositiveInt | None = Field(
         None, description="Shortens an epoch, for trials; null: all images."
     )

@@ -96,7 +96,7 @@ _STATES = {"failed": "failed", "running": "has not finished"}
 def _missing_stages(summary: Summary, states: Mapping[str, str]) -> Iterator[Finding]:
     there = {
         "search": summary.plan_hash,
-        "finetune": summary.finetune.epochs,
+        "finetune": summary.finetune.epochs is not None,
         "slim": summary.slim.flops,
         "export": summary.onnx,
         "bench": summary.bench,

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from jstc.core import numbers
+from jstc.recipe.schema import Recipe
 from jstc.runs.workspace import StageContext, Workspace
 from jstc.train import schedule as schedules
 from jstc.train.device import autocast_dtype
@@ -80,11 +81,20 @@ def _trainings(workspace: Workspace, names: Collection[str]) -> list[str]:
     times = f" for each of {len(recipe.budgets)} budgets" if len(recipe.budgets) > 1 else ""
     found = {
         "baseline": f"target network alone {schedules.baseline_epochs(recipe, dataset)} epochs",
-        "search": f"search {rounds} round{'s' * (rounds != 1)} of {per_round:,} steps",
-        "finetune": f"finetune {epochs} epochs of {per_epoch:,} steps{times}",
+        "search": f"search {rounds} round{'s' * (rounds != 1)} of {per_round:,} steps" if rounds else "",
+        "finetune": f"finetune {epochs} epochs of {per_epoch:,} steps{times}" if epochs else "",
     }
-    told = [text for name, text in found.items() if name in names]
-    return [*told, f"a step is {recipe.train.batch_size} images"] if told else []
+    told = [text for name, text in found.items() if text and name in names]
+    steps = [f"a step is {recipe.train.batch_size} images"] if told else []
+    return [*_untrained(recipe, names), *told, *steps]
+
+
+def _untrained(recipe: Recipe, names: Collection[str]) -> list[str]:
+    images = recipe.search.reconstruction_images
+    if recipe.search.rounds or "search" not in names:
+        return []
+    how = f"its layers fitted on {images:,} images" if images else "its layers left as they are"
+    return [f"the network is cut as it was given, {how}"]
 
 
 def _device(workspace: Workspace) -> str:

@@ -30,6 +30,7 @@ def check(workspace: Workspace, path: Path) -> None:
     """
     workspace.check_names()
     _check_shares(workspace.recipe)
+    _check_trained(workspace)
     _check_writable(path)
     workspace.belongs_to(path)
     from jstc.runs import network_check
@@ -47,6 +48,20 @@ def _check_shares(recipe: Recipe) -> None:
         raise RecipeError(
             f"train.batch_size: {images} images are not shared evenly by {world} processes; "
             f"take {' or '.join(map(str, near))}"
+        )
+
+
+def _check_trained(workspace: Workspace) -> None:
+    """Require something that was trained: in this run, or before it."""
+    recipe = workspace.recipe
+    if workspace.starts_trained:
+        if recipe.baseline and not recipe.search.rounds and not recipe.finetune.epochs:
+            raise RecipeError(
+                "baseline: nothing is trained in this run, and so the baseline is not: leave it out"
+            )
+    elif not recipe.search.rounds:
+        raise RecipeError(
+            "search.rounds: 0 cuts a network that is trained already: give its weights (--weights)"
         )
 
 

@@ -70,6 +70,11 @@ class Workspace:
             models.weights_file(weights)
         _ = self.info
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the network has weights from elsewhere before the run."""
+        return self.recipe.weights is not None
+
     @cached_property
     def device(self) -> torch.device:
         """Where training happens."""

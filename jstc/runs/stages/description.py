@@ -96,6 +96,10 @@ def _made(context: StageContext, metadata: Mapping[str, Any], manifest: Manifest
     searched, tuned = (_read(context.path / stage / "result.json") for stage in ("search", "finetune"))
     if "rounds" in searched and "epochs" in tuned:
         lines.append(f"{searched['rounds']} rounds of search, then {tuned['epochs']} epochs of fine-tuning")
+    if mended := searched.get("reconstruction"):
+        lines.append(
+            f"layers fitted to the given network on {mended['images']} training images, without training"
+        )
     if manifest is not None:
         versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
         lines += [f"run begun {manifest.created}", f"with {versions}"]
