@@ -432,7 +432,7 @@ def test_the_order_of_groups_is_a_difference_for_the_later_wins(write):
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
 floats = st.floats(min_value=1e-300, max_value=1e300)
-amounts = st.floats(min_value=1e-300, max_value=1) | st.integers(1, 10**15).map(float)
+amounts = st.floats(min_value=1e-300, max_value=1) | st.integers(101, 10**15).map(float)  # 50: of what?
 
 
 names = st.one_of(texts, st.sampled_from(["1e5", "yes", "~", "010", "1:2", "null", "- a", "#x"]))
