@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from jstc.core import files
+from jstc.core.safe_text import one_line
 from jstc.errors import ModelError
 from jstc.models.catalogue import weights_file
 
@@ -171,8 +172,8 @@ def reason(error: Exception) -> str:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    listed = list(names)
+    """The first few names, and how many more there are, on one line: a name in a file may be any text."""
+    listed = [one_line(name) for name in names]
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from jstc.core.safe_text import one_line
 from jstc.errors import ModelError
 from jstc.models.checkpoints import some
 from jstc.models.reparametrised import endings, whole
@@ -84,7 +85,8 @@ def place(model: nn.Module, own: _Tensors, tensors: _Tensors, source: str) -> Pl
         for key, tensor in best.tensors.items()
         if key.startswith(begin) and not key.startswith(aside)
     }
-    return Placed(inside, (*_said(begin, others, best.tensors, source), *best.notes))
+    said = map(one_line, _said(begin, others, best.tensors, source))
+    return Placed(inside, (*said, *best.notes))
 
 
 def _exact(found: list[str], reading: _Reading, own: _Tensors) -> list[str]:
@@ -166,7 +168,7 @@ def _chosen(found: list[str], tensors: _Tensors, source: str) -> tuple[str, list
             parts = [begin.rstrip(".") for begin in plain]
             raise ModelError(
                 f"weights {source} have several networks that fit: {some(parts)}; say which: "
-                f"--weights '{_part(source, parts[0])}'"
+                f"--weights '{one_line(_part(source, parts[0]))}'"
             )
         averages = [*averages, *(begin for begin in plain if begin != usual[0])]
         plain = usual

@@ -157,6 +157,17 @@ def test_a_tensor_that_is_called_as_the_beginning_is_no_matter(tmp_path: Path) -
     assert notes[1].endswith("left out: a.b")
 
 
+def test_names_from_a_file_stay_on_one_line(tmp_path: Path) -> None:
+    hostile = "a\nerror: all is lost\x1b[31m"
+    state = _state(Net())
+    _, notes = _loaded({hostile: state, f"{hostile}ema": {"x": torch.ones(1)}}, tmp_path)
+    assert len(notes.splitlines()) == 2
+    for document in ({hostile: torch.ones(1)}, {f"{hostile}.{key}": dict(state) for key in "ab"}):
+        with pytest.raises(ModelError) as caught:
+            _loaded(document, tmp_path)
+        assert len(str(caught.value).splitlines()) == 1
+
+
 # Averages.
 
 
