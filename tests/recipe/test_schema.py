@@ -111,8 +111,8 @@ WRONG = {
         "perturbation, thresholds, fixed_thresholds, importance, importance_images, coarse_to_fine, "
         "coarse_share, coarse_budget, sigma, noise_period, recency_bonus, tau, threshold_grid, "
         "residual_threshold_offset, gate_lr, gate_steps, candidates, candidate_images, threshnet_lr, "
-        "entropy_bonus, archive_size, recalibration_images, eval_images, eval_every, compile, "
-        "early_stop_overlap, early_stop_window",
+        "entropy_bonus, archive_size, recalibration_images, eval_images, eval_every, "
+        "reconstruction_images, compile, early_stop_overlap, early_stop_window",
     ),
     "a key of a group": (
         "channels:\n  groups:\n    layer4.*: {min_width: 8}\n    layer1:\n      min_widht: 4\n",
