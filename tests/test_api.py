@@ -130,6 +130,21 @@ def test_a_network_that_gives_no_scores(tmp_path):
         search(nn.Conv2d(3, 4, 3), tmp_path)
 
 
+def test_a_network_is_tried_before_it_is_trained(tmp_path):
+    class Noisy(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x + torch.rand_like(x))
+
+    model = Noisy(*network())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ModelError, match=r"two evaluations .* \(rand_like in line \d+ of test_api.py\)"):
+        search(model, tmp_path / "r")
+    with pytest.raises(ModelError, match="the network is in float64"):
+        search(network().double(), tmp_path / "r")
+    assert model.training and all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_network_that_fails_is_no_fault_of_the_data(tmp_path):
     with pytest.raises(ModelError, match=r"forward failed for two images of 3x8x8: .*17x4"):
         search(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(17, 4)), tmp_path)

@@ -7,18 +7,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from jstc import models
+from jstc.channels.analysis import require_plain
+from jstc.channels.budget import WidthBounds
 from jstc.channels.trace.ids import evaluating
 from jstc.core import processes
-from jstc.errors import ChannelError, JstcError, ModelError, RecipeError, StageError
+from jstc.errors import ChannelError, ModelError, RecipeError, StageError
 from jstc.jst.thresholds import require_groups
 from jstc.models.outputs import logits
+from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.runs.directory import require_same
 from jstc.runs.manifest import Manifest
+from jstc.runs.network_trial import Trial, require_float32, require_same_build
 from jstc.runs.settings import RENEWABLE
 from jstc.runs.stages import GIVEN
 from jstc.runs.workspace import Workspace
-from jstc.train.device import require_compiler
+from jstc.train.device import autocast_dtype, require_compiler, to_device
 from jstc.train.metrics import require_tensorboard
 
 __all__ = ["check", "num_scores"]
@@ -35,7 +40,7 @@ def check(workspace: Workspace, path: Path) -> None:
     _check_tensorboard(workspace.recipe)
     _check_compiler(workspace)
     _check_norms(workspace)
-    _check_model(workspace)
+    _check_model(workspace, path)
     _check_search(workspace, path)
 
 
@@ -44,6 +49,7 @@ def num_scores(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
 
     Raises `ModelError` when what it gives is not [N, scores], and whatever its forward raises.
     """
+    require_float32(network)
     where = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     with torch.no_grad(), evaluating(network):
         output = network(torch.zeros(_IMAGES, *input_shape, device=where))
@@ -78,51 +84,68 @@ def _check_compiler(workspace: Workspace) -> None:
         require_compiler(where, key=key)
 
 
-def _check_model(workspace: Workspace) -> None:
+def _check_model(workspace: Workspace, path: Path) -> None:
+    """What the network does when it is tried, what can be cut in it, whether the weights fit."""
+    network = None if _has_begun(workspace, path) else workspace.structure()
     try:
-        _ = workspace.channels
-    except ChannelError as error:
-        shape = "x".join(map(str, workspace.spec.input_shape))
-        raise ModelError(
-            f"model '{workspace.recipe.model}', for images of {shape} from '{workspace.info.name}': {error}"
-        ) from error
-    if not workspace.channels.groups:
-        reasons = sorted({frozen.reason for frozen in workspace.channels.frozen})
-        raise ModelError(f"model '{workspace.recipe.model}' has no channels to cut: {'; '.join(reasons)}")
-    _check_outputs(workspace)
+        trial = None if network is None else _tried(workspace, network)
+        _check_channels(workspace)
+        if trial is not None and network is not None:
+            _try_smallest(workspace, trial, network)
+    except (ModelError, ChannelError) as error:
+        problem = f"model '{workspace.recipe.model}': {error.problem}"
+        raise ModelError(problem, error.advice, details=error.details) from error
     if workspace.recipe.weights is not None:
         workspace.new_target()
 
 
-def _check_outputs(workspace: Workspace) -> None:
-    """One score for each class; before the weights, which may not fit for the same reason."""
-    model, info = workspace.recipe.model, workspace.info
-    try:
-        found = _num_scores(workspace)
-    except ModelError as error:
-        raise ModelError(f"model '{model}': {error}") from error
-    if found != info.num_classes:
-        raise ModelError(
-            f"model '{model}' gives {found} scores for an image, dataset '{info.name}' has "
-            f"{info.num_classes} classes: give its last layer {info.num_classes} outputs, or let the factory "
-            "take num_classes"
-        )
+def _has_begun(workspace: Workspace, path: Path) -> bool:
+    """Whether a stage of the run has begun, and so the network has passed."""
+    manifest = None if workspace.fresh else Manifest.load(path)
+    return manifest is not None and any(one.state != "pending" for one in manifest.stages.values())
 
 
-def _num_scores(workspace: Workspace) -> int:
-    shape = workspace.spec.input_shape
+def _tried(workspace: Workspace, network: nn.Module) -> Trial:
+    """Try the network on the run's device, where it is left. Raises `ModelError`."""
+    recipe, where = workspace.recipe, workspace.device
+    require_plain(network)
+    require_float32(network)
+    if models.runs_user_code(recipe.model):
+        require_same_build(network, workspace.skeleton())
+    images = recipe.train.batch_size // processes.world()
+    trial = Trial(
+        workspace.spec.input_shape,
+        workspace.info.num_classes,
+        where,
+        dataset=workspace.info.name,
+        dtype=autocast_dtype(recipe.train, where),
+        precision=recipe.train.precision,
+        channels_last=recipe.train.channels_last,
+        smallest=images // min(recipe.train.accumulate, images),
+    )
+    for note in trial.whole(to_device(network, recipe.train, where)):
+        workspace.progress.message(f"warning: {note}")
+    return trial
+
+
+def _check_channels(workspace: Workspace) -> None:
     try:
-        return num_scores(workspace.skeleton(), shape)
-    except JstcError:
-        raise
-    except Exception:  # some forwards need values
-        try:
-            return num_scores(workspace.new_target(), shape)
-        except JstcError:
-            raise
-        except Exception as error:
-            size = "x".join(map(str, shape))
-            raise ModelError(f"the forward failed for two images of {size}: {error}") from error
+        channels = workspace.channels
+    except ChannelError as error:
+        shape = "x".join(map(str, workspace.spec.input_shape))
+        raise ModelError(f"for images of {shape} from '{workspace.info.name}': {error}") from error
+    if not channels.groups:
+        reasons = sorted({frozen.reason for frozen in channels.frozen})
+        raise ModelError(f"it has no channels to cut: {'; '.join(reasons)}")
+
+
+def _try_smallest(workspace: Workspace, trial: Trial, network: nn.Module) -> None:
+    """Train the smallest sub-network that the recipe allows a step; `network` is the whole one."""
+    channels = workspace.channels
+    least = WidthBounds.from_settings(channels.groups, workspace.recipe.channels).least.tolist()
+    kept = {g.name: tuple(range(count)) for g, count in zip(channels.groups, least, strict=True)}
+    plan = Plan(kept, channels.widths)
+    trial.cut(channels.gated(channels.slice(network, plan), plan))
 
 
 def _check_search(workspace: Workspace, path: Path) -> None:

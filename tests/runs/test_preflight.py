@@ -8,6 +8,7 @@ from collections import namedtuple
 
 import pytest
 
+from jstc.core.progress import Silent
 from jstc.errors import (
     BudgetError,
     DataError,
@@ -126,6 +127,7 @@ def test_weights_that_do_not_fit(tmp_path):
 
 
 FILE = """
+import sys
 import torch
 from torch import nn
 
@@ -167,6 +169,34 @@ class Branches(nn.Module):
 
 def branches():
     return Branches()
+
+
+class Noisy(Branches):
+    def forward(self, x):
+        return self.net(x + torch.randn_like(x))
+
+
+class Probable(Branches):
+    def forward(self, x):
+        return self.net(x).softmax(1)
+
+
+class OnlyTraining(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stem, self.extra, self.head = (nn.Conv2d(3, 8, 3), nn.Embedding(9, 8), nn.Linear(8, num_classes))
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).mT
+        if self.training:
+            x = torch.cat([x, self.extra(torch.zeros(len(x), 1, dtype=torch.long))], 1)
+        return self.head(x).mean(1)
+
+
+def drifting(num_classes):  # the file is read anew for every build
+    built = sys.__dict__.setdefault("_networks_built", [])
+    built.append(0)
+    return make(num_classes) if len(built) % 2 else nn.Sequential(make(num_classes), nn.Dropout())
 """
 
 
@@ -175,13 +205,16 @@ def branches():
     [
         (
             "fixed",
-            "gives 7 scores for an image, dataset 'digits' has 10 classes: give its last layer 10 outputs, "
+            "gives 7 scores for an image, dataset 'digits' has 10 classes; give its last layer 10 outputs, "
             "or let the factory take num_classes",
         ),
         ("branches", "gives 7 scores for an image, dataset 'digits' has 10 classes"),
         ("Maps", "2 images gave [2, 10, 28, 28]; expected class scores [N, classes]"),
-        ("half", "the forward failed for two images of 3x32x32: "),
-        ("grey", "for images of 3x32x32 from 'digits': the network's forward failed at aten.conv2d"),
+        ("half", "the network is in float16 (0.weight, 0.bias, 1.weight and 3 more)"),
+        ("Noisy", "two evaluations of the same images differ by"),
+        ("drifting", "it is another network each time that it is built: '0.weight' was"),
+        ("OnlyTraining", "the smallest sub-network fails in a training step"),
+        ("grey", "the forward failed for 2 images of 3x32x32 from 'digits': RuntimeError: Given groups=1"),
     ],
 )
 def test_a_network_of_the_users_that_is_not_for_these_images(tmp_path, factory, message):
@@ -195,6 +228,38 @@ def test_a_network_of_the_users_that_is_not_for_these_images(tmp_path, factory, 
 def test_a_network_of_the_users_that_takes_the_number_of_classes(tmp_path, factory):
     (tmp_path / "net.py").write_text(FILE)
     check(tmp_path / "run", model=f"{tmp_path / 'net.py'}:{factory}")
+
+
+class Remarks(Silent):
+    def __init__(self):
+        self.said = []
+
+    def message(self, text):
+        self.said.append(text)
+
+
+def test_what_is_only_likely_to_be_a_mistake_is_said(tmp_path):
+    (tmp_path / "net.py").write_text(FILE)
+    name = f"{tmp_path / 'net.py'}:Probable"
+    recipe = loading.from_flags({"model": name, "dataset": "digits", "flops": "0.5", "device": "cpu"}, [])
+    workspace, remarks = Workspace(recipe, Permissions(name)), Remarks()
+    workspace.belongs_to(tmp_path / "run", remarks)
+    preflight.check(workspace, tmp_path / "run")
+    [said] = remarks.said
+    assert said.startswith("warning: the outputs of every image sum to 1: a softmax")
+
+
+def test_a_network_is_tried_before_its_run_and_not_when_that_goes_on(tmp_path):
+    (tmp_path / "net.py").write_text(FILE)
+    path, name = tmp_path / "run", f"{tmp_path / 'net.py'}:Noisy"
+    path.mkdir()
+    record = Manifest.new("", 0, ["search"])
+    record.save(path)
+    with pytest.raises(ModelError, match="two evaluations"):
+        check(path, model=name)
+    record.stages["search"].state = "running"
+    record.save(path)
+    check(path, model=name)
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
