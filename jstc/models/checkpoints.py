@@ -92,9 +92,16 @@ def _part(tensors: Mapping[str, Tensor], part: str, file: Path) -> dict[str, Ten
 def _document(path: Path, *, allow_pickle: bool) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    _require_sound(path, allow_code=allow_pickle)
+    _require_sound(path)
+    is_script = _is_script(path)
+    if is_script and not allow_pickle:
+        raise ModelError(
+            f"weights {path} are TorchScript, which has code in it; save its state_dict() alone, or, "
+            "if you trust whoever made the file, add --allow-pickle"
+        )
     try:
-        return _read_torch(path, weights_only=True)
+        if not is_script:  # which torch reads with its code, or not at all
+            return _read_torch(path, weights_only=True)
     except pickle.UnpicklingError:
         if not allow_pickle:
             if not _may_be_torch(path):
@@ -137,19 +144,21 @@ def _classes(path: Path) -> str:
         return ""
 
 
-def _require_sound(path: Path, *, allow_code: bool) -> None:
-    """Raise `ModelError` for an archive with code in it, and for one that is made to fill the memory."""
+def _members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
+            return archive.infolist()
     except Exception:  # no archive, or a damaged one: torch finds out
-        return
-    if not allow_code and any("/code/" in member.filename for member in members):
-        raise ModelError(
-            f"weights {path} are TorchScript, which has code in it; save its state_dict() alone, or, "
-            "if you trust whoever made the file, add --allow-pickle"
-        )
-    held = sum(member.file_size for member in members)
+        return []
+
+
+def _is_script(path: Path) -> bool:
+    return any("/code/" in member.filename for member in _members(path))
+
+
+def _require_sound(path: Path) -> None:
+    """Raise `ModelError` for an archive that is made to fill the memory."""
+    held = sum(member.file_size for member in _members(path))
     size = path.stat().st_size
     if held > max(_SOUND_BYTES, _SOUND_RATIO * size):
         raise ModelError(

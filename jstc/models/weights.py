@@ -20,6 +20,8 @@ __all__ = ["Fitted", "fit", "load_weights"]
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _OF_TRANSFORMERS = re.compile(r"(\w+\.)?\w+\.(embeddings|embedder|encoder)\.")
+_QUANTISED = re.compile(r"\.(zero_point|_packed_params|activation_post_process|weight_fake_quant)(\.|$)")
+_BEFORE_QUANTISATION = "save the weights from before the quantisation"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def _advice(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
             "the names look like those of Hugging Face's transformers; its networks are taken as MODEL, with "
             "the folder that save_pretrained has made: hf:./FOLDER"
         )
+    if any(_QUANTISED.search(key) for key in unknown):
+        return f"those are of a quantised network: {_BEFORE_QUANTISATION}"
     return left_in_parts(unknown)
 
 
@@ -113,7 +117,7 @@ def _form(tensor: Tensor) -> str | None:
     if tensor.is_meta:
         return "shapes without values (torch's meta device); save the network with its weights"
     if tensor.is_quantized:
-        return "quantised numbers; save the weights from before the quantisation"
+        return f"quantised numbers; {_BEFORE_QUANTISATION}"
     if tensor.is_nested:
         return "nested tensors, which no weights are"
     return None

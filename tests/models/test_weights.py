@@ -266,3 +266,22 @@ def test_torchscript_is_named(tmp_path: Path) -> None:
             archive.writestr(name, b"")
     with pytest.raises(ModelError, match=r"w\.pt are TorchScript"):
         load_weights(Net(), tmp_path / "w.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_read_for_those_who_insist(tmp_path: Path) -> None:
+    source, target = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 4, 3))
+    torch.jit.save(torch.jit.trace(source, torch.zeros(1, 3, 8, 8)), tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"TorchScript.*add --allow-pickle$"):
+        load_weights(target, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt", allow_pickle=True)
+    assert _same(source, target)
+
+
+@pytest.mark.parametrize(
+    "name", ["fc.zero_point", "fc.weight_fake_quant.scale", "conv.activation_post_process.min_val"]
+)
+def test_what_quantisation_adds_is_told_with_the_way(tmp_path: Path, name: str) -> None:
+    torch.save(dict(Net().state_dict()) | {name: torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=rf"unknown {name}; .*save the weights from before the quantisation"):
+        load_weights(Net(), tmp_path / "w.pt")
