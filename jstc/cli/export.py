@@ -55,11 +55,14 @@ def _run(words: Sequence[str], given: Sequence[str]) -> Path | None:
 
 
 def _missing(word: str, given: Sequence[str]) -> InputError:
+    from jstc.runs import directory
+
     if not given:
-        hint = f"; for a precision: --precision {word}" if word in KNOWN else ""
-        return InputError(f"no run directory at {word}{hint}")
+        if word in KNOWN:
+            return InputError(f"no run directory at {word}", f"for a precision: --precision {word}")
+        return directory.no_run(Path(word))
     unknown = _unknown(word)  # of a name that is mistyped either could have been meant
-    return unknown if unknown.near else InputError(f"no run directory at {word}")
+    return unknown if unknown.near else directory.no_run(Path(word))
 
 
 def _unknown(name: str) -> UnknownNameError:

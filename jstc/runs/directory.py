@@ -19,7 +19,7 @@ import filelock
 
 from jstc.core import files
 from jstc.core.files import held
-from jstc.errors import RecipeError, RunDirectoryError
+from jstc.errors import RecipeError, RunDirectoryError, near_names
 from jstc.recipe.loading import Changes, load, to_yaml
 from jstc.recipe.schema import Recipe
 from jstc.runs import guard
@@ -36,6 +36,7 @@ __all__ = [
     "default_path",
     "locked",
     "newest_run",
+    "no_run",
     "read_recipe",
     "recorded",
     "require_same",
@@ -254,10 +255,19 @@ def newest_run(root: Path = ROOT, *, say: Callable[[str], None]) -> Path:
     return max(runs, key=lambda path: (path / "manifest.json").stat().st_mtime_ns)
 
 
+def no_run(path: Path) -> RunDirectoryError:
+    """Error for a run directory that is not there, with near names beside it and under `ROOT`."""
+    folders = dict.fromkeys((path.parent, ROOT))
+    found = [manifest.parent for folder in folders for manifest in sorted(folder.glob("*/manifest.json"))]
+    beside = {run.name: run for run in reversed(found)}
+    near = " or ".join(str(beside[name]) for name in near_names(path.name, beside))
+    return RunDirectoryError(f"no run directory at {path}", f"did you mean {near}?" if near else "")
+
+
 def read_recipe(path: Path) -> Recipe:
     """The recipe of the run at `path`. Raises `RunDirectoryError` when there is no run."""
     if not path.exists():
-        raise RunDirectoryError(f"no run directory at {path}")
+        raise no_run(path)
     if Manifest.load(path) is None or not (path / "recipe.yaml").exists():
         raise RunDirectoryError(f"{path} is not a run directory (it has no manifest.json and recipe.yaml)")
     try:

@@ -104,7 +104,10 @@ WRONG = {
         "error: give either --num-classes or --dataset",
     ),
     "no such command": (["serach"], "No such command 'serach'"),
-    "no such option": (["run", "x.yaml", "--frehs"], "No such option: --frehs"),
+    "no such option": (
+        ["run", "x.yaml", "--frehs"],
+        "error: jstc run has no option --frehs; did you mean --fresh?",
+    ),
     "no such word": (["search", "m", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
     "no argument": (["run"], "Missing argument 'RECIPE'"),
 }

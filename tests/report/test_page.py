@@ -312,7 +312,8 @@ def test_the_head_has_the_file_how_to_use_it_and_the_time(finished: Path, conten
     (finished / "manifest.json").write_text(json.dumps(manifest))
     head = plainly(Page(report.html(report.read(finished))).text.partition("Findings")[0])
     assert "Use it now: model.onnx ; python export/run.py IMAGE names the class of an image." in head
-    assert "The run took 5 min 35 s in all. The target network is the original" in head
+    assert "Paths are from the folder of this page. The run took 5 min 35 s in all. " in head
+    assert "The target network is the original" in head
 
 
 def test_each_budget_has_its_own_in_the_head(two_budgets: Path) -> None:

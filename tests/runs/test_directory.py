@@ -338,6 +338,21 @@ def test_a_record_that_cannot_be_read_stops_no_other_run(tmp_path, spoil):
         pass
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("runs/digts", "runs/digits"), ("digits", "runs/digits"), ("other/smal", "other/small"), ("zzz", None)],
+)
+def test_a_run_that_is_not_there_has_near_ones(tmp_path, monkeypatch, name, meant):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/digits", "runs/imagenet", "other/small"):
+        with opened(Path(folder)):
+            pass
+    with pytest.raises(RunDirectoryError) as caught:
+        read_recipe(Path(name))
+    expected = f"no run directory at {name}" + (f"; did you mean {meant}?" if meant else "")
+    assert str(caught.value) == expected
+
+
 def test_no_run_at_all(tmp_path):
     with pytest.raises(RunDirectoryError, match="no runs under"):
         newest_run(tmp_path / "runs", say=pytest.fail)
