@@ -62,7 +62,8 @@ def run(
     named = model is not None or any(text.partition("=")[0].strip() == "model" for text in settings or ())
     permissions = options.permissions(loaded.model if named else None, pickle=allow_pickle)
     if dry_run:
-        rows = commands.try_out(loaded, out=out, fresh=fresh, permissions=permissions)
+        with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
+            rows = commands.try_out(loaded, out=out, fresh=fresh, progress=shown, permissions=permissions)
         results.outline(rows, as_json=json)
         return
     with progress_view.shown(quiet=quiet, verbose=verbose) as shown:

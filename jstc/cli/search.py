@@ -107,7 +107,10 @@ def search(
     loaded = _loaded(flags, recipe, settings or (), data)
     permissions = options.permissions(loaded.model, pickle=allow_pickle)
     if dry_run:
-        rows = commands.try_out(loaded, out=out, only=["search"], fresh=fresh, permissions=permissions)
+        with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
+            rows = commands.try_out(
+                loaded, out=out, only=["search"], fresh=fresh, progress=shown, permissions=permissions
+            )
         results.outline(rows, as_json=json)
         return
     with progress_view.shown(quiet=quiet, verbose=verbose) as shown:

@@ -22,6 +22,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jstc.channels.trace.ids import tensors_in
+from jstc.errors import JstcError
 from jstc.train import seeds
 
 __all__ = ["Watch", "failure", "outside", "randomness_kept", "watching"]
@@ -33,6 +34,7 @@ _PROBABILITIES = {
     "sigmoid": "a sigmoid",
     "hardsigmoid": "a sigmoid",
 }
+_TORCHS_OWN = frozenset(vars(nn.Module()))
 _READS = frozenset(("_local_scalar_dense", "item", "is_nonzero", "equal"))
 _SAME_VALUES = frozenset(
     ("view", "reshape", "flatten", "squeeze", "unsqueeze", "clone", "contiguous", "to", "_to_copy", "detach")
@@ -145,6 +147,8 @@ def _is_user(file: str) -> bool:
 
 def failure(error: BaseException) -> str:
     """What was raised, in one line: `TypeError: no such thing, in line 30 of net.py`."""
+    if isinstance(error, JstcError):
+        return error.problem
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_user(frame.filename)]
@@ -176,7 +180,7 @@ def outside(network: nn.Module, watch: Watch) -> list[str]:
 
 def _places(attributes: dict[str, Any], strange: Iterable[int]) -> Iterator[str]:
     for name, value in attributes.items():
-        if not name.startswith("_") and isinstance(value, list | tuple | dict):
+        if name not in _TORCHS_OWN and isinstance(value, list | tuple | dict):
             yield from _inside(name, value, set(strange), depth=3)
 
 

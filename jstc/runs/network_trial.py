@@ -75,9 +75,10 @@ class Trial:
         network.zero_grad(set_to_none=True)
         labels = torch.zeros(len(images), dtype=torch.long, device=self.device)
         with autocast(self.device, self.dtype):
-            scores = _scores(network(images))
+            output = network(images)
+        scores = _scores(output)
         if list(scores.shape) != [len(images), self.classes]:
-            raise StageError(f"{_counted(len(images))} gave {list(scores.shape)} in training mode")
+            raise StageError(f"{_counted(len(images))} gave {described(output)} in training mode")
         F.cross_entropy(scores.float(), labels).backward()  # type: ignore[no-untyped-call]
         return scores.detach()
 
@@ -165,6 +166,10 @@ def _evaluated(network: nn.Module, trial: Trial) -> list[str]:
             f"the forward reads values of tensors into Python ({places}), say to branch on them; such a "
             "network can be trained, but perhaps not exported"
         )
+    if not bool(scores.isfinite().all()):
+        notes.append(
+            "scores of random images are infinite or no numbers, with the weights that it begins with"
+        )
     return notes + _probabilities(scores, watch)
 
 
@@ -175,7 +180,7 @@ def _forward(network: nn.Module, images: Tensor, dataset: str = "") -> Any:
         size = "x".join(map(str, images.shape[1:])) + (f" from '{dataset}'" if dataset else "")
         raise ModelError(
             f"the forward failed for {_counted(len(images))} of {size}: {failure(error)}",
-            "input.image_size sets another size of the images",
+            "input.image_size sets another side of the images, which are square unless the data are not",
         ) from error
 
 

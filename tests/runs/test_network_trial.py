@@ -183,6 +183,10 @@ def test_answers_that_depend_on_the_batch_are_noted() -> None:
     assert "depend on the others in its batch" in notes(lambda net, x: net.scores(net.own(x)), own=norm)
 
 
+def test_scores_that_are_no_numbers_are_noted() -> None:
+    assert "scores of random images are infinite or no numbers" in notes(lambda net, x: net.scores(x).log())
+
+
 def test_values_that_are_read_are_noted() -> None:
     said = notes(lambda net, x: net.scores(x if x.sum() > 0 else -x))
     assert "reads values of tensors into Python (in line" in said
@@ -200,6 +204,7 @@ SCALE = torch.ones(1, requires_grad=True)
         (lambda net, x: net.scores(net.own[0](x)), r"own\[0\] \(Conv2d\);"),
         (lambda net, x: net.scores(net.own[1]["x"](x)), r"own\[1\]\['x'\] \(Conv2d\);"),
         (lambda net, x: net.scores(x * net.own[2]), r"own\[2\];"),
+        (lambda net, x: net.scores(net._own["y"](x)), r"_own\['y'\] \(Conv2d\);"),
         (lambda net, x: net.scores(net.own[3](x)), r"own\[3\] \(BatchNorm2d\);"),
         (lambda net, x: net.scores(ELSEWHERE(x)), "a Conv2d;"),
         (lambda net, x: net.scores(nn.Conv2d(3, 3, 1)(x)), "a Conv2d;"),
@@ -214,7 +219,8 @@ def test_layers_that_the_network_does_not_have_are_named(forward: Any, named: st
         nn.Parameter(torch.ones(1)),
         nn.BatchNorm2d(3, affine=False),
     ]
-    error = refused(forward, f"layers that are not registered in the network: {named}", own=own)
+    hidden = {"y": nn.Conv2d(3, 3, 1)}
+    error = refused(forward, f"layers that are not registered in the network: {named}", own=own, _own=hidden)
     assert "nn.ModuleList" in error.advice
 
 
@@ -235,6 +241,10 @@ def test_what_only_training_does_is_tried() -> None:
     refused(forward, "a training step of 2 images fails, where their evaluation works: RuntimeError: Given")
     refused(
         lambda net, x: net.scores(x)[: 1 + (not net.training)], r"2 images gave \[1, 5\] in training mode"
+    )
+    refused(
+        lambda net, x: (x, net.scores(x)) if net.training else net.scores(x),
+        r"fails.* 2 images gave tuple \(",
     )
     refused(lambda net, x: net.scores(x).detach(), "a training step of 2 images fails")
 
