@@ -87,7 +87,9 @@ def try_out(
     names = stages.names(stages.table(recipe))
     if not fresh:
         require_same(path, recipe, renew=settings.renewable(only or names))
-    return outline(workspace, path, [one for one in names if not only or one in (stages.GIVEN, *only)])
+    rows = outline(workspace, path, [one for one in names if not only or one in (stages.GIVEN, *only)])
+    # A run says it with the score of the given network.
+    return [*rows, ("weights", "; ".join(workspace.notes))] if workspace.notes else rows
 
 
 def run_stage(

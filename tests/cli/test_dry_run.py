@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.cli.conftest import Called
 from tests.cli.test_search_then_export import NETWORK, SETTINGS
@@ -40,6 +42,33 @@ def test_several_budgets_as_a_document(jstc_command: Command) -> None:
     document = json.loads(called.out)
     assert document["budget"].count("FLOPs at most") == 2
     assert document["directory"].startswith("runs/")
+
+
+def test_a_dry_run_reads_the_weights_and_says_how(jstc_command: Command, tmp_path: Path) -> None:
+    scope: dict[str, Any] = {}
+    exec(NETWORK, scope)
+    state = {f"model.{key}": value for key, value in scope["Small"](10).state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
+    called = jstc_command(*SEARCH, "--flops", "0.5", "--weights", "last.ckpt", "--dry-run", "--json")
+    told = json.loads(called.out)["weights"]
+    assert told == "weights last.ckpt: those of the network are under 'state_dict.model'"
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ("#state_dict_ema", "error: weights last.ckpt have no part 'state_dict_ema'"),
+        ("/", "error: weights .: the folder has neither model.safetensors nor pytorch_model.bin"),
+    ],
+)
+def test_a_part_or_a_folder_without_weights_is_told_before_anything(
+    jstc_command: Command, tmp_path: Path, beside: str, message: str
+) -> None:
+    torch.save({"state_dict": {"fc.bias": torch.zeros(1)}}, tmp_path / "last.ckpt")
+    weights = "." if beside == "/" else f"last.ckpt{beside}"
+    called = jstc_command(*SEARCH, "--flops", "0.5", "--weights", weights)
+    assert (called.code, called.out) == (2, "")
+    assert message in called.err
 
 
 def test_a_dry_run_finds_what_is_wrong(jstc_command: Command) -> None:
