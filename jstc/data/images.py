@@ -84,6 +84,7 @@ _ENDINGS = (
     ".webp", ".gif",
 )  # fmt: skip
 _MOST_ELONGATED = 100  # scaling the shorter side of anything longer to that of the network fills the memory
+_DARK = 16  # of 256
 _ORIENTATION = 274  # of EXIF data; 1 is upright
 
 
@@ -112,12 +113,16 @@ class UnreadableImageError(DataError):
 
 
 class Look(NamedTuple):
-    """What an image shows at a look: its size, whether any pixel is transparent, whether EXIF turns it."""
+    """What an image shows at a look: its size, and what people may not expect of it.
+
+    Is any pixel transparent, does EXIF turn it, does it use less than a sixteenth of its 16 bits?
+    """
 
     height: int
     width: int
-    transparent: bool
-    turned: bool
+    transparent: bool = False
+    turned: bool = False
+    dark: bool = False
 
 
 class Encoded(NamedTuple):
@@ -140,10 +145,11 @@ class Encoded(NamedTuple):
             turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
             image.load()
             found, transparent = eight_bits(image), False
+            brightest: Any = found.getextrema()[1] if found is not image else _DARK
             if is_transparent(found):
                 alpha: Any = found.convert("RGBA").getchannel("A").getextrema()
                 transparent = alpha[0] < 255
-            return Look(image.height, image.width, transparent, turned)
+            return Look(image.height, image.width, transparent, turned, brightest < _DARK)
 
     def size(self) -> tuple[int, int]:
         """Height and width by the head of the image. Raises `UnreadableImageError`."""

@@ -91,7 +91,7 @@ def _too_many(damaged: int, looked: int, images: int, settings: InputSettings) -
 def notes_on(seen: Sequence[Seen], settings: InputSettings) -> Iterator[str]:
     """Sentences on what is odd about the images that were looked at."""
     looks = [look for each in seen for look in each.looks]
-    transparent, turned = (sum(getattr(look, what) for look in looks) for what in ("transparent", "turned"))
+    transparent, turned, dark = (sum(getattr(look, what) for look in looks) for what in Look._fields[2:])
     if transparent:
         ground = background_of(settings)
         name = next((key for key, colour in BACKGROUNDS.items() if colour == ground), str(ground))
@@ -101,6 +101,11 @@ def notes_on(seen: Sequence[Seen], settings: InputSettings) -> Iterator[str]:
         yield (
             f"{turned} of {len(looks)} images looked at have a rotation in their EXIF data, "
             "which is not carried out, as in torchvision"
+        )
+    if dark:
+        yield (
+            f"{dark} of {len(looks)} images looked at use less than a sixteenth of their 16 bits: the "
+            "network sees them almost black; scale them to the whole range"
         )
     for each in seen:
         if each.damaged:
@@ -123,9 +128,9 @@ def left_out_note(left_out: Mapping[str, int]) -> str | None:
     return f"{count:,} {files} left out, whose names end as no image's that can be read here: {shown}{more}"
 
 
-def set_aside_note(test: int, images: int) -> str:
-    """One sentence on a test split that was taken from all images."""
+def set_aside_note(settings: InputSettings) -> str:
+    """One sentence on a test split that is taken from all images."""
     return (
-        f"there is no test split: {test:,} of {images:,} images, a share of each class, are set aside for "
-        "it, the same in every run (input.test_fraction)"
+        f"there is no test split: {100 * settings.test_fraction:g} % of the images of each class are set "
+        "aside for it, the same in every run (input.test_fraction)"
     )

@@ -126,8 +126,11 @@ def _split_folders(name: str, root: Path) -> tuple[Path, Path | None]:
 
 
 def _folders(folder: Path) -> list[Path]:
+    """Folders that may stand for splits or classes; a link to where it stands, or above, is none."""
     found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    return sorted(path for path in found if not _is_hidden_folder(path.name))
+    here = os.path.realpath(folder)
+    above = (here, *map(str, Path(here).parents))
+    return sorted(p for p in found if not _is_hidden_folder(p.name) and not _leads_back(p, above))
 
 
 def _classes(name: str, folder: Path) -> tuple[str, ...]:
@@ -278,8 +281,7 @@ def _notes(tree: _Tree, settings: InputSettings) -> Iterator[str]:
         yield others
     train, test = tree
     if test is None:
-        labels = np.repeat(np.arange(len(train.files)), [len(paths) for paths in train.files])
-        yield set_aside_note(len(set_aside(labels, settings.test_fraction)[1]), train.num_images)
+        yield set_aside_note(settings)
         return
     if train.path.samefile(test.path):
         yield f"{test.path} and {train.path} are one folder: the test images are the training images"

@@ -64,7 +64,7 @@ def _looked_into(name: str, settings: InputSettings) -> _Form:
     count, notes = sum(len(each.labels) for each in numbered), []
     if test is None:
         rest, chosen = set_aside(numbered[0].labels, settings.test_fraction)
-        notes = [set_aside_note(len(chosen), count)]
+        notes = [set_aside_note(settings)]
         numbered = [numbered[0].picked(rest), numbered[0].picked(chosen)]
     unused = [each for each in splits if each not in (train_name, test.split if test else None)]
     if unused:

@@ -67,9 +67,8 @@ def _looked_into(root: Path, settings: InputSettings) -> tuple[DataInfo, tuple[i
     numbers = [tables.class_numbers("parquet", table.values, labels, table.name) for table in found]
     names = ("training", "test") if len(found) == 2 else ("",)
     seen = [_look_into(name, table, labels, settings) for name, table in zip(names, found, strict=True)]
-    count, notes = sum(map(len, numbers)), []
-    if len(found) == 1:
-        notes = [set_aside_note(len(set_aside(numbers[0], settings.test_fraction)[1]), count)]
+    count = sum(map(len, numbers))
+    notes = [set_aside_note(settings)] if len(found) == 1 else []
     return tables.described("parquet", labels, seen, settings, images=count, notes=notes)
 
 

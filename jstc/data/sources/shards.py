@@ -56,8 +56,9 @@ def find(root: Path) -> Shards:
         found = list(dict.fromkeys(place for each in text.split("::") for place in _expanded(each)))
         places = tuple(dict.fromkeys(part for shard in found[:1] for part in _folders(shard)))
     train, test = (_of_split(found, names) for names in _SPLITS.values())
+    alone = len(train) == len(found)  # a share of it is set aside for the test
     for split, shards in (("training", train), ("test", test)):
-        if not shards:
+        if not shards and not (train and alone):
             raise DataError(f"dataset 'webdataset': no {split} shards in {text}; expected {WHERE}")
     _require_files(train + test)
     return Shards(train, test, places)

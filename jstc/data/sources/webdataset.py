@@ -17,8 +17,8 @@ import numpy as np
 from jstc.core import files
 from jstc.data.base import DataInfo, Source, photographs
 from jstc.data.images import Encoded, Images, UnreadableImageError
-from jstc.data.looks import LOOKED_AT, Seen, left_out_note, look_at, notes_on
-from jstc.data.sampling import Indices, PackedStrings, scattered, spread
+from jstc.data.looks import LOOKED_AT, Seen, left_out_note, look_at, notes_on, set_aside_note
+from jstc.data.sampling import Indices, PackedStrings, scattered, set_aside, spread
 from jstc.data.sources.shards import WHERE, ShardIndex, Shards, class_names, find, index_of, is_kept
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
@@ -41,22 +41,27 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     seen = [
         _look_into(split, settings, left_out, places)
         for split, places in zip(("training", "test"), shards[:2], strict=True)
+        if places
     ]
     sizes = [size for each in seen for size in each.sizes]
     others = left_out_note(left_out)
-    notes = [*([others] if others else []), *notes_on(seen, settings)]
+    notes = [note for note in (others, None if shards.test else set_aside_note(settings)) if note]
+    notes += notes_on(seen, settings)
     return photographs("webdataset", labels, sizes, settings, notes=notes)
 
 
 def load(root: Path, settings: InputSettings, *, say: Callable[[str], None]) -> Source:
     """Shards, whose images are decoded as they are needed."""
     info, shards = check(root, settings), find(root)
-    train_paths, test_paths = ([Path(place) for place in places] for places in (shards.train, shards.test))
+    train_paths, test_paths = ([Path(place) for place in places] for places in shards[:2])
     new = [path for path in train_paths + test_paths if not is_kept(path, _cache(settings))]
     if new:
         say(f"reading {len(new):,} shards through, once, to find their images")
-    train, test = (_images(paths, info.labels, settings) for paths in (train_paths, test_paths))
-    return Source(info, train, test)
+    train = _images(train_paths, info.labels, settings)
+    if test_paths:
+        return Source(info, train, _images(test_paths, info.labels, settings))
+    rest, test = set_aside(train.labels, settings.test_fraction)
+    return Source(info, train.picked(rest), train.picked(test))
 
 
 def _cache(settings: InputSettings) -> Path:

@@ -378,7 +378,7 @@ def test_without_a_test_split_a_share_of_each_class_is_set_aside(make_tree: Make
     infos = [_load(root).info, _checked(root)]
     for info in infos:
         [note] = [each for each in info.notes if "test split" in each]
-        assert "6 of 30 images" in note
+        assert "20 % of the images of each class" in note
         assert info.labels == ("class0", "class1", "class2")
     settings = InputSettings(image_size=40, workers=0, test_fraction=0.4)
     runs = [
@@ -468,3 +468,24 @@ def test_transparent_images_are_laid_on_a_colour_and_that_is_said(
     [note] = [each for each in data.info.notes if "transparent" in each]
     assert note.startswith("1 of 4 images looked at are transparent: ")
     assert data.info.preprocessing.background == (None if background == "none" else tuple(expected))
+
+
+def test_a_class_folder_that_leads_back_is_none(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=2)
+    (root / "train" / "again").symlink_to(root / "train")
+    (root / "train" / "above").symlink_to(root)
+    (root / "train" / "itself").symlink_to(root / "train" / "itself")
+    (root / "train" / "class0" / "x.png").symlink_to(root / "train" / "class0" / "x.png")
+    data = _load(root)
+    assert data.info.labels == ("class0", "class1")
+    assert data.train_full.num_images == 5
+    assert [each for each in data.info.notes if "1 of the training images looked at cannot be read" in each]
+
+
+def test_sixteen_bits_of_which_few_are_used_are_said(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=2)
+    ramp = np.linspace(0, 4095, 1600).astype(np.uint16).reshape(40, 40)
+    for number, values in enumerate((ramp, 16 * ramp)):
+        Image.fromarray(values).save(root / "val" / f"class{number}" / "0.png")
+    [note] = [each for each in _checked(root).notes if "16 bits" in each]
+    assert note.startswith("1 of 8 images looked at use less than a sixteenth")

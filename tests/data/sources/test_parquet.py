@@ -149,7 +149,7 @@ def test_without_a_test_file_a_share_of_each_class_is_set_aside(make_parquet: Ma
     assert (data.train_full.num_images, data.test.num_images) == (24, 6)
     assert torch.cat([labels for _, labels in data.test.ordered(5)]).bincount().tolist() == [2, 2, 2]
     [note] = data.info.notes
-    assert note.startswith("there is no test split: 6 of 30 images")
+    assert note.startswith("there is no test split: 20 % of the images of each class")
 
 
 def test_columns_may_be_named_by_the_recipe(make_parquet: Make) -> None:

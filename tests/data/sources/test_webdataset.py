@@ -186,7 +186,7 @@ def _cut(root: Path) -> None:
     [
         (_cut, r"train-0\.tar is cut off or is no tar file"),
         (lambda root: (_val(root)).write_bytes(b"text" * 999), r"val-0\.tar is cut off or is no tar"),
-        (lambda root: _val(root).unlink(), r"no test shards in .*set; expected a folder with"),
+        (lambda root: _val(root).rename(root / "rest-0.tar"), r"no test shards in .*set; expected a folder"),
         (lambda root: write_tar(_val(root), [("x.png", b"x")]), r"x in .*val-0\.tar has no label"),
         (lambda root: write_tar(_val(root), []), r"no images in .*val-0\.tar"),
         (lambda root: (root / "classes.txt").write_text("a\nb"), r"0002\.png of .*'2'; .*low 2, or .*: a, b"),
@@ -216,3 +216,26 @@ def test_patterns_that_name_nothing(make_shards: Make, pattern: str, message: st
     root = make_shards()
     with pytest.raises(DataError, match=message):
         jstc.data.check("webdataset", root=Path(pattern.replace("{root}", str(root))))
+
+
+def test_without_test_shards_a_share_of_each_class_is_set_aside(make_shards: Make) -> None:
+    root = make_shards()
+    _val(root).unlink()
+    runs = [_load(root, test_fraction=0.5), _load(root, test_fraction=0.5)]
+    assert [(data.train_full.num_images, data.test.num_images) for data in runs] == [(6, 6)] * 2
+    assert torch.cat([labels for _, labels in runs[0].test.ordered(8)]).bincount().tolist() == [2, 2, 2]
+    [note] = runs[0].info.notes
+    assert note.startswith("there is no test split: 50 % of the images")
+
+
+def test_samples_whose_image_cannot_be_read_are_counted(make_shards: Make, make_png: MakePng) -> None:
+    root = make_shards()
+    members = [(f"{n}.{kind}", data) for n in range(3) for kind, data in (("cls", b"1"), ("heic", b"none"))]
+    members += [("9.cls", b"2"), ("9.GIF", make_png(9)), ("8.cls", b"0"), ("8.png", make_png(8))]
+    members += [("about.txt", b"no sample")]
+    write_tar(_val(root), members)
+    for _ in range(2):  # the second time from the index that was kept
+        data = _load(root)
+        assert data.test.num_images == 2
+        [note] = [each for each in data.info.notes if "left out" in each]
+        assert note.startswith("3 files are left out") and note.endswith(": 3 .heic")
