@@ -25,7 +25,7 @@ Bound = float | str
 AnyRecipe = Recipe | Mapping[str, Any] | Path | str
 Settings = Mapping[str, Any] | Sequence[str]
 
-_STAGES = ("search", "finetune", "slim")
+_STAGES = ("baseline", "search", "finetune", "slim")
 
 
 @overload

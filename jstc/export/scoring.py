@@ -176,16 +176,15 @@ class Parity:
         return asdict(self)
 
 
-def parity(network: nn.Module, path: Path, images: Tensor) -> Parity:
+def parity(network: nn.Module | Tensor, path: Path, images: Tensor) -> Parity:
     """Compare the ONNX file with `network` in float32 on `images` [N, C, H, W], both on the CPU.
 
-    Raises `StageError` when the file cannot run them.
+    Instead of the network, its scores [N, classes] will do. Raises `StageError` when the file cannot run them.
     """
     if not len(images):
         raise StageError(f"{path.name}: parity needs at least one image")
     images = images.to("cpu", torch.float32)
-    torch_network, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
-    ours = plain_scores(torch_network, images)
+    ours = _scores(network, images)
     theirs = Runner(path).all_logits(images)
     if ours.shape != theirs.shape:
         shapes = f"{tuple(theirs.shape)} and {tuple(ours.shape)}"
@@ -237,16 +236,22 @@ def _advice(result: Parity) -> str:
 # Parity of a file with its preprocessing inside: the probabilities that it gives for the same images.
 
 
+def _scores(network: nn.Module | Tensor, images: Tensor) -> Tensor:
+    if isinstance(network, Tensor):
+        return network
+    duplicate, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
+    return plain_scores(duplicate, images)
+
+
 def preprocess_parity(
-    network: nn.Module, path: Path, images: Tensor, originals: Iterable[tuple[Tensor, Tensor]]
+    network: nn.Module | Tensor, path: Path, images: Tensor, originals: Iterable[tuple[Tensor, Tensor]]
 ) -> Parity:
     """Compare the file, which gets `originals`, with `network`, which gets `images` [N, C, H, W], prepared.
 
     The former are batches of bytes [n, C, height, width] of any size, with labels. `max_abs_diff` is that of
     the probabilities of the classes that the file answers with. Raises `StageError` when it cannot run them.
     """
-    duplicate, _ = reference(network, (images.shape[1], images.shape[2], images.shape[3]))
-    logits = plain_scores(duplicate, images.to("cpu", torch.float32))
+    logits = _scores(network, images.to("cpu", torch.float32))
     opened = open_classifier(path)
     parts = zip(*_answers(opened, originals), strict=True)
     classes, shares = (torch.from_numpy(np.concatenate(part)) for part in parts)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jstc.core import processes
 from jstc.core.progress import Progress, Silent
+from jstc.data.base import GIVEN
+from jstc.errors import DataError, RunDirectoryError
 from jstc.models import Permissions
 from jstc.recipe.schema import Recipe
 from jstc.runs import preflight, settings, stages, sweep
@@ -37,7 +39,9 @@ def run(
     """
     path = out or default_path(recipe)
     only = [stages.GIVEN, *only] if "search" in only else only
-    workspace = workspace or Workspace(recipe, permissions)
+    if workspace is None:
+        _refuse_given(recipe)
+        workspace = Workspace(recipe, permissions)
     progress, fresh = progress or Silent(), _is_fresh(fresh)
     with interruptions_told(command):
         workspace.belongs_to(path, progress, fresh=fresh)
@@ -78,6 +82,7 @@ def try_out(
     """Check everything that `run` checks, and say what it would do; writes nothing. Raises as `run` does."""
     from jstc.runs.outline import outline
 
+    _refuse_given(recipe)
     path = out or default_path(recipe)
     workspace = Workspace(recipe, permissions)
     workspace.belongs_to(path, progress, fresh=fresh)
@@ -111,7 +116,7 @@ def run_stage(
     settings are others that this stage cannot change.
     """
     settings.refuse_foreign(path, name, read_recipe(path), recipe)
-    workspace = workspace or Workspace(recipe, permissions)
+    workspace = workspace or _workspace_for(path, name, recipe, permissions)
     progress, fresh = progress or Silent(), _is_fresh(fresh)
     with interruptions_told(command):
         if sweep.is_sweep(recipe):
@@ -124,6 +129,27 @@ def run_stage(
         ) as opened:
             workspace.recipe = opened.recipe
             Chain(opened, workspace, table, progress=progress, command=command).run_one(name, fresh=fresh)
+
+
+def _workspace_for(path: Path, stage: str, recipe: Recipe, permissions: Permissions | None) -> Workspace:
+    if recipe.dataset != GIVEN:
+        return Workspace(recipe, permissions)
+    from jstc.runs import given, kept
+
+    if stage not in kept.STAGES:
+        raise RunDirectoryError(
+            f"{stage} needs the network and the data of {path}, which were given from Python",
+            "go on there with jstc.search; export, bench and report work here",
+        )
+    return given.KeptWorkspace(recipe, permissions)
+
+
+def _refuse_given(recipe: Recipe) -> None:
+    if recipe.dataset == GIVEN:
+        raise DataError(
+            "dataset 'given' stands for data that were given from Python",
+            "go on there with jstc.search, or name the network and the data set here",
+        )
 
 
 def follow(workspace: Workspace | None = None) -> int:

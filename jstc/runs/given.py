@@ -1,6 +1,6 @@
 """A run whose network and data are given from Python: its workspace, which looks up no names.
 
-What such a run leaves has to be enough for the command line, which has neither: see `kept`.
+The command line has neither of them. It goes on with such a run by what that has kept: see `kept`.
 """
 
 from __future__ import annotations
@@ -8,27 +8,34 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from jstc import models
 from jstc.core import files
 from jstc.core.accuracy import Accuracy
+from jstc.core.preprocessing import Preprocessing
+from jstc.core.progress import Progress
+from jstc.data.base import GIVEN, DataInfo, Dataset
 from jstc.data.given import GivenData
-from jstc.errors import DataError, InputError, JstcError, ModelError
+from jstc.errors import DataError, InputError, JstcError, ModelError, RunDirectoryError, StageError
 from jstc.models import ModelSpec, Permissions
 from jstc.recipe.schema import Recipe
+from jstc.runs import kept
 from jstc.runs.directory import read_recipe
+from jstc.runs.kept import Kept
 from jstc.runs.manifest import Manifest
 from jstc.runs.network_check import num_scores
 from jstc.runs.preprocessing import Settled, settled
-from jstc.runs.workspace import Workspace
+from jstc.runs.workspace import StageContext, Workspace
 from jstc.train.device import Numerics, to_device
 from jstc.train.loop import evaluate
 
-__all__ = ["GivenWorkspace", "is_trained", "own_weights"]
+__all__ = ["GivenWorkspace", "KeptWorkspace", "is_trained", "own_weights"]
 
 _OWN = "given-"
 _SCORED = 512  # images, to see whether a network is trained
@@ -126,6 +133,14 @@ class GivenWorkspace(Workspace):
         if self.recipe.weights is not None:
             return "from the weights that it came with"
         return "as it came, untrained"
+
+    def keep(self, context: StageContext, network: nn.Module, target: nn.Module) -> None:
+        """Keep what the command line needs, which has neither network nor data; say where that cannot be."""
+        settings, found = self.recipe.export, Kept(context.folder)
+        try:
+            kept.write(found, network, target, self.dataset, settings, self.images.sentence)
+        except StageError as error:
+            context.progress.message(f"the command line will not be able to export this run: {error.problem}")
 
     def skeleton(self) -> nn.Module:
         """The network itself: analysing it leaves it as it is."""
@@ -228,3 +243,78 @@ def own_weights(network: nn.Module) -> str:
         if isinstance(tensor, Tensor):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return _OWN + digest.hexdigest()[:12]
+
+
+# On the command line.
+
+_TRAINED = ("given", "baseline", "search", "finetune", "slim")
+
+
+class KeptWorkspace(Workspace):
+    """A workspace of such a run, where neither network nor data are: of what was kept.
+
+    Serves the stages in `STAGES`. Raises `RunDirectoryError` for a run that keeps nothing, or is not as far.
+    """
+
+    def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:
+        """See `Workspace`."""
+        super().belongs_to(path, progress, fresh=fresh)
+        if len(self.recipe.budgets) == 1:
+            _require_kept(path)
+
+    def check_names(self) -> None:
+        """Do nothing: nothing is looked up."""
+
+    @property
+    def kept(self) -> Kept:
+        """What the run has kept."""
+        assert self.path is not None
+        return Kept(self.path / "slim")
+
+    @cached_property
+    def images(self) -> Settled:
+        """How images were prepared."""
+        facts = self.kept.facts
+        preprocessing = Preprocessing.from_metadata(facts["preprocessing"])
+        if preprocessing is None:
+            raise RunDirectoryError(f"{self.kept.folder / 'kept.json'} does not say how images are prepared")
+        channels = len(preprocessing.mean)
+        info = DataInfo(GIVEN, tuple(facts["labels"]), channels, 0, 0, (), ())
+        return Settled(info.prepared_as(preprocessing), facts["sentence"])
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The images that are kept: for calibration, and of the test split."""
+        found = self.kept.tensors
+        count = len(found["calibration"])
+        calibration = TensorDataset(found["calibration"], torch.zeros(count, dtype=torch.int64))
+        data = GivenData.of(calibration, TensorDataset(found["images"], found["labels"]))
+        whole = self.kept.facts["test_images"]
+        if whole > len(found["images"]):
+            self.progress.message(
+                f"accuracies here are on the {len(found['images']):,} test images that the run keeps, of "
+                f"{whole:,}: its data were given from Python; result.export() there scores all"
+            )
+        return data.dataset(self.info, self.recipe.input, self.device)
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The form of the network's input and output."""
+        assert self.path is not None
+        return ModelSpec.from_dict(files.read_json(self.path / "target.json")["model"])
+
+
+def _require_kept(path: Path) -> None:
+    manifest = Manifest.load(path)
+    stages = manifest.stages if manifest is not None else {}
+    undone = [name for name in _TRAINED if name in stages and stages[name].state != "done"]
+    again = "make the same call of jstc.search again"
+    if undone:
+        raise RunDirectoryError(
+            f"{undone[0]} of {path} is not done, and its network and data were given from Python", again
+        )
+    if not (path / "slim" / "kept.json").is_file():
+        raise RunDirectoryError(
+            f"{path} keeps neither the network nor the data, which were given from Python",
+            f"{again}, and export there: result.export()",
+        )

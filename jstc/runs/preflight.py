@@ -33,6 +33,8 @@ def check(workspace: Workspace, path: Path) -> None:
     _check_trained(workspace)
     _check_writable(path)
     workspace.belongs_to(path)
+    if workspace.kept is not None:  # there is no network to look at, and nothing is trained
+        return
     from jstc.runs import network_check
 
     network_check.check(workspace, path)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jstc.data import DataInfo, Dataset
     from jstc.latency import Setting
     from jstc.models import ModelSpec
+    from jstc.runs.kept import Kept
     from jstc.runs.latency_budget import LatencyBudgets, NetworkTimer
 
 __all__ = ["PREDICTIONS", "StageContext", "Workspace"]
@@ -213,6 +214,14 @@ class Workspace:
     def require_own_code(self) -> None:
         """Raise `ModelError` when building the network would run code that the user has not named."""
         user_code.require_trusted(self.recipe.model, named=self.permissions.model)
+
+    @property
+    def kept(self) -> Kept | None:
+        """What stands in for network and data, in a run that had them from Python."""
+        return None
+
+    def keep(self, context: StageContext, network: nn.Module, target: nn.Module) -> None:
+        """Keep what stands in for them, once `network` is emitted from `target`, where it will be needed."""
 
     @property
     def start(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,10 @@ def _left_out(context: StageContext) -> list[str]:
 def facts_of(context: StageContext) -> Mapping[str, Facts]:
     """The files to be timed, by their places in the run directory, the target network's first."""
     slim = files.read_json(context.path / "slim" / "result.json")
-    found = {_TARGET: Facts(context.workspace.channels.cost().flops, "fp32")}
+    kept = context.workspace.kept
+    target = files.read_json(context.path / "target.json") if kept is not None else None
+    flops = context.workspace.channels.cost().flops if target is None else target["flops"]
+    found = {_TARGET: Facts(flops, "fp32")}
     for entry in _entries(context):
         if not entry.get("preprocess"):
             found[entry["file"]] = Facts(slim["flops"], entry["precision"])
@@ -81,6 +85,10 @@ def facts_of(context: StageContext) -> Mapping[str, Facts]:
 
 def _write_target(context: StageContext, path: Path) -> None:
     workspace, settings = context.workspace, context.recipe.export
+    if workspace.kept is not None:
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(workspace.kept.target, path)
+        return
     cost = workspace.channels.cost()
     write_onnx(
         trained_target(context),

@@ -21,6 +21,7 @@ from jstc.export import Parity, Score
 from jstc.ort import sessions
 from jstc.ort.sessions import Provider
 from jstc.recipe.schema import ExportSettings, Precision
+from jstc.runs.kept import Kept
 from jstc.runs.stages import description
 from jstc.runs.stages.train import images
 from jstc.runs.workspace import StageContext
@@ -35,12 +36,12 @@ __all__ = ["ExportedFile", "Reference", "emitted", "export", "figures", "problem
 class Reference:
     """The slim network in torch and in `source`, a float32 file; what every file is compared with.
 
-    `images` [N, C, H, W] are those for parity, `accuracy` that of torch on the whole test split, of which
+    Instead of the network there may be its scores for `images`. `images` [N, C, H, W] are those for parity, `accuracy` that of torch on the whole test split, of which
     rounding decides on `undecided` images (None: not known). `limit` is how far logits in float32 may be from
     torch's.
     """
 
-    network: nn.Module
+    network: nn.Module | Tensor
     source: Path
     images: Tensor
     accuracy: float
@@ -215,6 +216,8 @@ def emitted(context: StageContext) -> nn.Module:
 
 def _source(context: StageContext, scratch: Path) -> _Source:
     settings, workspace = context.recipe.export, context.workspace
+    if workspace.kept is not None:
+        return _kept_source(context, workspace.kept, scratch)
     network = emitted(context)
     path, metadata = scratch / "source.onnx", description.metadata_of(context)
     exporting.write_onnx(
@@ -232,6 +235,18 @@ def _source(context: StageContext, scratch: Path) -> _Source:
     undecided = files.read_json(context.path / "slim" / "result.json").get("undecided")
     reference = Reference(network, path, chosen, metadata.pop("accuracy"), limit, undecided)
     return _Source(context, metadata, reference)
+
+
+def _kept_source(context: StageContext, kept: Kept, scratch: Path) -> _Source:
+    """What is kept of a run whose network was given from Python; all figures are on the images kept."""
+    settings, path = context.recipe.export, scratch / "source.onnx"
+    kept.copy_network(path, settings)
+    metadata, chosen = description.metadata_of(context), images(context, settings.parity_images)
+    del metadata["accuracy"]
+    rounding = files.read_json(context.path / "slim" / "result.json")["rounding"]
+    limit = soundness.Rounding(rounding["error"], rounding["largest"]).limit(settings.max_abs_diff)
+    scores, undecided = kept.scores(len(chosen)), kept.undecided(2 * limit)
+    return _Source(context, metadata, Reference(scores, path, chosen, kept.accuracy, limit, undecided))
 
 
 def _tried(source: _Source, precision: Precision) -> list[_Tried]:

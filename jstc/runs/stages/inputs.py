@@ -33,7 +33,11 @@ def slim(context: StageContext) -> None:
 
 def export(context: StageContext) -> None:
     """Require the slim network, and the figures that its files and their card tell."""
-    export_stage.emitted(context)
+    if context.workspace.kept is not None:
+        context.workspace.kept.require(context.recipe.export)
+        _ = context.workspace.kept.tensors
+    else:
+        export_stage.emitted(context)
     description.facts_of(context, description.metadata_of(context), [])
 
 
@@ -42,7 +46,8 @@ def bench(context: StageContext) -> None:
     facts = bench_stage.facts_of(context)
     for name in list(facts)[1:]:  # the first one is made by the stage
         sessions.open_session(files.inside(context.path, name))
-    bench_stage.trained_target(context)
+    if context.workspace.kept is None:
+        bench_stage.trained_target(context)
 
 
 def _require_subnetwork(context: StageContext, source: Path) -> None:

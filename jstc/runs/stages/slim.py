@@ -43,7 +43,9 @@ def slim(context: StageContext) -> dict[str, Any]:
     cost = channels.cost(plan)
     shares = channels.flops_share_of(plan)
     figures = {"flops": cost.flops, "params": cost.params, "flops_share": shares}
-    return {**result, **figures, **_scored(context, network, result)}
+    found = {**result, **figures, **_scored(context, network, result)}
+    workspace.keep(context, network, target)
+    return found
 
 
 def _scored(context: StageContext, network: nn.Module, emitted: dict[str, Any]) -> dict[str, Any]:
