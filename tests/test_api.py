@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pydoc
+import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -12,11 +14,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import jstc
+from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.data.given import GivenData
-from jstc.errors import DataError, InputError, ModelError, RecipeError, RunDirectoryError
+from jstc.errors import DataError, InputError, ModelError, RecipeError, RunDirectoryError, StageError
 from jstc.recipe import loading
-from jstc.runs.given import GivenWorkspace, is_trained, own_weights
+from jstc.runs import commands, kept
+from jstc.runs.given import GivenWorkspace, KeptWorkspace, is_trained, own_weights
 
 QUICK = {
     "device": "cpu", "train.precision": "float32", "train.batch_size": 16, "train.lr": 0.02,
@@ -301,6 +305,13 @@ def test_the_same_call_continues_and_other_weights_are_another_run(found, traine
         search(other, result.path, trained=True)
 
 
+@pytest.fixture
+def no_graphs(monkeypatch):
+    """Nothing is kept for the command line: writing graphs takes longest."""
+    monkeypatch.setattr(GivenWorkspace, "keep", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_graphs")
 def test_several_budgets_give_a_result_each(trained, tmp_path):
     results = search(trained, tmp_path / "r", flops=[0.8, 0.5], trained=True)
     assert list(results) == ["flops0.8", "flops0.5"]
@@ -312,6 +323,7 @@ def test_several_budgets_give_a_result_each(trained, tmp_path):
     assert "flops0.8" in results.report()._repr_html_()
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_an_interrupted_search_goes_on(tmp_path):
     class Stops(Silent):
         def update(self, done, **figures):
@@ -325,10 +337,10 @@ def test_an_interrupted_search_goes_on(tmp_path):
     assert "taken for untrained" not in told.text  # the run knows
 
 
-def test_progress_is_shown_unless_it_is_switched_off(tmp_path, capsys):
-    search(network(), tmp_path / "r", progress=True)
-    assert "finetune: epoch 1/1" in capsys.readouterr().err
-    search(network(), tmp_path / "r", progress=False)
+def test_progress_is_shown_unless_it_is_switched_off(found, trained, capsys):
+    search(trained, found[0].path, progress=True)
+    assert "val_data serves for the search" in capsys.readouterr().err
+    search(trained, found[0].path, progress=False)
     assert capsys.readouterr() == ("", "")
 
 
@@ -340,3 +352,84 @@ def test_help_tells_of_every_argument():
         assert f"{name}:" in text or f"{name}, " in text
     for word in ("InputError", "SearchResult", "multiply-add", "Ctrl-C"):
         assert word in text
+
+
+# On the command line, which has neither network nor data.
+
+
+def on_the_command_line(path, stage, **changes):
+    recipe = loading.load(path / "recipe.yaml", [f"{key}={value}" for key, value in changes.items()])
+    told = Told()
+    commands.run_stage(path, stage, recipe=recipe, progress=told)
+    return told
+
+
+def test_the_command_line_goes_on_from_what_is_kept(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("jstc.runs.kept._MOST_IMAGES", 16)  # of 24
+    result = search(
+        trained, tmp_path / "r", val=Data(24, picture=True), train=Data(picture=True), trained=True
+    )
+    told = on_the_command_line(result.path, "bench", **{"bench.seconds": 0.02})
+    assert "accuracies here are on 16 of 24 test images" in told.text
+    [entry] = files.read_json(result.path / "export" / "result.json")["files"]
+    assert entry["test_images"] == 16 and entry["accuracy"] == entry["torch_accuracy"]
+    assert entry["max_abs_diff"] < 1e-4
+    here = result.export(precisions=["fp32"])[0]
+    assert onnx.load(here).graph == onnx.load(result.path / "slim" / "network.onnx").graph
+    assert files.read_json(result.path / "bench" / "bench.json")["rows"]
+    with pytest.raises(InputError, match=r"export.opset: .* is kept with export.opset=18 only"):
+        on_the_command_line(result.path, "export", **{"export.opset": 19})
+    assert here.is_file()
+
+
+def test_what_is_kept_answers_as_the_network_does(found):
+    result, _ = found
+    workspace = KeptWorkspace(loading.load(result.path / "recipe.yaml"))
+    workspace.belongs_to(result.path)
+    [(images, _)] = workspace.dataset.test.ordered(24)
+    given = Data(24)
+    assert torch.equal(images, torch.stack([given[i][0] for i in range(24)]))
+    assert torch.allclose(result.network(images), workspace.kept.scores(24), atol=1e-5)
+    assert workspace.kept.accuracy == result.accuracy
+    assert workspace.info.labels == Data.classes
+
+
+def test_pixels_are_kept_as_bytes_and_come_back_to_the_last_bit(trained):
+    pictures = Data(24, picture=True)
+    dataset = workspace_of(trained, pictures).dataset
+    images, labels = kept._sample(dataset.test, dataset.info)
+    assert (images.dtype, labels.tolist()) == (torch.uint8, [i % 4 for i in range(24)])
+    [(wanted, _)] = dataset.test.ordered(24)
+    assert torch.equal(kept._prepared(images, dataset.info), wanted)
+
+
+def test_what_the_command_line_cannot_do_is_said(found, tmp_path):
+    result, _ = found
+    with pytest.raises(
+        RunDirectoryError, match=r"finetune needs the network and the data .* given from Python"
+    ):
+        on_the_command_line(result.path, "finetune")
+    with pytest.raises(DataError, match="dataset 'given' stands for data that were given from Python"):
+        commands.run(loading.load(result.path / "recipe.yaml"), out=result.path)
+    broken = tmp_path / "r"
+    shutil.copytree(result.path, broken)
+    manifest = files.read_json(broken / "manifest.json")
+    manifest["stages"]["slim"]["state"] = manifest["stages"]["export"]["state"] = "pending"
+    files.write_json(broken / "manifest.json", manifest)
+    with pytest.raises(
+        RunDirectoryError, match=r"slim of .* is not done, .* make the same call of jstc.search"
+    ):
+        on_the_command_line(broken, "export")
+
+
+def test_a_network_that_onnx_cannot_hold_is_searched_all_the_same(found, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise StageError("no such operator")
+
+    monkeypatch.setattr("jstc.runs.kept.write_onnx", refuse)
+    told = Told()
+    result = search(network(), tmp_path / "r", progress=told, trained=False)
+    assert "the command line will not be able to export this run: no such operator" in told.text
+    assert result.given_accuracy is None and "untrained" in result._repr_html_()
+    with pytest.raises(RunDirectoryError, match="keeps neither the network nor the data"):
+        on_the_command_line(result.path, "export")

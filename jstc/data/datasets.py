@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jstc.core.preprocessing import Preprocessing
-from jstc.data.base import DataInfo, Dataset, Source
+from jstc.data.base import GIVEN, DataInfo, Dataset, Source
 from jstc.data.sources import cifar, digits, folder, hub, parquet, webdataset
 from jstc.errors import DataError, InputError, UnknownNameError
 from jstc.recipe.schema import InputSettings
@@ -77,6 +77,11 @@ def check_root(name: str, root: Path | None) -> Path | None:
     """The data folder (or pattern) of a known dataset, None where it needs none. Raises as `check` does."""
     if name.startswith(hub.PREFIX):
         return None
+    if name == GIVEN:
+        raise DataError(
+            "dataset 'given' stands for data that were given from Python, which are not to be had here",
+            "go on there with jstc.search, or name a data set",
+        )
     entry = next((e for e in _ENTRIES if e.name == name), None)
     if entry is None:
         names = [e.name for e in _ENTRIES]

@@ -179,7 +179,8 @@ class Parity:
 def parity(network: nn.Module | Tensor, path: Path, images: Tensor) -> Parity:
     """Compare the ONNX file with `network` in float32 on `images` [N, C, H, W], both on the CPU.
 
-    Instead of the network, its scores [N, classes] will do. Raises `StageError` when the file cannot run them.
+    In place of the network, its scores [N, classes] will do. Raises `StageError` when the file cannot run
+    them.
     """
     if not len(images):
         raise StageError(f"{path.name}: parity needs at least one image")

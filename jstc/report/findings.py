@@ -218,12 +218,14 @@ def _files(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
 
 def _file_accuracy(file: OnnxFile, summary: Summary, wanted: Wanted) -> Finding | None:
     slim, limit = summary.slim.accuracy, wanted.max_accuracy_drop
+    slim = slim if file.torch_accuracy is None else file.torch_accuracy
     if file.accuracy is None or slim is None:
         return None
     bad = limit is not None and 100 * (slim - file.accuracy) > limit + _ROUNDING
     differs = abs(file.accuracy - slim) > _ACCURACY_LIMIT
     moved = points(file.accuracy, slim)
-    scored = percent(file.accuracy, Accuracy(file.accuracy, summary.finetune.test_images).error)
+    images = file.test_images or summary.finetune.test_images
+    scored = percent(file.accuracy, Accuracy(file.accuracy, images).error)
     told = f"{file.file} scores {scored}, {moved} from torch."
     # A file that answers as torch does is in as much doubt as the network in torch.
     in_doubt = summary.scored is not None and summary.scored.doubt is not None

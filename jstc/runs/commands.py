@@ -8,7 +8,8 @@ from pathlib import Path
 from jstc.core import processes
 from jstc.core.progress import Progress, Silent
 from jstc.data.base import GIVEN
-from jstc.errors import DataError, RunDirectoryError
+from jstc.data.datasets import check_root
+from jstc.errors import RunDirectoryError
 from jstc.models import Permissions
 from jstc.recipe.schema import Recipe
 from jstc.runs import preflight, settings, stages, sweep
@@ -145,11 +146,9 @@ def _workspace_for(path: Path, stage: str, recipe: Recipe, permissions: Permissi
 
 
 def _refuse_given(recipe: Recipe) -> None:
+    """Before the network, which is code of a notebook then: there are no such data on the command line."""
     if recipe.dataset == GIVEN:
-        raise DataError(
-            "dataset 'given' stands for data that were given from Python",
-            "go on there with jstc.search, or name the network and the data set here",
-        )
+        check_root(recipe.dataset, recipe.data)
 
 
 def follow(workspace: Workspace | None = None) -> int:

@@ -289,12 +289,6 @@ class KeptWorkspace(Workspace):
         count = len(found["calibration"])
         calibration = TensorDataset(found["calibration"], torch.zeros(count, dtype=torch.int64))
         data = GivenData.of(calibration, TensorDataset(found["images"], found["labels"]))
-        whole = self.kept.facts["test_images"]
-        if whole > len(found["images"]):
-            self.progress.message(
-                f"accuracies here are on the {len(found['images']):,} test images that the run keeps, of "
-                f"{whole:,}: its data were given from Python; result.export() there scores all"
-            )
         return data.dataset(self.info, self.recipe.input, self.device)
 
     @cached_property

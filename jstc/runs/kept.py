@@ -1,8 +1,8 @@
-"""What a run keeps whose network and data are given from Python, so that the command line can go on with it.
+"""Files of a run that had network and data from Python, by which the command line can go on with it.
 
-Neither is to be had there: a class may live in a notebook, and the images in memory. So the stage slim leaves,
-beside the weights, the float32 graphs of both networks, and images on which files are calibrated, scored and
-compared with what torch has answered. That is enough for export, bench and report, and not to train again.
+It has neither: a class may live in a notebook, and the images in memory. So the stage slim leaves, beside the
+weights, the float32 graphs of both networks, and images on which files are calibrated, scored and compared
+with what torch has answered. That is enough for export, bench and report, and not to train again.
 """
 
 from __future__ import annotations
@@ -61,12 +61,23 @@ class Kept:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """`images` and `calibration` [N, C, H, W], uint8 where they are pixels; `labels`; `scores` of torch."""
+        """`images` and `calibration` [N, C, H, W], uint8 for pixels; `labels`, torch's `scores`."""
         path = self.folder / "kept.safetensors"
         try:
             return load_file(path)
         except (OSError, safetensors.SafetensorError) as error:
             raise RunDirectoryError(f"{path} cannot be read: {error}") from None
+
+    @property
+    def note(self) -> str:
+        """A sentence on which images figures are on; none where these are the whole test split."""
+        few, whole = len(self.tensors["labels"]), self.facts["test_images"]
+        if few == whole:
+            return ""
+        return (
+            f"accuracies here are on {few:,} of {whole:,} test images, which the run keeps: its data were given "
+            "from Python, where result.export() has all of them"
+        )
 
     def scores(self, count: int) -> Tensor:
         """What torch has answered, float32 [n, classes], for `count` images spread over those kept."""

@@ -104,6 +104,8 @@ class OnnxFile(Part):
     file: Line
     precision: Line | None = None
     accuracy: Fraction | None = None
+    test_images: PositiveInt | None = None
+    torch_accuracy: Fraction | None = None  # on the same images, where they are not all of the split
     max_abs_diff: NonNegative | None = None
     max_abs_diff_limit: NonNegative | None = None
     top1_agreement: Fraction | None = None

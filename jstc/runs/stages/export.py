@@ -36,8 +36,9 @@ __all__ = ["ExportedFile", "Reference", "emitted", "export", "figures", "problem
 class Reference:
     """The slim network in torch and in `source`, a float32 file; what every file is compared with.
 
-    Instead of the network there may be its scores for `images`. `images` [N, C, H, W] are those for parity, `accuracy` that of torch on the whole test split, of which
-    rounding decides on `undecided` images (None: not known). `limit` is how far logits in float32 may be from
+    `images` [N, C, H, W] are those for parity, and in place of the network there may be its scores for them.
+    `accuracy` is that of torch on the whole test split, or on the images of it that are `kept`; rounding
+    decides on `undecided` of these (None: not known). `limit` is how far logits in float32 may be from
     torch's.
     """
 
@@ -47,13 +48,15 @@ class Reference:
     accuracy: float
     limit: float
     undecided: int | None = None
+    kept: bool = False
 
 
 class ExportedFile(TypedDict, total=False):
     """An entry of the stage's result; `accuracy` and `top1_agreement` are fractions, `batch` None for any.
 
     `preprocess` is there for files that take images of any size, `max_abs_diff_limit` for float32 that takes
-    images as the network does, `largest_activation` for fp16, `bytes` for files that have passed.
+    images as the network does, `torch_accuracy` where not the whole test split is at hand,
+    `largest_activation` for fp16, `bytes` for files that have passed.
     """
 
     file: str
@@ -61,6 +64,7 @@ class ExportedFile(TypedDict, total=False):
     preprocess: bool
     accuracy: float
     test_images: int
+    torch_accuracy: float
     accuracy_provider: Provider
     undefined: int
     max_abs_diff: float
@@ -102,6 +106,8 @@ def figures(context: StageContext, path: Path, precision: Precision, reference: 
         # The CPU computes most of fp16 in float32 and would not overflow where other hardware does.
         model = onnx.load(str(reference.source))
         entry["largest_activation"] = exporting.largest_activation(model, reference.images)
+    if reference.kept:
+        entry["torch_accuracy"] = reference.accuracy
     entry["batch"] = context.recipe.export.batch
     return entry
 
@@ -238,7 +244,9 @@ def _source(context: StageContext, scratch: Path) -> _Source:
 
 
 def _kept_source(context: StageContext, kept: Kept, scratch: Path) -> _Source:
-    """What is kept of a run whose network was given from Python; all figures are on the images kept."""
+    """The files of a run whose network was given from Python; all figures are on the images kept."""
+    if kept.note:
+        context.progress.message(kept.note)
     settings, path = context.recipe.export, scratch / "source.onnx"
     kept.copy_network(path, settings)
     metadata, chosen = description.metadata_of(context), images(context, settings.parity_images)
@@ -246,7 +254,8 @@ def _kept_source(context: StageContext, kept: Kept, scratch: Path) -> _Source:
     rounding = files.read_json(context.path / "slim" / "result.json")["rounding"]
     limit = soundness.Rounding(rounding["error"], rounding["largest"]).limit(settings.max_abs_diff)
     scores, undecided = kept.scores(len(chosen)), kept.undecided(2 * limit)
-    return _Source(context, metadata, Reference(scores, path, chosen, kept.accuracy, limit, undecided))
+    reference = Reference(scores, path, chosen, kept.accuracy, limit, undecided, kept=True)
+    return _Source(context, metadata, reference)
 
 
 def _tried(source: _Source, precision: Precision) -> list[_Tried]:
