@@ -75,8 +75,8 @@ class Kept:
         if few == whole:
             return ""
         return (
-            f"accuracies here are on {few:,} of {whole:,} test images, which the run keeps: its data were given "
-            "from Python, where result.export() has all of them"
+            f"accuracies here are on {few:,} of {whole:,} test images, which the run keeps: its data were "
+            "given from Python, where result.export() has all of them"
         )
 
     def scores(self, count: int) -> Tensor:
