@@ -43,7 +43,11 @@ def shown(*, quiet: bool, verbose: bool) -> Iterator[Progress]:
         yield PlainLines(every=0.0 if verbose else _SECONDS_BETWEEN_LINES)
         return
     with _bars(console) as bars:
-        yield RichProgress(bars, verbose=verbose)
+        progress = RichProgress(bars, verbose=verbose)
+        try:
+            yield progress
+        finally:
+            progress.end()
 
 
 @contextlib.contextmanager
@@ -167,6 +171,12 @@ class RichProgress:
         self._bars.remove_task(self._task)
         self._task = None
         self._bars.console.print(self._bars.make_tasks_table([task]))
+
+    def end(self) -> None:
+        """The command is over: nothing is left of it, which a bar would still count down."""
+        if self._whole is not None:
+            self._bars.remove_task(self._whole)
+            self._whole = None
 
 
 def in_notebook() -> bool:

@@ -106,6 +106,19 @@ def test_bars_of_what_is_done_stand_among_the_messages_in_the_order_of_time():
     assert len({line.index("epoch") for line in screen if "epoch" in line}) == 1
 
 
+def test_what_is_left_in_all_is_gone_when_the_command_is(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    with shown(quiet=False, verbose=False) as progress:
+        progress.start("search", 2, "round")
+        progress.update(2, **{LEFT_IN_ALL: 30.0})
+        progress.finish()
+        assert "in all" in "".join(_screen(stream.getvalue()))
+    assert [line.split()[0] for line in _screen(stream.getvalue()) if line.strip()] == ["search"]
+
+
 def _screen(text):
     """The lines of a terminal that got the text: rich moves up one line, or clears one."""
     lines, at = [""], 0
