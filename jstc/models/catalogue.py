@@ -310,5 +310,7 @@ def _in_folder(folder: Path) -> Path:
         what = "a distributed checkpoint"
         advice = "torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes one file of it"
     else:
-        what, advice = f"neither {' nor '.join(_OF_FOLDERS)}", "name the file itself"
+        likely = sorted(one for one in folder.iterdir() if one.name.endswith(user_names.OF_WEIGHTS))
+        what = f"neither {' nor '.join(_OF_FOLDERS)}"
+        advice = "name the file itself" + (f", such as {likely[0]}" if likely else "")
     raise ModelError(f"weights {folder}: the folder has {what}; {advice}")

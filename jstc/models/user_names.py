@@ -15,6 +15,7 @@ from jstc.core import files
 from jstc.errors import DamagedError, ModelError, near_names
 
 __all__ = [
+    "OF_WEIGHTS",
     "as_module",
     "check_user_name",
     "defined_in",
@@ -24,7 +25,9 @@ __all__ = [
     "split_user_name",
 ]
 
-_WEIGHTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
+OF_WEIGHTS = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
+"""How names of files of weights end."""
+
 _FORMS = "'path/to/file.py:factory' or 'package.module:factory'"
 _MOST_BYTES = 2_000_000  # of a file that is parsed for what it defines
 _MOST_SHOWN = 5
@@ -79,7 +82,7 @@ def _other_file(name: str) -> ModelError | None:
     if name.lower().endswith(".onnx"):
         problem = f"model '{name}' is a network after its export, and jstc cuts and trains it before"
         return ModelError(problem, f"{build}; 'jstc bench' and 'jstc eval' take ONNX files")
-    if name.lower().endswith(_WEIGHTS):
+    if name.lower().endswith(OF_WEIGHTS):
         problem = f"model '{name}' is a file of weights, which does not say how the network is built"
         return ModelError(problem, f"{build}, and --weights {name} beside it")
     if Path(name).is_file():

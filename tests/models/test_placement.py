@@ -317,7 +317,8 @@ def test_a_folder_of_hugging_face_s_libraries_stands_for_its_file(tmp_path: Path
     [
         ("model.safetensors.index.json", "several files; save the network in one"),
         (".metadata", "distributed checkpoint; .*dcp_to_torch_save"),
-        ("readme.txt", r"neither model\.safetensors nor pytorch_model\.bin"),
+        ("readme.txt", r"neither model\.safetensors nor pytorch_model\.bin; name the file itself$"),
+        ("epoch=3-step=90.ckpt", r"name the file itself, such as .*epoch=3-step=90\.ckpt$"),
     ],
 )
 def test_other_folders_are_refused_with_a_way(tmp_path: Path, file: str, said: str) -> None:
