@@ -44,14 +44,14 @@ def run(
         _refuse_given(recipe)
         workspace = Workspace(recipe, permissions)
     progress, fresh = progress or Silent(), _is_fresh(fresh)
+    table = stages.table(recipe)
+    names = stages.names(table)
     with interruptions_told(command):
         workspace.belongs_to(path, progress, fresh=fresh)
+        workspace.to_announce = tuple(one for one in names if not only or one in only)
         preflight.check(workspace, path)
         if not only or "bench" in only:
             preflight.check_bench(recipe, path, fresh=fresh)
-        table = stages.table(recipe)
-        names = stages.names(table)
-        workspace.to_announce = tuple(one for one in names if not only or one in only)
         if sweep.is_sweep(recipe):
             sweep.run(path, workspace, only=only, fresh=fresh, command=command, progress=progress)
             return path
@@ -87,10 +87,11 @@ def try_out(
     path = out or default_path(recipe)
     workspace = Workspace(recipe, permissions)
     workspace.belongs_to(path, progress, fresh=fresh)
+    names = stages.names(stages.table(recipe))
+    workspace.to_announce = tuple(one for one in names if not only or one in only)
     preflight.check(workspace, path)
     if not only or "bench" in only:
         preflight.check_bench(recipe, path, fresh=fresh)
-    names = stages.names(stages.table(recipe))
     if not fresh:
         require_same(path, recipe, renew=settings.renewable(only or names))
     rows = outline(workspace, path, [one for one in names if not only or one in (stages.GIVEN, *only)])

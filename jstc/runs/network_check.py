@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.runs.directory import require_same
 from jstc.runs.manifest import Manifest
-from jstc.runs.network_trial import Trial, require_float32, require_same_build
+from jstc.runs.network_trial import Trial, listed, require_float32, require_same_build
 from jstc.runs.settings import RENEWABLE
 from jstc.runs.stages import GIVEN
 from jstc.runs.workspace import Workspace
@@ -123,9 +124,38 @@ def _tried(workspace: Workspace, network: nn.Module) -> Trial:
         channels_last=recipe.train.channels_last,
         smallest=images // min(recipe.train.accumulate, images),
     )
-    for note in trial.whole(to_device(network, recipe.train, where)):
+    found = trial.whole(to_device(network, recipe.train, where))
+    for note in found.notes:
         workspace.progress.message(f"warning: {note}")
+    if found.reads:
+        _try_export(workspace, network, listed(found.reads))
     return trial
+
+
+def _try_export(workspace: Workspace, network: nn.Module, places: str) -> None:
+    """Export a network that reads values of tensors, which takes seconds, and often does not work.
+
+    Raises `ModelError` where it does not and the command exports; where that is for a later one it is said.
+    """
+    from jstc.export import write_onnx  # onnx and its exporter, for such a network alone
+
+    settings, problem = workspace.recipe.export, ""
+    with tempfile.TemporaryDirectory(prefix="jstc-trial-") as scratch:
+        try:
+            write_onnx(
+                network,
+                Path(scratch) / "trial.onnx",
+                shape=workspace.spec.input_shape,
+                opset=settings.opset,
+                batch=settings.batch,
+                metadata={},
+            )
+        except StageError as error:
+            problem = f"it cannot be exported as it is; the forward reads values of tensors {places}: {error}"
+    if problem and "export" in workspace.to_announce:
+        raise ModelError(problem)
+    if problem:
+        workspace.progress.message(f"warning: {problem}")
 
 
 def _check_channels(workspace: Workspace) -> None:

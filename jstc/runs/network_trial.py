@@ -20,11 +20,19 @@ from jstc.models.outputs import described, logits
 from jstc.runs.forward_watch import Watch, failure, outside, randomness_kept, watching
 from jstc.train.device import as_input, autocast
 
-__all__ = ["Trial", "require_float32", "require_same_build"]
+__all__ = ["Found", "Trial", "listed", "require_float32", "require_same_build"]
 
 _SHOWN = 3
 _AGAIN = 4  # evaluations of the same images, where random numbers are drawn and no answer shows it
 _ROUNDING = 1e-3  # of the scores' own size: what a GPU's order of additions or another batch may change
+
+
+@dataclass(frozen=True)
+class Found:
+    """The notes of a trial, and the places where the forward reads values of tensors into Python."""
+
+    notes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,11 @@ class Trial:
     channels_last: bool = False
     smallest: int = 2
 
-    def whole(self, network: nn.Module) -> list[str]:
-        """Evaluate `network` and train it a step, which changes it; returns notes. Raises `ModelError`."""
+    def whole(self, network: nn.Module) -> Found:
+        """Evaluate `network` and train it a step, which changes it. Raises `ModelError`."""
         with randomness_kept():
-            notes = _evaluated(network, self)
-            return notes + _trained(network, self)
+            found = _evaluated(network, self)
+            return replace(found, notes=(*found.notes, *_trained(network, self)))
 
     def cut(self, network: nn.Module) -> None:
         """Train a sub-network a step, after the whole network has passed. Raises `ModelError`."""
@@ -94,7 +102,8 @@ def _counted(number: int) -> str:
     return "1 image" if number == 1 else f"{number} images"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
@@ -111,7 +120,7 @@ def require_float32(network: nn.Module) -> None:
     }
     if others:
         raise ModelError(
-            f"the network is in {' and '.join(sorted(set(others.values())))} ({_listed(list(others))}); "
+            f"the network is in {' and '.join(sorted(set(others.values())))} ({listed(list(others))}); "
             "weights are trained in float32",
             "give it with .float(); for training in half precision there is train.precision",
         )
@@ -134,8 +143,8 @@ def require_same_build(one: nn.Module, other: nn.Module) -> None:
 # -- evaluation ---------------------------------------------------------------------------------------------
 
 
-def _evaluated(network: nn.Module, trial: Trial) -> list[str]:
-    """Notes on evaluations of two images, of them again, and of the first alone."""
+def _evaluated(network: nn.Module, trial: Trial) -> Found:
+    """Evaluations of two images, of them again, and of the first alone."""
     images = trial.images(2)
     before = {name: tensor.detach().clone() for name, tensor in network.named_buffers()}
     with evaluating(network), torch.inference_mode():
@@ -160,17 +169,12 @@ def _evaluated(network: nn.Module, trial: Trial) -> list[str]:
             "the scores of an image depend on the others in its batch, in evaluation too, and so accuracies "
             "on the batch size; norms that keep no running statistics do that, say"
         )
-    if watch.read:
-        places = _listed([place or "in a library" for place in watch.read])
-        notes.append(
-            f"the forward reads values of tensors into Python ({places}), say to branch on them; such a "
-            "network can be trained, but perhaps not exported"
-        )
     if not bool(scores.isfinite().all()):
         notes.append(
             "scores of random images are infinite or no numbers, with the weights that it begins with"
         )
-    return notes + _probabilities(scores, watch)
+    notes += _probabilities(scores, watch)
+    return Found(tuple(notes), tuple(place or "in a library" for place in watch.read))
 
 
 def _forward(network: nn.Module, images: Tensor, dataset: str = "") -> Any:
@@ -188,7 +192,7 @@ def _require_owned(network: nn.Module, watch: Watch) -> None:
     strange = outside(network, watch)
     if strange:
         raise ModelError(
-            f"the forward uses layers that are not registered in the network: {_listed(strange)}; they "
+            f"the forward uses layers that are not registered in the network: {listed(strange)}; they "
             "would be neither trained, cut nor saved",
             "hold several in an nn.ModuleList or nn.ModuleDict instead of a list or dict, and assign single "
             "ones in __init__ (self.NAME = ...)",
@@ -234,12 +238,12 @@ def _repeated(
         raise _not_repeatable(max(float((scores - each).abs().max()) for each in tries), drawn, changed)
     if drawn:
         yield (
-            f"the forward draws random numbers in evaluation too ({_listed(drawn)}), which changed no answer "
+            f"the forward draws random numbers in evaluation too ({listed(drawn)}), which changed no answer "
             "here; where it may once training has begun, tie it to self.training"
         )
     elif changed:
         yield (
-            f"an evaluation changes {_listed(changed)} of the network, and so what is trained and saved "
+            f"an evaluation changes {listed(changed)} of the network, and so what is trained and saved "
             "after it; change it only where self.training"
         )
 
@@ -248,12 +252,12 @@ def _not_repeatable(difference: float, drawn: Sequence[str], changed: Sequence[s
     told = f"two evaluations of the same images differ by {difference:.3g}"
     if drawn:
         return ModelError(
-            f"{told}: the forward draws random numbers in evaluation too ({_listed(drawn)})",
+            f"{told}: the forward draws random numbers in evaluation too ({listed(drawn)})",
             "tie that to self.training, as nn.Dropout does; F.dropout needs training=self.training",
         )
     if changed:
         return ModelError(
-            f"{told}: the forward changes {_listed(changed)}, and uses that in the next call",
+            f"{told}: the forward changes {listed(changed)}, and uses that in the next call",
             "change it only where self.training",
         )
     return ModelError(
@@ -290,7 +294,7 @@ def _trained(network: nn.Module, trial: Trial) -> list[str]:
         return []
     count = sum(p.numel() for name, p in network.named_parameters() if name in set(idle))
     return [
-        f"no gradient reaches {count:,} parameters ({_listed(idle)}): the training leaves them as they are; "
+        f"no gradient reaches {count:,} parameters ({listed(idle)}): the training leaves them as they are; "
         "the forward does not use them, or takes them out of the gradient (detach, no_grad)"
     ]
 

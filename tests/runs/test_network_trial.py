@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from jstc.channels import analyse
 from jstc.errors import ModelError
 from jstc.plan import Plan
-from jstc.runs.network_trial import Trial, require_float32, require_same_build
+from jstc.runs.network_trial import Found, Trial, require_float32, require_same_build
 
 SHAPE = (3, 8, 8)
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def trial(**more: Any) -> Trial:
 
 
 def notes(forward: Any = None, *, settings: dict[str, Any] | None = None, **more: Any) -> str:
-    return "\n".join(trial(**settings or {}).whole(Net(forward, **more)))
+    return "\n".join(trial(**settings or {}).whole(Net(forward, **more)).notes)
 
 
 def refused(forward: Any, message: str, *, settings: dict[str, Any] | None = None, **more: Any) -> ModelError:
@@ -63,7 +63,7 @@ def refused(forward: Any, message: str, *, settings: dict[str, Any] | None = Non
 def test_an_ordinary_network_passes_without_a_word_and_nothing_random_is_used_up() -> None:
     network = Net(lambda net, x: net.scores(F.dropout(x, 0.5, net.training)))
     states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
-    assert trial().whole(network) == []
+    assert trial().whole(network) == Found(())
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), str(np.random.get_state())) == states[1:]
 
@@ -102,7 +102,7 @@ def test_random_numbers_that_no_answer_shows_yet_are_a_note() -> None:
     assert "draws random numbers in evaluation too (dropout in line" in said
 
 
-def counting(net: Net, x: Tensor) -> Tensor:
+def counting(net: Any, x: Tensor) -> Tensor:
     net.calls += 1
     return net.scores(x) * net.calls
 
@@ -126,7 +126,7 @@ def test_a_buffer_that_evaluations_change_is_a_note() -> None:
 
     network = Net(forward)
     network.register_buffer("seen", torch.zeros(()))
-    [said] = trial().whole(network)
+    [said] = trial().whole(network).notes
     assert said.startswith("an evaluation changes seen of the network")
 
 
@@ -187,9 +187,18 @@ def test_scores_that_are_no_numbers_are_noted() -> None:
     assert "scores of random images are infinite or no numbers" in notes(lambda net, x: net.scores(x).log())
 
 
-def test_values_that_are_read_are_noted() -> None:
-    said = notes(lambda net, x: net.scores(x if x.sum() > 0 else -x))
-    assert "reads values of tensors into Python (in line" in said
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: net.scores(x if x.sum() > 0 else -x),
+        lambda net, x: net.scores(x * x.max().item()),
+        lambda net, x: net.scores(x[:, :, : int(x.amax() > 9) or None]),
+    ],
+)
+def test_places_where_values_are_read_are_known(forward: Any) -> None:
+    [place] = trial().whole(Net(forward)).reads
+    assert place.startswith("in line")
+    assert place.endswith("of test_network_trial.py")
 
 
 # -- layers that are not the network's ----------------------------------------------------------------------
@@ -288,7 +297,7 @@ def test_parameters_without_a_gradient_are_noted() -> None:
     assert "no gradient reaches 17 parameters (more, unused.weight, unused.bias)" in said
     frozen = Net()
     frozen.a.requires_grad_(False)
-    assert trial().whole(frozen) == []
+    assert trial().whole(frozen) == Found(())
     with pytest.raises(ModelError, match="requires_grad is False for all"):
         trial().whole(frozen.requires_grad_(False))
 
@@ -309,7 +318,7 @@ class Denoising(nn.Module):
 
 def test_a_cut_network_is_tried_in_training_mode() -> None:
     network = Denoising()
-    assert trial().whole(network) == []
+    assert trial().whole(network) == Found(())
     channels = analyse(network, torch.zeros(1, *SHAPE))
     plan = Plan({group.name: (0,) for group in channels.groups}, channels.widths)
     small = channels.gated(channels.slice(network, plan), plan)

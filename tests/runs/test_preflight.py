@@ -230,6 +230,29 @@ def test_a_network_of_the_users_that_takes_the_number_of_classes(tmp_path, facto
     check(tmp_path / "run", model=f"{tmp_path / 'net.py'}:{factory}")
 
 
+def workspace_of(tmp_path, factory, stages):
+    (tmp_path / "net.py").write_text(FILE)
+    name = f"{tmp_path / 'net.py'}:{factory}"
+    recipe = loading.from_flags({"model": name, "dataset": "digits", "flops": "0.5", "device": "cpu"}, [])
+    workspace, remarks = Workspace(recipe, Permissions(name)), Remarks()
+    workspace.belongs_to(tmp_path / "run", remarks)
+    workspace.to_announce = stages
+    return workspace, remarks
+
+
+def test_what_reads_values_must_be_exportable_where_the_command_exports(tmp_path):
+    told = (
+        r"cannot be exported as it is; the forward reads values of tensors in line \d+ of net.py: torch.onnx"
+    )
+    workspace, remarks = workspace_of(tmp_path, "Branches", ("search", "export"))
+    with pytest.raises(ModelError, match=told):
+        preflight.check(workspace, tmp_path / "run")
+    workspace, remarks = workspace_of(tmp_path, "Branches", ("search",))
+    preflight.check(workspace, tmp_path / "run")
+    [said] = remarks.said
+    assert re.search(told, said)
+
+
 class Remarks(Silent):
     def __init__(self):
         self.said = []
@@ -239,11 +262,7 @@ class Remarks(Silent):
 
 
 def test_what_is_only_likely_to_be_a_mistake_is_said(tmp_path):
-    (tmp_path / "net.py").write_text(FILE)
-    name = f"{tmp_path / 'net.py'}:Probable"
-    recipe = loading.from_flags({"model": name, "dataset": "digits", "flops": "0.5", "device": "cpu"}, [])
-    workspace, remarks = Workspace(recipe, Permissions(name)), Remarks()
-    workspace.belongs_to(tmp_path / "run", remarks)
+    workspace, remarks = workspace_of(tmp_path, "Probable", ())
     preflight.check(workspace, tmp_path / "run")
     [said] = remarks.said
     assert said.startswith("warning: the outputs of every image sum to 1: a softmax")
