@@ -17,7 +17,7 @@ from jstc.errors import RunDirectoryError
 from jstc.recipe.schema import Recipe
 from jstc.runs import preflight, settings, stages
 from jstc.runs.chain import Chain
-from jstc.runs.directory import RunDirectory, require_same
+from jstc.runs.directory import RunDirectory, read_recipe, require_same
 from jstc.runs.manifest import Manifest
 from jstc.runs.stages import GIVEN, SHARED, Stage
 from jstc.runs.workspace import StageContext, Workspace
@@ -29,17 +29,13 @@ __all__ = ["copy_shared_stages", "is_sweep", "run", "run_stage", "write_report"]
 class _Told:
     """Whom to tell, the command that continues, the stages that it is for, and the sections it may renew.
 
-    None for a command that only looks. What the run of all budgets has on file, that of each takes over.
+    None for a command that only looks.
     """
 
     progress: Progress
     command: str
     for_stages: Collection[str]
     renew: Collection[str] | None = None
-
-    @property
-    def renew_of_child(self) -> Collection[str]:
-        return () if self.renew is None else {*self.renew, "finetune"}
 
 
 def is_sweep(recipe: Recipe) -> bool:
@@ -149,7 +145,7 @@ def _complete(context: StageContext, *, command: str) -> None:
     """All stages of one budget; `context` is that of the whole."""
     path, label = context.path, context.folder.name
     names = stages.names(stages.table(context.recipe))
-    told = _Told(context.progress, command, names, settings.RENEWABLE)
+    told = _Told(context.progress, command, names, settings.renewable(names))
     with _child(path, context.workspace, label, told, whole=True) as child:
         child.renew()
         child.run(child.table)
@@ -191,8 +187,10 @@ def _child(
         stages=names,
         command=told.command,
         for_stages=told.for_stages,
-        renew=told.renew_of_child,
+        renew=_renewed(path / label, alone.recipe, told),
     ) as opened:
+        if opened.recipe.finetune != alone.recipe.finetune:
+            told.progress.message(f"{label} keeps the finetune that it was given by itself")
         alone.recipe = opened.recipe
         chain = Chain(
             opened, alone, table, progress=told.progress, command=told.command, title=title, whole=whole
@@ -200,6 +198,22 @@ def _child(
         copy_shared_stages(path, opened, reset=chain.reset)
         yield chain
     workspace.take_over(alone)
+
+
+def _renewed(child: Path, recipe: Recipe, told: _Told) -> Collection[str]:
+    """The sections of one budget's run that the command may change: those of the run of all, and finetune's.
+
+    In finetune it takes over what the run of all has on file, unless that is what both began with, and the
+    budget was given another one by its own command.
+    """
+    if told.renew is None:
+        return ()
+    manifest = Manifest.load(child)
+    if "finetune" in told.renew or manifest is None or not (child / "recipe.yaml").exists():
+        return {*told.renew, "finetune"}
+    begun = settings.as_begun(read_recipe(child), manifest.begun_with)
+    own = manifest.begun_with and begun.finetune == recipe.finetune
+    return told.renew if own else {*told.renew, "finetune"}
 
 
 def _require_children(path: Path, recipe: Recipe) -> None:
@@ -231,7 +245,7 @@ def copy_shared_stages(parent: Path, child: RunDirectory, *, reset: Callable[[st
     for stage in SHARED:
         if stage in manifest.stages and manifest.stages[stage].state == "done":
             _take(child, stage, contents[stage](parent, child.path.name), reset)
-    if child.manifest.begun_with != manifest.begun_with:
+    if not child.manifest.begun_with and manifest.begun_with:
         child.manifest.begun_with = dict(manifest.begun_with)
         child.manifest.save(child.path)
 

@@ -13,6 +13,7 @@ from jstc.errors import Interrupted, RunDirectoryError, StageError
 from jstc.recipe import loading
 from jstc.runs import commands, preflight, stages, sweep
 from jstc.runs.directory import locked, read_recipe
+from jstc.runs.manifest import Manifest
 from jstc.runs.stages import Stage
 
 SHARED = {"baseline": (), "search": ()}
@@ -94,8 +95,8 @@ class House:
     def stage(self, name, path=None, **options):
         self.ran.clear()
         path = path or self.path
-        recipe = RECIPE if path == self.path else RECIPE.at(path.name)
-        commands.run_stage(path, name, recipe=recipe, command="jstc x", progress=self.messages, **options)
+        own = {"recipe": RECIPE if path == self.path else RECIPE.at(path.name)}
+        commands.run_stage(path, name, command="jstc x", progress=self.messages, **(own | options))
         return self.ran
 
     def states(self, path=None):
@@ -406,3 +407,37 @@ def test_a_search_repeated_with_older_settings_leaves_the_export_alone(house):
     commands.run_stage(house.path, "export", recipe=other, command="jstc x", progress=house.messages)
     assert house.run(only=["search"]) == []
     assert loading.load(house.path / "flops0.5" / "recipe.yaml").export.opset == 20
+
+
+def longer(path, epochs):
+    return loading.load(path / "recipe.yaml", [f"finetune.epochs={epochs}"])
+
+
+def test_a_longer_finetune_reaches_every_budget(house):
+    house.run()
+    assert house.stage("finetune", recipe=longer(house.path, 80)) == [f"{label} finetune" for label in LABELS]
+    assert house.run() == [*[f"{label} {name}" for label in LABELS for name in list(OWN)[1:]], "report"]
+    assert {read_recipe(house.path / label).finetune.epochs for label in LABELS} == {80}
+
+
+def test_a_longer_finetune_that_was_interrupted_goes_on_by_the_command_of_the_run(house):
+    house.run()
+    house.faults["flops0.5 finetune"] = fault(KeyboardInterrupt())
+    with pytest.raises(Interrupted):
+        house.stage("finetune", recipe=longer(house.path, 80))
+    assert "flops0.5 finetune" in house.run()
+    assert {read_recipe(house.path / label).finetune.epochs for label in LABELS} == {80}
+
+
+def test_one_budget_that_was_given_a_longer_finetune_keeps_it(house):
+    house.run()
+    child = house.path / "flops0.5"
+    house.ran.clear()
+    commands.run_stage(child, "finetune", recipe=longer(child, 80), progress=house.messages)
+    assert house.ran == ["flops0.5 finetune"]
+    assert house.run() == [*[f"flops0.5 {name}" for name in list(OWN)[1:]], "report"]
+    assert [read_recipe(house.path / label).finetune.epochs for label in LABELS] == [50, 80]
+    assert "flops0.5 keeps the finetune that it was given by itself" in house.messages.texts
+    assert Manifest.load(child).begun_with == {"finetune.epochs": 50}
+    # Asked for by name, all have the same again.
+    assert house.stage("finetune", recipe=longer(house.path, 90)) == [f"{label} finetune" for label in LABELS]
