@@ -15,7 +15,17 @@ from jstc.data.images import CorruptImages, Encoded, Look, UnreadableImageError
 from jstc.errors import DataError
 from jstc.recipe.schema import InputSettings
 
-__all__ = ["HEADS", "LOOKED_AT", "SHOWN", "Seen", "left_out_note", "look_at", "notes_on", "set_aside_note"]
+__all__ = [
+    "HEADS",
+    "LOOKED_AT",
+    "SHOWN",
+    "Seen",
+    "left_out_note",
+    "look_at",
+    "notes_on",
+    "set_aside_note",
+    "unread_note",
+]
 
 LOOKED_AT = 32
 """Images of a split that are decoded: a third of a second."""
@@ -134,3 +144,11 @@ def set_aside_note(settings: InputSettings) -> str:
         f"there is no test split: {100 * settings.test_fraction:g} % of the images of each class are set "
         "aside for it, the same in every run (input.test_fraction)"
     )
+
+
+def unread_note(names: Sequence[str]) -> str | None:
+    """One sentence on what lies beside the splits; None where nothing does."""
+    if not names:
+        return None
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"not read, being neither the training nor the test split: {', '.join(names[:SHOWN])}{more}"

@@ -117,7 +117,8 @@ def test_what_is_no_image_is_one_message(onnx_classifier, tmp_path):
     (tmp_path / "text.png").write_text("text")
     Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
     (tmp_path / "part.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-60])
-    for name in ("none.png", "text.png", "part.png", "\x1b[2J\u202e.png"):
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "numbers.tif")
+    for name in ("none.png", "numbers.tif", "text.png", "part.png", "\x1b[2J\u202e.png"):
         command = [sys.executable, str(script), str(tmp_path / name)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (1, "")

@@ -14,7 +14,17 @@ import numpy as np
 from jstc.core import files
 from jstc.data.base import DataInfo, Source, photographs
 from jstc.data.images import Encoded, Images, endings
-from jstc.data.looks import HEADS, LOOKED_AT, SHOWN, Seen, left_out_note, look_at, notes_on, set_aside_note
+from jstc.data.looks import (
+    HEADS,
+    LOOKED_AT,
+    SHOWN,
+    Seen,
+    left_out_note,
+    look_at,
+    notes_on,
+    set_aside_note,
+    unread_note,
+)
 from jstc.data.sampling import PackedStrings, scattered, set_aside, spread
 from jstc.errors import DamagedError, DataError
 from jstc.recipe.schema import InputSettings
@@ -83,10 +93,14 @@ class _Folder(NamedTuple):
 
 
 class _Tree(NamedTuple):
-    """Folders of the training and the test split; without the latter some of the images become it."""
+    """Folders of the training and the test split; without the latter some of the images become it.
+
+    `unread` are the folders beside them.
+    """
 
     train: _Folder
     test: _Folder | None
+    unread: list[str]
 
     def splits(self) -> list[tuple[str, _Folder]]:
         """Both splits with a word for each; without a test split all images."""
@@ -103,12 +117,15 @@ def _read(paths: PackedStrings, index: int) -> Encoded:
 def _tree(name: str, root: Path) -> _Tree:
     train, test = _split_folders(name, root)
     classes = _classes(name, train)
-    if test is not None and classes != (others := _classes(name, test)):
+    advice = f"without {test} a share of the training images is set aside for the test"
+    if test is not None and classes != (others := _classes(name, test, advice)):
         raise DataError(f"dataset '{name}': {_difference(train, test, classes, others)}")
     _require_several(name, train, classes)
     if train == root:
         _require_no_splits(name, root, classes)
-    return _Tree(_listed(name, train, classes), None if test is None else _listed(name, test, classes))
+    unread = [] if train == root else [f"{p.name}/" for p in _folders(root) if p not in (train, test)]
+    listed = _listed(name, train, classes)
+    return _Tree(listed, None if test is None else _listed(name, test, classes), unread)
 
 
 def _split_folders(name: str, root: Path) -> tuple[Path, Path | None]:
@@ -133,11 +150,11 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in found if not _is_hidden_folder(p.name) and not _leads_back(p, above))
 
 
-def _classes(name: str, folder: Path) -> tuple[str, ...]:
+def _classes(name: str, folder: Path, advice: str = "") -> tuple[str, ...]:
     classes = tuple(path.name for path in _folders(folder))
     if not classes:
         loose = " (images must lie in one folder per class)" if image_files(folder) else ""
-        raise DataError(f"dataset '{name}': {folder} has no class folders{loose}; expected {WHERE}")
+        raise DataError(f"dataset '{name}': {folder} has no class folders{loose}; expected {WHERE}", advice)
     return classes
 
 
@@ -279,7 +296,9 @@ def _notes(tree: _Tree, settings: InputSettings) -> Iterator[str]:
     left_out: Counter[str] = sum((folder.left_out for _, folder in tree.splits()), Counter())
     if others := left_out_note(left_out):
         yield others
-    train, test = tree
+    if unread := unread_note(tree.unread):
+        yield unread
+    train, test = tree.train, tree.test
     if test is None:
         yield set_aside_note(settings)
         return

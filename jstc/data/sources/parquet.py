@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from jstc.core import files
 from jstc.data.base import DataInfo, Source
 from jstc.data.images import Encoded, Images
-from jstc.data.looks import LOOKED_AT, Seen, look_at, set_aside_note
+from jstc.data.looks import LOOKED_AT, Seen, look_at, set_aside_note, unread_note
 from jstc.data.sampling import set_aside
 from jstc.data.sources import tables
 from jstc.data.sources.parquet_columns import Columns, columns, metadata, read_column, some_images
@@ -68,7 +68,10 @@ def _looked_into(root: Path, settings: InputSettings) -> tuple[DataInfo, tuple[i
     names = ("training", "test") if len(found) == 2 else ("",)
     seen = [_look_into(name, table, labels, settings) for name, table in zip(names, found, strict=True)]
     count = sum(map(len, numbers))
-    notes = [set_aside_note(settings)] if len(found) == 1 else []
+    unread = unread_note(
+        [path.name for path in _files(root) if not any(path in each.paths for each in found)]
+    )
+    notes = [note for note in (unread, set_aside_note(settings) if len(found) == 1 else None) if note]
     return tables.described("parquet", labels, seen, settings, images=count, notes=notes)
 
 
@@ -123,12 +126,14 @@ def has_files(root: Path) -> bool:
     return bool(_shards(root, "train"))
 
 
+def _files(root: Path) -> list[Path]:
+    places = [folder for folder in (root, root / "data") if folder.is_dir()]
+    return [path for folder in places for path in sorted(folder.glob("*.parquet"))]
+
+
 def _has_test(root: Path) -> bool:
     """Is there a test split? Without it nothing else may lie there that could be meant as one."""
-    places = [folder for folder in (root, root / "data") if folder.is_dir()]
-    others = [
-        path for folder in places for path in folder.glob("*.parquet") if path.stem.split("-")[0] != "train"
-    ]
+    others = [path for path in _files(root) if path.stem.split("-")[0] != "train"]
     return bool(others) or any(_shards(root, name) for name in _NAMES["test"])
 
 

@@ -39,11 +39,12 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class Shards(NamedTuple):
-    """Paths of a data set's shards, and the folders that may hold its list of classes."""
+    """Paths of a data set's shards, the folders that may hold its list of classes, and shards of no split."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
     places: tuple[str, ...]
+    unread: tuple[str, ...]
 
 
 def find(root: Path) -> Shards:
@@ -61,7 +62,8 @@ def find(root: Path) -> Shards:
         if not shards and not (train and alone):
             raise DataError(f"dataset 'webdataset': no {split} shards in {text}; expected {WHERE}")
     _require_files(train + test)
-    return Shards(train, test, places)
+    used = {*train, *test}
+    return Shards(train, test, places, tuple(shard for shard in found if shard not in used))
 
 
 def _expanded(pattern: str) -> Iterator[str]:

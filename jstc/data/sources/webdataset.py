@@ -17,7 +17,7 @@ import numpy as np
 from jstc.core import files
 from jstc.data.base import DataInfo, Source, photographs
 from jstc.data.images import Encoded, Images, UnreadableImageError
-from jstc.data.looks import LOOKED_AT, Seen, left_out_note, look_at, notes_on, set_aside_note
+from jstc.data.looks import LOOKED_AT, Seen, left_out_note, look_at, notes_on, set_aside_note, unread_note
 from jstc.data.sampling import Indices, PackedStrings, scattered, set_aside, spread
 from jstc.data.sources.shards import WHERE, ShardIndex, Shards, class_names, find, index_of, is_kept
 from jstc.errors import DataError
@@ -45,7 +45,8 @@ def check(root: Path, settings: InputSettings) -> DataInfo:
     ]
     sizes = [size for each in seen for size in each.sizes]
     others = left_out_note(left_out)
-    notes = [note for note in (others, None if shards.test else set_aside_note(settings)) if note]
+    unread = unread_note([Path(shard).name for shard in shards.unread])
+    notes = [note for note in (unread, others, None if shards.test else set_aside_note(settings)) if note]
     notes += notes_on(seen, settings)
     return photographs("webdataset", labels, sizes, settings, notes=notes)
 

@@ -489,3 +489,16 @@ def test_sixteen_bits_of_which_few_are_used_are_said(make_tree: Make) -> None:
         Image.fromarray(values).save(root / "val" / f"class{number}" / "0.png")
     [note] = [each for each in _checked(root).notes if "16 bits" in each]
     assert note.startswith("1 of 8 images looked at use less than a sixteenth")
+
+
+def test_folders_of_neither_split_are_said(make_tree: Make) -> None:
+    root = make_tree(classes=2, images=2)
+    for name in ("test", "extra", ".git", "__pycache__"):
+        (root / name).mkdir()
+    [note] = [each for each in _checked(root).notes if "not read" in each]
+    assert note.endswith(": extra/, test/")
+    (root / "val").rename(root / "spare")
+    with pytest.raises(
+        DataError, match=r"test has no class folders; .*without .*test a share of the training"
+    ):
+        _check(root)

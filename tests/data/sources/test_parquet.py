@@ -180,6 +180,11 @@ def test_damaged_images_anywhere_are_told_before_the_run(
         jstc.data.check("parquet", root=root)
 
 
+def test_files_of_neither_split_are_said(make_parquet: Make) -> None:
+    root = make_parquet(("train", "test", "validation"))
+    assert jstc.data.check("parquet", root=root).notes[0].endswith("test split: validation.parquet")
+
+
 def test_shards_of_other_columns_are_refused(make_parquet: Make) -> None:
     root = make_parquet(("train-00000-of-00002", "train-00001-of-00002", "test"))
     path = root / "train-00001-of-00002.parquet"
