@@ -24,7 +24,7 @@ def models(json: options.Json = False, debug: options.Debug = False) -> None:
         console.document([dataclasses.asdict(entry) for entry in entries])
         return
     console.table(["model", "from", ""], [[e.name, e.source, e.description] for e in entries])
-    console.note("Also: timm:NAME, path/to/file.py:factory, package.module:factory")
+    console.note("Also: timm:NAME, hf:ORG/NAME, path/to/file.py:factory, package.module:factory")
 
 
 def datasets(json: options.Json = False, debug: options.Debug = False) -> None:

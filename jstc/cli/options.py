@@ -100,7 +100,12 @@ Data = Annotated[
     typer.Option("--data", metavar="DIR", help="The dataset's folder, or a pattern of its files."),
 ]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", metavar="FILE", help="Start from these weights of the network.")
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Start from this file of weights; or by name from published ones: default, IMAGENET1K_V2 ...",
+    ),
 ]
 AllowPickle = Annotated[
     bool,

@@ -210,7 +210,8 @@ def fingerprint(recipe: Recipe, channels: ChannelMap) -> dict[str, Any]:
     """Everything that decides the numbers of a search; a checkpoint of another one is refused."""
     keys = {"model", "cifar", "weights", "dataset", "seed", "flops", "params", "latency", "latency_on"}
     settings = recipe.model_dump(mode="json", include=keys)
-    parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("train", "search", "channels")}
+    parts = {name: getattr(recipe, name).model_dump(mode="json") for name in ("search", "channels")}
+    parts["train"] = recipe.train.model_dump(mode="json", exclude=set(recipe.train.BEFORE))
     parts["input"] = recipe.input.model_dump(mode="json", exclude=set(recipe.input.FREE))
     finetune = recipe.finetune
     schedule = {"finetune_epochs": finetune.epochs, "finetune_steps_per_epoch": finetune.steps_per_epoch}

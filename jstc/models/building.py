@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 from jstc._version import install_command
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import JstcError, ModelError, UnknownNameError
-from jstc.models import cifar_networks, user_code
+from jstc.models import cifar_networks, hugging_face, user_code
 from jstc.models.catalogue import ModelSpec, check, source_of, task
 
-__all__ = ["ShapesOnly", "build", "timm_constructor", "torchvision_constructor"]
+__all__ = ["ScoresAlone", "ShapesOnly", "build", "timm_constructor", "torchvision_constructor"]
 
 
 def build(spec: ModelSpec, *, device: str = "cpu", seed: int = 0) -> nn.Module:
@@ -27,7 +27,8 @@ def build(spec: ModelSpec, *, device: str = "cpu", seed: int = 0) -> nn.Module:
     On device "meta" it takes no memory and is not initialised: shapes only.
     Raises `UnknownNameError` or `ModelError` when it cannot be built.
     """
-    check(spec.name)
+    if spec.config is None:  # else it need not be looked for
+        check(spec.name)
     # Found (and, for a user's own file, run) before any device or random state is set for it.
     constructor = _constructor(spec)
     with torch.random.fork_rng(devices=[]):
@@ -47,6 +48,8 @@ def _constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
         return partial(create, num_classes=spec.num_classes, in_channels=spec.in_channels)
     if source == "timm":
         return timm_constructor(spec)
+    if source == "hf":
+        return partial(_hugging_face, spec)
     if source == "user":
         return user_code.constructor(spec)
     return torchvision_constructor(spec)
@@ -118,6 +121,30 @@ def _timm(name: str) -> Any:
         return importlib.import_module("timm")
     except ImportError as error:
         raise ModelError(f"model '{name}' needs timm ({error}): {install_command('timm')}") from error
+
+
+class ScoresAlone(nn.Module):
+    """A classifier of Hugging Face, of whose output it gives the class scores [N, classes] alone.
+
+    `network` is what the library has built: names in its published weights are of that.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores [N, classes] of images [N, C, H, W]."""
+        scores: Tensor = self.network(pixel_values=images).logits
+        return scores
+
+
+def _hugging_face(spec: ModelSpec) -> nn.Module:
+    if spec.config is None:
+        raise ModelError(f"model '{spec.name}' cannot be built without its config")
+    return ScoresAlone(
+        hugging_face.construct(spec.config, num_classes=spec.num_classes, input_shape=spec.input_shape)
+    )
 
 
 # For the shapes alone.

@@ -6,7 +6,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from jstc._version import install_command
 from jstc.core import files
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import ModelError, UnknownNameError
-from jstc.models import user_names
+from jstc.models import hugging_face, user_names
 
 __all__ = [
     "CIFAR_FORMS",
@@ -29,6 +29,7 @@ __all__ = [
     "part",
     "require_classifier",
     "runs_user_code",
+    "says_weights",
     "source_of",
     "spec",
     "task",
@@ -83,7 +84,7 @@ _REGISTERED = re.compile(
 
 # All names, and where each comes from.
 
-Source = Literal["built-in", "torchvision", "timm", "user"]
+Source = Literal["built-in", "torchvision", "timm", "hf", "user"]
 
 _BUILT_IN = {
     "resnet20": "CIFAR ResNet-20, 0.27 M parameters (He et al. 2015)",
@@ -98,7 +99,10 @@ _TASKS: dict[Task, str] = {
     "detection": "detection network (inspect only: its backbone)",
 }
 _SIDES = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
-_OTHERS = "Others: 'timm:NAME', 'path/to/file.py:factory', 'package.module:factory'; 'jstc models' lists all"
+_OTHERS = (
+    "Others: 'timm:NAME', 'hf:ORG/NAME', 'path/to/file.py:factory', 'package.module:factory'; 'jstc models' "
+    "lists all"
+)
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,17 @@ def source_of(name: str) -> Source:
     """Where a network of this name would come from, whether it exists or not."""
     if name.startswith("timm:"):
         return "timm"
+    if name.startswith("hf:"):
+        return "hf"
     if ":" in name:
         return "user"
     return "built-in" if name in _BUILT_IN else "torchvision"
+
+
+def says_weights(name: str) -> bool:
+    """Whether the name stands for weights, too: one of Hugging Face, or one of timm with a tag."""
+    source = source_of(name)
+    return source == "hf" or (source == "timm" and "." in name)
 
 
 def runs_user_code(name: str) -> bool:
@@ -175,6 +187,8 @@ def check(name: str) -> None:
     source = source_of(name)
     if source == "timm":
         _check_timm(name)
+    elif source == "hf":
+        hugging_face.check(name)
     elif source == "user":
         user_names.check_user_name(name)
     elif source == "torchvision" and not any(name in torchvision_names(task) for task in _TASKS):
@@ -206,7 +220,8 @@ _MOST_VALUES = 2**28  # of one image: 1 GiB
 class ModelSpec:
     """A network by name: enough to build it again, weights aside.
 
-    `height` and `width` are pixels of the images it is for; `cifar` says that it is the CIFAR form.
+    `height` and `width` are pixels of the images it is for; `cifar` says that it is the CIFAR form; `config`
+    is what a network of Hugging Face is built from, and None for all others.
     """
 
     name: str
@@ -215,6 +230,7 @@ class ModelSpec:
     height: int
     width: int
     cifar: bool
+    config: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if type(self.name) is not str or not self.name:
@@ -230,6 +246,8 @@ class ModelSpec:
             )
         if type(self.cifar) is not bool:
             raise ModelError(f"model: cifar is {self.cifar!r}; expected true or false")
+        if self.config is not None and not (source_of(self.name) == "hf" and isinstance(self.config, dict)):
+            raise ModelError("model: config is for networks 'hf:NAME' alone, and a JSON object")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -238,14 +256,17 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON document."""
-        return asdict(self)
+        document = asdict(self)
+        if self.config is None:
+            del document["config"]
+        return document
 
     @classmethod
     def from_dict(cls, document: Any) -> ModelSpec:
         """The inverse of `to_dict`. Raises `ModelError` for anything else: such files get passed around."""
         if not isinstance(document, Mapping):
             raise ModelError(f"model: expected a JSON object, not {type(document).__name__}")
-        known = {field.name for field in fields(cls)}
+        known = {field.name for field in fields(cls)} - ({"config"} - set(document))
         missing, odd = sorted(known - set(document)), sorted(set(map(str, document)) - known)
         if missing or odd:
             text = [f"missing keys {missing}"] if missing else []
@@ -260,8 +281,8 @@ def spec(
     """The spec of a network for images of the given shape.
 
     Names that have a CIFAR form get it with `cifar`, or for images of at most 64 pixels; some have no
-    other. Raises `ModelError` when `cifar` is asked of a network without such a form, or when the images
-    are too small for it.
+    other. That of a network of Hugging Face is looked up. Raises `ModelError` when `cifar` is asked of a
+    network without such a form, when the images are too small for it, or when there is no such network.
     """
     if cifar and name not in CIFAR_FORMS:
         forms = ", ".join(CIFAR_FORMS)
@@ -273,7 +294,8 @@ def spec(
             f"model 'vgg16_bn' needs images of {_VGG_SIDE} pixels or more, not {height}x{width}; "
             f"set input.image_size to {_VGG_SIDE}"
         )
-    return ModelSpec(name, num_classes, in_channels, height, width, form)
+    config = hugging_face.network_config(name) if source_of(name) == "hf" else None
+    return ModelSpec(name, num_classes, in_channels, height, width, form, config)
 
 
 # Files of weights.

@@ -1,7 +1,8 @@
 """Published figures of how images are prepared for a network: size, resizing, mean and deviation.
 
-torchvision and timm know it of their own weights, a file beside the weights may say it: Hugging Face's
-`preprocessor_config.json`, or `config.json` as timm writes it. torch loads with the first two.
+torchvision and timm know it of their own weights, networks of Hugging Face bring a
+`preprocessor_config.json`, and such a file beside the weights may say it, or a `config.json` as timm writes
+it. torch loads with the libraries.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from jstc.core import files
 from jstc.core.preprocessing import INTERPOLATIONS, Preprocessing
 from jstc.core.torchvision_import import import_torchvision
 from jstc.errors import InputError
-from jstc.models.catalogue import source_of, task, weights_file
+from jstc.models import hugging_face
+from jstc.models.catalogue import source_of, task, torchvision_names, weights_file
 
 __all__ = ["Published", "published"]
 
@@ -45,18 +47,22 @@ _Said = tuple[Preprocessing, str | None]
 """A preprocessing, and what it is unlike."""
 
 
-def published(name: str, weights: Path | None = None) -> Published | None:
-    """Figures published for a network of this name and a file of weights; None where there are none.
+def published(name: str, weights: Path | str | None = None) -> Published | None:
+    """Figures published for a network of this name and a file of weights, or published weights by their name.
 
-    Raises `InputError` for what has no form in a `Preprocessing`.
+    None where there are none. Raises `InputError` for what has no form in a `Preprocessing`, `ModelError`
+    where the hub should be asked and cannot be.
     """
-    beside = None if weights is None else _beside(weights_file(weights)[0])
+    beside = _beside(weights_file(weights)[0]) if isinstance(weights, Path) else None
     if beside is not None:
         return beside
     try:
         if source_of(name) == "timm":
             return _of_timm(name.removeprefix("timm:"), given=weights is not None)
-        if source_of(name) == "torchvision" and task(name) == "classification":
+        if source_of(name) == "hf":
+            return _of_hugging_face(name, given=weights is not None)
+        named = isinstance(weights, str) and name in torchvision_names()  # so that vgg16_bn is torchvision's
+        if named or (source_of(name) == "torchvision" and task(name) == "classification"):
             return _of_torchvision(name, weights)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"what is published about the images of '{name}' cannot be used: {error}") from None
@@ -66,13 +72,17 @@ def published(name: str, weights: Path | None = None) -> Published | None:
 # The libraries.
 
 
-def _of_torchvision(name: str, weights: Path | None) -> Published | None:
-    known = list(import_torchvision("torchvision.models").get_model_weights(name))
-    if not known:
+def _of_torchvision(name: str, weights: Path | str | None) -> Published | None:
+    known = import_torchvision("torchvision.models").get_model_weights(name)
+    if not len(known):
         return None
-    # Each is downloaded under the last part of its address; the last of the list is the default.
-    own = next((w for w in known if weights is not None and w.url.rpartition("/")[2] == weights.name), None)
-    chosen = own or known[-1]
+    if isinstance(weights, Path):  # each is downloaded under the last part of its address
+        own = next((w for w in known if w.url.rpartition("/")[2] == weights.name), None)
+    elif weights is not None:
+        own = known.__members__.get(weights.upper().rpartition(".")[2])
+    else:
+        own = None
+    chosen = own or list(known)[-1]
     transforms = chosen.transforms()
     [size], [side] = transforms.crop_size, transforms.resize_size
     by = _known(transforms.interpolation.value)
@@ -89,6 +99,16 @@ def _of_timm(name: str, *, given: bool) -> Published | None:
     least = max(smallest[1:]) if smallest else 1
     to, unlike = _as_timm_says(config.to_dict())
     return Published(to, f"timm's {name}", least, given, unlike)
+
+
+def _of_hugging_face(name: str, *, given: bool) -> Published | None:
+    where = "preprocessor_config.json"
+    said = _as_hugging_face_says(hugging_face.document(name, where))
+    if said is None:
+        return None
+    to, unlike = said
+    least = max(to.height, to.width) if hugging_face.has_fixed_size(name) else 1
+    return Published(to, f"the {where} of {name}", least, given, unlike)
 
 
 def _as_timm_says(config: Mapping[str, Any]) -> _Said:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from jstc.errors import ModelError
-from jstc.models import checkpoints
+from jstc.models import checkpoints, heads
+from jstc.models.catalogue import ModelSpec
 from jstc.models.checkpoints import reason, some
 from jstc.models.placement import COUNTER, place
 from jstc.models.reparametrised import left_in_parts
@@ -26,26 +27,31 @@ _BEFORE_QUANTISATION = "save the weights from before the quantisation"
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was done so that tensors fit: `notes`, sentences, and the layer that stays new, if one does."""
+    """What was done so that tensors fit: `notes` in words, and the layers that stay new."""
 
     notes: tuple[str, ...] = ()
-    new_head: str | None = None
+    new_head: tuple[str, ...] = ()
 
 
-def load_weights(model: nn.Module, path: Path, *, allow_pickle: bool = False) -> Fitted:
+def load_weights(
+    model: nn.Module, path: Path, *, allow_pickle: bool = False, spec: ModelSpec | None = None
+) -> Fitted:
     """Load a checkpoint into `model`: `checkpoints.read` and `fit`. Raises `ModelError` as they do."""
     checkpoint = checkpoints.read(path, allow_pickle=allow_pickle)
-    fitted = fit(model, checkpoint.tensors, str(path))
+    fitted = fit(model, checkpoint.tensors, str(path), spec)
     return Fitted((*checkpoint.notes, *fitted.notes), fitted.new_head)
 
 
-def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Fitted:
+def fit(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str, spec: ModelSpec | None = None
+) -> Fitted:
     """Put tensors by name into `model`; `source` is what messages call them, such as a path.
 
-    Whatever stands before the network's names is taken off where everything then fits, and what does not
-    belong to the network is left out; both are said. Weights in parts are put together
-    (`reparametrised.whole`), sparse tensors are filled up. Raises `ModelError`, and leaves the network as it
-    was, when they do not fit, or are something else than the numbers of a network.
+    With a `spec`, of the images and classes that the network is for, a classifier that they lack, or have for
+    other classes, stays as it is: new. Whatever stands before the network's names is taken off where
+    everything then fits, and what does not belong to the network is left out; both are said. Weights in parts
+    are put together (`reparametrised.whole`), sparse tensors are filled up. Raises `ModelError`, and leaves
+    the network as it was, when they do not fit, or are something else than the numbers of a network.
     """
     own = model.state_dict()
     placed = place(model, own, tensors, source)
@@ -56,6 +62,9 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Fitted:
         if key.endswith(COUNTER):
             given.setdefault(key, value)
     _require(source, {key: _form(tensor) for key, tensor in given.items()})
+    head = None if spec is None else heads.new_head(model, given, spec)
+    if head is not None:
+        given = head.filled_up(given, own)
     problems = _problems(model, own, given)
     if problems:
         raise ModelError(f"weights {source} do not fit the network: {problems}", _advice(own, given))
@@ -63,7 +72,10 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Fitted:
     _require(source, {key: _values(filled[key], value) for key, value in own.items()})
     _require(source, {key: _unbounded(filled[key], value) for key, value in model.named_parameters()})
     model.load_state_dict(filled)
-    return Fitted((*placed.notes, *_converted(filled, own, source)))
+    notes = (*placed.notes, *_converted(filled, own, source))
+    if spec is None or head is None:
+        return Fitted(notes)
+    return Fitted((*notes, head.sentence(source, spec.num_classes)), head.layers)
 
 
 def _converted(given: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> Iterator[str]:

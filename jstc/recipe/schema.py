@@ -6,6 +6,7 @@ Every command-line flag has a key here; every default is written here or in a se
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, WithJsonSchema, model_validator
@@ -27,6 +28,7 @@ from jstc.recipe.sections import (
     OptionalPath,
     Precision,
     Section,
+    WeightsSource,
 )
 from jstc.recipe.training_sections import CheckpointSettings, FinetuneSettings, InputSettings, TrainSettings
 
@@ -77,17 +79,18 @@ class Recipe(Section):
     """Everything that decides what a run of jstc does."""
 
     model: str = Field(
-        description="The network: a name that `jstc models` lists, timm:NAME, path/to/file.py:factory or "
-        "package.module:factory."
+        description="The network: a name that `jstc models` lists, timm:NAME, hf:ORG/NAME, "
+        "path/to/file.py:factory or package.module:factory."
     )
     dataset: str = Field(description="The images: a name that `jstc datasets` lists.")
     data: OptionalPath = Field(
         None, description="Folder or pattern of the dataset's files; null where it needs none."
     )
-    weights: OptionalPath = Field(
+    weights: WeightsSource = Field(
         None,
-        description="File of trained weights to start from; null: from scratch. Some defaults of search are "
-        "others then.",
+        description="Trained weights to start from: a file; default, those that the network's library "
+        "publishes; or torchvision's name of others (IMAGENET1K_V2). null: from scratch. Some defaults of "
+        "search are others then.",
     )
     cifar: bool = Field(False, description="The network's form for 32x32 images, whatever the image size.")
     flops: Amounts = Field(
@@ -142,6 +145,16 @@ class Recipe(Section):
         if len(given) > 1:
             raise ValueError("give one budget: either flops or params or latency")
         return self
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file of weights to start from, if they are no published ones."""
+        return self.weights if isinstance(self.weights, Path) else None
+
+    @property
+    def weights_name(self) -> str | None:
+        """The name of published weights to start from, if it is no file."""
+        return self.weights if isinstance(self.weights, str) else None
 
     @property
     def _given_budgets(self) -> dict[Metric, Any]:

@@ -6,6 +6,7 @@ take it from there.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -36,6 +37,7 @@ __all__ = [
     "Precision",
     "Section",
     "Share",
+    "WeightsSource",
     "as_tuple",
     "require_rising",
 ]
@@ -78,6 +80,22 @@ def _as_path(value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
 
+# `default`, and torchvision's: `IMAGENET1K_V2`, `ResNet50_Weights.IMAGENET1K_V2`. A file called so is ./NAME.
+_NAME_OF_WEIGHTS = re.compile(r"default|(\w+_Weights\.)?[A-Z][A-Z0-9_]*", re.ASCII)
+
+
+def _as_weights(value: Any) -> Any:
+    """A name of published weights stays a text, anything else is a path."""
+    return value if isinstance(value, str) and _NAME_OF_WEIGHTS.fullmatch(value) else _as_path(value)
+
+
+def _weights_text(value: Path | str | None) -> str | None:
+    """What `_as_weights` reads as the same again."""
+    text = None if value is None else str(value)
+    named = text is not None and isinstance(value, Path) and _NAME_OF_WEIGHTS.fullmatch(text)
+    return f"./{text}" if named else text
+
+
 def _as_mapping(value: Any) -> Any:
     return {} if value is None else value  # a section whose keys are all commented out
 
@@ -87,6 +105,11 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
 OptionalPath = Annotated[PathText | None, BeforeValidator(_as_path)]
+WeightsSource = Annotated[
+    Path | str | None,
+    BeforeValidator(_as_weights),
+    PlainSerializer(_weights_text, return_type=str | None),
+]
 Step = PositiveInt | Literal["auto"]
 
 

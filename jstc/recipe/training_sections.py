@@ -145,6 +145,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class TrainSettings(Section):
     """Optimiser and schedule, shared by search, finetune and the baseline."""
 
+    BEFORE: ClassVar[frozenset[str]] = frozenset({"head_epochs"})
+    """Keys of what happens before any of these."""
+
     batch_size: PositiveInt = Field(128, description="Images of a step, in all processes together.")
     accumulate: PositiveInt = Field(
         1, description="Parts in which a batch goes through the network, to need less memory; one step."
@@ -191,6 +194,11 @@ class TrainSettings(Section):
         "auto",
         description="Number format of the matrix products; auto: bfloat16 where the hardware is fast at it, "
         "else float32.",
+    )
+    head_epochs: NonNegativeInt | Literal["auto"] = Field(
+        "auto",
+        description="Where weights are for other classes: epochs in which the new classifier is trained "
+        "alone, before anything else; auto: 1 to 10, as many as have 100 steps. 0: not at all.",
     )
     channels_last: bool = Field(True, description="Memory layout of images, for speed; numbers stay.")
     sync_batchnorm: bool = Field(

@@ -86,6 +86,7 @@ def try_out(
     _refuse_given(recipe)
     path = out or default_path(recipe)
     workspace = Workspace(recipe, permissions)
+    workspace.only_looks = True
     workspace.belongs_to(path, progress, fresh=fresh)
     names = stages.names(stages.table(recipe))
     workspace.to_announce = tuple(one for one in names if not only or one in only)
@@ -158,6 +159,7 @@ def follow(workspace: Workspace | None = None) -> int:
     from jstc.runs.stages import given, train
 
     training = {
+        "train_head": given.train_head,
         "score_given": given.score_given,
         "baseline": train.baseline,
         "search": train.search,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from jstc import models
-from jstc.core import files
 from jstc.core.accuracy import Accuracy
 from jstc.core.preprocessing import Preprocessing
 from jstc.core.progress import Progress
@@ -24,6 +23,7 @@ from jstc.data.base import GIVEN, DataInfo, Dataset
 from jstc.data.given import GivenData
 from jstc.errors import DataError, InputError, JstcError, ModelError, RunDirectoryError, StageError
 from jstc.models import ModelSpec, Permissions
+from jstc.models.weights import Fitted
 from jstc.recipe.schema import Recipe
 from jstc.runs import kept
 from jstc.runs.directory import read_recipe
@@ -96,7 +96,8 @@ class GivenWorkspace(Workspace):
         settings = self.recipe.input
         info = data.info(names, settings, channels=channels)
         if data.pixels:
-            return settled(info, settings, None, lambda: None)
+            weights = self.recipe.weights if self._model is None else None
+            return settled(info, settings, weights, partial(models.published, self.recipe.model, weights))
         idle = [
             key for key in ("image_size", "resize_side", "mean", "std") if getattr(settings, key) is not None
         ]
@@ -150,16 +151,13 @@ class GivenWorkspace(Workspace):
         """A copy of the network."""
         return super().structure() if self._model is None else copy.deepcopy(self._model).cpu()
 
-    def new_target(self) -> nn.Module:
+    def bare(self) -> nn.Module:
+        """A copy of the network, with the weights that it came with."""
+        return super().bare() if self._model is None else self.structure()
+
+    def with_weights(self) -> tuple[nn.Module, Fitted]:
         """A copy of the network, with the weights that it has or those of the recipe's file."""
-        if self._model is None:
-            return super().new_target()
-        model = self.structure()
-        if self.has_weights_file:
-            assert self.recipe.weights is not None
-            files.require_regular(Path(self.recipe.weights))
-            models.load_weights(model, self.recipe.weights, allow_pickle=self.permissions.pickle)
-        return model
+        return super().with_weights() if self.has_weights_file else (self.bare(), Fitted())
 
 
 def _fitting(network: nn.Module, tried: Sequence[Settled]) -> tuple[Settled, int]:

@@ -96,8 +96,8 @@ def _check_model(workspace: Workspace, path: Path) -> None:
     except (ModelError, ChannelError) as error:
         problem = f"model '{workspace.recipe.model}': {error.problem}"
         raise ModelError(problem, error.advice, details=error.details) from error
-    if workspace.recipe.weights is not None:
-        workspace.new_target()
+    if workspace.recipe.weights is not None and workspace.has_weights:
+        workspace.with_weights()
 
 
 def _has_begun(workspace: Workspace, path: Path) -> bool:
@@ -189,7 +189,13 @@ def _check_search(workspace: Workspace, path: Path) -> None:
 def _score_given(workspace: Workspace, path: Path) -> None:
     """Where weights are given and not scored yet: before the minutes that measuring latencies takes."""
     manifest = None if workspace.fresh else Manifest.load(path)
-    if workspace.recipe.weights is None or (manifest is not None and manifest.is_done(GIVEN)):
+    if (
+        workspace.recipe.weights is None
+        or not workspace.has_weights
+        or (manifest is not None and manifest.is_done(GIVEN))
+    ):
+        return
+    if workspace.with_weights()[1].new_head:  # not there yet: it is trained in the run
         return
     from jstc.runs.stages import given
 

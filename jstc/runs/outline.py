@@ -9,7 +9,9 @@ import torch
 
 from jstc.core import numbers
 from jstc.recipe.schema import Recipe
+from jstc.runs.stages import GIVEN
 from jstc.runs.workspace import StageContext, Workspace
+from jstc.train import head
 from jstc.train import schedule as schedules
 from jstc.train.device import autocast_dtype
 
@@ -79,7 +81,9 @@ def _trainings(workspace: Workspace, names: Collection[str]) -> list[str]:
     rounds, per_round = recipe.search.rounds, schedules.steps_per_round(recipe, dataset)
     epochs, per_epoch = recipe.finetune.epochs, schedules.steps_per_finetune_epoch(recipe, dataset)
     times = f" for each of {len(recipe.budgets)} budgets" if len(recipe.budgets) > 1 else ""
+    alone = head.epochs_of(recipe, dataset) if workspace.new_head else 0
     found = {
+        GIVEN: f"new classifier alone {alone} epoch{'s' * (alone != 1)}" if alone else "",
         "baseline": f"target network alone {schedules.baseline_epochs(recipe, dataset)} epochs",
         "search": f"search {rounds} round{'s' * (rounds != 1)} of {per_round:,} steps" if rounds else "",
         "finetune": f"finetune {epochs} epochs of {per_epoch:,} steps{times}" if epochs else "",

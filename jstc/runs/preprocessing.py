@@ -26,7 +26,7 @@ class Settled:
 def settled(
     info: DataInfo,
     settings: InputSettings,
-    weights: Path | None,
+    weights: Path | str | None,
     published: Callable[[], Published | None],
 ) -> Settled:
     """The preprocessing of a run; `published` tells what is known of network and weights, where it matters.

@@ -33,13 +33,18 @@ if TYPE_CHECKING:
     from jstc.data import DataInfo, Dataset
     from jstc.latency import Setting
     from jstc.models import ModelSpec
+    from jstc.models.pretrained import Pretrained
+    from jstc.models.weights import Fitted
     from jstc.runs.kept import Kept
     from jstc.runs.latency_budget import LatencyBudgets, NetworkTimer
 
-__all__ = ["PREDICTIONS", "StageContext", "Workspace"]
+__all__ = ["HEAD", "PREDICTIONS", "StageContext", "Workspace"]
 
 PREDICTIONS = "search/latency.json"
 """What a run's predictions of latency depend on, so that the same search goes on with the same."""
+
+HEAD = "given/head.safetensors"
+"""The classifier that weights for other classes lack, once it was trained alone."""
 
 
 class Workspace:
@@ -50,11 +55,13 @@ class Workspace:
         self.permissions = permissions or Permissions()
         self.path: Path | None = None
         self.fresh = False
+        self.only_looks = False  # nothing is to be fetched, as nothing is to be done
         self.given: dict[str, Any] | None = None  # figures of the given network, once it was scored
         self.notes: tuple[str, ...] = ()  # on the given weights, once they were read
         self.to_announce: tuple[str, ...] = ()  # stages that the command is for, until it was said
         self.progress: Progress = Silent()
         self.pace: dict[str, float] = {}  # as measured in this process, for what is to come
+        self.new_head: tuple[str, ...] = ()  # layers that the weights lack, once these were looked at
 
     def belongs_to(self, path: Path, progress: Progress | None = None, *, fresh: bool = False) -> None:
         """Say which run directory it is for, whom to tell what takes long, and whether to start over."""
@@ -66,10 +73,12 @@ class Workspace:
         models.check(self.recipe.model)
         self.require_own_code()
         models.require_classifier(self.recipe.model)
-        weights = self.recipe.weights
+        weights = self.recipe.weights_file
         if weights is not None:
             models.weights_file(weights)
         _ = self.info
+        if self.recipe.weights_name is not None:
+            _ = self.pretrained
 
     @property
     def starts_trained(self) -> bool:
@@ -128,6 +137,19 @@ class Workspace:
         )
 
     @cached_property
+    def pretrained(self) -> Pretrained:
+        """The published weights that the recipe names. Raises an `InputError` where there are none such."""
+        from jstc.models import pretrained
+
+        return pretrained.find(self.spec, self.recipe.weights_name or pretrained.DEFAULT)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights to start from can be looked at, if there are any: a dry run fetches none."""
+        named = self.recipe.weights_name is not None
+        return not (named and self.only_looks) or self.pretrained.here
+
+    @cached_property
     def channels(self) -> ChannelMap:
         """Groups, frozen channels and costs of the target network, found without its weights."""
         from jstc import channels
@@ -158,7 +180,7 @@ class Workspace:
     def _network_timer(self, setting: Setting) -> NetworkTimer:
         from jstc.runs.latency_budget import NetworkTimer
 
-        return NetworkTimer(self.new_target, self.channels, setting, self.spec.input_shape)
+        return NetworkTimer(self.bare, self.channels, setting, self.spec.input_shape)
 
     @property
     def costed(self) -> ChannelMap:
@@ -226,8 +248,19 @@ class Workspace:
     @property
     def start(self) -> str:
         """In words, what the network starts from."""
-        weights = self.recipe.weights
-        return "from scratch (--weights FILE starts from yours)" if weights is None else f"from {weights}"
+        from jstc.models import pretrained
+
+        if self.recipe.weights_name is not None:
+            found = self.pretrained
+            return f"from {found.origin}" + ("" if found.here else ", to be fetched")
+        if self.recipe.weights is not None:
+            return f"from {self.recipe.weights}"
+        offered = pretrained.offer(self.spec)
+        if offered is None:
+            return "from scratch (--weights FILE starts from yours)"
+        named = models.says_weights(self.recipe.model)
+        start = "from scratch, not from the weights of its name" if named else "from scratch"
+        return f"{start}; --weights default starts from {offered}"
 
     def skeleton(self) -> nn.Module:
         """The target network without weights."""
@@ -235,14 +268,35 @@ class Workspace:
         return models.build(self.spec, device="meta")
 
     def new_target(self) -> nn.Module:
-        """A target network with its initial weights: the recipe's, or random ones by the seed; on the CPU."""
+        """A target network as the run starts from it, on the CPU: a new classifier was trained alone.
 
-        self.require_own_code()
-        model = models.build(self.spec, seed=derive(self.recipe.seed, "init"))
-        if self.recipe.weights is not None:
-            fitted = models.load_weights(model, self.recipe.weights, allow_pickle=self.permissions.pickle)
-            self.notes = fitted.notes
+        Raises `RunDirectoryError` where the stage `given` should have left that, and has not.
+        """
+        model, fitted = self.with_weights()
+        if self.path is not None and fitted.new_head and self.recipe.train.head_epochs:
+            from jstc.train import head
+
+            head.restore(model, fitted.new_head, self.path / HEAD)
         return model
+
+    def with_weights(self) -> tuple[nn.Module, Fitted]:
+        """A target network with the recipe's weights, where it has some, on the CPU; and how they fitted."""
+        from jstc.models import weights
+
+        model, fitted, recipe = self.bare(), weights.Fitted(), self.recipe
+        if recipe.weights_name is not None:
+            found = self.pretrained
+            fitted = weights.fit(model, found.tensors(), found.origin, self.spec)
+        elif recipe.weights_file is not None:
+            allow = self.permissions.pickle
+            fitted = weights.load_weights(model, recipe.weights_file, allow_pickle=allow, spec=self.spec)
+        self.new_head, self.notes = fitted.new_head, fitted.notes
+        return model, fitted
+
+    def bare(self) -> nn.Module:
+        """A target network with random weights, by the seed."""
+        self.require_own_code()
+        return models.build(self.spec, seed=derive(self.recipe.seed, "init"))
 
     def structure(self) -> nn.Module:
         """A network of the target's structure on the CPU, whose weights mean nothing."""

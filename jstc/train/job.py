@@ -75,7 +75,7 @@ class Job:
             "images": self.split.num_images,
             "augment": self.augment,
             "teacher": [self.teacher.weight, self.teacher.temperature] if self.teacher else None,
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude=set(self.settings.BEFORE)),
             **({} if self.ema_decay is None else {"ema_decay": self.ema_decay}),
         }
 

@@ -75,7 +75,7 @@ WRONG = {
         "channels:\n\n  round_to: x\n",
         'FILE, line 6: channels.round_to: expected a whole number above 0, or auto, got "x"',
     ),
-    "a path": ("weights: 3\n", "FILE, line 4: weights: expected a path, or null, got 3"),
+    "a path": ("weights: 3\n", "FILE, line 4: weights: expected a path, or text, or null, got 3"),
     "a short pair": (
         "search:\n  sigma: [1]\n",
         "FILE, line 5: search.sigma: expected a list of 2, each a number at least 0, got [1]",

@@ -16,10 +16,11 @@ from jstc.runs.mismatch import Scored
 from jstc.runs.outline import announce
 from jstc.runs.stages.train import tested
 from jstc.runs.workers import on_all_ranks
-from jstc.runs.workspace import StageContext, Workspace
+from jstc.runs.workspace import HEAD, StageContext, Workspace
+from jstc.train import head
 from jstc.train.device import Numerics, to_device
 
-__all__ = ["before_measuring", "given", "score_given"]
+__all__ = ["before_measuring", "given", "score_given", "train_head"]
 
 
 def given(context: StageContext, *, keep: bool = True) -> dict[str, Any]:
@@ -28,9 +29,11 @@ def given(context: StageContext, *, keep: bool = True) -> dict[str, Any]:
     `keep`: the score is written at once, for a run that is broken off and goes on.
     """
     workspace = context.workspace
-    if workspace.recipe.latency is None:  # else the budget is being measured
+    if keep:  # else the budget is being measured
         announce(context)
     if workspace.given is None:
+        if keep:
+            _require_head(context)
         figures = _kept(context) if keep else score_given(context)
         for text in (*figures.get("notes", ()), told.line(figures)):
             context.progress.message(text)
@@ -50,9 +53,15 @@ def _kept(context: StageContext) -> dict[str, Any]:
             found: dict[str, Any] = files.read_json(path)
             if _are_figures(found):
                 return found
-    figures = score_given(context)
+    figures = score_given(context) | _of_head(context)
     files.write_json(path, figures)
     return figures
+
+
+def _of_head(context: StageContext) -> dict[str, Any]:
+    """The classifier that was trained before the network was scored, if one was."""
+    trained = head.document(context.path / HEAD)
+    return {} if trained is None else {"new_head": trained}
 
 
 def _are_figures(found: object) -> bool:
@@ -69,6 +78,32 @@ def _are_figures(found: object) -> bool:
         and isinstance(notes, list)
         and all(type(note) is str for note in notes)
     )
+
+
+def _require_head(context: StageContext) -> None:
+    """Have the classifier trained, where weights for other classes have left a new one, and it is to be."""
+    if context.recipe.train.head_epochs and not (context.path / HEAD).is_file():
+        layers = context.workspace.with_weights()[1].new_head
+        if layers:
+            train_head(context)
+
+
+@on_all_ranks
+@tested
+def train_head(context: StageContext) -> dict[str, Any]:
+    """Train the new classifier alone, on the network as the weights have left it."""
+    workspace = context.workspace
+    network, fitted = workspace.with_weights()
+    head.train(
+        to_device(network, context.recipe.train, workspace.device),
+        fitted.new_head,
+        workspace.dataset,
+        recipe=context.recipe,
+        path=context.path / HEAD,
+        progress=context.progress,
+    )
+    workspace.dataset.close()
+    return {}
 
 
 @on_all_ranks
