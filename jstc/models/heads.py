@@ -32,7 +32,7 @@ class NewHead:
     classes: int | None
 
     def sentence(self, source: str, num_classes: int) -> str:
-        """What is to be said of it; `source` is what the weights are called."""
+        """Sentence on it; `source` is what the weights are called."""
         names = " and ".join(f"`{name}`" for name in self.layers)
         anew = f"{names} {'starts' if len(self.layers) == 1 else 'start'} anew"
         if self.classes is None:

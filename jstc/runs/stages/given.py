@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -60,7 +61,7 @@ def _kept(context: StageContext) -> dict[str, Any]:
 
 def _of_head(context: StageContext) -> dict[str, Any]:
     """The classifier that was trained before the network was scored, if one was."""
-    trained = head.document(context.path / HEAD)
+    trained = head.document(context.folder / Path(HEAD).name)
     return {} if trained is None else {"new_head": trained}
 
 
