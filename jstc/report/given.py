@@ -24,16 +24,7 @@ def line(figures: Mapping[str, Any]) -> str:
     found = Accuracy(figures["accuracy"], figures["test_images"])
     loss = figures.get("loss")
     said = "not finite" if loss is None else f"{loss:.4g}"
-    named = f"given network{_with_new_head(figures)}"
-    return f"{named}: {found.text} of {found.images:,} images (test), loss {said}"
-
-
-def _with_new_head(figures: Mapping[str, Any]) -> str:
-    new = figures.get("new_head")
-    if not new:
-        return ""
-    layers = " and ".join(f"`{layer}`" for layer in new["layers"])
-    return f" with its new {layers}, trained alone for {new['epochs']} epoch{'s' * (new['epochs'] != 1)}"
+    return f"given network: {found.text} of {found.images:,} images (test), loss {said}"
 
 
 def warnings(figures: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from jstc.train.schedule import Schedule
 if TYPE_CHECKING:
     from jstc.data import Dataset
 
-__all__ = ["document", "epochs_of", "restore", "train"]
+__all__ = ["epochs_of", "restore", "told", "train"]
 
 _LR = 1e-3
 _STEPS, _MOST_EPOCHS = 100, 10  # so many steps are enough for one layer, in so many epochs at most
@@ -94,9 +94,13 @@ def restore(network: nn.Module, layers: Collection[str], path: Path) -> None:
         raise RunDirectoryError(f"{path} is the classifier of another network: {error}") from None
 
 
-def document(path: Path) -> dict[str, Any] | None:
-    """The `layers` of the classifier at `path`, and in how many `epochs` it was trained; None without one."""
-    return checkpoint.load(path)[1] if path.is_file() else None
+def told(path: Path) -> list[str]:
+    """Sentences on the classifier that `train` left at `path`; none where there is none."""
+    if not path.is_file():
+        return []
+    known = checkpoint.load(path)[1]
+    layers, epochs = " and ".join(f"`{layer}`" for layer in known["layers"]), known["epochs"]
+    return [f"the new {layers} was trained alone first, for {epochs} epoch{'s' * (epochs != 1)}"]
 
 
 def _layers(network: nn.Module, names: Collection[str]) -> nn.ModuleList:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -33,11 +32,11 @@ def given(context: StageContext, *, keep: bool = True) -> dict[str, Any]:
     if keep:  # else the budget is being measured
         announce(context)
     if workspace.given is None:
-        if keep:
-            _require_head(context)
+        said = _require_head(context) if keep else ()
         figures = _kept(context) if keep else score_given(context)
         for text in (*figures.get("notes", ()), told.line(figures)):
-            context.progress.message(text)
+            if text not in said:
+                context.progress.message(text)
         figures["mismatch"] = _mismatch(context, figures)
         for text in told.framed(told.warnings(figures)):
             context.progress.message(text)
@@ -54,15 +53,9 @@ def _kept(context: StageContext) -> dict[str, Any]:
             found: dict[str, Any] = files.read_json(path)
             if _are_figures(found):
                 return found
-    figures = score_given(context) | _of_head(context)
+    figures = score_given(context)
     files.write_json(path, figures)
     return figures
-
-
-def _of_head(context: StageContext) -> dict[str, Any]:
-    """The classifier that was trained before the network was scored, if one was."""
-    trained = head.document(context.folder / Path(HEAD).name)
-    return {} if trained is None else {"new_head": trained}
 
 
 def _are_figures(found: object) -> bool:
@@ -81,12 +74,20 @@ def _are_figures(found: object) -> bool:
     )
 
 
-def _require_head(context: StageContext) -> None:
-    """Have the classifier trained, where weights for other classes have left a new one, and it is to be."""
-    if context.recipe.train.head_epochs and not (context.path / HEAD).is_file():
-        layers = context.workspace.with_weights()[1].new_head
-        if layers:
-            train_head(context)
+def _require_head(context: StageContext) -> tuple[str, ...]:
+    """Have the classifier trained, where the weights have left a new one, and it is to be.
+
+    Returns what was said of the weights before.
+    """
+    if not context.recipe.train.head_epochs or (context.path / HEAD).is_file():
+        return ()
+    fitted = context.workspace.with_weights()[1]
+    if not fitted.new_head:
+        return ()
+    for note in fitted.notes:
+        context.progress.message(note)
+    train_head(context)
+    return fitted.notes
 
 
 @on_all_ranks
@@ -117,7 +118,7 @@ def score_given(context: StageContext) -> dict[str, Any]:
     )
     workspace.dataset.close()
     loss = figures["loss"] if math.isfinite(figures["loss"]) else None
-    return figures | {"loss": loss, "notes": list(workspace.notes)}
+    return figures | {"loss": loss, "notes": [*workspace.notes, *head.told(context.path / HEAD)]}
 
 
 def before_measuring(workspace: Workspace) -> None:
