@@ -7,6 +7,7 @@ it. torch loads with the libraries.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def published(name: str, weights: Path | str | None = None) -> Published | None:
     None where there are none. Raises `InputError` for what has no form in a `Preprocessing`, `ModelError`
     where the hub should be asked and cannot be.
     """
-    beside = _beside(weights_file(weights)[0]) if isinstance(weights, Path) else None
+    beside = _beside(_file(weights)) if isinstance(weights, Path) else None
     if beside is not None:
         return beside
     try:
@@ -129,6 +130,12 @@ def _known(interpolation: str) -> Any:
 
 
 # Files beside the weights.
+
+
+def _file(weights: Path) -> Path:
+    with contextlib.suppress(InputError):  # that it is not there is told where it is read
+        return weights_file(weights)[0]
+    return weights
 
 
 def _beside(weights: Path) -> Published | None:

