@@ -140,7 +140,7 @@ def require_reachable(what: str) -> None:
 
     `what` is to be fetched from it.
     """
-    constants = importlib.import_module("huggingface_hub.constants")
+    constants: Any = importlib.import_module("huggingface_hub.constants")
     try:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("HF_HUB_OFFLINE is set")
@@ -164,7 +164,7 @@ def _unreachable(what: str, error: Exception) -> ModelError:
 @contextlib.contextmanager
 def from_cache() -> Iterator[None]:
     """A block in which the libraries take what the cache has, and ask the hub for nothing."""
-    constants = importlib.import_module("huggingface_hub.constants")
+    constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
