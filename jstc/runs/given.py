@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from jstc import models
+from jstc.core import files
 from jstc.core.accuracy import Accuracy
 from jstc.core.preprocessing import Preprocessing
 from jstc.core.progress import Progress
