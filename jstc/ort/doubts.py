@@ -155,7 +155,8 @@ def _doubts(row: Timing, target: Timing | None, ideal: float | None) -> Iterator
         yield Doubt("wide", "its interval is wide")
     if disturbance(row).is_busy:
         yield Doubt("busy", "the machine was busy")
-    if ideal and value > _BEYOND * ideal and row.precision in _OF_FULL_PRECISION:
+    # A file with more FLOPs than the first is expected to be slower, by how much does not matter.
+    if ideal and value > max(_BEYOND * ideal, 1.0) and row.precision in _OF_FULL_PRECISION:
         yield Doubt("beyond", f"it is more than the {ratio(ideal)} that the FLOPs explain")
     if target is not None and target.median_ms and row.median_ms:
         quotient = target.median_ms / row.median_ms

@@ -79,6 +79,15 @@ def test_a_wide_interval_leaves_few_digits() -> None:
     assert judged(speedup_vs_target=1.19, ratio_low=1.1, ratio_high=1.35, median_ms=8.4).text == "about 1.2x"
 
 
+@pytest.mark.parametrize(("value", "doubted"), [(0.89, False), (1.2, True)])
+def test_a_larger_file_that_is_slower_needs_no_explanation(value: float, doubted: bool) -> None:
+    found = judged(
+        speedup_vs_target=value, ratio_low=value - 0.02, ratio_high=value + 0.02, median_ms=10 / value,
+        flops_ratio=0.71,
+    )  # fmt: skip
+    assert ("beyond" in [doubt.kind for doubt in found.doubts]) is doubted
+
+
 def test_in_a_network_precision_ideal_and_target_are_those_of_its_files() -> None:
     row = {key: value for key, value in GAIN.items() if key not in ("precision", "flops_ratio")}
     files = [{"file": "model.onnx", "precision": "fp32"}]
