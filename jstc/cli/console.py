@@ -138,9 +138,12 @@ def redirected(path: Path | None) -> Iterator[None]:
 
 
 def page(run: Path) -> None:
-    """Where the report of a run is, on stderr; nothing when it has not been written."""
+    """Where the report of a run is and how to use its network, on stderr; nothing of what is not there."""
     if (run / "report.html").is_file():
         note(f"The report is {run / 'report.html'}")
+    script = run / "export" / "run.py"
+    if script.is_file():
+        note(f"To classify an image: python {shlex.quote(str(script))} IMAGE")
 
 
 def closing(run: Path, stage: str) -> None:

@@ -98,8 +98,11 @@ def test_report_to_a_file_that_cannot_be_written(jstc_command, run, tmp_path):
 
 
 def test_report_for_people(jstc_command, run):
+    assert "To classify" not in jstc_command("report", run).err  # there is nothing to do it with
+    (run / "export" / "run.py").write_text("")
     called = jstc_command("report", run)
     assert f"The report is {run / 'report.html'}\n" in called.err
+    assert f"To classify an image: python {run / 'export' / 'run.py'} IMAGE\n" in called.err
     assert re.search(r"FLOPs +41\.0 M +20\.0 M", called.out)
     assert "1.60x" in called.out
     assert re.search(rf"Everything is in {re.escape(str(run))}; its stages took \d.* s$", called.err, re.M)
