@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
+from rich.text import Text
 
 from jstc.core.numbers import about, figure
 from jstc.core.progress import LEFT_IN_ALL, Progress, Silent
@@ -26,6 +27,7 @@ __all__ = ["NotebookProgress", "PlainLines", "RichProgress", "in_notebook", "sho
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_PICTURES = 0.3
 _WORTH_A_WORD = 60.0  # seconds that are left
+_WHOLE = "in all"
 _FIGURES = ("accuracy", "loss", "flops")  # what fits on a line of 80 columns
 
 
@@ -153,7 +155,7 @@ class RichProgress:
         if left is None:
             return
         if self._whole is None:
-            self._whole = self._bars.add_task("in all", total=100, unit="%", figures="")
+            self._whole = self._bars.add_task(_WHOLE, total=100, unit="%", figures="")
         elapsed = time.monotonic() - self._began
         share = elapsed / max(elapsed + left, 1e-9)
         self._bars.update(self._whole, completed=int(100 * share), figures=f"  {about(left)} left")
@@ -270,6 +272,13 @@ def _as_html(entry: str | _Stage) -> str:
     return f"<div>{bar}{text}</div>"
 
 
+class _StageRemaining(TimeRemainingColumn):
+    """Time that is left of a stage, by its steps; the bar of the whole command says it in words."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.description == _WHOLE else super().render(task)
+
+
 def _bars(console: Console) -> Bars:
     return Bars(
         TextColumn("{task.description:<8}", markup=False),
@@ -277,7 +286,7 @@ def _bars(console: Console) -> Bars:
         MofNCompleteColumn(table_column=Column(min_width=7, justify="right")),  # bars of one width
         TextColumn("{task.fields[unit]:<10}", markup=False),
         TextColumn("{task.fields[figures]}", markup=False),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        _StageRemaining(compact=True, elapsed_when_finished=True),
         console=console,
         speed_estimate_period=3600,  # an epoch can take longer than the usual 30 seconds
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jstc.errors import ModelError, RunDirectoryError, StageError
-from jstc.runs import preflight
+from jstc.runs import chain, preflight
+from jstc.runs.stopwatch import Stopwatch
 
 
 def fault(error):
@@ -138,3 +139,22 @@ def test_nothing_is_deleted_before_the_input_was_found_right(house, monkeypatch)
     with pytest.raises(ModelError):
         house.stage("finetune", fresh=True)
     assert (house.path / "finetune" / "work").exists() and house.states()["finetune"] == "done"
+
+
+def test_each_stage_knows_which_are_to_come(house, monkeypatch):
+    seen = {}
+
+    def watch(run, stage, progress, *, workspace, to_come):
+        assert workspace is not None
+        seen[stage] = list(to_come)
+        return Stopwatch(run, stage, progress, workspace=workspace, to_come=to_come)
+
+    monkeypatch.setattr(chain, "Stopwatch", watch)
+    house.run(only=["search"])
+    assert seen == {"search": []}
+    seen.clear()
+    house.stage("export")
+    assert seen == {"finetune": ["slim", "export"], "slim": ["export"], "export": []}
+    seen.clear()
+    house.run()
+    assert seen == {"baseline": ["bench", "report"], "bench": ["report"], "report": []}
