@@ -86,7 +86,7 @@ def _analyse(
     trace.settle()
     record = trace.record
     connected = Connected(record, trace.params, ignore=ignore)
-    proved = prove(model, inputs, connected.structure, trace)
+    proved = prove(model, inputs, connected, trace)
     record.executed = executed(record.operations, trace)
     record.operations.clear()  # they hold every activation
     return proved, record

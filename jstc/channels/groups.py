@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import fnmatch
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,12 +128,23 @@ class Connected:
     Everything is done for all occurrences at once: a network has thousands, most of them of a few ids.
     """
 
-    def __init__(self, record: Recorder, params: Mapping[str, Labels], *, ignore: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        record: Recorder,
+        params: Mapping[str, Labels],
+        *,
+        ignore: Sequence[str] = (),
+        more: Sequence[tuple[Ids, Ids]] = (),
+    ) -> None:
+        """`more` are ties beside those of the record."""
+        self._again = functools.partial(Connected, record, params, ignore=ignore)
+        self._more = tuple(more)
         self._params = [
             (n, d, ids) for n, dims in params.items() for d, ids in enumerate(dims) if ids is not None
         ]
         self._ranks = {name: len(dims) for name, dims in params.items()}
-        a, b = _joined([tie[0] for tie in record.ties]), _joined([tie[1] for tie in record.ties])
+        ties = (*record.ties, *more)
+        a, b = _joined([tie[0] for tie in ties]), _joined([tie[1] for tie in ties])
         low, high = np.minimum(a, b), np.maximum(a, b)
         # Reserved ids join nothing: they would make one channel of all that touch them.
         free = low >= FIRST_FREE
@@ -151,6 +163,15 @@ class Connected:
                 self._reasons.add(ids, "not used by the forward")
             elif pattern is not None:
                 self._reasons.add(ids, f"ignored by the pattern '{pattern}'")
+
+    @property
+    def atoms(self) -> Ids:
+        """The atomic channel of each id: the smallest id that it is connected to."""
+        return self._atoms
+
+    def tied(self, ties: Sequence[tuple[Ids, Ids]]) -> Connected:
+        """These channels with further ones that must be equal, position by position."""
+        return self._again(more=(*self._more, *ties))
 
     def structure(self, atoms_frozen: Mapping[int, str]) -> Structure:
         """Groups of all that is not frozen; `atoms_frozen` gives reasons for further atoms that are."""

@@ -60,13 +60,13 @@ class Executed:
 
 
 def executed(operations: Sequence[Operation], trace: TraceState) -> list[Traced]:
-    """The operations of a finished trace that have an output, without the tensors themselves."""
+    """The operations of a finished trace on which an output depends, without the tensors themselves."""
     maker: dict[int, int] = {}  # by id(): all tensors of the trace live
     found: list[Traced] = []
-    for operation in operations:
+    for number, operation in enumerate(operations):
         call = operation.call
         outputs, tensors = tensors_in(call.out), call.tensors()
-        if not outputs:
+        if not outputs or number in trace.record.unused:
             continue
         sources = tuple(maker[id(t)] for t in tensors if id(t) in maker)
         for tensor in outputs:

@@ -6,8 +6,9 @@ channels that the uncut network found (`jstc.channels.replay`). The loop of `pro
 
     trial         cut all groups, run, and collect the failures: where each is, which channels met there,
                   and which sizes no longer fit
-    learn         an attribute of that module that holds such a size follows the cut from now on; where that
-                  has not helped, it is given up, and the suspected groups are frozen with the reason
+    learn         an attribute of that module that holds such a size follows the cut from now on; dimensions
+                  that take their size from one number are tied; an attribute whose following makes the
+                  operation fail is given up; else the suspected groups are frozen with the reason
     trial again   with the groups that are left, until nothing fails
 
 A turn that changes none of these ends it, and so do `_TRIES` turns: everything is frozen then.
@@ -15,7 +16,7 @@ A turn that changes none of these ends it, and so do `_TRIES` turns: everything 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from torch import nn
 
 from jstc.channels.cutting.attributes import Sized, sized_attributes, values
 from jstc.channels.cutting.slicing import cut_module, indices, keep_vector
-from jstc.channels.groups import Structure
+from jstc.channels.groups import Connected, Structure
 from jstc.channels.replay import Failure, Replay
 from jstc.channels.trace.ids import FIRST_FREE, Ids, named_modules
 from jstc.channels.trace.state import TraceState
@@ -55,14 +56,14 @@ class Proved:
 def prove(
     model: nn.Module,
     inputs: Sequence[Any],
-    rebuild: Callable[[dict[int, str]], Structure],
+    connected: Connected,
     traced: TraceState,
 ) -> Proved:
     """The structure in which any cut is valid, as far as random cuts of all its groups can tell.
 
-    `rebuild` makes a structure from frozen atoms with their reasons; `traced` ran the uncut network.
+    `connected` holds the channels of the trace `traced`, which ran the uncut network.
     """
-    proof = _Proof(model, inputs, rebuild, traced)
+    proof = _Proof(model, inputs, connected, traced)
     proof.freeze(proof.straddling())
     for _ in range(_TRIES):
         failures = proof.trial() or proof.second_trial()
@@ -81,17 +82,18 @@ class _Proof:
         self,
         model: nn.Module,
         inputs: Sequence[Any],
-        rebuild: Callable[[dict[int, str]], Structure],
+        connected: Connected,
         traced: TraceState,
     ) -> None:
-        self._model, self._inputs, self._rebuild, self._traced = model, inputs, rebuild, traced
+        self._model, self._inputs, self._connected, self._traced = model, inputs, connected, traced
         self._modules = dict(named_modules(model))
         self._frozen: dict[int, str] = {}
         self._following: dict[str, Sized] = {s.key: s for s in _sized_norms(traced, self._modules)}
-        self._given_up: set[str] = set()
+        self._given_up: set[tuple[str, bytes]] = set()
+        self._counts: Mapping[str, int] | None = None  # of the newest trial of all groups
         self._alone = 0
         self._turns = 0
-        self._structure = rebuild(self._frozen)
+        self._structure = connected.structure(self._frozen)
 
     def result(self) -> Proved:
         return Proved(self._structure, tuple(self._following.values()))
@@ -172,6 +174,8 @@ class _Proof:
     def trial(self, only: set[str] | None = None, counts: Mapping[str, int] | None = None) -> list[Failure]:
         """Failures when all groups (or those in `only`) are cut, some of them to given widths."""
         structure = self._structure
+        if only is None:
+            self._counts = counts
         plan = trial_plan(structure, only, counts or {})
         keep = keep_vector(structure, plan)
         attributes = values(self._following.values(), structure, keep)
@@ -189,40 +193,88 @@ class _Proof:
         Returns whether anything is to be tried anew.
         """
         self._turns += 1
-        known = (len(self._frozen), set(self._following), set(self._given_up))
+        known = (self._structure.total, len(self._following), len(self._given_up))
         found: dict[str, str] = {}
         fresh: dict[str, Sized] = {}
+        ties: list[tuple[Ids, Ids]] = []
+        left: dict[str, list[Failure]] = {}
         for module, own in _by_module(failures).items():
-            new = {s.key: s for failure in own for s in self._attributes(failure)}
-            if new:
-                fresh.update(new)
-                continue
-            self._give_up(module)  # its attributes that follow did not help
+            # An attribute of the size of several dimensions is the first one's, until that does not help.
+            new = [sized for failure in own for sized in self._attributes(failure)]
+            for sized in new:
+                fresh.setdefault(sized.key, sized)
+            if not new:
+                left[module] = own
+        at_fault = self._at_fault(left)
+        for own in (own for module, own in left.items() if module not in at_fault):
             # What fails later in the same module may have failed for the same reason: the next trial tells.
             # After many trials it is rather a long forward in one module, and each is taken for its own.
             for failure in own[: max(1, 2 ** (self._turns - _ONE_BY_ONE))]:
-                found.update(self._to_freeze(failure, found))
+                tied = self._one_to_one(failure.ties)
+                ties += tied
+                found.update({} if tied else self._to_freeze(failure, found))
+        for attributes in at_fault.values():
+            self._give_up(attributes)
         self._following.update(fresh)
         self.freeze(found)
-        return known != (len(self._frozen), set(self._following), set(self._given_up))
+        self._tie(ties)
+        return known != (self._structure.total, len(self._following), len(self._given_up))
+
+    def _give_up(self, attributes: Sequence[Sized]) -> None:
+        for sized in attributes:
+            del self._following[sized.key]
+            self._given_up.add(_identity(sized))
+
+    def _one_to_one(self, ties: Sequence[tuple[Ids, Ids]]) -> list[tuple[Ids, Ids]]:
+        """Those ties that join each channel with one other: they leave as many to choose from."""
+        found, atoms = [], self._connected.atoms
+        for a, b in ties:
+            sides = np.stack((atoms[a], atoms[b]))
+            pairs, left, right = (len(np.unique(x, axis=-1).T) for x in (sides, *sides))
+            if pairs == left == right and (sides[0] != sides[1]).any():
+                found.append((a, b))
+        return found
+
+    def _tie(self, ties: Sequence[tuple[Ids, Ids]]) -> None:
+        """Channels that the forward gives one size are one from now on."""
+        if ties:
+            self._connected = self._connected.tied(ties)
+            atoms = self._connected.atoms
+            self._frozen = {int(atoms[atom]): reason for atom, reason in self._frozen.items()}
+            self._structure = self._connected.structure(self._frozen)
 
     def _attributes(self, failure: Failure) -> list[Sized]:
         module = self._modules.get(failure.module)
         if module is None:
             return []
         found = sized_attributes(module, failure.module, failure.sizes, failure.results)
-        return [s for s in found if s.key not in self._following and s.key not in self._given_up]
+        return [s for s in found if s.key not in self._following and _identity(s) not in self._given_up]
 
-    def _give_up(self, module: str) -> None:
-        for key in [key for key, sized in self._following.items() if sized.module == module]:
-            del self._following[key]
-            self._given_up.add(key)
+    def _at_fault(self, left: Mapping[str, Sequence[Failure]]) -> dict[str, list[Sized]]:
+        """For each module the attributes that make its first failure: it is gone where they need not follow.
+
+        What a literal makes fail stays, and other attributes of the module are none the worse for it.
+        """
+        own = {m: [s for s in self._following.values() if s.module == m and self._of(s)] for m in left}
+        found: dict[str, list[Sized]] = {}
+        for turn in range(max(map(len, own.values()), default=0)):  # one attribute of each module at a time
+            tried = {module: following[turn] for module, following in own.items() if turn < len(following)}
+            whole = {name for sized in tried.values() for name in self._of(sized)}
+            trial = self.trial(set(self.names()) - whole, self._counts)
+            still = {(failure.module, failure.operation) for failure in trial}
+            for module, sized in tried.items():
+                if (module, left[module][0].operation) not in still:
+                    found.setdefault(module, []).append(sized)
+        return found
+
+    def _of(self, sized: Sized) -> tuple[str, ...]:
+        return _groups_of(self._structure, (sized.ids,))
 
     def freeze(self, reasons: dict[str, str]) -> None:
         """Freeze groups given with reasons."""
         for name, reason in reasons.items():
             self._frozen.update(dict.fromkeys(_atoms(self._structure, name), reason))
-        self._structure = self._rebuild(self._frozen)
+        self._structure = self._connected.structure(self._frozen)
 
     def _to_freeze(self, failure: Failure, known: dict[str, str]) -> dict[str, str]:
         """Groups to freeze: the suspects, without those that only meet the one at fault.
@@ -255,6 +307,10 @@ def _sized_norms(traced: TraceState, modules: Mapping[str, nn.Module]) -> Iterat
                 yield Sized(operation.module, "num_features", None, ids)
 
 
+def _identity(sized: Sized) -> tuple[str, bytes]:
+    return sized.key, sized.ids.tobytes()
+
+
 def _by_module(failures: Sequence[Failure]) -> dict[str, list[Failure]]:
     found: dict[str, list[Failure]] = {}
     for failure in failures:
@@ -279,9 +335,6 @@ def trial_plan(
     last: dict[tuple[int, int], int] = {}
     random = np.random.default_rng(0)
     for group in structure.groups:
-        if only is not None and group.name not in only:
-            kept[group.name] = tuple(range(group.width))
-            continue
         # An odd number, because sizes written into a forward are mostly even and might divide an even one;
         # not one if possible, because nobody can tell such a dimension from others of size one in a view.
         # And another for each group of one width, because what only fits if both are cut alike must not pass.
@@ -289,7 +342,9 @@ def trial_plan(
         count = min(draws, key=partial(_used, last, group.width))
         last[group.width, count] = group.start
         count = (given or {}).get(group.name, count)
-        kept[group.name] = tuple(sorted(random.permutation(group.width)[:count].tolist()))
+        # Cut as it would be among all, so that one trial can be compared with another.
+        cut = tuple(sorted(random.permutation(group.width)[:count].tolist()))
+        kept[group.name] = cut if only is None or group.name in only else tuple(range(group.width))
     return Plan(kept, {group.name: group.width for group in structure.groups})
 
 

@@ -11,8 +11,9 @@ not fit, and the numbers in the call that were the size of a cut dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,18 @@ class Failure:
 
     `suspects` are ids of the channels that may be at fault; `sizes` the numbers written into the operation
     that no longer fit, each with the ids of the uncut dimension that has this size; `results` sizes and ids
-    of the parts into which a tensor is split, all of them in order.
+    of the parts into which a tensor is split, all of them in order. `ties` would make it fit: the forward
+    took a size from the first channels of each pair and gave it to the second. `operation` is its number in
+    the uncut forward (of a crash between two operations minus the number of those that were done).
     """
 
     module: str
     reason: str
+    operation: int
     suspects: tuple[Ids, ...]
     sizes: tuple[tuple[int, Ids], ...] = ()
     results: tuple[tuple[int, Ids], ...] = ()
+    ties: tuple[tuple[Ids, Ids], ...] = ()
 
 
 class Replay(TraceState):
@@ -65,6 +70,7 @@ class Replay(TraceState):
     def __init__(self, small: nn.Module, structure: Structure, keep: Ids, traced: TraceState) -> None:
         self._structure, self._keep, self._traced = structure, keep, traced
         self._kept: dict[int, Ids] = {}
+        self._loose = {c.operation: c for c in traced.record.counts if c.loose}
         self._ids: list[Ids] = []  # the arrays behind the keys of `_kept`, kept alive
         self._expected: Operation | None = None
         self._done = 0
@@ -150,11 +156,20 @@ class Replay(TraceState):
             theirs = self.kept(self._traced.raw(expected.call.first))
             for mine, other in zip(self.labels(call.first), theirs, strict=True):
                 self.tie(mine, other)
-        elif call.func._schema.name not in _BY_POSITION:
+        elif call.func._schema.name not in _BY_POSITION or self._done - 1 in self._loose:
             return super().follow(rule, call)
         return [self.kept(raw) for raw in expected.found]
 
     def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
+        """FLOPs are known from the uncut network, unless a size in them may have followed the cut unseen."""
+        known = self._loose.get(self._done - 1) if self._expected else None
+        if known is not None and known.kind == kind:
+            predicted = known.factor * prod(len(self._kept_ids(ids)) for ids in known.dims)
+            if predicted != factor * prod(shape):
+                suspects = (ids for ids in (*labels, *known.dims) if ids is not None)
+                raise TieFailure("a size follows channels that it can't be traced to", *suspects)
+
+    def returned(self, outputs: Sequence[Tensor]) -> None:
         """Nothing: it is known from the uncut network."""
 
     def site(self, kind: str, params: Sequence[Tensor | None], ids: Ids | None) -> None:
@@ -223,7 +238,7 @@ class Replay(TraceState):
             [] if call is None else [ids for t in call.tensors() for ids in self.labels(t) if ids is not None]
         )
         module = self.module if self.crashed_in is None else self.crashed_in
-        self.failures.append(Failure(module, _line(error, self.last_op), tuple(ids)))
+        self.failures.append(Failure(module, _line(error, self.last_op), -self._done, tuple(ids)))
 
     def _shapes(self, operation: Operation) -> list[Any]:
         return [
@@ -243,16 +258,28 @@ class Replay(TraceState):
     # -- who is to blame ----------------------------------------------------------------------------
 
     def _failure(self, call: Call, expected: Operation, error: Exception) -> Failure:
-        reason = _line(error, self.last_op)
         sizes, results = tuple(self._sizes(expected)), tuple(self._results(expected))
+        ties = {(id(a), id(b)): (a, b) for a, b in self._ties(call, expected, [*sizes, *results])}
         if isinstance(error, TieFailure):
             suspects = tuple(a for a in error.args[1:] if isinstance(a, np.ndarray))
-            return Failure(self.module, reason, suspects, sizes, results)
-        suspects = tuple(ids for _, ids in sizes) or tuple(self._sources(call, expected))
-        if not suspects:
+        else:
+            changed = _changed(expected.call, call)
+            suspects = tuple(ids for _, ids in sizes) or tuple(ids for _, ids in self._sources(changed))
+        if not any((self._structure.number(ids) >= 0).any() for ids in suspects):
             raws = [self._traced.raw(t) for t in expected.call.tensors()]
             suspects = tuple(i for raw in raws for i in self._whole(raw) if i is not None)
-        return Failure(self.module, reason, suspects, sizes, results)
+        reason = _line(error, self.last_op)
+        return Failure(self.module, reason, self._done - 1, suspects, sizes, results, tuple(ties.values()))
+
+    def _ties(
+        self, call: Call, expected: Operation, sizes: Sequence[tuple[int, Ids]]
+    ) -> Iterator[tuple[Ids, Ids]]:
+        """Channels from which the forward took a size, with the dimensions to which it gives that size."""
+        changed = _changed(expected.call, call)
+        for pair, given in self._sources(changed):
+            for size, ids in sizes:
+                if pair[0] == size and len(self._kept_ids(ids)) != pair[1] and len(ids) == len(given):
+                    yield given, ids
 
     def _cut(self, ids: Ids) -> bool:
         return len(self._kept_ids(ids)) != len(ids)
@@ -289,15 +316,15 @@ class Replay(TraceState):
                 if ids is not None:
                     yield part.shape[dim], ids
 
-    def _sources(self, call: Call, expected: Operation) -> Iterator[Ids]:
-        """Ids of dimensions from which the forward took a size that does not fit here."""
-        wrong = _changed(expected.call, call)
+    def _sources(self, changed: Collection[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], Ids]]:
+        """Dimensions that are as wide as numbers which are `changed`: sizes before and now, and their ids."""
         inside = f"{self.module}." if self.module else ""
-        for operation in self._traced.record.operations if wrong else ():
+        for operation in self._traced.record.operations if changed else ():
             if f"{operation.module}.".startswith(inside):
                 for size, ids in self._dims(operation):
-                    if (size, len(self._kept_ids(ids))) in wrong:
-                        yield ids
+                    pair = (size, len(self._kept_ids(ids)))
+                    if pair in changed:
+                        yield pair, ids
 
 
 class _Untied:

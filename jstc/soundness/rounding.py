@@ -76,8 +76,8 @@ def rounding(network: nn.Module, images: Tensor) -> Rounding:
     scores, again = plain_scores(plain, images), plain_scores(plain, images)
     largest = scores.abs().max().item()
     _require_repeated(scores, again, largest)
-    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
-    turned = plain_scores(last, images.contiguous(memory_format=torch.channels_last))
+    last: nn.Module = copy.deepcopy(plain)._apply(_channels_last)  # type: ignore[no-untyped-call]
+    turned = plain_scores(last, _channels_last(images))
     exact = _exact(plain, images)
     found = [scores, turned] if exact is not None else [turned]
     reference = scores.double() if exact is None else exact
@@ -85,6 +85,11 @@ def rounding(network: nn.Module, images: Tensor) -> Rounding:
     # A layout that is far worse than the other has a kernel that is wrong, and not its rounding.
     error = min(max(errors), _ALIKE * min(errors))
     return Rounding(error, largest, **_steepest(plain))
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    # `network.to(memory_format=...)` fails at the first tensor of five dimensions.
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 def _require_repeated(scores: Tensor, again: Tensor, largest: float) -> None:

@@ -104,16 +104,20 @@ def autocast(where: torch.device, dtype: torch.dtype | None) -> torch.autocast:
 
 def to_device(network: M, settings: TrainSettings, where: torch.device) -> M:
     """Move `network` to `where`, in channels-last layout when the settings say so. In place."""
+    moved = network.to(where)
     if settings.channels_last:
-        return network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-    return network.to(where)
+        moved._apply(_channels_last)  # type: ignore[no-untyped-call]
+    return moved
 
 
 def as_input(images: Tensor, *, channels_last: bool) -> Tensor:
     """`images` [N, C, H, W] in the layout that `to_device` gave the network; same values."""
-    if channels_last and images.dim() == 4:
-        return images.contiguous(memory_format=torch.channels_last)
-    return images
+    return _channels_last(images) if channels_last else images
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    # `network.to(memory_format=...)` fails at the first tensor of five dimensions.
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from jstc import models
 from jstc.channels import ChannelMap, analyse
+from jstc.channels.trace.ids import named_tensors
 from jstc.plan import Plan
+from jstc.runs.stages.train import count
 
 
 def relative(a: Any, b: Any) -> float:
@@ -84,6 +86,22 @@ class Example:
             plan = self.plan(seed)
             small = self.cut(plan)
             assert sum(p.numel() for p in small.parameters()) == self.channels.cost(plan).params
+
+    def require_all(self) -> None:
+        """A cut is a mask, costs what fvcore counts, can be trained, and goes back to its places."""
+        for seed in range(2):
+            plan = self.plan(seed)
+            small, cost = self.cut(plan), self.channels.cost(plan)
+            assert count(small, self.inputs[0][:1]) == (cost.flops, cost.params)
+            trained = copy.deepcopy(small).train()
+            sum(t.sum() for t in tree_leaves(trained(*self.inputs)) if isinstance(t, Tensor)).backward()
+            with torch.no_grad():
+                for parameter in trained.parameters():
+                    parameter.sub_(0.1 if parameter.grad is None else 0.1 * parameter.grad)
+            whole = copy.deepcopy(self.model)
+            self.channels.map_back(trained, whole, plan)
+            again = dict(named_tensors(self.channels.slice(whole, plan)))
+            assert all(torch.equal(tensor, again[name]) for name, tensor in named_tensors(trained))
 
 
 def _randomise(model: nn.Module) -> nn.Module:

@@ -128,6 +128,106 @@ def test_operations_are_counted_as_fvcore_does(toy, kind):
         assert count(net.channels.slice(net.model, plan), net.inputs[0][:1]) == (cost.flops, cost.params)
 
 
+def depthwise(x, kernel, **options):
+    return F.conv2d(x, kernel, padding=1, groups=x.shape[1], **options)
+
+
+KERNELS = {
+    "a buffer, expanded": lambda net, x: depthwise(x, net.kernel.expand(x.shape[1], -1, -1, -1), stride=2),
+    "a parameter, expanded": lambda net, x: depthwise(x, net.learned.expand(x.shape[1], 1, 3, 3)),
+    "to a stored width": lambda net, x: F.conv2d(
+        x, net.kernel.expand(net.width, -1, -1, -1), padding=1, groups=net.width
+    ),
+    "repeated": lambda net, x: depthwise(x, net.kernel.repeat(x.shape[1], 1, 1, 1)),
+    "tiled": lambda net, x: depthwise(x, net.learned.tile((x.shape[1], 1, 1, 1))),
+    "of ones": lambda net, x: depthwise(x, torch.ones(x.shape[1], 1, 3, 3, dtype=x.dtype) / 9),
+    "multiplied": lambda net, x: depthwise(x, torch.ones(x.shape[1], 1, 1, 1, dtype=x.dtype) * net.learned),
+    "two for each channel": lambda net, x: depthwise(x, net.kernel.repeat(2 * x.shape[1], 1, 1, 1))[:, ::2],
+    "transposed": lambda net, x: F.conv_transpose2d(
+        x, net.kernel.expand(x.shape[1], -1, -1, -1), groups=x.shape[1]
+    ),
+    "over channels in the batch": lambda net, x: F.conv2d(
+        x.flatten(0, 1)[:, None], net.learned, padding=1
+    ).view_as(x),
+    "sums of all channels": lambda net, x: (
+        x + F.conv2d(x, torch.ones(1, x.shape[1], 1, 1, dtype=x.dtype) / 8)
+    ),
+    "a product with ones": lambda net, x: (
+        x * (torch.ones(1, x.shape[1], dtype=x.dtype) @ x.flatten(2)).view(-1, 1, *x.shape[2:])
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_what_a_forward_makes_up_is_counted_at_the_width_of_what_it_meets(toy, kind):
+    line = torch.tensor([1.0, 2.0, 1.0])
+    kernel = (line[:, None] * line)[None, None] / 16
+    net = toy(
+        lambda net, x: net.out(F.relu(net.b(KERNELS[kind](net, F.relu(net.norm(net.a(x)))))).mean((2, 3))),
+        a=nn.Conv2d(3, 8, 3, padding=1),
+        norm=nn.BatchNorm2d(8),
+        kernel=nn.Buffer(kernel),
+        learned=nn.Parameter(kernel.clone()),
+        width=8,
+        b=nn.Conv2d(8, 12, 3, padding=1),
+        out=nn.Linear(12, 10),
+    )
+    assert net.widths == {"a": 8, "b": 12}
+    net.require_all()
+
+
+UNSEEN = {
+    "a convolution": lambda x, ones: F.conv2d(x, ones[:, :, None, None]),
+    "a linear layer": lambda x, ones: F.linear(x.movedim(1, -1), ones).movedim(-1, 1),
+    "a product": lambda x, ones: (ones @ x.flatten(2)).view_as(x),
+}
+
+
+@pytest.mark.parametrize("kind", UNSEEN)
+def test_a_width_that_follows_unseen_is_not_offered(toy, kind):
+    """Outputs as many as the inputs, but of no channel: the count of such a cut would be wrong."""
+
+    def forward(net, x):
+        x = F.relu(net.a(x))
+        y = UNSEEN[kind](x, torch.ones(x.shape[1], x.shape[1], dtype=x.dtype))
+        return net.out(net.b(x + y).mean((2, 3)))
+
+    net = toy(forward, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 12, 1), out=nn.Linear(12, 10))
+    assert net.widths == {"b": 12}
+    assert "a size follows channels that it can't be traced to" in net.reasons["a", 0]
+    net.require_all()
+
+
+def kept_aside(net, x):
+    net.seen = net.idle(x).detach()
+    return x
+
+
+UNUSED = {
+    "thrown away": lambda net, x: (x, net.idle(x))[0],
+    "thrown away in place": lambda net, x: (x, net.idle(x).relu_().mul_(2))[0],
+    "kept as an attribute": kept_aside,
+}
+USED = {
+    "in place": lambda net, x: x + (y := net.idle(x), y.relu_())[0],
+    "in place by a view": lambda net, x: x + (y := net.idle(x), y[:, :, :2].mul_(2))[0],
+}
+
+
+@pytest.mark.parametrize("kind", UNUSED | USED)
+def test_results_that_no_output_needs_cost_nothing(toy, kind):
+    net = toy(
+        lambda net, x: net.out((UNUSED | USED)[kind](net, net.a(x)).mean((2, 3))),
+        a=nn.Conv2d(3, 8, 1, bias=False),
+        idle=nn.Conv2d(8, 8, 1, bias=False),
+        out=nn.Linear(8, 10),
+    )
+    assert net.channels.cost().flops == 64 * 24 + 80 + (64 * 64 if kind in USED else 0)
+    net.require_all()
+    idle = [e for e in net.channels.executions.operations if e.kind == "conv2d"][1:]
+    assert len(idle) == (kind in USED)
+
+
 def test_the_full_size_vgg_is_counted_without_its_weights():
     spec = models.spec("vgg16_bn", num_classes=10, in_channels=3, height=224, width=224)
     model = models.build(spec, device="meta")

@@ -104,6 +104,132 @@ def test_only_the_channels_at_fault_stay(toy, kind):
     net.require_exact()
 
 
+def unpacked(x):
+    n, c, h, w = x.shape
+    return x.reshape(n, c // 8, 8, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def written(x):
+    made = torch.empty(x.shape[0], 16, 8, 8, dtype=x.dtype)
+    made[:, :8], made[:, 8:] = x[:, 8:], x[:, :8]
+    return made
+
+
+def checked(x):
+    assert x.shape[1] == 16
+    return x
+
+
+LITERALS = {
+    "a view": lambda net, x: x.view(-1, 2, 8, 8, 8).relu().view(-1, 16, 8, 8),
+    "a flat view": lambda net, x: x.view(-1, 16 * 64).view(x.shape),
+    "a reshape": lambda net, x: x.movedim(1, 3).reshape(-1, 16).cos().reshape(-1, 8, 8, 16).movedim(3, 1),
+    "a split": lambda net, x: torch.cat([torch.max(*torch.split(x, 8, 1))] * 2, 1),
+    "sizes of a split": lambda net, x: torch.cat([p.cos() for p in torch.split(x, [4, 12], 1)][::-1], 1),
+    "a slice": lambda net, x: torch.cat([x[:, :8].cos(), x[:, 8:]], 1),
+    "a slice of one": lambda net, x: x + x[:, 3:4],
+    "a narrow": lambda net, x: torch.cat([x.narrow(1, 8, 8), x.narrow(1, 0, 8)], 1),
+    "numbers": lambda net, x: x[:, list(range(15, -1, -1))],
+    "positions": lambda net, x: x + torch.arange(16.0, dtype=x.dtype).view(1, 16, 1, 1),
+    "a constant": lambda net, x: x + torch.ones(1, 16, 1, 1, dtype=x.dtype),
+    "a plain tensor": lambda net, x: x + net.constant,
+    "an expansion": lambda net, x: x * x.new_ones(1, 1, 1, 1).expand(1, 16, 1, 1),
+    "an assertion": lambda net, x: checked(x),
+    "parts": lambda net, x: torch.stack(x.unbind(1)[::-1], 1),
+    "single channels": lambda net, x: torch.stack([x[:, i] for i in range(16)], 1),
+    "a norm": lambda net, x: F.layer_norm(x.movedim(1, 3), (16,)).movedim(3, 1),
+    "a convolution": lambda net, x: F.conv2d(x, torch.ones(16, 1, 3, 3, dtype=x.dtype), padding=1, groups=16),
+    "heads by eight": lambda net, x: unpacked(x),
+    "a new tensor": lambda net, x: written(x),
+}
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("kind", LITERALS)
+def test_a_literal_anywhere_in_a_forward_leaves_the_rest_alone(toy, kind, place):
+    """All in one forward, beside attributes that follow, one of them as large as the literal width."""
+
+    def held(net, x, here):
+        return net.back(LITERALS[kind](net, net.held(x))) if here == place else x
+
+    def forward(net, x):
+        x = torch.max(*torch.split(net.maxout(held(net, x, "first")), net.half, 1))
+        x = net.narrow(held(net, net.wide(x).relu(), "middle"))
+        x = held(net, x.view(x.shape[0], net.inner, 8, -1), "last").mean((2, 3))
+        return net.out(net.query(x).view(-1, net.heads, 3).relu().flatten(1))
+
+    width = {"first": 3, "middle": 24, "last": 20}[place]
+    net = toy(
+        forward,
+        half=16,
+        inner=20,
+        heads=4,
+        maxout=conv(3, 32),
+        wide=conv(16, 24),
+        narrow=conv(24, 20),
+        query=nn.Linear(20, 12),
+        out=nn.Linear(12, 10),
+        held=conv(width, 16),
+        back=conv(16, width),
+        constant=torch.ones(1, 16, 1, 1, dtype=torch.float64),
+    )
+    free = {"maxout": 16, "wide": 24, "narrow": 20, "query": 4}
+    assert {name: net.widths.get(name) for name in free} == free
+    assert net.reasons["held", 0]
+
+
+def test_an_attribute_that_is_the_width_of_two_layers_ties_them(toy):
+    def forward(net, x):
+        x = net.a(x).view(x.shape[0], net.width, -1).relu()
+        x = net.b(x.view(x.shape[0], -1, 8, 8)).view(x.shape[0], net.width, -1)
+        return net.out(x.relu().mean(2))
+
+    net = toy(forward, width=16, a=conv(3, 16), b=conv(16, 16), out=nn.Linear(16, 10))
+    assert net.widths == {"a": 16}
+    assert set(net.channels.groups[0].layers) == {"a", "b", "out"}
+    net.require_all()
+
+
+def test_parts_of_one_stored_size_stay_equally_wide(toy):
+    def forward(net, x):
+        a, b = net.a(x).split((net.half, net.half), 1)
+        return pooled(net.out(torch.cat((a, net.b(b)), 1)))
+
+    net = toy(forward, half=8, a=conv(3, 16), b=conv(8, 8), out=conv(16, 10))
+    assert net.widths == {"a": 8, "b": 8}
+    net.require_all()
+
+
+def test_a_size_of_one_tensor_that_views_another_ties_them(toy):
+    class Reduced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.less, self.out = nn.Conv2d(16, 16, 2, stride=2), nn.Linear(16, 10)
+
+        def forward(self, x):
+            n, c = x.shape[:2]
+            return self.out(self.less(x.relu()).reshape(n, c, -1).mean(2))
+
+    net = toy(lambda net, x: net.reduced(net.stem(x)), stem=conv(3, 16), reduced=Reduced())
+    assert net.widths == {"stem": 16}
+    assert set(net.channels.groups[0].layers) == {"stem", "reduced.less", "reduced.out"}
+    net.require_all()
+
+
+def test_a_width_that_views_heads_of_another_width_ties_nothing(toy):
+    """It would leave the stem two channels to choose from, one for each head."""
+
+    def forward(net, x):
+        x = net.stem(x)
+        n, c = x.shape[:2]
+        heads = net.query(x).view(n, net.heads, -1, 64)
+        scores = (heads.mT @ heads).softmax(-1)
+        return pooled(net.out((heads @ scores).view(n, c, 8, 8)))
+
+    net = toy(forward, heads=2, stem=conv(3, 16), query=conv(16, 16), out=conv(16, 10))
+    assert 2 not in net.widths.values()
+
+
 def test_half_of_a_literal_split_may_still_be_cut(toy):
     def forward(net, x):
         x = F.relu(net.stem(x))

@@ -33,6 +33,19 @@ def images() -> Tensor:
     return torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
+def test_of_a_network_with_parameters_of_five_dimensions(images: Tensor) -> None:
+    class Volume(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.positions = nn.Conv3d(3, 8, (1, 3, 3)), nn.Parameter(torch.randn(1, 8, 1, 6, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = (self.conv(x[:, :, None]) + self.positions).relu().mean((2, 3, 4))
+            return scores
+
+    assert 0 < rounding(Volume().eval(), images).error < 1e-5
+
+
 def test_of_an_ordinary_network_it_is_the_last_digits(images: Tensor) -> None:
     found = rounding(network(), images)
     assert 0 < found.error < 16 * 2**-23 * max(1.0, found.largest)

@@ -63,6 +63,17 @@ def test_place_and_as_input_agree_on_the_layout(channels_last: bool) -> None:
     assert torch.equal(placed, images)
 
 
+def test_tensors_of_five_dimensions_have_no_channels_last_layout() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv3d(4, 4, 3))
+    network.register_buffer("positions", torch.randn(1, 4, 2, 3, 3))
+    before = [tensor.clone() for tensor in network.state_dict().values()]
+    devices.to_device(network, TrainSettings(channels_last=True), torch.device("cpu"))
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    after = network.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert devices.as_input(torch.zeros(1, 4, 2, 3, 3), channels_last=True).is_contiguous()
+
+
 def test_autocast_without_a_dtype_does_nothing() -> None:
     layer, row = nn.Linear(3, 2), torch.randn(1, 3)
     with devices.autocast(torch.device("cpu"), None):

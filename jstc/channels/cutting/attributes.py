@@ -22,7 +22,7 @@ __all__ = ["Sized", "apply", "forget", "repair_layer", "sized_attributes", "valu
 _GEOMETRY = ("kernel", "stride", "pad", "dilation", "window", "patch", "grid", "seq", "depth")
 
 
-_OWN_WIDTHS = ("num_features", "num_channels", "normalized_shape")
+_OWN_WIDTHS = ("num_features", "num_channels", "normalized_shape", "unflattened_size")
 """Attributes of torch's layers that may follow: those without parameters have nothing else to say it."""
 
 
@@ -53,7 +53,7 @@ def sized_attributes(
     Those named like geometry (a kernel) are none.
     """
     by_size = {size: ids for size, ids in sizes if size > 1}
-    own = {name: value for name, value in vars(module).items() if _may_follow(name)}
+    own = {name: value for name, value in vars(module).items() if _may_follow(module, name)}
     # Of a number of heads and a width per head that are equal it is the former.
     heads = {value for name, value in own.items() if type(value) is int and _counts_heads(name)}
     for name, value in own.items():
@@ -65,7 +65,9 @@ def sized_attributes(
             yield from (Sized(path, name, index, i) for index, i in enumerate(ids) if i is not None)
 
 
-def _may_follow(name: str) -> bool:
+def _may_follow(module: nn.Module, name: str) -> bool:
+    if type(module).__module__.startswith("torch."):
+        return name in _OWN_WIDTHS
     return not name.startswith("_") and not any(word in name for word in _GEOMETRY)
 
 
@@ -86,10 +88,9 @@ def apply(model: nn.Module, attributes: Mapping[str, int]) -> None:
         try:
             owner: Any = model.get_submodule(path)
             whole = vars(owner)[name]
-            torchs = type(owner).__module__.startswith("torch.")
-            if not _may_follow(name) or (torchs and name not in _OWN_WIDTHS):
+            if not _may_follow(owner, name):
                 raise KeyError(name)  # a file from a stranger could change a stride
-            if index and not (type(whole) in (list, tuple) and index.isdecimal()):
+            if index and not (isinstance(whole, list | tuple) and index.isdecimal()):
                 raise TypeError
             old = whole[int(index)] if index else whole
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):

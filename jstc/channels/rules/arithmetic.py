@@ -74,8 +74,12 @@ def _meet_undecided(trace: TraceState, a: Ids | Axis, b: Ids | Axis, *, last: bo
     "floor_divide", "abs", "eq", "ne", "ge", "gt", "le", "lt", "gelu", "mish", "copysign", "threshold",
     "xlogy", "complex", "polar",
 )  # fmt: skip
-def _pointwise(trace: TraceState, call: Call) -> Raw:
-    return _elementwise(trace, call)
+def _pointwise(trace: TraceState, call: Call) -> Raw | list[Labels]:
+    if isinstance(call.out, Tensor):
+        return _elementwise(trace, call)
+    for ids in trace.labels(call.first):  # `torch.where(condition)`: the numbers of positions where it holds
+        trace.freeze(ids, "channels are picked one by one (where)")
+    return [tuple(fixed(n) for n in out.shape) for out in call.out]
 
 
 def _elementwise(trace: TraceState, call: Call) -> Raw:

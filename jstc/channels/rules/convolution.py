@@ -36,10 +36,20 @@ def _convolution(trace: TraceState, call: Call) -> Labels:
         trace.tie(out, trace.labels(bias)[0])
     positions = (x if transposed else call.out).shape[channel + 1 :]
     around = (*x.shape[:channel], *positions), (*x_ids[:channel], *space)  # heads may be in the batch
-    trace.count("conv", 1, (*weight.shape, *around[0]), (*w, *around[1]))
+    wide = _widths(x_ids[channel], out, w, groups, transposed=transposed)
+    trace.count("conv", 1, (*weight.shape, *around[0]), (*wide, *w[2:], *around[1]))
     if not transposed and not _depthwise(weight, w, groups):
         trace.site("writer", (weight, bias), out)
     return (*x_ids[:channel], out, *space)
+
+
+def _widths(x: Ids | None, out: Ids | None, w: Labels, groups: int, *, transposed: bool) -> Labels:
+    """Labels of a weight's first two dimensions; of one that the forward made up, those that it meets."""
+    first, second = w[:2]
+    if transposed:
+        return (x if first is None else first), second
+    depthwise = groups > 1 and x is not None and len(x) == groups
+    return (out if first is None and depthwise else first), (x if second is None and groups == 1 else second)
 
 
 def _space(trace: TraceState, call: Call, labels: Labels) -> Labels:
@@ -96,7 +106,7 @@ def _transposed(trace: TraceState, x: Ids | None, w: Labels, weight: Tensor, gro
     if groups == 1:
         return w[1]
     if weight.shape[0] == groups and _depthwise(weight, w, groups):
-        return w[0]
+        return x if w[0] is None else w[0]
     if w[0] is not None:
         trace.tie_all(w[0].reshape(groups, -1))
     return None if w[1] is None else np.tile(w[1], groups)

@@ -29,7 +29,8 @@ def _linear(trace: TraceState, call: Call) -> Labels:
     out = w[0] if weight.dim() == 2 else None
     if bias is not None:
         trace.tie(out, trace.labels(bias)[-1])
-    trace.count("linear", 1, (*x.shape, weight.shape[0]), (*x_ids, w[0]))
+    common = w[-1] if x_ids[-1] is None else x_ids[-1]
+    trace.count("linear", 1, (*x.shape, weight.shape[0]), (*x_ids[:-1], common, w[0]))
     trace.site("writer", (weight, bias), out)
     return (*x_ids[:-1], *w[:-1])
 
@@ -44,7 +45,8 @@ def _matmul(trace: TraceState, call: Call) -> Labels:
     trace.tie(left[-1], right[-2])
     m = b.shape[-1] if b.dim() > 1 else 1
     kind = call.kind
-    trace.count(kind, 1, (*a.shape, m), (*a_ids, right[-1]))
+    common = right[-2] if left[-1] is None else left[-1]
+    trace.count(kind, 1, (*a.shape, m), (*a_ids[:-1], common, right[-1]))
     batch = _batch(trace, left[:-2], right[:-2])
     return (*batch, *([left[-2]] if a.dim() > 1 else []), *([right[-1]] if b.dim() > 1 else []))
 
@@ -83,7 +85,8 @@ def _addmm(trace: TraceState, call: Call) -> Labels:
     trace.tie(a_ids[-1], b_ids[-2])
     trace.tie(trace.labels(bias)[-1], b_ids[-1])
     if call.func._schema.name == "aten::addmm":
-        trace.count("addmm", 1, (*a.shape, b.shape[-1]), (*a_ids, b_ids[-1]))
+        common = b_ids[-2] if a_ids[-1] is None else a_ids[-1]
+        trace.count("addmm", 1, (*a.shape, b.shape[-1]), (*a_ids[:-1], common, b_ids[-1]))
     return (*a_ids[:-1], b_ids[-1])
 
 

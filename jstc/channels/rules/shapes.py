@@ -83,9 +83,13 @@ def _expand(trace: TraceState, call: Call) -> Raw:
 
 @rule("repeat")
 def _repeat(trace: TraceState, call: Call) -> Labels:
+    """A dimension repeated from size one fits anything, as an expanded one does."""
     labels, times = trace.labels(call.first), call["repeats"]
     padded = (np.zeros(1, np.int64),) * (len(times) - len(labels)) + labels
-    return tuple(None if ids is None else np.tile(ids, n) for ids, n in zip(padded, times, strict=True))
+    return tuple(
+        None if ids is None or (n > 1 and len(ids) == 1 and ids[0] == FIXED) else np.tile(ids, n)
+        for ids, n in zip(padded, times, strict=True)
+    )
 
 
 @rule("cat", "concat", "concatenate")

@@ -57,11 +57,16 @@ FIXED, INPUT, KERNEL, FIRST_FREE = 0, 1, 2, 16
 
 @dataclass(frozen=True)
 class Count:
-    """FLOPs of one operation: `factor` times the product of the widths of `dims`."""
+    """FLOPs of the operation of that number: `factor` times the product of the widths of `dims`.
+
+    It is `loose` where a size among the factors is that of no channel: it may follow a cut unseen.
+    """
 
     kind: str
     factor: int
     dims: tuple[Ids, ...]
+    operation: int
+    loose: bool
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,7 @@ class Recorder:
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     frozen: list[tuple[Ids, str]] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
+    unused: set[int] = field(default_factory=set)  # operations on which no output depends
     sites: list[Site] = field(default_factory=list)
     parts: dict[int, list[tuple[Ids | None, ...]]] = field(default_factory=dict)  # by number of operation
     borders: list[tuple[Ids, Ids]] = field(default_factory=list)  # a dimension, and a part taken of it

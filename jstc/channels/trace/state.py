@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,7 @@ class TraceState:
         self._alive: list[Tensor] = []  # an id() is only good while its tensor lives
         self._names: dict[int, str] = {}
         self._given = given
-        convolutions = (m for m in self._modules.values() if isinstance(m, nn.modules.conv._ConvNd))
-        kernels = {id(m.weight) for m in convolutions if isinstance(m.weight, nn.Parameter)}
+        kernels = {id(weight) for m in self._modules.values() for weight in _kernels(m)}
         for name, tensor in named_tensors(model):
             self._names[id(tensor)] = name
             self._alive.append(tensor)
@@ -197,6 +196,25 @@ class TraceState:
             for raw in operation.found:
                 self.decided(tuple(x for x in raw if isinstance(x, Axis) and not x.block.parted))
 
+    def returned(self, outputs: Sequence[Tensor]) -> None:
+        """The forward returned `outputs`: forget the FLOPs of what it made and did not use for them.
+
+        Neither an export nor fvcore keeps such operations (`torch.jit` drops them from its trace).
+        """
+        record = self.record
+        used, stored = set(map(id, outputs)), set(map(_storage, outputs))
+        for number in reversed(range(len(record.operations))):
+            call = record.operations[number].call
+            made = tensors_in(call.out)
+            if any(id(t) in used for t in made) or (
+                call.func._schema.is_mutable and not stored.isdisjoint(map(_storage, call.tensors()))
+            ):
+                used.update(map(id, call.tensors()))
+                stored.update(map(_storage, call.tensors()))
+            else:
+                record.unused.add(number)
+        record.counts = [count for count in record.counts if count.operation not in record.unused]
+
     def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
         """Record `factor` times the product of `shape`, whose dimensions carry `labels`."""
         dims = []
@@ -205,7 +223,9 @@ class TraceState:
                 dims.append(ids)
             else:
                 factor *= size
-        self.record.counts.append(Count(kind, factor, tuple(dims)))
+        loose = any(ids is None and size > 1 for size, ids in zip(shape, labels, strict=True))
+        number = len(self.record.operations)
+        self.record.counts.append(Count(kind, factor, tuple(dims), number, loose))
 
     def site(self, kind: str, params: Sequence[Tensor | None], ids: Ids | None) -> None:
         """Record a place where a gate on the channels `ids` can be folded into `params`."""
@@ -239,3 +259,16 @@ class TraceState:
         start = self.record.next_id
         self.record.next_id += size
         return np.arange(start, start + size)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _kernels(module: nn.Module) -> Iterator[Tensor]:
+    """Weights [*, *, kernel...] of a convolution, also those that a parametrization makes its weight from."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        for name, parameter in module.named_parameters():
+            ours = name.startswith(("weight", "parametrizations.weight."))
+            if ours and parameter.dim() == len(module.kernel_size) + 2:
+                yield parameter

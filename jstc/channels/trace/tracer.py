@@ -58,9 +58,11 @@ def run(model: nn.Module, inputs: Sequence[Any], trace: TraceState) -> None:
             hook.remove()
         for module, before in kept:
             _restore(module, before)
-    for tensor in tensors_held(out):
+    outputs = tensors_held(out)
+    for tensor in outputs:
         for ids in trace.labels(tensor):
             trace.freeze(ids, "network output")
+    trace.returned(outputs)
 
 
 _TORCHS_OWN = frozenset(vars(nn.Module())) - {"_buffers"}

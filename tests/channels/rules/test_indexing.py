@@ -151,3 +151,16 @@ def test_a_mask_of_values(toy, sandwich):
     net = sandwich(toy, forward)
     assert net.widths == {}
     assert net.reasons["stem", 0] == "meets a dimension of fixed size"
+
+
+@pytest.mark.parametrize("numbers", [lambda mask: torch.where(mask)[0], lambda mask: mask.nonzero()[:, 0]])
+def test_images_picked_by_their_values_leave_channels_free(toy, sandwich, numbers):
+    net = sandwich(toy, lambda net, x: x[numbers(x.mean((1, 2, 3)) > -9)])
+    assert net.widths == {"stem": 16}
+    net.require_exact()
+
+
+def test_where_a_channel_has_a_value_is_a_number(toy, sandwich):
+    net = sandwich(toy, lambda net, x: x + torch.where(x.mean((0, 2, 3)) > -9)[0].sum())
+    assert net.widths == {}
+    assert net.reasons["stem", 0] == "channels are picked one by one (where)"
