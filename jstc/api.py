@@ -127,7 +127,7 @@ def search(
     """
 
     def made(own: str | None = None) -> Recipe:
-        budgets = {"flops": flops, "params": params, "latency": latency}
+        budgets: dict[str, object] = {"flops": flops, "params": params, "latency": latency}
         name = model if isinstance(model, str) else _name(model)
         given = {"model": name, "dataset": GIVEN, "weights": own or weights}
         return loading.from_python(recipe, settings, budgets | given)

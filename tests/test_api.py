@@ -5,6 +5,7 @@ from __future__ import annotations
 import pydoc
 import shutil
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -43,7 +44,7 @@ class Data:
 
     def __getitem__(self, index):
         channels, height, width = self.shape(index)
-        image = 0.2 * torch.rand(channels, height, width, generator=torch.Generator().manual_seed(index))
+        image: Any = 0.2 * torch.rand(channels, height, width, generator=torch.Generator().manual_seed(index))
         row, column = divmod(index % 4, 2)
         image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 0.8
         if self.picture:
@@ -345,7 +346,7 @@ def test_progress_is_shown_unless_it_is_switched_off(found, trained, capsys):
 
 
 def test_help_tells_of_every_argument():
-    text = pydoc.render_doc(jstc.search, renderer=pydoc.plaintext)
+    text = pydoc.plain(pydoc.render_doc(jstc.search))
     for name in jstc.search.__code__.co_varnames[
         : jstc.search.__code__.co_argcount + jstc.search.__code__.co_kwonlyargcount
     ]:

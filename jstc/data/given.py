@@ -309,16 +309,11 @@ def _can_travel(data: Any) -> bool:
 
 
 def _require_one_form(looked: Mapping[str, Looked]) -> None:
-    first, *others = looked.items() or [("", None)]
-    for name, each in others:
-        assert first[1] is not None
-        if each.pixels != first[1].pixels:
+    for (name, one), (other, another) in itertools.pairwise(looked.items()):
+        if one.pixels != another.pixels:
             words = {True: "images that are prepared here (pixels)", False: "tensors"}
             raise DataError(
-                f"{first[0]} gives {words[first[1].pixels]}, {name} {words[each.pixels]}",
-                "give both the same way",
+                f"{name} gives {words[one.pixels]}, {other} {words[another.pixels]}", "give both the same way"
             )
-        if not each.pixels and each.shape[0] != first[1].shape[0]:
-            raise DataError(
-                f"{first[0]} gives images of {first[1].shape[0]} channels, {name} of {each.shape[0]}"
-            )
+        if not one.pixels and one.shape[0] != another.shape[0]:
+            raise DataError(f"{name} gives images of {one.shape[0]} channels, {other} of {another.shape[0]}")

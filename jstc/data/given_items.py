@@ -180,10 +180,11 @@ def picture(image: Any, mode: str, background: Colour | None, where: str) -> Ima
     if not isinstance(image, Image.Image):
         pixels = _pixels(image, where)
         image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
-    if image.mode == mode and "transparency" not in image.info:
-        return image
+    found: Image.Image = image
+    if found.mode == mode and "transparency" not in found.info:
+        return found
     try:
-        return as_colours(image, mode, background)
+        return as_colours(found, mode, background)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
 

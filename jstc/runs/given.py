@@ -58,15 +58,15 @@ class GivenWorkspace(Workspace):
         labels: Sequence[str] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        named = isinstance(model, str)
-        super().__init__(recipe, Permissions(model=model if named else None))
+        named = model if isinstance(model, str) else None
+        super().__init__(recipe, Permissions(model=named))
         self._model = None if isinstance(model, str) else model
         names = tuple(labels) if labels is not None else data.classes
         self.images = self._settled(data, names)
         self.info = self.images.info
         data.require_labels(self.info.num_classes)
         self.dataset = data.dataset(self.info, recipe.input, self.device)
-        if not named:
+        if named is None:
             self.spec = ModelSpec(recipe.model, self.info.num_classes, *self.info.input_shape, cifar=False)
         if data.test is data.val:
             say("val_data serves for the search and for the reported accuracy; test_data= is for the latter")
