@@ -23,6 +23,7 @@ from jstc.train.device import as_input, autocast
 __all__ = ["Found", "Trial", "listed", "require_float32", "require_same_build"]
 
 _SHOWN = 3
+_SIDES = (224, 32, 64, 128, 256, 299, 384, 96, 160, 192, 240, 288, 320, 448, 512, 28)
 _AGAIN = 4  # evaluations of the same images, where random numbers are drawn and no answer shows it
 _ROUNDING = 1e-3  # of the scores' own size: what a GPU's order of additions or another batch may change
 
@@ -149,7 +150,7 @@ def _evaluated(network: nn.Module, trial: Trial) -> Found:
     before = {name: tensor.detach().clone() for name, tensor in network.named_buffers()}
     with evaluating(network), torch.inference_mode():
         with randomness_kept() as used, watching(network) as watch:
-            output = _forward(network, images, trial.dataset)
+            output = _first_forward(network, images, trial)
         _require_owned(network, watch)
         scores = _scores(output)
         _require_shape(output, scores, trial)
@@ -177,14 +178,33 @@ def _evaluated(network: nn.Module, trial: Trial) -> Found:
     return Found(tuple(notes), tuple(place or "in a library" for place in watch.read))
 
 
+def _first_forward(network: nn.Module, images: Tensor, trial: Trial) -> Any:
+    """The output for `images`. Raises `ModelError`, with a size that the network takes where it is that."""
+    try:
+        return _forward(network, images, trial.dataset)
+    except ModelError as error:
+        side = next((side for side in _SIDES if _takes(network, trial, side)), None)
+        if side is None:
+            raise
+        advice = f"it takes images of {side}x{side}: --set input.image_size={side}"
+        raise ModelError(error.problem, advice) from error.__cause__
+
+
+def _takes(network: nn.Module, trial: Trial, side: int) -> bool:
+    images = replace(trial, shape=(trial.shape[0], side, side)).images(1)
+    try:
+        return logits(network(images)).shape[-1] == trial.classes
+    except Exception:  # whatever a forward raises
+        return False
+
+
 def _forward(network: nn.Module, images: Tensor, dataset: str = "") -> Any:
     try:
         return network(images)
     except Exception as error:
         size = "x".join(map(str, images.shape[1:])) + (f" from '{dataset}'" if dataset else "")
         raise ModelError(
-            f"the forward failed for {_counted(len(images))} of {size}: {failure(error)}",
-            "input.image_size sets another side of the images, which are square unless the data are not",
+            f"the forward failed for {_counted(len(images))} of {size}: {failure(error)}"
         ) from error
 
 
@@ -329,7 +349,8 @@ def _refusal(error: Exception, network: nn.Module, trial: Trial, number: int) ->
         )
     return ModelError(
         f"a training step of {_counted(number)} fails, where their evaluation works: {told}",
-        "look for what only training does: `if self.training`, changes in place, detached scores",
+        "look for what only training does (`if self.training`), changes in place, scores without a gradient, "
+        "and tensors that the forward keeps from an evaluation",
     )
 
 

@@ -201,6 +201,15 @@ def test_places_where_values_are_read_are_known(forward: Any) -> None:
     assert place.endswith("of test_network_trial.py")
 
 
+def test_a_size_that_the_network_takes_is_named() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        return net.scores(x) + net.more(x.mean((1, 2)))
+
+    error = refused(forward, r"failed for 2 images of 3x8x8 .*\(2x8 and 64x1\)", more=nn.Linear(64, 1))
+    assert error.advice == "it takes images of 64x64: --set input.image_size=64"
+    assert refused(forward, "failed for 2 images", more=nn.Linear(17, 1)).advice == ""
+
+
 # -- layers that are not the network's ----------------------------------------------------------------------
 
 ELSEWHERE = nn.Conv2d(3, 3, 1)
