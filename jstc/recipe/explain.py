@@ -68,7 +68,10 @@ _CUTOFF = 0.7
 
 
 def explain(error: ValidationError, where: Callable[[KeyPath], str], flagged: Collection[KeyPath]) -> str:
-    """One line per mistake. `where` says where a key was given; `flagged` keys are named there already."""
+    """One line per mistake. `where` says where a key was given; `flagged` keys are named there already.
+
+    Where there is no file, `where` is empty for what was not given at all.
+    """
     # Branches of a union report one error each: keep the first one per key.
     found = {_path(details): details for details in reversed(error.errors())}
     lines = [_line(details, path, where, path in flagged) for path, details in reversed(found.items())]
@@ -92,11 +95,12 @@ def _line(details: ErrorDetails, path: KeyPath, find: Callable[[KeyPath], str], 
             return f"{where}: {key} is called {RENAMED[key]} now"
         return f"{where}: unknown key {key}{_near_keys(path)}"
     if kind == "missing" and key.rsplit(".", 1)[-1] == details["loc"][-1]:
-        return f"{find(path[:-1])}: {key} is missing"
+        above = find(path[:-1])
+        return f"{above}: {key} is missing" if above else f"--{key} is missing"
     if path and not flagged:
         where = f"{where}: {key}"
     if kind == "value_error":
-        return f"{where}: {details['ctx']['error']}"
+        return f"{where}: {details['ctx']['error']}" if where else str(details["ctx"]["error"])
     return f"{where}: expected {expected(_lookup(path))}, got {show(details['input'])}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from jstc.core import files
-from jstc.errors import DamagedError, RecipeError
+from jstc.errors import DamagedError, RecipeError, near_names
 from jstc.recipe.explain import explain, sections, show, split_key
 from jstc.recipe.schema import Recipe
 from jstc.recipe.yaml_reader import KeyPath, Source, parse, scalar
@@ -52,7 +51,7 @@ def from_flags(flags: Mapping[str, object], overrides: Sequence[str] = ()) -> Re
 
     Raises `RecipeError` that names the flag or the `--set` that is wrong.
     """
-    return _build(Source("recipe", {}), _said(overrides, flags))
+    return _build(Source("", {}), _said(overrides, flags))
 
 
 def from_python(
@@ -132,11 +131,11 @@ def _read(path: Path) -> Source:
 
 def _near_files(path: Path) -> str:
     folder = path.parent
-    names = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
-    near = [str(folder / name) for name in difflib.get_close_matches(path.name, names, n=2, cutoff=0.5)]
+    stems = {p.stem: p for p in sorted(folder.glob("*.y*ml"))} if folder.is_dir() else {}
+    near = [str(stems[stem]) for stem in near_names(path.stem, stems)[:2]]
     if path.name == str(path):
         known = shipped()
-        near += difflib.get_close_matches(path.stem, known, n=2, cutoff=0.6)
+        near += near_names(path.stem, known)[:2]
         if not near and known and not path.suffix:
             return f"; jstc comes with {', '.join(known)}"
     return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -47,16 +47,16 @@ WRONG = {
     ),
     "two budgets": (
         search(**{"--params": "0.5"}),
-        "error: recipe: give one budget: either flops or params or latency",
+        "error: give one budget: either flops or params or latency",
     ),
     "no budget": (
         search(**{"--flops": None}),
-        "error: recipe: no budget: a recipe needs the key flops, params or latency, "
+        "error: no budget: a recipe needs the key flops, params or latency, "
         "`jstc search` the option --flops, --params or --latency",
     ),
     "a latency and FLOPs": (
         search(**{"--latency": "2ms"}),
-        "error: recipe: give one budget: either flops or params or latency",
+        "error: give one budget: either flops or params or latency",
     ),
     "a latency without a unit": (
         search(**{"--flops": None, "--latency": "2"}),
@@ -70,7 +70,7 @@ WRONG = {
         search(**{"--data": "d"}),
         "error: --data d: dataset 'digits' comes with jstc; leave it out, or take another dataset",
     ),
-    "no dataset": (search(**{"--dataset": None}), "error: recipe: dataset is missing"),
+    "no dataset": (search(**{"--dataset": None}), "error: --dataset is missing"),
     "not a budget": (
         search(**{"--flops": "much"}),
         "error: --flops: 'much' is not a share such as 0.5 or 50%, nor a count such as 500M",

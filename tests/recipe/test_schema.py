@@ -232,6 +232,7 @@ def test_a_missing_file_names_its_neighbours(write, tmp_path):
     near = write(BASE)
     assert refusal(tmp_path / "rr.yaml") == f"no recipe at FILE; did you mean {near}?"
     assert refusal(tmp_path / "no" / "x.yaml") == "no recipe at FILE"
+    assert refusal(tmp_path / "zz.yaml") == "no recipe at FILE"  # an ending alone makes no likeness
 
 
 @pytest.mark.parametrize(
