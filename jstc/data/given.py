@@ -85,22 +85,26 @@ class GivenBatches(TorchDataset[Batch]):
 
     def _item(self, index: int, *, training: bool) -> tuple[Tensor, int]:
         image, label = self.items.read(index)
-        where = f"{self.items.name}: image {index}"
-        _require_label(where, label, self.info.num_classes)
+        if not 0 <= label < self.info.num_classes:
+            _require_label(self._where(index), label, self.info.num_classes)
         if self.looked.pixels:
             prepared = self.for_training if training else self.for_evaluation
-            return prepared(self._picture(image, where)), label
+            return prepared(self._picture(image, self._where(index))), label
         tensor = torch.as_tensor(image).detach().to(torch.float32)
-        if tuple(tensor.shape) != self.looked.shape:
+        if tensor.shape != self.looked.shape:
+            where = self._where(index)
             raise DataError(f"{where} is {list(tensor.shape)}, the first {list(self.looked.shape)}")
         return tensor, label
+
+    def _where(self, index: int) -> str:
+        return f"{self.items.name}: image {index}"
 
     def original(self, index: int) -> tuple[Tensor, int]:
         """An image as bytes [C, H, W], before it is prepared; of a tensor, a guess at what it was made of."""
         image, label = self.items.read(index)
         if not self.looked.pixels:
             return (torch.as_tensor(image).float() * 255).round().clamp(0, 255).to(torch.uint8), label
-        pixels = np.asarray(self._picture(image, f"{self.items.name}: image {index}"))
+        pixels = np.asarray(self._picture(image, self._where(index)))
         return torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy()), label
 
     def _picture(self, image: Any, where: str) -> Image.Image:

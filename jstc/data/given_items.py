@@ -74,20 +74,23 @@ class Items:
 
     def read(self, index: int) -> tuple[Any, int]:
         """Image, as it is given, and class number of an item. Raises `DataError` for what is neither."""
-        where = f"{self.name}[{index}]"
         try:
             item = self.data[index]
         except DataError:
             raise
         except Exception as error:  # whatever the user's own code raises
-            raise DataError(f"{where} failed: {type(error).__name__}: {error}") from error
-        if isinstance(item, Mapping):
-            image, label = (_named(item, keys, where) for keys in (_IMAGE_KEYS, _LABEL_KEYS))
-        elif isinstance(item, tuple | list) and len(item) == 2:
+            raise DataError(f"{self.name}[{index}] failed: {type(error).__name__}: {error}") from error
+        if isinstance(item, tuple | list) and len(item) == 2:
             image, label = item
+        elif isinstance(item, Mapping):
+            where = f"{self.name}[{index}]"
+            image, label = (_named(item, keys, where) for keys in (_IMAGE_KEYS, _LABEL_KEYS))
         else:
+            where = f"{self.name}[{index}]"
             raise DataError(f"{where} is of type {type(item).__name__}{_length(item)}", _EXPECTED)
-        return image, _class_number(label, f"{self.name}: image {index}")
+        if isinstance(label, Tensor) and label.numel() == 1:
+            label = label.item()
+        return image, label if type(label) is int else _class_number(label, f"{self.name}: image {index}")
 
     @property
     def classes(self) -> tuple[str, ...] | None:
