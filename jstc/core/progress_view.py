@@ -204,12 +204,12 @@ class _Stage:
     def text(self) -> str:
         return f"{self.name} {self.unit} {self.done}/{self.total}{self.figures}{self.left}"
 
-    def update(self, done: int, figures: str) -> None:
-        """`done` steps are finished; the time left is by those that were seen."""
+    def update(self, done: int, figures: str, in_all: str) -> None:
+        """`done` steps are finished; the time left is by those seen, and `in_all` for the whole."""
         self.first = done if self.first < 0 else self.first
         steps, seconds = done - self.first, time.monotonic() - self.began
         left = seconds / (steps + 1) * (self.total - done) if steps > 0 else 0.0
-        self.done, self.figures, self.left = done, figures, f"  {left:.0f} s left" if left else ""
+        self.done, self.figures, self.left = done, figures, (f"  {left:.0f} s left" if left else "") + in_all
 
 
 class NotebookProgress:
@@ -226,6 +226,7 @@ class NotebookProgress:
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """See `Progress`."""
+        self._forget_times()
         self._entries.append(_Stage(stage, total, unit, time.monotonic()))
         self._show()
 
@@ -234,7 +235,7 @@ class NotebookProgress:
         at_work = next((entry for entry in reversed(self._entries) if isinstance(entry, _Stage)), None)
         if at_work is None:
             return
-        at_work.update(done, _as_text(figures) + _in_all(figures))
+        at_work.update(done, _as_text(figures), _in_all(figures))
         if done >= at_work.total or time.monotonic() - self._last > _SECONDS_BETWEEN_PICTURES:
             self._show()
 
@@ -245,11 +246,14 @@ class NotebookProgress:
 
     def finish(self) -> None:
         """See `Progress`."""
+        self._forget_times()
+        if self._entries:
+            self._show()
+
+    def _forget_times(self) -> None:
         for entry in self._entries:
             if isinstance(entry, _Stage):
                 entry.left = ""
-        if self._entries:
-            self._show()
 
     def _show(self) -> None:
         self._last = time.monotonic()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jstc.core.numbers import about, figure
 from jstc.core.progress import LEFT_IN_ALL, Silent
-from jstc.core.progress_view import PlainLines, RichProgress, _bars, shown
+from jstc.core.progress_view import NotebookProgress, PlainLines, RichProgress, _bars, in_notebook, shown
 
 
 def test_plain_lines_are_bounded_in_rate_and_end_with_the_last_step(capsys, monkeypatch):
@@ -199,3 +199,59 @@ def test_any_other_fault_of_the_stream_is_one(monkeypatch):
     monkeypatch.setattr(stream, "write", lambda text: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     with pytest.raises(OSError, match="full"):
         PlainLines(every=0).message("a line")
+
+
+class Display:
+    """IPython's `display`, and what its handle was updated with."""
+
+    def __init__(self):
+        self.pages, self.texts = [], []
+
+    def __call__(self, shown, *, display_id):
+        assert display_id is True
+        self.update(shown)
+        return self
+
+    def update(self, shown):
+        self.pages.append(shown._repr_html_())
+        self.texts.append(repr(shown))
+
+
+def test_a_notebook_gets_one_output_that_ends_as_it_ended(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("jstc.core.progress_view.time.monotonic", lambda: now[0])
+    display = Display()
+    notebook = NotebookProgress(display)
+    notebook.message("a <b>remark</b>\x1b[31m")
+    notebook.start("search", 100, "round")
+    for done in range(1, 101):
+        now[0] += 0.05
+        notebook.update(done, accuracy=0.5, flops=20.5e6)
+    assert any("s left" in text for text in display.texts)
+    notebook.finish()
+    assert 15 < len(display.pages) < 30
+    text = "a <b>remark</b>\x1b[31m\nsearch round 100/100  acc 50.00 %  FLOPs 20.5 M"
+    assert display.texts[-1] == text
+    assert '<progress value="100" max="100"></progress> search round 100/100' in display.pages[-1]
+    assert "a &lt;b&gt;remark&lt;/b&gt;\\x1b[31m" in display.pages[-1] and "<script" not in display.pages[-1]
+
+
+def test_a_kernel_of_a_notebook_is_known_by_its_shell(monkeypatch):
+    class Shell:
+        kernel = None
+
+    class Module:
+        @staticmethod
+        def get_ipython():
+            return Shell()
+
+        display = Display()
+
+    assert not in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", Module)
+    monkeypatch.setitem(sys.modules, "IPython.display", Module)
+    assert in_notebook()
+    with shown(quiet=False, verbose=False) as progress:
+        assert isinstance(progress, NotebookProgress)
+        progress.message("hello")
+    assert Module.display.texts == ["hello"]

@@ -301,3 +301,42 @@ def test_a_data_loader_gives_its_data_set_and_says_so():
     given = GivenData.of(DataLoader(DATA, batch_size=2), DATA, say=said.append)
     assert given.train.data is DATA
     assert "train_data is a DataLoader: its .dataset is taken" in said[0]
+
+
+# Data sets of libraries.
+
+
+def test_hugging_face_data_sets(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's data sets, an extra")
+    datasets.disable_progress_bars()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": [Image.fromarray(p) for p in PIXELS], "label": [i % 2 for i in range(10)]}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    assert GivenData.of(data, data).classes == ("a", "b")
+    [(plain, classes)] = split_of(data, classes=2, image_size=6).ordered(10)
+    [(wanted, _)] = split_of(Made(PIXEL_FORMS["Pillow"]), image_size=6).ordered(10)
+    assert torch.equal(plain, wanted) and classes.tolist() == rows["label"]
+
+    def tensors(batch):
+        return {"pixel_values": [IMAGES[i] for i in batch["label"]], "labels": batch["label"]}
+
+    [(images, classes)] = split_of(data.with_transform(tensors), classes=2).ordered(10)
+    assert images[:, 0, 0, 0].tolist() == classes.tolist() == rows["label"]
+    with pytest.raises(DataError, match="train_data is a mapping with the keys 'train'"):
+        GivenData.of(datasets.DatasetDict({"train": data}), data)
+
+
+def test_torchvision_s_folders_of_images(tmp_path):
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import ToTensor
+
+    for number, pixels in enumerate(PIXELS):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    plain = ImageFolder(str(tmp_path))
+    given = GivenData.of(plain, Subset(plain, [1, 2]))
+    assert (given.pixels, given.classes) == (True, ("a", "b"))
+    [(images, classes)] = split_of(plain, classes=2, image_size=6).ordered(10)
+    assert (images.shape, classes.tolist()) == ((10, 3, 6, 6), [0] * 5 + [1] * 5)
+    [(images, _)] = split_of(ImageFolder(str(tmp_path), ToTensor()), classes=2).ordered(10)
+    assert torch.equal(images[0], torch.from_numpy(PIXELS[0]).permute(2, 0, 1) / 255)
