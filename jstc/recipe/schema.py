@@ -88,9 +88,9 @@ class Recipe(Section):
     )
     weights: WeightsSource = Field(
         None,
-        description="Trained weights to start from: a file; default, those that the network's library "
-        "publishes; or torchvision's name of others (IMAGENET1K_V2). null: from scratch. Some defaults of "
-        "search are others then.",
+        description="Trained weights to start from: a file, or FILE#PART for a part of one; default, those "
+        "that the network's library publishes; or torchvision's name of others (IMAGENET1K_V2). null: from "
+        "scratch. Some defaults of search are others then.",
     )
     cifar: bool = Field(False, description="The network's form for 32x32 images, whatever the image size.")
     flops: Amounts = Field(
