@@ -23,6 +23,7 @@ from jstc.ort import machine
 from jstc.recipe.schema import ChannelSettings, InputSettings
 from jstc.runs.manifest import versions
 from jstc.runs.network_check import num_scores
+from jstc.runs.network_trial import require_registered
 from jstc.train import device
 
 __all__ = [
@@ -175,6 +176,11 @@ def _channels(spec: ModelSpec, network: nn.Module, settings: ChannelSettings) ->
     try:
         return analyse(network, example, ignore=settings.ignore, part=models.part(spec.name))
     except ChannelError as error:
+        try:
+            if runs_user_code(spec.name):
+                require_registered(models.build(spec), spec.input_shape)
+        except ModelError as reason:
+            raise ModelError(f"model '{spec.name}': {reason.problem}", reason.advice) from error
         raise ModelError(f"model '{spec.name}': {error}") from error
 
 

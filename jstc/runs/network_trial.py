@@ -6,6 +6,7 @@ On random images of the run's size, on its device and in its precision. What mus
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from jstc.models.outputs import described, logits
 from jstc.runs.forward_watch import Watch, failure, outside, randomness_kept, watching
 from jstc.train.device import as_input, autocast
 
-__all__ = ["Found", "Trial", "listed", "require_float32", "require_same_build"]
+__all__ = ["Found", "Trial", "listed", "require_float32", "require_registered", "require_same_build"]
 
 _SHOWN = 3
 _SIDES = (224, 32, 64, 128, 256, 299, 384, 96, 160, 192, 240, 288, 320, 448, 512, 28)
@@ -206,6 +207,20 @@ def _forward(network: nn.Module, images: Tensor, dataset: str = "") -> Any:
         raise ModelError(
             f"the forward failed for {_counted(len(images))} of {size}: {failure(error)}"
         ) from error
+
+
+def require_registered(network: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Raise `ModelError` when the forward uses layers that `network` does not have, whatever else it does."""
+    images = torch.zeros(2, *shape)
+    with (
+        randomness_kept(),
+        evaluating(network),
+        torch.inference_mode(),
+        watching(network) as watch,
+        contextlib.suppress(Exception),
+    ):
+        network(images)
+    _require_owned(network, watch)
 
 
 def _require_owned(network: nn.Module, watch: Watch) -> None:

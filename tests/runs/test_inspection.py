@@ -41,6 +41,16 @@ def grey():
     return Net(1)
 
 
+class InAList(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = [nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))]
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.blocks[0](x).mean((2, 3)))
+
+
 def flat():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
 """
@@ -147,3 +157,10 @@ def test_heads_are_units_of_several_channels(found):
     assert (heads["width"], heads["unit"]) == (4, 8)
     attention = next(layer for layer in document["layers"] if layer["name"] == "attention")
     assert (attention["width"], attention["made"]) == (96, [96])
+
+
+def test_layers_in_a_list_are_named(found):
+    with pytest.raises(ModelError, match=r"not registered in the network: blocks\[0\] \(Sequential\)"):
+        found("InAList")
+    with pytest.raises(ModelError, match=r"the network's forward failed at"):
+        found("grey")
