@@ -47,7 +47,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 # Said by the spec, of no use in building a network, or of the file and not of the network.
 _NOT_KEPT = frozenset(
     (
-        *("id2label", "label2id", "num_labels", "auto_map", "architectures", "_name_or_path"),
+        *("id2label", "label2id", "num_labels", "auto_map", "_name_or_path"),
         *("transformers_version", "torch_dtype", "dtype", "problem_type", "_commit_hash"),
     )
 )
@@ -208,6 +208,7 @@ def construct(
     kind = options.pop("model_type")
     if kind not in kinds.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         raise ModelError(f"the transformers that is installed has no image classifiers of the kind '{kind}'")
+    options.setdefault("architectures", [])  # where a kind has several, it says which
     found = auto.AutoConfig.for_model(kind, **options, num_labels=num_classes)
     if input_shape is not None:
         channels, height, width = input_shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,23 @@ class Pretrained:
     tensors: Callable[[], dict[str, Tensor]]
     classes: tuple[str, ...] = ()
 
+    @property
+    def told(self) -> str:
+        """What a network starts from, in words."""
+        return f"the weights {self.origin}" if self.origin.startswith("of ") else self.origin
+
+    def other_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """A sentence where as many classes as `labels` have other names there: they are not matched."""
+        if len(self.classes) != len(labels):
+            return ()
+        pairs = list(zip(self.classes, labels, strict=True))
+        other = next((i for i, (one, own) in enumerate(pairs) if _plain(one) != _plain(own)), None)
+        if other is None:
+            return ()
+        theirs, ours = pairs[other]
+        said = f"weights {self.origin} call class {other} '{theirs}', the data '{ours}'"
+        return (f"{said}: class i is taken for class i",)
+
 
 def find(spec: ModelSpec, name: str) -> Pretrained:
     """The weights of that name for a network.
@@ -57,7 +74,7 @@ def find(spec: ModelSpec, name: str) -> Pretrained:
         if source == "hf":
             _require_default(spec.name, name)
             return Pretrained(
-                f"those of {spec.name}",
+                f"of {spec.name}",
                 hugging_face.has_weights_here(spec.name),
                 lambda: hugging_face.tensors(spec.name),
                 hugging_face.class_names(spec.name),
@@ -72,7 +89,11 @@ def offer(spec: ModelSpec) -> str | None:
         found = find(spec, DEFAULT)
     except JstcError:
         return None
-    return "ImageNet" if source_of(spec.name) in ("torchvision", "built-in") else found.origin
+    return "ImageNet" if source_of(spec.name) in ("torchvision", "built-in") else found.told
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.casefold().replace("_", " ").split())
 
 
 def _require_default(model: str, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,7 +252,7 @@ class Workspace:
 
         if self.recipe.weights_name is not None:
             found = self.pretrained
-            return f"from {found.origin}" + ("" if found.here else ", to be fetched")
+            return f"from {found.told}" + ("" if found.here else ", to be fetched")
         if self.recipe.weights is not None:
             return f"from {self.recipe.weights}"
         offered = pretrained.offer(self.spec)
@@ -287,6 +287,8 @@ class Workspace:
         if recipe.weights_name is not None:
             found = self.pretrained
             fitted = weights.fit(model, found.tensors(), found.origin, self.spec)
+            if not fitted.new_head:
+                fitted = replace(fitted, notes=(*fitted.notes, *found.other_names(self.info.labels)))
         elif recipe.weights_file is not None:
             allow = self.permissions.pickle
             fitted = weights.load_weights(model, recipe.weights_file, allow_pickle=allow, spec=self.spec)

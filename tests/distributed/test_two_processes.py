@@ -75,6 +75,15 @@ def test_gates_and_weights_of_a_round_are_those_of_one_process(both, checks):
     assert len(set(alone["alpha"])) > 2
 
 
+def test_a_new_classifier_is_trained_as_by_one_process(both, checks, tmp_path):
+    alone = checks.new_head(tmp_path)
+    first, second = both("new_head")
+    assert first["weights"] == second["weights"] == first["again"] == second["again"]
+    assert first["weights"] == pytest.approx(alone["weights"], rel=1e-4, abs=1e-6)
+    assert alone["weights"] != checks.normless().fc.weight.flatten().tolist()
+    assert (first["rest"], first["wrote"], second["wrote"]) == (True, True, False)
+
+
 def test_a_search_ends_alike_in_both_and_one_of_them_writes(both, folder):
     first, second = both("search")
     assert first["plan"] == second["plan"] == first["again"] == second["again"]

@@ -25,7 +25,7 @@ from jstc.errors import StageError
 from jstc.jst.round import judge, train_round
 from jstc.jst.subnetwork import Target, cut
 from jstc.recipe.schema import TrainSettings
-from jstc.train import collectives, handover, optim, process_group, seeds
+from jstc.train import collectives, handover, head, optim, process_group, seeds
 from jstc.train.device import Numerics
 from jstc.train.loop import counted, evaluate, stream, train_steps
 from jstc.train.one_step import step_options
@@ -105,6 +105,23 @@ def gated_round() -> dict[str, Any]:
         "images": figures.images,
         "alpha": sub.gated.alpha.tolist(),
         "judged": [judged.accuracy, judged.loss, judged.images],
+    }
+
+
+def new_head(directory: Path) -> dict[str, Any]:
+    """The classifier of a network after it was trained alone, and again as process 0 has written it."""
+    own = directory if collectives.is_first() else Path(tempfile.mkdtemp()) / "nothing"
+    changes = {"train.batch_size": 12, "train.precision": "float32", "train.head_epochs": 2}
+    network, path = normless(), own / "head.safetensors"
+    before = network.second.weight.clone()
+    head.train(network, ["fc"], images(90), recipe=tiny.tiny_recipe(changes), path=path, progress=Silent())
+    again = normless()
+    head.restore(again, ["fc"], path)
+    return {
+        "weights": network.fc.weight.flatten().tolist(),
+        "again": again.fc.weight.flatten().tolist(),
+        "rest": torch.equal(network.second.weight, before),
+        "wrote": path.exists(),
     }
 
 
@@ -195,6 +212,7 @@ CHECKS = {
     "accumulated": lambda: steps(60, 12, accumulate=3, clip_norm=0.5),
     "evaluation": evaluation,
     "gated_round": gated_round,
+    "new_head": lambda: new_head(Path(sys.argv[1]) / "head"),
     "search": lambda: search(Path(sys.argv[1]) / "run"),
 }
 

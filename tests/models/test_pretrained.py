@@ -226,6 +226,13 @@ def test_a_network_of_hugging_face_has_weights_and_preprocessing_of_its_own(
     assert (known.of_weights, to.height, to.mean, to.interpolation) == (True, 48, (0.1, 0.2, 0.3), "bicubic")
 
 
+def test_classes_of_other_names_are_told_where_there_are_as_many(hub: Path) -> None:
+    found = pretrained.Pretrained("theirs", True, dict, ("ant", "Bee", "sea_cow"))
+    assert found.other_names(["ant", "bee", "sea cow"]) == found.other_names(["a", "b"]) == ()
+    [sentence] = found.other_names(["ant", "wasp", "sea cow"])
+    assert sentence == "weights theirs call class 1 'Bee', the data 'wasp': class i is taken for class i"
+
+
 @pytest.mark.parametrize("headless", [False, True])
 def test_its_classifier_starts_anew_for_other_classes(
     saved: Callable[..., Path], tmp_path: Path, headless: bool
@@ -244,7 +251,7 @@ def test_a_repository_in_the_cache_needs_no_network(
     asked = named("hf:me/net", classes=7)
     assert pretrained.find(asked, "default").here
     assert pretrained.find(asked, "default").tensors()
-    assert pretrained.offer(asked) == "those of hf:me/net"
+    assert pretrained.offer(asked) == "the weights of hf:me/net"
 
 
 def test_a_repository_that_is_not_there_is_told_once_and_at_once(cached: Callable[..., Path]) -> None:
