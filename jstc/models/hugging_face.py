@@ -206,6 +206,8 @@ def construct(
     kinds = importlib.import_module("transformers.models.auto.modeling_auto")
     options = {key: value for key, value in config.items() if key not in _NOT_KEPT}
     kind = options.pop("model_type")
+    if kind == "timm_wrapper":  # builds whatever it names, and looks it up on the hub
+        raise ModelError("a network of timm has a name of its own here", "timm:NAME")
     if kind not in kinds.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         raise ModelError(f"the transformers that is installed has no image classifiers of the kind '{kind}'")
     options.setdefault("architectures", [])  # where a kind has several, it says which

@@ -159,14 +159,14 @@ def _of_timm(spec: ModelSpec) -> Pretrained:
         )
         raise ModelError(f"timm publishes no weights for '{spec.name}'", advice)
     full = ".".join(filter(None, (config.architecture or name.partition(".")[0], config.tag)))
-    here = _timm_has(config)
 
     def tensors() -> dict[str, Tensor]:
+        here = _timm_has(config)  # by now perhaps
         if not here and config.hf_hub_id:
             hugging_face.require_reachable(f"timm's {full}")
         return _built(name, full, spec.in_channels, here=here)
 
-    return Pretrained(f"timm's {full}", here, tensors)
+    return Pretrained(f"timm's {full}", _timm_has(config), tensors)
 
 
 def _timm_has(config: Any) -> bool:

@@ -252,7 +252,7 @@ class Workspace:
 
         if self.recipe.weights_name is not None:
             found = self.pretrained
-            return f"from {found.told}" + ("" if found.here else ", to be fetched")
+            return f"from {found.told}" + (", to be fetched" if self.only_looks and not found.here else "")
         if self.recipe.weights is not None:
             return f"from {self.recipe.weights}"
         offered = pretrained.offer(self.spec)

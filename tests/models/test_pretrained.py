@@ -291,6 +291,10 @@ def test_names_of_nothing_are_refused_without_looking(name: str) -> None:
     [
         ({"architecture": "resnet18"}, "it is one of timm's: take timm:net"),
         ({"model_type": "gpt2"}, "no image classifiers of the kind 'gpt2'"),
+        (
+            {"model_type": "timm_wrapper", "architecture": "hf-hub:a/b"},
+            "has a name of its own here; timm:NAME",
+        ),
         ({"model_type": "nonesuch"}, "no image classifiers of the kind 'nonesuch'"),
         ({"model_type": "resnet", "depths": "many"}, "cannot be built"),
         ([], "names no network of transformers"),

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from jstc import slim
 from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.errors import Interrupted, RunDirectoryError, StageError
@@ -197,6 +198,25 @@ def test_as_many_epochs_as_have_a_hundred_steps(
     assert head.epochs_of(recipe("train.head_epochs=2"), given_data) == 2
 
 
+def test_a_slim_network_of_hugging_face_loads_without_the_hub(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=4
+    )
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path / "net")
+    flags = {"model": f"hf:{tmp_path / 'net'}", "dataset": "digits", "flops": "0.5", "weights": "default"}
+    asked = loading.from_flags(flags, [*QUICKLY, "train.head_epochs=1"])
+    run = search(asked, tmp_path / "r")
+    commands.run_stage(run, "slim", recipe=asked)
+    assert [*kept(run)] == ["0.bias", "0.weight"]
+    (tmp_path / "net").rename(tmp_path / "gone")
+    network = slim.load(run / "slim")
+    assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+    whole = build(slim._read_spec(run / "slim").model)
+    sizes = [sum(p.numel() for p in one.parameters()) for one in (network, whole)]
+    assert sizes[0] < sizes[1]
+
+
 # What a run says that it starts from, and what it fetches.
 
 
@@ -230,3 +250,5 @@ def test_a_dry_run_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = dict(commands.try_out(asked, out=tmp_path / "r"))
     assert found["network"].endswith("ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1, to be fetched")
     assert list(tmp_path.iterdir()) == []
+    workspace = Workspace(asked)  # of a run, which has fetched them by the time that it says so
+    assert workspace.start.endswith("IMAGENET1K_V1")
