@@ -114,6 +114,8 @@ def test_odd_data_are_refused_before_training(tmp_path, kind):
 @pytest.mark.parametrize(
     ("options", "error", "problem"),
     [
+        ({"labels": 4}, DataError, "labels is of type int: give a list of the classes' names"),
+        ({"labels": "abcd"}, DataError, "labels is of type str: give a list"),
         ({"labels": ["a", "b"]}, DataError, r"gives 4 scores for an image, and there are 2 classes \(a, b\)"),
         ({"settings": {"channels.ignore": ["9"]}}, InputError, "'9' matches no"),
         ({"settings": {"train.rate": 1}}, RecipeError, r"settings\['train.rate'\]: unknown key train.rate"),
@@ -153,6 +155,12 @@ def test_a_network_is_tried_before_it_is_trained(tmp_path):
 def test_a_network_that_fails_is_no_fault_of_the_data(tmp_path):
     with pytest.raises(ModelError, match=r"forward failed for two images of 3x8x8: .*17x4"):
         search(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(17, 4)), tmp_path)
+
+
+@pytest.mark.parametrize(("model", "words"), [(3, "of type int"), (nn.Linear, "the class Linear")])
+def test_what_is_no_network(tmp_path, model, words):
+    with pytest.raises(ModelError, match=f"model is {words}: give a network, that is an nn.Module"):
+        search(model, tmp_path / "r")
 
 
 def test_a_network_by_name_needs_names_of_classes(tmp_path):

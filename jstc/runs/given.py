@@ -58,6 +58,7 @@ class GivenWorkspace(Workspace):
         labels: Sequence[str] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        _require_kinds(model, labels)
         named = model if isinstance(model, str) else None
         super().__init__(recipe, Permissions(model=named))
         self._model = None if isinstance(model, str) else model
@@ -161,6 +162,14 @@ class GivenWorkspace(Workspace):
     def with_weights(self) -> tuple[nn.Module, Fitted]:
         """A copy of the network, with the weights that it has or those of the recipe's file."""
         return super().with_weights() if self.has_weights_file else (self.bare(), Fitted())
+
+
+def _require_kinds(model: object, labels: object) -> None:
+    if isinstance(model, type) or not isinstance(model, nn.Module | str):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"of type {type(model).__name__}"
+        raise ModelError(f"model is {what}: give a network, that is an nn.Module, or the name of one")
+    if labels is not None and (isinstance(labels, str) or not isinstance(labels, Sequence)):
+        raise DataError(f"labels is of type {type(labels).__name__}: give a list of the classes' names")
 
 
 def _fitting(network: nn.Module, tried: Sequence[Settled]) -> tuple[Settled, int]:
