@@ -100,7 +100,8 @@ def told(path: Path) -> list[str]:
         return []
     known = checkpoint.load(path)[1]
     layers, epochs = " and ".join(f"`{layer}`" for layer in known["layers"]), known["epochs"]
-    return [f"the new {layers} was trained alone first, for {epochs} epoch{'s' * (epochs != 1)}"]
+    were = "was" if len(known["layers"]) == 1 else "were"
+    return [f"the new {layers} {were} trained alone first, for {epochs} epoch{'s' * (epochs != 1)}"]
 
 
 def _layers(network: nn.Module, names: Collection[str]) -> nn.ModuleList:
