@@ -185,3 +185,12 @@ def test_the_picture_of_the_training_has_them(write_lines: Callable[..., Path], 
     assert "test, slim network: 97.50 % ±1.6" in drawing.svg
     assert "trained alone: 97.00 % ±1.7" in drawing.svg
     assert "ends at 97.50 % ±1.6 on the test split" in drawing.alt
+
+
+def test_a_finetune_of_another_length_than_the_search_counted_on_is_said(finished: Path, put: Put) -> None:
+    whole = summarised(finished)
+    assert not [note for note in whole.notes if note.startswith("Finetune had")]
+    put("finetune", 0.9750, epochs=9, planned_epochs=4)
+    told = "Finetune had 9 epochs; the search, and the target network trained alone, counted on 4."
+    assert told in summarised(finished).notes
+    assert "alone for as many epochs as the run was begun with;" in accuracy(finished).sentence
