@@ -91,11 +91,16 @@ class _Proof:
         self._following: dict[str, Sized] = {s.key: s for s in _sized_norms(traced, self._modules)}
         self._given_up: set[tuple[str, bytes]] = set()
         self._counts: Mapping[str, int] | None = None  # of the newest trial of all groups
+        self._scaled: dict[str, list[Ids]] = {}
         self._alone = 0
         self._turns = 0
         self._structure = connected.structure(self._frozen)
 
     def result(self) -> Proved:
+        for module, met in self._scaled.items():
+            own = [sized.ids for sized in self._following.values() if sized.module == module]
+            for ids in own or met:
+                self._traced.inexact(ids, "a factor hangs on the number of channels")
         return Proved(self._structure, tuple(self._following.values()))
 
     def names(self) -> list[str]:
@@ -176,6 +181,7 @@ class _Proof:
         structure = self._structure
         if only is None:
             self._counts = counts
+            self._scaled = self._scaled if counts else {}
         plan = trial_plan(structure, only, counts or {})
         keep = keep_vector(structure, plan)
         attributes = values(self._following.values(), structure, keep)
@@ -185,6 +191,7 @@ class _Proof:
             run(small, self._inputs, replay)
         except Exception as error:
             replay.crashed(error)
+        self._scaled.update(replay.scaled)
         return replay.failures
 
     def learn(self, failures: Sequence[Failure]) -> bool:

@@ -76,6 +76,7 @@ class Replay(TraceState):
         self._done = 0
         self._parts: Iterator[tuple[Ids | None, ...]] = iter(())
         self.failures: list[Failure] = []
+        self.scaled: dict[str, list[Ids]] = {}  # where a factor has changed: by module, channels that meet it
         super().__init__(small, lambda name: self.kept(traced.params[name]))
 
     def kept(self, raw: Raw) -> Labels:
@@ -184,6 +185,8 @@ class Replay(TraceState):
             found = self._compared(call, expected, found)
         if torch.Tag.pointwise in call.func.tags or call.func is torch.ops.aten.roll.default:
             found = self._same_numbers(call, expected, found)
+            if _numbers(call, float) != _numbers(expected.call, float):
+                self.scaled[self.module] = [ids for _, ids in self._dims(expected) if self._cut(ids)]
         if not self._has_shapes(call, expected):
             shapes = ", ".join(str(list(shape)) for shape in self._shapes(expected))
             found = self.recover(call, ValueError(f"expected a result of shape {shapes}"))
@@ -353,8 +356,8 @@ _COPIES = {
 _TAKING = {torch.ops.aten.slice.Tensor, torch.ops.aten.alias.default}
 
 
-def _numbers(call: Call) -> list[int]:
-    return [n for n in tree_leaves((call.args, call.kwargs)) if type(n) is int]
+def _numbers(call: Call, kind: type = int) -> list[int]:
+    return [n for n in tree_leaves((call.args, call.kwargs)) if type(n) is kind]
 
 
 def _changed(before: Call, now: Call) -> set[tuple[int, int]]:

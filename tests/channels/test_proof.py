@@ -230,6 +230,30 @@ def test_a_width_that_views_heads_of_another_width_ties_nothing(toy):
     assert 2 not in net.widths.values()
 
 
+def attention(net, x, factor):
+    q, k = (part.view(x.shape[0], net.width, 64) for part in (net.query(x), net.key(x)))
+    weights = ((q.mT @ k) * factor).softmax(-1)
+    return net.out((weights @ net.value(x).flatten(2).mT).mean(1))
+
+
+@pytest.mark.parametrize("form", ["by an attribute", "by a literal"])
+def test_a_factor_that_hangs_on_a_width_is_told(toy, form):
+    """Attention scaled by a stored width of its head: without some of its channels it is another factor."""
+    own = form == "by an attribute"
+    net = toy(
+        lambda net, x: attention(net, net.stem(x), net.width**-0.5 if own else 0.25),
+        width=16,
+        stem=conv(3, 12),
+        query=conv(12, 16),
+        key=conv(12, 16),
+        value=conv(12, 8),
+        out=nn.Linear(8, 10),
+    )
+    assert net.widths["query"] == 16
+    reason = "a factor hangs on the number of channels"
+    assert net.channels.inexact == ({"query": reason} if own else {})
+
+
 def test_half_of_a_literal_split_may_still_be_cut(toy):
     def forward(net, x):
         x = F.relu(net.stem(x))
