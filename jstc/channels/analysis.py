@@ -107,7 +107,13 @@ def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn
             nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
         )
     moved = tree_map_only(Tensor, lambda x: _moved(x, device), inputs)
-    replica: nn.Module = copy.deepcopy(model, memo).eval()
+    try:
+        replica: nn.Module = copy.deepcopy(model, memo).eval()
+    except Exception as error:  # whatever its attributes raise: a lock, an open file, an iterator
+        raise ChannelError(
+            f"the network can't be copied: {error}",
+            "look for a lock, an open file, a generator or the like among the attributes of its modules",
+        ) from error
     adapt(replica)
     return replica, moved
 

@@ -356,7 +356,7 @@ _COPIES = {
 _TAKING = {torch.ops.aten.slice.Tensor, torch.ops.aten.alias.default}
 
 
-def _numbers(call: Call, kind: type = int) -> list[int]:
+def _numbers(call: Call, kind: type = int) -> list[Any]:
     return [n for n in tree_leaves((call.args, call.kwargs)) if type(n) is kind]
 
 

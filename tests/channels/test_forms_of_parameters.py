@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
+from jstc.channels import analyse
+from jstc.errors import ChannelError
 
 
 def conv(inside: int, outside: int, size: int = 3, **options: int) -> nn.Conv2d:
@@ -15,6 +20,14 @@ def conv(inside: int, outside: int, size: int = 3, **options: int) -> nn.Conv2d:
 
 def pooled(x: Tensor) -> Tensor:
     return x.mean((2, 3))
+
+
+def test_a_network_that_cannot_be_copied_is_refused_in_words():
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4))
+    model[1].lock = threading.Lock()
+    with pytest.raises(ChannelError, match="can't be copied") as refused:
+        analyse(model, torch.randn(1, 3, 8, 8))
+    assert "a lock" in refused.value.advice
 
 
 # -- weights that are normalised before use -----------------------------------------------------------------
