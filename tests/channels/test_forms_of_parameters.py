@@ -24,7 +24,7 @@ def pooled(x: Tensor) -> Tensor:
 
 def test_a_network_that_cannot_be_copied_is_refused_in_words():
     model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4))
-    model[1].lock = threading.Lock()
+    vars(model[1])["lock"] = threading.Lock()
     with pytest.raises(ChannelError, match="can't be copied") as refused:
         analyse(model, torch.randn(1, 3, 8, 8))
     assert "a lock" in refused.value.advice
