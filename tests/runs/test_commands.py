@@ -151,6 +151,6 @@ def test_data_that_is_not_a_dataset_is_refused(tmp_path):
 
     from jstc.errors import DataError
 
-    with pytest.raises(DataError, match="expected a torch Dataset"):
+    with pytest.raises(DataError, match=r"train_data\[0\] is of type int; give a map-style Dataset"):
         jstc.search(nn.Conv2d(3, 4, 1), [1, 2], [3], flops=0.5, out=tmp_path / "r")
     assert not (tmp_path / "r").exists()
