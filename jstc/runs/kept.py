@@ -64,6 +64,7 @@ class Kept:
         """`images` and `calibration` [N, C, H, W], uint8 for pixels; `labels`, torch's `scores`."""
         path = self.folder / "kept.safetensors"
         try:
+            files.require_regular(path)
             return load_file(path)
         except (OSError, safetensors.SafetensorError) as error:
             raise RunDirectoryError(f"{path} cannot be read: {error}") from None
@@ -95,9 +96,13 @@ class Kept:
         return int((best[:, 0] - best[:, -1] <= within).sum()) if best.shape[1] > 1 else 0
 
     def copy_network(self, path: Path, settings: ExportSettings) -> None:
-        """Copy the smaller network's graph. Raises as `require` does."""
+        """Copy the smaller network's graph. Raises as `require` does, and `DamagedError` for what is no file."""
         self.require(settings)
-        shutil.copyfile(self.network, path)
+        _copy(self.network, path)
+
+    def copy_target(self, path: Path) -> None:
+        """Copy the given network's graph. Raises `DamagedError` for what is no file."""
+        _copy(self.target, path)
 
     def require(self, settings: ExportSettings) -> None:
         """Raise `InputError` for settings that want the graph written otherwise than it is."""
@@ -108,6 +113,11 @@ class Kept:
                     f"export.{key}={_shown(self.facts[key])} only",
                     f"leave it, or export in Python: result.export(settings=['export.{key}=...'])",
                 )
+
+
+def _copy(source: Path, path: Path) -> None:
+    files.require_regular(source)  # of a device there would be no end
+    shutil.copyfile(source, path)
 
 
 def _shown(value: object) -> str:

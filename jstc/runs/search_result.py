@@ -26,6 +26,8 @@ __all__ = ["Report", "SearchResult", "SearchResults", "command", "interruptions"
 
 Settings = Mapping[str, Any] | Sequence[str]
 
+_MOST_BYTES = 64 * 2**20  # of a page, which has a few
+
 
 @dataclass(frozen=True)
 class Report:
@@ -37,7 +39,7 @@ class Report:
         return str(self.path)
 
     def _repr_html_(self) -> str:
-        page = html.escape(self.path.read_text(encoding="utf-8"))
+        page = html.escape(files.read_text(self.path, limit=_MOST_BYTES))
         return f'<iframe sandbox srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 

@@ -26,7 +26,9 @@ from jstc.recipe import loading
 from jstc.recipe.schema import BenchSettings, InputSettings
 from jstc.runs import directory, evaluation
 from jstc.runs.compared_runs import compare_runs
+from jstc.runs.kept import Kept
 from jstc.runs.manifest import Manifest
+from jstc.runs.search_result import Report
 from jstc.runs.workspace import Workspace
 from jstc.summary import SCHEMA
 from jstc.train import checkpoint, handover
@@ -108,6 +110,10 @@ CASES = [
         "recipe.yaml", "manifest.json", "target.json", "search/result.json", "search/plan.json",
         "slim/plan.json", "bench/bench.json", "bench/environment.json", "bench/profile.json",
         "export/result.json", "report/pictures.json")),
+    case("kept.json", lambda f: Kept(f).facts),
+    case("kept.safetensors", lambda f: Kept(f).tensors),
+    case("target.onnx", lambda f: Kept(f).copy_target(f / "copy.onnx")),
+    case("report.html", lambda f: Report(f / "report.html")._repr_html_()),
     case("x", lambda f: files.sha256(f / "x")),
 ]  # fmt: skip
 

@@ -52,12 +52,11 @@ READERS = {"read_text", "read_bytes", "load_file", "safe_open", "fromfile"}
 READERS_OF = {
     "onnx": {"load"}, "torch": {"load"}, "np": {"load"}, "tarfile": {"open"}, "Image": {"open"},
     "pq": {"read_schema", "read_table", "ParquetFile"}, "onnxruntime": {"InferenceSession"},
-    "os": {"open"}, "io": {"open"},
+    "os": {"open"}, "io": {"open"}, "shutil": {"copyfile"},
 }  # fmt: skip
 ASKS = {"require_regular", "open_regular", "require_file", "irregular"}
 WITHOUT_ASKING = {
     "core/files.py": "it is who is asked",
-    "models/catalogue.py": "torchvision's own source",
     "cli/init.py": "recipes of the package itself",
     "ort/machine.py": "/proc and /sys",
     "ort/memory.py": "/proc",

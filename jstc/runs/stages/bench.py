@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def _write_target(context: StageContext, path: Path) -> None:
     workspace, settings = context.workspace, context.recipe.export
     if workspace.kept is not None:
         path.parent.mkdir(exist_ok=True)
-        shutil.copyfile(workspace.kept.target, path)
+        workspace.kept.copy_target(path)
         return
     cost = workspace.channels.cost()
     write_onnx(
