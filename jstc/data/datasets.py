@@ -54,7 +54,8 @@ def check(name: str, *, root: Path | None, settings: InputSettings | None = None
     """
     info = _form(name, root, settings or InputSettings())
     if info.num_classes < 2:
-        raise DataError(f"dataset '{name}' has {info.num_classes} classes: there is nothing to tell apart")
+        count = f"{info.num_classes} class{'es' * (info.num_classes != 1)}"
+        raise DataError(f"dataset '{name}' has {count}: there is nothing to tell apart")
     return info
 
 

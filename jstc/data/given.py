@@ -220,9 +220,20 @@ class GivenData:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes, where the data have them."""
-        found = (part.classes for part in (self.train, self.val) if isinstance(part, Items))
-        return next(filter(None, found), None)
+        """Names of the classes, where the data have them.
+
+        Raises `DataError` where a number stands for one class here and for another there.
+        """
+        parts = [part for part in (self.train, self.val, self.test) if isinstance(part, Items)]
+        named = [(part.name, part.classes) for part in parts if part.classes]
+        for (name, names), (other, others) in itertools.pairwise(named):
+            for number, (one, another) in enumerate(zip(names or (), others or (), strict=False)):
+                if one != another:
+                    raise DataError(
+                        f"class {number} of {name} is {one!r}, that of {other} {another!r}",
+                        "both must number the classes alike; where they do, name them: labels=[...]",
+                    )
+        return named[0][1] if named else None
 
     @property
     def shape(self) -> tuple[int, int, int]:

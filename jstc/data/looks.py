@@ -120,8 +120,9 @@ def notes_on(seen: Sequence[Seen], settings: InputSettings) -> Iterator[str]:
     for each in seen:
         if each.damaged:
             first = each.damaged[0]
+            images = f"{each.split} images".lstrip()
             yield (
-                f"{len(each.damaged)} of the {each.split} images looked at cannot be read ({first.where}: "
+                f"{len(each.damaged)} of the {images} looked at cannot be read ({first.where}: "
                 f"{first.reason}): such images are passed over"
             )
 

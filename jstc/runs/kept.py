@@ -96,7 +96,7 @@ class Kept:
         return int((best[:, 0] - best[:, -1] <= within).sum()) if best.shape[1] > 1 else 0
 
     def copy_network(self, path: Path, settings: ExportSettings) -> None:
-        """Copy the smaller network's graph. Raises as `require` does, and `DamagedError` for what is no file."""
+        """Copy the smaller network's graph. Raises as `require` does; `DamagedError` for what is no file."""
         self.require(settings)
         _copy(self.network, path)
 

@@ -222,6 +222,15 @@ def test_data_without_names():
     assert GivenData.of(DATA, DATA).classes is None
 
 
+def test_data_that_number_the_classes_otherwise_are_refused():
+    train, val, more = (Made(FORMS["a pair"], classes=[*names]) for names in ("ab", "ac", "abc"))
+    with pytest.raises(DataError, match="class 1 of train_data is 'b', that of val_data 'c'"):
+        _ = GivenData.of(train, val).classes
+    with pytest.raises(DataError, match="class 1 of train_data is 'b', that of test_data 'c'"):
+        _ = GivenData.of(train, DATA, val).classes
+    assert GivenData.of(train, more, train).classes == ("a", "b")
+
+
 # What cannot be trained on.
 
 

@@ -101,7 +101,9 @@ class _Rows:
         missing = {columns.image, columns.label} - set(table.column_names)
         if missing:
             raise DataError(f"dataset '{name}': split {split} has no column {' and '.join(sorted(missing))}")
-        labels = table.select_columns([columns.label]).with_format("arrow")[:].column(columns.label)
+        column = table.select_columns([columns.label]).with_format("arrow")[:].column(columns.label)
+        own = getattr(table.features[columns.label], "names", ())
+        labels = tables.renumbered(column.to_pylist(), own, columns.classes)
         images = table.select_columns([columns.image])
         try:
             images = images.cast_column(columns.image, _library(name).Image(decode=False))
@@ -109,7 +111,7 @@ class _Rows:
             raise DataError(
                 f"dataset '{name}': column {columns.image} has no encoded images: {_first_line(error)}"
             ) from None
-        return cls(split, f"{split} of {name}", images, columns.image, labels.to_pylist())
+        return cls(split, f"{split} of {name}", images, columns.image, labels)
 
     def images(self, name: str, labels: Sequence[str]) -> Images:
         """The images with their labels as numbers. Raises `DataError`."""

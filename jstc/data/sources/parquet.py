@@ -115,7 +115,11 @@ def _table(root: Path, split: str, settings: InputSettings) -> _Table:
     odd = next((path for path, each in zip(paths, found, strict=True) if each != found[0]), None)
     if odd is not None:
         raise DataError(f"dataset 'parquet': {odd} has its images or labels in other columns than {paths[0]}")
-    return _Table(paths, found[0], read_column(paths, found[0].label).to_pylist())
+    values = read_column(paths, found[0].label).to_pylist()
+    if split != "train" and (own := _names_in_metadata(paths[0], found[0].label)):
+        train = find(root, "train")[0]
+        values = tables.renumbered(values, own, _names_in_metadata(train, columns(train, settings).label))
+    return _Table(paths, found[0], values)
 
 
 # Finding the files, and what is in their columns.

@@ -35,6 +35,7 @@ __all__ = [
     "described",
     "is_unlabelled",
     "look_into",
+    "renumbered",
 ]
 
 IMAGE_NAMES = ("image", "img")
@@ -69,6 +70,18 @@ def class_numbers(name: str, values: Sequence[Any], names: Sequence[str], where:
             f"dataset '{name}': row {odd} of {where} {what}; expected one of {len(names)} classes: {shown}"
         )
     return np.array([index[value] for value in values], dtype=np.int64)
+
+
+def renumbered(values: Sequence[Any], own: Sequence[str], names: Sequence[str]) -> list[Any]:
+    """Numbers of the classes `own` of a split as those of the classes `names` of the training split.
+
+    A class that is not there keeps its name, which `class_numbers` refuses.
+    """
+    if not own or not names or tuple(own) == tuple(names):
+        return list(values)
+    numbers: dict[int, Any] = dict(enumerate(own))
+    numbers |= {number: names.index(each) for number, each in enumerate(own) if each in names}
+    return [numbers.get(value, value) for value in values]
 
 
 def is_unlabelled(values: Sequence[Any]) -> bool:

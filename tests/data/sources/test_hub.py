@@ -239,3 +239,29 @@ def test_code_of_a_data_set_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot load it"):
         jstc.data.check(f"hf:{folder}", root=None)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_test_split_that_numbers_the_classes_otherwise_has_them_by_name(
+    tmp_path: Path, make_rows: MakeRows
+) -> None:
+    other = make_rows(6, kind=library.ClassLabel(names=["dog", "cat"]))
+    data = _load(_saved(tmp_path, train=make_rows(), test=other), image_size=48)
+    assert torch.cat([labels for _, labels in data.test.ordered(5)]).tolist() == [1, 0] * 3
+
+
+def test_a_class_of_the_test_split_alone_is_refused(tmp_path: Path, make_rows: MakeRows) -> None:
+    name = _saved(
+        tmp_path, train=make_rows(), test=make_rows(6, kind=library.ClassLabel(names=["cat", "owl"]))
+    )
+    with pytest.raises(DataError, match=r"row 1 of test .* has label 'owl'; expected one of 2 classes"):
+        _load(name)
+
+
+def test_damaged_images_without_a_test_split_are_told(tmp_path: Path, make_rows: MakeRows) -> None:
+    rows = make_rows()
+    pictures = [{"bytes": b"x" if n == 3 else one["bytes"], "path": None} for n, one in enumerate(
+        rows.cast_column("image", library.Image(decode=False))["image"])]  # fmt: skip
+    damaged = library.Dataset.from_dict({"image": pictures, "label": rows["label"]}, features=rows.features)
+    info = jstc.data.check(_saved(tmp_path, train=damaged), root=None)
+    [note] = [each for each in info.notes if "cannot be read" in each]
+    assert note.startswith("1 of the images looked at cannot be read (row 3 of train of ")

@@ -262,3 +262,15 @@ def test_the_same_image_a_few_times_is_no_bomb(make_parquet: Make) -> None:
     table = pq.read_table(root / "train.parquet").take(pa.array([0] * 3000))
     pq.write_table(table, root / "train.parquet", compression="zstd")
     assert len(parquet.images(root, "train", ("0", "1", "2"), InputSettings()).labels) == 3000
+
+
+def test_a_test_file_that_numbers_the_classes_otherwise_has_them_by_name(make_parquet: Make) -> None:
+    root = make_parquet()
+    for name, names in (("train", ["a", "b", "c"]), ("test", ["c", "a", "b"])):
+        path = root / f"{name}.parquet"
+        known = {"info": {"features": {"label": {"names": names}}}}
+        table = pq.read_table(path).replace_schema_metadata({"huggingface": json.dumps(known)})
+        pq.write_table(table, path)
+    data = _load(root)
+    assert data.info.labels == ("a", "b", "c")
+    assert torch.cat([labels for _, labels in data.test.ordered(5)]).tolist() == [2, 0, 1] * 4
