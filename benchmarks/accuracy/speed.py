@@ -25,8 +25,7 @@ from jstc import export, models
 from jstc.channels import analyse
 from jstc.core import files
 from jstc.ort.opened import Opened, open_file, prepare
-from jstc.ort.statistics import paired_ratio
-from jstc.ort.timing import interleaved_seconds, warm_up
+from jstc.ort.statistics import interleaved_seconds, paired_ratio, warm_up
 from jstc.plan import Plan
 
 __all__ = ["opened"]

@@ -33,8 +33,7 @@ from benchmarks import children
 from jstc.core import files
 from jstc.ort.machine import environment
 from jstc.ort.opened import Opened, open_file, prepare
-from jstc.ort.statistics import Ratio, paired_ratio
-from jstc.ort.timing import interleaved_seconds, warm_up
+from jstc.ort.statistics import Ratio, interleaved_seconds, paired_ratio, warm_up
 
 __all__ = ["Line", "compared", "lines", "table"]
 

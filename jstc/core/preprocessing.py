@@ -9,7 +9,7 @@
 3. A pixel x in [0, 1] of channel c becomes (x - mean[c]) / std[c].
 
 `jstc.data.pixels` does the second with Pillow, for the evaluation and for the script beside exported files,
-`jstc.data.resampling` for images that are in memory, `jstc.export.preprocess` in a graph of ONNX: the same
+`jstc.data.transforms` for images that are in memory, `jstc.export.preprocess` in a graph of ONNX: the same
 bytes. No numpy and no torch here.
 """
 

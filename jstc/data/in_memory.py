@@ -14,9 +14,8 @@ from torch.nn import functional as F
 from jstc.core.seeds import derive
 from jstc.data.base import WHOLE, Batch, DataInfo, Dataset, Epoch, Part, Split
 from jstc.data.images import CorruptImages
-from jstc.data.resampling import resampled
 from jstc.data.sampling import Indices, epoch_order, num_steps, spread, stratified
-from jstc.data.transforms import Transform, policy, transform_each
+from jstc.data.transforms import Transform, policy, resampled, transform_each
 from jstc.recipe.schema import InputSettings
 
 __all__ = ["Augmentation", "MemorySplit", "dataset_in_memory", "normalise"]

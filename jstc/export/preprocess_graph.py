@@ -1,6 +1,6 @@
 """What stands before and after a network in a file that prepares its images itself: two small ONNX graphs.
 
-Images are resized as Pillow does it, by products with matrices of its weights; `jstc.data.resampling` has
+Images are resized as Pillow does it, by products with matrices of its weights; `jstc.data.transforms` has
 them in numpy, and the words for them. ONNX has an operator for resizing; but onnxruntime computes its weights
 in float32, so that a pixel was off by 1 of 255 here and there, and runtimes differ in how they antialias.
 """
@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper, parser
 
 from jstc.core.preprocessing import Interpolation, Preprocessing
-from jstc.data.resampling import PRECISION, RADIUS
+from jstc.data.transforms import PRECISION, RADIUS
 
 __all__ = [
     "CLASSES",

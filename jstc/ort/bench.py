@@ -17,8 +17,7 @@ from jstc.ort.doubts import Disturbance, Watch, verdict
 from jstc.ort.memory import PeakMemory
 from jstc.ort.opened import Facts, Opened, open_file, prepare, profile
 from jstc.ort.sessions import Provider
-from jstc.ort.statistics import Ratio, paired_ratio
-from jstc.ort.timing import WarmUp, interleaved_seconds, warm_up
+from jstc.ort.statistics import Ratio, WarmUp, interleaved_seconds, paired_ratio, warm_up
 from jstc.recipe.schema import BenchSettings
 
 __all__ = ["BenchResult", "BenchRow", "Skipped", "measure", "time_all"]
@@ -113,7 +112,7 @@ def measure(
     """Time every file (label -> path) on every provider at every batch size; the first one is the target.
 
     `facts` of files by label come before what their metadata say. What cannot be measured is told and left
-    out. `patient`: where an interval is still wide, measure longer (`jstc.ort.timing.LONGEST`). With
+    out. `patient`: where an interval is still wide, measure longer (`jstc.ort.statistics.LONGEST`). With
     `settings.profile` the operators are profiled, too; onnxruntime's traces are put into `traces`.
     Raises `InputError` when a file is missing, or nothing can be measured at all.
     """

@@ -14,7 +14,7 @@ from jstc.core.accuracy import Accuracy
 from jstc.core.numbers import count, percent, points, share
 from jstc.ort.doubts import speed_of
 from jstc.report import accuracies
-from jstc.report.emitted import emitted_findings
+from jstc.report.accuracies import emitted_findings
 from jstc.report.finding import Finding, State, Wanted
 from jstc.report.speed import busy_of_all, measuring_findings, speed_findings
 from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary, Timing

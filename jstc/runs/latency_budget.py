@@ -26,7 +26,7 @@ from jstc.errors import RunDirectoryError
 from jstc.export import write_onnx
 from jstc.latency import Calibration, LatencyModel, Setting, Table
 from jstc.models.outputs import ScoresOnly
-from jstc.ort import sessions, statistics, timing
+from jstc.ort import sessions, statistics
 from jstc.ort.opened import open_file, prepare
 from jstc.plan import Plan
 from jstc.recipe.schema import LatencySettings, Recipe
@@ -253,8 +253,8 @@ class NetworkTimer:
         provider, threads = self.setting.provider, self.setting.threads
         opened = [open_file(p.stem, p, provider=provider, threads=threads) for p in files]
         runs = [prepare(each, self.setting.batch) for each in opened]
-        timing.warm_up(runs, seconds=_SECONDS)
-        return timing.interleaved_seconds(runs, seconds=_SECONDS * len(runs))
+        statistics.warm_up(runs, seconds=_SECONDS)
+        return statistics.interleaved_seconds(runs, seconds=_SECONDS * len(runs))
 
 
 def quick_onnx(network: nn.Module, path: Path, shape: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jstc.core.preprocessing import INTERPOLATIONS, Interpolation, Preprocessing
 from jstc.data.pixels import as_colours, prepared_pixels
-from jstc.data.resampling import resampled
+from jstc.data.transforms import resampled
 
 GREY = (0.0,), (1.0,)
 

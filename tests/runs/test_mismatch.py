@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jstc.core.progress import Silent
 from jstc.data import DataInfo, Dataset
 from jstc.data.in_memory import dataset_in_memory
-from jstc.report.given import framed, mismatch_sentence, warnings
+from jstc.report.accuracies import framed, mismatch_sentence, warnings
 from jstc.runs.alternatives import class_orders, new_classifier
 from jstc.runs.mismatch import Mismatch, Scored, _surely_better, find
 from jstc.train.device import Numerics

@@ -11,7 +11,7 @@ from jstc.core import files
 from jstc.core.accuracy import Accuracy, doubts
 from jstc.export import card
 from jstc.export.card import CardFacts
-from jstc.report.given import warnings as given_warnings
+from jstc.report.accuracies import warnings as given_warnings
 from jstc.runs.manifest import Manifest
 from jstc.runs.workspace import StageContext
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from jstc import finetune
 from jstc.core import files
-from jstc.report import given as told
+from jstc.report import accuracies as told
 from jstc.runs import mismatch
 from jstc.runs.mismatch import Scored
 from jstc.runs.outline import announce
