@@ -310,8 +310,9 @@ def test_the_same_call_continues_and_other_weights_are_another_run(found, traine
         other = network()
         other.load_state_dict(trained.state_dict())
         other[0].weight.add_(1)
-    with pytest.raises(RunDirectoryError, match="belongs to a run with other settings"):
+    with pytest.raises(RunDirectoryError, match="belongs to a run with other settings") as raised:
         search(other, result.path, trained=True)
+    assert "fresh=True" in str(raised.value) and "jstc finetune" not in str(raised.value)
 
 
 @pytest.fixture

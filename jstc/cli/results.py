@@ -18,8 +18,10 @@ from jstc.summary import Summary, SweepSummary, to_document
 
 __all__ = ["outline", "stage", "summary"]
 
-_NOT_SHOWN = ("flops_share", "kernels", "max_abs_diff_fold_limit", "rounding", "unreached")
-"""Parts of a result that are figures by themselves; the report has them, and --json."""
+_NOT_SHOWN = frozenset(
+    ("flops_share", "kernels", "max_abs_diff_fold_limit", "reconstruction", "rounding", "unreached")
+)
+"""Parts of a result that are figures by themselves; the report, the messages or --json have them."""
 
 
 def summary(found: Summary | SweepSummary, path: Path, *, as_json: bool, quiet: bool = False) -> None:

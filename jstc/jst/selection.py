@@ -35,7 +35,8 @@ __all__ = ["Selection", "choose", "choose_best", "learn", "save", "with_plan"]
 class Mended:
     """Reconstruction of a sub-network: accuracies on the search-validation split, and its layers.
 
-    `recalibrated` is the accuracy as it was cut, with batch-norm statistics estimated anew.
+    `recalibrated` is the accuracy as it was cut, with batch-norm statistics estimated anew, and `accuracy`
+    with the layers fitted, which are left as they were cut where that is better.
     """
 
     recalibrated: float
@@ -44,14 +45,22 @@ class Mended:
     found: Reconstruction
 
     @property
+    def is_kept(self) -> bool:
+        """Whether it answers at least as well as without."""
+        return self.accuracy >= self.recalibrated
+
+    @property
     def sentence(self) -> str:
         """Sentence for people."""
         fitted, left_out = self.found.layers, self.found.left_out
         told = (
             f"reconstruction: {len(fitted)} layers were fitted to the whole network on "
             f"{self.found.images:,} images; top-1 of the search-validation split "
-            f"{numbers.percent(self.recalibrated)} as cut, {numbers.percent(self.accuracy)} now"
+            f"{numbers.percent(self.recalibrated)} as cut, {numbers.percent(self.accuracy)} "
         )
+        if not self.is_kept:
+            return f"{told}then, and so they stay as cut"
+        told += "now"
         return f"{told}; left as cut: {', '.join(left_out)}" if left_out else told
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +68,7 @@ class Mended:
         layers = {name: {"before": e.before, "after": e.after} for name, e in self.found.layers.items()}
         return {
             "accuracy_as_cut": self.recalibrated,
+            **({} if self.is_kept else {"accuracy_as_fitted": self.accuracy}),
             "images": self.found.images,
             "seconds": round(self.seconds, 3),
             "explained": layers,
@@ -185,8 +195,9 @@ def _judged(plan: Plan, round_: int, state: State, context: RoundContext) -> _Ju
     accuracy, mended = judge(sub, context, limit=None).accuracy, None
     images = context.recipe.search.reconstruction_images
     if images and not context.recipe.search.rounds:
-        sub, mended = _mend(plan, accuracy, state.target, context)
-        accuracy = mended.accuracy
+        fitted, mended = _mend(plan, accuracy, state.target, context)
+        if mended.is_kept:
+            sub, accuracy = fitted, mended.accuracy
     return _Judged(Entry(plan, accuracy, round_), sub, mended)
 
 

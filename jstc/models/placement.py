@@ -93,7 +93,8 @@ def _exact(found: list[str], reading: _Reading, own: _Tensors) -> list[str]:
     """Those beginnings that the fewest unknown names follow: a larger network may have all of a smaller."""
     unknown = dict.fromkeys(found, 0)
     for key in reading.tensors:
-        begin = max((one for one in found if key.startswith(one)), key=len, default=None)
+        begins = (key.removesuffix(ending) for ending in endings(key))
+        begin = max((one for one in begins if one in unknown), key=len, default=None)
         if begin is not None and reading.outer + key.removeprefix(begin) not in own:
             unknown[begin] += not key.endswith("n_averaged")
     return [begin for begin in found if unknown[begin] == min(unknown.values())]

@@ -136,7 +136,7 @@ def _loaded(chosen: Any, file: Path) -> dict[str, Tensor]:
             )
     except Exception as error:  # of urllib, of torch's hash check, of torch.load
         if here:
-            what = f"{file} is damaged ({type(error).__name__}: {_short(error)})"
+            what = f"{file} is damaged ({type(error).__name__})"  # torch's own text is advice on pickles
             raise ModelError(what, "delete it, and it is fetched again") from None
         raise ModelError(
             f"torchvision's {chosen} cannot be fetched ({_short(error)})",

@@ -104,7 +104,8 @@ def _problems(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, T
     shapes = [key for key in own if key in given and own[key].shape != given[key].shape]
     missing = [key for key in own if key not in given]
     unknown = [key for key in given if key not in own]
-    if shapes and not missing and not unknown and _is_classifier(model, shapes):
+    rows_alone = all(own[key].shape[1:] == given[key].shape[1:] for key in shapes)
+    if shapes and rows_alone and not missing and not unknown and _is_classifier(model, shapes):
         layer = shapes[0].rpartition(".")[0]
         theirs, ours = given[shapes[0]].shape[0], own[shapes[0]].shape[0]
         return f"everything fits but the classifier '{layer}': {theirs} classes in the file, {ours} here"

@@ -63,7 +63,8 @@ def _check_trained(workspace: Workspace) -> None:
             )
     elif not recipe.search.rounds:
         raise RecipeError(
-            "search.rounds: 0 cuts a network that is trained already: give its weights (--weights)"
+            "search.rounds: 0 cuts a network that is trained already, and this one is taken for untrained",
+            "give its weights (--weights FILE); in Python, trained=True says that it has them",
         )
 
 

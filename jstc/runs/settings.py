@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from jstc.data.base import GIVEN
 from jstc.errors import RunDirectoryError
 from jstc.recipe.explain import show
 from jstc.recipe.loading import Changes, changes, told
@@ -131,6 +132,9 @@ def refuse_other_run(
     lines = told(found)
     if len(lines) > _MAX_SHOWN:
         lines[_MAX_SHOWN:] = [f"... and {len(lines) - _MAX_SHOWN} more"]
+    if stored.dataset == GIVEN:  # only Python has its network and data
+        advice = "start over with fresh=True, write elsewhere with out=, or go back to the old settings"
+        raise RunDirectoryError(f"{path} belongs to a run with other settings", advice, details=lines)
     advice = "start over with --fresh, write elsewhere with --out DIR, or go back to the old settings"
     if all(_section(key) == "finetune" for key in found):
         advice += f"; finetune alone runs again by `{_command('finetune', path, found)}`"

@@ -85,7 +85,13 @@ def restore(network: nn.Module, layers: Collection[str], path: Path) -> None:
     Of several processes the first one reads it, for all. Raises `RunDirectoryError` when it is not there, or
     that of another network.
     """
-    saved = collectives.from_first(lambda: checkpoint.load(path))
+    try:
+        saved = collectives.from_first(lambda: checkpoint.load(path))
+    except RunDirectoryError as error:
+        raise RunDirectoryError(
+            f"the new classifier, which was trained alone, cannot be read: {error.problem}",
+            "delete the file if it is there; the command that began the run, given again, trains it again",
+        ) from None
     assert saved is not None
     tensors: dict[str, Tensor] = saved[0]
     try:

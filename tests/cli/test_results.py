@@ -153,6 +153,16 @@ def test_figures_of_every_channel_group_are_for_the_report(jstc_command, run):
     }
 
 
+def test_figures_of_every_fitted_layer_are_not_in_the_table(capsys, run):
+    path = run / "search" / "result.json"
+    fitted = {"accuracy_as_cut": 0.5, "explained": {"layer1.0.conv1": {"before": 0.5, "after": 0.75}}}
+    files.write_json(path, files.read_json(path) | {"reconstruction": fitted})
+    results.stage(run, "search", as_json=False)
+    assert "layer1.0.conv1" not in capsys.readouterr().out
+    results.stage(run, "search", as_json=True)
+    assert json.loads(capsys.readouterr().out)["reconstruction"] == fitted
+
+
 def test_the_accuracy_of_a_search_says_which_split_it_is_on(jstc_command, run, monkeypatch):
     monkeypatch.setattr(preflight, "check", lambda workspace, path: None)
     words = ["search", "resnet20", "--dataset", "digits", "--flops", "0.5", "--out", run]

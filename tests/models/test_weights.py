@@ -75,6 +75,15 @@ def test_another_number_of_classes_is_said_so(tmp_path: Path) -> None:
     assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
 
 
+def test_a_classifier_of_other_inputs_is_not_told_as_one_of_other_classes(tmp_path: Path) -> None:
+    target = Net(10)
+    state = dict(target.state_dict())
+    state["fc.weight"] = torch.zeros(10, state["fc.weight"].shape[1] + 1)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"other shapes fc\.weight \(\[10, \d+\] in the file"):
+        load_weights(target, tmp_path / "w.pt")
+
+
 def test_keys_and_shapes_that_differ_are_named(tmp_path: Path) -> None:
     state = dict(Net().state_dict())
     state["extra.weight"] = state.pop("conv.bias")

@@ -149,8 +149,11 @@ def test_every_later_stage_has_it_and_misses_it(recipe: Callable[..., Recipe], t
     asked = recipe("finetune.teacher=target")
     run = search(asked, tmp_path / "r")
     (run / "given" / "head.safetensors").unlink()
-    with pytest.raises((RunDirectoryError, StageError), match=r"head\.safetensors"):
+    with pytest.raises((RunDirectoryError, StageError), match=r"head\.safetensors") as raised:
         commands.run_stage(run, "finetune", recipe=asked)
+    assert "given again, trains it again" in str(raised.value)
+    search(asked, run)
+    commands.run_stage(run, "finetune", recipe=asked)
 
 
 def test_several_budgets_share_one(recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from jstc.channels import ChannelMap
 from jstc.core import files
 from jstc.errors import RecipeError
 from jstc.recipe import loading
@@ -81,6 +82,31 @@ def test_a_cut_network_is_mended_and_nothing_is_trained(
     assert trained.read_bytes() == before
 
 
+def test_what_fitting_makes_worse_stays_as_it_was_cut(
+    recipe: Callable[..., Recipe], tmp_path: Path, messages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = ChannelMap.reconstruct
+
+    def spoilt(channels: ChannelMap, whole: nn.Module, small: nn.Module, *others: Any, **options: Any) -> Any:
+        found = fit(channels, whole, small, *others, **options)
+        with torch.no_grad():
+            for parameter in small.parameters():
+                parameter.neg_()
+        return found
+
+    monkeypatch.setattr(ChannelMap, "reconstruct", spoilt)
+    run = commands.run(recipe(), out=tmp_path / "r", only=BEFORE_BENCH, progress=messages)
+    as_cut = commands.run(recipe("search.reconstruction_images=0"), out=tmp_path / "cut", only=["search"])
+    found = results(run, "search")
+    mended = found["reconstruction"]
+    assert found["accuracy"] == mended["accuracy_as_cut"] == results(as_cut, "search")["accuracy"]
+    assert mended["accuracy_as_fitted"] < found["accuracy"]
+    assert any("so they stay as cut" in text for text in messages.texts)
+    assert "layers fitted" not in (run / "export" / "MODEL_CARD.md").read_text()
+    weights = [load_file(at / "search" / "subnetwork.safetensors") for at in (run, as_cut)]
+    assert all(torch.equal(one, other) for one, other in zip(*map(dict.values, weights), strict=True))
+
+
 def test_the_report_misses_nothing_of_it(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     run = commands.run(recipe(), out=tmp_path / "r", only=[*BEFORE_BENCH, "report"])
     document = files.read_json(run / "summary.json")
@@ -108,7 +134,10 @@ def test_finetune_goes_on_from_the_mended_network(recipe: Callable[..., Recipe],
 
 @pytest.mark.parametrize(
     ("settings", "given", "said"),
-    [((), False, "search.rounds: 0 cuts"), (("baseline=true",), True, "baseline: nothing is trained")],
+    [
+        ((), False, "search.rounds: 0 cuts.*trained=True"),
+        (("baseline=true",), True, "baseline: nothing is trained"),
+    ],
 )
 def test_what_makes_no_sense_is_refused(
     recipe: Callable[..., Recipe], tmp_path: Path, trained: Path, settings: Any, given: bool, said: str

@@ -96,7 +96,8 @@ def _made(context: StageContext, metadata: Mapping[str, Any], manifest: Manifest
     searched, tuned = (_read(context.path / stage / "result.json") for stage in ("search", "finetune"))
     if "rounds" in searched and "epochs" in tuned:
         lines.append(f"{searched['rounds']} rounds of search, then {tuned['epochs']} epochs of fine-tuning")
-    if mended := searched.get("reconstruction"):
+    mended = searched.get("reconstruction")
+    if mended and "accuracy_as_fitted" not in mended:  # else it was worse, and left as it was cut
         lines.append(
             f"layers fitted to the given network on {mended['images']} training images, without training"
         )
