@@ -430,6 +430,11 @@ def test_what_the_command_line_cannot_do_is_said(found, tmp_path):
         RunDirectoryError, match=r"slim of .* is not done, .* make the same call of jstc.search"
     ):
         on_the_command_line(broken, "export")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(result.path, damaged)
+    files.write_json(damaged / "slim" / "kept.json", {})
+    with pytest.raises(RunDirectoryError, match=r"kept.json .* changed: make the same call of jstc.search"):
+        on_the_command_line(damaged, "export")
 
 
 def test_a_network_that_onnx_cannot_hold_is_searched_all_the_same(found, monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 from jstc.core import files, signals
 from jstc.core.files import require_held
 from jstc.core.progress import Progress, Silent
+from jstc.data.base import GIVEN
 from jstc.errors import DiskFullError, Interrupted, JstcError, RunDirectoryError, StageError
 from jstc.recipe.loading import told
 from jstc.runs import preflight
@@ -183,6 +184,11 @@ class Chain:
             return f"continue with `{begun_with}`" if begun_with else "continue as it was begun"
         if name == "baseline":  # the run may have begun with the search, whose command does not train it
             return f"run `jstc run {path / 'recipe.yaml'} --out {path}`"
+        if self._workspace.recipe.dataset == GIVEN:
+            from jstc.runs import kept  # late, because it takes seconds
+
+            if name not in kept.STAGES:
+                return "make the same call of jstc.search again"
         return f"run `jstc {name} {path} --fresh`"
 
     def _reset_later(self, name: str) -> None:
