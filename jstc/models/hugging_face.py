@@ -42,7 +42,9 @@ _PREFIX = "hf:"
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _ANSWER_SECONDS = 10.0
 _MOST_BYTES = 2**22  # of a config: one with 21,000 class names has 1 MB
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_WEIGHTS = tuple(
+    f"{name}{ending}" for name in ("model.safetensors", "pytorch_model.bin") for ending in ("", ".index.json")
+)
 
 # Said by the spec, of no use in building a network, or of the file and not of the network.
 _NOT_KEPT = frozenset(
@@ -174,10 +176,17 @@ def from_cache() -> Iterator[None]:
 
 
 def has_weights_here(name: str) -> bool:
-    """Whether weights are in the folder or the cache, so that nothing has to be fetched."""
+    """Whether weights are in the folder or the cache, so that nothing has to be fetched.
+
+    Raises `ModelError` for a folder without any.
+    """
     where = location(name)
     if isinstance(where, Path):
-        return any((where / weights).is_file() for weights in _WEIGHTS)
+        if not any((where / weights).is_file() for weights in _WEIGHTS):
+            raise ModelError(
+                f"model '{name}': there are no weights in {where}", "name a file: --weights FILE"
+            )
+        return True
     hub = importlib.import_module("huggingface_hub")
     return any(isinstance(hub.try_to_load_from_cache(where, weights), str) for weights in _WEIGHTS)
 

@@ -151,7 +151,10 @@ def _loaded(chosen: Any, file: Path) -> dict[str, Tensor]:
 
 def _of_timm(spec: ModelSpec) -> Pretrained:
     timm, name = importlib.import_module("timm"), spec.name.removeprefix("timm:")
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # timm has no such tag
+        config = None
     if config is None or not config.has_weights:
         tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         advice = (

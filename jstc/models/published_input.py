@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,8 @@ def _as_timm_says(config: Mapping[str, Any]) -> _Said:
     unlike = None
     if (mode != "center" and (mode, crop) != ("squash", 1.0)) or crop > 1:
         side, unlike = None, f"crop_mode {mode} with crop_pct {crop:g}"
-    figures = tuple(config["mean"]), tuple(config["std"])
-    return Preprocessing(height, width, *figures, side, _known(config["interpolation"])), unlike
+    by = _known(config["interpolation"])
+    return _required((height, width), config["mean"], config["std"], side, by), unlike
 
 
 def _known(interpolation: str) -> Any:
@@ -176,10 +177,20 @@ def _as_hugging_face_says(document: Any) -> _Said | None:
     else:
         (height, width), side = _both(size), None
     normalised = document.get("do_normalize", True)
-    mean = tuple(document["image_mean"]) if normalised else (0.0,) * 3
-    std = tuple(document["image_std"]) if normalised else (1.0,) * 3
+    mean = document["image_mean"] if normalised else (0.0,) * 3
+    std = document["image_std"] if normalised else (1.0,) * 3
     by = _known(_RESAMPLING.get(document.get("resample", 2), str(document.get("resample"))))
-    return Preprocessing(height, width, mean, std, side, by), unlike
+    return _required((height, width), mean, std, side, by), unlike
+
+
+def _required(
+    size: tuple[int, int], mean: Iterable[Any], std: Iterable[Any], side: int | None, by: Any
+) -> Preprocessing:
+    """What a file says, which anybody may have written. Raises `ValueError` for figures that cannot be."""
+    means, deviations = tuple(map(float, mean)), tuple(map(float, std))
+    if min(size) < 1 or not all(map(math.isfinite, means)) or not all(0 < d < math.inf for d in deviations):
+        raise ValueError(f"size {size}, mean {means} and deviation {deviations} are not those of images")
+    return Preprocessing(*size, means, deviations, side, by)
 
 
 def _both(size: Any) -> tuple[int, int]:

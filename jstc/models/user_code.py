@@ -57,14 +57,18 @@ def _import(location: str, name: str) -> ModuleType:
         if location.endswith(".py"):
             return _import_file(Path(location))
         return _with_path(Path.cwd(), lambda: importlib.import_module(location))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f"{location}.".startswith(f"{error.name}."):
             raise user_names.no_module(name) from error
         problem = f"model '{name}' cannot be imported: {_where(error)}"
-        raise ModelError(problem, _as_module(error, location, name)) from error
+        script = isinstance(error, SystemExit)  # one that reads its own command line, say
+        raise ModelError(problem, _AS_SCRIPT if script else _as_module(error, location, name)) from error
 
 
-def _as_module(error: Exception, location: str, name: str) -> str:
+_AS_SCRIPT = "put what the file does when it is run under `if __name__ == '__main__':`"
+
+
+def _as_module(error: BaseException, location: str, name: str) -> str:
     """How to name a file whose relative imports cannot work, as it is loaded alone; else nothing."""
     frames = _own_frames(error)
     file = Path(location).resolve()
@@ -136,7 +140,7 @@ def _call(factory: Callable[..., Any], arguments: dict[str, int], name: str) -> 
 
     try:
         model = factory(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"model '{name}': the factory failed: {_where(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model '{name}': expected a torch.nn.Module, but got {type(model).__name__}")
@@ -150,7 +154,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return f"{text} in {error.filename}, line {error.lineno}"
@@ -158,7 +162,7 @@ def _where(error: Exception) -> str:
     return f"{text} in {own[-1].filename}, line {own[-1].lineno}" if own else text
 
 
-def _own_frames(error: Exception) -> list[traceback.FrameSummary]:
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Where in the user's code an error came from, innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
     return [f for f in frames if "importlib" not in f.filename and Path(f.filename) != Path(__file__)]

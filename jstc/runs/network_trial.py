@@ -153,6 +153,11 @@ def _evaluated(network: nn.Module, trial: Trial) -> Found:
         with randomness_kept() as used, watching(network) as watch:
             output = _first_forward(network, images, trial)
         _require_owned(network, watch)
+        if not torch.equal(images, trial.images(2)):
+            raise ModelError(
+                "the forward changes the images that it is given, which others still need (a teacher, say)",
+                "change a copy: x = x.clone() at its beginning, or x = x * 2 instead of x.mul_(2)",
+            )
         scores = _scores(output)
         _require_shape(output, scores, trial)
         again = _scores(_forward(network, images))

@@ -139,6 +139,8 @@ def test_a_users_file_may_import_its_neighbour(write: object, tmp_path: Path) ->
     [
         ("import no_such_module", r"cannot be imported: ModuleNotFoundError: .* in .*nets\.py, line 3"),
         ("def make(:", r"cannot be imported: SyntaxError: .* in .*nets\.py, line 3"),
+        ("raise SystemExit(2)", r"cannot be imported: SystemExit: 2 in .*nets\.py, line 3; put .*__main__"),
+        ("def make(): raise SystemExit", r"factory failed: SystemExit: +in .*nets\.py, line 3"),
         ("other = 1", r"nets\.py has no function 'make'"),
         ("make = 1", r"nets\.py has no function 'make'"),
         ("def make(): return 3", r"expected a torch\.nn\.Module, but got int"),

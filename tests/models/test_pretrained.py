@@ -167,6 +167,8 @@ def test_timms_networks_without_weights_name_those_with_a_tag(cached: Callable[.
         pretrained.find(named(TINY), "IMAGENET1K_V1")
     with pytest.raises(ModelError, match="timm publishes no weights for 'timm:davit_huge'"):
         pretrained.find(named("timm:davit_huge", side=224), "default")
+    with pytest.raises(ModelError, match=r"for 'timm:resnet18\.nosuch'; there are some for timm:resnet18\."):
+        pretrained.find(named("timm:resnet18.nosuch"), "default")
 
 
 # Hugging Face
@@ -204,6 +206,16 @@ def _quiet(transformers: Any) -> Iterator[None]:
     finally:
         said.set_verbosity(level)
         said.enable_progress_bar()
+
+
+def test_a_folder_of_hugging_face_without_weights_is_not_one_to_fetch_from(
+    saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    asked = named(f"hf:{saved(tmp_path / 'net')}", classes=7)
+    (tmp_path / "net" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"there are no weights in .*--weights FILE"):
+        pretrained.find(asked, "default")
+    assert pretrained.offer(asked) is None
 
 
 def test_a_network_of_hugging_face_has_weights_and_preprocessing_of_its_own(

@@ -119,6 +119,12 @@ def test_what_is_kept_from_call_to_call_is_found() -> None:
         trial().whole(network)
 
 
+def test_images_that_the_forward_changes_are_told_as_that() -> None:
+    found = refused(lambda net, x: net.scores(x.sub_(0.5)), "changes the images that it is given")
+    assert "clone" in found.advice
+    assert not notes(lambda net, x: net.scores(x.clone().sub_(0.5)))
+
+
 def test_a_buffer_that_evaluations_change_is_a_note() -> None:
     def forward(net: Net, x: Tensor) -> Tensor:
         net.seen.add_(len(x))

@@ -179,7 +179,14 @@ def test_what_timm_does_and_has_no_form_here_is_told(tmp_path: Path, mode: str, 
     assert found.preprocessing == Preprocessing(96, 96, HALF, HALF, None, "bicubic")
 
 
-@pytest.mark.parametrize("text", ["[", '{"size": {"x": 1}}', json.dumps(CROPPED | {"resample": 0})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[", '{"size": {"x": 1}}', json.dumps(CROPPED | {"resample": 0})),
+        *(json.dumps(CROPPED | odd) for odd in ({"image_std": [0, 1, 1]}, {"image_mean": "abc"})),
+        json.dumps({"size": {"height": -3, "width": 3}, "image_mean": [0.5], "image_std": [0.5]}),
+    ],
+)
 def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(InputError, match=r"preprocessor_config.json cannot be used for the images of"):
