@@ -123,6 +123,8 @@ def test_odd_data_are_refused_before_training(tmp_path, kind):
         ({"recipe": {"search": {"eval_images": 0}}, "flops": 0.5}, RecipeError, "recipe=: search.eval_im"),
         ({"recipe": "quikstart", "flops": 0.5}, RecipeError, "no recipe at quikstart; did you mean"),
         ({"recipe": {}}, RecipeError, "no budget: give flops=0.5"),
+        ({"recipe": [1]}, RecipeError, "recipe= is of type list: give a dictionary, a file or its name"),
+        ({"flops": 0.5, "params": 0.5}, RecipeError, "^give one budget: "),
         ({"weights": "default"}, ModelError, "no weights file at default; weights have names where"),
     ],
 )
@@ -130,6 +132,12 @@ def test_wrong_arguments(tmp_path, options, error, problem):
     with pytest.raises(error, match=problem):
         search(network(), tmp_path / "r", **options)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("settings", [3, [("search.rounds", 20)], ["search.rounds"]])
+def test_settings_in_another_form(settings, tmp_path):
+    with pytest.raises(RecipeError, match=r"settings.*search.rounds.*(20\"\]|such as train.lr=0.05)$"):
+        jstc.search(network(), Data(), Data(24), flops=0.5, settings=settings, out=tmp_path / "r")
 
 
 def test_a_network_that_gives_no_scores(tmp_path):

@@ -72,8 +72,10 @@ def from_python(
         settings = (settings,)
     if isinstance(settings, Mapping):
         said = [(split_key(key), value, f"settings[{key!r}]") for key, value in settings.items()]
-    else:
+    elif isinstance(settings, Sequence) and all(isinstance(text, str) for text in settings):
         said = [_override(text, "settings") for text in settings]
+    else:
+        raise RecipeError('settings= takes {"search.rounds": 20} or ["search.rounds=20"]')
     said += [
         (tuple(key.split(".")), value, f"{key}=") for key, value in arguments.items() if value is not None
     ]
@@ -88,7 +90,11 @@ def _source(recipe: Recipe | Mapping[str, Any] | Path | str | None) -> Source:
         return _read(Path(recipe))
     if isinstance(recipe, Recipe):
         recipe = recipe.model_dump(mode="json", exclude_unset=True)  # defaults hang on what else is given
-    return Source("recipe=", copy.deepcopy(dict(recipe or {})))
+    if recipe is not None and not isinstance(recipe, Mapping):
+        raise RecipeError(
+            f"recipe= is of type {type(recipe).__name__}: give a dictionary, a file or its name"
+        )
+    return Source("" if recipe is None else "recipe=", copy.deepcopy(dict(recipe or {})))
 
 
 def read_plain(path: Path) -> dict[str, Any]:
@@ -203,7 +209,8 @@ def _override(text: str, said_by: str = "--set") -> Said:
     """Key, value and origin of `--set KEY=VALUE`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip("."):
-        raise RecipeError(f"{said_by} {text}: expected key=value, such as {said_by} train.lr=0.05")
+        example = "--set train.lr=0.05" if said_by == "--set" else "train.lr=0.05"
+        raise RecipeError(f"{said_by} {text}: expected key=value, such as {example}")
     origin = f"{said_by} {key}"
     return split_key(key.strip()), parse(value, origin).data, origin
 
