@@ -146,8 +146,8 @@ def _built(recipe: Recipe, info: DataInfo, where: str) -> nn.Module:
 def load(recipe: Recipe, where: torch.device) -> Dataset:
     """The recipe's data set, or random bytes."""
     if recipe.dataset == RANDOM:
-        side = recipe.input.image_size or _RANDOM_SIDE
-        return random_dataset(recipe, (3, side, side), _RANDOM_CLASSES, where)
+        size = recipe.input.size or (_RANDOM_SIDE, _RANDOM_SIDE)
+        return random_dataset(recipe, (3, *size), _RANDOM_CLASSES, where)
     root = None if recipe.data is None else Path(recipe.data)
     settings, seed = recipe.input, recipe.seed
     return data.load(recipe.dataset, root=root, settings=settings, seed=seed, device=where)

@@ -29,6 +29,7 @@ __all__ = [
     "Source",
     "Split",
     "background_of",
+    "middle_of",
     "photographs",
     "resize_side",
     "side_of",
@@ -51,13 +52,13 @@ _SMALL_SIDE = 96
 _PHOTOGRAPH_SIDE = 224
 
 
-def size_of(sizes: Iterable[tuple[int, int]], image_size: int | None) -> tuple[int, int, SizeFrom]:
+def size_of(sizes: Iterable[tuple[int, int]], asked: tuple[int, int] | None) -> tuple[int, int, SizeFrom]:
     """Height and width for a network, by those of some images and the recipe, and which of them it is by.
 
     Small images that all have one size keep it.
     """
-    if image_size is not None:
-        return image_size, image_size, "recipe"
+    if asked is not None:
+        return (*asked, "recipe")
     found = set(sizes)
     if len(found) == 1 and max(own := next(iter(found))) <= _SMALL_SIDE:
         return (*own, "images")
@@ -71,8 +72,24 @@ def background_of(settings: InputSettings) -> Colour | None:
 
 
 def side_of(settings: InputSettings, own: int) -> tuple[int, SizeFrom]:
-    """Side for a network, where the data set itself has one, and which of the two it is by."""
-    return (own, "data set") if settings.image_size is None else (settings.image_size, "recipe")
+    """Side for a network, where the data set itself has one, and which of the two it is by.
+
+    Raises `DataError` for a size that is not square, as the images are.
+    """
+    if settings.size is None:
+        return own, "data set"
+    height, width = settings.size
+    if height != width:
+        raise DataError(f"images of {own}x{own} stay square: they are not prepared as {height}x{width}")
+    return height, "recipe"
+
+
+def middle_of(height: int, width: int, by: SizeFrom) -> int | None:
+    """Shorter side to which images are resized before their middle is cut out; None: they are stretched.
+
+    A square can be cut out of any image; of a size that is asked for, and is none, most would be lost.
+    """
+    return None if by == "recipe" and height != width else resize_side(height, width)
 
 
 @dataclass(frozen=True)
@@ -143,8 +160,8 @@ def photographs(
     notes: Iterable[str] = (),
 ) -> DataInfo:
     """The form of a data set of images as people have them, by the height and width of some of them."""
-    height, width, by = size_of(sizes, settings.image_size)
-    side = resize_side(height, width)
+    height, width, by = size_of(sizes, settings.size)
+    side = middle_of(height, width, by)
     return DataInfo(
         name,
         tuple(labels),

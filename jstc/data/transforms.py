@@ -39,7 +39,10 @@ def for_training(info: DataInfo, settings: InputSettings) -> Transform:
     """Random crop, mirroring and the recipe's policy: a Pillow image to uint8 [C, H, W]."""
     v2 = import_torchvision("torchvision.transforms.v2")
     by = v2.InterpolationMode(info.interpolation)
-    steps = [v2.RandomResizedCrop((info.height, info.width), interpolation=by), v2.RandomHorizontalFlip()]
+    # Crops as tall and as wide as torchvision's, about the form that the network gets.
+    ratio = tuple(info.width / info.height * side for side in (3 / 4, 4 / 3))
+    crop = v2.RandomResizedCrop((info.height, info.width), ratio=ratio, interpolation=by)
+    steps = [crop, v2.RandomHorizontalFlip()]
     steps += [*_auto_augment(settings), v2.PILToTensor(), *_erasing(settings, info)]
     transform: Transform = v2.Compose(steps)
     return transform

@@ -44,22 +44,25 @@ Background = Annotated[
 ]
 
 
+ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(as_tuple)]
+
+
 class InputSettings(Section):
     """How images reach the network."""
 
     FREE: ClassVar[frozenset[str]] = frozenset({"workers", "prefetch", "max_corrupt", "cache"})
     """Keys that change nothing in what reaches it."""
 
-    image_size: PositiveInt | None = Field(
+    image_size: ImageSize | None = Field(
         None,
-        description="Side in pixels of what the network gets; null: the images' own where they are small and "
-        "of one size, else the network's.",
+        description="Side in pixels of what the network gets, or [height, width]; null: the images' own "
+        "where they are small and of one size, else the network's.",
     )
     resize_side: PositiveInt | Literal["stretch"] | None = Field(
         None,
         description="Shorter side to which images of another size are resized before their middle is cut out "
         "for evaluation; stretch: to the size itself. null: as the weights want it, else 8/7 of image_size, "
-        "and stretch for sets in memory.",
+        "and stretch for sets in memory and for sizes that are not square.",
     )
     interpolation: Interpolation | None = Field(
         None, description="How images are resized, antialiased; null: as the weights want it, else bilinear."
@@ -106,6 +109,11 @@ class InputSettings(Section):
     cache: OptionalPath = Field(
         None, description="Folder for the indices of tar shards; null: the user's cache."
     )
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of `image_size`, which may be one number for both."""
+        return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
 
     @model_validator(mode="after")
     def _augmented(self) -> InputSettings:

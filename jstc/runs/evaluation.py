@@ -146,8 +146,8 @@ def _score(opened: _Opened, limit: int | None, progress: Progress) -> Score:
 def _opened(task: _Task, provider: Provider, threads: int) -> _Opened:
     """The file, and the test split with its images as the file takes them; they fit each other."""
     classifier = open_classifier(task.file, provider=provider, threads=threads)
-    side = task.settings.image_size or _side(classifier)
-    settings = task.settings.model_copy(update={"image_size": side} | _background(classifier))
+    size = task.settings.image_size or _size(classifier)
+    settings = task.settings.model_copy(update={"image_size": size} | _background(classifier))
     info = datasets.check(task.dataset, root=task.data, settings=settings)
     if classifier.outputs > 1:  # another one may have the scores
         classifier = open_classifier(
@@ -222,13 +222,13 @@ def _exported(run: Path) -> Path:
     return plain
 
 
-def _side(classifier: Classifier) -> int | None:
-    """The side in pixels that the network takes, where the graph or its metadata says so."""
+def _size(classifier: Classifier) -> tuple[int, int] | None:
+    """Height and width in pixels that the network takes, where the graph or its metadata says so."""
     _, height, width = classifier.shape
     own = classifier.metadata.get("input_size")
     if height is None and isinstance(own, list) and len(own) == 3:
         _, height, width = own
-    return height if isinstance(height, int) and height == width else None
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 # What an evaluation had to assume, and what its figures do not say by themselves.

@@ -50,7 +50,7 @@ def settled(
         width,
         _figures(settings.mean or base.mean, channels),
         _figures(settings.std or base.std, channels),
-        _side(base, settings, height, width),
+        _side(base, settings, info, height, width),
         settings.interpolation or base.interpolation,
         info.background,
     )
@@ -76,9 +76,12 @@ def _size(info: DataInfo, known: Published | None) -> tuple[int, int, str]:
     return (*own, "the usual size, for images of several or large ones; input.image_size sets another")
 
 
-def _side(base: Preprocessing, settings: InputSettings, height: int, width: int) -> int | None:
+def _side(
+    base: Preprocessing, settings: InputSettings, info: DataInfo, height: int, width: int
+) -> int | None:
     """The recipe's side; else that of `base`, whose size may be another."""
-    if settings.resize_side == "stretch":
+    oblong = info.size_from == "recipe" and height != width
+    if settings.resize_side == "stretch" or (settings.resize_side is None and oblong):
         return None
     if settings.resize_side is not None or base.resize_side is None:
         return settings.resize_side

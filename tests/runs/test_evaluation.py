@@ -149,7 +149,7 @@ def test_a_file_in_a_runs_export_folder_knows_its_data(ours, tmp_path):
     [
         ({"classes": 5}, "gives 5 classes, but the data set has 10"),
         ({"shape": (1, 16, 16)}, "takes images of 1 x 16 x 16, but the data set has 3 x 16 x 16"),
-        ({"shape": (3, 16, 32)}, "takes images of 3 x 16 x 32"),
+        ({"shape": (3, 16, 32)}, "images of 32x32 stay square: they are not prepared as 16x32"),
     ],
 )
 def test_what_does_not_fit_is_refused(onnx_classifier, options, says):

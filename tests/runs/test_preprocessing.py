@@ -6,11 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from jstc import data
 from jstc.core.preprocessing import Preprocessing
 from jstc.data import DataInfo
-from jstc.errors import InputError
+from jstc.data.base import photographs
+from jstc.data.transforms import for_training, seeded
+from jstc.errors import DataError, InputError
 from jstc.models import Published, published
 from jstc.recipe.schema import InputSettings
 from jstc.runs.preprocessing import settled
@@ -191,3 +197,40 @@ def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path, text: str)
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(InputError, match=r"preprocessor_config.json cannot be used for the images of"):
         published("resnet20", tmp_path / "model.safetensors")
+
+
+def test_a_size_that_is_not_square_is_stretched_to_unless_told_otherwise() -> None:
+    """A square's shorter side would leave out most of an image that is much wider than tall."""
+    for found in (None, known(of_weights=False), known(of_weights=True)):
+        for side in (None, 64):
+            keys = {"image_size": [16, 48], "resize_side": side}
+            given = photos([(60, 100), (40, 90)], InputSettings.model_validate(keys))
+            to = prepared(given, found, **keys)
+            assert (to.height, to.width, to.resize_side) == (16, 48, side)
+
+
+def test_crops_for_training_have_about_the_form_that_the_network_gets() -> None:
+    settings = InputSettings.model_validate({"image_size": [16, 48]})
+    transform = for_training(photos([(60, 100)], settings), settings)
+    rows = np.tile(np.arange(240, dtype=np.uint8)[:, None, None], (1, 720, 3))
+    columns = np.tile(np.linspace(0, 239, 720).astype(np.uint8)[:, None], (240, 1, 3))
+    with seeded(0):
+        seen = [
+            [spread_of(transform(Image.fromarray(image))) for image in (rows, columns)] for _ in range(40)
+        ]
+    tall, wide = (sorted(spreads)[-5] for spreads in zip(*seen, strict=True))
+    # Of 240 x 720 pixels a square crop has at most a third of the width; these have nearly all of both.
+    assert min(tall, wide) > 180
+
+
+def test_a_set_of_square_images_stays_square() -> None:
+    with pytest.raises(DataError, match="images of 32x32 stay square"):
+        data.check("digits", root=None, settings=InputSettings.model_validate({"image_size": [16, 48]}))
+
+
+def photos(sizes: list[tuple[int, int]], settings: InputSettings) -> DataInfo:
+    return photographs("photos", ["a", "b"], sizes, settings)
+
+
+def spread_of(image: torch.Tensor) -> float:
+    return float(image.max()) - float(image.min())

@@ -18,7 +18,7 @@ from jstc.data.base import (
     IMAGENET_STD,
     DataInfo,
     background_of,
-    resize_side,
+    middle_of,
     size_of,
 )
 from jstc.data.images import Images
@@ -110,7 +110,7 @@ def described(
     None for the latter where they are to be decoded as they are needed.
     """
     sizes = [size for each in seen for size in each.sizes]
-    height, width, by = size_of(sizes, settings.image_size)
+    height, width, by = size_of(sizes, settings.size)
     *own, own_by = size_of(sizes, None)
     in_memory = own_by == "images" and images * 3 * own[0] * own[1] <= _DECODED_BYTES
     info = DataInfo(
@@ -121,7 +121,7 @@ def described(
         width,
         IMAGENET_MEAN,
         IMAGENET_STD,
-        None if in_memory else resize_side(height, width),
+        None if in_memory else middle_of(height, width, by),
         size_from=by,
         background=background_of(settings),
         notes=(*notes, *notes_on(seen, settings)),
