@@ -194,4 +194,4 @@ def test_help_names_the_defaults(jstc_command):
 
     text = jstc_command("compare", "--help").out
     assert all(f"{100 * limit.amount:g}" in text for limit in DEFAULTS.values())
-    assert "Exit code 3: a gate said no" in " ".join(text.split())
+    assert "exit code 3 where NEW is worse" in " ".join(text.split())
