@@ -24,6 +24,7 @@ def results():
     ]
 
 
+@pytest.mark.slow  # exports three networks; the next test does, too
 def test_it_times_the_target_network_and_those_of_the_results(results, tmp_path):
     whole, half, third = accuracy_latency.opened(results, tmp_path, size=8, threads=1)
     assert 0.45 < half.facts.flops / whole.facts.flops <= 0.5

@@ -51,7 +51,7 @@ def test_while_modules_are_loaded(module, number):
     # A signal waits for an import: what the command was about to say when that ends may come first.
     said = done.stderr.removesuffix(INTERRUPTED)
     assert (done.returncode, done.stderr) == (130, said + INTERRUPTED)
-    assert said in ("", "Also: timm:NAME, path/to/file.py:factory, package.module:factory\n")
+    assert said in ("", "Also: timm:NAME, hf:ORG/NAME, path/to/file.py:factory, package.module:factory\n")
 
 
 def test_a_run_names_the_command_that_continues_from_its_first_check_on(tmp_path):
