@@ -116,11 +116,12 @@ class Stopwatch:
         self._pace: dict[str, float] = {} if workspace is None else workspace.pace
         self._work: dict[str, Work] = {}
         self._since = time.monotonic()
-        self._total, self._unit = 0, ""
+        self._total, self._unit, self._has_trained = 0, "", False
         self._first: int | None = None
         self._last, self._began, self._flops = 0, self._since, 0.0
 
     def start(self, stage: str, total: int, unit: str) -> None:
+        self._has_trained = self._has_trained or self._unit in _TRAINING_UNITS
         self._total, self._unit, self._first = total, unit, None
         self._progress.start(stage, total, unit)
 
@@ -169,7 +170,9 @@ class Stopwatch:
             self._first = self._last = done
             self._began, self._flops = now, 0.0
             pace = self._pace.get("seconds_per_flop")
-            return None if pace is None else pace * each * (self._total - done)
+            # A pass over images after the training is a small part of the stage's work.
+            small = self._has_trained and self._unit not in _TRAINING_UNITS
+            return None if pace is None or small else pace * each * (self._total - done)
         steps, elapsed = done - self._first, now - self._began
         if steps < 1:
             return None

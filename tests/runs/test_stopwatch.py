@@ -136,3 +136,16 @@ def test_a_command_of_one_stage_says_only_that_stage_is_left(clock, seen):
         clock[0] += 1
         one.update(done)
     assert seen.left == [None] * 3
+
+
+def test_a_pass_over_images_after_the_training_is_not_taken_for_it(clock, seen):
+    stopwatch = watch("finetune", seen, workspace(), ["bench"])
+    stopwatch.start("finetune", 3, "epoch")
+    for epoch in range(4):
+        clock[0] = 100.0 * epoch
+        stopwatch.update(epoch)
+    stopwatch.start("finetune", 10, "test batch")
+    for batch in (1, 2):
+        clock[0] += 1.0
+        stopwatch.update(batch)
+    assert seen.left[-2:] == [None, pytest.approx(8 * 1.0 + 60)]
