@@ -8,19 +8,13 @@ No torch here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from jstc.data.base import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    DataInfo,
-    background_of,
-    middle_of,
-    size_of,
-)
+from jstc.data.base import DataInfo, photographs, size_of
 from jstc.data.images import Images
 from jstc.data.looks import LOOKED_AT, Seen, look_at, notes_on
 from jstc.data.sampling import Indices, scattered
@@ -110,20 +104,8 @@ def described(
     None for the latter where they are to be decoded as they are needed.
     """
     sizes = [size for each in seen for size in each.sizes]
-    height, width, by = size_of(sizes, settings.size)
-    *own, own_by = size_of(sizes, None)
-    in_memory = own_by == "images" and images * 3 * own[0] * own[1] <= _DECODED_BYTES
-    info = DataInfo(
-        name,
-        tuple(labels),
-        3,
-        height,
-        width,
-        IMAGENET_MEAN,
-        IMAGENET_STD,
-        None if in_memory else middle_of(height, width, by),
-        size_from=by,
-        background=background_of(settings),
-        notes=(*notes, *notes_on(seen, settings)),
-    )
-    return info, (own[0], own[1]) if in_memory else None
+    height, width, by = size_of(sizes, None)
+    info = photographs(name, labels, sizes, settings, notes=(*notes, *notes_on(seen, settings)))
+    if by == "images" and images * 3 * height * width <= _DECODED_BYTES:
+        return replace(info, resize_side=None), (height, width)
+    return info, None
