@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from jstc.models.catalogue import ModelSpec
+from jstc.models.placement import COUNTER
 
 __all__ = ["NewHead", "new_head"]
 
 _OF_VECTORS = (nn.Linear, nn.LayerNorm, nn.BatchNorm1d)  # what a classifier of several layers is made of
-_COUNTER = ".num_batches_tracked"  # of no weight, and missing in very old files
 _IMAGES = 2  # a batch norm of vectors takes no single one
 
 
@@ -51,7 +51,7 @@ def new_head(model: nn.Module, given: Mapping[str, Tensor], spec: ModelSpec) -> 
     `spec` says which images the network is run on, in evaluation mode; it stays as it is.
     """
     known = model.state_dict()
-    own = {key: value for key, value in known.items() if not key.endswith(_COUNTER)}
+    own = {key: value for key, value in known.items() if not key.endswith(COUNTER)}
     odd = [key for key in own if key not in given or given[key].shape != own[key].shape]
     layers = list(dict.fromkeys(map(_layer, odd)))
     resized = [key for key in odd if key in given]
