@@ -19,8 +19,11 @@ from jstc.summary import Summary, SweepSummary, to_document
 __all__ = ["outline", "stage", "summary"]
 
 _NOT_SHOWN = frozenset(
-    ("flops_share", "kernels", "max_abs_diff_fold_limit", "reconstruction", "rounding", "unreached")
-)
+    (
+        "candidates", "contributions", "flops_share", "kernels", "max_abs_diff_fold_limit", "reconstruction",
+        "rounding", "unreached",
+    )
+)  # fmt: skip
 """Parts of a result that are figures by themselves; the report, the messages or --json have them."""
 
 
@@ -93,6 +96,8 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
         rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
         known = [(key, value) for key, value in rows if value is not None]
         cells = [[console.label(name, key), _figure(found, key, value)] for key, value in known]
+        if name == "search":
+            cells += [list(row) for row in report.brief_search(result)]
         cells += [[_GIVEN, _scored(one)] for one in given.values()]
         console.table([f"{name} of {path}", ""], cells)
 

@@ -12,6 +12,7 @@ from jstc.report import plots
 from jstc.report.collect import PARETO, PICTURES, RunData, SweepData, is_sweep, read_run, read_sweep
 from jstc.report.page import html as page_of
 from jstc.report.rendering import markdown
+from jstc.report.search import brief as brief_search
 from jstc.report.stage_files import unreadable_images
 from jstc.report.tables import TableRow, sweep_table, table
 from jstc.summary import Summary, SweepSummary, to_document
@@ -20,6 +21,7 @@ __all__ = [
     "RunData",
     "SweepData",
     "TableRow",
+    "brief_search",
     "html",
     "markdown",
     "read",

@@ -28,6 +28,7 @@ from jstc.report.findings import (
     sweep_findings,
     told_of,
 )
+from jstc.report.search import Candidate, Round, read_candidates, read_rounds
 from jstc.report.stage_files import (
     Json,
     known,
@@ -74,19 +75,6 @@ _BENCH_KEYS = ("file", "provider", "batch", "median_ms", "p95_ms", "speedup_vs_t
 
 
 @dataclass(frozen=True)
-class Round:
-    """A round of the search, as far as its line says; figures that it lacks are not numbers."""
-
-    number: int
-    train_accuracy: float
-    accuracy: float
-    lr: float
-    overlap: float
-    alpha_spread: float
-    coarse: bool
-
-
-@dataclass(frozen=True)
 class Epoch:
     """An epoch of finetune."""
 
@@ -116,7 +104,7 @@ class Profile(BaseModel):
 
 @dataclass(frozen=True)
 class RunData:
-    """A run with one budget. `rounds` are those of this budget, numbered from 1 among all `num_rounds`.
+    """A run with one budget. `rounds` and `candidates` are its own, numbered from 1 among all `num_rounds`.
 
     `images_per_round` and `images_per_epoch` are None where they are not known; `checksums` are those of the
     files that leave the run.
@@ -126,6 +114,7 @@ class RunData:
     findings: Sequence[Finding]
     rounds: Sequence[Round]
     num_rounds: int
+    candidates: Sequence[Candidate]
     epochs: Sequence[Epoch]
     chosen_round: int | None
     images_per_round: float | None
@@ -133,6 +122,11 @@ class RunData:
     profiles: Sequence[Profile]
     checksums: Sequence[tuple[str, str]]
     recipe_text: str
+
+    @property
+    def searches_widths(self) -> bool:
+        """Whether plans were judged without training."""
+        return bool(self.candidates or self.summary.search.contributions)
 
 
 @dataclass(frozen=True)
@@ -159,14 +153,16 @@ def read_run(run: Path) -> RunData:
     summary = _checked(Summary, _document(run, recipe, manifest, results))
     found = findings(summary, wanted)
     history, epochs = (read_history(run / stage / "history.jsonl") for stage in ("search", "finetune"))
+    judged = read_history(run / "search/candidates.jsonl")
     search, finetune = results["search"], results["finetune"]
     profiles = read_json(run, "bench/profile.json").get("profiles") or []
     chosen = search.get("round_of_plan")  # counted from 0
     return RunData(
         summary=summary.model_copy(update=told_of(found)),
         findings=found,
-        rounds=_rounds(history, run.name),
+        rounds=read_rounds(history, run.name),
         num_rounds=len(history),
+        candidates=read_candidates(judged, run.name, [group.width for group in summary.groups]),
         epochs=[Epoch(number(line, "accuracy"), number(line, "lr")) for line in epochs],
         chosen_round=chosen + 1 if isinstance(chosen, int) else None,
         images_per_round=quotient(search.get("images_seen"), search.get("rounds")),
@@ -193,7 +189,8 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "skipped": bench.get("skipped") or [],
         "seconds": _seconds(results, bench),
         "search": pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
-        | {"shared_by": results["search"].get("shared_by") or []},
+        | {"shared_by": results["search"].get("shared_by") or []}
+        | known(results["search"], "candidates", "contributions"),
         "finetune": pick(results["finetune"], "epochs", "accuracy", *_SCORED)
         | known(results["finetune"], "planned_epochs"),
         "baseline": pick(results["baseline"], "epochs", *_SCORED),
@@ -234,24 +231,6 @@ def _wanted(recipe: Json, manifest: Json) -> Wanted:
         automatic_provider="auto" in (provider if isinstance(provider, list) else [provider]),
         states={name: record.get("state", "pending") for name, record in stages.items()},
     )
-
-
-def _rounds(history: Sequence[Json], label: str) -> list[Round]:
-    """The rounds of the budget whose run this is, which are all unless there are several budgets."""
-    numbered = list(enumerate(history, 1))
-    own = [(place, line) for place, line in numbered if line.get("budget") == label] or numbered
-    return [
-        Round(
-            number=place,
-            train_accuracy=number(line, "train_accuracy"),
-            accuracy=number(line, "accuracy"),
-            lr=number(line, "lr"),
-            overlap=number(line, "overlap"),
-            alpha_spread=number(line, "alpha_spread"),
-            coarse=line.get("phase") == "coarse",
-        )
-        for place, line in own
-    ]
 
 
 def _rows(rows: Sequence[Json] | None, keys: Sequence[str]) -> list[Json]:

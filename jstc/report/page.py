@@ -13,7 +13,7 @@ from jstc.ort.doubts import Speed, speed_of
 from jstc.report.collect import OperatorTime, Profile, RunData, SweepData
 from jstc.report.groups import width_rows
 from jstc.report.plots.canvas import Drawing
-from jstc.report.rendering import render, title
+from jstc.report.rendering import render, search_view, title
 from jstc.report.tables import (
     ideal_share,
     ideal_speedup,
@@ -81,6 +81,7 @@ _SECTIONS = (
     ("widths", "What was cut where"),
     ("each", "Each budget"),
     ("time", "Where the time goes"),
+    ("search", "The search"),
     ("training", "How the training went"),
     ("stayed", "Channels that had to stay"),
     ("machine", "Environment"),
@@ -101,19 +102,20 @@ def _run(data: RunData, drawings: Sequence[Drawing]) -> dict[str, Any]:
         _Measured(names.get(row.file, row.file), row, summary, milliseconds(row.median_ms))
         for row in summary.compared_rows
     ]
-    tradeoffs = [one for one in drawings if one.heading == "Accuracy against latency"]
     return {
         "rows": table(summary),
         "latency": summary.latency,
         "cut": summary.groups,
         "width_rows": width_rows(summary, summary.target),
         "files": summary.onnx,
-        "tradeoff": [_figure(one) for one in tradeoffs],
+        "tradeoff": _figures(drawings, "files"),
         "speed": summary.bench,
         "panels": _panels(bars, summary.target_rows, summary.target),
         "ideal": ideal_speedup(summary, summary.target),
         "time": _times(data.profiles),
-        "history": [_figure(one) for one in drawings if one.on_page and one not in tradeoffs],
+        "search": search_view(data),
+        "course": _figures(drawings, "search"),
+        "history": _figures(drawings, "training"),
         "stayed": summary.frozen,
         "use": _use("", data),
         "checksums": data.checksums,
@@ -133,11 +135,13 @@ def _sweep(data: SweepData, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "header": header,
         "budget_rows": rows,
         "reference_rows": len(rows) - len(summary.sweep),
-        "tradeoff": [_figure(one) for one in drawings],
+        "tradeoff": _figures(drawings, "budgets"),
         "speeds": panels,
         "panels": panels,
         "widths": [(label, found) for label, found in widths if found],
         "each": summary.sweep,
+        "search": search_view(data),
+        "course": [],
         "use": [use for label, child in data.runs.items() for use in _use(label, child)],
         "checksums": [],
         "plan_hash": None,
@@ -149,6 +153,10 @@ def _use(label: str, data: RunData) -> list[Use]:
     folder = f"{label}/" if label else ""
     script = next((path for path, _ in data.checksums if path.endswith("/run.py")), None)
     return [Use(label, folder + one.file, script and folder + script) for one in data.summary.files[:1]]
+
+
+def _figures(drawings: Sequence[Drawing], section: str) -> list[Figure]:
+    return [_figure(one) for one in drawings if one.section == section]
 
 
 def _figure(drawing: Drawing) -> Figure:

@@ -14,9 +14,10 @@ from jstc.core.safe_text import one_line, visible
 from jstc.ort.doubts import speed_of
 from jstc.report.collect import RunData, SweepData
 from jstc.report.findings import amount
+from jstc.report.search import SearchView, view
 from jstc.report.tables import ideal_share, ideal_speedup, sweep_table, table
 
-__all__ = ["markdown", "render", "title"]
+__all__ = ["markdown", "render", "search_view", "title"]
 
 _NUMBERS = (
     "bar", "bytesize", "count", "duration", "milliseconds", "percent", "points", "ratio", "share", "tiny",
@@ -42,9 +43,16 @@ def title(data: RunData | SweepData) -> str:
     return name if slim is None or target is None else f"{name} at {numbers.share(slim, target)} of its FLOPs"
 
 
+def search_view(data: RunData | SweepData) -> SearchView | None:
+    """What the search over widths did; None where a run has none, or is older than it."""
+    runs = data.runs if isinstance(data, SweepData) else {"": data}
+    return view({label: (run.summary.search, run.candidates) for label, run in runs.items()})
+
+
 def markdown(data: RunData | SweepData) -> str:
     """The report as Markdown, to be read as a file or posted as a comment."""
-    shared = {"title": title(data), "summary": data.summary, "findings": data.findings, "marks": _MARKS}
+    shared: dict[str, Any] = {"title": title(data), "summary": data.summary, "search": search_view(data)}
+    shared |= {"findings": data.findings, "marks": _MARKS}
     if isinstance(data, SweepData):
         header, rows = sweep_table(data.summary, wide=True)
         return render("sweep.md.j2", **shared, header=header, rows=rows)

@@ -14,16 +14,32 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from jstc.core.accuracy import Accuracy
-from jstc.summary.values import Fraction, Line, NonNegative, Number, OrEmpty, OrNone, Part, Positive
+from jstc.summary.values import (
+    Contribution,
+    Disturbance,
+    Fraction,
+    Judged,
+    Line,
+    NonNegative,
+    Number,
+    OrEmpty,
+    OrNone,
+    Part,
+    Positive,
+    Rounding,
+    Unreached,
+)
 
 __all__ = [
     "SCHEMA",
     "BudgetFigures",
     "BudgetRow",
+    "Contribution",
     "Costs",
     "Disturbance",
     "Frozen",
     "GroupWidth",
+    "Judged",
     "Latency",
     "Network",
     "OnnxFile",
@@ -34,6 +50,7 @@ __all__ = [
     "SweepSummary",
     "Target",
     "Timing",
+    "Training",
     "Unreached",
 ]
 
@@ -49,29 +66,6 @@ class BudgetFigures(Part):
     metric: str | None = None
     limit: Number | None = None
     share: Number | None = None
-
-
-class Rounding(Part):
-    """Rounding of a network in float32, in units of its logits: `error` its largest, beside float64.
-
-    `largest` is the largest logit; of the batch norms, `norm` magnifies the rounding most.
-    """
-
-    error: NonNegative
-    largest: NonNegative
-    ill_conditioned: bool = False
-    norm: Line | None = None
-    gain: NonNegative | None = None
-    variance: NonNegative | None = None
-
-
-class Unreached(Part):
-    """Weights that no image reaches, at images of `image_size` [height, width]; `share` is of all of them."""
-
-    weights: int
-    share: Fraction
-    image_size: Annotated[list[int], OrNone] = Field(default=[])
-    layers: Annotated[list[Line], OrNone] = Field(default=[])
 
 
 class Costs(Part):
@@ -113,14 +107,6 @@ class OnnxFile(Part):
     bytes: NonNegative | None = None
     preprocess: bool | None = False
     batch: PositiveInt | None = None
-
-
-class Disturbance(Part):
-    """What else the processor did meanwhile, as shares: see `jstc.ort.doubts`."""
-
-    others: Fraction | None = None
-    waited: Fraction | None = None
-    stolen: Fraction | None = None
 
 
 class Timing(Part):
@@ -180,7 +166,9 @@ class GroupWidth(Part):
 
 
 class Training(Part):
-    """How long a stage trained, and what it reached; `settled` and `shared_by` are the search's.
+    """How long a stage trained, and what it reached.
+
+    `settled`, `shared_by`, `candidates` and `contributions` are the search's.
 
     `planned_epochs` are what the search counted on, where finetune has had others. `chance` is what guessing
     reaches on the `test_images`, `training_accuracy` that of the last epoch.
@@ -193,6 +181,8 @@ class Training(Part):
     accuracy: Number | None = None
     images_seen: int | None = None
     shared_by: Annotated[list[str], OrNone] = Field(default=[])
+    candidates: Judged | None = None
+    contributions: Annotated[list[Contribution], OrNone] = Field(default=[])
     test_images: int | None = None
     chance: Fraction | None = None
     training_accuracy: Number | None = None

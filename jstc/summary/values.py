@@ -1,4 +1,4 @@
-"""What summary.json is made of: numbers, names, and objects that keep the keys of later versions."""
+"""Parts of summary.json: numbers, names, objects that keep the keys of later versions, the smallest ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,21 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["Fraction", "Line", "NonNegative", "Number", "OrEmpty", "OrNone", "Part", "Positive"]
+__all__ = [
+    "Contribution",
+    "Disturbance",
+    "Fraction",
+    "Judged",
+    "Line",
+    "NonNegative",
+    "Number",
+    "OrEmpty",
+    "OrNone",
+    "Part",
+    "Positive",
+    "Rounding",
+    "Unreached",
+]
 
 
 def _as_given(value: Any, check: Callable[[Any], Any]) -> Any:
@@ -56,3 +70,56 @@ class Part(BaseModel):
     def _as_it_came(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written = handler(self)
         return {key: written[key] for key in self._given}
+
+
+# --- the smallest parts -------------------------------------------------------------------------------------
+
+
+class Rounding(Part):
+    """Rounding of a network in float32, in units of its logits: `error` its largest, beside float64.
+
+    `largest` is the largest logit; of the batch norms, `norm` magnifies the rounding most.
+    """
+
+    error: NonNegative
+    largest: NonNegative
+    ill_conditioned: bool = False
+    norm: Line | None = None
+    gain: NonNegative | None = None
+    variance: NonNegative | None = None
+
+
+class Unreached(Part):
+    """Weights that no image reaches, at images of `image_size` [height, width]; `share` is of all of them."""
+
+    weights: int
+    share: Fraction
+    image_size: Annotated[list[int], OrNone] = Field(default=[])
+    layers: Annotated[list[Line], OrNone] = Field(default=[])
+
+
+class Disturbance(Part):
+    """What else the processor did meanwhile, as shares: see `jstc.ort.doubts`."""
+
+    others: Fraction | None = None
+    waited: Fraction | None = None
+    stolen: Fraction | None = None
+
+
+class Judged(Part):
+    """Plans that a search has judged without training them: how many, how long, on how many images in all."""
+
+    judged: int
+    seconds: NonNegative | None = None
+    images: int | None = None
+
+
+class Contribution(Part):
+    """A plan with one more part of the search than the one before it, judged as the others were.
+
+    A loss is null where it was not finite.
+    """
+
+    part: Line
+    loss: Number | None = None
+    accuracy: Fraction | None = None

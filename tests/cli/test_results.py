@@ -115,6 +115,25 @@ def test_a_run_at_work_is_shown_and_left_alone(jstc_command, run):
     assert not (run / "summary.json").exists()
 
 
+def test_a_search_over_widths_is_two_lines(capsys, run):
+    parts = [{"part": "evenly narrow", "loss": 2.52, "accuracy": 0.3}, {"part": "policy", "loss": 2.152}]
+    judged = {"candidates": {"judged": 160, "seconds": 44.2, "images": 9}, "contributions": parts}
+    results.stage(run, "search", as_json=False)
+    before = _rows(capsys.readouterr().out)
+    files.write_json(run / "search" / "result.json", RESULTS["search"] | judged)
+    results.stage(run, "search", as_json=False)
+    assert [row for row in _rows(capsys.readouterr().out) if row not in before] == [
+        ["plans judged without training", "160 in 44 s"],
+        ["loss of the plan found, untrained", "2.152 (evenly narrow: 2.520)"],
+    ]
+    results.stage(run, "search", as_json=True)
+    assert json.loads(capsys.readouterr().out)["contributions"] == parts
+
+
+def _rows(table):
+    return [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()[2:]]
+
+
 def test_a_search_shows_what_the_given_network_scored(run, capsys):
     results.stage(run, "search", as_json=True)
     assert "given" not in json.loads(capsys.readouterr().out)

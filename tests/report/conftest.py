@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,11 +245,60 @@ RICH_RECIPE = (
 
 @pytest.fixture(scope="session")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of `rich_documents`, with histories; not to be changed."""
+    """The run of `rich_documents`, with histories and candidates; not to be changed."""
     run = write_histories(write_run(tmp_path_factory.mktemp("runs") / "rich", rich_documents()))
     (run / "recipe.yaml").write_text(RICH_RECIPE)
     for stage, figures in (("search", {"images_seen": 12 * 700, "round_of_plan": 10}),
                            ("finetune", {"images_seen": 20 * 1400})):  # fmt: skip
         path = run / stage / "result.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | figures))
+    return write_candidates(run)
+
+
+# --- plans judged without training ------------------------------------------------------------------------
+
+PARTS = (
+    ("evenly narrow, by norms", 2.52, 0.339),
+    ("learned channel weights", 2.41, 0.36),
+    ("starting profile", 2.24, 0.42),
+    ("policy, coarse", 2.19, 0.441),
+    ("policy, fine", 2.152, 0.461),
+)
+
+
+def candidate_lines(widths: Sequence[int], *, budget: str = "flops0.5", generations: int = 10) -> list[Any]:
+    """What a search over widths writes: losses fall from 2.6 to 2.15, every 20th plan is hopeless."""
+    chance = random.Random(0)
+    found = []
+    for number in range(16 * generations):
+        generation = number // 16
+        part = generation / max(1, generations - 1)
+        shift = chance.gauss(0, 0.12 - 0.08 * part)
+        loss = 2.52 - 0.35 * part + abs(shift) * 2
+        counts = [
+            max(1, min(width, round(width * (0.5 + 0.3 * part * (0.5 - place / len(widths)) + shift / 2))))
+            for place, width in enumerate(widths)
+        ]
+        early = number % 20 == 7
+        found.append({
+            "candidate": number, "generation": generation, "budget": budget,
+            "phase": "coarse" if 2 * generation < generations else "fine", "sigma": 0.3 - 0.2 * part,
+            "counts": counts, "flops": 20_000_000, "params": 130_000, "loss": None if early else loss,
+            "accuracy": None if early else 0.8 - 0.2 * loss, "images": 500 if early else 2000,
+            "seconds": 0.28,
+        })  # fmt: skip
+    return found
+
+
+def write_candidates(run: Path, *, budgets: Sequence[str] = ("flops0.5",), parts: Any = PARTS) -> Path:
+    """Give the run at `run`, whose own budget is the last, plans that were judged without training."""
+    widths = [group["width"] for group in json.loads((run / "target.json").read_text())["groups"]]
+    lines = [line for budget in budgets for line in candidate_lines(widths, budget=budget)]
+    (run / "search/candidates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = run / "search/result.json"
+    figures = {
+        "candidates": {"judged": 160, "seconds": 44.2, "images": 308_000},
+        "contributions": [dict(zip(("part", "loss", "accuracy"), one, strict=True)) for one in parts],
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | figures))
     return run

@@ -21,7 +21,8 @@ from jstc.report import plots
 from jstc.summary import Summary, to_document
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
-SECTIONS = ["notes", "result", "cut", "files", "speed", "time", "training", "stayed", "machine", "reproduce"]
+SECTIONS = ["notes", "result", "cut", "files", "speed", "time", "search", "training", "stayed", "machine"]
+SECTIONS += ["reproduce"]
 ODD = "a<b>\"c\" | 'd' & {{ e }}</script><script>alert(1)</script>"
 
 
@@ -123,8 +124,8 @@ def test_nothing_is_fetched_and_nothing_runs(page: Page, source: str) -> None:
 
 def test_pictures_are_those_of_the_run_drawn_once(rich: Path, page: Page) -> None:
     shown = [base64.b64decode((one["src"] or "").partition(",")[2]).decode() for one in page.all("img")]
-    drawn = [one for one in plots.draw(report.read(rich)) if one.on_page]
-    assert len(shown) == 4 and sorted(shown) == sorted(one.svg for one in drawn)
+    drawn = [one for one in plots.draw(report.read(rich)) if one.section]
+    assert len(shown) == 6 and sorted(shown) == sorted(one.svg for one in drawn)
     assert {one["alt"] for one in page.all("img")} == {one.alt for one in drawn}
 
 

@@ -125,7 +125,8 @@ def started(profile: Path) -> Iterator[Browser]:
 
 # --- the pages --------------------------------------------------------------------------------------------
 
-SECTIONS = ["notes", "result", "cut", "files", "speed", "time", "training", "stayed", "machine", "reproduce"]
+SECTIONS = ["notes", "result", "cut", "files", "speed", "time", "search", "training", "stayed", "machine"]
+SECTIONS += ["reproduce"]
 # Whatever ends to the right of the window, but for what scrolls inside its own frame.
 STICKING_OUT = """
 [...document.querySelectorAll("body *")]
@@ -215,8 +216,8 @@ def test_nothing_of_several_budgets_sticks_out_either(browser: Browser, sweep: P
 def test_letters_of_the_pictures_can_be_read_on_a_phone(browser: Browser, page: Path, rich: Path) -> None:
     browser.open(page, width=390)
     scales = browser.evaluate(SCALES)
-    drawn = [one.svg for one in plots.draw(report.read(rich)) if one.on_page]
-    assert len(scales) == len(drawn) == 4
+    drawn = [one.svg for one in plots.draw(report.read(rich)) if one.section]
+    assert len(scales) == len(drawn) == 6
     sizes = [
         float(size) for svg in drawn for size in re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", svg)
     ]
@@ -226,8 +227,8 @@ def test_letters_of_the_pictures_can_be_read_on_a_phone(browser: Browser, page: 
 
 def test_two_pictures_stand_side_by_side_on_a_wide_screen(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
-    tops = "[...document.querySelectorAll('#training figure')].map(one => one.getBoundingClientRect().top)"
-    assert len(set(browser.evaluate(tops))) == 1
+    tops = "[...document.querySelectorAll('#search figure')].map(one => one.getBoundingClientRect().top)"
+    assert len(set(browser.evaluate(tops)[:2])) == 1
 
 
 def test_light_dark_and_paper(browser: Browser, page: Path) -> None:

@@ -17,10 +17,12 @@ from jstc import report
 from jstc.plan import Plan
 from jstc.report import plots
 from jstc.report.collect import read_run
-from jstc.report.plots import canvas, history
+from jstc.report.plots import canvas
+from jstc.report.plots import search as search_plots
 from jstc.report.plots.canvas import Drawing
-from jstc.report.plots.history import draw_search, draw_training
+from jstc.report.plots.history import draw_training
 from jstc.report.plots.networks import draw_widths
+from jstc.report.plots.search import draw_search
 
 ALL = ["report/accuracy.svg", "report/widths.svg", "report/search.svg"]
 Write = Callable[..., Path]
@@ -284,9 +286,9 @@ def test_a_dip_is_told_to_those_who_do_not_see_it(write_lines: Write) -> None:
 
 
 def test_the_moving_mean() -> None:
-    assert history.moving_mean([1, 2, 6, 4], 3) == [1.5, 3, 4, 5]
-    assert history.moving_mean([1, float("nan"), 3], 3) == [1, 2, 3]
-    assert history.moving_mean([1, 5], 1) == [1, 5]
+    assert search_plots.moving_mean([1, 2, 6, 4], 3) == [1.5, 3, 4, 5]
+    assert search_plots.moving_mean([1, float("nan"), 3], 3) == [1, 2, 3]
+    assert search_plots.moving_mean([1, 5], 1) == [1, 5]
 
 
 # --- the widths -------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from jstc.report.collect import RunData, SweepData
 from jstc.report.plots.canvas import Drawing
-from jstc.report.plots.history import draw_search, draw_training
+from jstc.report.plots.history import draw_training
 from jstc.report.plots.networks import draw_pareto, draw_tradeoffs, draw_widths
+from jstc.report.plots.search import draw_candidates, draw_depths, draw_search
 
 __all__ = ["Drawing", "draw"]
 
@@ -15,6 +16,6 @@ def draw(data: RunData | SweepData) -> list[Drawing]:
     if isinstance(data, SweepData):
         found = [draw_pareto(data.summary)]
     else:
-        found = [draw_training(data), draw_widths(data.summary), draw_search(data)]
-        found += draw_tradeoffs(data.summary)
+        found = [draw_training(data), draw_widths(data.summary)]
+        found += [draw_candidates(data), draw_depths(data), draw_search(data), *draw_tradeoffs(data.summary)]
     return [drawing for drawing in found if drawing is not None]

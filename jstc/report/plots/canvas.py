@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jstc.core import numbers
 from jstc.core.safe_text import visible
@@ -37,11 +38,13 @@ __all__ = [
     "WIDE",
     "Drawing",
     "figure",
+    "known_numbers",
     "name_phases",
     "place_labels",
     "plain",
     "short_count",
     "svg",
+    "times_100",
 ]
 
 WIDTH = 4.6  # inches: two stand side by side on a wide screen, and the text can be read on a phone
@@ -86,7 +89,7 @@ _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 class Drawing:
     """A picture: its place in the run, its heading, what it shows in words, how to read it, its SVG.
 
-    `on_page`: whether the page shows it; the widths are there as a table with bars.
+    `section`: the one of the page that shows it; none shows the widths, which are there as a table with bars.
     """
 
     file: str
@@ -94,7 +97,7 @@ class Drawing:
     alt: str
     caption: str
     svg: str
-    on_page: bool = True
+    section: Literal["", "budgets", "files", "search", "training"]
 
     @property
     def picture(self) -> Picture:
@@ -162,6 +165,16 @@ def name_phases(axes: Axes, names: Sequence[str], split: float) -> None:
                 name, (place, 1), (0, 4), xycoords="axes fraction", textcoords="offset points",
                 ha=side, color=GREY, fontsize=9.5,
             )  # fmt: skip
+
+
+def known_numbers(values: Sequence[float]) -> list[float]:
+    """Those that are numbers."""
+    return [value for value in values if math.isfinite(value)]
+
+
+def times_100(values: Sequence[float]) -> list[float]:
+    """Fractions in percent."""
+    return [100 * value for value in values]
 
 
 def short_count(value: float) -> str:

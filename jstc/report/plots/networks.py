@@ -52,7 +52,7 @@ def draw_pareto(summary: SweepSummary) -> Drawing | None:
         which = "given network as it came" if before[0].label == "given" else "target network trained alone"
         caption += f" The dashed line is the {which}."
     caption += _BARS.format(images) if images else ""
-    return Drawing(PARETO, "Accuracy against FLOPs", alt, caption, text)
+    return Drawing(PARETO, "Accuracy against FLOPs", alt, caption, text, "budgets")
 
 
 def _before(target: Target) -> list[_Point]:
@@ -159,7 +159,7 @@ def _draw_tradeoff(provider: str, marks: Sequence[_Mark], batch: str, images: in
         text = canvas.svg(drawn, title=alt)
     file = re.sub(r"\W", "_", provider)
     caption = _TRADEOFF_CAPTION.format(batch=batch) + (_BARS.format(images) if images else "")
-    return Drawing(f"report/tradeoff-{file}.svg", "Accuracy against latency", alt, caption, text)
+    return Drawing(f"report/tradeoff-{file}.svg", "Accuracy against latency", alt, caption, text, "files")
 
 
 def _draw_marks(axes: Axes, marks: Sequence[_Mark], images: int | None) -> None:
@@ -212,7 +212,7 @@ def draw_widths(summary: Summary) -> Drawing | None:
     caption = _WIDTHS_CAPTION.format(
         after=_AFTER if found.after else ", before the cut", alike=_ALIKE if found.joined else ""
     )
-    return Drawing("report/widths.svg", "What was cut where", alt, caption, text, on_page=False)
+    return Drawing("report/widths.svg", "What was cut where", alt, caption, text, "")
 
 
 def _columns(rows: Sequence[WidthRow]) -> tuple[float, list[float]]:
