@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jstc.core.numbers import UNKNOWN, duration, percent
+from jstc.core.numbers import UNKNOWN, count, duration, percent
 from jstc.report.stage_files import Json, known, number
 from jstc.summary import Contribution, Training
 
@@ -209,7 +209,7 @@ def view(searches: Mapping[str, tuple[Training, Sequence[Candidate]]]) -> Search
     if not texts and not parts:
         return None
     if [*parts] == [""]:
-        return SearchView(texts, ["plan with", "loss", "change", "accuracy"], _steps(parts[""]))
+        return SearchView(texts, ["plan with", "loss", "change", "accuracy", "params"], _steps(parts[""]))
     names = dict.fromkeys(part.part for own in parts.values() for part in own)
     found = {label: {part.part: part for part in own} for label, own in parts.items()}
     rows = [[name, *(_cell(own.get(name)) for own in found.values())] for name in names]
@@ -220,7 +220,13 @@ def _steps(parts: Sequence[Contribution]) -> list[list[str]]:
     """A row for each part; the change is from the row before."""
     before: list[float | None] = [None, *(part.loss for part in parts)]
     return [
-        [part.part, loss_text(part.loss), _change(part.loss, last), percent(part.accuracy)]
+        [
+            part.part,
+            loss_text(part.loss),
+            _change(part.loss, last),
+            percent(part.accuracy),
+            count(part.params),
+        ]
         for part, last in zip(parts, before, strict=False)
     ]
 

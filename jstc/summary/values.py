@@ -107,7 +107,7 @@ class Disturbance(Part):
 
 
 class Judged(Part):
-    """Plans that a search has judged without training them: how many, how long, on how many images in all."""
+    """Plans that a search has judged without training them: how many, how long, on how many images each."""
 
     judged: int
     seconds: NonNegative | None = None
@@ -123,3 +123,4 @@ class Contribution(Part):
     part: Line
     loss: Number | None = None
     accuracy: Fraction | None = None
+    params: NonNegative | None = None

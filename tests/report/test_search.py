@@ -18,7 +18,7 @@ from jstc.report.collect import RunData, read_run
 from jstc.report.plots.search import draw_candidates, draw_depths
 from jstc.summary import to_document
 from tests.helpers.sweep_run import BUDGETS
-from tests.report.conftest import PARTS, candidate_lines, write_candidates
+from tests.report.conftest import KEYS, PARTS, candidate_lines, write_candidates
 from tests.report.test_plots import texts
 
 Change = Callable[..., None]
@@ -65,8 +65,8 @@ def rewrite(run: Path, *lines: dict[str, Any]) -> RunData:
     return read_run(run)
 
 
-def parts(*found: tuple[str, float | None, float | None]) -> list[dict[str, Any]]:
-    return [dict(zip(("part", "loss", "accuracy"), one, strict=True)) for one in found]
+def parts(*found: tuple[Any, ...]) -> list[dict[str, Any]]:
+    return [dict(zip(KEYS, one, strict=False)) for one in found]
 
 
 # --- in words and as a table ------------------------------------------------------------------------------
@@ -86,19 +86,19 @@ def test_page_and_markdown_say_it_in_the_same_words(searched: Path) -> None:
 
 def test_what_each_part_added_is_a_table(searched: Path) -> None:
     lines = report.markdown(report.read(searched)).splitlines()
-    at = lines.index("| plan with | loss | change | accuracy |")
+    at = lines.index("| plan with | loss | change | accuracy | params |")
     assert lines[at + 2 : at + 5] == [
-        "| evenly narrow, by norms | 2.520 | - | 33.90 % |",
-        "| learned channel weights | 2.410 | -0.110 | 36.00 % |",
-        "| starting profile | 2.240 | -0.170 | 42.00 % |",
+        "| evenly narrow, by norms | 2.520 | - | 33.90 % | 136 k |",
+        "| channel weights | 2.410 | -0.110 | 36.00 % | 136 k |",
+        "| starting profile | 2.240 | -0.170 | 42.00 % | 91.0 k |",
     ]
-    assert "policy, fine 2.152 -0.038 46.10 %" in page_of(searched)
+    assert "best of the candidates 2.152 +0.002 46.10 % 71.9 k" in page_of(searched)
 
 
 def test_a_part_that_did_harm_is_not_hidden(searched: Path) -> None:
     change(searched, contributions=parts(("evenly narrow", 2.0, 0.5), ("policy", 2.25, 0.4)))
     text = report.markdown(report.read(searched))
-    assert "| policy | 2.250 | +0.250 | 40.00 % |" in text
+    assert "| policy | 2.250 | +0.250 | 40.00 % | - |" in text
     assert "lower is better. The search has found nothing better." in text
     assert "nothing better" not in WORDS
 
@@ -106,7 +106,7 @@ def test_a_part_that_did_harm_is_not_hidden(searched: Path) -> None:
 def test_a_loss_that_is_not_finite_is_a_dash(searched: Path) -> None:
     change(searched, contributions=parts(("evenly narrow", None, 0.1), ("policy", 2.25, 0.4)))
     text = report.markdown(report.read(searched))
-    assert "| evenly narrow | - | - | 10.00 % |\n| policy | 2.250 | - | 40.00 % |" in text
+    assert "| evenly narrow | - | - | 10.00 % | - |\n| policy | 2.250 | - | 40.00 % | - |" in text
     assert "None" not in page_of(searched) and "nan" not in page_of(searched)
 
 
@@ -228,7 +228,7 @@ def swept(make_sweep: Callable[[Path], Path], tmp_path: Path) -> Path:
     run = make_sweep(tmp_path / "s")
     labels = [budget["label"] for budget in BUDGETS]
     for label, shift in zip(labels, (0.0, 0.5), strict=True):
-        moved = [(part, loss + shift, accuracy) for part, loss, accuracy in PARTS]
+        moved = [(part, loss + shift, *rest) for part, loss, *rest in PARTS]
         write_candidates(run / label, budgets=labels, parts=moved)
     return run
 
@@ -239,7 +239,7 @@ def test_each_budget_has_its_words_and_its_column(swept: Path) -> None:
     short = "160 plans were judged in 44 s. The plan found has a loss of 2.652 (46.10 % right)"
     assert f"**flops0.5**: {short}" in text and f"flops0.5: {short}" in told
     assert "| plan with | flops0.7: loss (accuracy) | flops0.5: loss (accuracy) |" in text
-    assert "| policy, fine | 2.152 (46.10 %) | 2.652 (46.10 %) |" in text
+    assert "| policy, fine | 2.150 (46.10 %) | 2.650 (46.10 %) |" in text
     assert "report of each budget" in told
     assert "\n\n\n" not in text
 
