@@ -23,7 +23,7 @@ HEAD = """\
 <!-- Written by scripts/recipe_reference.py from jstc/recipe; change descriptions there. -->
 
 A recipe is a YAML file with everything that decides what a run does: `jstc run recipe.yaml`. Keys that are
-left out have their defaults; only `model`, `dataset` and one budget (`flops`, `params` or `latency`) have
+left out have their defaults; only `model`, `dataset` and a budget (`flops`, `params`, `latency`) have
 none. On the command line `--set search.rounds=20` sets any key and wins over the file; an option such as
 `--seed 1` wins over both. The recipe as it was run, defaults filled in, is `recipe.yaml` in the run
 directory. The folder `recipes` has complete examples.

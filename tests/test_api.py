@@ -124,7 +124,7 @@ def test_odd_data_are_refused_before_training(tmp_path, kind):
         ({"recipe": "quikstart", "flops": 0.5}, RecipeError, "no recipe at quikstart; did you mean"),
         ({"recipe": {}}, RecipeError, "no budget: give flops=0.5"),
         ({"recipe": [1]}, RecipeError, "recipe= is of type list: give a dictionary, a file or its name"),
-        ({"flops": 0.5, "params": 0.5}, RecipeError, "^give one budget: "),
+        ({"flops": [0.5, 0.4], "params": [0.5, 0.4]}, RecipeError, "^flops and params are lists: "),
         ({"weights": "default"}, ModelError, "no weights file at default; weights have names where"),
     ],
 )

@@ -113,7 +113,7 @@ def most_searched(work: Work, recipe: Recipe) -> int:
     part, held = (min(batch, split.num_images) for split in (work.dataset.train, work.dataset.search_val))
     space, growth = _space(work, recipe), growth_of(search)
     phases = map(growth.at, range(search.rounds))
-    limits = (space.of_rounds(below=phase.below).budget.limit for phase in phases)
+    limits = (space.of_rounds(below=phase.below).budget.on("flops").limit for phase in phases)
     return (steps * part + gates * held) * sum(limits) + _ranking(work, recipe)
 
 

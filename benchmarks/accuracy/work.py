@@ -91,7 +91,7 @@ class Work:
     @property
     def limit(self) -> int:
         """The budget, in FLOPs."""
-        share = self.recipe.budget[1]
+        share = self.recipe.budget["flops"]
         assert not isinstance(share, str)  # a string is a budget of latency
         return int(share * self.channels.cost().flops * (1 + 1e-12))
 

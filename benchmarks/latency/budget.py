@@ -66,7 +66,7 @@ def _budget(
     begin = time.perf_counter()
     latency = LatencyBudgets.measured(channels, timer, recipe, progress=Silent())
     bounds = latency.bounds(recipe)
-    budget = resolve(latency.channels, *recipe.budget, bounds)
+    budget = resolve(latency.channels, recipe.budget, bounds)
     print(f"{name}: ready after {time.perf_counter() - begin:.0f} s; target {timer.target_ms:.2f} ms, "
           f"steps of up to {latency.model.block} channels")  # fmt: skip
     for seed in range(options.plans):
@@ -74,7 +74,7 @@ def _budget(
 
 
 def _line(name: str, latency: LatencyBudgets, budget: Budget, bounds: WidthBounds, seed: int) -> None:
-    groups, limit = latency.channels.groups, budget.limit / NANO
+    groups, limit = latency.channels.groups, budget.on("latency").limit / NANO
     random = np.random.default_rng(seed)
     levels = [np.arange(1, g.width + 1) / g.width / random.uniform(0.3, 1.0) for g in groups]
     counts = project(latency.channels, levels, budget, bounds)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +20,18 @@ from jstc.channels.cost import Cost
 from jstc.channels.groups import Group, matches, near
 from jstc.core import numbers
 from jstc.errors import BudgetError, RecipeError
-from jstc.plan import Plan
-from jstc.recipe.amounts import Amount, Metric, milliseconds
+from jstc.recipe.amounts import Amount, Asked, Metric, milliseconds
 from jstc.recipe.schema import ChannelSettings
 
 __all__ = [
+    "Bound",
     "Budget",
     "WidthBounds",
     "project",
-    "random_plan",
     "resolve",
     "smallest",
     "step_for",
     "uniform_counts",
-    "uniform_plan",
 ]
 
 # -- bounds: the least width of each group and the step of its width, by the recipe's settings --------------
@@ -157,7 +154,7 @@ class Costed(Protocol):
 
 
 @dataclass(frozen=True)
-class Budget:
+class Bound:
     """An upper bound: `limit` FLOPs (one multiply-add is one), parameters or nanoseconds of latency.
 
     `share` is the limit over the figure of the target network.
@@ -176,38 +173,103 @@ class Budget:
         """The limit as files have it: a latency in milliseconds."""
         return self.limit / _NANO if self.metric == "latency" else self.limit
 
+    def moved(self, limit: int) -> Bound:
+        """A bound of the same figure with another limit."""
+        return Bound(self.metric, limit, self.share * limit / self.limit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Document for the files of a run."""
+        return {"metric": self.metric, "limit": self.shown_limit, "share": self.share}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One upper bound or several, each of another figure; whatever meets the budget meets all of them."""
+
+    bounds: tuple[Bound, ...]
+
+    @property
+    def share(self) -> float:
+        """The smallest share of the target network that a bound allows."""
+        return min(bound.share for bound in self.bounds)
+
+    def on(self, metric: Metric) -> Bound:
+        """The bound on a figure. Raises `KeyError` where there is none."""
+        return {bound.metric: bound for bound in self.bounds}[metric]
+
+    def fits(self, cost: Cost) -> bool:
+        """Whether a cost is within every bound."""
+        return all(bound.of(cost) <= bound.limit for bound in self.bounds)
+
+    def reaches(self, cost: Cost, share: float) -> bool:
+        """Whether a cost takes so much of one of the bounds, or more."""
+        return any(bound.of(cost) >= share * bound.limit for bound in self.bounds)
+
+    def shares(self, cost: Cost) -> dict[Metric, float]:
+        """How much of each bound a cost takes; 1 is all of it."""
+        return {bound.metric: bound.of(cost) / bound.limit for bound in self.bounds}
+
+    def at(self, share: float, *, least: Cost) -> Budget:
+        """The budget with such a share of every bound, but at least what the smallest network costs."""
+        return Budget(tuple(b.moved(max(b.of(least), int(share * b.limit))) for b in self.bounds))
+
+    def with_limit(self, metric: Metric, limit: int) -> Budget:
+        """The budget with another limit of one of its figures."""
+        return Budget(tuple(b.moved(limit) if b.metric == metric else b for b in self.bounds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Document for the files of a run: of the first bound, and of several all under `bounds`."""
+        every = [bound.to_dict() for bound in self.bounds]
+        return every[0] if len(every) == 1 else every[0] | {"bounds": every}
+
 
 def smallest(channels: Costed, bounds: WidthBounds) -> Cost:
     """Cost of the smallest sub-network that the bounds allow."""
     return channels.cost_of_counts(bounds.least)
 
 
-def resolve(channels: Costed, metric: Metric, amount: Amount, bounds: WidthBounds) -> Budget:
-    """A budget from a share (at most 1) or an absolute amount; of latency this is a text such as `2ms`.
+def resolve(channels: Costed, asked: Asked, bounds: WidthBounds) -> Budget:
+    """A budget from shares (at most 1) or absolute amounts; of latency these are texts such as `2ms`.
 
-    Raises `BudgetError` when no sub-network meets it, or when the target network already does.
+    Raises `BudgetError` when no sub-network meets one of the bounds, or the target network already meets all.
     """
+    if not asked:
+        raise BudgetError("no budget: give a bound, such as flops=0.5")
+    full = np.array([g.width for g in channels.groups], np.int64)
+    whole, least = channels.cost_of_counts(full), smallest(channels, bounds)
+    found = tuple(_bound(metric, amount, whole) for metric, amount in asked.items())
+    beyond = [_out_of_reach(bound, whole, least) for bound in found if bound.of(least) > bound.limit]
+    if beyond:
+        raise BudgetError(
+            f"no sub-network meets {', nor '.join(beyond)}",
+            "ask for that or more, or lower channels.min_share, channels.round_to or channels.groups",
+        )
+    if all(bound.of(whole) <= bound.limit for bound in found) and 1 not in asked.values():
+        met = ", and ".join(
+            f"{_has(bound, bound.of(whole))}, within the budget {_shown(bound, bound.limit)}"
+            for bound in found
+        )
+        raise BudgetError(f"nothing to do: the target network {met}")
+    return Budget(found)
+
+
+def _bound(metric: Metric, amount: Amount, whole: Cost) -> Bound:
     if isinstance(amount, str):  # above 1, which is a share
         amount = max(milliseconds(amount) * _NANO, 1 + 1e-9)
     if not 0 < amount < math.inf:
         raise BudgetError(f"a budget is a share or an absolute number above zero, not {metric} {amount}")
-    full = np.array([g.width for g in channels.groups], np.int64)
-    whole = _figure(channels.cost_of_counts(full), metric)
+    figure = _figure(whole, metric)
     # A share such as 0.29 of 100 must not become 28 because of the last binary digit.
-    limit = int(amount * whole * (1 + 1e-12)) if amount <= 1 else int(amount)
-    least = _figure(smallest(channels, bounds), metric)
-    has, shown = _HAS[metric], _time if metric == "latency" else partial(numbers.count, digits=4)
-    if limit < least:
-        raise BudgetError(
-            f"no sub-network meets {metric} {shown(limit)}: the smallest reachable "
-            f"{has.format(shown(least, up=True))}, a share of {np.ceil(1e4 * least / whole) / 1e4:.4f}",
-            "ask for that or more, or lower channels.min_share, channels.round_to or channels.groups",
-        )
-    if limit >= whole and amount != 1:
-        raise BudgetError(
-            f"nothing to do: the target network {has.format(shown(whole))}, within the budget {shown(limit)}"
-        )
-    return Budget(metric, limit, limit / whole)
+    limit = int(amount * figure * (1 + 1e-12)) if amount <= 1 else int(amount)
+    return Bound(metric, limit, limit / figure)
+
+
+def _out_of_reach(bound: Bound, whole: Cost, least: Cost) -> str:
+    share = np.ceil(1e4 * bound.of(least) / bound.of(whole)) / 1e4
+    return (
+        f"{bound.metric} {_shown(bound, bound.limit)}: the smallest reachable "
+        f"{_has(bound, bound.of(least), up=True)}, a share of {share:.4f}"
+    )
 
 
 _NANO = 1_000_000  # nanoseconds in a millisecond
@@ -225,31 +287,39 @@ def _figure(cost: Cost, metric: Metric) -> int:
     return cost.flops if metric == "flops" else cost.params
 
 
-def _time(nanoseconds: int, *, up: bool = False) -> str:
-    return numbers.milliseconds(nanoseconds / _NANO, digits=4, up=up)
+def _shown(bound: Bound, figure: int, *, up: bool = False) -> str:
+    if bound.metric == "latency":
+        return numbers.milliseconds(figure / _NANO, digits=4, up=up)
+    return numbers.count(figure, digits=4, up=up)
+
+
+def _has(bound: Bound, figure: int, *, up: bool = False) -> str:
+    return _HAS[bound.metric].format(_shown(bound, figure, up=up))
 
 
 # -- projection: widths at a budget -------------------------------------------------------------------------
 
 
 def project(channels: Costed, levels: Levels, budget: Budget, bounds: WidthBounds) -> Counts:
-    """Kept counts per group: within the budget, and at least 98 % of it where the steps allow.
+    """Kept counts per group: within every bound, and at 98 % of one of them or more where the steps allow.
 
-    `levels[g]` [width of g]: see the head of this file. The longest prefix is found by bisection, as the cost
-    only grows; where time is the budget, groups then take the steps that cost none.
+    `levels[g]` [width of g]: see the head of this file. The longest prefix is found by bisection, as costs
+    only grow; where time is what is short, groups then take the steps that cost none. A bound that is met
+    anyhow changes nothing.
     """
     groups, sizes = _queue(levels, bounds)
 
-    def cost_of(first: int) -> int:
-        return budget.of(channels.cost_of_counts(_after(bounds.least, groups[:first], sizes[:first])))
+    def fits(first: int) -> bool:
+        return budget.fits(channels.cost_of_counts(_after(bounds.least, groups[:first], sizes[:first])))
 
     low, high = 0, len(groups)
     while low < high:  # the longest prefix within the budget
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if cost_of(middle) <= budget.limit else (low, middle - 1)
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
     counts = _after(bounds.least, groups[:low], sizes[:low])
     _fill(channels, counts, budget, zip(groups[low:].tolist(), sizes[low:].tolist(), strict=True))
-    if budget.metric == "latency":
+    used = budget.shares(channels.cost_of_counts(counts))
+    if used.get("latency") == max(used.values()):
         _take_free(channels, counts, budget, bounds)
     return counts
 
@@ -280,22 +350,23 @@ def _fill(channels: Costed, counts: Counts, budget: Budget, rest: zip[tuple[int,
         if group in closed:
             continue
         counts[group] += size
-        cost = budget.of(channels.cost_of_counts(counts))
-        if cost > budget.limit:
+        cost = channels.cost_of_counts(counts)
+        if not budget.fits(cost):
             counts[group] -= size
             closed.add(group)
-        elif cost >= _FULL_ENOUGH * budget.limit:
+        elif budget.reaches(cost, _FULL_ENOUGH):
             return
 
 
 def _take_free(channels: Costed, counts: Counts, budget: Budget, bounds: WidthBounds) -> None:
     """Widen groups by up to `_AHEAD` steps where that costs no time: latency has stairs."""
     for group, width in enumerate([g.width for g in channels.groups]):
-        now = budget.of(channels.cost_of_counts(counts))
+        now = _figure(channels.cost_of_counts(counts), "latency")
         for steps in range(_AHEAD, 0, -1):
             before = int(counts[group])
             counts[group] = min(before + steps * int(bounds.step[group]), width)
-            if budget.of(channels.cost_of_counts(counts)) <= now:
+            cost = channels.cost_of_counts(counts)
+            if _figure(cost, "latency") <= now and budget.fits(cost):
                 break
             counts[group] = before
 
@@ -303,36 +374,3 @@ def _take_free(channels: Costed, counts: Counts, budget: Budget, bounds: WidthBo
 def uniform_counts(channels: Costed, budget: Budget, bounds: WidthBounds) -> Counts:
     """Kept counts at the budget, the same share of every group."""
     return project(channels, [np.arange(1, g.width + 1) / g.width for g in channels.groups], budget, bounds)
-
-
-def _amount(flops: float | None, params: float | None) -> tuple[Metric, float]:
-    if (flops is None) == (params is None):
-        raise BudgetError("give one budget: either flops or params")
-    return ("flops", flops) if flops is not None else ("params", params or 0.0)
-
-
-def uniform_plan(channels: Costed, *, flops: float | None = None, params: float | None = None) -> Plan:
-    """A plan of an equal share of every group, the first channels. Raises `BudgetError` as `resolve` does."""
-    levels = [np.arange(1, g.width + 1) / g.width for g in channels.groups]
-    counts = _projected(channels, levels, _amount(flops, params))
-    kept = {g.name: tuple(range(n)) for g, n in zip(channels.groups, counts.tolist(), strict=True)}
-    return Plan(kept, {g.name: g.width for g in channels.groups})
-
-
-def random_plan(
-    channels: Costed, *, flops: float | None = None, params: float | None = None, seed: int = 0
-) -> Plan:
-    """A plan of random widths and random channels. Raises `BudgetError` as `resolve` does."""
-    random = np.random.default_rng(seed)
-    levels = [np.arange(1, g.width + 1) / g.width / random.uniform(0.3, 1.0) for g in channels.groups]
-    counts = _projected(channels, levels, _amount(flops, params))
-    kept = {
-        g.name: tuple(sorted(random.permutation(g.width)[:n].tolist()))
-        for g, n in zip(channels.groups, counts.tolist(), strict=True)
-    }
-    return Plan(kept, {g.name: g.width for g in channels.groups})
-
-
-def _projected(channels: Costed, levels: Levels, amount: tuple[Metric, float]) -> Counts:
-    bounds = WidthBounds.of(channels.groups)
-    return project(channels, levels, resolve(channels, *amount, bounds), bounds)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jstc.channels import budget
+from jstc.channels.budget import WidthBounds, project, resolve
 from jstc.channels.cost import Cost, CostModel, Latency
 from jstc.channels.cutting import attributes, channel_gates, slicing
 from jstc.channels.cutting.channel_gates import GatedNetwork
@@ -22,6 +22,7 @@ from jstc.channels.proof import Proved
 from jstc.channels.reconstruction.reconstruct import Reconstruction, reconstruct
 from jstc.channels.trace.ids import Recorder, named_tensors
 from jstc.plan import Plan
+from jstc.recipe.amounts import Metric
 
 __all__ = ["ChannelMap"]
 
@@ -245,12 +246,37 @@ class ChannelMap:
     # -- simple plans ------------------------------------------------------------------------------
 
     def random_plan(self, *, flops: float | None = None, params: float | None = None, seed: int = 0) -> Plan:
-        """A plan of random widths and channels at the budget: a share in (0, 1] or an absolute count."""
-        return budget.random_plan(self, flops=flops, params=params, seed=seed)
+        """A plan of random widths and channels at the budget: shares in (0, 1] or absolute counts.
+
+        Raises `BudgetError` for a bound that no sub-network meets, or a budget that the network itself meets.
+        """
+        random = np.random.default_rng(seed)
+        levels = [np.arange(1, g.width + 1) / g.width / random.uniform(0.3, 1.0) for g in self.groups]
+        order = [random.permutation(group.width) for group in self.groups]
+        return self._plan(levels, order, {"flops": flops, "params": params})
 
     def uniform_plan(self, *, flops: float | None = None, params: float | None = None) -> Plan:
-        """The plan that keeps the same share of every group, at the budget."""
-        return budget.uniform_plan(self, flops=flops, params=params)
+        """The plan that keeps the same share of every group, at the budget, the first channels of each.
+
+        Raises `BudgetError` as `random_plan` does.
+        """
+        levels = [np.arange(1, group.width + 1) / group.width for group in self.groups]
+        order = [np.arange(group.width) for group in self.groups]
+        return self._plan(levels, order, {"flops": flops, "params": params})
+
+    def _plan(
+        self,
+        levels: Sequence[NDArray[np.float64]],
+        order: Sequence[Counts],
+        amounts: Mapping[Metric, float | None],
+    ) -> Plan:
+        """The plan that keeps, of every group, the first channels in `order` that fit the budget."""
+        asked = {metric: amount for metric, amount in amounts.items() if amount is not None}
+        bounds = WidthBounds.of(self.groups)
+        counts = project(self, levels, resolve(self, asked, bounds), bounds).tolist()
+        chosen = zip(self.groups, order, counts, strict=True)
+        kept = {group.name: tuple(sorted(first[:count].tolist())) for group, first, count in chosen}
+        return Plan(kept, self.widths)
 
 
 def _call(network: nn.Module, batch: Any) -> Any:

@@ -224,11 +224,10 @@ def _worse(kind: Kind, base: float, new: float) -> float:
 
 
 def _within_budget(gate: Gate, base: Part, new: Part, limit: Limit) -> Gate:
-    before, after = base.network.budget, new.network.budget
-    common = (before.metric, before.limit) == (after.metric, after.limit) and before.metric == gate.kind
-    if not limit.or_budget or gate.verdict != "fails" or gate.new is None or not common:
+    before, after = (part.network.budget.on(gate.kind) for part in (base, new))
+    if not limit.or_budget or gate.verdict != "fails" or gate.new is None or before is None or after is None:
         return gate
-    if before.limit is None or gate.new > before.limit:
+    if before.limit is None or before.limit != after.limit or gate.new > before.limit:
         return gate
     return replace(gate, verdict="ok", reason="within the budget of both runs")
 

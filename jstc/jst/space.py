@@ -51,7 +51,7 @@ def resolve_budgets(channels: ChannelMap, recipe: Recipe) -> dict[str, Budget]:
     in the finest steps, and `RecipeError` for settings of groups that are not there.
     """
     finest = _finest(channels, recipe)
-    budgets = [resolve(channels, *budget, finest) for budget in recipe.budgets]
+    budgets = [resolve(channels, asked, finest) for asked in recipe.budgets]
     return dict(zip(recipe.labels, budgets, strict=True))
 
 
@@ -72,10 +72,10 @@ def _bounds(channels: ChannelMap, recipe: Recipe, budgets: Sequence[Budget]) -> 
 
 
 def _suits(channels: ChannelMap, budget: Budget, bounds: WidthBounds) -> bool:
-    if _ROOM * budget.of(smallest(channels, bounds)) > budget.limit:
+    least = smallest(channels, bounds)
+    if any(_ROOM * bound.of(least) > bound.limit for bound in budget.bounds):
         return False
-    cost = channels.cost_of_counts(uniform_counts(channels, budget, bounds))
-    return budget.of(cost) >= _CLOSE * budget.limit
+    return budget.reaches(channels.cost_of_counts(uniform_counts(channels, budget, bounds)), _CLOSE)
 
 
 _HALF_SUITS = (0.35, 0.8)
@@ -90,8 +90,9 @@ def _coarse_share(channels: ChannelMap, budget: Budget, bounds: WidthBounds, rec
         return asked
     halves = np.array([group.width // 2 for group in channels.groups])
     steps = np.maximum(halves - bounds.least, 0) // bounds.step
-    half = budget.of(channels.cost_of_counts(bounds.least + steps * bounds.step))
-    share = (half + 0.5) / budget.limit  # the network itself must fit, whatever the division rounds to
+    half = channels.cost_of_counts(bounds.least + steps * bounds.step)
+    # The network itself must fit, whatever the division rounds to.
+    share = max((bound.of(half) + 0.5) / bound.limit for bound in budget.bounds)
     low, high = _HALF_SUITS
     return share if low <= share <= high else _OTHERWISE
 
@@ -122,9 +123,7 @@ class Space:
         """This space at a share of its budget, or at the smallest that the bounds allow."""
         if share >= 1:
             return self
-        least = self.budget.of(smallest(self.channels, self.bounds))
-        bound = max(least, int(share * self.budget.limit))
-        budget = Budget(self.budget.metric, bound, self.budget.share * bound / self.budget.limit)
+        budget = self.budget.at(share, least=smallest(self.channels, self.bounds))
         return Space(self.channels, budget, self.bounds)
 
     def plan(self, order: Sequence[NDArray[np.int64]], levels: Sequence[Vector]) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeVar
 
 from jstc.core import numbers
@@ -12,6 +12,7 @@ from jstc.errors import InputError
 
 __all__ = [
     "Amount",
+    "Asked",
     "Metric",
     "budget_label",
     "milliseconds",
@@ -25,6 +26,9 @@ __all__ = [
 Metric = Literal["flops", "params", "latency"]
 Amount = float | str
 """A share or a count as a number; a time as a text such as `2ms`."""
+
+Asked = Mapping[Metric, Amount]
+"""A budget as it was asked for: the amount of each metric that it bounds."""
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "%": 0.01}
 _MOST_PER_CENT = 100  # no network is as small as that, and whoever writes 50 means 50 %, or forgot a unit
@@ -135,9 +139,13 @@ def _number(text: str) -> float:
         return -1.0
 
 
-def budget_label(metric: Metric, amount: Amount) -> str:
-    """The name of a budget, in names of folders too: `flops0.5`, `flops20M`, `latency2ms`."""
-    return f"{metric}{_short(amount)}"
+def budget_label(*budgets: Asked) -> str:
+    """The name of a budget, in names of folders too: `flops0.5`, `latency2ms`, `flops20M-params0.4`.
+
+    Of several, which bound the same metrics, the name of all: `flops0.7-0.5-params0.4`.
+    """
+    amounts = {metric: dict.fromkeys(_short(asked[metric]) for asked in budgets) for metric in budgets[0]}
+    return "-".join(f"{metric}{'-'.join(each)}" for metric, each in amounts.items())
 
 
 def _short(amount: Amount) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeInt, WithJsonSchema, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from jstc.recipe.amounts import Amount, Metric, budget_label, parse_amount, parse_amounts, parse_latencies
+from jstc.recipe.amounts import Asked, Metric, budget_label, parse_amount, parse_amounts, parse_latencies
 from jstc.recipe.search_section import (
     GIVEN_WEIGHTS,
     IdleKeyError,
@@ -96,13 +96,14 @@ class Recipe(Section):
     flops: Amounts = Field(
         None,
         description="The budget in FLOPs: a share of the target network's (0.5, 50%) or a count (500M), or a "
-        "list of several that share one search. A recipe has flops, params or latency.",
+        "list of several that share one search. A recipe has flops, params or latency, or several of them: "
+        "every network then meets all, and one of them can be a list.",
     )
-    params: Amounts = Field(None, description="The budget in parameters instead, written likewise.")
+    params: Amounts = Field(None, description="The budget in parameters, written likewise.")
     latency: Latencies = Field(
         None,
-        description="The budget in onnxruntime's time for a batch instead: such as 2ms, or a share of the "
-        "target network's; or several.",
+        description="The budget in onnxruntime's time for a batch: such as 2ms, or a share of the target "
+        "network's; or several.",
     )
     latency_on: LatencySettings = Field(default_factory=LatencySettings)
     baseline: bool = Field(
@@ -135,15 +136,19 @@ class Recipe(Section):
         return document | {"search": with_defaults_for_given_weights(search or {})}
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Recipe:
+    def _some_budget(self) -> Recipe:
         given = self._given_budgets
         if not given:
             raise ValueError(
                 "no budget: a recipe needs the key flops, params or latency, "
                 "`jstc search` the option --flops, --params or --latency"
             )
-        if len(given) > 1:
-            raise ValueError("give one budget: either flops or params or latency")
+        lists = [metric for metric, amounts in given.items() if isinstance(amounts, tuple)]
+        if len(lists) > 1:
+            raise ValueError(
+                f"{' and '.join(lists)} are lists: one of them can be, and the other bounds then hold for "
+                "each of its budgets"
+            )
         return self
 
     @property
@@ -162,26 +167,26 @@ class Recipe(Section):
         return {metric: amounts for metric, amounts in found.items() if amounts is not None}
 
     @property
-    def budgets(self) -> tuple[tuple[Metric, Amount], ...]:
-        """The metric and every amount asked for, from the largest number to the smallest."""
-        [(metric, amounts)] = self._given_budgets.items()
-        return tuple((metric, amount) for amount in (amounts if isinstance(amounts, tuple) else (amounts,)))
+    def budgets(self) -> tuple[Asked, ...]:
+        """The budgets asked for: of a list, from the largest number to the smallest."""
+        every = {m: a if isinstance(a, tuple) else (a,) for m, a in self._given_budgets.items()}
+        return tuple(dict(zip(every, amounts, strict=True)) for amounts in itertools.product(*every.values()))
 
     @property
-    def budget(self) -> tuple[Metric, Amount]:
-        """The metric and the amount asked for, of a recipe with one budget."""
+    def budget(self) -> Asked:
+        """The bounds asked for, of a recipe with one budget."""
         [budget] = self.budgets
         return budget
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of the budgets, in the order of `budgets`."""
-        return tuple(itertools.starmap(budget_label, self.budgets))
+        return tuple(map(budget_label, self.budgets))
 
     def at(self, label: str) -> Recipe:
         """This recipe with one of its budgets alone."""
-        metric, amount = dict(zip(self.labels, self.budgets, strict=True))[label]
-        return self.model_copy(update={metric: amount})
+        asked = dict(zip(self.labels, self.budgets, strict=True))[label]
+        return self.model_copy(update={str(metric): amount for metric, amount in asked.items()})
 
 
 class _WithoutTitles(GenerateJsonSchema):

@@ -16,7 +16,6 @@ from jstc.core import files
 from jstc.errors import RecipeError
 from jstc.plan import Plan
 from jstc.recipe import loading
-from jstc.recipe.amounts import milliseconds
 from jstc.recipe.schema import Recipe
 from jstc.report.findings import (
     BUDGETS,
@@ -42,6 +41,7 @@ from jstc.report.stage_files import (
     read_recipe,
     replaced_kernels,
     unreadable_images,
+    unresolved,
 )
 from jstc.summary import SCHEMA, Summary, SweepSummary, to_document
 
@@ -180,7 +180,7 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "model": recipe.get("model"),
         "dataset": recipe.get("dataset"),
         "seed": recipe.get("seed"),
-        "budget": pick(target.get("budget") or {}, "metric", "limit", "share"),
+        "budget": _budget(target.get("budget") or {}),
         "target": _target(target, results["given"], results["baseline"]),
         "slim": pick(results["slim"], *_SLIM_KEYS) | known(results["slim"], *_JUDGED_KEYS),
         "onnx": _rows(results["export"].get("files"), _ONNX_KEYS),
@@ -208,6 +208,10 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
         "command": manifest.get("command") or None,
         **told_of([]),
     }
+
+
+def _budget(found: Json) -> Json:
+    return pick(found, "metric", "limit", "share") | known(found, "bounds")
 
 
 def _target(target: Json, given: Json, baseline: Json) -> Json:
@@ -294,7 +298,7 @@ def read_sweep(run: Path) -> SweepData:
     )
     shared = {name: read_json(run, f"{name}/result.json") for name in _SHARED}
     given, baseline, search = shared.values()
-    budgets = target.get("budgets") or [_unresolved(label, recipe) for label in recipe.labels]
+    budgets = target.get("budgets") or [unresolved(label, recipe) for label in recipe.labels]
     labels = [budget["label"] for budget in budgets]
     children = {label: read_run(run / label) for label in labels if (run / label / "recipe.yaml").is_file()}
     images = unreadable_images(run)
@@ -326,14 +330,6 @@ def read_sweep(run: Path) -> SweepData:
     return SweepData(summary, [*sweep_findings(summary), *told], text, children)
 
 
-def _unresolved(label: str, recipe: Recipe) -> Json:
-    metric, amount = recipe.at(label).budget
-    if isinstance(amount, str):
-        return {"label": label, "metric": metric, "limit": milliseconds(amount), "share": None}
-    count, share = (None, amount) if amount <= 1 else (int(amount), None)
-    return {"label": label, "metric": metric, "limit": count, "share": share}
-
-
 def _row(budget: Json, child: Json | None) -> Json:
     label = budget["label"]
     figures = child or {"slim": pick({}, *_SLIM_KEYS)}
@@ -341,8 +337,7 @@ def _row(budget: Json, child: Json | None) -> Json:
     row |= {key: figures.get(key, {}) for key in ("search", "finetune")}
     row |= {"plan_hash": figures.get("plan_hash"), "groups": figures.get("groups", [])}
     row |= {key: [one | {"file": f"{label}/{one['file']}"} for one in row[key]] for key in ("onnx", "bench")}
-    limits = pick(budget, "metric", "limit", "share")
-    return {"label": label, "run": label, "budget": limits, **row, "latency": figures.get("latency")}
+    return {"label": label, "run": label, "budget": _budget(budget), **row, "latency": figures.get("latency")}
 
 
 def _sweep_seconds(

@@ -17,12 +17,23 @@ from jstc.report import accuracies
 from jstc.report.accuracies import emitted_findings
 from jstc.report.finding import Finding, State, Wanted
 from jstc.report.speed import busy_of_all, measuring_findings, speed_findings
-from jstc.summary import BudgetRow, Latency, Network, OnnxFile, Summary, SweepSummary, Timing
+from jstc.summary import (
+    BoundFigures,
+    BudgetFigures,
+    BudgetRow,
+    Latency,
+    Network,
+    OnnxFile,
+    Summary,
+    SweepSummary,
+    Timing,
+)
 
 __all__ = [
     "BUDGETS",
     "Finding",
     "Wanted",
+    "allowed",
     "amount",
     "common_notes",
     "findings",
@@ -76,8 +87,13 @@ def amount(metric: str | None, value: float | None) -> str:
     return f"{count(value)} {BUDGETS.get(metric or '', metric)}"
 
 
+def allowed(budget: BudgetFigures) -> str:
+    """`20.5 M FLOPs and 100 k parameters`."""
+    return " and ".join(amount(bound.metric, bound.limit) for bound in budget.each)
+
+
 def within(metric: str | None, value: float, limit: float) -> bool:
-    """Whether the budget is met; a latency within the 5 % that predictions are meant to."""
+    """Whether a bound is met; a latency within the 5 % that predictions are meant to."""
     return value <= limit * (_NOISE if metric == "latency" else 1)
 
 
@@ -126,25 +142,30 @@ def _unknown_operations(summary: Summary) -> Iterator[Finding]:
 
 
 def _budget(network: Network) -> Iterator[Finding]:
-    metric, limit, value = network.budget.metric, network.budget.limit, network.used
-    fact = "Latency budget" if metric == "latency" else "Budget"
-    if metric is None or not limit:
-        return
+    every = network.budget.each
+    for bound in every:
+        what = BUDGETS.get(bound.metric or "", bound.metric)
+        latency = "Latency budget" if bound.metric == "latency" else ""
+        fact = latency or ("Budget" if len(every) == 1 else f"Budget of {what}")
+        if bound.limit:
+            yield _bound(network, bound, fact, bound.limit)
+
+
+def _bound(network: Network, bound: BoundFigures, fact: str, limit: float) -> Finding:
+    metric, value = bound.metric, network.used(bound)
     if value is None:
-        told = f"{amount(metric, limit)} allowed, nothing known yet."
-        yield Finding(fact, "neutral", told, "not known")
-    elif within(metric, value, limit):
-        yield _met(network, fact, value, limit)
-    else:
-        taken, allowed = f"{value:,.0f} {metric}", f"{limit:,.0f}"
-        if metric == "latency":
-            taken, allowed = f"it takes {numbers.milliseconds(value)}", numbers.milliseconds(limit)
-        told = f"The slim network is over its budget: {taken}, where {allowed} are allowed."
-        yield Finding(fact, "bad", told, f"exceeded: {share(value, limit)}", note=True)
+        return Finding(fact, "neutral", f"{amount(metric, limit)} allowed, nothing known yet.", "not known")
+    if within(metric, value, limit):
+        return _met(network, bound, fact, value, limit)
+    taken, most = f"{value:,.0f} {metric}", f"{limit:,.0f}"
+    if metric == "latency":
+        taken, most = f"it takes {numbers.milliseconds(value)}", numbers.milliseconds(limit)
+    told = f"The slim network is over its budget: {taken}, where {most} are allowed."
+    return Finding(fact, "bad", told, f"exceeded: {share(value, limit)}", note=True)
 
 
-def _met(network: Network, fact: str, value: float, limit: float) -> Finding:
-    metric, used = network.budget.metric, share(value, limit)
+def _met(network: Network, bound: BoundFigures, fact: str, value: float, limit: float) -> Finding:
+    metric, used = bound.metric, share(value, limit)
     if metric != "latency":
         return Finding(fact, "good", f"{used} of {amount(metric, limit)} is used.", "met")
     found = network.latency or Latency()
@@ -255,14 +276,16 @@ def sweep_findings(summary: SweepSummary) -> list[Finding]:
 
 
 def _one_budget(row: BudgetRow, summary: SweepSummary) -> Finding:
-    limit, value = row.budget.limit, row.used
-    if value is None or not limit:
+    every = [(bound.metric, row.used(bound), bound.limit) for bound in row.budget.each]
+    taken = [(metric, value, limit) for metric, value, limit in every if value is not None and limit]
+    if not taken:
         return Finding(row.label, "neutral", "There is no slim network for this budget yet.", "not known")
-    met = within(row.budget.metric, value, limit)
+    met = all(within(*one) for one in taken)
     speeds = [speed_of(row, one, summary.target) for one in row.slim_rows]
     faster = not row.bench or any(one.standing == "gain" for one in speeds)
     uncertain = any(one.standing == "uncertain" for one in speeds)
-    told = [f"{share(value, limit)} of the budget"]
+    names = ["budget"] if len(every) == 1 else [f"{BUDGETS.get(one[0] or '')} allowed" for one in taken]
+    told = [f"{share(one[1], one[2])} of the {name}" for one, name in zip(taken, names, strict=True)]
     if row.scored is not None:
         change = next(iter(accuracies.changes(summary, row).values()), None)
         told.append(f"{row.scored.text} top-1" + (f" ({change})" if change else ""))

@@ -13,7 +13,7 @@ from jstc.core.accuracy import Accuracy
 from jstc.core.safe_text import one_line, visible
 from jstc.ort.doubts import speed_of
 from jstc.report.collect import RunData, SweepData
-from jstc.report.findings import amount
+from jstc.report.findings import allowed
 from jstc.report.search import SearchView, view
 from jstc.report.tables import ideal_share, ideal_speedup, sweep_table, table
 
@@ -78,7 +78,7 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
         autoescape=escapes,
     )
     environment.filters |= {name: getattr(numbers, name) for name in _NUMBERS}
-    environment.filters |= {"amount": amount, "ideal_share": ideal_share, "percents": _percents}
+    environment.filters |= {"allowed": allowed, "ideal_share": ideal_share, "percents": _percents}
     environment.filters["speed"] = lambda row, network: speed_of(network, row, network.target)
     environment.filters |= {"alt": _alt, "cell": _cell, "code": _code, "line": _line, "typed": _typed}
     environment.filters["scored"] = _scored

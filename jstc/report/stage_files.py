@@ -11,6 +11,7 @@ from jstc.core import files
 from jstc.errors import ChannelError, RecipeError, RunDirectoryError
 from jstc.plan import Plan
 from jstc.recipe import loading
+from jstc.recipe.amounts import Amount, Metric, milliseconds
 from jstc.recipe.schema import Recipe
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "read_recipe",
     "replaced_kernels",
     "unreadable_images",
+    "unresolved",
 ]
 
 Json = dict[str, Any]
@@ -48,6 +50,19 @@ def read_recipe(run: Path) -> Recipe:
         return loading.load(path)
     except RecipeError as error:
         raise RunDirectoryError(f"{path} is damaged or of another version: {error}") from None
+
+
+def unresolved(label: str, recipe: Recipe) -> Json:
+    """One of several budgets as the recipe has it, where no stage has said yet what it comes to."""
+    bounds = [_asked(metric, amount) for metric, amount in recipe.at(label).budget.items()]
+    return {"label": label, **bounds[0], **({"bounds": bounds} if len(bounds) > 1 else {})}
+
+
+def _asked(metric: Metric, amount: Amount) -> Json:
+    if isinstance(amount, str):
+        return {"metric": metric, "limit": milliseconds(amount), "share": None}
+    count, share = (None, amount) if amount <= 1 else (int(amount), None)
+    return {"metric": metric, "limit": count, "share": share}
 
 
 def _recipe_file(run: Path) -> Path:

@@ -20,6 +20,7 @@ import filelock
 from jstc.core import files
 from jstc.core.files import held
 from jstc.errors import RecipeError, RunDirectoryError, near_names
+from jstc.recipe.amounts import budget_label
 from jstc.recipe.loading import Changes, load, to_yaml
 from jstc.recipe.schema import Recipe
 from jstc.runs import guard
@@ -226,10 +227,8 @@ class RunDirectory:
 
 
 def default_path(recipe: Recipe, root: Path = ROOT) -> Path:
-    """`runs/<model>-<dataset>-<metric><amounts>[-seedN]`: the same settings find the same directory."""
-    metric, _ = recipe.budgets[0]
-    amounts = "-".join(label.removeprefix(metric) for label in recipe.labels)
-    name = f"{recipe.model}-{recipe.dataset}-{metric}{amounts}"
+    """`runs/<model>-<dataset>-<budgets>[-seedN]`: the same settings find the same directory."""
+    name = f"{recipe.model}-{recipe.dataset}-{budget_label(*recipe.budgets)}"
     if recipe.seed:
         name += f"-seed{recipe.seed}"
     safe = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in name)

@@ -137,7 +137,7 @@ class LatencyBudgets:
 
     def _at_budgets(self, recipe: Recipe, bounds: WidthBounds) -> list[NDArray[np.int64]]:
         """Counts of uniform plans at the budgets. Raises `BudgetError` for one that none can meet."""
-        budgets = [resolve(self.channels, *budget, bounds) for budget in recipe.budgets]
+        budgets = [resolve(self.channels, asked, bounds) for asked in recipe.budgets]
         return [uniform_counts(self.channels, budget, bounds) for budget in budgets]
 
     def _plan(self, counts: NDArray[np.int64]) -> Plan:
@@ -150,21 +150,25 @@ class LatencyBudgets:
     ) -> Fitted:
         """Measure a plan; where it misses its budget as measured, widen or narrow all its groups alike.
 
-        `order` has the channels of every group, the first to keep first.
+        Not wider than the budget's other bounds allow. `order` has the channels of every group, the first to
+        keep first.
         """
         tried: list[Fitted] = []
+        time = budget.on("latency")
+        least = time.of(smallest(self.channels, bounds))
         for corrections in range(_ROUNDS + 1):
             predicted = self.model(self.channels.counts(plan))
             [measured] = self.timer.milliseconds([plan])
             tried.append(Fitted(plan, predicted, measured, self.timer.target_ms, corrections))
-            if _UNDER <= measured * NANO / budget.limit <= _OVER:
+            used = budget.shares(self.channels.cost(plan)) | {"latency": measured * NANO / time.limit}
+            if used["latency"] <= _OVER and max(used.values()) >= _UNDER:
                 break
-            aim = _AIM * budget.limit * predicted / measured
-            following = self._scaled(plan, order, _bounded(budget, aim, self.channels, bounds), bounds)
+            aim = max(least, int(_AIM * time.limit * predicted / measured))
+            following = self._scaled(plan, order, budget.with_limit("latency", aim), bounds)
             if following.hash in {each.plan.hash for each in tried}:
                 break
             plan = following
-        return min(tried, key=lambda each: _miss(each.measured_ms * NANO / budget.limit))
+        return min(tried, key=lambda each: _miss(each.measured_ms * NANO / time.limit))
 
     def _scaled(
         self, plan: Plan, order: Sequence[NDArray[np.int64]], budget: Budget, bounds: WidthBounds
@@ -175,12 +179,6 @@ class LatencyBudgets:
         chosen = zip(groups, order, counts, strict=True)
         kept = {group.name: tuple(sorted(first[:count].tolist())) for group, first, count in chosen}
         return Plan(kept, self.channels.widths)
-
-
-def _bounded(budget: Budget, aim: float, channels: ChannelMap, bounds: WidthBounds) -> Budget:
-    least = budget.of(smallest(channels, bounds))
-    limit = max(least, int(aim))
-    return Budget(budget.metric, limit, budget.share * limit / budget.limit)
 
 
 def _miss(ratio: float) -> float:

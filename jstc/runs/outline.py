@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from jstc.channels.budget import Bound
 from jstc.core import numbers
 from jstc.recipe.schema import Recipe
 from jstc.runs.stages import GIVEN
@@ -67,13 +68,14 @@ def _data(workspace: Workspace) -> str:
 
 
 def _budgets(workspace: Workspace) -> list[str]:
+    return [" and ".join(map(_bound, budget.bounds)) for budget in workspace.budgets.values()]
+
+
+def _bound(bound: Bound) -> str:
     show = {"flops": numbers.count, "params": numbers.count, "latency": numbers.milliseconds}
     words = {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}
-    return [
-        f"{show[budget.metric](budget.shown_limit)} {words[budget.metric]} at most, "
-        f"{numbers.share(budget.share)} of the network's"
-        for budget in workspace.budgets.values()
-    ]
+    shown = show[bound.metric](bound.shown_limit)
+    return f"{shown} {words[bound.metric]} at most, {numbers.share(bound.share)} of the network's"
 
 
 def _trainings(workspace: Workspace, names: Collection[str]) -> list[str]:

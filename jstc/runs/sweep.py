@@ -293,7 +293,7 @@ def _search(parent: Path, label: str) -> dict[str, bytes]:
 def _target(parent: Path, label: str) -> dict[str, Any]:
     document: dict[str, Any] = files.read_json(parent / "target.json")
     [budget] = [budget for budget in document["budgets"] if budget["label"] == label]
-    budget = {key: budget[key] for key in ("metric", "limit", "share")}
+    budget = {key: value for key, value in budget.items() if key != "label"}
     return {key: value for key, value in document.items() if key != "budgets"} | {"budget": budget}
 
 

@@ -196,9 +196,10 @@ class Workspace:
         from jstc.jst import space
 
         found = space.resolve_budgets(self.costed, self.recipe)
-        labels = sorted(found, key=lambda label: -found[label].limit)
+        limits = {label: [-bound.limit for bound in budget.bounds] for label, budget in found.items()}
+        labels = sorted(limits, key=limits.__getitem__)
         for one, other in itertools.pairwise(labels):
-            if found[one].limit == found[other].limit:
+            if limits[one] == limits[other]:
                 raise BudgetError(f"{one} and {other} are the same budget: leave out one of them")
         return {label: found[label] for label in labels}
 

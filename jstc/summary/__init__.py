@@ -11,7 +11,6 @@ from jstc.core import files
 from jstc.errors import InputError
 from jstc.summary.schema import (
     SCHEMA,
-    BudgetFigures,
     BudgetRow,
     Contribution,
     Costs,
@@ -33,9 +32,11 @@ from jstc.summary.schema import (
     Training,
     Unreached,
 )
+from jstc.summary.values import BoundFigures, BudgetFigures
 
 __all__ = [
     "SCHEMA",
+    "BoundFigures",
     "BudgetFigures",
     "BudgetRow",
     "Contribution",

@@ -15,6 +15,8 @@ from pydantic import Field, PositiveInt
 
 from jstc.core.accuracy import Accuracy
 from jstc.summary.values import (
+    BoundFigures,
+    BudgetFigures,
     Contribution,
     Disturbance,
     Fraction,
@@ -32,7 +34,6 @@ from jstc.summary.values import (
 
 __all__ = [
     "SCHEMA",
-    "BudgetFigures",
     "BudgetRow",
     "Contribution",
     "Costs",
@@ -57,15 +58,6 @@ __all__ = [
 SCHEMA = 1
 
 # --- one slim network -------------------------------------------------------------------------------------
-
-
-class BudgetFigures(Part):
-    """The bound that the search was given: `limit` in FLOPs, parameters or milliseconds, as `metric` says."""
-
-    label: Line = ""
-    metric: str | None = None
-    limit: Number | None = None
-    share: Number | None = None
 
 
 class Costs(Part):
@@ -273,13 +265,12 @@ class Network(Part):
         """Size of the target network's file; None where it was not timed."""
         return next((row.bytes for row in self.target_rows), None)
 
-    @property
-    def used(self) -> float | None:
-        """The amount of what is bounded in the slim network; a latency as measured, or else as predicted."""
-        if self.budget.metric == "latency":
+    def used(self, bound: BoundFigures) -> float | None:
+        """What the slim network has of what is bounded; a latency as measured, or else as predicted."""
+        if bound.metric == "latency":
             found = self.latency or Latency()
             return found.measured_ms if found.measured_ms is not None else found.predicted_ms
-        return {"flops": self.slim.flops, "params": self.slim.params}.get(self.budget.metric or "")
+        return {"flops": self.slim.flops, "params": self.slim.params}.get(bound.metric or "")
 
 
 class BudgetRow(Network):

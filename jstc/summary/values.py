@@ -19,6 +19,8 @@ from pydantic import (
 )
 
 __all__ = [
+    "BoundFigures",
+    "BudgetFigures",
     "Contribution",
     "Disturbance",
     "Fraction",
@@ -73,6 +75,30 @@ class Part(BaseModel):
 
 
 # --- the smallest parts -------------------------------------------------------------------------------------
+
+
+class BoundFigures(Part):
+    """An upper bound: `limit` in FLOPs, parameters or milliseconds, as `metric` says."""
+
+    metric: str | None = None
+    limit: Number | None = None
+    share: Number | None = None
+
+
+class BudgetFigures(BoundFigures):
+    """What the search was given: its only bound, or the first, and then all of them in `bounds`."""
+
+    label: Line = ""
+    bounds: Annotated[list[BoundFigures], OrNone] = Field(default=[])
+
+    @property
+    def each(self) -> list[BoundFigures]:
+        """The bounds; none where no budget is known."""
+        return self.bounds or ([self] if self.metric is not None else [])
+
+    def on(self, metric: str) -> BoundFigures | None:
+        """The bound on a figure, if there is one."""
+        return next((bound for bound in self.each if bound.metric == metric), None)
 
 
 class Rounding(Part):

@@ -45,18 +45,18 @@ WRONG = {
         search(**{"--flops": "0.001"}),
         "error: no sub-network meets flops 40.93 k: the smallest reachable has",
     ),
-    "two budgets": (
-        search(**{"--params": "0.5"}),
-        "error: give one budget: either flops or params or latency",
+    "two lists of budgets": (
+        search(**{"--flops": "0.7,0.5", "--params": "0.5,0.4"}),
+        "error: flops and params are lists: one of them can be, and the other bounds then hold for each",
+    ),
+    "the second bound is impossible": (
+        search(**{"--params": "0.001"}),
+        "error: no sub-network meets params 269: the smallest reachable has",
     ),
     "no budget": (
         search(**{"--flops": None}),
         "error: no budget: a recipe needs the key flops, params or latency, "
         "`jstc search` the option --flops, --params or --latency",
-    ),
-    "a latency and FLOPs": (
-        search(**{"--latency": "2ms"}),
-        "error: give one budget: either flops or params or latency",
     ),
     "a latency without a unit": (
         search(**{"--flops": None, "--latency": "2"}),

@@ -55,7 +55,7 @@ def test_every_plan_is_within_the_budget_and_costs_what_is_written(
     searched: Any, channels: ChannelMap
 ) -> None:
     for run in (searched(), searched({"flops": None, "params": 0.4})):
-        metric, amount = run.recipe.budget
+        [(metric, amount)] = run.recipe.budget.items()
         limit = amount * getattr(channels.cost(), metric)
         for record in run.history:
             cost = channels.cost_of_counts(torch.tensor(record["counts"]).numpy())

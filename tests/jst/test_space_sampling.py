@@ -168,19 +168,19 @@ def test_plans_meet_the_budget_and_leave_no_room_for_another_channel(
     space = spaces_of(channels, make_recipe(budget))[0]
     for seed in range(30):
         plan, _ = draw(space, seed)
-        used = space.budget.of(channels.cost(plan))
-        assert used <= space.budget.limit
-        assert used >= 0.98 * space.budget.limit or cheapest_larger(space, plan) > space.budget.limit
+        [used] = space.budget.shares(channels.cost(plan)).values()
+        assert used <= 1
+        assert used >= 0.98 or cheapest_larger(space, plan) > 1
 
 
-def cheapest_larger(space: Space, plan: Plan) -> int:
-    """The least that a plan would cost with one more step of channels in one group."""
+def cheapest_larger(space: Space, plan: Plan) -> float:
+    """The least share of the budget that a plan would take with one more step of channels in one group."""
     counts, widths = space.channels.counts(plan), space.channels.full_counts
     steps = np.diag(space.bounds.step)
     costs = [
         space.channels.cost_of_counts(counts + step) for step in steps if (counts + step <= widths).all()
     ]
-    return min(space.budget.of(cost) for cost in costs)
+    return min(max(space.budget.shares(cost).values()) for cost in costs)
 
 
 def test_the_likeliest_channels_are_kept(channels: ChannelMap, make_recipe: Any) -> None:

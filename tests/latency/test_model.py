@@ -77,46 +77,47 @@ def test_steps_are_the_providers(model, channels):
 def test_a_projection_takes_the_widths_that_are_fast(model, channels):
     timed = channels.timed(model)
     bounds = WidthBounds.of(channels.groups, round_to=4)  # finer than the stairs: 36 costs as much as 48
-    budget = resolve(timed, "latency", 0.6, bounds)
+    budget = resolve(timed, {"latency": 0.6}, bounds)
     for seed in range(20):
         random = np.random.default_rng(seed)
         levels = [np.arange(1, g.width + 1) / random.uniform(0.3, 1.0) for g in channels.groups]
         counts = project(timed, levels, budget, bounds)
-        used = budget.of(timed.cost_of_counts(counts))
-        assert used <= budget.limit
+        used = timed.cost_of_counts(counts).latency_ns
+        assert used <= budget.on("latency").limit
         for group in range(len(counts)):  # no group stands in the middle of a stair
             wider = counts.copy()
             wider[group] = min(wider[group] + 4, channels.groups[group].width)
-            free = budget.of(timed.cost_of_counts(wider)) <= used
+            free = timed.cost_of_counts(wider).latency_ns <= used
             assert not free or wider[group] == counts[group]
 
 
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
 def test_budgets_of_latency_are_met(model, channels, share):
     timed, bounds = channels.timed(model), all_steps(channels, model)
-    budget = resolve(timed, "latency", share, bounds)
+    budget = resolve(timed, {"latency": share}, bounds)
     counts = uniform_counts(timed, budget, bounds)
-    assert budget.limit == pytest.approx(share * model(channels.full_counts) * 1e6, abs=2)
-    assert model(counts) * 1e6 <= budget.limit + 1
-    assert budget.shown_limit == budget.limit / 1e6
+    [bound] = budget.bounds
+    assert bound.limit == pytest.approx(share * model(channels.full_counts) * 1e6, abs=2)
+    assert model(counts) * 1e6 <= bound.limit + 1
+    assert bound.shown_limit == bound.limit / 1e6
 
 
 def test_a_time_is_a_budget_too(model, channels):
     timed, bounds = channels.timed(model), all_steps(channels, model)
     whole = model(channels.full_counts)
-    budget = resolve(timed, "latency", f"{whole / 2:.6f}ms", bounds)
+    budget = resolve(timed, {"latency": f"{whole / 2:.6f}ms"}, bounds)
     assert budget.share == pytest.approx(0.5, abs=1e-3)
     with pytest.raises(BudgetError, match=r"nothing to do: the target network takes .* ms, as predicted"):
-        resolve(timed, "latency", "100ms", bounds)
+        resolve(timed, {"latency": "100ms"}, bounds)
 
 
 def test_out_of_reach_names_the_smallest(model, channels):
     timed, bounds = channels.timed(model), all_steps(channels, model)
     with pytest.raises(BudgetError, match=r"meets latency 0\.00001000 ms: .* takes .* ms") as raised:
-        resolve(timed, "latency", "0.00001ms", bounds)
+        resolve(timed, {"latency": "0.00001ms"}, bounds)
     offered = float(re.search(r"takes ([0-9.]+) ms", str(raised.value))[1])
     assert offered >= smallest(timed, bounds).latency_ns / 1e6
-    resolve(timed, "latency", f"{offered}ms", bounds)  # what is offered works
+    resolve(timed, {"latency": f"{offered}ms"}, bounds)  # what is offered works
 
 
 def test_other_costs_are_untouched(model, channels):

@@ -83,7 +83,7 @@ def test_an_amount_that_is_there_twice(value):
      ("params", 1500.0, "params1.5k"), ("flops", 10.0, "flops10"), ("flops", 1e17, "flops1e08G")],
 )  # fmt: skip
 def test_labels(metric, amount, label):
-    assert budget_label(metric, amount) == label
+    assert budget_label({metric: amount}) == label
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_several_latencies():
     assert parse_latencies("800us,5ms,2ms") == ("5ms", "2ms", "0.8ms")
     assert parse_latencies([0.3, "50%"]) == (0.5, 0.3)
     assert milliseconds("0.8ms") == 0.8
-    assert budget_label("latency", "0.8ms") == "latency0.8ms"
+    assert budget_label({"latency": "0.8ms"}) == "latency0.8ms"
     with pytest.raises(ValueError, match="there twice"):
         parse_latencies("2ms,2000us")
     with pytest.raises(ValueError, match="shares and times in one list"):

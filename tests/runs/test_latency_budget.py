@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from jstc.channels.budget import Budget, project, resolve
+from jstc.channels.budget import Bound, project, resolve
 from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.errors import BudgetError, InputError, RunDirectoryError
@@ -97,7 +97,7 @@ def test_a_search_goes_on_with_the_predictions_it_began_with(truth, recipe, tmp_
         path.unlink()
     workspace = Workspace(recipe())
     workspace.belongs_to(run)
-    limit = workspace.budgets["latency0.6"].shown_limit
+    limit = workspace.budgets["latency0.6"].on("latency").shown_limit
     assert limit == pytest.approx(files.read_json(run / "target.json")["budget"]["limit"], abs=1e-5)
     assert truth.asked == asked
     assert (run / PREDICTIONS).read_bytes() == kept
@@ -154,7 +154,7 @@ def test_a_directory_of_another_run_is_refused_before_anything_is_measured(truth
 )
 def test_a_missed_budget_is_told(measured, said):
     found = Fitted(Plan.full({"a": 8}), 0.99, measured, 2.0, 0)
-    assert _told(found, Budget("latency", 1_000_000, 0.5)).endswith(said)
+    assert _told(found, Bound("latency", 1_000_000, 0.5)).endswith(said)
 
 
 @pytest.mark.parametrize("surprise", [0.3, -0.3])
@@ -162,20 +162,20 @@ def test_a_plan_that_misses_its_budget_is_corrected(truth, recipe, surprise):
     workspace = Workspace(recipe())
     latency = workspace.latency
     bounds = latency.bounds(workspace.recipe)
-    budget = resolve(latency.channels, *workspace.recipe.budget, bounds)
-    groups = latency.channels.groups
+    budget = resolve(latency.channels, workspace.recipe.budget, bounds)
+    limit, groups = budget.on("latency").shown_limit, latency.channels.groups
     steep = [np.arange(1, g.width + 1) / g.width * (1 + n) for n, g in enumerate(groups)]
     counts = project(latency.channels, steep, budget, bounds).tolist()
     plan = Plan(
         {g.name: tuple(range(n)) for g, n in zip(groups, counts, strict=True)}, latency.channels.widths
     )
-    truth.surprise = surprise * budget.shown_limit
+    truth.surprise = surprise * limit
     [before] = latency.timer.milliseconds([plan])
     fitted = latency.fit(plan, [np.arange(g.width)[::-1] for g in groups], budget, bounds)
-    distance = abs(fitted.measured_ms / budget.shown_limit - 1)
-    assert distance < abs(before / budget.shown_limit - 1)
+    distance = abs(fitted.measured_ms / limit - 1)
+    assert distance < abs(before / limit - 1)
     assert fitted.corrections > 0
-    assert fitted.measured_ms <= 1.02 * budget.shown_limit
+    assert fitted.measured_ms <= 1.02 * limit
     assert all(max(fitted.plan.kept[g.name]) == g.width - 1 for g in groups)  # the best channels are kept
 
 

@@ -358,7 +358,7 @@ def test_budgets_are_ordered_by_what_they_come_to():
     assert recipe.labels == ("flops25M", "flops0.7", "flops0.5")
     budgets = Workspace(recipe).budgets
     assert list(budgets) == ["flops0.7", "flops25M", "flops0.5"]
-    limits = [budget.limit for budget in budgets.values()]
+    limits = [budget.on("flops").limit for budget in budgets.values()]
     assert limits == sorted(limits, reverse=True)
     assert limits[1] == 25_000_000
 
@@ -375,8 +375,8 @@ def test_one_budget_shares_what_has_been_made():
     recipe = loading.from_flags({"model": "resnet20", "dataset": "digits", "flops": "0.5,0.7"})
     workspace = Workspace(recipe)
     alone = workspace.at("flops0.5")
-    limit = alone.budgets["flops0.5"].limit
+    budget = alone.budgets["flops0.5"]
     workspace.take_over(alone)
     assert workspace.channels is alone.channels is workspace.at("flops0.7").channels
-    assert workspace.budgets["flops0.5"].limit == limit
+    assert workspace.budgets["flops0.5"] == budget
     assert list(workspace.at("flops0.7").budgets) == ["flops0.7"]

@@ -84,9 +84,13 @@ def facts_of(
 def _budget(budget: Mapping[str, Any]) -> str:
     if not budget:
         return "unrecorded size"
-    metric = _METRICS.get(budget["metric"], str(budget["metric"]))
-    text = f"{budget['limit']:,.10g} {metric}"
-    share = budget.get("share")
+    return ", and ".join(_bound(bound) for bound in budget.get("bounds") or [budget])
+
+
+def _bound(bound: Mapping[str, Any]) -> str:
+    metric = _METRICS.get(bound["metric"], str(bound["metric"]))
+    text = f"{bound['limit']:,.10g} {metric}"
+    share = bound.get("share")
     return text if share is None else f"{text}, {100 * share:.1f} % of the target network's"
 
 

@@ -15,7 +15,7 @@ from torch.jit._trace import TracerWarning  # what torch.jit.TracerWarning is, f
 from jstc import finetune as training
 from jstc import soundness
 from jstc.channels import Cost
-from jstc.channels.budget import Budget
+from jstc.channels.budget import Bound
 from jstc.channels.trace.ids import tensors_held
 from jstc.core import files, processes
 from jstc.errors import StageError
@@ -229,13 +229,10 @@ def target_document(workspace: Workspace) -> dict[str, Any]:
 
 
 def _budgets(workspace: Workspace) -> dict[str, Any]:
-    found = [
-        {"label": label, "metric": budget.metric, "limit": budget.shown_limit, "share": budget.share}
-        for label, budget in workspace.budgets.items()
-    ]
+    found = {label: budget.to_dict() for label, budget in workspace.budgets.items()}
     if len(found) > 1:
-        return {"budgets": found}
-    return {"budget": {key: found[0][key] for key in ("metric", "limit", "share")}}
+        return {"budgets": [{"label": label, **budget} for label, budget in found.items()]}
+    return {"budget": next(iter(found.values()))}
 
 
 def _latency(workspace: Workspace) -> dict[str, Any]:
@@ -324,15 +321,15 @@ def _fitted(context: StageContext, label: str, selection: Selection) -> tuple[Pl
     def measured() -> dict[str, Any]:
         bounds = latency.bounds(context.recipe)
         found = latency.fit(selection.plan, selection.ranking, budget, bounds)
-        context.progress.message(_told(found, budget))
+        context.progress.message(_told(found, budget.on("latency")))
         return {"plan": found.plan.to_dict(), "latency": found.to_dict(latency.model.setting)}
 
     found = collectives.decided(measured)
     return Plan.from_dict(found["plan"]), {"latency": found["latency"]}
 
 
-def _told(found: Fitted, budget: Budget) -> str:
-    limit = budget.limit / NANO
+def _told(found: Fitted, time: Bound) -> str:
+    limit = time.limit / NANO
     figures = f"{found.measured_ms:.4g} ms measured, {found.predicted_ms:.4g} ms predicted"
     text = f"latency: {figures}, of {limit:.4g} ms"
     if found.corrections:
