@@ -140,7 +140,7 @@ def told(search: Training, candidates: Sequence[Candidate], *, again: bool = Fal
     early = sum(one.hopeless for one in candidates)
     sentences = [first + ("." if again else f", without any training: {_how(candidates)}.")]
     if early and not again:
-        sentences.append(f"{early:,} of them ended early, as they could no longer become one of the best.")
+        sentences.append(f"{early:,} of them ended early: on the first images they were worse than most.")
     return " ".join([*sentences, *_outcome(search.contributions, candidates)])
 
 

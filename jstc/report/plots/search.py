@@ -29,7 +29,7 @@ _CANDIDATES_CAPTION = (
     "given one, without training; lower is better. Each generation of plans is made around the best ones "
     "of the one before.{coarse}"
 )
-_COARSE = " Shaded: the coarse ones, whose widths follow smooth curves along the network."
+_COARSE = " Shaded: the coarse ones, in which groups move together that are alike in depth and cost."
 _MOST_COMMON, _ABOVE = 0.9, 1.25  # losses that set the scale; how far beyond these the picture may go
 
 
@@ -70,7 +70,7 @@ def _draw_losses(axes: Axes, found: Sequence[Candidate], even: float | None) -> 
     if out:
         label = "a plan that ended early, or lies above"
         axes.plot(out, [top] * len(out), "x", color=canvas.GREY, markersize=3.5, clip_on=False, label=label)
-    _draw_medians(axes, numbered, top)
+    _draw_generations(axes, numbered, top)
     lowest = list(itertools.accumulate((_or_infinite(one.loss) for one in found), min))
     places = [place for place, loss in enumerate(lowest, 1) if loss <= top]
     axes.step(
@@ -84,14 +84,15 @@ def _draw_losses(axes: Axes, found: Sequence[Candidate], even: float | None) -> 
         )  # fmt: skip
 
 
-def _draw_medians(axes: Axes, numbered: Sequence[tuple[int, Candidate]], top: float) -> None:
-    label: str | None = "median of a generation"
+def _draw_generations(axes: Axes, numbered: Sequence[tuple[int, Candidate]], top: float) -> None:
+    label: str | None = "mean of a generation's best quarter"
     for _, group in itertools.groupby(numbered, key=lambda pair: pair[1].generation):
         members = list(group)
-        middle = statistics.median(_or_infinite(one.loss) for _, one in members)
-        if len(members) >= _FEWEST and middle <= top:
+        best = sorted(_or_infinite(one.loss) for _, one in members)[: max(1, len(members) // 4)]
+        mean = statistics.fmean(best)
+        if len(members) >= _FEWEST and mean <= top:
             ends = [members[0][0] - 0.3, members[-1][0] + 0.3]
-            axes.plot(ends, [middle] * 2, "-", color=canvas.INK, linewidth=1.6, label=label)
+            axes.plot(ends, [mean] * 2, "-", color=canvas.INK, linewidth=1.6, label=label)
             label = None
 
 
