@@ -3,6 +3,7 @@
     python -m benchmarks.accuracy --case resnet20-50 --data DIR --out runs/accuracy --seeds 0,1,2 --jobs 2
     python -m benchmarks.accuracy --data DIR --methods jst,uniform --epochs 40 --set search.rounds=20
     python -m benchmarks.accuracy --data DIR --methods ablations --table ablations.md
+    python -m benchmarks.accuracy --case vgg16_bn-quarter-15 --data DIR --images all --methods given
     python -m benchmarks.accuracy --list
 
 One experiment fixes network, data, FLOPs budget, total training and seeds. Total training is counted in
@@ -11,6 +12,9 @@ in epochs' worth: one is an epoch of the target network over the training images
 than --epochs; what each spent is counted and recorded. Images, augmentation, optimiser and the form of the
 learning-rate schedule are the same for all. Choices are made on the search-validation split only; the test
 split is read once, at the end of each job.
+
+The methods of the set `given` begin at trained weights instead (--weights, or --given-epochs of training),
+which nobody pays for, cut them without training, and are tested after each length of --finetune.
 
 Every case, method and seed is a process of its own with one CPU thread, and one JSON file in OUT/results. A
 result that is there is kept if all settings that it depends on are the same (their hash is in its name);
@@ -40,9 +44,10 @@ __all__ = ["jobs_of", "main", "results_of"]
 
 _RUN = "benchmarks.accuracy.run"
 _LAST_LINES = 15
-_MAIN = [name for name, method in METHODS.items() if not method.ablation]
+_GIVEN = [name for name, method in METHODS.items() if method.kind == "cut"]
+_MAIN = [name for name, method in METHODS.items() if not method.ablation and name not in _GIVEN]
 _ABLATIONS = [name for name, method in METHODS.items() if method.ablation]
-_SETS = {"main": _MAIN, "ablations": ["jst", *_ABLATIONS], "all": [*_MAIN, *_ABLATIONS]}
+_SETS = {"main": _MAIN, "ablations": ["jst", *_ABLATIONS], "given": _GIVEN, "all": [*_MAIN, *_ABLATIONS]}
 
 
 def jobs_of(
@@ -100,7 +105,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--case", type=_names, default=["resnet20-50"], help=f"of {', '.join(CASES)}")
-    parser.add_argument("--methods", type=_names, default=["main"], help="names, or main, ablations, all")
+    parser.add_argument(
+        "--methods", type=_names, default=["main"], help="names, or main, given, ablations, all"
+    )
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, help="folder of the data set, as jstc reads it")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))

@@ -22,6 +22,7 @@ from torch import nn
 
 import jstc
 from benchmarks import children
+from benchmarks.accuracy import cut as accuracy_cut
 from benchmarks.accuracy import data as accuracy_data
 from benchmarks.accuracy import fixed as accuracy_fixed
 from benchmarks.accuracy import jst as accuracy_jst
@@ -51,6 +52,7 @@ KINDS: Mapping[str, Callable[[Work], Outcome]] = {
     "jst": accuracy_jst.jst,
     "given": accuracy_jst.given,
     "retrain": accuracy_jst.retrain,
+    "cut": accuracy_cut.cut,
     "uniform": accuracy_fixed.uniform,
     "random": accuracy_fixed.random,
     "target": accuracy_fixed.target,

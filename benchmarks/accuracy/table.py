@@ -14,6 +14,11 @@ Result = Mapping[str, Any]
 Results = Sequence[Result]
 
 _REFERENCE = "jst"
+_GIVEN_REFERENCE = "cut-jst"
+_GIVEN_NOTE = """\
+{about}. All methods begin at the same trained weights. Accuracy in percent on the test split after so many
+epochs of finetune, each length a training of its own: mean +- standard deviation over the seeds. Margins are
+paired by seed: mean +- standard error."""
 _HEAD = (
     "method", "what", "accuracy, %", "{reference} - method, points", "MFLOPs", "of target", "k params",
     "epochs' worth", "judging, epochs' worth", "seconds, wall", "of it search", "seconds, processor",
@@ -57,22 +62,70 @@ def document(results: Results) -> str:
 
 
 def _section(case: str, results: Results) -> str:
-    first = results[0]
-    settings, data = first["settings"]["settings"], first["data"]
-    about = (
-        f"{first['settings']['recipe']['model']} ({first['target_flops'] / 1e6:.2f} MFLOPs, "
-        f"{first['target_params'] / 1e3:.1f} k parameters) on {data['name']}, "
-        f"{data['train_full']} training images ({data['search_val']} of them for search-validation), "
-        f"{data['test']} test images; budget "
-        f"{first['budget'] / 1e6:.2f} MFLOPs; {settings['epochs']:g} epochs' worth of training."
-    )
+    """The methods under the equal-training rule, their ablations, and those that begin at given weights."""
+    given = [r for r in results if METHODS[r["method"]].kind == "cut"]
+    others = [r for r in results if r not in given]
+    return "\n".join([*([_equal(case, others)] if others else []), *([_given(case, given)] if given else [])])
+
+
+def _given(case: str, results: Results) -> str:
+    """Accuracy after each length of finetune, and paired margins with their standard errors."""
+    lengths = list(results[0]["extra"]["after"])
     names = [name for name in METHODS if any(r["method"] == name for r in results)]
-    main = [name for name in names if not METHODS[name].ablation]
+    shown = [f"{length} epochs" for length in lengths]
+    head = ["method", "what", *shown, "MFLOPs", "k params", "seconds of the search"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for name in names:
+        mine = [r for r in results if r["method"] == name]
+        after = [_spread([100 * r["extra"]["after"][length] for r in mine]) for length in lengths]
+        means = [statistics.fmean(_costs(r)[i] for r in mine) for i in range(3)]
+        lines.append(_line([name, METHODS[name].text, *after, *(f"{mean:.1f}" for mean in means)]))
+    reference = _GIVEN_REFERENCE if _GIVEN_REFERENCE in names else names[0]
+    lines += ["", _line([f"{reference} - method, points", *shown]), _line(["---"] * (1 + len(shown)))]
+    for name in names:
+        if name != reference:
+            pairs = [_paired(name, results, reference, length) for length in lengths]
+            lines.append(_line([f"{name} ({len(pairs[0])} pairs)", *map(_with_error, pairs)]))
+    text = _GIVEN_NOTE.format(about=_about(results))
+    return "\n".join([f"## {case}, given weights\n", text, "", *lines, "", *_provenance(results)]) + "\n"
+
+
+def _costs(result: Result) -> tuple[float, float, float]:
+    return result["flops"] / 1e6, result["params"] / 1e3, result["seconds"]["wall"]["search"]
+
+
+def _paired(name: str, results: Results, reference: str, length: str) -> list[float]:
+    at = [{**r, "accuracy": r["extra"]["after"][length]} for r in results]
+    return margins(name, at, reference)
+
+
+def _with_error(values: Sequence[float]) -> str:
+    mean = format(statistics.fmean(values), "+.2f")
+    return mean if len(values) < 2 else f"{mean} +- {statistics.stdev(values) / len(values) ** 0.5:.2f}"
+
+
+def _equal(case: str, results: Results) -> str:
+    first = results[0]
+    settings = first["settings"]["settings"]
+    about = f"{_about(results)}; {settings['epochs']:g} epochs' worth of training."
+    names = [name for name in METHODS if any(r["method"] == name for r in results)]
+    main = [name for name in names if not METHODS[name].ablation and METHODS[name].kind != "cut"]
     ablations = [name for name in names if METHODS[name].ablation]
     parts = [f"## {case}\n", about, "", _NOTE.format(epochs=settings["epochs"]), "", _table(main, results)]
     if ablations:
         parts += ["\n### Ablations\n", _table([_REFERENCE, *ablations], results)]
     return "\n".join([*parts, "", *_provenance(results)]) + "\n"
+
+
+def _about(results: Results) -> str:
+    first = results[0]
+    data = first["data"]
+    return (
+        f"{first['settings']['recipe']['model']} ({first['target_flops'] / 1e6:.2f} MFLOPs, "
+        f"{first['target_params'] / 1e3:.1f} k parameters) on {data['name']}, "
+        f"{data['train_full']} training images ({data['search_val']} of them for search-validation), "
+        f"{data['test']} test images; budget {first['budget'] / 1e6:.2f} MFLOPs"
+    )
 
 
 def _table(names: Iterable[str], results: Results) -> str:

@@ -41,7 +41,7 @@ from jstc.models.cifar_networks import PaddedShortcut
 from jstc.plan import Plan
 from jstc.train.loop import stream
 
-__all__ = ["kept_by", "largest", "pruned", "traceable"]
+__all__ = ["kept_by", "largest", "planned", "pruned", "traceable"]
 
 _TRIES = 12
 _CLOSE = 0.995
@@ -51,8 +51,7 @@ def pruned(work: Work) -> Outcome:
     """Pretrain, prune to the budget, finetune with what is left."""
     network = pretrained(work)
     with work.clock.phase("search"):
-        gradients = _gradients(network, work) if work.job.method == "tp-taylor" else {}
-        ratio, plan = largest(network, gradients, work)
+        ratio, plan = planned(network, work)
         small = work.place(work.channels.slice(network, plan))
     cost = work.channels.cost(plan)
     steps = work.ledger.steps(cost.flops, work.batch)
@@ -60,6 +59,12 @@ def pruned(work: Work) -> Outcome:
     work.train(small, split=split, steps=steps, phase="finetune", name="finetune", flops=cost.flops)
     extra = {"ratio": ratio, "counts": plan.counts}
     return Outcome(work.tested(small), cost.flops, cost.params, small, extra=extra)
+
+
+def planned(network: nn.Module, work: Work) -> tuple[float, Plan]:
+    """The pruning ratio with the largest network within the budget, and its plan, by the job's method."""
+    gradients = _gradients(network, work) if work.job.method.endswith("taylor") else {}
+    return largest(network, gradients, work)
 
 
 def _gradients(network: nn.Module, work: Work) -> dict[str, Tensor]:
@@ -127,10 +132,11 @@ def _marked(network: nn.Module, gradients: dict[str, Tensor]) -> nn.Module:
 def _prune(network: nn.Module, work: Work, ratio: float) -> None:
     import torch_pruning
 
-    kind: Callable[[], object] = {
-        "tp-l2": torch_pruning.importance.GroupMagnitudeImportance,
-        "tp-taylor": torch_pruning.importance.GroupTaylorImportance,
-    }[work.job.method]
+    kinds: dict[str, Callable[[], object]] = {
+        "l2": torch_pruning.importance.GroupMagnitudeImportance,
+        "taylor": torch_pruning.importance.GroupTaylorImportance,
+    }
+    kind = kinds[work.job.method.rpartition("-")[2]]
     with _quiet():
         torch_pruning.pruner.MetaPruner(
             network,

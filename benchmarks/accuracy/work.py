@@ -65,7 +65,7 @@ class Work:
         dataset = replace(
             dataset, train=CountedSplit(dataset.train), search_val=CountedSplit(dataset.search_val)
         )
-        work = cls(job, job.recipe, dataset, Ledger(1, job.settings.epochs), Clock(), where, directory, cache)
+        work = cls(job, job.recipe, dataset, Ledger(1, job.allowed), Clock(), where, directory, cache)
         work.ledger.epoch = dataset.train_full.num_images * work.channels.cost().flops
         return work
 

@@ -13,9 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["BUILDERS", "CifarResNet", "CifarVGG", "resnet20", "resnet32", "resnet56", "resnet110", "vgg16_bn"]
+__all__ = [
+    "BUILDERS",
+    "VGG16",
+    "CifarResNet",
+    "CifarVGG",
+    "resnet20",
+    "resnet32",
+    "resnet56",
+    "resnet110",
+    "vgg16_bn",
+]
 
-_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+"""Channels of the convolutions of VGG-16, by stage."""
 
 
 class PaddedShortcut(nn.Module):
@@ -134,7 +145,7 @@ def resnet110(*, num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
 
 def vgg16_bn(*, num_classes: int = 10, in_channels: int = 3) -> CifarVGG:
     """VGG-16 with batch norm: 14.7 M parameters."""
-    return CifarVGG(_VGG16, num_classes=num_classes, in_channels=in_channels)
+    return CifarVGG(VGG16, num_classes=num_classes, in_channels=in_channels)
 
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {

@@ -66,3 +66,19 @@ def test_ablations_stand_in_a_table_of_their_own_beside_the_whole():
 def test_every_commit_behind_a_table_is_named():
     assert "commit abc; def" in accuracy_table.document(RESULTS)
     assert "No results yet." in accuracy_table.document([])
+
+
+def test_given_weights_have_a_table_by_the_length_of_finetune():
+    def cut(method, seed, *after):
+        extra = {"after": dict(zip(("0", "1"), after, strict=True))}
+        return {**result(method, seed, after[-1]), "extra": extra}
+
+    results = [cut("cut-jst", 0, 0.5, 0.7), cut("cut-jst", 1, 0.6, 0.7)]
+    results += [cut("cut-even", 0, 0.4, 0.71), cut("cut-even", 1, 0.4, 0.69), cut("cut-tp-l2", 0, 0.1, 0.2)]
+    text = accuracy_table.document(results)
+    assert "epochs' worth" not in text and "jst - method, paired" not in text
+    assert "| cut-jst | " in text and "| 55.00 +- 7.07 | 70.00 +- 0.00 | 20.0 | 130.0 | 30.0 |" in text
+    assert "| cut-even (2 pairs) | +15.00 +- 5.00 | +0.00 +- 1.00 |" in text
+    assert "| cut-tp-l2 (1 pairs) | +40.00 | +50.00 |" in text
+    both = accuracy_table.document([*results, *RESULTS])
+    assert "given weights" in both and "### Ablations" in both

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.accuracy import cut as accuracy_cut
 from benchmarks.accuracy import data as accuracy_data
 from benchmarks.accuracy import pretrained as accuracy_pretrained
 from benchmarks.accuracy.settings import Job, Settings
@@ -71,6 +73,18 @@ def test_it_is_cut_to_the_budget_and_everything_is_paid(work):
     if taylor:
         assert work.ledger.spent["pruning"] == 32 * work.channels.cost().flops
     assert work.ledger.left < work.batch * outcome.flops
+
+
+@pytest.mark.parametrize("method", ["cut-tp-l2", "cut-tp-taylor"])
+def test_of_given_weights_it_cuts_by_the_same_plan(method, tmp_path):
+    settings = dataclasses.replace(SMALL, given_epochs=0.5, finetune="0")
+    job = Job("digits-50", method, 0, settings)
+    dataset = accuracy_data.load(job, root=None, out=tmp_path, where=torch.device("cpu"))
+    work = Work.of(job, dataset, where=torch.device("cpu"), directory=tmp_path / "job", cache=tmp_path)
+    outcome = accuracy_cut.cut(work)
+    _, plan = accuracy_tp.planned(accuracy_pretrained.given(work), work)
+    assert outcome.extra["counts"] == plan.counts and outcome.flops <= work.limit
+    assert "reconstruction" not in outcome.extra["search"]
 
 
 def test_the_pretrained_network_is_shared_and_charged_to_each(work, tmp_path):
