@@ -135,7 +135,7 @@ def told(search: Training, candidates: Sequence[Candidate], *, again: bool = Fal
     if not judged:
         return ""
     seconds = counted.seconds if counted is not None else sum(one.seconds for one in candidates)
-    first = f"{'1 plan was' if judged == 1 else f'{judged:,} plans were'} judged"
+    first = f"{'1 plan was' if judged == 1 else f'{judged:,} plans were'} judged{' so far' if counted is None else ''}"
     first += f" in {duration(seconds)}" if seconds else ""
     early = sum(one.hopeless for one in candidates)
     sentences = [first + ("." if again else f", without any training: {_how(candidates)}.")]

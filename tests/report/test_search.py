@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_is_a_dash(searched: Path) -> None:
 def test_a_search_that_still_runs_tells_how_far_it_is(searched: Path) -> None:
     (searched / "search/result.json").unlink()
     told = page_of(searched)
-    assert told.startswith("The search 160 plans were judged in 45 s, without any training")
+    assert told.startswith("The search 160 plans were judged so far in 45 s, without any training")
     assert "The best one has a loss of 2.17" in told and "evenly narrow" not in told
 
 
