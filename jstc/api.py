@@ -57,9 +57,9 @@ def search(
     test_data: Any = None,
     *,
     out: str | Path,
-    flops: Sequence[Bound] | None = None,
-    params: Sequence[Bound] | None = None,
-    latency: Sequence[Bound] | None = None,
+    flops: Bound | Sequence[Bound] | None = None,
+    params: Bound | Sequence[Bound] | None = None,
+    latency: Bound | Sequence[Bound] | None = None,
     recipe: AnyRecipe | None = None,
     weights: str | Path | None = None,
     trained: bool | None = None,
@@ -107,7 +107,8 @@ def search(
         out: The run directory.
         flops: The budget: a share of the network's FLOPs (0.5), or a count ("500M"; one multiply-add is one).
             A list of several shares one search, and gives a SearchResults, by label.
-        params, latency: A budget in parameters, or in onnxruntime's time ("2ms", or a share), instead.
+        params, latency: Bounds on parameters, or on onnxruntime's time ("2ms", or a share). Whatever is given
+            of flops, params and latency is met together; one of them can be a list.
         recipe: All other settings: a dictionary, a jstc.Recipe, a YAML file, or the name of a recipe that
             comes with jstc. The model and the data in it are left out of account.
         weights: A file of weights to start from, or their name where `model` is a name.

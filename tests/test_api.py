@@ -193,6 +193,8 @@ def test_recipes_of_every_kind_and_their_order():
         assert (found.seed, found.search.rounds, found.device, found.flops) == (3, 9, "cpu", 0.3)
     several = loading.from_python(None, {}, arguments | {"flops": None, "latency": ["2ms", "1ms"]})
     assert several.labels == ("latency2ms", "latency1ms")
+    both = loading.from_python(None, {}, arguments | {"flops": [0.5, 0.3], "params": 0.4, "latency": "2ms"})
+    assert both.labels == ("flops0.5-params0.4-latency2ms", "flops0.3-params0.4-latency2ms")
 
 
 def test_a_recipe_object_has_the_defaults_of_given_weights():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from jstc.core import files
 from jstc.core.accuracy import Accuracy
 from jstc.core.numbers import UNKNOWN, duration, figure
 from jstc.report import unreadable_images
+from jstc.report.findings import amount
 from jstc.runs.directory import read_recipe
 from jstc.runs.manifest import damage_as_input_error
 from jstc.summary import Summary, SweepSummary, to_document
@@ -95,11 +96,29 @@ def _stage(path: Path, name: str, *, as_json: bool, quiet: bool) -> None:
         found = {key: value for key, value in result.items() if key not in _NOT_SHOWN}
         rows = [row for entry in found.pop("files", [{}]) for row in (entry | found).items()]
         known = [(key, value) for key, value in rows if value is not None]
-        cells = [[console.label(name, key), _figure(found, key, value)] for key, value in known]
+        limits = _limits(path) if name == "search" else {}
+        cells = [
+            [console.label(name, key), _figure(found, key, value) + _allowed(key, limits)]
+            for key, value in known
+        ]
         if name == "search":
             cells += [list(row) for row in report.brief_search(result)]
         cells += [[_GIVEN, _scored(one)] for one in given.values()]
         console.table([f"{name} of {path}", ""], cells)
+
+
+def _limits(path: Path) -> dict[str, float]:
+    """The limits of a budget of several bounds."""
+    bounds = files.read_json(path / "target.json").get("budget", {}).get("bounds", [])
+    return {bound["metric"]: bound["limit"] for bound in bounds}
+
+
+def _allowed(key: str, limits: Mapping[str, float]) -> str:
+    """What is allowed, behind a figure that is one of several with a bound."""
+    if key not in limits:
+        return ""
+    most = amount(key, limits[key])
+    return f", allowed {most}" if key == "latency" else f" of {most} allowed"
 
 
 def _figure(result: dict[str, Any], key: str, value: Any) -> str:

@@ -25,22 +25,23 @@ Dataset = Annotated[
     str | None, typer.Option("--dataset", metavar="NAME", help="A name that `jstc datasets` lists.")
 ]
 Flops = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--flops",
         metavar="X[,X...]",
-        help="Budget: a share (0.5) or a count (500M); several (0.7,0.5) share one search.",
+        help="Most FLOPs: a share (0.5) or a count (500M); several (0.7,0.5) share one search.",
     ),
 ]
 Params = Annotated[
-    str | None, typer.Option("--params", metavar="X[,X...]", help="Budget in parameters instead.")
+    list[str] | None,
+    typer.Option("--params", metavar="X[,X...]", help="Most parameters; with --flops, both are met."),
 ]
 Latency = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--latency",
         metavar="X[,X...]",
-        help="Budget in onnxruntime's time instead: 2ms, or a share (0.5).",
+        help="Most time in onnxruntime: 2ms, or a share (0.5); also with the others.",
     ),
 ]
 Batch = Annotated[
@@ -82,8 +83,9 @@ def search(
 ) -> None:
     """Search the best sub-network of MODEL within a budget.
 
-    `jstc export` goes on from there: it trains the sub-network to the end, and writes it. Several
-    budgets share one search; each has a run directory of its own in the run's.
+    `jstc export` goes on from there: it trains the sub-network to the end, and writes it. Bounds of
+    several kinds (--flops 0.5 --params 0.4) are all met. Several budgets (--flops 0.7,0.5) share one
+    search; each has a run directory of its own in the run's.
     """
     from jstc.cli import results
     from jstc.core import progress_view
@@ -93,9 +95,9 @@ def search(
         "model": model,
         "dataset": dataset,
         "data": data,
-        "flops": flops,
-        "params": params,
-        "latency": latency,
+        "flops": _joined(flops),
+        "params": _joined(params),
+        "latency": _joined(latency),
         "latency_on.provider": provider.value if provider else None,
         "latency_on.batch": batch,
         "latency_on.threads": threads,
@@ -124,6 +126,11 @@ def search(
             permissions=permissions,
         )
     results.stage(path, "search", as_json=json, quiet=quiet)
+
+
+def _joined(amounts: Sequence[str] | None) -> str | None:
+    """The value of an option that was given once or more often, as of a list: none of them is dropped."""
+    return ",".join(amounts) if amounts else None
 
 
 def _loaded(

@@ -221,7 +221,7 @@ def _flag(key: str) -> str:
 
 
 def _replace_budget(draft: _Draft, keys: Iterable[str | int]) -> None:
-    # A budget given on the command line takes the place of the file's, whatever its metric.
+    # A budget given on the command line takes the place of the file's, whatever they bound.
     if set(_BUDGETS) & set(keys):
         for name in _BUDGETS:
             draft.source.data.pop(name, None)

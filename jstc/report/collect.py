@@ -175,17 +175,18 @@ def read_run(run: Path) -> RunData:
 
 def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Json]) -> Json:
     target, bench, plan = read_json(run, "target.json"), read_json(run, "bench/bench.json"), read_plan(run)
+    latency = _latency(target, results["search"], results["slim"], bench)
     return {
         "schema": SCHEMA,
         "model": recipe.get("model"),
         "dataset": recipe.get("dataset"),
         "seed": recipe.get("seed"),
-        "budget": _budget(target.get("budget") or {}),
+        "budget": _budget(target.get("budget") or {}, results["slim"], latency),
         "target": _target(target, results["given"], results["baseline"]),
         "slim": pick(results["slim"], *_SLIM_KEYS) | known(results["slim"], *_JUDGED_KEYS),
         "onnx": _rows(results["export"].get("files"), _ONNX_KEYS),
         "bench": _rows(bench.get("rows"), _BENCH_KEYS),
-        "latency": _latency(target, results["search"], results["slim"], bench),
+        "latency": latency,
         "skipped": bench.get("skipped") or [],
         "seconds": _seconds(results, bench),
         "search": pick(results["search"], "rounds", "settled", "accuracy", "images_seen")
@@ -210,8 +211,12 @@ def _document(run: Path, recipe: Json, manifest: Json, results: Mapping[str, Jso
     }
 
 
-def _budget(found: Json) -> Json:
-    return pick(found, "metric", "limit", "share") | known(found, "bounds")
+def _budget(found: Json, slim: Json, latency: Json | None) -> Json:
+    """The budget as it was given; of several bounds, each with what the slim network has of it."""
+    timed = latency or {}
+    reached = slim | {"latency": timed.get("measured_ms") or timed.get("predicted_ms")}
+    bounds = [bound | {"reached": reached.get(bound["metric"])} for bound in found.get("bounds") or []]
+    return pick(found, "metric", "limit", "share") | ({"bounds": bounds} if bounds else {})
 
 
 def _target(target: Json, given: Json, baseline: Json) -> Json:
@@ -337,7 +342,9 @@ def _row(budget: Json, child: Json | None) -> Json:
     row |= {key: figures.get(key, {}) for key in ("search", "finetune")}
     row |= {"plan_hash": figures.get("plan_hash"), "groups": figures.get("groups", [])}
     row |= {key: [one | {"file": f"{label}/{one['file']}"} for one in row[key]] for key in ("onnx", "bench")}
-    return {"label": label, "run": label, "budget": _budget(budget), **row, "latency": figures.get("latency")}
+    latency = figures.get("latency")
+    limits = _budget(budget, figures["slim"], latency)
+    return {"label": label, "run": label, "budget": limits, **row, "latency": latency}
 
 
 def _sweep_seconds(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jstc.core.accuracy import Accuracy, difference
@@ -39,16 +39,33 @@ def ideal_share(row: Timing, ideal: float | None) -> float | None:
 
 def table(summary: Summary) -> list[TableRow]:
     """FLOPs, parameters, accuracy, file size and latencies; a dash for what is not known."""
-    target, slim = summary.target, summary.slim
+    target, slim, most = summary.target, summary.slim, _allowed(summary)
+    flops, params = share(slim.flops, target.flops), share(slim.params, target.params)
     rows = [
-        TableRow("FLOPs", count(target.flops), count(slim.flops), share(slim.flops, target.flops)),
-        TableRow("Parameters", count(target.params), count(slim.params), share(slim.params, target.params)),
+        TableRow("FLOPs", count(target.flops), count(slim.flops), flops + most.get("flops", "")),
+        TableRow("Parameters", count(target.params), count(slim.params), params + most.get("params", "")),
+        *_budget_of_latency(summary, most),
         *_accuracies(summary),
     ]
     if summary.files:
         before, after = summary.target_bytes, summary.files[0].bytes
         rows.append(TableRow("ONNX file", bytesize(before), bytesize(after), share(after, before)))
     return rows + [_latency(summary, row) for row in summary.slim_rows]
+
+
+def _allowed(summary: Summary) -> dict[str | None, str]:
+    """What each of several bounds allows, as a share of the target network's, behind what was reached."""
+    every = summary.budget.each
+    return {bound.metric: f", at most {share(bound.share)}" for bound in every if len(every) > 1}
+
+
+def _budget_of_latency(summary: Summary, most: Mapping[str | None, str]) -> Iterator[TableRow]:
+    """A row for the latency that the search has measured, where that is one of several bounds."""
+    found = summary.latency
+    if found is not None and "latency" in most:
+        reached = found.predicted_ms if found.measured_ms is None else found.measured_ms
+        change = share(reached, found.target_ms) + most["latency"]
+        yield TableRow("Latency, by the search", milliseconds(found.target_ms), milliseconds(reached), change)
 
 
 def _accuracies(summary: Summary) -> Iterator[TableRow]:

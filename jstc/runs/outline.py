@@ -68,7 +68,7 @@ def _data(workspace: Workspace) -> str:
 
 
 def _budgets(workspace: Workspace) -> list[str]:
-    return [" and ".join(map(_bound, budget.bounds)) for budget in workspace.budgets.values()]
+    return [", and ".join(map(_bound, budget.bounds)) for budget in workspace.budgets.values()]
 
 
 def _bound(bound: Bound) -> str:

@@ -78,11 +78,15 @@ class Part(BaseModel):
 
 
 class BoundFigures(Part):
-    """An upper bound: `limit` in FLOPs, parameters or milliseconds, as `metric` says."""
+    """An upper bound: `limit` in FLOPs, parameters or milliseconds, as `metric` says.
+
+    `share` is that of the target network's; of one of several bounds, `reached` is the slim network's figure.
+    """
 
     metric: str | None = None
     limit: Number | None = None
     share: Number | None = None
+    reached: Number | None = None
 
 
 class BudgetFigures(BoundFigures):

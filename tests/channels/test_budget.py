@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jstc.channels import Cost, budget
-from jstc.channels.budget import WidthBounds
+from jstc.channels.budget import Bound, Budget, WidthBounds
 from jstc.errors import BudgetError
 
 NETWORKS = ["cifar/resnet20", "cifar/resnet56", "cifar/vgg16_bn", "mobilenet_v2", "shufflenet_v2_x1_0"]
@@ -189,3 +189,123 @@ def test_a_share_is_not_cut_by_its_last_binary_digit():
     # 0.29 * 100 is 28.999999999999996
     with pytest.raises(BudgetError, match="meets flops 29:"):
         budget.resolve(Hundred(), {"flops": 0.29}, WidthBounds.of(()))
+
+
+# --- several bounds at once -------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["cifar/resnet20", "cifar/vgg16_bn", "mobilenet_v2"]),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 2**32),
+    st.sampled_from([1, 8, "auto"]),
+)
+def test_every_bound_is_met_and_one_of_them_is_used(example, name, flops, params, seed, round_to):
+    channels = example(name).channels
+    bounds = WidthBounds.of(channels.groups, round_to=round_to)
+    least, whole = budget.smallest(channels, bounds), channels.cost()
+    asked = {
+        metric: float(getattr(least, metric) + at * (getattr(whole, metric) - 1 - getattr(least, metric)))
+        for metric, at in (("flops", flops), ("params", params))
+    }
+    both = budget.resolve(channels, asked, bounds)
+    levels = random_levels(channels, np.random.default_rng(seed))
+    require_met(channels, budget.project(channels, levels, both, bounds), both, bounds)
+
+
+@pytest.mark.parametrize("round_to", [1, "auto"])
+@pytest.mark.parametrize("slack", [{"params": 0.9}, {"params": 1e9}, {"params": 1.0}])
+def test_a_bound_that_is_met_anyhow_changes_nothing(example, slack, round_to):
+    channels = example("cifar/vgg16_bn").channels
+    bounds = WidthBounds.of(channels.groups, round_to=round_to)
+    alone = budget.resolve(channels, {"flops": 0.4}, bounds)
+    both = budget.resolve(channels, {"flops": 0.4} | slack, bounds)
+    for seed in range(5):
+        levels = random_levels(channels, np.random.default_rng(seed))
+        expected = budget.project(channels, levels, alone, bounds)
+        assert both.fits(channels.cost_of_counts(expected))
+        assert budget.project(channels, levels, both, bounds).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(("shares", "tight"), [((0.6, 0.2), "params"), ((0.2, 0.6), "flops")])
+def test_the_bound_that_is_reached_first_decides(example, shares, tight):
+    channels = example("cifar/vgg16_bn").channels
+    bounds = WidthBounds.of(channels.groups)
+    both = budget.resolve(channels, dict(zip(("flops", "params"), shares, strict=True)), bounds)
+    used = both.shares(channels.cost_of_counts(budget.uniform_counts(channels, both, bounds)))
+    assert max(used, key=used.get) == tight
+    assert 0.98 < used[tight] <= 1 and min(used.values()) < 0.6
+
+
+class TwoGroups:
+    """Channels of `dear` cost ten parameters each, those of `cheap` one; every channel costs one FLOP."""
+
+    class Group:
+        def __init__(self, name):
+            self.name, self.width = name, 6
+
+    groups = (Group("dear"), Group("cheap"))
+
+    def cost_of_counts(self, counts):
+        return Cost(int(counts.sum()), int(10 * counts[0] + counts[1]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts"),
+    [
+        ({"params": 27.0}, [2, 6]),
+        ({"params": 27.0, "flops": 6.0}, [2, 4]),
+        ({"params": 27.0, "flops": 3.0}, [2, 1]),
+        ({"params": 27.0, "flops": 11.0}, [2, 6]),
+    ],
+)
+def test_groups_that_fit_all_bounds_are_filled_where_others_are_too_dear(asked, counts):
+    channels = TwoGroups()
+    bounds = WidthBounds(np.ones(2, np.int64), np.ones(2, np.int64))
+    levels = [np.arange(6.0), np.arange(6.0) + 0.5]  # they take turns
+    found = budget.project(channels, levels, budget.resolve(channels, asked, bounds), bounds)
+    assert found.tolist() == counts
+
+
+def test_a_plan_of_both_bounds(example):
+    channels = example("cifar/resnet20").channels
+    for plan in (
+        channels.uniform_plan(flops=0.6, params=0.4),
+        channels.random_plan(flops=0.6, params=0.4, seed=1),
+    ):
+        cost, whole = channels.cost(plan), channels.cost()
+        assert cost.flops <= 0.6 * whole.flops
+        assert 0.95 * 0.4 * whole.params < cost.params <= 0.4 * whole.params
+
+
+def test_a_bound_out_of_reach_is_named_and_so_are_two(example):
+    channels = example("cifar/resnet20").channels
+    with pytest.raises(BudgetError, match=r"^no sub-network meets params 269: the smallest [^:]*; ask for"):
+        channels.uniform_plan(flops=0.5, params=0.001)
+    with pytest.raises(BudgetError, match=r"meets flops 40\.[^:]*: [^:]*, nor params 269: .*; ask for"):
+        channels.uniform_plan(flops=0.001, params=0.001)
+
+
+def test_a_budget_is_refused_where_the_target_meets_all_its_bounds(example):
+    channels = example("cifar/resnet20").channels
+    told = (
+        r"nothing to do: the target network has 40\.\d+ M FLOPs \(one multiply-add is one FLOP\), within the "
+        r"budget 90.* M, and has 269\.7 k parameters, within the budget 1\.0+ M$"
+    )
+    with pytest.raises(BudgetError, match=told):
+        channels.uniform_plan(flops=9e7, params=1e6)
+    assert channels.uniform_plan(flops=9e7, params=0.5) == channels.uniform_plan(params=0.5)
+
+
+def test_a_share_of_a_budget_is_that_of_every_bound():
+    whole = Budget((Bound("flops", 1000, 0.5), Bound("params", 300, 0.4)))
+    part = whole.at(0.5, least=Cost(400, 200))
+    assert part == Budget((Bound("flops", 500, 0.25), Bound("params", 200, pytest.approx(0.8 / 3))))
+    assert whole.share == 0.4
+    assert whole.with_limit("flops", 500).bounds == (part.bounds[0], whole.bounds[1])
+    flops, params = ({"metric": "flops", "limit": 1000, "share": 0.5},
+                     {"metric": "params", "limit": 300, "share": 0.4})  # fmt: skip
+    assert whole.to_dict() == flops | {"bounds": [flops, params]}
+    assert Budget(whole.bounds[:1]).to_dict() == flops

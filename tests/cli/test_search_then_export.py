@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from jstc.core import numbers
+
 NETWORK = """
 import torch
 from torch import nn
@@ -32,10 +34,16 @@ SETTINGS = [
 
 
 @pytest.fixture
-def searched(jstc_command, tmp_path):
+def search(jstc_command, tmp_path):
+    """Calls `jstc search` with a budget."""
     (tmp_path / "small.py").write_text(NETWORK)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    return jstc_command("search", "small.py:Small", "--dataset", "digits", "--flops", "0.5", *settings)
+    return lambda *budget: jstc_command("search", "small.py:Small", "--dataset", "digits", *budget, *settings)
+
+
+@pytest.fixture
+def searched(search):
+    return search("--flops", "0.5")
 
 
 def test_search_followed_by_export(jstc_command, searched, tmp_path):
@@ -57,3 +65,45 @@ def test_search_followed_by_export(jstc_command, searched, tmp_path):
     }
     done = {name for name, state in states.items() if state == "done"}
     assert done == {"search", "finetune", "slim", "export"}  # and no baseline, though the recipe asks for one
+
+
+def test_a_network_within_flops_and_parameters(search, jstc_command, tmp_path):
+    called = search("--params", "0.4", "--flops", "0.6")
+    assert called.code == 0, called.err
+    run = tmp_path / "runs" / "small.py-Small-digits-flops0.6-params0.4"
+    assert run.is_dir()
+    flops, params = json.loads((run / "target.json").read_text())["budget"]["bounds"]
+    assert f" of {numbers.count(params['limit'])} parameters allowed" in called.out
+    assert f" of {numbers.count(flops['limit'])} FLOPs allowed" in called.out
+    result = json.loads((run / "search" / "result.json").read_text())
+    assert result["flops"] <= flops["limit"] and result["params"] <= params["limit"]
+    assert jstc_command("slim").code == 0
+    summary = json.loads(jstc_command("report", "--json").out)
+    assert [bound["metric"] for bound in summary["budget"]["bounds"]] == ["flops", "params"]
+    for bound in summary["budget"]["bounds"]:
+        assert bound["reached"] == summary["slim"][bound["metric"]] <= bound["limit"]
+    text = jstc_command("report", "--markdown").out
+    assert "**Budget of FLOPs: met.**" in text and "**Budget of parameters: met.**" in text
+
+
+def test_budgets_given_one_by_one_share_a_search_and_another_bound(search, jstc_command, tmp_path):
+    words = ("--flops", "0.5", "--flops", "0.7", "--params", "0.6")
+    assert search(*words).code == 0
+    run = tmp_path / "runs" / "small.py-Small-digits-flops0.7-0.5-params0.6"
+    labels = ["flops0.7-params0.6", "flops0.5-params0.6"]
+    before = {path: path.read_bytes() for path in sorted(run.glob("search/*/*"))}
+    assert {path.parent.name for path in before} == set(labels)
+    for label in labels:
+        target, result = (
+            json.loads((run / label / name).read_text()) for name in ("target.json", "search/result.json")
+        )
+        limits = {bound["metric"]: bound["limit"] for bound in target["budget"]["bounds"]}
+        assert all(result[metric] <= limit for metric, limit in limits.items()) and len(limits) == 2
+    again = search("--params", "0.6", "--flops", "0.7,0.5")  # the same run, which is done
+    assert (again.code, list((tmp_path / "runs").iterdir())) == (0, [run])
+    assert {path: path.read_bytes() for path in sorted(run.glob("search/*/*"))} == before
+    assert [row["label"] for row in json.loads(jstc_command("report", "--json").out)["sweep"]] == labels
+    alone = jstc_command(
+        "search", "small.py:Small", "--dataset", "digits", "--flops", "0.5", "--flops", "50%"
+    )
+    assert (alone.code, alone.err) == (2, "error: --flops: the budget 0.5 is there twice\n")

@@ -152,6 +152,18 @@ def test_a_figure_that_is_gone_is_a_failure(
     assert compared(less, document).verdict == "ok"
 
 
+def test_a_figure_within_any_common_bound_is_no_regression(document: dict[str, Any]) -> None:
+    most = int(1.2 * document["slim"]["params"])
+    bounds = [document["budget"], {"metric": "params", "limit": most, "share": 0.5}]
+    base = spoilt(document, put("budget", "bounds", to=bounds))
+    within = spoilt(base, put("slim", "params", to=most))
+    assert compared(base, within).verdict == "ok"
+    [gate] = compared(base, spoilt(within, put("slim", "params", to=most + 1))).failures
+    assert gate.kind == "params"
+    assert compared(base, spoilt(within, put("budget", "bounds", 1, "limit", to=2 * most))).failures
+    assert compared(document, within).failures  # the base had no such bound
+
+
 def test_budgets_are_compared_by_name(sweep: dict[str, Any]) -> None:
     worse = spoilt(sweep, put("sweep", 1, "slim", "accuracy", to=0.9))
     [gate] = compared(sweep, worse).failures

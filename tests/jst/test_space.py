@@ -62,6 +62,44 @@ def test_a_share_of_the_budget_is_met(
     assert 0.9 * after.limit < after.of(channels.cost(some_plan(part))) <= after.limit
 
 
+BOTH = {"flops": 0.6, "params": 0.4}
+
+
+def test_a_share_of_several_bounds_is_met_by_all(channels: ChannelMap, make_recipe: Any) -> None:
+    whole = spaces_of(channels, make_recipe(BOTH))[0]
+    part = whole.at(0.7)
+    assert [one.limit for one in part.budget.bounds] == [int(0.7 * one.limit) for one in whole.budget.bounds]
+    used = part.budget.shares(channels.cost(some_plan(part)))
+    assert 0.9 < max(used.values()) <= 1
+
+
+@pytest.mark.parametrize("params", [0.9, 0.45])
+def test_coarse_rounds_meet_every_bound(channels: ChannelMap, make_recipe: Any, params: float) -> None:
+    changes = {"flops": 0.5, "params": params, "search.coarse_budget": "auto"}
+    coarse = spaces_of(channels, make_recipe(changes))[0].of_rounds(below=True)
+    halves = [group.width // 2 for group in channels.groups]
+    assert even_counts(coarse) == halves
+    assert coarse.budget.fits(channels.cost_of_counts(np.array(halves)))
+
+
+def test_half_the_width_is_too_dear_where_one_bound_says_so(channels: ChannelMap, make_recipe: Any) -> None:
+    alone, both = (
+        spaces_of(channels, make_recipe({"flops": 0.5, "search.coarse_budget": "auto"} | more))[0].coarse
+        for more in ({}, {"params": 0.3})
+    )
+    assert both == 0.52 != alone
+
+
+def test_the_tightest_bound_decides_on_the_steps(make_recipe: Any) -> None:
+    spec = models.spec("resnet20", num_classes=10, in_channels=3, height=32, width=32)
+    channels = analyse(models.build(spec, device="meta"), torch.zeros(1, 3, 32, 32))
+    wide, fine, both = (
+        spaces_of(channels, make_recipe(changes))[0].bounds.step.tolist()
+        for changes in ({"flops": 0.5}, {"flops": None, "params": 0.1}, {"flops": 0.5, "params": 0.1})
+    )
+    assert both == fine != wide
+
+
 def test_the_whole_share_is_the_space_itself(channels: ChannelMap, make_recipe: Any) -> None:
     whole = spaces_of(channels, make_recipe())[0]
     assert whole.at(1.0) is whole

@@ -91,6 +91,27 @@ def test_a_projection_takes_the_widths_that_are_fast(model, channels):
             assert not free or wider[group] == counts[group]
 
 
+def test_a_latency_and_flops_are_both_met(model, channels):
+    timed = channels.timed(model)
+    bounds = WidthBounds.of(channels.groups, round_to=4)
+    tight = set()
+    for seed, flops in enumerate(np.linspace(0.2, 0.9, 20).tolist()):
+        random = np.random.default_rng(seed)
+        levels = [np.arange(1, g.width + 1) / random.uniform(0.3, 1.0) for g in channels.groups]
+        asked = {"flops": flops, "latency": 0.6}
+        both = resolve(timed, asked, bounds)
+        counts = project(timed, levels, both, bounds)
+        used = both.shares(timed.cost_of_counts(counts))
+        assert 0.9 < max(used.values()) <= 1
+        metric = max(used, key=used.get)
+        tight.add(metric)
+        alone = resolve(timed, {metric: asked[metric]}, bounds)
+        expected = project(timed, levels, alone, bounds)
+        if both.fits(timed.cost_of_counts(expected)):  # the other bound is met anyhow
+            assert counts.tolist() == expected.tolist()
+    assert tight == {"flops", "latency"}
+
+
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
 def test_budgets_of_latency_are_met(model, channels, share):
     timed, bounds = channels.timed(model), all_steps(channels, model)

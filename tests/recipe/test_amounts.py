@@ -111,3 +111,11 @@ def test_several_latencies():
         parse_latencies("2ms,2000us")
     with pytest.raises(ValueError, match="shares and times in one list"):
         parse_latencies("2ms,0.5")
+
+
+def test_the_name_of_a_budget_of_several_bounds_and_of_several_budgets():
+    assert budget_label({"flops": 0.5, "params": 0.4, "latency": "2ms"}) == "flops0.5-params0.4-latency2ms"
+    assert budget_label({"flops": 0.7}, {"flops": 0.5}) == "flops0.7-0.5"
+    assert (
+        budget_label({"flops": 2e7, "params": 0.4}, {"flops": 0.3, "params": 0.4}) == "flops20M-0.3-params0.4"
+    )

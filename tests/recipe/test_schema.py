@@ -360,6 +360,23 @@ def test_several_budgets_in_a_file_an_override_and_a_flag(write):
     )
 
 
+def test_bounds_of_several_kinds_are_one_budget(write):
+    recipe = loading.load(write("model: m\ndataset: d\nparams: 0.4\nlatency: 2ms\nflops: 50%\n"))
+    assert recipe.budgets == ({"flops": 0.5, "params": 0.4, "latency": "2ms"},)
+    assert recipe.labels == ("flops0.5-params0.4-latency2ms",)
+    assert recipe.at(recipe.labels[0]) == recipe
+    assert loading.load(write(loading.to_yaml(recipe))) == recipe
+
+
+def test_a_list_of_budgets_beside_another_bound_which_holds_for_each(write):
+    recipe = loading.load(write("model: m\ndataset: d\nparams: 0.4\nflops: [0.5, 0.7]\n"))
+    assert recipe.labels == ("flops0.7-params0.4", "flops0.5-params0.4")
+    alone = recipe.at("flops0.5-params0.4")
+    assert (alone.flops, alone.params, alone.labels) == (0.5, 0.4, ("flops0.5-params0.4",))
+    timed = loading.load(write("model: m\ndataset: d\nflops: 0.4\nlatency: 2ms, 1ms\n"))
+    assert timed.labels == ("flops0.4-latency2ms", "flops0.4-latency1ms")
+
+
 def test_a_list_of_one_budget_is_that_budget(write):
     one, listed = (
         loading.to_yaml(loading.load(write(f"model: m\ndataset: d\nflops: {text}\n")))

@@ -140,6 +140,19 @@ def test_a_budget_that_is_missed_is_bad_and_noted(document: dict[str, Any]) -> N
     assert "over its budget: 21,000,000 flops, where 20,500,000" in found.sentence
 
 
+def test_each_of_several_bounds_is_judged(document: dict[str, Any]) -> None:
+    flops, params = ({"metric": "flops", "limit": 20_500_000, "share": 0.5},
+                     {"metric": "params", "limit": 90_000, "share": 0.3})  # fmt: skip
+    document["budget"] = flops | {"bounds": [flops, params]}
+    document["slim"] |= {"flops": 16_400_000, "params": 91_800}
+    found = found_in(document)
+    assert found["Budget of FLOPs"].sentence == "80.0 % of 20.5 M FLOPs is used."
+    missed = found["Budget of parameters"]
+    assert (missed.state, missed.figure, missed.note) == ("bad", "exceeded: 102.0 %", True)
+    assert "over its budget: 91,800 params, where 90,000" in missed.sentence
+    assert "Budget" not in found
+
+
 def test_a_latency_that_was_only_predicted_is_in_doubt(document: dict[str, Any]) -> None:
     document["budget"] = {"metric": "latency", "limit": 2.0, "share": 0.5}
     document["latency"] = {"predicted_ms": 1.9}

@@ -225,6 +225,26 @@ def test_a_budget_of_latency_has_its_time_in_the_list(sweep, contents):
     assert "2.00\N{NO-BREAK SPACE}ms, report in" in report.html(report.read(sweep))
 
 
+def test_budgets_of_several_bounds_show_each_of_them(sweep, contents):
+    label = "flops0.5-params0.3"
+    flops, params = ({"metric": "flops", "limit": 20_500_000, "share": 0.5},
+                     {"metric": "params", "limit": 80_000, "share": 0.3})  # fmt: skip
+    both = flops | {"bounds": [flops, params]}
+    shared = {key: value for key, value in contents["target.json"].items() if key != "budget"}
+    (sweep / "target.json").write_text(json.dumps(shared | {"budgets": [{"label": label} | both]}))
+    (sweep / "flops0.5").rename(sweep / label)
+    (sweep / label / "target.json").write_text(json.dumps(shared | {"budget": both}))
+    text = report.markdown(report.read(sweep))
+    assert f"- `{label}`: 20.5 M FLOPs and 80.0 k parameters, report in" in text
+    assert f"**{label}: exceeded" in text
+    assert "99.5 % of the FLOPs allowed; 125.0 % of the parameters allowed; " in text
+    [row] = build(sweep)["sweep"]
+    assert row["budget"]["bounds"] == [flops | {"reached": 20_400_000}, params | {"reached": 100_000}]
+    (sweep / label / "recipe.yaml").unlink()  # its own run has not begun
+    [row] = build(sweep)["sweep"]
+    assert row["budget"]["bounds"] == [flops | {"reached": None}, params | {"reached": None}]
+
+
 def test_images_that_could_not_be_read_are_told_of_once(sweep):
     (sweep / "corrupt.jsonl").write_text('{"image": "a", "reason": "cut off"}\n')
     summary = build(sweep)

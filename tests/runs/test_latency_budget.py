@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from jstc.channels.budget import Bound, project, resolve
+from jstc.channels.budget import Bound, project, resolve, uniform_counts
 from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.errors import BudgetError, InputError, RunDirectoryError
@@ -177,6 +177,40 @@ def test_a_plan_that_misses_its_budget_is_corrected(truth, recipe, surprise):
     assert fitted.corrections > 0
     assert fitted.measured_ms <= 1.02 * limit
     assert all(max(fitted.plan.kept[g.name]) == g.width - 1 for g in groups)  # the best channels are kept
+
+
+@pytest.mark.parametrize(("latency", "flops", "tight"), [("0.6", 0.9, "latency"), ("0.9", 0.5, "flops")])
+def test_a_search_within_a_latency_and_flops(truth, recipe, tmp_path, latency, flops, tight):
+    run = commands.run(recipe(latency, f"flops={flops}"), out=tmp_path / "r", only=["search"])
+    result, target = files.read_json(run / "search/result.json"), files.read_json(run / "target.json")
+    limits = {bound["metric"]: bound["limit"] for bound in target["budget"]["bounds"]}
+    used = {"flops": result["flops"] / limits["flops"],
+            "latency": result["latency"]["measured_ms"] / limits["latency"]}  # fmt: skip
+    assert list(limits) == ["flops", "latency"]
+    assert limits["flops"] == int(flops * target["flops"])
+    assert used["flops"] <= 1 and used["latency"] <= 1.01
+    assert max(used, key=used.get) == tight and used[tight] > 0.9
+    if tight == "flops":  # it may take longer, but not be larger: there is nothing to correct
+        assert used["latency"] < 0.9 and result["latency"]["corrections"] == 0
+
+
+@pytest.mark.parametrize(("room", "corrected"), [(1.01, False), (1.15, True)])
+def test_a_plan_that_is_faster_than_thought_grows_up_to_its_other_bounds(truth, recipe, room, corrected):
+    workspace = Workspace(recipe())
+    latency = workspace.latency
+    bounds, groups = latency.bounds(workspace.recipe), latency.channels.groups
+    alone = resolve(latency.channels, workspace.recipe.budget, bounds)
+    counts = uniform_counts(latency.channels, alone, bounds)
+    plan, flops = latency._plan(counts), latency.channels.cost_of_counts(counts).flops
+    both = resolve(latency.channels, {"flops": room * flops, **workspace.recipe.budget}, bounds)
+    slower = truth.milliseconds
+    truth.milliseconds = lambda *seen: 0.7 * slower(*seen)
+    every = [np.arange(g.width) for g in groups]
+    within, freely = (latency.fit(plan, every, budget, bounds) for budget in (both, alone))
+    assert latency.channels.cost(freely.plan).flops > room * flops
+    assert (within.corrections > 0) is corrected
+    assert (latency.channels.cost(within.plan).flops > flops) is corrected
+    assert latency.channels.cost(within.plan).flops <= room * flops
 
 
 def test_several_budgets_share_one_calibration(truth, recipe, tmp_path):

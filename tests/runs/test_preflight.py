@@ -363,6 +363,19 @@ def test_budgets_are_ordered_by_what_they_come_to():
     assert limits[1] == 25_000_000
 
 
+def test_budgets_beside_another_bound_are_ordered_and_not_the_same():
+    flags = {"model": "resnet20", "dataset": "digits", "flops": "0.5,25M", "params": "0.4"}
+    recipe = loading.from_flags(flags)
+    budgets = Workspace(recipe).budgets
+    assert list(budgets) == ["flops25M-params0.4", "flops0.5-params0.4"]
+    assert len({budget.on("params").limit for budget in budgets.values()}) == 1
+    again = loading.from_flags(flags | {"flops": "0.5,20465984"})
+    with pytest.raises(
+        BudgetError, match=r"flops20\.466M-params0\.4 and flops0\.5-params0\.4 are the same budget"
+    ):
+        _ = Workspace(again).budgets
+
+
 def test_several_budgets_need_more_space(tmp_path, monkeypatch):
     free = 100_000_000 + 20 * 4 * 10**6
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free))
