@@ -114,7 +114,7 @@ def _limits(path: Path) -> dict[str, float]:
 
 
 def _allowed(key: str, limits: Mapping[str, float]) -> str:
-    """What is allowed, behind a figure that is one of several with a bound."""
+    """Text behind a figure that has one of several bounds: how much is allowed."""
     if key not in limits:
         return ""
     most = amount(key, limits[key])

@@ -54,7 +54,7 @@ def table(summary: Summary) -> list[TableRow]:
 
 
 def _allowed(summary: Summary) -> dict[str | None, str]:
-    """What each of several bounds allows, as a share of the target network's, behind what was reached."""
+    """Text behind the figures that have one of several bounds: the share that is allowed, by metric."""
     every = summary.budget.each
     return {bound.metric: f", at most {share(bound.share)}" for bound in every if len(every) > 1}
 
