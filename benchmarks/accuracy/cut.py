@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.accuracy.pretrained import given
 from benchmarks.accuracy.work import Outcome, Work
-from jstc.channels import budget
+from jstc.channels import ChannelMap, budget
 from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.finetune import finetune
@@ -26,7 +29,9 @@ from jstc.jst.space import Space, resolve_budgets
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 
-__all__ = ["cut"]
+__all__ = ["cut", "first_ranked", "ranked"]
+
+Counts = NDArray[np.int64]
 
 
 def cut(work: Work) -> Outcome:
@@ -50,20 +55,34 @@ def cut(work: Work) -> Outcome:
     return Outcome(result["accuracy"], cost.flops, cost.params, small, val, extra)
 
 
-def _selected(network: nn.Module, work: Work) -> tuple[Selection, dict[str, Any]]:
-    """The method's plan with its mended network, which is written for finetune to start from."""
-    recipe, extra = work.recipe, {}
-    budgets = resolve_budgets(work.channels, recipe)
+def ranked(network: nn.Module, work: Work) -> tuple[Selection, Space]:
+    """What the search of the job's recipe selects, with its ranking of all channels; and its space."""
+    search, space = _searched(network, work)
+    selection = search.select(search.labels[0])
+    search.finish()
+    return selection, space
+
+
+def _searched(network: nn.Module, work: Work) -> tuple[Search, Space]:
+    recipe, budgets = work.recipe, resolve_budgets(work.channels, work.recipe)
     search = Search(
         copy.deepcopy(network), work.channels, work.dataset,
         recipe=recipe, budgets=budgets, directory=work.directory / "search", progress=Silent(),
     )  # fmt: skip
     search.run_rounds()
+    [space] = Space.each(work.channels, recipe, budgets)
+    return search, space
+
+
+def _selected(network: nn.Module, work: Work) -> tuple[Selection, dict[str, Any]]:
+    """The method's plan with its mended network, which is written for finetune to start from."""
+    (search, space), extra = _searched(network, work), {}
     (label,) = search.labels
     selection = search.select(label)
     if work.job.method == "cut-even":
-        [space] = Space.each(work.channels, recipe, budgets)
-        selection = search.with_plan(selection, _even(selection, space))
+        counts = budget.uniform_counts(work.channels, space.budget, space.bounds)
+        plan = first_ranked(work.channels, selection.ranking, counts)
+        selection = search.with_plan(selection, plan)
     elif not work.job.searches:
         from benchmarks.accuracy import torch_pruning as accuracy_tp
 
@@ -74,13 +93,11 @@ def _selected(network: nn.Module, work: Work) -> tuple[Selection, dict[str, Any]
     return selection, extra
 
 
-def _even(selection: Selection, space: Space) -> Plan:
-    """The same share of every group, of the channels that the search ranks first."""
-    channels = space.channels
-    counts = budget.uniform_counts(channels, space.budget, space.bounds)
+def first_ranked(channels: ChannelMap, ranking: Sequence[Counts], counts: Counts) -> Plan:
+    """The plan of so many channels of each group [groups], those that are ranked first."""
     kept = {
-        group.name: tuple(sorted(ranked[:count].tolist()))
-        for group, ranked, count in zip(channels.groups, selection.ranking, counts, strict=True)
+        group.name: tuple(sorted(best[:count].tolist()))
+        for group, best, count in zip(channels.groups, ranking, counts, strict=True)
     }
     return Plan(kept, channels.widths)
 

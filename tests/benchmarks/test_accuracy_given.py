@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from benchmarks.accuracy import cut as accuracy_cut
 from benchmarks.accuracy import data as accuracy_data
 from benchmarks.accuracy import pretrained as accuracy_pretrained
+from benchmarks.accuracy import ranking as accuracy_ranking
 from benchmarks.accuracy.settings import CASES, Job, Settings
 from benchmarks.accuracy.work import Work
 from jstc import models
@@ -104,3 +105,49 @@ def test_the_networks_of_the_cases_can_be_cut(case):
         network.features[3].register_forward_hook(lambda *each: seen.append(each[2].shape[-1]))
         network(torch.zeros(2, 3, 16, 16))
         assert seen == [16]
+
+
+# -- which rewards rank plans --------------------------------------------------------------------------------
+
+
+def test_rewards_are_noted_once_and_correlated_with_what_training_makes(tmp_path, capsys, monkeypatch):
+    options = ["--case", "digits-50", "--out", str(tmp_path), "--images", "100", "--test-images", "40"]
+    options += ["--batch", "32", "--lengths", "0.5", "--plans", "3", "--set", "device=cpu"]
+    assert accuracy_ranking.main(options) == 0
+    (path,) = (tmp_path / "ranking").glob("*.jsonl")
+    lines = path.read_text().splitlines()
+    assert len(lines) == 6 and "| reconstructed | " in capsys.readouterr().out
+    path.write_text("\n".join(lines[:5]) + '\n{"plan": "taper')  # cut off while it was written
+    judged = []
+    monkeypatch.setattr(accuracy_ranking.Study, "judge", lambda *each: judged.append(each))
+    assert accuracy_ranking.main(options) == 0
+    again = path.read_text().splitlines()
+    assert not judged and again[:5] == lines[:5] and again[-1] == lines[5]
+
+
+def test_random_plans_come_in_two_kinds_of_which_one_is_smooth_along_the_depth():
+    drawn = dict(accuracy_ranking.offsets(20, 27, seed=1))
+    assert list(drawn)[:2] == ["even", "taper -1"] and len(drawn) == 27
+    jumps = {kind: np.mean([np.abs(np.diff(o)).mean() for n, o in drawn.items() if n.startswith(kind)])
+             for kind in ("smooth", "independent")}  # fmt: skip
+    assert jumps["smooth"] < 0.3 * jumps["independent"]
+
+
+def test_equal_values_share_their_rank():
+    assert accuracy_ranking.spearman(np.array([1.0, 2, 2, 9]), np.array([1.0, 2, 2, 3])) == pytest.approx(1)
+    found = accuracy_ranking.spearman(np.array([1.0, 2, 3]), np.array([3.0, 2, 2]))
+    assert found == pytest.approx(-(3**0.5) / 2)
+
+
+def test_the_table_of_rewards_takes_plans_that_have_been_trained():
+    def lines(plan, loss, accuracy):
+        rewards = {"recalibrated": {"loss": loss}, "reconstructed": {"loss": 5.0 - loss}}
+        return [
+            {"plan": plan, "what": "rewards", "rewards": rewards, "params": 10 * loss},
+            {"plan": plan, "what": "after 1", "accuracy": accuracy},
+        ]
+
+    known = [*lines("a", 1.0, 0.9), *lines("b", 2.0, 0.8), *lines("c", 3.0, 0.7), *lines("d", 0.5, 0.1)[:1]]
+    text = "\n".join(accuracy_ranking.correlations(known))
+    assert "| recalibrated | 1.00 (3) |" in text and "| reconstructed | -1.00 (3) |" in text
+    assert "| fewer parameters | 1.00 (3) |" in text and "| sum of the first two | nan (3) |" in text
