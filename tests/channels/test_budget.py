@@ -269,6 +269,35 @@ def test_groups_that_fit_all_bounds_are_filled_where_others_are_too_dear(asked, 
     assert found.tolist() == counts
 
 
+class Stairs:
+    """Two groups: a channel of the first takes 100 ns, 16 of the second together as long."""
+
+    class Group:
+        def __init__(self, name):
+            self.name, self.width = name, 210
+
+    groups = (Group("first"), Group("second"))
+
+    def cost_of_counts(self, counts):
+        first, second = counts.tolist()
+        return Cost(3 * first + second, first + second, 100 * (first - (-second // 16)))
+
+
+@pytest.mark.parametrize(
+    ("flops", "nanoseconds", "counts"),
+    [
+        (100, 200, [0, 22]),  # of the second group what costs no time is taken, up to four steps
+        (20, 200, [0, 20]),  # but no more than the FLOPs allow
+        (259, 10**6, [60, 78]),  # and nothing for the sake of time where that is not short
+    ],
+)
+def test_what_costs_no_time_is_taken_where_time_is_short(flops, nanoseconds, counts):
+    channels, bounds = Stairs(), WidthBounds(np.zeros(2, np.int64), np.ones(2, np.int64))
+    both = Budget((Bound("flops", flops, 0.5), Bound("latency", nanoseconds, 0.5)))
+    levels = [np.arange(210.0) + 16.5, np.arange(210.0)]
+    assert budget.project(channels, levels, both, bounds).tolist() == counts
+
+
 def test_a_plan_of_both_bounds(example):
     channels = example("cifar/resnet20").channels
     for plan in (

@@ -95,7 +95,7 @@ def test_the_tightest_bound_decides_on_the_steps(make_recipe: Any) -> None:
     channels = analyse(models.build(spec, device="meta"), torch.zeros(1, 3, 32, 32))
     wide, fine, both = (
         spaces_of(channels, make_recipe(changes))[0].bounds.step.tolist()
-        for changes in ({"flops": 0.5}, {"flops": None, "params": 0.1}, {"flops": 0.5, "params": 0.1})
+        for changes in ({"flops": 0.5}, {"flops": None, "params": 0.15}, {"flops": 0.5, "params": 0.15})
     )
     assert both == fine != wide
 
