@@ -74,8 +74,10 @@ def _budgets(workspace: Workspace) -> list[str]:
 def _bound(bound: Bound) -> str:
     show = {"flops": numbers.count, "params": numbers.count, "latency": numbers.milliseconds}
     words = {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}
-    shown = show[bound.metric](bound.shown_limit)
-    return f"{shown} {words[bound.metric]} at most, {numbers.share(bound.share)} of the network's"
+    most = f"{show[bound.metric](bound.shown_limit)} {words[bound.metric]} at most"
+    if bound.share > 1:  # beside another bound, which is what is to be met
+        return f"{most}, which the network meets as it is"
+    return f"{most}, {numbers.share(bound.share)} of the network's"
 
 
 def _trainings(workspace: Workspace, names: Collection[str]) -> list[str]:

@@ -44,6 +44,15 @@ def test_several_budgets_as_a_document(jstc_command: Command) -> None:
     assert document["directory"].startswith("runs/")
 
 
+def test_each_bound_is_said(jstc_command: Command) -> None:
+    words = ("search", "resnet20", "--dataset", "digits", "--flops", "0.5", "--json", "--dry-run")
+    both, slack = (
+        json.loads(jstc_command(*words, "--params", most).out)["budget"] for most in ("0.4", "10M")
+    )
+    assert both.endswith("50.0 % of the network's, and 108 k parameters at most, 40.0 % of the network's")
+    assert slack.endswith(", and 10.0 M parameters at most, which the network meets as it is")
+
+
 def test_a_dry_run_reads_the_weights_and_says_how(jstc_command: Command, tmp_path: Path) -> None:
     scope: dict[str, Any] = {}
     exec(NETWORK, scope)
