@@ -106,6 +106,7 @@ class Profile(BaseModel):
 class RunData:
     """A run with one budget. `rounds` and `candidates` are its own, numbered from 1 among all `num_rounds`.
 
+    `mends`: whether what is cut from given weights is mended, as the recipe has it.
     `images_per_round` and `images_per_epoch` are None where they are not known; `checksums` are those of the
     files that leave the run.
     """
@@ -115,6 +116,7 @@ class RunData:
     rounds: Sequence[Round]
     num_rounds: int
     candidates: Sequence[Candidate]
+    mends: bool
     epochs: Sequence[Epoch]
     chosen_round: int | None
     images_per_round: float | None
@@ -163,6 +165,7 @@ def read_run(run: Path) -> RunData:
         rounds=read_rounds(history, run.name),
         num_rounds=len(history),
         candidates=read_candidates(judged, run.name, [group.width for group in summary.groups]),
+        mends=bool((recipe.get("search") or {}).get("reconstruction_images")),
         epochs=[Epoch(number(line, "accuracy"), number(line, "lr")) for line in epochs],
         chosen_round=chosen + 1 if isinstance(chosen, int) else None,
         images_per_round=quotient(search.get("images_seen"), search.get("rounds")),

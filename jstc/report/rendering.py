@@ -46,7 +46,7 @@ def title(data: RunData | SweepData) -> str:
 def search_view(data: RunData | SweepData) -> SearchView | None:
     """What the search over widths did; None where a run has none, or is older than it."""
     runs = data.runs if isinstance(data, SweepData) else {"": data}
-    return view({label: (run.summary.search, run.candidates) for label, run in runs.items()})
+    return view({label: (run.summary.search, run.candidates, run.mends) for label, run in runs.items()})
 
 
 def markdown(data: RunData | SweepData) -> str:

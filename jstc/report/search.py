@@ -125,29 +125,31 @@ def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
 # --- in words ---------------------------------------------------------------------------------------------
 
 
-def told(search: Training, candidates: Sequence[Candidate], *, again: bool = False) -> str:
+def told(search: Training, candidates: Sequence[Candidate], mended: bool, *, again: bool = False) -> str:
     """The search over widths in a few sentences; nothing where no plan was judged without training.
 
-    `again`: how plans are judged has been said of another budget.
+    `mended`: whether the layers of what is cut were fitted. `again`: how plans are judged has been said before.
     """
     counted = search.candidates
     judged = counted.judged if counted is not None else len(candidates)
     if not judged:
         return ""
     seconds = counted.seconds if counted is not None else sum(one.seconds for one in candidates)
-    first = f"{'1 plan was' if judged == 1 else f'{judged:,} plans were'} judged{' so far' if counted is None else ''}"
+    first = ("1 plan was" if judged == 1 else f"{judged:,} plans were") + " judged"
+    first += " so far" if counted is None else ""
     first += f" in {duration(seconds)}" if seconds else ""
     early = sum(one.hopeless for one in candidates)
-    sentences = [first + ("." if again else f", without any training: {_how(candidates)}.")]
+    sentences = [first + ("." if again else f", without any training: {_how(candidates, mended)}.")]
     if early and not again:
         sentences.append(f"{early:,} of them ended early: on the first images they were worse than most.")
     return " ".join([*sentences, *_outcome(search.contributions, candidates)])
 
 
-def _how(candidates: Sequence[Candidate]) -> str:
+def _how(candidates: Sequence[Candidate], mended: bool) -> str:
     images = max((one.images for one in candidates), default=0)
     which = f"the same {images:,} images" if images else "images"
-    return f"each was cut out of the given network and tried on {which} of the search-validation split"
+    then = ", mended and tried" if mended else " and tried"
+    return f"each was cut out of the given network{then} on {which} of the search-validation split"
 
 
 def _outcome(parts: Sequence[Contribution], candidates: Sequence[Candidate]) -> list[str]:
@@ -199,13 +201,13 @@ class SearchView(NamedTuple):
     rows: list[list[str]]
 
 
-def view(searches: Mapping[str, tuple[Training, Sequence[Candidate]]]) -> SearchView | None:
-    """The searches by the label of their budget, empty for only one; None where nothing is known of any."""
+def view(searches: Mapping[str, tuple[Training, Sequence[Candidate], bool]]) -> SearchView | None:
+    """The searches by the label of their budget, empty for only one, as `told` takes them; None for none."""
     texts: list[tuple[str, str]] = []
     for label, one in searches.items():
         if text := told(*one, again=bool(texts)):
             texts.append((label, text))
-    parts = {label: search.contributions for label, (search, _) in searches.items() if search.contributions}
+    parts = {label: search.contributions for label, (search, *_) in searches.items() if search.contributions}
     if not texts and not parts:
         return None
     if [*parts] == [""]:

@@ -84,6 +84,12 @@ def test_page_and_markdown_say_it_in_the_same_words(searched: Path) -> None:
     assert WORDS in report.markdown(report.read(searched)).splitlines()
 
 
+def test_plans_are_said_to_be_mended_where_they_were(searched: Path) -> None:
+    recipe = searched / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "search: {reconstruction_images: 512}\n")
+    assert "given network, mended and tried on the same 2,000 images" in page_of(searched)
+
+
 def test_what_each_part_added_is_a_table(searched: Path) -> None:
     lines = report.markdown(report.read(searched)).splitlines()
     at = lines.index("| plan with | loss | change | accuracy | params |")
