@@ -128,7 +128,7 @@ def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
 def told(search: Training, candidates: Sequence[Candidate], mended: bool, *, again: bool = False) -> str:
     """The search over widths in a few sentences; nothing where no plan was judged without training.
 
-    `mended`: whether the layers of what is cut were fitted. `again`: how plans are judged has been said before.
+    `mended`: whether layers were fitted after the cut. `again`: how plans are judged has been said before.
     """
     counted = search.candidates
     judged = counted.judged if counted is not None else len(candidates)
