@@ -26,7 +26,17 @@ from jstc.train import collectives
 from jstc.train.device import Numerics
 from jstc.train.loop import frozen
 
-__all__ = ["Gates", "Importance", "Norms", "Random", "Taylor", "Weighted", "importance_of", "taylor"]
+__all__ = [
+    "Gates",
+    "Gradients",
+    "Importance",
+    "Norms",
+    "Random",
+    "Taylor",
+    "Weighted",
+    "importance_of",
+    "taylor",
+]
 
 Vector = NDArray[np.float64]
 
@@ -37,6 +47,11 @@ class Importance(Protocol):
     @property
     def trains_gates(self) -> bool:
         """Whether rounds have to train the gates for it."""
+        ...
+
+    @property
+    def follows_training(self) -> bool:
+        """Whether rounds tell it the gradients of their steps in the gates (`subnetwork.put_back`)."""
         ...
 
     def num_images(self, split: Split, /) -> int:
@@ -56,6 +71,7 @@ class _Unprepared:
     """Base of the strategies that need no look at images and no trained gates."""
 
     trains_gates = False
+    follows_training = False
 
     def num_images(self, _split: Split, /) -> int:
         """None."""
@@ -92,6 +108,7 @@ class Taylor:
 
     images: int
     trains_gates = False
+    follows_training = False
 
     def num_images(self, split: Split, /) -> int:
         """Number asked for, or of all there are."""
@@ -105,8 +122,27 @@ class Taylor:
         target.taylor.copy_(found)
 
     def scores(self, target: Target) -> list[Vector]:
-        """Losses by group, as `prepare` measured them."""
-        return target.channels_of(target.taylor)
+        """Losses by group, as `prepare` measured them, relative to the mean of the group."""
+        return [own / max(float(own.mean()), 1e-300) for own in target.channels_of(target.taylor)]
+
+
+@dataclass(frozen=True)
+class Gradients(Taylor):
+    """Channel weights that the training itself teaches: what the loss would lose, by the steps' gradients.
+
+    They begin with `taylor` on so many images of trained weights; without images, from scratch, with norms.
+    """
+
+    follows_training = True
+
+    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
+        """Measure `target.taylor`, or begin it with norms."""
+        if self.images:
+            super().prepare(target, split, channels_last=channels_last, progress=progress)
+            return
+        norms = target.channels.magnitude(target.network)
+        for group in target.channels.groups:
+            target.taylor[group.start : group.start + group.width] = norms[group.name]
 
 
 class Gates(_Unprepared):
@@ -125,6 +161,7 @@ class Weighted:
 
     base: Importance
     trains_gates = True
+    follows_training = False
 
     def num_images(self, split: Split, /) -> int:
         """Number that the other strategy reads."""
@@ -143,10 +180,12 @@ class Weighted:
 def importance_of(recipe: Recipe) -> Importance:
     """The strategy that `search.importance` names."""
     norms, losses = Norms(), Taylor(recipe.search.importance_images)
+    trained = recipe.weights is not None
     strategies: dict[str, Importance] = {
         "magnitude": norms,
         "random": Random(recipe.seed),
         "taylor": losses,
+        "gradient": Gradients(recipe.search.importance_images if trained else 0),
         "learned": Gates(),
         "weighted": Weighted(norms),
         "weighted_taylor": Weighted(losses),
@@ -159,11 +198,11 @@ _BATCH = 8
 
 
 def taylor(target: Target, split: Split, *, images: int, channels_last: bool, progress: Progress) -> Tensor:
-    """|gate x gradient of the loss in the gate| [prunable channels], relative to the mean of each group.
+    """|gate x gradient of the loss in the gate| [prunable channels], comparable across groups.
 
     The first term of the loss's expansion for a channel that is taken out (Molchanov et al. 2017), the mean
     over batches of a few training images, in float32 and evaluation mode. Groups without a gradient, such as
-    those that have no place for a gate, rank by the norms of their weights. Of several processes each does
+    those that have no place for a gate, rank by the norms of their weights, at the mean of the others. Of several processes each does
     its part of the images. Nothing of `target` changes.
     """
     network, channels, numerics = target.network, target.channels, Numerics(None, channels_last)
@@ -181,9 +220,10 @@ def taylor(target: Target, split: Split, *, images: int, channels_last: bool, pr
                 total += (gradient * target.alpha).abs()
             progress.update(number)
     collectives.average(total)
-    norms = channels.magnitude(network)
+    norms, common = channels.magnitude(network), float(total.mean()) or 1.0
     for group in channels.groups:
         own = total[group.start : group.start + group.width]
-        own.copy_(own / own.mean() if own.any() else norms[group.name])
+        if not own.any():
+            own.copy_(common * norms[group.name])
     collectives.copy_from_first([total])  # divisions on unequal devices may differ in the last bit
     return total

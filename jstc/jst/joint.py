@@ -8,6 +8,8 @@ selection for every budget (`selection`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from jstc.jst.proposer import Proposer
 from jstc.jst.round import RoundContext
 from jstc.jst.rounds import Rounds
 from jstc.jst.selection import Selection
-from jstc.jst.state import State
+from jstc.jst.state import State, fingerprint
+from jstc.jst.widths import Judge, WidthSearch
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import collectives
+from jstc.train.metrics import History
 
 __all__ = ["Search", "search"]
 
@@ -61,6 +65,7 @@ class Search:
             dataset,
             next(target.parameters()).device,
             trains_gates=self._proposer.importance.trains_gates,
+            slopes=self._proposer.importance.follows_training,
             scaler=self._state.scaler,
         )
 
@@ -76,6 +81,7 @@ class Search:
             self._rounds = Rounds(
                 state, self._proposer, self._context, directory=self._directory, progress=progress
             )
+            self._find_widths()
             if rounds := self._context.recipe.search.rounds:
                 progress.start("search", rounds, "round")
                 progress.update(state.round)
@@ -87,6 +93,46 @@ class Search:
                 f"search: the plans had stopped changing after {state.round} of {rounds} rounds "
                 "(search.early_stop_overlap); finetune gets the steps that are left"
             )
+
+    def _find_widths(self) -> None:
+        """The width search of every budget, where weights are given and a policy sets widths.
+
+        Writes `candidates.jsonl`. It is made before the first round; a search that goes on after that reads
+        there what came of it.
+        """
+        recipe, thresholds = self._context.recipe, self._proposer.thresholds
+        if recipe.weights is None or self._state.widths_found:
+            return
+        budgets = [n for n in range(len(self.labels)) if thresholds.policy(n) is not None]
+        if not budgets:
+            return
+        judge, identity = Judge(self._state, self._context), self._identity()
+        for number in budgets:
+            folder = self._folder(self.labels[number])
+            found = WidthSearch(
+                self._state,
+                self._proposer,
+                self._context,
+                number,
+                History(folder / "candidates.jsonl", index="candidate"),
+                identity,
+                judge,
+            )
+            found.run(self._progress, at_rest=self._rounds.at_rest)
+            if collectives.is_first():
+                files.write_json(folder / "widths.json", found.to_dict())
+            self._progress.message(found.sentence)
+        self._state.widths_found = True
+
+    def _identity(self) -> str:
+        """What decides a width search beside its draws: the settings, and the weights that it cuts."""
+        settings = fingerprint(self._context.recipe, self._state.target.channels)
+        weights = collectives.fingerprint(self._state.target.network.state_dict().values())
+        text = json.dumps([settings, weights], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _folder(self, label: str) -> Path:
+        return self._directory / label if len(self.labels) > 1 else self._directory
 
     def select(self, label: str) -> Selection:
         """The best plan for a budget, after the rounds."""
@@ -107,12 +153,13 @@ class Search:
 
         In a folder named by the label where there are several budgets.
         """
-        folder = self._directory / label if len(self.labels) > 1 else self._directory
+        folder = self._folder(label)
         if collectives.is_first():
             files.require_held(folder)
             folder.mkdir(parents=True, exist_ok=True)
         selections.save(selection, self._state, self._context, folder)
-        _write(folder / "result.json", self._shared_result() | self._result(selection))
+        widths = files.read_json(folder / "widths.json") if (folder / "widths.json").exists() else {}
+        _write(folder / "result.json", self._shared_result() | self._result(selection) | widths)
 
     def finish(self) -> None:
         """The plans of all budgets are saved: write what they share, and delete older checkpoints."""

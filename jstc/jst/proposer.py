@@ -10,20 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from jstc.channels import ChannelMap
 from jstc.channels.budget import Budget
+from jstc.core.seeds import derive
 from jstc.jst.importance import importance_of
 from jstc.jst.phases import Phase, growth_of
 from jstc.jst.space import Space, lasting_gumbel, probabilities, sample, standardised
 from jstc.jst.subnetwork import Target
 from jstc.jst.threshnet import Choice
-from jstc.jst.thresholds import Draw, Situation, thresholds_of
+from jstc.jst.thresholds import thresholds_of
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
-from jstc.train import seeds
 
 __all__ = ["Proposal", "Proposer"]
 
@@ -36,8 +35,11 @@ bonus in its score. In coarse rounds widths stay; in fine ones, where it is at m
 grid of thresholds (0.2 to 0.3 each) still decide, but not the drift of the probabilities."""
 
 _DRAWS = 6
-"""So many times as many thresholds as candidates are drawn to have different plans: steps of 8 channels
-swallow most small differences."""
+"""So many times as many choices as candidates are drawn to have different plans: steps of 8 channels swallow
+most small differences."""
+
+_IN_ROUNDS = 0.25
+"""Share of sigma with which a policy explores in rounds: what they train is to stay in the next one."""
 
 
 @dataclass(frozen=True)
@@ -77,59 +79,50 @@ class Proposer:
         """Number of the budget whose turn round `round_` is."""
         return round_ % len(self.spaces)
 
-    def propose(
-        self,
-        target: Target,
-        now: Phase,
-        round_: int,
-        *,
-        candidate: int = 0,
-        incumbent: Sequence[int] | None = None,
-    ) -> Proposal:
-        """A plan for round `round_`; a policy draws other thresholds for other numbers of `candidate`.
+    def propose(self, target: Target, now: Phase, round_: int, choice: Choice | None = None) -> Proposal:
+        """A plan for round `round_`, of a policy's `choice` or of the likeliest one."""
+        return self._draw(self.budget(round_), self._view(target, round_), now, choice)
 
-        With an `incumbent`, the numbers of the thresholds that won the round before, a few groups draw anew
-        and the others keep theirs. Of several candidates the first is the incumbent itself, or the likeliest.
-        """
-        return self._propose(self._view(target, round_), now, round_, candidate, incumbent)
+    def candidates(self, target: Target, now: Phase, round_: int) -> list[Proposal]:
+        """The plans among which round `round_` chooses, all different; the first is the likeliest.
 
-    def _propose(
-        self, view: _View, now: Phase, round_: int, candidate: int, incumbent: Sequence[int] | None
-    ) -> Proposal:
-        first = candidate == 0 and self.thresholds.candidates > 1
-        generator = (
-            None if first else seeds.generator(self.recipe.seed, "search", "thresholds", round_, candidate)
-        )
-        before = None if incumbent is None else torch.tensor(incumbent)
-        return self._draw(self.budget(round_), view, now, draw=Draw(generator, before))
-
-    def candidates(
-        self, target: Target, now: Phase, round_: int, incumbent: Sequence[int] | None = None
-    ) -> list[Proposal]:
-        """The plans among which round `round_` chooses, all different.
-
-        As many as the strategy of thresholds compares, or fewer where it hardly finds others; one in a coarse
+        As many as the strategy of thresholds compares, or fewer where some turn out the same; one in a coarse
         round, where all are as good.
         """
-        view, number = self._view(target, round_), self.thresholds.candidates
-        if now.coarse or number == 1:
-            return [self._propose(view, now, round_, 0, None)]
+        number, policy = self.thresholds.candidates, self.thresholds.policy(self.budget(round_))
+        choices: list[Choice | None] = [None]
+        if policy is not None and not now.coarse and (number > 1 or self.thresholds.learns_after_training):
+            random = np.random.default_rng(derive(self.recipe.seed, "search", "thresholds", round_))
+            sigma = _IN_ROUNDS * now.sigma
+            drawn = policy.draw(_DRAWS * (number - 1) or 1, random, sigma=sigma)
+            choices = [policy.likeliest, *drawn] if number > 1 else [*drawn]
+        view = self._view(target, round_)
         different: dict[str, Proposal] = {}
-        for candidate in range(_DRAWS * number):
-            proposal = self._propose(view, now, round_, candidate, incumbent)
+        for choice in choices:
+            proposal = self._draw(self.budget(round_), view, now, choice)
             different.setdefault(proposal.plan.hash, proposal)
             if len(different) == number:
                 break
         return list(different.values())
 
+    def begin(self, target: Target, budget: int) -> None:
+        """Let the policy of a budget begin anew, told what the channels of every group are worth."""
+        worth = [float(own.mean()) for own in target.channels_of(target.taylor)]
+        self.thresholds.see(budget, np.array(worth))
+
+    def of(self, target: Target, budget: int, choice: Choice | None) -> Proposal:
+        """The plan of a policy's choice (None: the likeliest) for a budget, channels unperturbed."""
+        return self._draw(budget, self._view(target, None), self.growth.end(), choice)
+
     def final(self, target: Target, budget: int = 0) -> Proposal:
         """The plan without perturbation and with the likeliest thresholds, at the last temperature."""
-        return self._draw(budget, self._view(target, None), self.growth.end(), draw=Draw())
+        return self.of(target, budget, None)
 
     def learn(self, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int) -> float | None:
         """Teach the policy what its choices earned; returns the largest advantage, None without a choice."""
-        choices = [proposal.choice for proposal in proposals]
-        return self.thresholds.learn(choices, rewards, self.budget(round_))
+        policy = self.thresholds.policy(self.budget(round_))
+        choices = [proposal.choice for proposal in proposals if proposal.choice is not None]
+        return policy.learn(choices, rewards) if policy is not None and choices else None
 
     def _view(self, target: Target, round_: int | None) -> _View:
         """What the plans of a round are drawn from; without a round there is no noise."""
@@ -140,20 +133,19 @@ class Proposer:
         recency = target.channels_of(search.recency_bonus * _recency(target))
         return _View(weights, recency, target.channels_of(noise))
 
-    def _draw(self, budget: int, view: _View, now: Phase, *, draw: Draw) -> Proposal:
+    def _draw(self, budget: int, view: _View, now: Phase, choice: Choice | None) -> Proposal:
         space = self.spaces[budget].of_rounds(below=now.below)
         p = [
             probabilities(w, o, sigma=now.sigma, tau=now.tau)
             for w, o in zip(view.weights, view.noise, strict=True)
         ]
-        situation = Situation(now, view.weights, p, space.budget.share)
-        thresholds, choice = self.thresholds.choose(situation, draw)
+        chosen = self.thresholds.choose(now, budget, choice)
         # What has been trained ranks higher in its group, and groups keep the widths that have been trained.
         ranks = [np.log(np.maximum(q, 1e-300)) * now.tau + k for q, k in zip(p, view.recency, strict=True)]
         widths = _width_share(self.recipe.search.recency_bonus, coarse=now.coarse)
         earlier = [widths * k for k in view.recency]
-        plan = sample(space, p, thresholds, ranks=ranks, earlier=earlier)
-        return Proposal(plan, now, thresholds, choice)
+        plan = sample(space, p, chosen.thresholds, offsets=chosen.offsets, ranks=ranks, earlier=earlier)
+        return Proposal(plan, now, chosen.thresholds, choice)
 
 
 def _width_share(bonus: float, *, coarse: bool) -> float:

@@ -46,7 +46,8 @@ class RoundContext:
     """What every round of a search has in common.
 
     `steps` of the weights make a round, in as many parts as `gate_steps` where gates are trained (0 where
-    they are not); `options` are those of each of them.
+    they are not); `options` are those of each of them. With `slopes` every step of the weights also tells its
+    gradient in the gates (`SubNetwork.add_slopes`).
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class RoundContext:
     steps: int
     gate_steps: int
     options: StepOptions
+    slopes: bool = False
 
     @classmethod
     def of(
@@ -64,6 +66,7 @@ class RoundContext:
         where: torch.device,
         *,
         trains_gates: bool,
+        slopes: bool = False,
         scaler: torch.amp.GradScaler | None = None,
     ) -> RoundContext:
         """The context of a recipe's rounds; `scaler` goes through all of them, in float16."""
@@ -81,6 +84,7 @@ class RoundContext:
             schedules.steps_per_round(recipe, dataset),
             recipe.search.gate_steps if trains_gates else 0,
             replace(options, scaler=scaler),
+            slopes,
         )
 
 
@@ -186,6 +190,12 @@ def _train_weights(
     """The steps of a part, or what is left of them."""
     metrics = at.begin()
     now = start + metrics.batches
+
+    def after_step(step: int, metrics: RunningMetrics) -> None:
+        sub.add_slopes()
+        if on_step is not None:
+            on_step(step, metrics)
+
     with frozen(sub.gated.alpha), collectives.averaging(called, sync_batchnorm=_synced(context)) as network:
         return train_steps(
             network,
@@ -195,7 +205,7 @@ def _train_weights(
             first_step=now,
             options=context.options,
             metrics=metrics,
-            on_step=on_step,
+            on_step=after_step if context.slopes else on_step,
         )
 
 

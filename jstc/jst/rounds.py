@@ -88,6 +88,10 @@ class Rounds:
         self._monitor.at_rest()
         return line
 
+    def at_rest(self) -> None:
+        """Between two parts of work that are saved: stop if asked to."""
+        self._monitor.at_rest()
+
     def finish(self) -> None:
         """The search is over."""
         if collectives.is_first():
@@ -106,7 +110,6 @@ class Rounds:
             state = self.state
             proposal, advantage = choose(state, self._proposer, self._context)
             sub = cut(state.target, proposal.plan, self._context.recipe.train)
-            state.track.thresholds = None if proposal.choice is None else proposal.choice.index.tolist()
             self._current = _Current(proposal, advantage, sub, RoundProgress())
             self._scaler = self._scaler_now()
         return self._current
@@ -202,7 +205,7 @@ class Rounds:
         if state.scaler is not None:
             meta["scaler"] = self._scaler
         choice = current.proposal.choice
-        chosen = {} if choice is None else {"states": choice.states, "index": choice.index}
+        chosen = {} if choice is None else choice.tensors()
         parts = checkpoint.join(trial=current.sub.tensors(), choice=chosen)
         self._saved.save({**state.tensors(), **parts}, meta)
 
@@ -239,7 +242,7 @@ class Rounds:
             read_plan(document["plan"], state.target.channels.widths),
             state.growth.at(state.round),
             document["thresholds"],
-            Choice(chosen["states"], chosen["index"]) if chosen else None,
+            Choice.of(chosen) if chosen else None,
         )
         sub = cut(state.target, proposal.plan, recipe.train)
         sub.restore(checkpoint.part(tensors, "trial"))

@@ -122,7 +122,7 @@ def _proposed(state: State, proposer: Proposer) -> list[Proposal]:
     own: list[Proposal] = []
 
     def draw() -> list[list[Any]]:
-        own[:] = proposer.candidates(state.target, now, state.round, state.track.thresholds)
+        own[:] = proposer.candidates(state.target, now, state.round)
         return [[proposal.plan.to_dict(), proposal.thresholds] for proposal in own]
 
     drawn = collectives.decided(draw)

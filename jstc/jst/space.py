@@ -23,6 +23,7 @@ __all__ = [
     "gumbel",
     "joining_levels",
     "lasting_gumbel",
+    "multiplied_levels",
     "probabilities",
     "raised",
     "resolve_budgets",
@@ -202,6 +203,17 @@ def joining_levels(p_sorted: Vector, threshold: float) -> Vector:
     return np.maximum.accumulate(levels)
 
 
+def multiplied_levels(p_sorted: Vector, offset: float) -> Vector:
+    """When each channel, in the order given, joins as one scalar s multiplies all thresholds by exp(s).
+
+    A group whose threshold is exp(s + offset) keeps the channels whose middle the sum of probabilities before
+    that reaches: with equal probabilities it is so much wider than a group of offset 0.
+    """
+    middle = np.cumsum(p_sorted) - 0.5 * p_sorted
+    levels: Vector = np.log(np.maximum(middle, 1e-12)) - offset
+    return np.maximum.accumulate(levels)
+
+
 def raised(threshold: float, by: float) -> float:
     """The threshold sigmoid(logit(r) + `by`): by as much as the projection moves all of them."""
     return threshold / (threshold + (1 - threshold) * math.exp(-by))
@@ -218,17 +230,24 @@ def sample(
     p: Sequence[Vector],
     thresholds: Sequence[float],
     *,
+    offsets: Sequence[float] | Vector | None = None,
     ranks: Sequence[Vector] | None = None,
     earlier: Sequence[Vector] | None = None,
 ) -> Plan:
     """The plan of channel probabilities and thresholds per group, projected onto the budget.
 
-    Channels join in falling order of `ranks`, which are the probabilities themselves where none are given.
-    `earlier` [channels of the group], in the units of `joining_levels`, favours the widths that they had: as
-    many channels of a group as have a value join so much sooner, whichever they are.
+    With `offsets` of a policy the projection multiplies the thresholds (`multiplied_levels`), without them it
+    moves their logits (`joining_levels`). Channels join in falling order of `ranks`, which are the
+    probabilities themselves where none are given. `earlier` [channels of the group], in the units of
+    levels, favours the widths that they had: as many channels of a group as have a value join so much
+    sooner, whichever they are.
     """
     order = [np.argsort(-each, kind="stable") for each in ranks or p]
-    levels = [joining_levels(each[o], r) for each, o, r in zip(p, order, thresholds, strict=True)]
+    chosen = [each[o] for each, o in zip(p, order, strict=True)]
+    if offsets is None:
+        levels = [joining_levels(each, r) for each, r in zip(chosen, thresholds, strict=True)]
+    else:
+        levels = [multiplied_levels(each, by) for each, by in zip(chosen, offsets, strict=True)]
     if earlier is not None:
         levels = [each - np.sort(sooner)[::-1] for each, sooner in zip(levels, earlier, strict=True)]
     return space.plan(order, levels)

@@ -81,7 +81,6 @@ class BudgetTrack:
     archive: Archive
     plan: Plan | None = None
     overlaps: list[float] = field(default_factory=list)
-    thresholds: list[int] | None = None  # the policy's choice in the latest fine round, by number in the grid
 
     def advance(self, plan: Plan, accuracy: float | None, round_: int, *, at_budget: bool) -> float | None:
         """A round with `plan` is over; returns its overlap with the plan before.
@@ -99,13 +98,12 @@ class BudgetTrack:
     def to_dict(self) -> dict[str, Any]:
         """A JSON document."""
         plan = None if self.plan is None else self.plan.to_dict()
-        latest = {"plan": plan, "thresholds": self.thresholds}
-        return {**latest, "overlaps": self.overlaps, "archive": self.archive.to_list()}
+        return {"plan": plan, "overlaps": self.overlaps, "archive": self.archive.to_list()}
 
     def restore(self, document: Mapping[str, Any], groups: Mapping[str, int]) -> None:
         """The inverse of `to_dict`."""
         self.plan = None if document["plan"] is None else read_plan(document["plan"], groups)
-        self.overlaps, self.thresholds = document["overlaps"], document["thresholds"]
+        self.overlaps = document["overlaps"]
         self.archive.restore(document["archive"], groups)
 
 
@@ -124,6 +122,7 @@ class State:
     seconds: float = 0.0
     last_seconds: float = 0.0
     rollbacks: int = 0
+    widths_found: bool = False  # the width search is over, and the policies stand at what it found
 
     @classmethod
     def new(cls, network: nn.Module, channels: ChannelMap, proposer: Proposer, recipe: Recipe) -> State:
@@ -176,6 +175,7 @@ class State:
             "images": self.images,
             "seconds": self.seconds,
             "rollbacks": self.rollbacks,
+            "widths_found": self.widths_found,
             "policy": self.thresholds.state()[1],
             "courses": [track.to_dict() for track in self.tracks],
             **scaler,
@@ -197,12 +197,12 @@ class State:
         for track, document in zip(self.tracks, meta["courses"], strict=True):
             track.restore(document, target.channels.widths)
         self.round, self.images, self.seconds = meta["round"], meta["images"], meta["seconds"]
-        self.rollbacks = meta["rollbacks"]
+        self.rollbacks, self.widths_found = meta["rollbacks"], meta["widths_found"]
 
 
 # What makes a search the same search when it is called again
 
-_VERSION = 6
+_VERSION = 7
 """Raised when the same settings come to mean another search, or a checkpoint to hold something else."""
 
 

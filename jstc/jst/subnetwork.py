@@ -33,8 +33,7 @@ class Target:
     `alpha` [prunable channels] holds the gates (the channel weights of the paper), `moments` [2, prunable
     channels] Adam's averages of their gradients, `steps` [prunable channels] how often each was updated,
     `trained` [prunable channels] how much of the last rounds trained each, 1 for all of them, `taylor`
-    [prunable channels] what the network as it was given would lose with each, relative to the mean of its
-    group (1 where nobody asked); `optimizer` is the state of the weights' optimiser, by kind and parameter.
+    [prunable channels] what the loss would lose with each, to first order (1 where nobody asked); `optimizer` is the state of the weights' optimiser, by kind and parameter.
     """
 
     network: nn.Module
@@ -78,7 +77,8 @@ class SubNetwork:
     """A sub-network in training: physically small, gated, with optimisers that go on where they were.
 
     `optimizer` is that of the weights; `moments` [2, kept channels] and `steps` [kept channels] are the
-    gates' part of those of the target.
+    gates' part of those of the target; `slopes` [kept channels] the absolute gradients of the training steps
+    in the gates, summed.
     """
 
     plan: Plan
@@ -86,6 +86,7 @@ class SubNetwork:
     optimizer: torch.optim.Optimizer
     moments: Tensor
     steps: Tensor
+    slopes: Tensor
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -105,9 +106,31 @@ class SubNetwork:
             first, second = (m / (1 - beta**self.steps) for m, beta in zip(self.moments, _BETAS, strict=True))
             self.gated.alpha.sub_(settings.gate_lr * first / (second.sqrt() + 1e-8)).clamp_(min=0.0)
 
+    @torch.no_grad()
+    def add_slopes(self) -> None:
+        """Add the gradient in the gates of the training step that was just made: it costs no other pass.
+
+        A gate multiplies parameters, so the gradient in it is the sum of theirs times the parameters. Where a
+        step was left out for an overflow it adds nothing.
+        """
+        found = torch.zeros(len(self.slopes) + 1, device=self.slopes.device)
+        parameters = self.parameters
+        for name, index in self.gated.index.items():
+            parameter = parameters[name]
+            if parameter.grad is not None:
+                slope = (parameter.grad * parameter).flatten(1) if parameter.dim() > 1 else None
+                own = parameter.grad * parameter if slope is None else slope.sum(1)
+                found.index_add_(0, index, own.float())
+        self.slopes += found[:-1].abs().nan_to_num(0.0, 0.0, 0.0)
+
     def tensors(self) -> dict[str, Tensor]:
         """All that training changes; the live tensors."""
-        gates = {"alpha": self.gated.alpha, "moments": self.moments, "steps": self.steps}
+        gates = {
+            "alpha": self.gated.alpha,
+            "moments": self.moments,
+            "steps": self.steps,
+            "slopes": self.slopes,
+        }
         state = optim.get_state(self.optimizer, self.parameters)
         return checkpoint.join(network=self.gated.network.state_dict(), **state, gates=gates)
 
@@ -117,7 +140,8 @@ class SubNetwork:
         self.gated.network.load_state_dict(checkpoint.part(tensors, "network"))
         optim.set_state(self.optimizer, self.parameters, optim.from_tensors(tensors))
         gates = checkpoint.part(tensors, "gates")
-        for tensor, name in ((self.gated.alpha, "alpha"), (self.moments, "moments"), (self.steps, "steps")):
+        own = {"alpha": self.gated.alpha, "moments": self.moments, "steps": self.steps, "slopes": self.slopes}
+        for name, tensor in own.items():
             tensor.copy_(gates[name])
 
 
@@ -133,7 +157,8 @@ def cut(target: Target, plan: Plan, settings: TrainSettings) -> SubNetwork:
     optimizer = optim.make(named, settings, partial=True)
     state = {kind: target.channels.take(tensors, plan) for kind, tensors in target.optimizer.items()}
     optim.set_state(optimizer, named, state)
-    return SubNetwork(plan, gated, optimizer, target.moments[:, index], target.steps[index])
+    slopes = torch.zeros_like(target.steps[index])
+    return SubNetwork(plan, gated, optimizer, target.moments[:, index], target.steps[index], slopes)
 
 
 def put_back(sub: SubNetwork, target: Target) -> None:
@@ -145,5 +170,23 @@ def put_back(sub: SubNetwork, target: Target) -> None:
     target.alpha[index] = sub.gated.alpha.detach()
     target.moments[:, index] = sub.moments
     target.steps[index] = sub.steps
+    _learn_channel_weights(sub, target)
     target.trained *= _FORGETTING
     target.trained[index] += 1 - _FORGETTING
+
+
+def _learn_channel_weights(sub: SubNetwork, target: Target) -> None:
+    """Move what the loss would lose with each kept channel half of the way to what the round's steps say.
+
+    Group by group, at the mean that the kept channels have: gradients shrink while a network learns, and
+    those of channels that were not there are as old as they are.
+    """
+    start = 0
+    for group in target.channels.groups:
+        kept = torch.tensor(sub.plan.kept[group.name], device=target.taylor.device) + group.start
+        slopes = sub.slopes[start : start + len(kept)]
+        start += len(kept)
+        mean = slopes.mean()
+        if mean > 0:
+            before = target.taylor[kept]
+            target.taylor[kept] = before.lerp(slopes / mean * before.mean(), 1 - _FORGETTING)

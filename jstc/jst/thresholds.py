@@ -7,7 +7,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,54 +17,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jstc.channels import ChannelMap
-from jstc.core.seeds import derive
 from jstc.errors import UnknownNameError
 from jstc.jst.phases import Phase
 from jstc.jst.space import raised
-from jstc.jst.threshnet import Choice, ThreshNet, describe
+from jstc.jst.threshnet import Choice, ThreshNet, describe, taper
 from jstc.recipe.schema import Recipe
 
 __all__ = [
     "COMMON_THRESHOLD",
+    "Chosen",
     "CommonThreshold",
-    "Draw",
     "FixedThresholds",
     "LearnedThresholds",
-    "Situation",
     "Thresholds",
     "require_groups",
     "thresholds_of",
 ]
 
 Vector = NDArray[np.float64]
-Chosen = tuple[list[float], Choice | None]
 
 COMMON_THRESHOLD = 0.7
 """Where all groups share one threshold its value is of no account: the projection moves it to the budget."""
 
 
 @dataclass(frozen=True)
-class Situation:
-    """What a strategy sees: the phase, and by groups the channels' weights, standardised, and probabilities.
+class Chosen:
+    """Thresholds by group; and `offsets` of their logarithms [groups], where a policy gave them.
 
-    `share` is that of the target network which the budget allows.
+    The projection multiplies thresholds that have offsets, and moves the logits of others.
     """
 
-    phase: Phase
-    weights: list[Vector]
-    probabilities: list[Vector]
-    share: float
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How thresholds are drawn: without a generator those of `before`, or the likeliest without these.
-
-    `before` [groups] are numbers in the grid of a policy's thresholds.
-    """
-
-    generator: torch.Generator | None = None
-    before: Tensor | None = None
+    thresholds: list[float]
+    offsets: list[float] | None = None
 
 
 class Thresholds(Protocol):
@@ -77,14 +61,16 @@ class Thresholds(Protocol):
     candidates: int
     learns_after_training: bool
 
-    def choose(self, situation: Situation, draw: Draw, /) -> Chosen:
-        """Thresholds of all groups; and the choice to learn from, of a strategy that learns."""
+    def policy(self, budget: int, /) -> ThreshNet | None:
+        """What learns, for a budget by its number; None where nothing does."""
         ...
 
-    def learn(
-        self, choices: Sequence[Choice | None], rewards: Sequence[float], budget: int, /
-    ) -> float | None:
-        """Learn what choices for a budget, by its number, earned; the largest advantage, None for nothing."""
+    def see(self, budget: int, worth: Vector, /) -> None:
+        """Begin anew, for a budget, with what the channels of each group are worth [groups]."""
+        ...
+
+    def choose(self, phase: Phase, budget: int, choice: Choice | None, /) -> Chosen:
+        """Thresholds of all groups; of a policy those of a choice, or the likeliest without one."""
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -102,11 +88,12 @@ class _Unlearning:
     candidates = 1
     learns_after_training = False
 
-    def learn(
-        self, _choices: Sequence[Choice | None], _rewards: Sequence[float], _budget: int, /
-    ) -> float | None:
+    def policy(self, _budget: int, /) -> ThreshNet | None:
         """None."""
         return None
+
+    def see(self, _budget: int, _worth: Vector, /) -> None:
+        """Do nothing."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Nothing."""
@@ -128,15 +115,11 @@ class CommonThreshold(_Unlearning):
         offset = recipe.search.residual_threshold_offset
         return cls([offset if group.name in channels.streams else 0.0 for group in channels.groups])
 
-    def choose(self, situation: Situation, _draw: Draw, /) -> Chosen:
+    def choose(self, phase: Phase, _budget: int, _choice: Choice | None, /) -> Chosen:
         """The common threshold, raised where it is to be."""
         common = [COMMON_THRESHOLD] * len(self.offsets)
         # Below the budget an even network is the core of whatever comes: half as wide, in steps of 8.
-        return common if situation.phase.below else self.with_offsets(common), None
-
-    def with_offsets(self, thresholds: Sequence[float]) -> list[float]:
-        """Thresholds by group with the offsets added in their logits."""
-        return [raised(r, by) for r, by in zip(thresholds, self.offsets, strict=True)]
+        return Chosen(common if phase.below else [raised(COMMON_THRESHOLD, by) for by in self.offsets])
 
 
 @dataclass(frozen=True)
@@ -151,50 +134,67 @@ class FixedThresholds(_Unlearning):
         given = recipe.search.fixed_thresholds
         return cls([given.get(group.name, COMMON_THRESHOLD) for group in channels.groups])
 
-    def choose(self, _situation: Situation, _draw: Draw, /) -> Chosen:
+    def choose(self, _phase: Phase, _budget: int, _choice: Choice | None, /) -> Chosen:
         """The given thresholds, in every phase."""
-        return list(self.thresholds), None
+        return Chosen(list(self.thresholds))
 
 
 class LearnedThresholds:
-    """Thresholds by the policy ThreshNet in fine rounds, a common one in coarse rounds."""
+    """Thresholds by the policy ThreshNet, one for each budget, in all phases.
+
+    A policy begins with a mild taper (`threshnet.taper`), or evenly where parameters are the budget: there
+    the taper was not measured.
+    """
 
     def __init__(self, channels: ChannelMap, recipe: Recipe) -> None:
         search = recipe.search
-        self.candidates = search.candidates
+        # Judged at given weights, all of them before the training.
+        self.candidates = search.candidates if recipe.weights is None and search.perturbation else 1
         self.learns_after_training = search.candidates == 1
-        self._channels, self._common = channels, CommonThreshold.of(channels, recipe)
-        self.net = ThreshNet(
-            len(channels.groups),
-            search.threshold_grid,
-            start=COMMON_THRESHOLD,
-            lr=search.threshnet_lr,
-            entropy_bonus=search.entropy_bonus,
-            seed=derive(recipe.seed, "search", "threshnet"),
-        )
+        lead, streams = search.residual_threshold_offset, channels.streams
+        self._lead = np.array([lead if group.name in streams else 0.0 for group in channels.groups])
+        self._channels, self._lr = channels, search.threshnet_lr
+        start, states = taper(channels), describe(channels)
+        self._starts = [np.zeros_like(start) if metric == "params" else start for metric, _ in recipe.budgets]
+        self._states = [states for _ in self._starts]
+        self._policies = [self._new(number) for number in range(len(self._starts))]
 
-    def choose(self, situation: Situation, draw: Draw, /) -> Chosen:
-        """Thresholds drawn from the policy's grid, raised in residual streams as a common one is."""
-        if situation.phase.coarse:
-            return self._common.choose(situation, draw)
-        states = describe(self._channels, situation.weights, situation.probabilities, share=situation.share)
-        choice = self.net.choose(states, draw.generator, before=draw.before)
-        return self._common.with_offsets(self.net.thresholds(choice)), choice
+    def _new(self, number: int) -> ThreshNet:
+        return ThreshNet(self._states[number], start=self._starts[number], lr=self._lr)
 
-    def learn(
-        self, choices: Sequence[Choice | None], rewards: Sequence[float], budget: int, /
-    ) -> float | None:
-        """One step of the policy; plans of coarse rounds, which it did not choose, teach it nothing."""
-        own = [choice for choice in choices if choice is not None]
-        return self.net.learn(own, rewards, budget) if own else None
+    def see(self, budget: int, worth: Vector, /) -> None:
+        """Begin anew, with states that say what the channels of each group are worth [groups]."""
+        self._states[budget] = describe(self._channels, worth)
+        self._policies[budget] = self._new(budget)
+
+    def policy(self, budget: int, /) -> ThreshNet | None:
+        """The policy of a budget."""
+        return self._policies[budget]
+
+    def choose(self, phase: Phase, budget: int, choice: Choice | None, /) -> Chosen:
+        """Thresholds of the policy's offsets, raised in residual streams as a common one is."""
+        offsets = self._policies[budget].offsets(choice) + (0.0 if phase.below else self._lead)
+        shown = COMMON_THRESHOLD * np.exp(offsets - offsets.max(initial=0.0))
+        return Chosen(shown.tolist(), offsets.tolist())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and figures of the policy."""
-        return self.net.state()
+        """Tensors and figures of the policies."""
+        tensors: dict[str, Tensor] = {}
+        figures: dict[str, Any] = {}
+        for number, policy in enumerate(self._policies):
+            own, figures[str(number)] = policy.state()
+            own["states"] = torch.from_numpy(self._states[number])
+            tensors |= {f"{number}.{name}": tensor for name, tensor in own.items()}
+        return tensors, figures
 
     def restore(self, tensors: dict[str, Tensor], figures: dict[str, Any]) -> None:
         """Take over what `state` gave."""
-        self.net.restore(tensors, figures)
+        for number in range(len(self._policies)):
+            names = ("shared", "own", "states")
+            own = {name: tensors[f"{number}.{name}"] for name in names}
+            self._states[number] = own["states"].double().numpy()
+            self._policies[number] = self._new(number)
+            self._policies[number].restore(own, figures[str(number)])
 
 
 def thresholds_of(channels: ChannelMap, recipe: Recipe) -> Thresholds:

@@ -13,31 +13,39 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
-from jstc.recipe.sections import Fraction, Section, Share, as_tuple, require_rising
+from jstc.recipe.sections import Section, Share, as_tuple
 
 __all__ = ["GIVEN_WEIGHTS", "IdleKeyError", "SearchSettings", "with_defaults_for_given_weights"]
 
 Range = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], BeforeValidator(as_tuple)]
 PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], BeforeValidator(as_tuple)]
 
-# Parts of the search that are off by default.
+# Parts of the search that can be off.
 
 _OF_GATES = ("gate_lr", "gate_steps")
-_OFF = (
+_PARTS = (
     ("perturbation", "the perturbation", "", ("sigma", "noise_period")),
-    ("importance", "learned channel weights", " to learned, weighted or weighted_taylor", _OF_GATES),
-    (
-        "thresholds",
-        "the policy",
-        " to threshnet",
-        ("threshold_grid", "threshnet_lr", "entropy_bonus", "candidates", "candidate_images"),
-    ),
+    ("importance", "gates", " to learned, weighted or weighted_taylor", _OF_GATES),
+    ("thresholds", "the policy", " to threshnet", ("threshnet_lr", "candidates", "candidate_images")),
 )
 """The switch of each part, in words, what it is set to, and the keys that do nothing without."""
+
+_WITHOUT: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "perturbation": (False,),
+        "importance": ("gradient", "magnitude", "taylor", "random"),
+        "thresholds": ("common", "fixed"),
+    }
+)
+"""What a switch is set to where its part is off."""
+
+_LEAN: Mapping[str, Any] = MappingProxyType(
+    {"perturbation": False, "thresholds": "common", "importance": "magnitude"}
+)
+"""Defaults of `method: lean`; from trained weights channels rank by taylor."""
 
 
 class IdleKeyError(ValueError):
@@ -51,6 +59,12 @@ class IdleKeyError(ValueError):
 class SearchSettings(Section):
     """Joint search-and-training."""
 
+    method: Literal["joint", "lean"] = Field(
+        "joint",
+        description="joint: all four parts, which are learned channel weights, perturbation, the policy and "
+        "coarse to fine. lean: one threshold for all groups, no perturbation, channels by norms (by taylor "
+        "where weights are given), less to do. Keys that switch a part go before it.",
+    )
     rounds: NonNegativeInt = Field(
         40,
         description="Rounds at most: a search whose plans no longer differ ends before, and its steps are "
@@ -66,28 +80,31 @@ class SearchSettings(Section):
     )
     # what channels and groups are chosen by
     perturbation: bool = Field(
-        False,
-        description="Gumbel noise on what channels rank by; off: not shown to help "
-        "(docs/research/accuracy.md).",
+        True,
+        description="Random perturbation: of widths where weights are given (off: one group at a time), of "
+        "what channels rank by in rounds from scratch. Off with method: lean.",
     )
     thresholds: Literal["common", "threshnet", "fixed"] = Field(
-        "common",
-        description="How much each group keeps: common, one threshold for all; threshnet, a policy that "
-        "learns one for each (off: not shown to help, docs/research/accuracy.md); fixed, fixed_thresholds.",
+        "threshnet",
+        description="How much each group keeps: threshnet, a policy that learns one for each; common (with "
+        "method: lean), one threshold for all; fixed, fixed_thresholds.",
     )
     fixed_thresholds: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict,
         description="With thresholds: fixed, the threshold of each group by its name; others share one.",
     )
-    importance: Literal["magnitude", "taylor", "random", "learned", "weighted", "weighted_taylor"] = Field(
-        "magnitude",
-        description="What channels rank by: magnitude, norms of their weights; taylor (the default where "
-        "weights are given), what the network would lose with them; learned, gates that are trained (off: "
-        "not shown to help, docs/research/accuracy.md); weighted, weighted_taylor, such gates times either; "
-        "random, to compare with.",
+    importance: Literal[
+        "gradient", "magnitude", "taylor", "random", "learned", "weighted", "weighted_taylor"
+    ] = Field(
+        "gradient",
+        description="What channels rank by: gradient, channel weights that the gradients of the training "
+        "steps teach (they begin with taylor where weights are given, else with magnitude); magnitude, norms "
+        "of their weights; taylor, what the network would lose with them; learned, gates that are trained in "
+        "turn with the weights; weighted, weighted_taylor, such gates times either; random, to compare with.",
     )
     importance_images: PositiveInt = Field(
-        512, description="Training images that taylor and weighted_taylor measure on."
+        512,
+        description="Training images that gradient, taylor and weighted_taylor measure on, of given weights.",
     )
     coarse_to_fine: bool = Field(
         True,
@@ -106,10 +123,12 @@ class SearchSettings(Section):
     )
     sigma: Range = Field(
         (1.0, 0.1),
-        description="With perturbation: scale of the noise, first to last round; 0.1 with given weights.",
+        description="With perturbation: its scale, from first to last; from 1 to 0.3 with given weights.",
     )
     noise_period: PositiveInt = Field(
-        40, description="With perturbation: rounds that a channel keeps its noise; 1: drawn anew every round."
+        40,
+        description="With perturbation, from scratch: rounds that a channel keeps its noise; 1: drawn anew "
+        "every round.",
     )
     recency_bonus: NonNegativeFloat = Field(
         12.0,
@@ -118,9 +137,6 @@ class SearchSettings(Section):
     )
     tau: PositiveRange = Field(
         (8.0, 4.0), description="Temperature of the channels' probabilities, first to last round."
-    )
-    threshold_grid: Annotated[tuple[Fraction, ...], Field(min_length=2), BeforeValidator(as_tuple)] = Field(
-        (0.6, 0.65, 0.7, 0.75, 0.8, 0.85), description="With threshnet: the thresholds that it chooses from."
     )
     residual_threshold_offset: NonNegativeFloat = Field(
         0.0,
@@ -134,14 +150,17 @@ class SearchSettings(Section):
         1, description="With learned importance: steps of the gates per round, on search-validation batches."
     )
     candidates: PositiveInt = Field(
-        3, description="With threshnet: plans of a fine round, of which the best is trained."
+        3,
+        description="With threshnet: plans that are judged without training; where weights are given, so many "
+        "in all before the first round (160), otherwise in each fine round, which trains the best.",
     )
     candidate_images: PositiveInt = Field(
-        512, description="With threshnet: search-validation images that judge each."
+        1024,
+        description="With threshnet: search-validation images that judge each; half as many training images "
+        "make its batch-norm statistics.",
     )
-    threshnet_lr: PositiveFloat = Field(0.3, description="With threshnet: its learning rate.")
-    entropy_bonus: NonNegativeFloat = Field(
-        0.01, description="With threshnet: weight of its entropy, which keeps its choice open."
+    threshnet_lr: PositiveFloat = Field(
+        0.5, description="With threshnet: how far it goes, each time it learns, to the best of what it drew."
     )
     # how sub-networks are judged
     archive_size: PositiveInt = Field(4, description="Best plans of the rounds, judged again at the end.")
@@ -167,27 +186,24 @@ class SearchSettings(Section):
     )
     early_stop_window: PositiveInt = Field(5, description="Fine rounds over which that mean is taken.")
 
-    @field_validator("threshold_grid")
+    @model_validator(mode="before")
     @classmethod
-    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        return require_rising(value, "thresholds", [0.6, 0.7, 0.8])
-
-    @model_validator(mode="after")
-    def _parts_are_said(self) -> SearchSettings:
-        for switch, what, values, keys in _OFF:
-            idle = [key for key in keys if key in self.model_fields_set]
-            if idle and switch not in self.model_fields_set:
-                raise IdleKeyError(
-                    idle[0], f"this is of {what}, off by default: set search.{switch}{values} as well"
-                )
-        return self
+    def _of_method(cls, section: Any) -> Any:
+        if not isinstance(section, dict):
+            return section
+        lean = section.get("method") == "lean"
+        for switch, what, values, keys in _PARTS:
+            idle = [key for key in keys if key in section]
+            if idle and switch not in section and (lean or keys == _OF_GATES):
+                off = "off with method: lean" if lean else "off by default"
+                raise IdleKeyError(idle[0], f"this is of {what}, {off}: set search.{switch}{values} as well")
+        return {**_LEAN, **section} if lean else section
 
 
 # A search from trained weights.
 
 GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
     {
-        "importance": "taylor",
         "recency_bonus": 1.0,
         "coarse_share": 0.0,
         "coarse_budget": 1.0,
@@ -196,15 +212,20 @@ GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
 """Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
 other's equals: those that it would miss stay, and one left out for some rounds is still worth something."""
 
-_GIVEN_SIGMA = (0.1, 0.1)
-"""The default of `sigma` then, where a perturbation is asked for: what was measured says more than noise."""
+_OF_PARTS: Mapping[str, tuple[str, Any]] = MappingProxyType(
+    {"candidates": ("thresholds", 160), "sigma": ("perturbation", (1.0, 0.3))}
+)
+"""Others that are of a part, by its switch, and are nothing where that is off."""
 
 
 def with_defaults_for_given_weights(search: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a section `search` that were given, with the defaults of a search from trained weights."""
-    found = {**GIVEN_WEIGHTS, **search}
+    lean = search.get("method") == "lean"
+    found = {**GIVEN_WEIGHTS, **({"importance": "taylor"} if lean else {}), **search}
     if "importance" not in search and any(key in search for key in _OF_GATES):
-        del found["importance"]  # so that it is missed where it belongs, with the line of the key
-    if found.get("perturbation") is True:
-        found = {"sigma": _GIVEN_SIGMA, **found}
+        found.pop("importance", None)  # so that it is missed where it belongs, with the line of the key
+    for key, (switch, value) in _OF_PARTS.items():
+        is_on = found.get(switch) not in _WITHOUT[switch] and (switch in found or not lean)
+        if key not in found and is_on:
+            found[key] = value
     return found
