@@ -81,7 +81,7 @@ class WidthSearch:
         assert policy is not None
         total = self.context.recipe.search.candidates
         recorded = collectives.decided(self._recorded)
-        progress.start("search", total, "candidate")
+        progress.start("search", total, "candidate width")
         best: list[tuple[float, Proposal]] = []
         self._add("evenly narrow, by norms", self._even(Norms().scores(self.state.target)))
         self._add("channel weights", self._even(self.proposer.importance.scores(self.state.target)))

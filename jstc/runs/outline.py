@@ -94,7 +94,7 @@ def _trainings(workspace: Workspace, names: Collection[str]) -> list[str]:
     }
     told = [text for name, text in found.items() if text and name in names]
     steps = [f"a step is {recipe.train.batch_size} images"] if told else []
-    return [*_untrained(recipe, names), *told, *steps]
+    return [*_untrained(recipe, names), *_judged(recipe, names), *told, *steps]
 
 
 def _untrained(recipe: Recipe, names: Collection[str]) -> list[str]:
@@ -103,6 +103,14 @@ def _untrained(recipe: Recipe, names: Collection[str]) -> list[str]:
         return []
     how = f"its layers fitted on {images:,} images" if images else "its layers left as they are"
     return [f"the network is cut as it was given, {how}"]
+
+
+def _judged(recipe: Recipe, names: Collection[str]) -> list[str]:
+    search = recipe.search
+    if recipe.weights is None or search.thresholds != "threshnet" or "search" not in names:
+        return []
+    times = f" for each of {len(recipe.budgets)} budgets" if len(recipe.budgets) > 1 else ""
+    return [f"{search.candidates} plans{times} are judged first, without training"]
 
 
 def _device(workspace: Workspace) -> str:

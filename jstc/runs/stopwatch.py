@@ -26,6 +26,7 @@ _SAVE_EVERY = 10.0  # seconds of work that an interruption may cost the record
 
 _BACKWARD = 2.0  # the backward pass in forward passes: gradients of inputs and of weights
 _TRAINING_UNITS = ("round", "epoch")
+_BEFORE_ROUNDS = "candidate width"  # judged before the training of a search, whose work they are no part of
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,11 @@ class Stopwatch:
         if steps < 1:
             return None
         if self._unit not in _TRAINING_UNITS:
-            return elapsed / steps * (self._total - done)
+            own = elapsed / steps * (self._total - done)
+            if self._unit != _BEFORE_ROUNDS:
+                return own
+            pace = self._pace.get("seconds_per_flop")
+            return None if pace is None else own + pace * work.flops
         # A round of a search may be of a smaller network than the budget's; it says so.
         whole = each * figures.get("flops", work.network) / work.network if work.network else each
         self._flops, self._last = self._flops + whole * (done - self._last), done
