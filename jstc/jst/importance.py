@@ -202,8 +202,8 @@ def taylor(target: Target, split: Split, *, images: int, channels_last: bool, pr
 
     The first term of the loss's expansion for a channel that is taken out (Molchanov et al. 2017), the mean
     over batches of a few training images, in float32 and evaluation mode. Groups without a gradient, such as
-    those that have no place for a gate, rank by the norms of their weights, at the mean of the others. Of several processes each does
-    its part of the images. Nothing of `target` changes.
+    those that have no place for a gate, rank by the norms of their weights, at the mean of the others. Of
+    several processes each does its part of the images. Nothing of `target` changes.
     """
     network, channels, numerics = target.network, target.channels, Numerics(None, channels_last)
     gated = channels.gated(network, Plan.full(channels.widths))

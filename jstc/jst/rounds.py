@@ -19,10 +19,11 @@ from jstc.core.progress import Progress
 from jstc.errors import DivergedError
 from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import RoundContext, RoundFigures, RoundProgress, judge, to_call, train_round
-from jstc.jst.selection import choose, learn
+from jstc.jst.selection import choose, learn, mended
 from jstc.jst.state import State, fingerprint, read_plan, require_same
 from jstc.jst.subnetwork import SubNetwork, cut, put_back
 from jstc.jst.threshnet import Choice
+from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, device, kernels, metrics
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.loop import computes_right
@@ -109,10 +110,22 @@ class Rounds:
         if self._current is None:
             state = self.state
             proposal, advantage = choose(state, self._proposer, self._context)
-            sub = cut(state.target, proposal.plan, self._context.recipe.train)
+            sub = self._first_cut(proposal.plan) or cut(
+                state.target, proposal.plan, self._context.recipe.train
+            )
             self._current = _Current(proposal, advantage, sub, RoundProgress())
             self._scaler = self._scaler_now()
         return self._current
+
+    def _first_cut(self, plan: Plan) -> SubNetwork | None:
+        """Of given weights the sub-network of the first round, mended; None in others, and for none."""
+        recipe, state = self._context.recipe, self.state
+        if state.round or recipe.weights is None or not recipe.search.reconstruction_images:
+            return None
+        found = mended(plan, 0, state, self._context)
+        if found.mended is not None and not state.rollbacks:
+            self._progress.message(found.mended.sentence)
+        return found.sub
 
     def _train(self, current: _Current) -> RoundFigures:
         while True:
@@ -159,7 +172,8 @@ class Rounds:
         self._progress.message(
             metrics.rolled_back(error, settings, state.rollbacks, to=to, precision=precision)
         )
-        current.sub = cut(state.target, current.proposal.plan, settings)
+        plan = current.proposal.plan
+        current.sub = self._first_cut(plan) or cut(state.target, plan, settings)
         current.progress = RoundProgress()
         if state.scaler is not None:
             state.scaler.load_state_dict(self._scaler)

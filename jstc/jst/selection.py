@@ -28,7 +28,7 @@ from jstc.jst.subnetwork import SubNetwork, Target, cut
 from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, handover, optim
 
-__all__ = ["Selection", "choose", "choose_best", "learn", "save", "with_plan"]
+__all__ = ["Selection", "choose", "choose_best", "learn", "mended", "save", "with_plan"]
 
 
 @dataclass(frozen=True)
@@ -191,14 +191,20 @@ class _Judged(NamedTuple):
 
 def _judged(plan: Plan, round_: int, state: State, context: RoundContext) -> _Judged:
     """The sub-network of a plan with its accuracy; mended, where nothing was trained since it was given."""
+    if context.recipe.search.reconstruction_images and not context.recipe.search.rounds:
+        return mended(plan, round_, state, context)
     sub = cut(state.target, plan, context.recipe.train)
-    accuracy, mended = judge(sub, context, limit=None).accuracy, None
-    images = context.recipe.search.reconstruction_images
-    if images and not context.recipe.search.rounds:
-        fitted, mended = _mend(plan, accuracy, state.target, context)
-        if mended.is_kept:
-            sub, accuracy = fitted, mended.accuracy
-    return _Judged(Entry(plan, accuracy, round_), sub, mended)
+    return _Judged(Entry(plan, judge(sub, context, limit=None).accuracy, round_), sub, None)
+
+
+def mended(plan: Plan, round_: int, state: State, context: RoundContext) -> _Judged:
+    """The sub-network of a plan, cut from the weights as they were given, and mended where that helps."""
+    sub = cut(state.target, plan, context.recipe.train)
+    accuracy = judge(sub, context, limit=None).accuracy
+    fitted, found = _mend(plan, accuracy, state.target, context)
+    if found.is_kept:
+        sub, accuracy = fitted, found.accuracy
+    return _Judged(Entry(plan, accuracy, round_), sub, found)
 
 
 def _candidates(state: State, proposer: Proposer, budget: int) -> list[Entry]:

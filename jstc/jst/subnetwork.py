@@ -33,7 +33,8 @@ class Target:
     `alpha` [prunable channels] holds the gates (the channel weights of the paper), `moments` [2, prunable
     channels] Adam's averages of their gradients, `steps` [prunable channels] how often each was updated,
     `trained` [prunable channels] how much of the last rounds trained each, 1 for all of them, `taylor`
-    [prunable channels] what the loss would lose with each, to first order (1 where nobody asked); `optimizer` is the state of the weights' optimiser, by kind and parameter.
+    [prunable channels] what the loss would lose with each, to first order (1 where nobody asked);
+    `optimizer` is the state of the weights' optimiser, by kind and parameter.
     """
 
     network: nn.Module

@@ -31,8 +31,8 @@ _STATES = 0.3
 _SPREAD = 0.8
 """Standard deviation of an offset at sigma 1."""
 _OWN_COARSE, _OWN_FINE = 0.7, 0.9
-"""Share of an offset's variance that the groups' own weights have; the others, which all share, have the rest.
-Coarse draws move neighbours together, fine ones hardly."""
+"""Share of an offset's variance that the groups' own weights have; those that all share have the rest. Coarse
+draws move neighbours together somewhat, fine ones hardly."""
 _ELITE = 0.25
 _BASELINE_DECAY = 0.8
 _LARGEST = 3.0

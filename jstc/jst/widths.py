@@ -1,7 +1,7 @@
 """The width search: plans cut from given weights, judged without training, teach the policy.
 
-A trained network says what a plan is worth: cut, with batch-norm statistics estimated anew, it loses less at
-plans that train better. So before the first round a few generations of candidates are judged on common
+A trained network says what a plan is worth: cut and mended in closed form, it loses less at plans that train
+better. So before the first round a few generations of candidates are judged on common
 images, the policy learns from each generation, and the best of what it found is what the rounds start with.
 
 Every candidate is a line of `candidates.jsonl`. Draws are a pure function of the seed and of the rewards
@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from jstc.core import numbers
 from jstc.core.progress import Progress
@@ -43,6 +43,8 @@ _COARSE = 0.4
 _FIRST_PART = 4
 """A candidate is judged on one of so many parts of the images first."""
 _FINALISTS = 4
+_MENDING = 128
+"""Training images that a candidate is mended on: few, but they order plans as many do."""
 _MEMORY = 1_000_000_000
 """Bytes that the images in memory may take."""
 _AS_GOOD = 0.005
@@ -165,7 +167,7 @@ class WidthSearch:
         return found if all(line.get("of") == self.identity for line in found) else []
 
     def _bound(self) -> float:
-        """Loss on the first part of the images above which a candidate is hopeless: the median of the latest."""
+        """Loss on the first part of the images above which a candidate is hopeless: a median."""
         known = self.judge.firsts[-2 * _GENERATION :]
         return float(np.median(known)) if len(known) >= _GENERATION else math.inf
 
@@ -272,9 +274,12 @@ class WidthSearch:
 
 
 class Judge:
-    """Judges plans at the weights as they are: cut, statistics estimated anew, loss on common images.
+    """Judges plans at the weights as they are: cut, mended or recalibrated, loss on common images.
 
-    The images are read once and stay in memory. A plan that was judged is not judged again.
+    Mended by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so judged,
+    plans are in the order of what they train to; with no more than new batch-norm statistics they hardly are
+    (docs/research/accuracy.md). The images are read once and stay in memory. A plan that was judged is not
+    judged again.
     """
 
     def __init__(self, state: State, context: RoundContext) -> None:
@@ -287,7 +292,9 @@ class Judge:
         number = min(recipe.search.candidate_images, split.num_images, max(64, _MEMORY // each))
         batch = max(1, min(recipe.train.batch_size, -(-number // _FIRST_PART)))
         self._batches = list(split.ordered(batch, limit=number, part=collectives.part()))
-        self._statistics = list(training_images(context, max(2, number // 2)))
+        mends = recipe.search.reconstruction_images
+        self._fits = min(_MENDING, mends) if mends else 0
+        self._training = list(training_images(context, self._fits or max(2, number // 2)))
         self.images = number
         self._known: dict[str, Judged] = {}
 
@@ -306,8 +313,7 @@ class Judge:
         if known is not None and (known.loss is not None or math.isfinite(bound)):
             return known
         network, numerics = self._cut(plan), self._context.options.criterion.numerics
-        recalibrate(network, self._statistics, images=self.images, numerics=numerics)
-        collectives.synchronise(network)
+        self._mend(network, plan, self._training, self._fits)
         cut = max(1, -(-len(self._batches) // _FIRST_PART))
         first = evaluate(network, self._batches[:cut], numerics)
         found = Judged(None, None, first.loss, first.images)
@@ -319,18 +325,28 @@ class Judge:
         return found
 
     def thoroughly(self, plan: Plan) -> float:
-        """Loss on all of the search-validation split."""
+        """Loss on all of the search-validation split, mended or recalibrated as after the search."""
         network, numerics = self._cut(plan), self._context.options.criterion.numerics
-        images = self._context.recipe.search.recalibration_images
-        recalibrate(network, training_images(self._context, images), images=images, numerics=numerics)
-        collectives.synchronise(network)
+        search = self._context.recipe.search
+        images = search.reconstruction_images or search.recalibration_images
+        self._mend(network, plan, training_images(self._context, images), search.reconstruction_images)
         batch = self._context.recipe.train.batch_size
         split = self._context.dataset.search_val.ordered(batch, part=collectives.part())
         return evaluate(network, split, numerics).loss
 
-    def _cut(self, plan: Plan) -> torch.nn.Module:
+    def _cut(self, plan: Plan) -> nn.Module:
         target, settings = self._state.target, self._context.recipe.train
         return to_device(target.channels.slice(target.network, plan), settings, target.alpha.device)
+
+    def _mend(self, network: nn.Module, plan: Plan, batches: Iterable[Any], fits: int) -> None:
+        """Fit the layers on `fits` of the images in `batches`; with 0, take statistics of all of them."""
+        target = self._state.target
+        if fits:
+            target.channels.reconstruct(target.network, network, plan, batches, images=fits)
+        else:
+            numerics = self._context.options.criterion.numerics
+            recalibrate(network, batches, images=2**31, numerics=numerics)
+        collectives.synchronise(network)
 
 
 def _together(first: Figures, rest: Figures) -> Figures:

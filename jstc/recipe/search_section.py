@@ -151,13 +151,11 @@ class SearchSettings(Section):
     )
     candidates: PositiveInt = Field(
         3,
-        description="With threshnet: plans that are judged without training; where weights are given, so many "
-        "in all before the first round (160), otherwise in each fine round, which trains the best.",
+        description="With threshnet: plans that are judged without training; where weights are given, so "
+        "many in all before the first round (160), otherwise in each fine round, which trains the best.",
     )
     candidate_images: PositiveInt = Field(
-        1024,
-        description="With threshnet: search-validation images that judge each; half as many training images "
-        "make its batch-norm statistics.",
+        512, description="With threshnet: search-validation images that judge each."
     )
     threshnet_lr: PositiveFloat = Field(
         0.5, description="With threshnet: how far it goes, each time it learns, to the best of what it drew."
@@ -175,8 +173,8 @@ class SearchSettings(Section):
     )
     reconstruction_images: NonNegativeInt = Field(
         512,
-        description="With rounds: 0, training images on which the layers of the cut network are fitted to "
-        "what the whole one gives; 0: they stay as they were cut.",
+        description="With given weights: training images on which the layers of the cut network are fitted "
+        "to what the whole one gives, before anything is trained; 0: they stay as they were cut.",
     )
     compile: bool = Field(
         False, description="torch.compile for rounds that train a network as wide as the round before."

@@ -99,7 +99,7 @@ def _trainings(workspace: Workspace, names: Collection[str]) -> list[str]:
 
 def _untrained(recipe: Recipe, names: Collection[str]) -> list[str]:
     images = recipe.search.reconstruction_images
-    if recipe.search.rounds or "search" not in names:
+    if recipe.weights is None or "search" not in names:
         return []
     how = f"its layers fitted on {images:,} images" if images else "its layers left as they are"
     return [f"the network is cut as it was given, {how}"]
