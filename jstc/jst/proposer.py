@@ -73,7 +73,9 @@ class Proposer:
         self.spaces = Space.each(channels, recipe, budgets)
         self.importance = importance_of(recipe)
         self.thresholds = thresholds_of(channels, recipe)
-        self.growth = growth_of(recipe.search, budgets=len(self.spaces))
+        # Where a width search has explored, its rounds are to train what it found.
+        searches = recipe.weights is not None and self.thresholds.policy(0) is not None
+        self.growth = growth_of(recipe.search, budgets=len(self.spaces), perturbed=not searches)
 
     def budget(self, round_: int) -> int:
         """Number of the budget whose turn round `round_` is."""

@@ -187,7 +187,7 @@ class ThreshNet:
         unbiased = spread / (1 - _BASELINE_DECAY ** (compared + 1))
         advantage = max(-_LARGEST, min(_LARGEST, difference / max(unbiased, 1e-6)))
         self._move(choice, self.lr * advantage / _LARGEST)
-        return advantage
+        return float(advantage)
 
     def state(self) -> tuple[dict[str, Tensor], list[float]]:
         """Tensors and figures from which `restore` continues exactly."""

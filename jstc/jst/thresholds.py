@@ -155,7 +155,7 @@ class LearnedThresholds:
         self._lead = np.array([lead if group.name in streams else 0.0 for group in channels.groups])
         self._channels, self._lr = channels, search.threshnet_lr
         start, states = taper(channels), describe(channels)
-        self._starts = [np.zeros_like(start) if metric == "params" else start for metric, _ in recipe.budgets]
+        self._starts = [np.zeros_like(start) if set(each) == {"params"} else start for each in recipe.budgets]
         self._states = [states for _ in self._starts]
         self._policies = [self._new(number) for number in range(len(self._starts))]
 

@@ -123,7 +123,8 @@ class SearchSettings(Section):
     )
     sigma: Range = Field(
         (1.0, 0.1),
-        description="With perturbation: its scale, from first to last; from 1 to 0.3 with given weights.",
+        description="With perturbation: its scale, from first to last; with given weights from 1 to 0.3 in the "
+        "width search, and 0.1 in rounds where there is none.",
     )
     noise_period: PositiveInt = Field(
         40,
@@ -210,10 +211,10 @@ GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
 """Defaults of `search` that are others where `weights` are given. Channels of a trained network are not each
 other's equals: those that it would miss stay, and one left out for some rounds is still worth something."""
 
-_OF_PARTS: Mapping[str, tuple[str, Any]] = MappingProxyType(
-    {"candidates": ("thresholds", 160), "sigma": ("perturbation", (1.0, 0.3))}
-)
-"""Others that are of a part, by its switch, and are nothing where that is off."""
+_CANDIDATES = 160
+_SIGMA = (1.0, 0.3)
+_SIGMA_OF_CHANNELS = (0.1, 0.1)
+"""Where the policy is off, and with it the width search, what was measured says more than noise."""
 
 
 def with_defaults_for_given_weights(search: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,8 +223,9 @@ def with_defaults_for_given_weights(search: Mapping[str, Any]) -> dict[str, Any]
     found = {**GIVEN_WEIGHTS, **({"importance": "taylor"} if lean else {}), **search}
     if "importance" not in search and any(key in search for key in _OF_GATES):
         found.pop("importance", None)  # so that it is missed where it belongs, with the line of the key
-    for key, (switch, value) in _OF_PARTS.items():
-        is_on = found.get(switch) not in _WITHOUT[switch] and (switch in found or not lean)
-        if key not in found and is_on:
-            found[key] = value
+    on = {s: found.get(s) not in _WITHOUT[s] and (s in found or not lean) for s in _WITHOUT}
+    if on["thresholds"]:
+        found = {"candidates": _CANDIDATES, **found}
+    if on["perturbation"]:
+        found = {"sigma": _SIGMA if on["thresholds"] else _SIGMA_OF_CHANNELS, **found}
     return found
