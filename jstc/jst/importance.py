@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jstc.channels import ChannelMap
 from jstc.channels.trace.ids import evaluating
 from jstc.core.progress import Progress
 from jstc.core.seeds import derive
@@ -200,7 +201,7 @@ _BATCH = 8
 def taylor(target: Target, split: Split, *, images: int, channels_last: bool, progress: Progress) -> Tensor:
     """|gate x gradient of the loss in the gate| [prunable channels], comparable across groups.
 
-    The first term of the loss's expansion for a channel that is taken out (Molchanov et al. 2017), the mean
+    The first term of the loss's expansion for a channel that is taken out (Molchanov et al. 2017), summed
     over batches of a few training images, in float32 and evaluation mode. Groups without a gradient, such as
     those that have no place for a gate, rank by the norms of their weights, at the mean of the others. Of
     several processes each does its part of the images. Nothing of `target` changes.
@@ -220,10 +221,19 @@ def taylor(target: Target, split: Split, *, images: int, channels_last: bool, pr
                 total += (gradient * target.alpha).abs()
             progress.update(number)
     collectives.average(total)
-    norms, common = channels.magnitude(network), float(total.mean()) or 1.0
+    norms, others = channels.magnitude(network), total[_in_groups_with_any(total, channels)]
     for group in channels.groups:
         own = total[group.start : group.start + group.width]
         if not own.any():
-            own.copy_(common * norms[group.name])
+            own.copy_(norms[group.name] * (float(others.mean()) if len(others) else 1.0))
     collectives.copy_from_first([total])  # divisions on unequal devices may differ in the last bit
     return total
+
+
+def _in_groups_with_any(values: Tensor, channels: ChannelMap) -> Tensor:
+    """Whether any channel of its group has a value, for each channel [prunable channels]."""
+    found = torch.zeros_like(values, dtype=torch.bool)
+    for group in channels.groups:
+        span = slice(group.start, group.start + group.width)
+        found[span] = values[span].any()
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,13 +191,9 @@ def _train_weights(
     """The steps of a part, or what is left of them."""
     metrics = at.begin()
     now = start + metrics.batches
-
-    def after_step(step: int, metrics: RunningMetrics) -> None:
-        sub.add_slopes()
-        if on_step is not None:
-            on_step(step, metrics)
-
-    with frozen(sub.gated.alpha), collectives.averaging(called, sync_batchnorm=_synced(context)) as network:
+    told = _telling_slopes(sub) if context.slopes else nullcontext()
+    averaging = collectives.averaging(called, sync_batchnorm=_synced(context))
+    with frozen(sub.gated.alpha), told, averaging as network:
         return train_steps(
             network,
             _batches(context, "train", context.dataset.train, now, end - now),
@@ -205,8 +202,18 @@ def _train_weights(
             first_step=now,
             options=context.options,
             metrics=metrics,
-            on_step=after_step if context.slopes else on_step,
+            on_step=on_step,
         )
+
+
+@contextmanager
+def _telling_slopes(sub: SubNetwork) -> Iterator[None]:
+    """Inside the block every step of the weights tells its gradient in the gates, before it is made."""
+    hook = sub.optimizer.register_step_pre_hook(lambda *_: sub.add_slopes())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _synced(context: RoundContext) -> bool:

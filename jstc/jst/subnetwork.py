@@ -109,10 +109,10 @@ class SubNetwork:
 
     @torch.no_grad()
     def add_slopes(self) -> None:
-        """Add the gradient in the gates of the training step that was just made: it costs no other pass.
+        """Add the gradient in the gates, before a training step with the gradients that are there is made.
 
-        A gate multiplies parameters, so the gradient in it is the sum of theirs times the parameters. Where a
-        step was left out for an overflow it adds nothing.
+        It costs no other pass: a gate of 1 multiplies parameters, so the gradient in it is the sum of theirs
+        times the parameters. What is not finite, of a step that is left out for an overflow, adds nothing.
         """
         found = torch.zeros(len(self.slopes) + 1, device=self.slopes.device)
         parameters = self.parameters

@@ -22,7 +22,7 @@ from jstc.jst.proposer import Proposer
 from jstc.jst.round import RoundContext
 from jstc.jst.space import Space, resolve_budgets
 from jstc.jst.threshnet import ThreshNet
-from jstc.jst.thresholds import LearnedThresholds, Thresholds
+from jstc.jst.thresholds import Thresholds
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import seeds
@@ -37,7 +37,6 @@ SETTINGS: dict[str, Any] = {
     "train.batch_size": 16,
     "train.lr": 0.1,
     "search.rounds": 6,
-    "search.threshold_grid": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
     "search.steps_per_round": 4,
     "search.importance": "learned",  # all four parts
     "search.thresholds": "threshnet",
@@ -53,8 +52,6 @@ SETTINGS: dict[str, Any] = {
     "search.tau": [1.0, 0.5],
     "search.candidates": 3,
     "search.candidate_images": 36,
-    "search.threshnet_lr": 0.02,
-    "search.entropy_bonus": 0.01,
     "finetune.epochs": 2,
     "finetune.steps_per_epoch": 4,
 }
@@ -118,10 +115,11 @@ def proposer_of(channels: ChannelMap, recipe: Recipe) -> Proposer:
     return Proposer(channels, recipe, resolve_budgets(channels, recipe))
 
 
-def policy_of(thresholds: Thresholds) -> ThreshNet:
-    """The policy of a strategy that has one."""
-    assert isinstance(thresholds, LearnedThresholds)
-    return thresholds.net
+def policy_of(thresholds: Thresholds, budget: int = 0) -> ThreshNet:
+    """The policy of a strategy that has one, for a budget."""
+    policy = thresholds.policy(budget)
+    assert policy is not None
+    return policy
 
 
 def spaces_of(channels: ChannelMap, recipe: Recipe) -> list[Space]:
@@ -131,8 +129,10 @@ def spaces_of(channels: ChannelMap, recipe: Recipe) -> list[Space]:
 
 def context_of(recipe: Recipe, dataset: Dataset) -> RoundContext:
     """What the rounds of a search share, on the CPU."""
-    trains_gates = importance_of(recipe).trains_gates
-    return RoundContext.of(recipe, dataset, CPU, trains_gates=trains_gates)
+    importance = importance_of(recipe)
+    return RoundContext.of(
+        recipe, dataset, CPU, trains_gates=importance.trains_gates, slopes=importance.follows_training
+    )
 
 
 @dataclass

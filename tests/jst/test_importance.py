@@ -16,8 +16,8 @@ from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
 from jstc.data.base import Dataset
 from jstc.jst.importance import importance_of, taylor
-from jstc.jst.round import RoundContext
-from jstc.jst.subnetwork import Target, cut
+from jstc.jst.round import RoundContext, train_round
+from jstc.jst.subnetwork import Target, cut, put_back
 from jstc.plan import Plan
 from jstc.train import collectives
 from jstc.train.recalibration import recalibrate
@@ -66,11 +66,17 @@ def test_it_is_the_change_of_the_loss_with_the_gate(
                     own.alpha[channel] *= 1 + sign * step
                 losses.append(F.cross_entropy(own(images.double()), labels))
             expected[channel] += (losses[0] - losses[1]).abs() / (2 * step)
-    for group in target.channels.groups:
-        ours = expected[span(target.channels, group.name)]
-        ours /= ours.mean()
-        assert found[span(target.channels, group.name)].mean() == pytest.approx(1.0)
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("importance", ["taylor", "gradient"])
+def test_scores_are_relative_to_the_mean_of_the_group(
+    target: Target, make_recipe: Any, importance: str
+) -> None:
+    target.taylor.copy_(torch.arange(36.0))
+    found = importance_of(make_recipe({"search.importance": importance})).scores(target)
+    assert [scores.mean() for scores in found] == pytest.approx([1.0] * 3)
+    assert found[1] == pytest.approx(torch.arange(8.0, 20.0).numpy() / 13.5)
 
 
 def test_a_channel_that_nothing_listens_to_is_worth_nothing(target: Target, make_context: Any) -> None:
@@ -91,7 +97,9 @@ def test_groups_that_have_no_place_for_a_gate_rank_by_their_norms(
     context = make_context(TAYLOR)
     found = measured(Target.new(network, channels, context.recipe.train), context)
     norms = channels.magnitude(network)
-    assert torch.equal(found[span(channels, "wide")], norms["wide"])
+    measured_ones = torch.cat([found[span(channels, "stem")], found[span(channels, "last")]])
+    scale = 1.0 if "last_bn" in without else measured_ones.mean()
+    torch.testing.assert_close(found[span(channels, "wide")], norms["wide"] * scale)
     assert torch.equal(found[span(channels, "last")], norms["last"]) == ("last_bn" in without)
 
 
@@ -139,10 +147,7 @@ def test_processes_share_the_images_and_come_to_the_same(
             patch.setattr(collectives, "average", lambda tensor: parts.append(tensor.clone()))
             measured(target, context)
     assert seen == [(16, 8), (16, 8)] * 2
-    one = measured(target, whole)
-    for group in target.channels.groups:
-        both = (parts[0] + parts[1])[span(target.channels, group.name)]
-        torch.testing.assert_close(both / both.mean(), one[span(target.channels, group.name)])
+    torch.testing.assert_close(parts[0] + parts[1], measured(target, whole))
 
 
 def test_a_search_that_ranks_by_it_says_what_it_read(searched: Any) -> None:
@@ -159,3 +164,100 @@ def test_a_search_broken_off_keeps_what_it_ranked_by(
         run_search(tmp_path, TAYLOR, progress=progress)
     monkeypatch.setattr("jstc.jst.importance.taylor", None)
     assert run_search(tmp_path, TAYLOR).files == whole.files
+
+
+# Channel weights that the training teaches
+
+
+@pytest.fixture
+def trained(target: Target, plan: Plan, make_context: Any) -> Any:
+    """A sub-network after a round that was asked for gradients, the gates being 1."""
+
+    def make(**changes: Any) -> Any:
+        context = make_context(GRADIENT | changes)
+        target.alpha.fill_(1.0)
+        sub = cut(target, plan, context.recipe.train)
+        train_round(sub, context, 0)
+        return sub
+
+    return make
+
+
+GRADIENT = {"search.importance": "gradient", "search.importance_images": 20}
+
+
+def test_from_scratch_gradients_begin_with_norms_and_read_no_images(
+    target: Target, make_recipe: Any, dataset: Dataset
+) -> None:
+    importance = importance_of(make_recipe(GRADIENT))
+    assert importance.follows_training and not importance.trains_gates
+    assert importance.num_images(dataset.train) == 0
+    importance.prepare(target, dataset.train, channels_last=False, progress=Silent())
+    norms = target.channels.magnitude(target.network)
+    for group, scores in zip(target.channels.groups, importance.scores(target), strict=True):
+        assert scores == pytest.approx(norms[group.name].double().numpy())
+
+
+def test_of_given_weights_gradients_begin_with_what_would_be_lost(
+    target: Target, make_recipe: Any, make_context: Any, dataset: Dataset
+) -> None:
+    importance = importance_of(make_recipe(GRADIENT | {"weights": "given.safetensors"}))
+    assert importance.num_images(dataset.train) == 20
+    importance.prepare(target, dataset.train, channels_last=False, progress=Silent())
+    before = target.taylor.clone()
+    torch.testing.assert_close(before, measured(target, make_context(TAYLOR)))
+
+
+def test_only_gradients_are_told_of_the_training(trained: Any) -> None:
+    assert (trained().slopes > 0).all()
+    for importance in ("magnitude", "taylor", "learned", "weighted_taylor"):
+        assert not trained(**{"search.importance": importance}).slopes.any()
+
+
+def test_a_round_is_the_same_whether_it_is_told_or_not(trained: Any) -> None:
+    told = trained().tensors()
+    plain = trained(**{"search.importance": "magnitude", "search.importance_images": 512}).tensors()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in told.items() if name != "gates.slopes")
+
+
+def test_what_a_round_taught_reaches_the_ranking(target: Target, trained: Any, make_recipe: Any) -> None:
+    """Half of the way, among the kept channels of a group; the others keep what they had."""
+    target.taylor.copy_(torch.linspace(0.5, 1.5, 36))
+    before, sub = target.taylor.clone(), trained()
+    sub.slopes.zero_()
+    index = target.index(sub.plan)
+    wide = [position for position, channel in enumerate(index.tolist()) if 8 <= channel < 20]
+    sub.slopes[wide] = torch.arange(1.0, len(wide) + 1)
+    put_back(sub, target)
+    kept = index[wide]
+    mean = before[kept].mean()
+    taught = sub.slopes[wide] / sub.slopes[wide].mean() * mean
+    torch.testing.assert_close(target.taylor[kept], (before[kept] + taught) / 2)
+    assert target.taylor[kept].mean() == pytest.approx(mean.item())
+    others = torch.ones(36, dtype=torch.bool)
+    others[kept] = False
+    assert torch.equal(target.taylor[others], before[others])
+    best = importance_of(make_recipe(GRADIENT)).scores(target)[1].argmax()
+    assert 8 + best == kept[-1]
+
+
+def test_channels_that_the_loss_does_not_feel_fall_behind(
+    target: Target, trained: Any, make_recipe: Any, plan: Plan
+) -> None:
+    target.taylor.fill_(1.0)
+    kept = plan.kept["wide"]
+    with torch.no_grad():
+        target.network.wide_bn.weight[kept[0]] = 0.0
+        target.network.wide_bn.bias[kept[0]] = -9.0  # never passes the rectifier
+    put_back(trained(), target)
+    wide = importance_of(make_recipe(GRADIENT)).scores(target)[1]
+    assert wide[kept[0]] == pytest.approx(0.5, abs=0.05) == wide[list(kept)].min()
+
+
+def test_a_search_that_learns_channel_weights_is_taken_up_as_it_was(
+    run_search: Any, power_cut: Any, searched: Any, tmp_path: Path
+) -> None:
+    whole = searched(GRADIENT)
+    with power_cut(3) as progress:
+        run_search(tmp_path, GRADIENT, progress=progress)
+    assert run_search(tmp_path, GRADIENT).files == whole.files

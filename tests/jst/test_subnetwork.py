@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from jstc.channels import ChannelMap
+from jstc.channels import ChannelMap, analyse
+from jstc.core.seeds import derive
+from jstc.data import Dataset
 from jstc.jst.round import judge, train_round
 from jstc.jst.subnetwork import SubNetwork, Target, cut, put_back
 from jstc.plan import Plan
 from jstc.recipe.schema import SearchSettings, TrainSettings
+from jstc.train.loop import stream
+from tests.helpers.tiny_search import tiny_network
 
 # Group of each dimension of each tensor that is cut, as the network is written.
 PLACES: dict[str, tuple[str | None, ...]] = {
@@ -195,3 +201,95 @@ def test_gates_stop_at_zero(target: Target, plan: Plan, make_context: Any) -> No
     sub.step_gates(gradient, SearchSettings(importance="learned", gate_lr=5.0))
     assert (sub.gated.alpha[::2] == 0).all()
     assert (sub.gated.alpha[1::2] > 5).all()
+
+
+# The gradient in the gates, from the training step itself
+
+
+def normed() -> nn.Module:
+    network = tiny_network()
+    network.dropout.p = 0.0
+    return network
+
+
+def plain() -> nn.Module:
+    """Without norms: gates scale the weights and biases of the layers, two of which share their channels."""
+    conv = [nn.Conv2d(a, b, 3, padding=1) for a, b in ((2, 6), (6, 8), (8, 6))]
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.wide, self.join = conv
+            self.hidden, self.fc = nn.Linear(6, 10), nn.Linear(10, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.stem(images).relu()
+            x = (x + self.join(self.wide(x).relu())).relu()
+            return self.fc(self.hidden(x.mean((2, 3))).relu())
+
+    return Plain()
+
+
+def mixed() -> nn.Module:
+    """A layer with a bias and no norm, then a norm without one, and one whose norm has nothing to scale."""
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, bias=True), nn.ReLU(),
+        nn.Conv2d(6, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 10, 3, bias=True), nn.BatchNorm2d(10, affine=False), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 3),
+    )  # fmt: skip
+
+
+def whole(network: nn.Module, settings: TrainSettings) -> Target:
+    return Target.new(network, analyse(network, torch.zeros(1, 2, 8, 8)), settings)
+
+
+def in_gates(sub: SubNetwork, images: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of the loss in the gates, by torch, in training mode."""
+    sub.gated.train()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(sub.gated(images), labels), [sub.gated.alpha])
+    return gradient
+
+
+@pytest.mark.parametrize("make", [normed, plain, mixed])
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_slopes_are_the_gradients_in_gates_of_one(
+    make: Callable[[], nn.Module], share: float, dataset: Dataset
+) -> None:
+    settings = TrainSettings(precision="float32")
+    target = whole(make(), settings)
+    sub = cut(target, target.channels.random_plan(flops=share, seed=1), settings)
+    expected = torch.zeros_like(sub.slopes)
+    for images, labels in dataset.train.ordered(32, limit=96):
+        expected += in_gates(sub, images, labels).abs()
+        sub.gated.network.zero_grad()
+        F.cross_entropy(sub.gated.network(images), labels).backward()
+        sub.add_slopes()
+    torch.testing.assert_close(sub.slopes, expected, rtol=1e-3, atol=1e-6)
+    assert expected.count_nonzero() > len(expected) / 2
+
+
+def test_a_round_adds_the_gradients_at_the_weights_before_each_step(
+    make_context: Any, dataset: Dataset
+) -> None:
+    changes = {"search.importance": "gradient", "search.steps_per_round": 1, "train.lr": 5.0}
+    context = make_context(changes | {"train.warmup_epochs": 0, "input.augment": False})
+    target = whole(normed(), context.recipe.train)
+    sub = cut(target, target.channels.full_plan, context.recipe.train)
+    seed, train = derive(0, "search", "train"), dataset.train
+    [batch] = stream(train, 16, seed=seed, start=0, count=1, augment=False)
+    expected = in_gates(sub, *batch).abs()
+    train_round(sub, context, 0)
+    torch.testing.assert_close(sub.slopes, expected, rtol=1e-3, atol=1e-6)
+    assert in_gates(sub, *batch).abs().sum() != pytest.approx(expected.sum().item(), rel=0.1)
+
+
+def test_slopes_that_are_not_finite_add_nothing(target: Target, plan: Plan, make_context: Any) -> None:
+    sub = cut(target, plan, make_context().recipe.train)
+    for parameter in sub.parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    sub.gated.network.wide_bn.weight.grad[0] = float("inf")
+    sub.gated.network.last_bn.weight.grad[1] = float("nan")
+    sub.add_slopes()
+    assert sub.slopes.isfinite().all()
+    assert (sub.slopes == 0).sum() == 2

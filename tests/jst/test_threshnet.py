@@ -1,3 +1,5 @@
+"""ThreshNet: what it draws, and what it learns from what its draws earned."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -5,260 +7,278 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import nn
 
-from jstc.channels import ChannelMap
-from jstc.jst import space
-from jstc.jst.threshnet import FEATURES, Choice, ThreshNet, describe
+from jstc.channels import ChannelMap, analyse
+from jstc.jst.threshnet import Choice, ThreshNet, Vector, describe, taper
 from jstc.recipe.schema import SearchSettings
+from tests.helpers.tiny_search import spaces_of, tiny_recipe
 
-GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-def make(groups: int = 3, **changes: Any) -> ThreshNet:
-    return ThreshNet(groups, GRID, **{"start": 0.6, "lr": 0.05, "entropy_bonus": 0.3, "seed": 0} | changes)
+GROUPS = 12
 
 
-def states(groups: int = 3, seed: int = 0) -> Tensor:
-    return torch.randn(groups, FEATURES, generator=torch.Generator().manual_seed(seed))
+def states(groups: int = GROUPS, seed: int = 0) -> Vector:
+    """Depth from 0 to 1, and what else a group's state says, by chance."""
+    random = np.random.default_rng(seed)
+    others = random.normal(size=(groups, 5))
+    return np.column_stack([np.linspace(0, 1, groups), others])
 
 
-def chances(net: ThreshNet, seen: Tensor, draws: int = 400) -> Tensor:
-    """How often each threshold is drawn, [groups, grid]."""
-    generator = torch.Generator().manual_seed(9)
-    drawn = torch.stack([net.choose(seen, generator).index for _ in range(draws)])
-    return torch.nn.functional.one_hot(drawn, len(GRID)).double().mean(0)
+def make(groups: int = GROUPS, **changes: Any) -> ThreshNet:
+    return ThreshNet(states(groups), **changes)
 
 
-def play(net: ThreshNet, seen: Tensor, best: Tensor, *, steps: int, seed: int, group: int = 1) -> None:
-    """A bandit: what is lost is the distance to hidden best thresholds, and the reward is noisy.
-
-    Each of the steps learns from a `group` of choices.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        choices = [net.choose(seen, generator) for _ in range(group)]
-        lost = [float((net.grid[choice.index] - net.grid[best]).abs().sum()) for choice in choices]
-        noise = 0.1 * torch.randn(group, generator=generator)
-        net.learn(choices, [0.6 - each + float(n) for each, n in zip(lost, noise, strict=True)])
+def goal(seed: int) -> Vector:
+    """Hidden best offsets: they rise and fall with depth, and every group differs a little by itself."""
+    random, depth = np.random.default_rng(seed), np.linspace(0, 1, GROUPS)
+    best = 0.6 * np.sin(2 * np.pi * (random.random() + 0.7 * depth)) + 0.1 * random.normal(size=GROUPS)
+    centred: Vector = best - best.mean()
+    return centred
 
 
-def lost_by(net: ThreshNet, seen: Tensor, best: Tensor) -> float:
-    """Distance to the best threshold, mean over draws and groups; 0.2 or more when nothing is learned."""
-    distances = (net.grid[None] - net.grid[best][:, None]).abs()
-    return float((chances(net, seen) * distances).sum(1).mean())
+def lost(offsets: Vector, best: Vector) -> float:
+    return float(((offsets - best) ** 2).sum())
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_it_finds_the_thresholds_that_earn_most(seed: int) -> None:
-    net, seen = make(seed=seed), states(seed=seed)
-    best = torch.randint(len(GRID), (3,), generator=torch.Generator().manual_seed(seed + 50))
-    play(net, seen, best, steps=450, seed=seed)
-    assert net.thresholds(net.choose(seen, None)) == pytest.approx([GRID[b] for b in best.tolist()])
-    sure = chances(net, seen).gather(1, best[:, None])
-    assert sure.min() > 0.6
-    assert sure.mean() > 0.85
+def play(net: ThreshNet, best: Vector, *, rewards: int, seed: int, generation: int = 8) -> None:
+    """A bandit with noisy rewards, in generations that are coarse at first."""
+    random = np.random.default_rng(seed)
+    turns = rewards // generation
+    for turn in range(turns):
+        sigma, coarse = 0.3 ** (turn / max(1, turns - 1)), turn < 0.4 * turns
+        choices = net.draw(generation, random, sigma=sigma, coarse=coarse)
+        earned = [-lost(net.offsets(each), best) + 0.05 * random.normal() for each in choices]
+        net.learn(choices, earned)
 
 
-def mean_loss(*, judged: int, group: int, **settings: float) -> float:
-    """What is still lost after so many plans were judged, over six bandits."""
-    losses = []
-    for seed in range(6):
-        net, seen = make(seed=seed, **settings), states(seed=seed)
-        best = torch.randint(len(GRID), (3,), generator=torch.Generator().manual_seed(seed + 50))
-        play(net, seen, best, steps=judged // group, seed=seed, group=group)
-        losses.append(lost_by(net, seen, best))
-    return sum(losses) / len(losses)
+@pytest.mark.parametrize("seed", range(5))
+def test_it_finds_good_offsets_within_64_rewards(seed: int) -> None:
+    net, best = make(lr=SearchSettings().threshnet_lr), goal(seed)
+    before = lost(net.offsets(), best)
+    play(net, best, rewards=64, seed=seed)
+    assert lost(net.offsets(), best) < 0.5 * before
 
 
-def test_candidates_judged_against_each_other_teach_more_than_a_moving_baseline() -> None:
-    """At the same rate and from the same number of judged plans."""
-    settings = {"lr": 0.3, "entropy_bonus": 0.01}
-    alone = mean_loss(judged=100, group=1, **settings)
-    assert mean_loss(judged=100, group=4, **settings) < 0.6 * alone
+def test_more_rewards_teach_more() -> None:
+    def left(rewards: int) -> float:
+        nets = [(make(), goal(seed)) for seed in range(6)]
+        for seed, (net, best) in enumerate(nets):
+            play(net, best, rewards=rewards, seed=seed)
+        return float(np.mean([lost(net.offsets(), best) for net, best in nets]))
+
+    assert left(160) < 0.7 * left(32)
 
 
-def test_little_is_lost_with_the_settings_of_a_recipe_that_says_nothing() -> None:
-    """The policy may close on a neighbour of the best threshold, not further off."""
-    search = SearchSettings()
-    settings = {"lr": search.threshnet_lr, "entropy_bonus": search.entropy_bonus}
-    assert mean_loss(judged=160, group=search.candidates, **settings) < 0.08
+def test_draws_come_in_pairs_on_both_sides_of_the_weights() -> None:
+    net = make(start=np.linspace(0.3, -0.3, GROUPS))
+    net.settle(Choice(np.full(13, 0.1), np.linspace(-1, 1, GROUPS)))
+    drawn = net.draw(6, np.random.default_rng(0), sigma=1.0)
+    for one, other in zip(drawn[::2], drawn[1::2], strict=True):
+        assert one.own + other.own == pytest.approx(2 * net.likeliest.own)
+        assert one.shared + other.shared == pytest.approx(2 * net.likeliest.shared)
+        assert net.offsets(one) + net.offsets(other) == pytest.approx(2 * net.offsets())
+        assert np.abs(net.offsets(one) - net.offsets()).max() > 0.1
+    assert len(net.draw(5, np.random.default_rng(0), sigma=1.0)) == 5
 
 
-def test_groups_that_look_the_same_are_told_apart() -> None:
-    net, seen, best = make(groups=2, lr=0.1), states(1).repeat(2, 1), torch.tensor([0, 6])
-    play(net, seen, best, steps=450, seed=1)
-    assert net.choose(seen, None).index.tolist() == [0, 6]
-
-
-def test_what_some_groups_earned_hardly_moves_the_others() -> None:
-    """What all groups have in common has no effect: the projection onto the budget takes it away."""
-    net, seen = make(groups=9, entropy_bonus=0.0, lr=0.3), states(9)
-    better, worse = torch.full((9,), 3), torch.full((9,), 3)
-    better[:3], worse[3:6] = 4, 2
-    before = net.own.detach() + 0
-    for _ in range(5):
-        net.learn([Choice(seen, better), Choice(seen, worse)], [0.6, 0.5])
-    with torch.no_grad():
-        change = (net._logits(seen) - before).softmax(-1) - 1 / len(GRID)
-    assert (change[:3, 4] > 0.2).all()
-    assert (change[3:6, 2] < -0.05).all()
-    assert change[6:].abs().max() < 0.05
-
-
-@pytest.mark.parametrize("start", [0.3, 0.6, 0.85])
-def test_at_first_the_thresholds_next_to_the_start_are_likely_in_every_group(start: float) -> None:
-    found = chances(make(start=start), states(), 3000)
-    away = (torch.tensor(GRID) - start).abs() / 0.1
-    expected = (-1.5 * away.double()).softmax(0)
-    assert torch.allclose(found, expected.expand(3, 7), atol=0.03)
-
-
-def test_the_advantage_is_what_a_reward_is_above_those_before() -> None:
+def test_draws_are_as_wide_as_sigma_says_and_those_of_one_generator_are_alike() -> None:
     net = make()
-    choice = net.choose(states(), torch.Generator().manual_seed(0))
+    wide, narrow = (net.draw(40, np.random.default_rng(0), sigma=sigma) for sigma in (1.0, 0.25))
+    for one, other in zip(wide, narrow, strict=True):
+        assert 0.25 * net.offsets(one) == pytest.approx(net.offsets(other))
+    spread = np.std([net.offsets(each) for each in net.draw(400, np.random.default_rng(1), sigma=1.0)])
+    assert 0.6 < spread < 0.9  # 0.8, less the common part that the projection takes
+
+
+def correlation(net: ThreshNet, apart: int, *, coarse: bool) -> float:
+    """Of the offsets of groups so far apart in depth, over many draws."""
+    drawn = np.array([net.offsets(c) for c in net.draw(2000, np.random.default_rng(2), sigma=1.0, coarse=coarse)])
+    pairs = [np.corrcoef(drawn[:, i], drawn[:, i + apart])[0, 1] for i in range(GROUPS - apart)]
+    return float(np.mean(pairs))
+
+
+def test_coarse_draws_move_neighbours_together() -> None:
+    net = ThreshNet(np.column_stack([np.linspace(0, 1, GROUPS), np.zeros((GROUPS, 5))]))
+    near, far, fine = correlation(net, 1, coarse=True), correlation(net, 6, coarse=True), correlation(net, 1, coarse=False)
+    assert near > fine + 0.08
+    assert near > far + 0.2
+
+
+def test_groups_of_equal_states_move_together_by_the_shared_weights_and_apart_by_their_own() -> None:
+    seen = states()
+    seen[7] = seen[2]
+    net = ThreshNet(seen)
+    shared = net.offsets(Choice(np.linspace(-1, 1, 13), np.zeros(GROUPS)))
+    assert shared[7] == pytest.approx(shared[2])
+    assert len(set(shared.round(6))) == GROUPS - 1
+    own = np.zeros(GROUPS)
+    own[7] = 1.0
+    assert net.offsets(Choice(np.zeros(13), own))[[2, 7]] == pytest.approx([-1 / GROUPS, 1 - 1 / GROUPS])
+
+
+def test_without_perturbation_one_group_moves_at_a_time() -> None:
+    net = make()
+    tried = net.one_by_one(2 * GROUPS + 2, 0, sigma=1.0)
+    for turn, choice in enumerate(tried):
+        moved = np.flatnonzero(choice.own)
+        assert moved.tolist() == [turn // 2 % GROUPS]
+        assert np.sign(choice.own[moved]) == (1 if turn % 2 == 0 else -1)
+        assert not choice.shared.any()
+    later = net.one_by_one(4, 6, sigma=1.0)
+    assert all((a.own == b.own).all() for a, b in zip(later, tried[6:], strict=False))
+    assert (net.one_by_one(2, 0, sigma=0.5)[0].own == 0.5 * tried[0].own).all()
+
+
+def test_the_start_is_added_to_every_offset_and_what_all_share_is_nothing() -> None:
+    start = np.linspace(1, 3, GROUPS)
+    assert make(start=start).offsets() == pytest.approx(start - 2)
+    assert make().offsets().tolist() == [0.0] * GROUPS
+    net = make(start=start)
+    common = Choice(np.zeros(13), np.full(GROUPS, 5.0))
+    assert net.offsets(common) == pytest.approx(net.offsets())
+
+
+@pytest.mark.parametrize("lr", [0.25, 1.0])
+def test_it_goes_so_much_of_the_way_to_the_best_quarter(lr: float) -> None:
+    net = make(lr=lr)
+    choices = net.draw(8, np.random.default_rng(0), sigma=1.0)
+    assert net.learn(choices, [0.1, 0.9, 0.2, 0.3, 0.8, 0.0, 0.1, 0.2]) > 1
+    best = lr * (net.offsets(choices[1]) + net.offsets(choices[4])) / 2
+    assert net.offsets() == pytest.approx(best)
+
+
+def test_only_the_order_of_what_choices_earned_counts() -> None:
+    found = []
+    for shift, scale in ((0.0, 1.0), (-7.0, 1.0), (0.0, 0.01)):
+        net = make()
+        choices = net.draw(8, np.random.default_rng(0), sigma=1.0)
+        largest = net.learn(choices, [shift + scale * reward for reward in (3, 1, 4, 1.5, 9, 2.6, 5, 3.5)])
+        found.append((largest, net.offsets()))
+    for largest, offsets in found[1:]:
+        assert largest == pytest.approx(found[0][0])
+        assert (offsets == found[0][1]).all()
+
+
+@pytest.mark.parametrize("number", [1, 8])
+def test_equal_rewards_teach_nothing(number: int) -> None:
+    net = make()
+    for seed in range(3):
+        choices = net.draw(number, np.random.default_rng(seed), sigma=1.0)
+        assert net.learn(choices, [0.5] * number) == 0.0
+    assert net.offsets().tolist() == [0.0] * GROUPS
+
+
+def test_a_single_reward_is_compared_with_those_before_it() -> None:
+    net, [choice] = make(), make().draw(1, np.random.default_rng(0), sigma=1.0)
     assert net.learn([choice], [0.5]) == 0.0  # nothing to compare with
+    assert not net.likeliest.own.any()
     assert net.learn([choice], [0.6]) > 0
-    assert net.learn([choice], [0.4]) < 0
-    assert net.learn([choice], [0.9]) > 0
+    towards = float(net.offsets() @ net.offsets(choice))
+    assert towards > 0
+    assert net.learn([choice], [0.2]) < 0
+    assert float(net.offsets() @ net.offsets(choice)) < towards
 
 
 def test_a_reward_a_little_above_the_one_before_is_no_great_advantage() -> None:
-    """The spread of a few rewards is theirs, not one that began at zero."""
-    net = make()
-    choice = net.choose(states(), None)
-    found = [net.learn([choice], [reward]) for reward in (0.5, 0.51, 0.49, 0.51, 0.5)]
-    assert found[1] == pytest.approx(1.0)
-    assert max(map(abs, found)) < 2
-
-
-def test_every_budget_has_a_baseline_of_its_own() -> None:
-    net = make()
-    choice = net.choose(states(), None)
-    assert [net.learn([choice], [reward], budget) for budget, reward in enumerate((0.9, 0.3))] == [0.0, 0.0]
-    assert net.learn([choice], [0.4], 1) > 0
-    assert net.learn([choice], [0.8], 0) < 0
-
-
-@pytest.mark.parametrize("better", [0, 1])
-def test_of_two_choices_the_policy_moves_to_the_better(better: int) -> None:
-    net, seen = make(entropy_bonus=0.0), states()
-    choices = [Choice(seen, torch.tensor([1, 4, 6])), Choice(seen, torch.tensor([3, 0, 2]))]
-    before = [log_chances(net, choice) for choice in choices]
-    assert net.learn(choices, [0.5, 0.6] if better else [0.6, 0.5]) == pytest.approx(1.0)
-    change = [log_chances(net, choice) - old for choice, old in zip(choices, before, strict=True)]
-    assert (change[better] > 0).all()
-    assert (change[1 - better] < 0).all()
-
-
-def test_what_choices_earned_is_compared_with_each_other_only() -> None:
-    """Neither earlier rewards nor what all of them have in common count, nor does the scale."""
-    seen, found = states(), []
-    choices = [make().choose(seen, torch.Generator().manual_seed(n)) for n in range(3)]
-    for past, shift, scale in ((0.0, 0.0, 1.0), (9.0, -7.0, 1.0), (-9.0, 0.0, 0.01)):
-        net = make(entropy_bonus=0.0)
-        net.learn(choices[:1], [past])  # a baseline only
-        largest = net.learn(choices, [shift + scale * reward for reward in (0.2, 0.1, 0.6)])
-        found.append((largest, torch.cat([log_chances(net, choice) for choice in choices])))
-    for largest, chances_then in found[1:]:
-        assert largest == pytest.approx(found[0][0])
-        assert torch.allclose(chances_then, found[0][1], atol=1e-5)
-
-
-def test_equal_rewards_of_several_choices_leave_only_the_entropy_bonus() -> None:
-    seen = states(1)
-    choices = [Choice(seen, torch.tensor([index])) for index in (2, 3)]
-    for bonus, moves in ((0.0, False), (0.3, True)):
-        net = make(groups=1, entropy_bonus=bonus)
-        with torch.no_grad():
-            net.own[0, 2] = 2.0
-        before = net.own.detach().clone()
-        assert net.learn(choices, [0.5, 0.5]) == 0.0
-        assert (net.own[0, 2] < before[0, 2]) == moves
-        assert torch.equal(net.own, before) != moves
-
-
-@pytest.mark.parametrize(("reward", "raised"), [(0.9, True), (0.1, False)])
-def test_one_reward_makes_the_choice_likelier_or_less_likely(reward: float, raised: bool) -> None:
-    net, seen = make(entropy_bonus=0.0), states()
-    choice = Choice(seen, torch.tensor([1, 4, 6]))
-    net.learn([choice], [0.5])
-    before = log_chances(net, choice)
-    net.learn([choice], [reward])
-    change = log_chances(net, choice) - before
-    assert ((change > 0) if raised else (change < 0)).all()
-
-
-def log_chances(net: ThreshNet, choice: Choice) -> Tensor:
-    scores = torch.tanh(choice.states @ net.hidden) @ net.head + net.own
-    return scores.log_softmax(-1).gather(1, choice.index[:, None]).detach()
-
-
-def test_the_advantage_does_not_depend_on_the_scale_of_the_rewards() -> None:
-    rewards = [0.5, 0.7, 0.4, 0.65, 0.2]
+    """The spread of a few rewards is theirs, not one that began at zero; and its scale does not count."""
     found = []
     for scale in (1.0, 0.01):
-        net = make()
-        choice = net.choose(states(), None)
-        found.append([net.learn([choice], [scale * reward]) for reward in rewards])
+        net, [choice] = make(), make().draw(1, np.random.default_rng(0), sigma=1.0)
+        found.append([net.learn([choice], [scale * r]) for r in (0.5, 0.51, 0.49, 0.51, 0.5)])
+    assert found[0][1] == pytest.approx(1.0)
+    assert max(map(abs, found[0])) < 2
     assert found[0] == pytest.approx(found[1])
 
 
-def test_equal_rewards_leave_only_the_entropy_bonus() -> None:
-    """It draws a policy that leans to one side back towards the middle."""
-    net, seen = make(groups=1), states(1)
-    with torch.no_grad():
-        net.own[0, 2] = 2.0
-    choice = Choice(seen, torch.tensor([2]))
-    before = log_chances(net, choice)
-    assert [net.learn([choice], [0.5]) for _ in range(6)] == [0.0] * 6
-    assert log_chances(net, choice) < before
-
-
-def test_the_network_goes_on_exactly_where_its_state_was_taken() -> None:
-    seen, best = states(), torch.tensor([5, 0, 3])
-    net = make()
-    play(net, seen, best, steps=20, seed=0)
+@pytest.mark.parametrize("rewards", [0, 3, 24])
+def test_it_goes_on_exactly_where_its_state_was_taken(rewards: int) -> None:
+    net, other, best = make(start=goal(4)), make(start=goal(4)), goal(0)
+    single = net.draw(3, np.random.default_rng(7), sigma=1.0)[:rewards]
+    for number, choice in enumerate(single):
+        net.learn([choice], [0.1 * number])
+    play(net, best, rewards=rewards, seed=0)
+    play(other, best, rewards=16, seed=5)  # what it learned itself must be gone
     tensors, figures = net.state()
-    other = make(seed=1)
-    play(other, seen, best, steps=3, seed=5)  # what it learned itself must be gone
-    other.restore({name: tensor.clone() for name, tensor in tensors.items()}, dict(figures))
+    other.restore({name: tensor.clone() for name, tensor in tensors.items()}, list(figures))
     for each in (net, other):
-        play(each, seen, best, steps=20, seed=2)
-    (mine, my_figures), (theirs, their_figures) = net.state(), other.state()
-    assert my_figures == their_figures
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        play(each, best, rewards=16, seed=2)
+        each.learn(each.draw(1, np.random.default_rng(3), sigma=1.0), [0.7])
+    assert (net.offsets() == other.offsets()).all()
+    assert net.state()[1] == other.state()[1]
+    assert all(map(torch.equal, net.state()[0].values(), other.state()[0].values()))
 
 
-def test_a_state_before_the_first_reward_can_be_restored() -> None:
-    net, other = make(seed=0), make(seed=1)
-    other.restore(*net.state())
-    for each in (net, other):
-        play(each, states(), torch.tensor([1, 2, 3]), steps=5, seed=0)
-    assert torch.equal(net.own, other.own)
-    assert torch.equal(net.hidden, other.hidden)
+def test_a_choice_goes_through_a_checkpoint_as_it_is() -> None:
+    [choice] = make().draw(1, np.random.default_rng(0), sigma=1.0)
+    again = Choice.of({name: tensor.clone() for name, tensor in choice.tensors().items()})
+    assert (again.shared == choice.shared).all()
+    assert (again.own == choice.own).all()
 
 
-def test_equal_seeds_make_equal_networks() -> None:
-    assert torch.equal(make(seed=4).hidden, make(seed=4).hidden)
-    assert not torch.equal(make(seed=4).hidden, make(seed=5).hidden)
+def test_a_network_without_groups_has_a_policy_too() -> None:
+    net = ThreshNet(np.zeros((0, 6)), start=np.zeros(0))
+    choices = [*net.draw(4, np.random.default_rng(0), sigma=1.0), *net.one_by_one(2, 0, sigma=1.0)]
+    assert [net.offsets(choice).shape for choice in [*choices, None]] == [(0,)] * 7
+    net.learn(choices, [float(number) for number in range(6)])
+    assert net.offsets().shape == (0,)
+
+
+# What it is told of the groups
+
+
+class Chain(nn.Module):
+    """Three layers without residuals, ever wider on ever smaller images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (2, 32, 64, 128)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
+            for a, b in zip(widths, widths[1:], strict=False)
+        )  # fmt: skip
+        self.fc = nn.Linear(128, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.fc(x.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def chain() -> ChannelMap:
+    return analyse(Chain(), torch.zeros(1, 2, 8, 8))
 
 
 def test_the_states_tell_what_a_group_is_like(channels: ChannelMap) -> None:
-    weights = [
-        np.linspace(-1, 1, g.width) * scale for g, scale in zip(channels.groups, (1, 0, 2), strict=True)
-    ]
-    p = [space.probabilities(w, np.zeros(len(w)), sigma=0.0, tau=1.0) for w in weights]
-    rows = describe(channels, weights, p, share=0.35)
-    spread, largest, entropy, width, cost, depth, share, one = rows.T.tolist()
-    assert rows.shape == (3, FEATURES)
-    assert spread[0] < spread[2]
-    assert largest == pytest.approx([1, 0, 2])
-    assert entropy[1] == pytest.approx(1)
-    assert 0 < entropy[2] < entropy[0] < 1
-    assert width == pytest.approx([0.3, np.log2(12) / 10, 0.4])
-    assert cost == pytest.approx(list(channels.flops_share.values()))
-    assert depth == [0, 0.5, 1]
-    assert share == pytest.approx([0.35] * 3)
-    assert one == [1, 1, 1]
+    depth, width, stream, share, params, worth = describe(channels, np.array([1.0, 2.0, 4.0])).T
+    assert depth.tolist() == [0, 0.5, 1]
+    assert width == pytest.approx(np.log([8, 12, 16]))
+    assert stream.tolist() == [1, 0, 0]
+    assert share == pytest.approx(list(channels.flops_share.values()))
+    assert params[2] > params[0] and params[2] > params[1]  # its maps are a quarter as large
+    assert np.diff(worth) == pytest.approx(np.log([2, 2]))
+    assert describe(channels)[:, 5].tolist() == [0, 0, 0]
+
+
+def test_channels_worth_nothing_are_described_too(channels: ChannelMap) -> None:
+    assert np.isfinite(describe(channels, np.zeros(3))).all()
+
+
+def test_the_taper_narrows_where_channels_cost_many_parameters_per_flop(chain: ChannelMap) -> None:
+    found = taper(chain)
+    assert found.mean() == pytest.approx(0)
+    assert (np.diff(found) < 0).all()
+
+
+def test_at_equal_flops_a_tapered_network_has_fewer_parameters(chain: ChannelMap) -> None:
+    [space] = spaces_of(chain, tiny_recipe({"flops": 0.4, "channels.round_to": 1}))
+    order = [np.arange(group.width) for group in chain.groups]
+    costs = []
+    for offsets in (np.zeros(3), taper(chain)):
+        levels = [
+            np.log((np.arange(group.width) + 0.5) / group.width) - by
+            for group, by in zip(chain.groups, offsets, strict=True)
+        ]
+        costs.append(chain.cost(space.plan(order, levels)))
+    assert costs[1].params < 0.98 * costs[0].params
+    assert costs[1].flops == pytest.approx(costs[0].flops, rel=0.03)
