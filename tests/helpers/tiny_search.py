@@ -56,6 +56,16 @@ SETTINGS: dict[str, Any] = {
     "finetune.steps_per_epoch": 4,
 }
 
+LEFT_OUT = "left out"
+"""Instead of a value: the key is not given."""
+
+_OF_PARTS = ("importance", "gate_steps", "thresholds", "candidates", "candidate_images")
+LEAN: dict[str, Any] = {
+    "search.method": "lean",
+    **{f"search.{key}": LEFT_OUT for key in (*_OF_PARTS, "perturbation", "sigma", "noise_period")},
+}
+"""Changes that make a search with the parts that `search.method: lean` has."""
+
 
 class TinyNet(nn.Module):
     """Groups: stem with join (8 channels, tied by the residual), wide (12), last (16)."""
@@ -102,6 +112,8 @@ def tiny_recipe(changes: dict[str, Any]) -> Recipe:
     """The settings above with `changes`, by dotted key."""
     document: dict[str, Any] = {}
     for key, value in (SETTINGS | changes).items():
+        if value == LEFT_OUT:
+            continue
         *sections, name = key.split(".")
         inner = document
         for section in sections:

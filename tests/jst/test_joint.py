@@ -15,7 +15,7 @@ from jstc.plan import Plan
 from jstc.train import handover
 from jstc.train.device import Numerics
 from jstc.train.loop import evaluate
-from tests.helpers.tiny_search import CPU
+from tests.helpers.tiny_search import CPU, LEAN
 
 
 class Untouchable:
@@ -68,7 +68,7 @@ def test_every_plan_is_within_the_budget_and_costs_what_is_written(
 
 
 def test_the_history_has_a_line_for_each_round(searched: Any) -> None:
-    run = searched({"seed": 1})  # whose plans change in every round
+    run = searched({"search.noise_period": 1})  # so that plans change in every round
     assert [record["round"] for record in run.history] == list(range(6))
     for record in run.history:
         assert record["seconds"] > 0
@@ -96,15 +96,23 @@ def test_rounds_below_the_budget_are_judged_now_and_then_and_those_at_the_budget
     assert all(record["accuracy"] is not None for record in at_budget)
 
 
-def test_coarse_rounds_share_a_threshold_and_fine_ones_draw_their_own(searched: Any) -> None:
+def test_coarse_rounds_keep_the_profile_and_fine_ones_draw_their_own(searched: Any) -> None:
     history = searched({"search.rounds": 8, "search.candidates": 1}).history
     assert [record["phase"] for record in history] == ["coarse"] * 3 + ["fine"] * 5
-    assert all(len(set(record["thresholds"])) == 1 for record in history[:3])
-    assert any(len(set(record["thresholds"])) > 1 for record in history[3:])
-    assert len({tuple(record["thresholds"]) for record in history[3:]}) > 1
+    assert len({tuple(record["thresholds"]) for record in history[:3]}) == 1
+    assert len({tuple(record["thresholds"]) for record in history[2:]}) == 6
     assert [record["advantage"] for record in history[:4]] == [None, None, None, 0.0]
     rewards = [record["accuracy"] for record in history[3:5]]
     assert math.copysign(1, history[4]["advantage"]) == math.copysign(1, rewards[1] - rewards[0])
+
+
+def test_lean_is_one_threshold_norms_and_no_perturbation(searched: Any) -> None:
+    run = searched(LEAN)
+    assert all(len(set(record["thresholds"])) == 1 for record in run.history)
+    assert {record["sigma"] for record in run.history} == {0.0}
+    assert {record["advantage"] for record in run.history} == {None}
+    off = {"search.importance": "magnitude", "search.thresholds": "common", "search.perturbation": False}
+    assert searched(LEAN | {"search.method": "joint"} | off).files == run.files
 
 
 def test_the_result_counts_rounds_steps_and_images(searched: Any) -> None:
@@ -143,7 +151,9 @@ def test_the_same_seed_gives_the_same_files_whatever_the_surroundings(
 def test_progress_is_told_of_every_round_and_candidate(run_search: Any, tmp_path: Path) -> None:
     told = Told()
     run = run_search(
-        tmp_path, {"search.rounds": 4, "search.archive_size": 2, "search.coarse_budget": 1}, progress=told
+        tmp_path,
+        {"seed": 1, "search.rounds": 4, "search.archive_size": 2, "search.coarse_budget": 1},
+        progress=told,
     )
     rounds = [(n, record["accuracy"]) for n, record in enumerate(run.history, start=1)]
     assert told.calls[:7] == [("search", 4, "round"), (0, None), *rounds, ("search", 3, "candidate")]

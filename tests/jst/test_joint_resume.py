@@ -134,7 +134,7 @@ def test_a_finished_search_is_not_trained_again(
         ({"train.lr": 0.05}, "train"),
         ({"train.momentum": 0.0}, "train"),
         ({"search.rounds": 9}, "search"),
-        ({"search.threshold_grid": [0.4, 0.8]}, "search"),
+        ({"search.threshnet_lr": 0.2}, "search"),
         ({"finetune.epochs": 5}, "finetune_epochs"),
         ({"channels.min_share": 0.2}, "channels"),
         ({"input.augment": False}, "input"),

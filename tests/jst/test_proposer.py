@@ -13,6 +13,8 @@ from jstc.errors import UnknownNameError
 from jstc.jst.phases import Phase
 from jstc.jst.proposer import Proposal
 from jstc.jst.subnetwork import Target
+from jstc.jst.threshnet import Choice
+from jstc.jst.thresholds import COMMON_THRESHOLD
 from tests.helpers.tiny_search import policy_of, proposer_of
 
 FINE = Phase(sigma=0.5, tau=1.0, coarse=False)
@@ -118,17 +120,73 @@ def test_random_importance_is_drawn_once(propose: Any, target: Target) -> None:
     assert propose(STILL, importance="random", thresholds="common", seed=1).plan != again
 
 
-def test_coarse_rounds_share_one_threshold(propose: Any) -> None:
-    proposals = [propose(COARSE, round_) for round_ in range(5)]
-    assert all(len(set(proposal.thresholds)) == 1 for proposal in proposals)
-    assert all(proposal.choice is None for proposal in proposals)
+def leaning(by: dict[int, float]) -> Choice:
+    """What a policy over three groups would have chosen to make some of them, by number, wider or narrower."""
+    own = np.zeros(3)
+    own[list(by)] = list(by.values())
+    return Choice(np.zeros(13), own)
 
 
-def test_fine_rounds_draw_thresholds_from_the_grid(propose: Any) -> None:
-    proposals = [propose(FINE, round_, threshold_grid=[0.4, 0.8]) for round_ in range(12)]
-    drawn = np.array([proposal.thresholds for proposal in proposals])
-    assert np.unique(drawn.round(6)).tolist() == [0.4, 0.8]
-    assert (drawn.std(0) > 0).all()
+@pytest.mark.parametrize("now", [COARSE, dataclasses.replace(COARSE, below=True)])
+def test_in_coarse_rounds_the_policy_explores_nothing(
+    channels: ChannelMap, target: Target, make_recipe: Any, now: Phase
+) -> None:
+    proposer = proposer_of(channels, make_recipe())
+    policy_of(proposer.thresholds).settle(leaning({1: 0.5}))
+    proposals = [only for round_ in range(5) for only in proposer.candidates(target, now, round_)]
+    assert [proposal.choice for proposal in proposals] == [None] * 5
+    thresholds = {tuple(proposal.thresholds) for proposal in proposals}
+    assert thresholds == {tuple(proposer.final(target).thresholds)}
+
+
+def test_in_fine_rounds_it_draws_around_what_it_has_learnt(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 1}))
+    policy_of(proposer.thresholds).settle(leaning({2: 2.0}))
+    drawn = [only.thresholds for round_ in range(60) for only in proposer.candidates(target, NOISY, round_)]
+    likeliest = np.log(proposer.final(target).thresholds)
+    logs = np.log(drawn) - np.log(drawn).mean(1, keepdims=True)
+    assert logs.mean(0) == pytest.approx(likeliest - likeliest.mean(), abs=0.1)
+    assert (logs.std(0) > 0.05).all()
+
+
+def test_the_policy_makes_groups_wider_and_narrower(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    favour(target, [])
+    proposer = proposer_of(channels, make_recipe({"channels.round_to": 1}))
+    start = proposer.of(target, 0, None).plan.counts
+    for number, name in enumerate(start):
+        for by, sign in ((0.7, 1), (-0.7, -1)):
+            counts = proposer.of(target, 0, leaning({number: by})).plan.counts
+            assert sign * (counts[name] - start[name]) > 0
+    assert channels.cost(proposer.of(target, 0, leaning({0: 0.7})).plan).flops <= 0.5 * channels.cost().flops
+
+
+@pytest.mark.parametrize(("budget", "even"), [({"flops": 0.5}, False), ({"flops": None, "params": 0.5}, True)])
+def test_a_policy_begins_tapered_and_evenly_where_parameters_are_the_budget(
+    channels: ChannelMap, target: Target, make_recipe: Any, budget: dict[str, Any], even: bool
+) -> None:
+    stem, wide, last = proposer_of(channels, make_recipe(budget)).final(target).thresholds
+    assert (stem == wide == last) is even
+    assert even or last < min(stem, wide)
+
+
+def test_it_is_told_what_the_channels_of_groups_are_worth_and_begins_anew(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    found = []
+    for worth in (1.0, 5.0):
+        proposer = proposer_of(channels, make_recipe())
+        policy_of(proposer.thresholds).settle(leaning({0: 3.0}))
+        target.taylor.fill_(1.0)
+        target.taylor[8:20] = worth
+        proposer.begin(target, 0)
+        policy = policy_of(proposer.thresholds)
+        assert not policy.likeliest.own.any()
+        found.append(policy.offsets(policy.draw(1, np.random.default_rng(0), sigma=1.0)[0]))
+    assert np.abs(found[0] - found[1]).max() > 0.01
 
 
 def test_a_common_threshold_stays_common(propose: Any) -> None:
@@ -153,14 +211,23 @@ def test_a_fixed_threshold_of_an_unknown_group_is_refused(propose: Any) -> None:
 def test_only_the_policy_learns_and_only_from_its_own_choice(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
-    proposer = proposer_of(channels, make_recipe())
-    coarse = proposer.propose(target, COARSE, 0)
-    assert proposer.learn([coarse], [0.5], 0) is None
-    fine = proposer.propose(target, FINE, 1)
-    assert proposer.learn([fine], [0.5], 1) == 0.0
-    before = policy_of(proposer.thresholds).own.detach().clone()
-    assert proposer.learn([fine], [0.7], 2) > 0  # type: ignore[operator]
-    assert not torch.equal(policy_of(proposer.thresholds).own, before)
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 1}))
+    coarse = proposer.candidates(target, COARSE, 0)
+    assert proposer.learn(coarse, [0.5], 0) is None
+    fine = proposer.candidates(target, FINE, 1)
+    assert proposer.learn(fine, [0.5], 1) == 0.0
+    before = policy_of(proposer.thresholds).offsets()
+    assert proposer.learn(fine, [0.7], 2) > 0  # type: ignore[operator]
+    assert (policy_of(proposer.thresholds).offsets() != before).all()
+
+
+def test_without_perturbation_nothing_is_drawn(
+    channels: ChannelMap, target: Target, make_recipe: Any
+) -> None:
+    proposer = proposer_of(channels, make_recipe({"search.perturbation": False, "search.candidates": 8}))
+    [only] = proposer.candidates(target, STILL, 3)
+    assert only.choice is None
+    assert only.plan == proposer.propose(target, STILL, 3).plan
 
 
 def test_the_final_plan_has_no_noise_and_the_likeliest_thresholds(
@@ -168,10 +235,13 @@ def test_the_final_plan_has_no_noise_and_the_likeliest_thresholds(
 ) -> None:
     proposer = proposer_of(channels, make_recipe())
     favour(target, [1, 6, 9, 19, 20, 22])
-    with torch.no_grad():
-        policy_of(proposer.thresholds).own[torch.arange(3), torch.tensor([2, 0, 5])] = 4.0
+    policy = policy_of(proposer.thresholds)
+    before = np.array(proposer.final(target).thresholds)
+    policy.settle(leaning({1: 0.5}))
     final = proposer.final(target)
-    assert final.thresholds == pytest.approx([0.5, 0.3, 0.8])
+    change = np.log(final.thresholds) - np.log(before)
+    assert change - change[0] == pytest.approx([0, 0.5, 0])
+    assert max(final.thresholds) == pytest.approx(COMMON_THRESHOLD)
     assert (final.phase.sigma, final.phase.tau) == (0.0, 0.5)
     assert {1, 6} <= set(final.plan.kept["stem"])
     assert final.plan == proposer.final(target).plan
@@ -215,14 +285,14 @@ def test_budgets_take_turns(channels: ChannelMap, target: Target, make_recipe: A
             assert 0.9 * amount < channels.cost(plan).flops / whole <= amount
 
 
-def test_the_policy_sees_which_budget_it_chooses_for(
-    channels: ChannelMap, target: Target, make_recipe: Any
-) -> None:
-    proposer = proposer_of(channels, make_recipe({"flops": [0.4, 0.6]}))
-    large, small = (proposer.propose(target, STILL, round_).choice.states for round_ in (0, 1))  # type: ignore[union-attr]
-    different = (large != small).any(0)
-    assert different.tolist().count(True) == 1
-    assert (large[:, different] > small[:, different]).all()
+def test_each_budget_has_a_policy_of_its_own(channels: ChannelMap, target: Target, make_recipe: Any) -> None:
+    proposer = proposer_of(channels, make_recipe({"flops": [0.4, 0.6], "search.candidates": 4}))
+    before = [proposer.final(target, number).thresholds for number in range(2)]
+    assert before[0] == before[1]
+    candidates = proposer.candidates(target, NOISY, 1)
+    proposer.learn(candidates, [float(n) for n in range(len(candidates))], 1)
+    assert proposer.final(target, 0).thresholds == before[0]
+    assert proposer.final(target, 1).thresholds != before[1]
 
 
 def test_inertia_keeps_the_channels_that_were_trained(propose: Any, target: Target) -> None:
@@ -259,7 +329,7 @@ def test_inertia_keeps_the_widths_that_were_trained(
 def test_in_fine_rounds_thresholds_decide_however_large_the_inertia(
     propose: Any, target: Target, inertia: float
 ) -> None:
-    """A step or two of the default grid are half a unit of a logit."""
+    """Half a unit of a logit."""
     target.alpha.fill_(1.0)
     target.trained[target.index(propose(STILL, thresholds="common").plan)] = 1.0
     counts = set()
@@ -290,6 +360,11 @@ def test_residual_streams_keep_more_where_they_lead(
         propose(now, residual_threshold_offset=lead, **quiet).plan.counts["stem"] for lead in (0.0, 1.0, 4.0)
     ]
     assert widths[0] < widths[1] < widths[2]
+
+
+def test_residual_streams_keep_more_under_a_policy_too(propose: Any) -> None:
+    widths = [propose(STILL, residual_threshold_offset=lead).plan.counts["stem"] for lead in (0.0, 1.0)]
+    assert widths[0] < widths[1]
 
 
 def test_thresholds_that_are_given_are_not_raised(propose: Any) -> None:

@@ -16,10 +16,10 @@ from jstc.jst.round import judge
 from jstc.jst.selection import choose
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target, cut
-from jstc.jst.thresholds import COMMON_THRESHOLD
 from tests.helpers.tiny_search import policy_of, proposer_of
 
 FINE = Phase(sigma=0.5, tau=1.0, coarse=False)
+WIDE = Phase(sigma=4.0, tau=1.0, coarse=False)
 STILL = Phase(sigma=0.0, tau=1.0, coarse=False)
 COARSE = Phase(sigma=0.5, tau=1.0, coarse=True)
 
@@ -34,8 +34,7 @@ def test_candidates_are_different_plans_and_the_first_is_the_one_without_others(
         assert len(set(hashes)) == len(hashes)
         numbers.append(len(hashes))
         assert candidates[0].plan == proposer.propose(target, FINE, round_).plan
-        likeliest = [COMMON_THRESHOLD] * len(channels.groups)
-        assert candidates[0].thresholds == pytest.approx(likeliest)
+        assert candidates[0].thresholds == proposer.final(target).thresholds
         assert all(candidate.choice is not None for candidate in candidates)
     assert max(numbers) > 2
 
@@ -59,6 +58,8 @@ def test_candidates_depend_on_seed_and_round_only(
         (FINE, {"search.candidates": 1}),
         (STILL, {"search.thresholds": "common"}),
         (STILL, {"search.thresholds": "fixed"}),
+        (STILL, {"search.perturbation": False}),
+        (FINE, {"weights": "given.safetensors"}),
     ],
 )
 def test_there_is_one_candidate_where_all_would_be_alike(
@@ -68,15 +69,14 @@ def test_there_is_one_candidate_where_all_would_be_alike(
     assert len(proposer.candidates(target, now, 2)) == 1
 
 
-def test_thresholds_are_drawn_again_until_plans_are_different(
+def test_choices_are_drawn_again_until_plans_are_different(
     channels: ChannelMap, target: Target, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small differences between thresholds change nothing where channels join in steps."""
-    proposer = proposer_of(channels, make_recipe({"search.candidates": 3, "search.tau": [8.0, 8.0]}))
-    still = Phase(sigma=0.0, tau=8.0, coarse=False)
+    """Small differences between offsets change nothing where channels join in steps."""
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 3, "channels.round_to": 4}))
 
     def numbers() -> list[int]:
-        return [len(proposer.candidates(target, still, round_, [3, 3, 3])) for round_ in range(8)]
+        return [len(proposer.candidates(target, FINE, round_)) for round_ in range(12)]
 
     drawn_again = numbers()
     monkeypatch.setattr("jstc.jst.proposer._DRAWS", 1)
@@ -96,10 +96,8 @@ def test_a_round_without_a_choice_teaches_nothing(
 
 
 def test_candidates_of_equal_plans_are_one(channels: ChannelMap, target: Target, make_recipe: Any) -> None:
-    """With a policy that has closed, all of them choose the same thresholds."""
-    proposer = proposer_of(channels, make_recipe({"search.candidates": 6}))
-    with torch.no_grad():
-        policy_of(proposer.thresholds).own[:, 3] = 50.0
+    """With all channels kept, whatever is drawn is the same plan."""
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 6, "flops": 1.0}))
     [only] = proposer.candidates(target, FINE, 2)
     assert only.plan == proposer.propose(target, FINE, 2).plan
 
@@ -107,24 +105,14 @@ def test_candidates_of_equal_plans_are_one(channels: ChannelMap, target: Target,
 def test_the_policy_learns_from_candidates_by_what_each_of_them_earned(
     channels: ChannelMap, target: Target, make_recipe: Any
 ) -> None:
-    proposer = proposer_of(channels, make_recipe({"search.candidates": 4, "search.entropy_bonus": 0.0}))
-    candidates = proposer.candidates(target, FINE, 0)
+    proposer = proposer_of(channels, make_recipe({"search.candidates": 4}))
+    policy = policy_of(proposer.thresholds)
+    candidates = proposer.candidates(target, WIDE, 0)
     rewards = [-1.0] * (len(candidates) - 1) + [-0.5]
-    before = [log_chance(proposer, candidate) for candidate in candidates]
+    before, best = policy.offsets(), policy.offsets(candidates[-1].choice)
     advantage = proposer.learn(candidates, rewards, 0)
-    change = [log_chance(proposer, c) - old for c, old in zip(candidates, before, strict=True)]
     assert advantage is not None and advantage > 0
-    assert change[-1] > 0
-    assert change[-1] == max(change)
-    assert policy_of(proposer.thresholds).moving == {}
-
-
-def log_chance(proposer: Proposer, proposal: Proposal) -> float:
-    """Logarithm of the chance that the policy gives to the thresholds of a proposal."""
-    net, choice = policy_of(proposer.thresholds), proposal.choice
-    assert choice is not None
-    logits = torch.tanh(choice.states @ net.hidden) @ net.head + net.own
-    return float(logits.detach().log_softmax(-1).gather(1, choice.index[:, None]).sum())
+    assert policy.offsets() == pytest.approx((before + best) / 2)
 
 
 ALL_FINE = {"search.coarse_share": 0.0, "search.candidates": 8, "search.rounds": 3}
@@ -164,18 +152,19 @@ def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int)
 def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapshot: Any) -> None:
     state, proposer, context = choosing()
     before = snapshot(state.target)
-    policy = policy_of(proposer.thresholds).own.detach().clone()
+    policy = policy_of(proposer.thresholds).offsets()
     choose(state, proposer, context)
     after = snapshot(state.target)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert not torch.equal(policy_of(proposer.thresholds).own, policy)
+    assert (policy_of(proposer.thresholds).offsets() != policy).any()
 
 
 def test_a_single_candidate_is_not_judged_before_its_training(choosing: Any) -> None:
     state, proposer, context = choosing(**{"search.candidates": 1})
     chosen, advantage = choose(state, proposer, context)
     assert advantage is None
-    assert chosen.plan == proposer.propose(state.target, chosen.phase, 0).plan
+    assert chosen.plan == proposer.propose(state.target, chosen.phase, 0, chosen.choice).plan
+    assert chosen.choice is not None  # it is drawn, and teaches after its training
 
 
 @pytest.mark.parametrize(("candidates", "compared"), [(1, False), (8, True)])
@@ -194,6 +183,7 @@ def test_candidates_are_judged_on_as_many_images_as_asked_for(
     for images in (16, 48):
         asked: list[str] = []
         settings = {"search.candidate_images": images, "search.rounds": 1, "search.coarse_share": 0.0}
+        settings |= {"search.sigma": [4.0, 4.0]}  # so that candidates are different plans
         data = watched(dataset, search_val=asked.append)
         run_search(tmp_path / str(images), settings | {"search.archive_size": 1}, dataset=data)
         counts.append(asked.count("ordered"))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,10 +72,12 @@ def test_everything_is_restored(
 ) -> None:
     state = make_state()
     state.target = target
-    seen = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    state.thresholds.see(0, np.array([0.5, 2.0, 1.0]))
+    learning, random = policy_of(state.thresholds), np.random.default_rng(0)
     for reward in (0.5, 0.7, 0.6):
-        policy_of(state.thresholds).learn([policy_of(state.thresholds).choose(seen, None)], [reward])
+        learning.learn(learning.draw(1, random, sigma=1.0), [reward])
     advance(state, plan, [None, 0.25])
+    state.widths_found = True
     checkpoint.save(tmp_path / "checkpoint.safetensors", state.tensors(), state.document())
     expected, policy = snapshot(target), policy_of(state.thresholds).state()
     other = make_state()
@@ -85,6 +88,7 @@ def test_everything_is_restored(
     restored = snapshot(other.target)
     assert all(torch.equal(restored[name], tensor) for name, tensor in expected.items())
     assert (other.round, other.images, other.seconds) == (2, 20, state.seconds)
+    assert other.widths_found
     assert [facts(track) for track in other.tracks] == [facts(track) for track in state.tracks]
     assert other.tracks[0].overlaps == [0.25]
     assert policy_of(other.thresholds).state()[1] == policy[1]
@@ -92,6 +96,9 @@ def test_everything_is_restored(
         torch.equal(policy_of(other.thresholds).state()[0][name], tensor)
         for name, tensor in policy[0].items()
     )
+    drawn = (policy_of(s.thresholds).draw(1, np.random.default_rng(1), sigma=1.0)[0] for s in (state, other))
+    offsets = [policy_of(s.thresholds).offsets(c) for s, c in zip((state, other), drawn, strict=True)]
+    assert (offsets[0] == offsets[1]).all()  # so their states are the same, too
 
 
 def test_restored_plans_have_their_groups_in_the_order_of_the_network(
