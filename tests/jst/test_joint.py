@@ -152,9 +152,12 @@ def test_progress_is_told_of_every_round_and_candidate(run_search: Any, tmp_path
     told = Told()
     run = run_search(
         tmp_path,
-        {"seed": 1, "search.rounds": 4, "search.archive_size": 2, "search.coarse_budget": 1},
+        {
+            "search.rounds": 4, "search.archive_size": 2, "search.coarse_budget": 1,
+            "search.noise_period": 1, "search.recency_bonus": 0.0, "seed": 3,  # plans that all differ
+        },
         progress=told,
-    )
+    )  # fmt: skip
     rounds = [(n, record["accuracy"]) for n, record in enumerate(run.history, start=1)]
     assert told.calls[:7] == [("search", 4, "round"), (0, None), *rounds, ("search", 3, "candidate")]
     assert [call[0] for call in told.calls[7:]] == [1, 2, 3, "finish"]

@@ -88,14 +88,13 @@ WRONG = {
         "search:\n  tau: [1, 0]\n",
         "FILE, line 5: search.tau.1: expected a number above 0, got 0",
     ),
-    "a short list": (
-        "search: {threshold_grid: [0.5]}\n",
-        "FILE, line 4: search.threshold_grid: expected a list of at least 2, "
-        "each a number above 0 and below 1, got [0.5]",
+    "a key that is gone": (
+        "search: {threshold_grid: [0.5, 0.7]}\n",
+        "FILE, line 4: unknown key search.threshold_grid; did you mean search.thresholds?",
     ),
-    "equal thresholds": (
-        "search: {threshold_grid: [0.7, 0.7]}\n",
-        "FILE, line 4: search.threshold_grid: expected thresholds that rise, such as [0.6, 0.7, 0.8]",
+    "another method": (
+        "search: {method: learn}\n",
+        'FILE, line 4: search.method: expected joint or lean, got "learn"',
     ),
     "no section": ("train: 3\n", "FILE, line 4: train: expected a section with keys of its own, got 3"),
     "misspelt": ("modle: m\n", "FILE, line 4: unknown key modle; did you mean model?"),
@@ -107,11 +106,11 @@ WRONG = {
     "twice": ("model: k\n", "FILE, line 4: model is given twice (first on line 1)"),
     "nothing near": (
         "search:\n  wheel: 3\n",
-        "FILE, line 5: unknown key search.wheel; known here: rounds, epochs_per_round, steps_per_round, "
+        "FILE, line 5: unknown key search.wheel; known here: method, rounds, epochs_per_round, steps_per_round, "
         "perturbation, thresholds, fixed_thresholds, importance, importance_images, coarse_to_fine, "
-        "coarse_share, coarse_budget, sigma, noise_period, recency_bonus, tau, threshold_grid, "
+        "coarse_share, coarse_budget, sigma, noise_period, recency_bonus, tau, "
         "residual_threshold_offset, gate_lr, gate_steps, candidates, candidate_images, threshnet_lr, "
-        "entropy_bonus, archive_size, recalibration_images, eval_images, eval_every, "
+        "archive_size, recalibration_images, eval_images, eval_every, "
         "reconstruction_images, compile, early_stop_overlap, early_stop_window",
     ),
     "a key of a group": (
@@ -478,58 +477,106 @@ def test_a_recipe_survives_its_file(tmp_path_factory, model, amount, lr, thresho
     assert loading.load(path) == recipe
 
 
-@pytest.mark.parametrize("setting", ["sigma=[2, 1]", "noise_period=3"])
-def test_settings_of_the_perturbation_need_its_switch(write, setting):
-    """It is off by default: they alone would do nothing."""
-    path, setting = write(BASE), f"search.{setting}"
-    key = setting.split("=")[0].removeprefix("search.")
-    message = "this is of the perturbation, off by default: set search.perturbation as well"
-    with pytest.raises(RecipeError, match=f"--set search.{key}: {message}"):
-        loading.load(path, ["search.rounds=5", setting, "search.recency_bonus=2"])
-    for switch in ("true", "false"):
-        recipe = loading.load(path, [setting, f"search.perturbation={switch}"])
-        assert recipe.search.perturbation == (switch == "true")
+PARTS = {
+    "perturbation": ("the perturbation", "true", ["sigma=[2, 1]", "noise_period=3"]),
+    "thresholds": ("the policy", "threshnet", ["threshnet_lr=1", "candidates=2", "candidate_images=9"]),
+}
 
 
-@pytest.mark.parametrize(
-    "setting",
-    ["threshold_grid=[0.5, 0.6]", "threshnet_lr=1", "entropy_bonus=1", "candidates=2", "candidate_images=9"],
-)
-def test_settings_of_the_policy_need_the_policy(write, setting):
-    path, setting = write(BASE), f"search.{setting}"
-    with pytest.raises(
-        RecipeError, match=r"this is of the policy, off by default: set search\.thresholds to threshnet"
-    ):
-        loading.load(path, [setting])
-    for kind in ("threshnet", "common"):
-        assert loading.load(path, [setting, f"search.thresholds={kind}"]).search.thresholds == kind
+@pytest.mark.parametrize(("switch", "setting"), [(s, k) for s, part in PARTS.items() for k in part[2]])
+def test_settings_of_a_part_that_lean_lacks_need_its_switch(write, switch, setting):
+    """They alone would do nothing; but a switch that is given, and off, is somebody's comparison."""
+    what, on, _ = PARTS[switch]
+    setting, key = f"search.{setting}", setting.split("=")[0]
+    assert loading.load(write(BASE), [setting]).search.method == "joint"
+    words = f"set search.{switch}" + (" to threshnet" if switch == "thresholds" else "")
+    message = f"this is of {what}, off with method: lean: {words} as well"
+    for text in (BASE, BASE + "weights: w.safetensors\n"):
+        path = write(text + "search: {method: lean}\n")
+        with pytest.raises(RecipeError, match=f"--set search.{key}: {message}"):
+            loading.load(path, ["search.rounds=5", setting, "search.recency_bonus=2"])
+        for value in (on, "false" if on == "true" else "common"):
+            for method in ("lean", "joint"):
+                changes = [setting, f"search.{switch}={value}", f"search.method={method}"]
+                found = getattr(loading.load(path, changes).search, switch)
+                assert str(found).lower() == value
+    in_file = BASE + f"search:\n  method: lean\n  {setting.removeprefix('search.').replace('=', ': ')}\n"
+    with pytest.raises(RecipeError, match=f"line {in_file.count(chr(10))}: search.{key}: {message}"):
+        loading.load(write(in_file))
 
 
 @pytest.mark.parametrize("setting", ["gate_lr=0.1", "gate_steps=3"])
-def test_settings_of_the_gates_need_gates(write, setting):
+@pytest.mark.parametrize(("method", "off"), [("joint", "off by default"), ("lean", "off with method: lean")])
+def test_settings_of_the_gates_need_gates(write, setting, method, off):
+    """They are not trained with either method unless they are asked for."""
     setting = f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
-    message = "this is of learned channel weights, off by default: set search.importance to learned, "
+    message = f"this is of gates, {off}: set search.importance to learned, weighted or weighted_taylor as well"
     for text in (BASE, BASE + "weights: w.safetensors\n"):
-        in_file = text + f"search:\n  rounds: 9\n  {key}: 2\n"
+        in_file = text + f"search:\n  rounds: 9\n  method: {method}\n  {key}: 2\n"
         with pytest.raises(RecipeError, match=f"line {in_file.count(chr(10))}: search.{key}: {message}"):
             loading.load(write(in_file))
-        path = write(text)
+        path = write(text + f"search: {{method: {method}}}\n")
         with pytest.raises(RecipeError, match=f"--set search.{key}: {message}"):
             loading.load(path, [setting])
-        for kind in ("learned", "magnitude"):
+        for kind in ("learned", "magnitude", "gradient"):
             assert loading.load(path, [setting, f"search.importance={kind}"]).search.importance == kind
 
 
-def test_given_weights_have_defaults_of_their_own(write):
-    search = loading.load(write(BASE + "weights: w.safetensors\n")).search
-    assert (search.importance, search.recency_bonus, search.coarse_share) == ("taylor", 1.0, 0.0)
-    assert (search.coarse_budget, search.residual_threshold_offset, search.perturbation) == (1.0, 0.0, False)
-    perturbed = "weights: w.safetensors\nsearch: {perturbation: true"
-    assert loading.load(write(BASE + perturbed + "}\n")).search.sigma == (0.1, 0.1)
-    assert loading.load(write(BASE + perturbed + ", sigma: [1, 0]}\n")).search.sigma == (1.0, 0.0)
-    text = "weights: w.safetensors\nsearch:\n  recency_bonus: 2.0\n"
-    search = loading.load(write(BASE + text)).search
-    assert (search.importance, search.recency_bonus) == ("taylor", 2.0)
-    scratch = loading.load(write(BASE)).search
-    assert scratch.importance == "magnitude" and scratch.coarse_share > 0
+def parts(search):
+    return search.importance, search.thresholds, search.perturbation, search.candidates, search.sigma
+
+
+def test_the_parts_of_a_search_by_its_method_and_whether_weights_are_given(write):
+    given = BASE + "weights: w.safetensors\n"
+    joint, lean = "", "search: {method: lean}\n"
+    found = {name: loading.load(write(text)).search for name, text in {
+        "joint": BASE + joint, "joint given": given + joint, "lean": BASE + lean, "lean given": given + lean,
+    }.items()}  # fmt: skip
+    assert parts(found["joint"]) == ("gradient", "threshnet", True, 3, (1.0, 0.1))
+    assert parts(found["joint given"]) == ("gradient", "threshnet", True, 160, (1.0, 0.3))
+    assert parts(found["lean"])[:3] == ("magnitude", "common", False)
+    assert parts(found["lean given"])[:3] == ("taylor", "common", False)
+    assert found["lean"].coarse_to_fine and found["joint"].coarse_to_fine
+    for name, search in found.items():
+        expected = (1.0, 0.0, 1.0) if "given" in name else (12.0, 0.85, "auto")
+        assert (search.recency_bonus, search.coarse_share, search.coarse_budget) == expected
+
+
+@pytest.mark.parametrize("method", ["joint", "lean"])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("importance", "weighted"), ("importance", "magnitude"), ("thresholds", "common"),
+        ("thresholds", "threshnet"), ("perturbation", False), ("perturbation", True),
+        ("recency_bonus", 2.0), ("coarse_share", 0.5), ("coarse_budget", 0.6),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_given_goes_before_the_defaults_of_method_and_weights(write, key, value, given, method):
+    text = BASE + ("weights: w.safetensors\n" if given else "")
+    text += f"search: {{method: {method}, {key}: {str(value).lower()}}}\n"
+    assert getattr(loading.load(write(text)).search, key) == value
+
+
+def test_defaults_of_a_part_that_is_off_are_not_given(write):
+    """Else the recipe that is written down would say what does nothing."""
+    given = BASE + "weights: w.safetensors\n"
+    for off in ("thresholds: common", "thresholds: fixed", "method: lean"):
+        assert loading.load(write(given + f"search: {{{off}}}\n")).search.candidates == 3
+    for off in ("perturbation: false", "method: lean"):
+        assert loading.load(write(given + f"search: {{{off}}}\n")).search.sigma == (1.0, 0.1)
+    on = "search: {method: lean, perturbation: true, thresholds: threshnet}\n"
+    assert parts(loading.load(write(given + on)).search) == ("taylor", "threshnet", True, 160, (1.0, 0.3))
+    own = "search: {sigma: [1, 0], candidates: 16}\n"
+    assert parts(loading.load(write(given + own)).search)[3:] == (16, (1.0, 0.0))
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("method", ["joint", "lean"])
+def test_a_recipe_written_with_its_defaults_is_read_again_as_it_was(write, tmp_path, given, method):
+    text = BASE + ("weights: w.safetensors\n" if given else "") + f"search: {{method: {method}}}\n"
+    recipe = loading.load(write(text))
+    path = tmp_path / "again.yaml"
+    path.write_text(loading.to_yaml(recipe), encoding="utf-8")
+    assert loading.load(path) == recipe

@@ -151,7 +151,7 @@ def test_editors_take_what_is_read(tmp_path: Path, text: str) -> None:
         "search: {tau: [1, 0]}",
         "search: {tau: [1]}",
         "train: 3",
-        "search: {threshold_grid: [0.5]}",
+        "search: {method: learn}",
         "search: {inertia: 3}",
         "search: {early_stop_overlap: 2}",
         "export: {precisions: []}",
