@@ -168,7 +168,8 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.directory / "history.jsonl").read_text().splitlines()]
+        path = self.directory / "history.jsonl"  # which a search without rounds does not write
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
     def result(self) -> dict[str, Any]:
