@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 
@@ -73,6 +75,24 @@ def test_gates_and_weights_of_a_round_are_those_of_one_process(both, checks):
     assert first["images"] == alone["images"]
     assert first["judged"] == pytest.approx(alone["judged"], rel=1e-5)
     assert len(set(alone["alpha"])) > 2
+
+
+def test_what_a_round_teaches_of_channels_is_what_one_process_is_taught(both, checks):
+    alone = checks.taught_round()
+    first, second = both("taught_round")
+    assert first == second
+    for name, values in alone.items():
+        assert first[name] == pytest.approx(values, rel=1e-3, abs=1e-6)
+        assert len(set(values)) > 2
+
+
+def test_a_search_over_widths_ends_alike_in_both_and_one_of_them_writes(both, folder):
+    first, second = both("widths")
+    assert len({*first["plans"], *second["plans"]}) == 1
+    assert first["target"] == second["target"]
+    assert (first["wrote"], second["wrote"]) == (True, False)
+    lines = (folder / "widths" / "candidates.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["plan"] for line in lines}) > 2 and len(lines) == 16
 
 
 def test_a_new_classifier_is_trained_as_by_one_process(both, checks, tmp_path):

@@ -66,6 +66,22 @@ LEAN: dict[str, Any] = {
 }
 """Changes that make a search with the parts that `search.method: lean` has."""
 
+GIVEN: dict[str, Any] = {
+    "weights": "given.safetensors",
+    "channels.round_to": 1,
+    "search.rounds": 0,
+    "search.reconstruction_images": 0,
+    "search.importance": "gradient",
+    "search.importance_images": 16,
+    "search.gate_steps": LEFT_OUT,
+    "search.coarse_share": 0.0,
+    "search.coarse_budget": 1.0,
+    "search.candidates": 40,
+    "search.sigma": [1.0, 0.3],
+    "search.tau": [8.0, 4.0],
+}
+"""Changes that make it a search over the widths of weights that are given, without rounds."""
+
 
 class TinyNet(nn.Module):
     """Groups: stem with join (8 channels, tied by the residual), wide (12), last (16)."""

@@ -23,7 +23,7 @@ from jstc.data.base import DataInfo, Dataset
 from jstc.data.in_memory import dataset_in_memory
 from jstc.errors import StageError
 from jstc.jst.round import judge, train_round
-from jstc.jst.subnetwork import Target, cut
+from jstc.jst.subnetwork import Target, cut, put_back
 from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, handover, head, optim, process_group, seeds
 from jstc.train.device import Numerics
@@ -105,6 +105,31 @@ def gated_round() -> dict[str, Any]:
         "images": figures.images,
         "alpha": sub.gated.alpha.tolist(),
         "judged": [judged.accuracy, judged.loss, judged.images],
+    }
+
+
+def taught_round() -> dict[str, Any]:
+    """A round whose steps teach channel weights, on a network without norms; the weights after it."""
+    changes = {"train.batch_size": 12, "search.steps_per_round": 3, "search.importance": "gradient"}
+    recipe = tiny.tiny_recipe(changes | {"train.lr": 0.05, "search.gate_steps": tiny.LEFT_OUT})
+    network = normless()
+    channels = analyse(network.eval(), torch.zeros(1, 2, 6, 6))
+    target = Target.new(network, channels, recipe.train)
+    sub = cut(target, channels.uniform_plan(flops=0.6), recipe.train)
+    train_round(sub, tiny.context_of(recipe, images(90)), 0)
+    put_back(sub, target)
+    return {"slopes": sub.slopes.tolist(), "weights": target.taylor.tolist()}
+
+
+def widths(directory: Path) -> dict[str, Any]:
+    """A search over the widths of given weights, then a round; what each process has in the end."""
+    own = directory if collectives.is_first() else Path(tempfile.mkdtemp()) / "nothing"
+    run = tiny.tiny_search(own, tiny.GIVEN | {"search.rounds": 1, "search.candidates": 16})
+    again = tiny.tiny_search(own, tiny.GIVEN | {"search.rounds": 1, "search.candidates": 16})
+    return {
+        "plans": [run.plan.hash, again.plan.hash],
+        "target": collectives.fingerprint(run.target.parameters()),
+        "wrote": (own / "candidates.jsonl").exists(),
     }
 
 
@@ -212,8 +237,10 @@ CHECKS = {
     "accumulated": lambda: steps(60, 12, accumulate=3, clip_norm=0.5),
     "evaluation": evaluation,
     "gated_round": gated_round,
+    "taught_round": taught_round,
     "new_head": lambda: new_head(Path(sys.argv[1]) / "head"),
     "search": lambda: search(Path(sys.argv[1]) / "run"),
+    "widths": lambda: widths(Path(sys.argv[1]) / "widths"),
 }
 
 

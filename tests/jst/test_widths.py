@@ -23,23 +23,16 @@ from jstc.errors import StageError
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target
 from jstc.jst.widths import Judge
-from tests.helpers.tiny_search import LEAN, LEFT_OUT, Run, context_of, proposer_of, tiny_recipe, tiny_search
-
-GIVEN: dict[str, Any] = {
-    "weights": "given.safetensors",
-    "channels.round_to": 1,
-    "search.rounds": 0,
-    "search.reconstruction_images": 0,
-    "search.importance": "gradient",
-    "search.importance_images": 16,
-    "search.gate_steps": LEFT_OUT,
-    "search.coarse_share": 0.0,
-    "search.coarse_budget": 1.0,
-    "search.candidates": 40,
-    "search.sigma": [1.0, 0.3],
-    "search.tau": [8.0, 4.0],
-}
-
+from tests.helpers.tiny_search import (
+    GIVEN,
+    LEAN,
+    LEFT_OUT,
+    Run,
+    context_of,
+    proposer_of,
+    tiny_recipe,
+    tiny_search,
+)
 
 @pytest.fixture(scope="session")
 def given(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:

@@ -568,6 +568,8 @@ def test_defaults_of_a_part_that_is_off_are_not_given(write):
         assert loading.load(write(given + f"search: {{{off}}}\n")).search.sigma == (1.0, 0.1)
     on = "search: {method: lean, perturbation: true, thresholds: threshnet}\n"
     assert parts(loading.load(write(given + on)).search) == ("taylor", "threshnet", True, 160, (1.0, 0.3))
+    channels = "search: {thresholds: common}\n"  # with no search over widths there is less to explore
+    assert loading.load(write(given + channels)).search.sigma == (0.1, 0.1)
     own = "search: {sigma: [1, 0], candidates: 16}\n"
     assert parts(loading.load(write(given + own)).search)[3:] == (16, (1.0, 0.0))
 
