@@ -21,7 +21,7 @@ class Phase:
     """Settings of one round.
 
     `sigma` scales the perturbation, `tau` is the temperature of the channel probabilities. In a `coarse`
-    round all groups share one threshold; `below`: its sub-network is to be smaller than the budget allows.
+    round no policy explores; `below`: its sub-network is to be smaller than the budget allows.
     """
 
     sigma: float

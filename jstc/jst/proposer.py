@@ -31,8 +31,8 @@ Vector = NDArray[np.float64]
 _COARSE_WIDTHS, _FINE_WIDTHS = 0.5, 0.04
 _MOST_FINE = 0.1
 """How much sooner what was trained lately joins, in units of a threshold's logit, as a share of the recency
-bonus in its score. In coarse rounds widths stay; in fine ones, where it is at most `_MOST_FINE`, steps of the
-grid of thresholds (0.2 to 0.3 each) still decide, but not the drift of the probabilities."""
+bonus in its score. In coarse rounds widths stay; in fine ones, where it is at most `_MOST_FINE`, thresholds
+still decide, but not the drift of the probabilities."""
 
 _DRAWS = 6
 """So many times as many choices as candidates are drawn to have different plans: steps of 8 channels swallow

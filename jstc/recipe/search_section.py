@@ -108,7 +108,8 @@ class SearchSettings(Section):
     )
     coarse_to_fine: bool = Field(
         True,
-        description="Coarse rounds first: one threshold for all groups, large sigma and tau, less budget.",
+        description="Coarse rounds first: large sigma and tau, less budget, one plan each; of given weights, "
+        "candidates first that move groups near each other together.",
     )
     # how plans are drawn
     coarse_share: Annotated[float, Field(ge=0, le=1)] = Field(
