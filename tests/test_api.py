@@ -26,6 +26,7 @@ from jstc.runs.given import GivenWorkspace, KeptWorkspace, is_trained, own_weigh
 QUICK = {
     "device": "cpu", "train.precision": "float32", "train.batch_size": 16, "train.lr": 0.02,
     "search.rounds": 2, "search.steps_per_round": 3, "search.importance_images": 16,
+    "search.candidates": 8, "search.candidate_images": 16, "search.reconstruction_images": 16,
     "finetune.epochs": 1, "finetune.steps_per_epoch": 3,
     "bench.batch_sizes": [1], "bench.seconds": 0.02, "bench.provider": "cpu", "export.parity_images": 8,
 }  # fmt: skip
@@ -200,7 +201,8 @@ def test_recipes_of_every_kind_and_their_order():
 def test_a_recipe_object_has_the_defaults_of_given_weights():
     plain = loading.from_python(None, {}, {"model": "m", "dataset": "given", "flops": 0.5})
     found = loading.from_python(plain, {}, {"model": "m", "dataset": "given", "weights": "given-1"})
-    assert (plain.search.importance, found.search.importance) == ("magnitude", "taylor")
+    assert (plain.search.candidates, found.search.candidates) == (3, 160)
+    assert (plain.search.recency_bonus, found.search.recency_bonus) == (12.0, 1.0)
 
 
 def workspace_of(model, data=None, settings=(), **options):
@@ -276,7 +278,8 @@ def test_the_given_network_is_scored_first(found, trained):
     assert "val_data serves for the search and for the reported accuracy" in told.text
     recipe = loading.load(result.path / "recipe.yaml")
     assert str(recipe.weights) == own_weights(trained)
-    assert recipe.search.importance == "taylor"
+    assert (recipe.search.recency_bonus, recipe.search.sigma) == (1.0, (1.0, 0.3))
+    assert len((result.path / "search" / "candidates.jsonl").read_text().splitlines()) == 8
 
 
 def test_the_result_is_short_and_escaped_in_words_and_as_a_table(found):

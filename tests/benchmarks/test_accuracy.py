@@ -113,7 +113,8 @@ def test_a_search_from_the_trained_target_pays_for_its_training(work, monkeypatc
 
     monkeypatch.setattr(accuracy_jst, "search", watched)
     monkeypatch.setattr(accuracy_jst, "finetune", finetuned)
-    job = work("jst-given", overrides=(*SEARCH, "search.importance_images=32"))
+    few = ("search.importance_images=32", "search.reconstruction_images=32", "search.candidates=8")
+    job = work("jst-given", overrides=(*SEARCH, *few, "search.candidate_images=32"))
     outcome = accuracy_jst.given(job)
     spent, half = job.ledger.spent, job.ledger.total / 2
     assert set(spent) == {"pretraining", "search", "ranking", "finetune"}
@@ -295,9 +296,9 @@ def test_the_defaults_of_given_weights_may_be_changed():
     search = given.recipe.search
     assert all(getattr(search, key) == value for key, value in GIVEN_WEIGHTS.items())
     other = dataclasses.replace(given, overrides=("search.recency_bonus=12",))
-    assert other.recipe.search.recency_bonus == 12 and other.recipe.search.importance == "taylor"
-    perturbed = dataclasses.replace(given, overrides=("search.perturbation=true",))
-    assert perturbed.recipe.search.sigma == (0.1, 0.1)
+    assert other.recipe.search.recency_bonus == 12 and other.recipe.search.candidates == 160
+    lean = dataclasses.replace(given, overrides=("search.method=lean", "search.perturbation=true"))
+    assert lean.recipe.search.importance == "taylor" and lean.recipe.search.sigma == (0.1, 0.1)
     assert other.hash != given.hash
 
 

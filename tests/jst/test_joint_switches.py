@@ -68,7 +68,8 @@ def test_the_rate_of_the_policy_changes_what_it_learns(searched: Any) -> None:
     """Whether that changes a plan in so few rounds is left to chance, so its weights are compared."""
     base = SHORT | {"search.coarse_share": 0.0, "search.candidates": 1}
     paths = [
-        searched(each).directory / "checkpoint.safetensors" for each in (base, base | {"search.threshnet_lr": 0.2})
+        searched(each).directory / "checkpoint.safetensors"
+        for each in (base, base | {"search.threshnet_lr": 0.2})
     ]
     mine, theirs = (checkpoint.load(path)[0]["policy.0.own"] for path in paths)
     assert mine.abs().max() > 0

@@ -121,7 +121,7 @@ def test_random_importance_is_drawn_once(propose: Any, target: Target) -> None:
 
 
 def leaning(by: dict[int, float]) -> Choice:
-    """What a policy over three groups would have chosen to make some of them, by number, wider or narrower."""
+    """What a policy over three groups would have chosen to make some, by number, wider or narrower."""
     own = np.zeros(3)
     own[list(by)] = list(by.values())
     return Choice(np.zeros(13), own)
@@ -164,7 +164,9 @@ def test_the_policy_makes_groups_wider_and_narrower(
     assert channels.cost(proposer.of(target, 0, leaning({0: 0.7})).plan).flops <= 0.5 * channels.cost().flops
 
 
-@pytest.mark.parametrize(("budget", "even"), [({"flops": 0.5}, False), ({"flops": None, "params": 0.5}, True)])
+@pytest.mark.parametrize(
+    ("budget", "even"), [({"flops": 0.5}, False), ({"flops": None, "params": 0.5}, True)]
+)
 def test_a_policy_begins_tapered_and_evenly_where_parameters_are_the_budget(
     channels: ChannelMap, target: Target, make_recipe: Any, budget: dict[str, Any], even: bool
 ) -> None:

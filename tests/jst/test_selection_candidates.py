@@ -11,7 +11,7 @@ import torch
 from jstc.channels import ChannelMap
 from jstc.data import Dataset
 from jstc.jst.phases import Phase
-from jstc.jst.proposer import Proposal, Proposer
+from jstc.jst.proposer import Proposer
 from jstc.jst.round import judge
 from jstc.jst.selection import choose
 from jstc.jst.state import State

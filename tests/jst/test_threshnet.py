@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from jstc.channels import ChannelMap, analyse
 from jstc.jst.threshnet import Choice, ThreshNet, Vector, describe, taper
@@ -92,14 +94,17 @@ def test_draws_are_as_wide_as_sigma_says_and_those_of_one_generator_are_alike() 
 
 def correlation(net: ThreshNet, apart: int, *, coarse: bool) -> float:
     """Of the offsets of groups so far apart in depth, over many draws."""
-    drawn = np.array([net.offsets(c) for c in net.draw(2000, np.random.default_rng(2), sigma=1.0, coarse=coarse)])
+    drawn = np.array(
+        [net.offsets(c) for c in net.draw(2000, np.random.default_rng(2), sigma=1.0, coarse=coarse)]
+    )
     pairs = [np.corrcoef(drawn[:, i], drawn[:, i + apart])[0, 1] for i in range(GROUPS - apart)]
     return float(np.mean(pairs))
 
 
 def test_coarse_draws_move_neighbours_together() -> None:
     net = ThreshNet(np.column_stack([np.linspace(0, 1, GROUPS), np.zeros((GROUPS, 5))]))
-    near, far, fine = correlation(net, 1, coarse=True), correlation(net, 6, coarse=True), correlation(net, 1, coarse=False)
+    near, far = (correlation(net, apart, coarse=True) for apart in (1, 6))
+    fine = correlation(net, 1, coarse=False)
     assert near > fine + 0.08
     assert near > far + 0.2
 
@@ -231,16 +236,14 @@ class Chain(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (2, 32, 64, 128)
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-            for a, b in zip(widths, widths[1:], strict=False)
-        )  # fmt: skip
+        widths = itertools.pairwise((2, 32, 64, 128))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in widths)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(conv.out_channels) for conv in self.convs)
         self.fc = nn.Linear(128, 3)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            x = layer(x)
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.max_pool2d(norm(conv(x)).relu(), 2)
         return self.fc(x.flatten(1))
 
 

@@ -34,6 +34,7 @@ from tests.helpers.tiny_search import (
     tiny_search,
 )
 
+
 @pytest.fixture(scope="session")
 def given(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     """A network that was trained: all of it, for as long as the others are searched."""
@@ -116,7 +117,9 @@ def test_the_result_says_what_was_judged_and_what_each_part_added(found: Run, ch
     result = found.result
     about = result["candidates"]
     assert (about["judged"], about["images"]) == (40, 36)
-    assert about["seconds"] == pytest.approx(sum(line["seconds"] for line in candidates(found.directory)), abs=0.1)
+    assert about["seconds"] == pytest.approx(
+        sum(line["seconds"] for line in candidates(found.directory)), abs=0.1
+    )
     parts = [line["part"] for line in result["contributions"]]
     assert parts[0] == "evenly narrow, by norms"
     assert len(set(parts)) == len(parts) >= 5
@@ -377,7 +380,12 @@ def test_rounds_keep_the_widths_that_were_found(
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_broken_off_in_its_rounds_a_search_keeps_its_candidates(
-    search_widths: Any, power_cut: Any, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    search_widths: Any,
+    power_cut: Any,
+    trained: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
 ) -> None:
     with power_cut(calls=24 + 2 + after) as progress:
         search_widths(tmp_path, ROUNDS, progress=progress)

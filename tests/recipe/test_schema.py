@@ -106,9 +106,9 @@ WRONG = {
     "twice": ("model: k\n", "FILE, line 4: model is given twice (first on line 1)"),
     "nothing near": (
         "search:\n  wheel: 3\n",
-        "FILE, line 5: unknown key search.wheel; known here: method, rounds, epochs_per_round, steps_per_round, "
-        "perturbation, thresholds, fixed_thresholds, importance, importance_images, coarse_to_fine, "
-        "coarse_share, coarse_budget, sigma, noise_period, recency_bonus, tau, "
+        "FILE, line 5: unknown key search.wheel; known here: method, rounds, epochs_per_round, "
+        "steps_per_round, perturbation, thresholds, fixed_thresholds, importance, importance_images, "
+        "coarse_to_fine, coarse_share, coarse_budget, sigma, noise_period, recency_bonus, tau, "
         "residual_threshold_offset, gate_lr, gate_steps, candidates, candidate_images, threshnet_lr, "
         "archive_size, recalibration_images, eval_images, eval_every, "
         "reconstruction_images, compile, early_stop_overlap, early_stop_window",
@@ -511,7 +511,7 @@ def test_settings_of_the_gates_need_gates(write, setting, method, off):
     """They are not trained with either method unless they are asked for."""
     setting = f"search.{setting}"
     key = setting.split("=")[0].removeprefix("search.")
-    message = f"this is of gates, {off}: set search.importance to learned, weighted or weighted_taylor as well"
+    message = f"this is of gates, {off}: set search.importance to learned, weighted or weighted_taylor "
     for text in (BASE, BASE + "weights: w.safetensors\n"):
         in_file = text + f"search:\n  rounds: 9\n  method: {method}\n  {key}: 2\n"
         with pytest.raises(RecipeError, match=f"line {in_file.count(chr(10))}: search.{key}: {message}"):
