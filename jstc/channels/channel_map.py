@@ -207,6 +207,23 @@ class ChannelMap:
     # -- gates -------------------------------------------------------------------------------------
 
     @cached_property
+    def read_by(self) -> dict[str, dict[str, Tensor]]:
+        """Layers that read groups: by names of layer and group the positions of the channels in its inputs.
+
+        A group is left out of a layer that reads some of its channels twice, or not at all.
+        """
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, numbers in self._structure.numbers.items():
+            layer, _, kind = name.rpartition(".")
+            inputs = numbers[1] if kind == "weight" and len(numbers) > 1 else None
+            for group in self.groups if inputs is not None else ():
+                at = np.flatnonzero((inputs >= group.start) & (inputs < group.start + group.width))
+                if np.array_equal(np.sort(inputs[at]), np.arange(group.start, group.start + group.width)):
+                    order = at[np.argsort(inputs[at])]
+                    found.setdefault(layer, {})[group.name] = torch.from_numpy(order)
+        return found
+
+    @cached_property
     def gated_groups(self) -> tuple[str, ...]:
         """Names of the groups that have a place for a gate."""
         numbers = np.unique(np.concatenate(list(self._sites.values()) or [np.zeros(0, np.int64)]))

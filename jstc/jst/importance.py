@@ -19,6 +19,7 @@ from jstc.channels.trace.ids import evaluating
 from jstc.core.progress import Progress
 from jstc.core.seeds import derive
 from jstc.data import Split
+from jstc.jst.spanning import spanning
 from jstc.jst.subnetwork import Target
 from jstc.models.outputs import logits
 from jstc.plan import Plan
@@ -128,22 +129,40 @@ class Taylor:
 
 
 @dataclass(frozen=True)
-class Gradients(Taylor):
-    """Channel weights that the training itself teaches: what the loss would lose, by the steps' gradients.
+class Gradients(_Unprepared):
+    """Channel weights that gradients teach: what the loss would feel, and what the training says of it.
 
-    They begin with `taylor` on so many images of trained weights; without images, from scratch, with norms.
+    They begin with `spanning` on so many images of trained weights; without images, from scratch, with norms.
     """
 
+    images: int
     follows_training = True
+
+    def num_images(self, split: Split, /) -> int:
+        """Number asked for, or of all there are."""
+        return min(self.images, split.num_images)
 
     def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
         """Measure `target.taylor`, or begin it with norms."""
         if self.images:
-            super().prepare(target, split, channels_last=channels_last, progress=progress)
+            number = self.num_images(split)
+            found = spanning(target, split, images=number, channels_last=channels_last, progress=progress)
+            target.taylor.copy_(found)
             return
         norms = target.channels.magnitude(target.network)
         for group in target.channels.groups:
             target.taylor[group.start : group.start + group.width] = norms[group.name]
+
+    def scores(self, target: Target) -> list[Vector]:
+        """Ranks by group, from 0 to 1: gains fall too steeply to be compared with noise and recency."""
+        return [_ranks(own) for own in target.channels_of(target.taylor)]
+
+
+def _ranks(values: Vector) -> Vector:
+    """Share of the other values that each is not below [channels]."""
+    order = np.argsort(np.argsort(-values, kind="stable"), kind="stable")
+    found: Vector = 1 - order / max(1, len(values) - 1)
+    return found
 
 
 class Gates(_Unprepared):

@@ -121,6 +121,11 @@ class ThreshNet:
         """The weights as they are, unperturbed."""
         return self._mean
 
+    @property
+    def even(self) -> Choice:
+        """Weights that take the start away: all groups keep the same share."""
+        return Choice(np.zeros_like(self._mean.shared), -self._start)
+
     def offsets(self, choice: Choice | None = None) -> Vector:
         """Offsets of the thresholds' logarithms [groups], of the weights as they are without a choice."""
         weights = choice or self._mean

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from jstc.jst.importance import Norms
 from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import RoundContext, training_images
 from jstc.jst.state import State, read_plan
-from jstc.jst.threshnet import ThreshNet
+from jstc.jst.threshnet import Choice, ThreshNet
 from jstc.plan import Plan
 from jstc.train import collectives
 from jstc.train.device import to_device
@@ -42,7 +42,7 @@ _COARSE = 0.4
 """Share of the generations that are coarse."""
 _FIRST_PART = 4
 """A candidate is judged on one of so many parts of the images first."""
-_FINALISTS = 4
+_FINALISTS = 5
 _MENDING = 128
 """Training images that a candidate is mended on: few, but they order plans as many do."""
 _MEMORY = 1_000_000_000
@@ -75,86 +75,73 @@ class WidthSearch:
     contributions: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     judged: int = 0
+    _found: list[tuple[float, Proposal]] = field(default_factory=list)
+    _recorded: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, progress: Progress, *, at_rest: Callable[[], None]) -> None:
         """All generations; then the policy stands at the best of what was found. `at_rest` may stop."""
         self.proposer.begin(self.state.target, self.budget)
         policy = self.proposer.thresholds.policy(self.budget)
         assert policy is not None
-        total = self.context.recipe.search.candidates
-        recorded = collectives.decided(self._recorded)
+        search, self._recorded = self.context.recipe.search, collectives.decided(self._read)
+        total = search.candidates
         progress.start("search", total, "candidate width")
-        best: list[tuple[float, Proposal]] = []
-        self._add("evenly narrow, by norms", self._even(Norms().scores(self.state.target)))
-        self._add("channel weights", self._even(self.proposer.importance.scores(self.state.target)))
-        self._add("starting profile", self.proposer.of(self.state.target, self.budget, None).plan)
-        done, generation, was_coarse = 0, 0, False
-        generations = max(1, math.ceil(total / _GENERATION))
-        while done < total:
-            t = generation / max(1, generations - 1)
-            coarse = self.context.recipe.search.coarse_to_fine and t < _COARSE
-            if was_coarse and not coarse:
-                self._add("policy, coarse", self._likeliest().plan)
-            was_coarse = coarse
-            proposals, sigma = self._draw(
-                policy, generation, min(_GENERATION, total - done), t, coarse=coarse
-            )
-            judged: list[float] = []
-            bound = self._bound()
+        self._add("evenly narrow, by norms", self._even())
+        self._stand("channel weights", policy.even)
+        self._stand("starting profile", policy.likeliest)
+        generations = -(-total // _GENERATION)
+        coarse_ones = round(_COARSE * generations) if search.coarse_to_fine else 0
+        for generation in range(generations):
+            if generation == coarse_ones > 0:
+                self._stand("policy, coarse", policy.likeliest)
+            number = min(_GENERATION, total - self.judged)
+            sigma = self._sigma(generation / max(1, generations - 1))
+            coarse = generation < coarse_ones
+            proposals = self._draw(policy, generation, number, sigma, coarse=coarse)
+            about = {"generation": generation, "phase": "coarse" if coarse else "fine", "sigma": sigma}
+            bound, losses = self._bound(), []
             for proposal in proposals:
-                about = {"generation": generation, "phase": "coarse" if coarse else "fine", "sigma": sigma}
-                loss = self._one(proposal, done, about, recorded, bound)
-                judged.append(math.inf if loss is None else loss)
-                if loss is not None:
-                    best.append((loss, proposal))
-                done += 1
-                progress.update(done, loss=min((each for each, _ in best), default=math.inf))
+                losses.append(self._one(proposal, about, bound))
+                progress.update(self.judged, loss=min(loss for loss, _ in self._found))
                 at_rest()
-            self._teach(policy, proposals, judged)
-            generation += 1
-        self._add("policy, fine", self._likeliest().plan)
-        self._settle(policy, best)
+            self._teach(policy, proposals, losses)
+        self._stand("policy, fine", policy.likeliest)
+        self._settle(policy)
 
     # One candidate
 
-    def _one(
-        self,
-        proposal: Proposal,
-        number: int,
-        about: dict[str, Any],
-        recorded: list[dict[str, Any]],
-        bound: float,
-    ) -> float | None:
-        counts = [len(kept) for kept in proposal.plan.kept.values()]
-        known = recorded[number] if number < len(recorded) else {}
-        if known.get("counts") == counts and known.get("plan") == proposal.plan.hash:
+    def _one(self, proposal: Proposal, about: dict[str, Any], bound: float) -> float:
+        """Loss of the next candidate, read or judged; infinite where it was ended early."""
+        number, plan = self.judged, proposal.plan
+        known = self._recorded[number] if number < len(self._recorded) else {}
+        if known.get("plan") == plan.hash:
             found = Judged(known["loss"], known["accuracy"], known["first"], known["images"])
-            self.judge.remember(proposal.plan, found)
-            self.seconds += known["seconds"]
+            self.judge.remember(plan, found)
+            spent = known["seconds"]
         else:
-            del recorded[number:]
+            del self._recorded[number:]
             since = time.perf_counter()
-            found = self.judge(proposal.plan, bound=bound)
-            spent = time.perf_counter() - since
-            self.seconds += spent
-            cost = self.state.target.channels.cost(proposal.plan)
+            found = self.judge(plan, bound=bound)
+            spent = round(time.perf_counter() - since, 4)
+            cost = self.state.target.channels.cost(plan)
             line = {
                 "candidate": number,
                 "of": self.identity,
                 "budget": self.context.recipe.labels[self.budget],
                 **about,
-                "counts": counts,
-                "plan": proposal.plan.hash,
+                "counts": list(plan.counts.values()),
+                "plan": plan.hash,
                 "flops": cost.flops,
                 "params": cost.params,
-                "loss": found.loss,
-                "accuracy": found.accuracy,
-                "first": found.first,
-                "images": found.images,
-                "seconds": round(spent, 4),
+                **asdict(found),
+                "seconds": spent,
             }
             collectives.decided(lambda: self._write(number, line))
+        self.seconds += spent
         self.judged += 1
+        if found.loss is None:
+            return math.inf
+        self._found.append((found.loss, proposal))
         return found.loss
 
     def _write(self, number: int, line: dict[str, Any]) -> None:
@@ -162,7 +149,7 @@ class WidthSearch:
             self.history.truncate(number)
         self.history.append(line)
 
-    def _recorded(self) -> list[dict[str, Any]]:
+    def _read(self) -> list[dict[str, Any]]:
         found = self.history.read()
         return found if all(line.get("of") == self.identity for line in found) else []
 
@@ -173,80 +160,81 @@ class WidthSearch:
 
     # A generation
 
+    def _sigma(self, t: float) -> float:
+        """Scale of the perturbation, geometrically from the first to the last as `t` goes from 0 to 1."""
+        first, last = self.context.recipe.search.sigma
+        return float(first ** (1 - t) * last**t) if first and last else first + t * (last - first)
+
     def _draw(
-        self, policy: ThreshNet, generation: int, number: int, t: float, *, coarse: bool
-    ) -> tuple[list[Proposal], float]:
-        search = self.context.recipe.search
-        first, last = search.sigma
-        sigma = first ** (1 - t) * last**t if first and last else first + t * (last - first)
+        self, policy: ThreshNet, generation: int, number: int, sigma: float, *, coarse: bool
+    ) -> list[Proposal]:
+        seed, perturbed = self.context.recipe.seed, self.context.recipe.search.perturbation
         own: list[Proposal] = []
 
         def drawn() -> list[Any]:
-            random = np.random.default_rng(
-                derive(self.context.recipe.seed, "widths", self.budget, generation)
-            )
-            if search.perturbation:
+            random = np.random.default_rng(derive(seed, "widths", self.budget, generation))
+            if perturbed:
                 choices = policy.draw(number, random, sigma=sigma, coarse=coarse)
             else:
                 choices = policy.one_by_one(number, generation * _GENERATION, sigma=sigma)
             own[:] = [self.proposer.of(self.state.target, self.budget, choice) for choice in choices]
-            return [[proposal.plan.to_dict(), proposal.thresholds] for proposal in own]
+            return [proposal.plan.to_dict() for proposal in own]
 
         plans = collectives.decided(drawn)
-        if own:
-            return own, sigma
-        phase = self.proposer.growth.end()
-        groups = self.state.target.channels.widths
-        return [Proposal(read_plan(plan, groups), phase, values, None) for plan, values in plans], sigma
+        return own or [self._foreign(plan) for plan in plans]
 
-    @staticmethod
-    def _teach(policy: ThreshNet, proposals: Sequence[Proposal], losses: Sequence[float]) -> None:
-        finite = [(p.choice, -loss) for p, loss in zip(proposals, losses, strict=True) if math.isfinite(loss)]
-        worst = min((reward for _, reward in finite), default=0.0)
-        choices = [p.choice for p in proposals if p.choice is not None]
-        if len(choices) == len(proposals) and finite:  # of several processes, the first has the policy
-            policy.learn(choices, [-loss if math.isfinite(loss) else worst - 1 for loss in losses])
-
-    # What the parts contribute, and what comes of it
-
-    def _likeliest(self) -> Proposal:
-        return self._shared(lambda: self.proposer.of(self.state.target, self.budget, None))
-
-    def _shared(self, make: Callable[[], Proposal]) -> Proposal:
-        own: list[Proposal] = []
-
-        def made() -> Any:
-            own.append(make())
-            return own[0].plan.to_dict()
-
-        plan = collectives.decided(made)
-        if own:
-            return own[0]
+    def _foreign(self, plan: Any) -> Proposal:
+        """Another process's proposal: the policy and its choices are those of the first one."""
         found = read_plan(plan, self.state.target.channels.widths)
         return Proposal(found, self.proposer.growth.end(), [], None)
 
-    def _even(self, scores: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Plan:
+    @staticmethod
+    def _teach(policy: ThreshNet, proposals: Sequence[Proposal], losses: Sequence[float]) -> None:
+        """Let the policy learn, in the first of several processes; those ended early were the worst."""
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        choices = [proposal.choice for proposal in proposals if proposal.choice is not None]
+        if choices and finite:
+            worst = max(finite) + 1
+            policy.learn(choices, [-loss if math.isfinite(loss) else -worst for loss in losses])
+
+    # What the parts contribute, and what comes of it
+
+    def _even(self) -> Plan:
+        """The evenly narrow plan, channels by norms: what there is without a search."""
         space = self.proposer.spaces[self.budget]
+        scores = Norms().scores(self.state.target)
         order = [np.argsort(-own, kind="stable") for own in scores]
         return space.plan(order, [np.log((np.arange(len(own)) + 0.5) / len(own)) for own in scores])
 
-    def _add(self, part: str, plan: Plan) -> None:
-        found = self.judge(plan)
-        cost = self.state.target.channels.cost(plan)
-        self.contributions.append(
-            {"part": part, "loss": found.loss, "accuracy": found.accuracy, "params": cost.params}
-        )
+    def _stand(self, part: str, choice: Choice) -> None:
+        """Judge where the policy stands once a part has done its work."""
+        own: list[Proposal] = []
 
-    def _settle(self, policy: ThreshNet, best: list[tuple[float, Proposal]]) -> None:
-        """Judge the best ones and the policy's own once more, on all images, and stand at the winner."""
-        ranked = [proposal for _, proposal in sorted(best, key=lambda each: each[0])]
-        finalists = {p.plan.hash: p for p in [self._likeliest(), *ranked[:_FINALISTS]]}
-        losses = {name: self.judge.thoroughly(p.plan) for name, p in finalists.items()}
-        least = min(losses.values())
-        as_good = [p for name, p in finalists.items() if losses[name] <= (1 + _AS_GOOD) * least]
-        channels = self.state.target.channels
+        def made() -> Any:
+            own.append(self.proposer.of(self.state.target, self.budget, choice))
+            return own[0].plan.to_dict()
+
+        plan = collectives.decided(made)
+        proposal = own[0] if own else self._foreign(plan)
+        self._found.append((self._add(part, proposal.plan), proposal))
+
+    def _add(self, part: str, plan: Plan) -> float:
+        found = self.judge(plan)
+        assert found.loss is not None
+        params = self.state.target.channels.cost(plan).params
+        line = {"part": part, "loss": found.loss, "accuracy": found.accuracy, "params": params}
+        self.contributions.append(line)
+        return found.loss
+
+    def _settle(self, policy: ThreshNet) -> None:
+        """Judge the best ones once more, on all images, and stand at the winner."""
+        ranked = [proposal for _, proposal in sorted(self._found, key=lambda each: each[0])]
+        finalists = list({p.plan.hash: p for p in ranked}.values())[:_FINALISTS]
+        losses = {p.plan.hash: self.judge.thoroughly(p.plan) for p in finalists}
+        least, channels = min(losses.values()), self.state.target.channels
+        as_good = [p for p in finalists if losses[p.plan.hash] <= (1 + _AS_GOOD) * least]
         winner = min(as_good, key=lambda p: (channels.cost(p.plan).params, losses[p.plan.hash]))
-        self._add("best of the candidates", winner.plan)
+        self._add("best of all", winner.plan)
         if winner.choice is not None:
             policy.settle(winner.choice)
 
