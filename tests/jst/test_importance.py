@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
 from jstc.data.base import Dataset
 from jstc.jst.importance import importance_of, taylor
+from jstc.jst.spanning import spanning
 from jstc.jst.round import RoundContext, train_round
 from jstc.jst.subnetwork import Target, cut, put_back
 from jstc.plan import Plan
@@ -69,7 +71,7 @@ def test_it_is_the_change_of_the_loss_with_the_gate(
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("importance", ["taylor", "gradient"])
+@pytest.mark.parametrize("importance", ["taylor"])
 def test_scores_are_relative_to_the_mean_of_the_group(
     target: Target, make_recipe: Any, importance: str
 ) -> None:
@@ -195,7 +197,8 @@ def test_from_scratch_gradients_begin_with_norms_and_read_no_images(
     importance.prepare(target, dataset.train, channels_last=False, progress=Silent())
     norms = target.channels.magnitude(target.network)
     for group, scores in zip(target.channels.groups, importance.scores(target), strict=True):
-        assert scores == pytest.approx(norms[group.name].double().numpy())
+        assert np.argsort(scores).tolist() == norms[group.name].argsort(stable=True).tolist()
+        assert (scores.min(), scores.max()) == (0.0, 1.0)
 
 
 def test_of_given_weights_gradients_begin_with_what_would_be_lost(
@@ -204,8 +207,9 @@ def test_of_given_weights_gradients_begin_with_what_would_be_lost(
     importance = importance_of(make_recipe(GRADIENT | {"weights": "given.safetensors"}))
     assert importance.num_images(dataset.train) == 20
     importance.prepare(target, dataset.train, channels_last=False, progress=Silent())
-    before = target.taylor.clone()
-    torch.testing.assert_close(before, measured(target, make_context(TAYLOR)))
+    expected = spanning(target, dataset.train, images=20, channels_last=False, progress=Silent())
+    torch.testing.assert_close(target.taylor, expected)
+    assert not torch.allclose(expected, measured(target, make_context(TAYLOR)))
 
 
 def test_only_gradients_are_told_of_the_training(trained: Any) -> None:
@@ -251,7 +255,7 @@ def test_channels_that_the_loss_does_not_feel_fall_behind(
         target.network.wide_bn.bias[kept[0]] = -9.0  # never passes the rectifier
     put_back(trained(), target)
     wide = importance_of(make_recipe(GRADIENT)).scores(target)[1]
-    assert wide[kept[0]] == pytest.approx(0.5, abs=0.05) == wide[list(kept)].min()
+    assert wide[kept[0]] == 0.0 < np.delete(wide, kept[0]).min()
 
 
 def test_a_search_that_learns_channel_weights_is_taken_up_as_it_was(
