@@ -96,8 +96,8 @@ class Steady:
 def growth_of(settings: SearchSettings, *, budgets: int = 1, explored: bool = False) -> Growth:
     """The strategy that `search.coarse_to_fine` names, for a search at so many `budgets`.
 
-    Where widths were `explored` before the rounds, these train what was found: without perturbation, and at the
-    last temperature, at which it was found.
+    Where widths were `explored` before the rounds, these train what was found: without perturbation, and at
+    the last temperature, at which it was found.
     """
     if explored:
         settings = settings.model_copy(update={"perturbation": False, "tau": (settings.tau[1],) * 2})
