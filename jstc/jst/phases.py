@@ -53,7 +53,6 @@ class CoarseToFine:
 
     settings: SearchSettings
     budgets: int = 1
-    perturbed: bool = True
 
     def at(self, round_: int, /) -> Phase:
         """Coarse or fine."""
@@ -63,7 +62,7 @@ class CoarseToFine:
         tau = settings.tau[0] ** (1 - t) * settings.tau[1] ** t
         coarse = round_ < coarse_rounds
         below = coarse and settings.coarse_budget != 1
-        return Phase(sigma if self.perturbed else 0.0, tau, coarse=coarse, below=below)
+        return Phase(sigma if settings.perturbation else 0.0, tau, coarse=coarse, below=below)
 
     def end(self) -> Phase:
         """Fine, at the last temperature."""
@@ -82,12 +81,11 @@ class Steady:
     """Fine rounds at the budget from the first on, at the mean of first and last sigma and tau."""
 
     settings: SearchSettings
-    perturbed: bool = True
 
     def at(self, _round: int, /) -> Phase:
         """One phase for every round: arithmetic mean of sigma, geometric mean of tau."""
         settings = self.settings
-        sigma = sum(settings.sigma) / 2 if self.perturbed else 0.0
+        sigma = sum(settings.sigma) / 2 if settings.perturbation else 0.0
         return Phase(sigma, math.sqrt(settings.tau[0] * settings.tau[1]), coarse=False)
 
     def end(self) -> Phase:
@@ -95,15 +93,15 @@ class Steady:
         return Phase(0.0, self.settings.tau[1], coarse=False)
 
 
-def growth_of(settings: SearchSettings, *, budgets: int = 1, perturbed: bool = True) -> Growth:
+def growth_of(settings: SearchSettings, *, budgets: int = 1, explored: bool = False) -> Growth:
     """The strategy that `search.coarse_to_fine` names, for a search at so many `budgets`.
 
-    Rounds are not `perturbed` where the perturbation is off, or where it was before them.
+    Where widths were `explored` before the rounds, these train what was found: without perturbation, and at
+    the last temperature, at which it was found.
     """
-    perturbed = perturbed and settings.perturbation
-    if settings.coarse_to_fine:
-        return CoarseToFine(settings, budgets, perturbed)
-    return Steady(settings, perturbed)
+    if explored:
+        settings = settings.model_copy(update={"perturbation": False, "tau": (settings.tau[1],) * 2})
+    return CoarseToFine(settings, budgets) if settings.coarse_to_fine else Steady(settings)
 
 
 # Whether a run is so short that its search begins below the budget

@@ -73,9 +73,8 @@ class Proposer:
         self.spaces = Space.each(channels, recipe, budgets)
         self.importance = importance_of(recipe)
         self.thresholds = thresholds_of(channels, recipe)
-        # Where a width search has explored, its rounds are to train what it found.
-        searches = recipe.weights is not None and self.thresholds.policy(0) is not None
-        self.growth = growth_of(recipe.search, budgets=len(self.spaces), perturbed=not searches)
+        explored = recipe.weights is not None and self.thresholds.policy(0) is not None
+        self.growth = growth_of(recipe.search, budgets=len(self.spaces), explored=explored)
 
     def budget(self, round_: int) -> int:
         """Number of the budget whose turn round `round_` is."""

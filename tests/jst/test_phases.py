@@ -41,6 +41,17 @@ def test_without_coarse_to_fine_every_round_is_alike(make_recipe: Any) -> None:
 
 
 @pytest.mark.parametrize("coarse_to_fine", [True, False])
+def test_rounds_after_an_exploration_are_all_at_what_it_ended_with(
+    make_recipe: Any, coarse_to_fine: bool
+) -> None:
+    search = make_recipe(SETTINGS | {"search.coarse_to_fine": coarse_to_fine}).search
+    growth = growth_of(search, explored=True)
+    assert {(growth.at(round_).sigma, growth.at(round_).tau) for round_ in range(10)} == {(0.0, 0.5)}
+    assert growth.at(0).coarse is coarse_to_fine
+    assert growth.end() == growth_of(search).end()
+
+
+@pytest.mark.parametrize("coarse_to_fine", [True, False])
 def test_without_perturbation_sigma_is_zero_and_tau_the_same(make_recipe: Any, coarse_to_fine: bool) -> None:
     with_noise = phases(make_recipe, coarse_to_fine=coarse_to_fine)
     without = phases(make_recipe, coarse_to_fine=coarse_to_fine, perturbation=False)

@@ -20,9 +20,11 @@ from jstc.core.progress import Silent
 from jstc.core.signals import interruptible
 from jstc.data import Dataset
 from jstc.errors import StageError
+from jstc.jst.round import train_round
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target
 from jstc.jst.widths import Judge
+from jstc.train.metrics import TrainingMonitor
 from tests.helpers.tiny_search import (
     GIVEN,
     LEAN,
@@ -33,6 +35,10 @@ from tests.helpers.tiny_search import (
     tiny_recipe,
     tiny_search,
 )
+
+
+class PowerCutError(Exception):
+    pass
 
 
 @pytest.fixture(scope="session")
@@ -367,15 +373,89 @@ def trained(given: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return tiny_search(tmp_path_factory.mktemp("trained"), GIVEN | ROUNDS, network=copy.deepcopy(given))
 
 
-def test_rounds_keep_the_widths_that_were_found(
+def test_rounds_train_the_plan_that_was_found(
     search_widths: Any, target: Target, trained: Run, channels: ChannelMap, tmp_path: Path
 ) -> None:
-    winner = list(search_widths(tmp_path, ROUNDS | {"search.rounds": 0}).plan.counts.values())
+    """And keep its widths, while the training teaches which channels these are."""
+    winner = search_widths(tmp_path, ROUNDS | {"search.rounds": 0}).plan
+    counts = list(winner.counts.values())
     start = proposer_of(channels, tiny_recipe(GIVEN)).final(target).plan.counts.values()
-    assert sum(abs(a - b) for a, b in zip(start, winner, strict=True)) > 4
+    assert sum(abs(a - b) for a, b in zip(start, counts, strict=True)) > 4
+    assert trained.history[0]["plan_hash"] == winner.hash
     for record in trained.history:
-        assert record["advantage"] is None  # the policy has learnt, and no candidate is judged in rounds
-        assert sum(abs(a - b) for a, b in zip(record["counts"], winner, strict=True)) <= 2
+        assert (record["advantage"], record["sigma"]) == (None, 0.0)
+        assert sum(abs(a - b) for a, b in zip(record["counts"], counts, strict=True)) <= 2
+
+
+MENDED = ROUNDS | {"search.reconstruction_images": 48, "checkpoint.every_steps": 1}
+
+
+class Messages(Silent):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture(scope="session")
+def mended(given: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return tiny_search(tmp_path_factory.mktemp("mended"), GIVEN | MENDED, network=copy.deepcopy(given))
+
+
+def test_candidates_are_mended_before_they_are_judged(
+    search_widths: Any, mended: Run, trained: Run, tmp_path: Path
+) -> None:
+    told = Messages()
+    assert facts(search_widths(tmp_path, MENDED, progress=told)) == facts(mended)
+    assert [text.partition(":")[0] for text in told.texts] == ["widths", "reconstruction"]
+    same = {line["plan"]: line["loss"] for line in candidates(trained.directory)}
+    pairs = [
+        (line["loss"], same[line["plan"]]) for line in candidates(mended.directory) if line["plan"] in same
+    ]
+    both = [(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None]
+    assert len(both) > 2 and sum(mine < theirs for mine, theirs in both) > len(both) / 2
+
+
+@pytest.mark.parametrize("images", [0, 48])
+def test_the_first_sub_network_is_mended_and_the_others_are_as_they_were_trained(
+    search_widths: Any,
+    given: nn.Module,
+    channels: ChannelMap,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    images: int,
+) -> None:
+    begun: list[bool] = []
+
+    def watched(sub: Any, *args: Any, **options: Any) -> Any:
+        cut = channels.slice(network, sub.plan).state_dict()
+        begun.append(torch.equal(sub.gated.network.fc.weight, cut["fc.weight"]))
+        return train_round(sub, *args, **options)
+
+    monkeypatch.setattr("jstc.jst.rounds.train_round", watched)
+    network = copy.deepcopy(given)
+    search_widths(tmp_path, MENDED | {"search.reconstruction_images": images}, network=network)
+    assert begun == [not images, True, True]
+
+
+@pytest.mark.parametrize("steps", [2, 6])
+def test_broken_off_in_the_middle_of_its_rounds_it_ends_the_same(
+    search_widths: Any, mended: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    calls, after_step = iter(range(1, 1000)), TrainingMonitor.after_step
+
+    def cut_off(monitor: TrainingMonitor, *given: Any) -> None:
+        after_step(monitor, *given)
+        if next(calls) == steps:
+            raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingMonitor, "after_step", cut_off)
+        with pytest.raises(PowerCutError):
+            search_widths(tmp_path, MENDED)
+    monkeypatch.setattr("jstc.jst.joint.Judge", None)
+    assert facts(search_widths(tmp_path, MENDED)) == facts(mended)
 
 
 @pytest.mark.parametrize("after", [1, 2])
