@@ -17,8 +17,8 @@ from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
 from jstc.data.base import Dataset
 from jstc.jst.importance import importance_of, taylor
-from jstc.jst.spanning import spanning
 from jstc.jst.round import RoundContext, train_round
+from jstc.jst.spanning import spanning
 from jstc.jst.subnetwork import Target, cut, put_back
 from jstc.plan import Plan
 from jstc.train import collectives
