@@ -181,13 +181,14 @@ class ChannelMap:
 
         Every convolution and linear layer, in the order of the forward, is fitted by ridge least squares from
         the cut network's own inputs to the uncut one's outputs at the kept channels (He et al. 2017, Channel
-        Pruning); where its output is added to another, the sum is fitted. Works in place, in evaluation mode
-        and in the tensors' own precision; statistics of norms only move by the constant that a fit needs.
+        Pruning), as far as an activation behind it lets them through; where its output is added to another,
+        the sum is fitted. Works in place and in evaluation mode; statistics of norms only move by the
+        constant that a fit needs.
 
         `batches` are image tensors, or tuples and lists that begin with one; `call` runs a network on a batch
-        where that is not enough. No more of them than `images` images are used, and fewer where their
-        results would take more than `memory` bytes. `add_up` sums tensors over processes that have a part of
-        the images each. Raises `ChannelError` for a foreign plan, without images, or when the forward makes
+        where that is not enough. No more of them than `images` images are used, and fewer where that would
+        take more than `memory` bytes. `add_up` sums tensors, in place, over processes that have a part of the
+        images each. Raises `ChannelError` for a foreign plan, without images, or when the forward makes
         other calls for other images.
         """
         return reconstruct(
