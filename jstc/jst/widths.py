@@ -264,7 +264,7 @@ class WidthSearch:
 class Judge:
     """Judges plans at the weights as they are: cut, mended or recalibrated, loss on common images.
 
-    Mended by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so judged,
+    Mended roughly by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so judged,
     plans are in the order of what they train to; with no more than new batch-norm statistics they hardly are
     (docs/research/accuracy.md). The images are read once and stay in memory. A plan that was judged is not
     judged again.
@@ -330,7 +330,8 @@ class Judge:
         """Fit the layers on `fits` of the images in `batches`; with 0, take statistics of all of them."""
         target = self._state.target
         if fits:
-            target.channels.reconstruct(target.network, network, plan, batches, images=fits)
+            rough = fits <= _MENDING
+            target.channels.reconstruct(target.network, network, plan, batches, images=fits, rough=rough)
         else:
             numerics = self._context.options.criterion.numerics
             recalibrate(network, batches, images=2**31, numerics=numerics)

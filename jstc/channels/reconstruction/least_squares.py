@@ -88,17 +88,22 @@ class Layer:
         """Number of positions of an output of `shape`: for a linear layer tokens, between first and last."""
         return math.prod(shape[2:] if self.spatial else shape[1:-1])
 
-    def each(self, shape: Sequence[int], images: int) -> int:
-        """Positions of each image that are looked at, so that `images` images give samples enough."""
-        wanted = max(_FEWEST_SAMPLES, _SAMPLES_PER_FEATURE * self.features)
+    def each(self, shape: Sequence[int], images: int, share: float = 1.0) -> int:
+        """Positions of each image that are looked at, so that `images` images give samples enough.
+
+        Of as many as are enough, a `share`.
+        """
+        wanted = share * max(_FEWEST_SAMPLES, _SAMPLES_PER_FEATURE * self.features)
         return min(self.places(shape), max(1, math.ceil(wanted / max(images, 1))))
 
-    def positions(self, shape: Sequence[int], images: int, numbers: Tensor, seed: int) -> Tensor:
+    def positions(
+        self, shape: Sequence[int], images: int, numbers: Tensor, seed: int, share: float = 1.0
+    ) -> Tensor:
         """Positions of an output of `shape`, [N, P], of the images with the given `numbers` [N] of `images`.
 
         A function of the image's number, whatever batch it comes in; all places are taken equally often.
         """
-        places, count = self.places(shape), self.each(shape, images)
+        places, count = self.places(shape), self.each(shape, images, share)
         order = torch.randperm(places, generator=torch.Generator().manual_seed(seed))
         return order[(numbers[:, None] * count + torch.arange(count)) % places]
 

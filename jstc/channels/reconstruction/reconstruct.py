@@ -33,6 +33,7 @@ __all__ = ["Explained", "Reconstruction", "reconstruct"]
 _HELD_OUT = 8  # one image in so many chooses the ridge, and says what a fit is worth
 _AT_ONCE = 64  # images at most that a forward has: what a held one keeps goes with their number
 _ROUNDS = 3  # of fits to what an activation lets through, after the first one
+_SHARE_OF_ROUGH, _ROUNDS_OF_ROUGH = 0.375, 1  # of the positions of a whole fit; of its rounds
 _FEWEST = 2  # images: one to fit on, and one that is held out
 _SHARE = 8  # of the memory, the most that one forward under way may take
 _EXACT = 1 - 1e-9  # explained so far: there is nothing to mend
@@ -64,7 +65,7 @@ class Reconstruction:
     memory: int
 
 
-def reconstruct(
+def reconstruct(  # noqa: PLR0913 - see `ChannelMap.reconstruct`
     model: nn.Module,
     small: nn.Module,
     kept: Mapping[str, Sequence[Tensor | None]],
@@ -74,6 +75,7 @@ def reconstruct(
     memory: int,
     call: Callable[[nn.Module, Any], Any],
     add_up: Callable[[Sequence[Tensor]], None] | None = None,
+    rough: bool = False,
 ) -> Reconstruction:
     """Fit the layers of `small`, cut out of `model` at `kept`, in place; see `ChannelMap.reconstruct`."""
     model = shared(model, small)
@@ -86,7 +88,7 @@ def reconstruct(
         sites, left_out = find(steps, whole, own, cut)
         room = _Room.of(sites, steps, cut_steps, own, few)
         parts, used = _chosen(batches, room.images(images, memory), room.at_once(memory))
-        fitting = _Fitting(own, kept, steps, [_size(part) for part in parts], add_up)
+        fitting = _Fitting(own, kept, steps, [_size(part) for part in parts], add_up, rough=rough)
         pairs = _pairs(model, small, [_run(call, part) for part in parts], sites)
         found: dict[str, Explained] = {}
         try:
@@ -238,7 +240,10 @@ class _Fitting:
         steps: Sequence[Step],
         sizes: Sequence[int],
         add_up: Callable[[Sequence[Tensor]], None] | None,
+        *,
+        rough: bool,
     ) -> None:
+        self._rough = rough
         self._own, self._kept, self._steps, self._add_up = own, kept, steps, add_up
         ends = torch.tensor([0, *sizes]).cumsum(0)
         self._numbers = [torch.arange(a, b) for a, b in itertools.pairwise(ends.tolist())]
@@ -260,7 +265,7 @@ class _Fitting:
         found = fitted(*sums, constant=constant, importance=importance)
         if found is not None and site.bounds is not None:
             found = replace(found, before=sums[1].explained(sums[1].shown, importance))
-            for _ in range(_ROUNDS):
+            for _ in range(_ROUNDS_OF_ROUGH if self._rough else _ROUNDS):
                 self._add_all(site, held, place, sums, found.change)
                 found = refitted(found, *sums, constant=constant, importance=importance)
         for uncut, cut in pairs:
@@ -283,7 +288,9 @@ class _Fitting:
         layer = Layer.of(step.name, {**given, "weight": weight})
         added = None if site.other is None else (uncut.kept[site.other], cut.kept[site.other])
         seed = derive(0, "reconstruct", site.weight)
-        positions = layer.positions(theirs.output.shape, self._images, numbers, seed)
+        positions = layer.positions(
+            theirs.output.shape, self._images, numbers, seed, _SHARE_OF_ROUGH if self._rough else 1.0
+        )
         return _Held(numbers, layer, positions, given["input"], given.get("bias"), theirs.output, added)
 
     def _add_all(
