@@ -202,9 +202,7 @@ def test_the_scores_of_gradients_are_ranks(target: Target, make_recipe: Any) -> 
     stem, wide, last = importance_of(make_recipe(GRADIENT)).scores(target)
     assert stem == pytest.approx([n / 7 for n in range(8)])
     assert wide == pytest.approx([n / 11 for n in range(12)])
-    assert last == pytest.approx(
-        [n / 15 for n in range(15, -1, -1)]
-    )  # of equal ones the first before the others
+    assert last == pytest.approx([n / 15 for n in range(15, -1, -1)])  # of equals the first comes first
 
 
 def test_of_given_weights_gradients_begin_with_what_each_explains(
