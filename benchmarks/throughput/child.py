@@ -24,7 +24,7 @@ from jstc.core import files, processes
 from jstc.train import collectives, device, process_group
 from jstc.train.loop import stream
 
-__all__ = ["memory", "scaling"]
+__all__ = ["memory", "peak_resident", "scaling"]
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def memory(setup: Setup, kind: str) -> dict[str, float | None]:
     subject.sync()
     workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
     on_gpu = torch.cuda.max_memory_allocated() / 1e6 if subject.where.type == "cuda" else None
-    return {"process": _peak_resident() / 1e6, "worker": workers or None, "gpu": on_gpu}
+    return {"process": peak_resident() / 1e6, "worker": workers or None, "gpu": on_gpu}
 
 
 def _exercise(subject: Subject, kind: str, steps: int) -> None:
@@ -67,7 +67,7 @@ def _exercise(subject: Subject, kind: str, steps: int) -> None:
                 searching.round()
 
 
-def _peak_resident() -> float:
+def peak_resident() -> float:
     """Bytes. On Linux a new process has its parent's peak as the `ru_maxrss` that it starts with."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():

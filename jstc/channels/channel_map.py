@@ -181,13 +181,14 @@ class ChannelMap:
 
         Every convolution and linear layer, in the order of the forward, is fitted by ridge least squares from
         the cut network's own inputs to the uncut one's outputs at the kept channels (He et al. 2017, Channel
-        Pruning); where its output is added to another, the sum is fitted. Works in place, in evaluation mode
-        and in the tensors' own precision; statistics of norms only move by the constant that a fit needs.
+        Pruning), as far as an activation behind it lets them through; where its output is added to another,
+        the sum is fitted. Works in place and in evaluation mode; statistics of norms only move by the
+        constant that a fit needs.
 
         `batches` are image tensors, or tuples and lists that begin with one; `call` runs a network on a batch
-        where that is not enough. No more of them than `images` images are used, and fewer where their
-        results would take more than `memory` bytes. `add_up` sums tensors over processes that have a part of
-        the images each. Raises `ChannelError` for a foreign plan, without images, or when the forward makes
+        where that is not enough. No more of them than `images` images are used, and fewer where that would
+        take more than `memory` bytes. `add_up` sums tensors, in place, over processes that have a part of the
+        images each. Raises `ChannelError` for a foreign plan, without images, or when the forward makes
         other calls for other images.
         """
         return reconstruct(
@@ -204,8 +205,6 @@ class ChannelMap:
     def _indices(self, plan: Plan) -> slicing.Indices:
         return slicing.indices(self._structure, plan)
 
-    # -- gates -------------------------------------------------------------------------------------
-
     @cached_property
     def read_by(self) -> dict[str, dict[str, Tensor]]:
         """Layers that read groups: by names of layer and group the positions of the channels in its inputs.
@@ -216,12 +215,16 @@ class ChannelMap:
         for name, numbers in self._structure.numbers.items():
             layer, _, kind = name.rpartition(".")
             inputs = numbers[1] if kind == "weight" and len(numbers) > 1 else None
-            for group in self.groups if inputs is not None else ():
+            if inputs is None:
+                continue
+            for group in self.groups:
                 at = np.flatnonzero((inputs >= group.start) & (inputs < group.start + group.width))
                 if np.array_equal(np.sort(inputs[at]), np.arange(group.start, group.start + group.width)):
                     order = at[np.argsort(inputs[at])]
                     found.setdefault(layer, {})[group.name] = torch.from_numpy(order)
         return found
+
+    # -- gates -------------------------------------------------------------------------------------
 
     @cached_property
     def gated_groups(self) -> tuple[str, ...]:

@@ -194,7 +194,7 @@ def test_a_setup_reaches_another_process_unchanged(setup):
 def test_memory_is_looked_at_after_the_work(setup, monkeypatch):
     done = []
     monkeypatch.setattr(child, "_exercise", lambda subject, kind, steps: done.append((kind, steps)))
-    monkeypatch.setattr(child, "_peak_resident", lambda: 5e6 * len(done))
+    monkeypatch.setattr(child, "peak_resident", lambda: 5e6 * len(done))
     found = child.memory(setup, "search")
     assert done == [("search", 2)]
     assert (found["process"], found["gpu"]) == (5.0, None)
@@ -217,7 +217,7 @@ def test_peak_memory_is_that_of_the_process_and_not_of_its_parent(setup):
     command = children.command("benchmarks.throughput.child", "memory", setup.to_json(), "search")
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment(), timeout=300)
     found = json.loads(done.stdout)
-    held = child._peak_resident() / 1e6
+    held = child.peak_resident() / 1e6
     del ballast
     assert 100 < found["process"] < held
     assert found["gpu"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 import jstc
 from jstc.channels import ChannelMap
 from jstc.channels.reconstruction.least_squares import Layer
+from jstc.channels.reconstruction.sites import find
+from jstc.channels.reconstruction.walks import Walk, live_bytes, record
+from jstc.channels.trace.ids import named_tensors
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
@@ -96,7 +100,7 @@ class Fixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.shared(torch.relu(self.shared(torch.relu(self.first(x))))))
-        return self.out(self.lstm(x.flatten(2).transpose(1, 2))[0][:, -1])
+        return self.out(self.lstm(x[..., ::4, ::4].flatten(2).transpose(1, 2))[0][:, -1])
 
 
 def made(network: type[nn.Module]) -> tuple[nn.Module, ChannelMap]:
@@ -145,11 +149,70 @@ def test_depthwise_and_grouped_layers() -> None:
 
 
 def test_the_sum_is_what_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jstc.channels.reconstruction.reconstruct._ROUNDS", 0)  # which mends something, too
     model, channels = made(Sum)
     plan = channels.uniform_plan(flops=0.3)
     with_sums = error(mended(model, channels, plan)[1], model)
-    monkeypatch.setattr("jstc.channels.reconstruction.reconstruct._added", lambda *_, **__: None)
-    assert with_sums < 0.98 * error(mended(model, channels, plan)[1], model)
+    monkeypatch.setattr("jstc.channels.reconstruction.sites._added", lambda *_, **__: None)
+    assert with_sums < 0.9 * error(mended(model, channels, plan)[1], model)
+
+
+class Cut(nn.Module):
+    """Layers whose results activations of several kinds cut off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 12, 3, padding=1, bias=False)
+        self.norm, self.third = norm(12), nn.Conv2d(12, 12, 3, padding=1)
+        self.relu, self.relu6, self.out = nn.ReLU(inplace=True), nn.ReLU6(), nn.Conv2d(12, 12, 1)
+        nn.init.normal_(self.norm.bias, -1, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norm(self.second(torch.relu(self.first(x)))))
+        return nn.functional.hardtanh(self.out(x + self.relu6(10 * self.third(x))), max_val=0.5)
+
+
+class Bent(nn.Module):
+    """A layer whose results below zero go down far more steeply than above, which nobody sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bent, self.straight = nn.Conv2d(3, 2, 1, bias=False), nn.Conv2d(3, 4, 1, bias=False)
+        self.second, self.out = nn.Conv2d(6, 2, 1), nn.Conv2d(2, 2, 1)
+        eye = torch.eye(2)[:, :, None, None]
+        with torch.no_grad():
+            self.straight.weight.copy_(-torch.cat([self.bent.weight, self.bent.weight]))
+            self.second.weight.copy_(torch.cat([-20 * eye, eye, eye], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(torch.cat([torch.relu(self.bent(x)), self.straight(x)], 1))
+        return self.out(torch.relu(x))
+
+
+def test_what_an_activation_cuts_off_is_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, channels = made(Bent)
+    kept = {g.name: tuple(range(g.width)) for g in channels.groups}
+    kept |= {"bent": (1,), "straight": (0, 1)}
+    plan = Plan(kept, dict(channels.widths))
+    small = channels.slice(model, plan)
+    channels.reconstruct(model, small, plan, [IMAGES[:32]])
+    monkeypatch.setattr("jstc.channels.reconstruction.walks._bounds", lambda *_: None)
+    linear = channels.slice(model, plan)
+    channels.reconstruct(model, linear, plan, [IMAGES[:32]])
+    assert error(small, model) < 0.5 * error(linear, model)
+
+
+def test_activations_are_known_by_their_bounds() -> None:
+    model, _ = made(Cut)
+    steps = record(model, lambda network: network(IMAGES[:2]))
+    bounds = [step.bounds for step in steps if step.bounds is not None]
+    assert bounds == [(0, math.inf), (0, math.inf), (0, 6), (-1, 0.5)]
+    names = [name for name, _ in named_tensors(model)]
+    sites, _ = find(steps, dict(named_tensors(model)), dict(named_tensors(model)), names)
+    assert [site.weight for site in sites if site.bounds == (0, math.inf)] == [
+        "first.weight",
+        "second.weight",
+    ]
 
 
 def test_only_the_small_network_changes_and_the_same_twice() -> None:
@@ -185,17 +248,53 @@ def test_layers_that_cannot_be_fitted_are_named() -> None:
     plan = channels.random_plan(flops=0.5, seed=0)
     found = channels.reconstruct(model, channels.slice(model, plan), plan, [IMAGES])
     assert found.left_out["shared"] == "its weights are used more than once"
-    assert "lstm" in found.left_out or all("lstm" not in g.layers for g in channels.groups)
+    assert "lstm" in found.left_out
 
 
 def test_fewer_images_where_the_memory_is_bounded() -> None:
     model, channels = made(Block)
     plan, batches = channels.uniform_plan(flops=0.3), [IMAGES[:16], IMAGES[16:32]]
     whole = channels.reconstruct(model, channels.slice(model, plan), plan, batches)
-    bound = whole.memory // 4
-    few = channels.reconstruct(model, channels.slice(model, plan), plan, batches, memory=bound)
-    assert (whole.images, few.images) == (32, 8)
-    assert few.memory <= bound
+    few = channels.reconstruct(model, channels.slice(model, plan), plan, batches, memory=whole.memory // 2)
+    assert whole.images == 32
+    assert 8 <= few.images <= 16
+    assert few.memory <= whole.memory // 2
+    assert few.layers.keys() == whole.layers.keys()
+
+
+def test_what_is_added_elsewhere_is_not_kept_longer_than_it_is_looked_at() -> None:
+    model, _ = made(Block)
+    steps = record(model, lambda network: network(IMAGES[:2]))
+    added = next(n for n, step in enumerate(steps) if step.name == "add")
+    branch, stream = max(steps[added].inputs), min(steps[added].inputs)
+    live, kept = live_bytes(steps), live_bytes(steps, {stream: len(steps) - 1})
+    assert kept[: added + 1] == live[: added + 1]
+    assert kept[-1] == live[-1] + steps[stream].bytes
+    walk = Walk(model, lambda network: network(IMAGES[:2]), stops=[branch], keep={stream: branch}, after=True)
+    walk.advance()  # a norm, which is a stop that walks know of
+    assert walk.kept.keys() == {stream}
+    walk.let_go(branch - 1)
+    assert walk.kept.keys() == {stream}
+    walk.let_go(branch)
+    assert not walk.kept
+    walk.stop()
+
+
+def parts_of(sizes: Sequence[int]) -> list[Tensor]:
+    return list(IMAGES[: sum(sizes)].split(list(sizes)))
+
+
+@pytest.mark.parametrize("network", [Block, Separable])
+def test_the_same_whatever_batches_the_images_come_in(
+    network: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Some positions of each image only, so that it matters which.
+    monkeypatch.setattr("jstc.channels.reconstruction.least_squares._FEWEST_SAMPLES", 500)
+    model, channels = made(network)
+    plan = channels.uniform_plan(flops=0.3)
+    one, other = (mended(model, channels, plan, parts_of(s))[1].state_dict() for s in ([32], [5, 20, 7]))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
 
 
 def test_processes_that_add_their_sums_up_get_one_network() -> None:
@@ -225,7 +324,10 @@ def test_processes_that_add_their_sums_up_get_one_network() -> None:
         thread.join(60)
     one, other = (small.eval().state_dict() for small in smalls)
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-    assert error(smalls[0], model) < 0.25 * error(channels.slice(model, plan).eval(), model)
+    # As one process does with all of the images.
+    alone = mended(model, channels, plan, [IMAGES[:16], IMAGES[16:32]])[1].state_dict()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-4)
 
 
 class Fickle(Copied):
@@ -235,7 +337,7 @@ class Fickle(Copied):
 
     def forward(self, x: Tensor) -> Tensor:
         Fickle.calls += 1
-        return super().forward(x if Fickle.calls < 4 else x + 1)
+        return super().forward(x if Fickle.calls < 5 else x + 1)
 
 
 def test_a_forward_that_changes_is_refused_and_no_thread_stays() -> None:
@@ -278,6 +380,71 @@ def test_no_images_are_refused() -> None:
         channels.reconstruct(model, channels.slice(model, plan), plan, [])
 
 
+class Attention(nn.Module):
+    """Encoder layers of torch, whose attention has its projections in one weight, over tokens of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.out = nn.Conv2d(3, 16, 2, stride=2), nn.Linear(16, 4)
+        self.first, self.second = (
+            nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, dropout=0.0) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        return self.out(self.second(self.first(x)).mean(1))
+
+
+def test_projections_of_attention_are_fitted() -> None:
+    model, channels = made(Attention)
+    plan = channels.uniform_plan(flops=0.5)
+    before, kind = copy.deepcopy(model.state_dict()), type(model.first.self_attn)
+    cut, small = channels.slice(model, plan), channels.slice(model, plan)
+    found = channels.reconstruct(model, small, plan, [IMAGES])
+    assert {"second.self_attn.in_proj", "second.self_attn.out_proj"} <= found.layers.keys()
+    assert error(small.eval(), model) < 0.7 * error(cut.eval(), model)
+    assert not found.left_out
+    # The whole network goes with forwards of its own again.
+    assert type(model.first.self_attn) is kind
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class Up(nn.Module):
+    """Transposed convolutions, a depthwise one among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv2d(3, 12, 3, padding=1), nn.ConvTranspose2d(12, 10, 3, 2, 1, 1)
+        self.depth, self.out = nn.ConvTranspose2d(10, 10, 2, groups=10), nn.Conv2d(10, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.depth(torch.relu(self.up(torch.relu(self.first(x)))))))
+
+
+def test_transposed_convolutions_are_fitted() -> None:
+    model, channels = made(Up)
+    plan = channels.uniform_plan(flops=0.4)
+    cut, small = channels.slice(model, plan), channels.slice(model, plan)
+    found = channels.reconstruct(model, small, plan, [IMAGES[:32]])
+    assert {"up", "out"} <= found.layers.keys()
+    assert error(small, model) < 0.5 * error(cut, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_sums_are_exact_whatever_the_network_is_in(dtype: torch.dtype) -> None:
+    model, channels = made(Copied)
+    kept = {g.name: tuple(range(g.width)) for g in channels.groups} | {"first": (0, 1, 2, 3)}
+    plan = Plan(kept, dict(channels.widths))
+    exact = channels.slice(model, plan)
+    channels.reconstruct(model, exact, plan, [IMAGES])
+    small = channels.slice(model.to(dtype), plan)
+    with torch.autocast("cpu", torch.bfloat16):  # as somebody may have it who trains
+        channels.reconstruct(model, small, plan, [IMAGES.to(dtype)])
+    found, wanted = small.second.weight, exact.second.weight
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), wanted, rtol=0.03, atol=0.01)
+
+
 CONVOLUTIONS = {
     "1d": (nn.Conv1d(4, 6, 3, stride=2, padding=1), (5, 4, 11)),
     "2d": (nn.Conv2d(4, 6, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(2, 1)), (5, 4, 9, 8)),
@@ -285,6 +452,9 @@ CONVOLUTIONS = {
     "same": (nn.Conv2d(4, 6, 4, padding="same", dilation=2), (5, 4, 9, 8)),
     "groups": (nn.Conv2d(4, 6, 3, groups=2), (5, 4, 9, 8)),
     "depthwise": (nn.Conv2d(4, 8, 3, groups=4), (5, 4, 9, 8)),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, (2, 3), 1, output_padding=1, dilation=2), (5, 4, 5, 6)),
+    "transposed groups": (nn.ConvTranspose1d(4, 6, 3, groups=2), (5, 4, 9)),
+    "transposed depthwise": (nn.ConvTranspose2d(4, 8, 2, 2, groups=4), (5, 4, 5, 6)),
 }
 
 
@@ -294,21 +464,53 @@ def test_samples_of_a_convolution_give_its_outputs(kind: str) -> None:
     given = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     keys = ("stride", "padding", "dilation", "groups")
     called = {"weight": module.weight} | {key: getattr(module, key) for key in keys}
-    layer = Layer.of(f"conv{len(shape) - 2}d", called)
+    name = f"conv{'_transpose' * ('transposed' in kind)}{len(shape) - 2}d"
+    layer = Layer.of(name, called)
     with torch.no_grad():
         output = module(given)
-        positions = torch.arange(output[0, 0].numel())[::2]
-        features, rows = layer.samples(given, positions)
+        numbers = torch.arange(len(given)) + 3
+        positions = layer.positions(output.shape, 10_000, numbers, seed=0)  # other ones for each image
+        assert not torch.equal(positions[0], positions[1])
+        features, rows = layer.samples(given, positions, output.shape)
         wanted = layer.rows(output, positions) - module.bias
     assert torch.allclose(rows, wanted, atol=1e-5)
     assert features.shape[1:] == (len(wanted), layer.features)
 
 
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_changed_weight_makes_what_the_features_say(kind: str) -> None:
+    module, shape = CONVOLUTIONS[kind]
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    keys = ("stride", "padding", "dilation", "groups")
+    called = {"weight": module.weight.detach()} | {key: getattr(module, key) for key in keys}
+    name = f"conv{'_transpose' * ('transposed' in kind)}{len(shape) - 2}d"
+    layer = Layer.of(name, called)
+    with torch.no_grad():
+        output = module(given)
+        positions = layer.positions(output.shape, 10_000, torch.arange(len(given)), seed=0)
+        features, rows = layer.samples(given, positions, output.shape)
+        change = torch.randn(len(features), layer.features, layer.out // len(features), dtype=torch.float64)
+        made = torch.bmm(features.double(), change).transpose(0, 1).flatten(1)
+        changed = Layer.of(name, called | {"weight": layer.changed(change)})
+        assert torch.allclose(
+            changed.samples(given, positions, output.shape)[1], (rows + made).float(), atol=1e-4
+        )
+
+
 def test_samples_of_a_linear_layer_are_tokens() -> None:
     module = nn.Linear(4, 6)
     layer, given = Layer.of("linear", {"weight": module.weight}), torch.randn(3, 7, 4)
-    positions = torch.tensor([1, 4])
+    positions = torch.tensor([[1, 4], [0, 4], [6, 2]])
     with torch.no_grad():
-        features, rows = layer.samples(given, positions)
-        assert torch.allclose(rows, (module(given) - module.bias)[:, positions].flatten(0, 1), atol=1e-5)
+        output = module(given)
+        features, rows = layer.samples(given, positions, output.shape)
+        wanted = torch.cat([output[n, at] for n, at in enumerate(positions)]) - module.bias
+        assert torch.allclose(rows, wanted, atol=1e-5)
     assert features.shape == (1, 6, 4)
+
+
+def test_every_place_is_looked_at_equally_often() -> None:
+    layer = Layer.of("conv2d", {"weight": torch.zeros(4, 2, 3, 3)})
+    positions = layer.positions((1, 4, 100, 100), 2**14 // 4, torch.arange(2500), seed=0)
+    assert positions.shape == (2500, 4)
+    assert torch.equal(positions.flatten().bincount(), torch.ones(10_000, dtype=torch.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,13 @@ def readings(network: Any, dataset: Dataset) -> list[tuple[np.ndarray, np.ndarra
 def test_each_channel_explains_most_of_what_is_missing(reading: nn.Module, dataset: Dataset) -> None:
     """Chosen by trying all of them at every step, over both layers that read the group."""
     target, both = target_of(reading), readings(reading, dataset)
-    expected, chosen = np.zeros(6), []
+    expected = np.zeros(6)
+    chosen: list[int] = []
     for _ in range(6):
-        before = sum(missing(*each, chosen) for each in both)
-        after = {c: sum(missing(*each, [*chosen, c]) for each in both) for c in range(6) if c not in chosen}
+        before = math.fsum(missing(*each, chosen) for each in both)
+        after = {
+            c: math.fsum(missing(*each, [*chosen, c]) for each in both) for c in range(6) if c not in chosen
+        }
         best = min(after, key=after.__getitem__)
         expected[best] = before - after[best]
         chosen.append(best)

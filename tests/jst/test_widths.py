@@ -142,6 +142,8 @@ def lost(run: Run) -> dict[str, float]:
 
 def test_what_comes_of_it_is_better_than_an_evenly_narrow_network(found: Run) -> None:
     losses = lost(found)
+    # It is chosen on all images of the split, these are some of them.
+    assert losses["best of all"] < 1.1 * min(losses.values())
     assert losses["best of all"] < min(losses["evenly narrow, by norms"], losses["channel weights"]) - 0.05
     known = [line["loss"] for line in candidates(found.directory) if line["loss"] is not None]
     assert losses["best of all"] < 1.1 * min(known)

@@ -26,6 +26,7 @@ __all__ = [
     "mask_tensors",
     "put_tensors",
     "rebuild",
+    "shared",
     "take_tensors",
 ]
 
@@ -190,6 +191,21 @@ def rebuild(
         repair_heads(module)
     apply(small, attributes or {})
     return small
+
+
+def shared(model: nn.Module, small: nn.Module) -> nn.Module:
+    """`model`, or where layers of `small` have forwards that allow for a cut, a copy that has them, too.
+
+    The copy has the very tensors of `model`.
+    """
+    pairs = zip(named_modules(model), named_modules(small), strict=True)
+    adapted = [path for (path, own), (_, other) in pairs if type(own) is not type(other)]
+    if not adapted:
+        return model
+    tensors = dict(named_tensors(model))
+    copied: nn.Module = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors.values()})
+    adapt(copied, [f"{path}." for path in adapted])
+    return copied
 
 
 def example_inputs(example: Tensor | Sequence[Any]) -> tuple[Any, ...]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Fit", "Layer", "Sums", "fitted"]
+__all__ = ["Fit", "Layer", "Sums", "fitted", "moved", "refitted"]
 
 _RIDGES = (1e-3, 1e-2, 1e-1)
 """Shares of the mean diagonal of the Gram matrix; which of them, held-out samples say."""
@@ -28,19 +27,21 @@ _FEWEST_SAMPLES = 16_384
 class Layer:
     """A convolution (`spatial` dimensions of 1 to 3) or a linear layer (0), as it was called.
 
-    `weight` is [out, in / groups, *kernel]. With `scaled`, a depthwise layer: each channel has one factor.
+    `weight` is [out, in / groups, *kernel], of a transposed convolution [in, out / groups, *kernel];
+    `padding` what stands before the first position of each dimension.
     """
 
     spatial: int
     weight: Tensor
     stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
+    padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    transposed: bool = False
 
     @classmethod
     def of(cls, name: str, arguments: Mapping[str, Any]) -> Layer:
-        """The layer in a call of `linear` or `conv1d` to `conv3d`, whose arguments are given by name."""
+        """The layer in a call of `linear` or of a convolution, whose arguments are given by name."""
         weight = arguments["weight"]
         spatial = weight.dim() - 2
         if name == "linear":
@@ -54,178 +55,276 @@ class Layer:
         dilation = each("dilation", 1)
         if isinstance(padding := arguments.get("padding", 0), str):
             extents = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-            sides = [(e // 2, e - e // 2) if padding == "same" else (0, 0) for e in extents]
+            before = tuple(e // 2 if padding == "same" else 0 for e in extents)
         else:
-            sides = [(p, p) for p in each("padding", 0)]
-        return cls(spatial, weight, each("stride", 1), tuple(sides), dilation, arguments.get("groups", 1))
+            before = each("padding", 0)
+        groups = arguments.get("groups", 1)
+        return cls(spatial, weight, each("stride", 1), before, dilation, groups, "transpose" in name)
+
+    @property
+    def out(self) -> int:
+        """Number of output channels."""
+        return self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0]
 
     @property
     def scaled(self) -> bool:
-        """Whether the layer is depthwise: one input channel for each group."""
-        return self.spatial > 0 and self.groups > 1 and self.weight.shape[1] == 1
+        """Whether the layer is depthwise: one input a group; each output has one factor."""
+        return self.spatial > 0 and self.groups > 1 and self._inputs == 1
 
     @property
     def features(self) -> int:
         """Fitted numbers of an output channel, without the constant."""
-        return 1 if self.scaled else math.prod(self.weight.shape[1:])
+        return 1 if self.scaled else self._taps * self._inputs
 
-    def positions(self, shape: Sequence[int], images: int, generator: torch.Generator) -> Tensor:
-        """Some positions of an output of `shape`, [P], so that `images` images give samples enough.
+    @property
+    def _inputs(self) -> int:
+        return self.weight.shape[0] // self.groups if self.transposed else self.weight.shape[1]
 
-        For a linear layer these are tokens: the dimensions between the first and the last.
-        """
-        places = math.prod(shape[2:] if self.spatial else shape[1:-1])
+    @property
+    def _taps(self) -> int:
+        return math.prod(self.weight.shape[2:])
+
+    def places(self, shape: Sequence[int]) -> int:
+        """Number of positions of an output of `shape`: for a linear layer tokens, between first and last."""
+        return math.prod(shape[2:] if self.spatial else shape[1:-1])
+
+    def each(self, shape: Sequence[int], images: int) -> int:
+        """Positions of each image that are looked at, so that `images` images give samples enough."""
         wanted = max(_FEWEST_SAMPLES, _SAMPLES_PER_FEATURE * self.features)
-        count = min(places, max(1, math.ceil(wanted / max(images, 1))))
-        return torch.randperm(places, generator=generator)[:count].sort().values
+        return min(self.places(shape), max(1, math.ceil(wanted / max(images, 1))))
+
+    def positions(self, shape: Sequence[int], images: int, numbers: Tensor, seed: int) -> Tensor:
+        """Positions of an output of `shape`, [N, P], of the images with the given `numbers` [N] of `images`.
+
+        A function of the image's number, whatever batch it comes in; all places are taken equally often.
+        """
+        places, count = self.places(shape), self.each(shape, images)
+        order = torch.randperm(places, generator=torch.Generator().manual_seed(seed))
+        return order[(numbers[:, None] * count + torch.arange(count)) % places]
 
     def rows(self, output: Tensor, positions: Tensor) -> Tensor:
         """Values of an output of the layer at `positions`: [N x P, channels]."""
         at = positions.to(output.device)
+        image = torch.arange(len(at), device=output.device)[:, None]
         if self.spatial:
-            return output.flatten(2)[:, :, at].transpose(1, 2).flatten(0, 1)
-        return output.reshape(len(output), -1, output.shape[-1])[:, at].flatten(0, 1)
+            return _exact(output.flatten(2)[image, :, at].flatten(0, 1))
+        return _exact(output.reshape(len(output), -1, output.shape[-1])[image, at].flatten(0, 1))
 
-    def samples(self, given: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [groups, N x P, features] and, of them, what the weights make: [N x P, out]."""
-        if not self.spatial:
-            found = self.rows(given, positions)
-            return found[None], found @ self.weight.T
-        patches = self._patches(given, positions)
-        weight = self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, -1)
-        made = torch.bmm(patches, weight.transpose(1, 2))  # [groups, N x P, out / groups]
+    def samples(self, given: Tensor, positions: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Features [groups, N x P, features] and, of them, what the weights make: [N x P, out].
+
+        `shape` is that of the output that `positions` are of.
+        """
+        if self.spatial:
+            taken = self._taken(given, positions.to(given.device), shape[2:])  # [N, P, taps, in]
+            parted = taken.reshape(positions.numel(), self._taps, self.groups, self._inputs)
+            patches = parted.permute(2, 0, 1, 3).reshape(self.groups, positions.numel(), -1)
+        else:
+            patches = self.rows(given, positions)[None]
+        made = torch.bmm(patches, _exact(self._matrix).transpose(1, 2))  # [groups, N x P, out / groups]
         rows = made.transpose(0, 1).flatten(1)
         # One feature for each output channel of a depthwise layer: what it gives.
         return (rows.T[:, :, None] if self.scaled else patches), rows
 
-    def _patches(self, given: Tensor, positions: Tensor) -> Tensor:
+    @property
+    def _matrix(self) -> Tensor:
+        """[groups, out / groups, features], a feature for each tap of the kernel and each input."""
+        out = self.out // self.groups
+        if self.transposed:
+            parted = self.weight.reshape(self.groups, self._inputs, out, self._taps)
+            return parted.permute(0, 2, 3, 1).flatten(2)
+        return self.weight.reshape(self.groups, out, self._inputs, self._taps).transpose(2, 3).flatten(2)
+
+    def _taken(self, given: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
+        """What each tap of the kernel reads of `given` at `positions` [N, P]: [N, P, taps, in]."""
         kernel = self.weight.shape[2:]
-        padded = F.pad(given, [side for pair in reversed(self.padding) for side in pair])
-        counts = [
-            (padded.shape[2 + d] - self.dilation[d] * (kernel[d] - 1) - 1) // self.stride[d] + 1
-            for d in range(self.spatial)
-        ]
-        index: list[Any] = [slice(None), slice(None)]
-        rest = positions.to(given.device)
+        taps = torch.meshgrid(*(torch.arange(k, device=given.device) for k in kernel), indexing="ij")
         starts: list[Tensor] = []
-        for count in reversed(counts):
-            starts.insert(0, rest % count)
-            rest = rest // count
-        for d, start in enumerate(starts):
-            taps = torch.arange(kernel[d], device=given.device) * self.dilation[d]
-            at = start[:, None] * self.stride[d] + taps  # [P, kernel]
-            index.append(at.reshape(len(at), *(-1 if e == d else 1 for e in range(self.spatial))))
-        taken = padded[tuple(index)]  # [N, C, P, *kernel]
-        number, channels, places = taken.shape[:3]
-        parted = taken.reshape(number, self.groups, channels // self.groups, places, -1)
-        return parted.permute(1, 0, 3, 2, 4).reshape(self.groups, number * places, -1)
+        for size in reversed(sizes):
+            starts.insert(0, positions % size)
+            positions = positions // size
+        at, inside = torch.zeros_like(positions)[..., None], None
+        for d, (start, tap, size) in enumerate(zip(starts, taps, given.shape[2:], strict=True)):
+            place, exists = self._read(start[..., None], tap.flatten(), d)
+            exists &= (place >= 0) & (place < size)
+            at = at * size + place.clamp(0, size - 1)
+            inside = exists if inside is None else inside & exists
+        image = torch.arange(len(at), device=given.device)[:, None]
+        found = _exact(given.flatten(2)[image, :, at.flatten(1)])
+        assert inside is not None
+        return found.mul_(inside.flatten(1)[..., None]).reshape(*at.shape, -1)
+
+    def _read(self, start: Tensor, tap: Tensor, d: int) -> tuple[Tensor, Tensor]:
+        """Where a tap reads for an output at `start`, and whether it reads anything there."""
+        if self.transposed:
+            wide = start + self.padding[d] - tap * self.dilation[d]
+            return wide.div(self.stride[d], rounding_mode="floor"), wide % self.stride[d] == 0
+        place = start * self.stride[d] - self.padding[d] + tap * self.dilation[d]
+        return place, torch.ones_like(place, dtype=torch.bool)
 
     def changed(self, change: Tensor) -> Tensor:
         """The weight with a fitted `change` [groups, features, out / groups]."""
         if self.scaled:
-            factors = (1 + change).reshape(-1, *(1,) * (self.weight.dim() - 1))
+            factors = (1 + change).reshape(*self.weight.shape[:2], *(1,) * self.spatial)
             return self.weight * factors.to(self.weight.dtype)
-        moved = change.transpose(1, 2).reshape(self.weight.shape)
+        parted = change.reshape(self.groups, self._taps, self._inputs, -1)
+        order = (0, 2, 3, 1) if self.transposed else (0, 3, 2, 1)
+        moved = parted.permute(order).reshape(self.weight.shape)
         return (self.weight.double() + moved).to(self.weight.dtype)
+
+    def bytes(self, shape: Sequence[int], images: int, at_once: int) -> int:
+        """Bytes that a fit takes: sums over `images`, work on them, and samples of `at_once` images.
+
+        `shape` is that of the layer's output.
+        """
+        groups = self.out if self.scaled else self.groups
+        square, cross = (groups * (self.features + 1) * n for n in (self.features + 1, self.out // groups))
+        samples = at_once * self.each(shape, images) * (self._taps * self._inputs * self.groups + self.out)
+        return 8 * (5 * square + 5 * cross) + 4 * 3 * samples
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Values in float32 at least: sums over thousands of samples need it."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 class Sums:
     """Sums over samples that say all about a fit: of features with a constant last, and of what is missing.
 
-    `gram` is [groups, features + 1, features + 1], `cross` [groups, features + 1, out / groups], `square` and
-    `spread` [out]: squares of what is missing, and of the wanted outputs from their mean. Float64.
+    `gram` is [groups, features + 1, features + 1], `cross` [groups, features + 1, out / groups]; `square`,
+    `shown` and `spread` [out] are squares of what is missing, of what of that shows behind an activation, and
+    of the wanted outputs from their mean. Float64.
     """
 
     def __init__(self, layer: Layer) -> None:
-        out, extra = layer.weight.shape[0], layer.features + 1
+        out, extra = layer.out, layer.features + 1
         groups = out if layer.scaled else layer.groups
         new = layer.weight.new_zeros((), dtype=torch.float64).new_zeros
         self.gram, self.cross = new(groups, extra, extra), new(groups, extra, out // groups)
-        self.square, self._first, self._second = (new(out) for _ in range(3))
+        self.square, self.shown, self._first, self._second = (new(out) for _ in range(4))
         self._count = new(1)
 
-    def add(self, features: Tensor, missing: Tensor, wanted: Tensor) -> None:
-        """Add samples: features [groups, S, features], what is missing and what is wanted [S, out]."""
-        one = features.new_ones(features.shape[0], features.shape[1], 1)
-        extended = torch.cat([features, one], dim=2)
-        parted = missing.reshape(len(missing), features.shape[0], -1).transpose(
-            0, 1
-        )  # [groups, S, out / groups]
-        self.gram += torch.bmm(extended.transpose(1, 2), extended).double()
-        self.cross += torch.bmm(extended.transpose(1, 2), parted).double()
+    def add(
+        self, features: Tensor, missing: Tensor, wanted: Tensor, shown: Tensor, *, gram: bool = True
+    ) -> None:
+        """Add samples: features [groups, S, features]; what is missing, wanted, and shows of it [S, out].
+
+        Without `gram` the features are in it already.
+        """
+        groups, samples = features.shape[:2]
+        parted = missing.reshape(samples, groups, missing.shape[1] // groups).transpose(0, 1)
+        if gram:
+            self.gram[:, :-1, :-1] += torch.bmm(features.transpose(1, 2), features)
+            once = features.sum(1, dtype=torch.float64)
+            self.gram[:, -1, :-1] += once
+            self.gram[:, :-1, -1] += once
+            self.gram[:, -1, -1] += len(missing)
+        self.cross[:, :-1] += torch.bmm(features.transpose(1, 2), parted)
+        self.cross[:, -1] += parted.sum(1, dtype=torch.float64)
         exact = wanted.double()
         self.square += missing.double().square().sum(0)
+        self.shown += shown.double().square().sum(0)
         self._first += exact.sum(0)
         self._second += exact.square().sum(0)
         self._count += len(missing)
 
+    def clear(self) -> None:
+        """Forget what was wanted and missing; of the features the sums stay."""
+        for tensor in self.targets:
+            tensor.zero_()
+
+    @property
+    def targets(self) -> list[Tensor]:
+        """Sums that hang on what is wanted and missing."""
+        return [self.cross, self.square, self.shown, self._first, self._second, self._count]
+
     @property
     def tensors(self) -> list[Tensor]:
         """All sums: what several processes add up."""
-        return [self.gram, self.cross, self.square, self._first, self._second, self._count]
+        return [self.gram, *self.targets]
 
     @property
     def spread(self) -> Tensor:
         """Squares of the wanted outputs from their mean, summed: [out]."""
         return self._second - self._first.square() / self._count.clamp_min(1)
 
+    def less(self, other: Sums) -> None:
+        """Take the samples of `other` away."""
+        for mine, theirs in zip(self.tensors, other.tensors, strict=True):
+            mine.sub_(theirs)
+
     def left(self, change: Tensor) -> Tensor:
         """Squares of what a change [groups, features + 1, out / groups] leaves missing, summed: [out]."""
         less = (2 * change * self.cross - change * torch.bmm(self.gram, change)).sum(1)
         return (self.square - less.flatten()).clamp_min(0)
 
-    def plus(self, other: Sums) -> Sums:
-        """Both."""
-        for mine, theirs in zip(self.tensors, other.tensors, strict=True):
-            mine.add_(theirs)
-        return self
+    def explained(self, left: Tensor, importance: Tensor) -> float:
+        """The share of the wanted outputs' spread that is not `left` [out]; both weighed by `importance`."""
+        spread = float((importance * self.spread).sum())
+        return 1 - float((importance * left).sum()) / spread if spread > 0 else 1.0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A change of weights [groups, features, out / groups], and of the constant [out].
+    """A change of weights and, last, of the constant: [groups, features + 1, out / groups].
 
     `before` and `after` are the shares of the wanted outputs' spread that the layer explains, on samples that
-    the choice of the ridge has seen, but the fit has not.
+    the choice of the ridge has seen, but the fit has not. `factor` is the Cholesky factor of the Gram matrix.
     """
 
     change: Tensor
-    constant: Tensor
     before: float
     after: float
+    factor: Tensor
 
 
 def fitted(fit: Sums, held_out: Sums, *, constant: bool, importance: Tensor) -> Fit | None:
-    """The ridge fit that leaves least on the held-out samples, made with all; None where none is a gain.
+    """The ridge fit that leaves least on the held-out samples; None where none is a gain.
 
     `importance` [out] weighs the outputs' errors against each other. Without `constant` that stays as it is.
     """
-
-    def explained(left: Tensor) -> float:
-        spread = float((importance * held_out.spread).sum())
-        return 1 - float((importance * left).sum()) / spread if spread > 0 else 1.0
-
-    before = explained(held_out.square)
-    candidates: list[tuple[float, float]] = []
+    before = held_out.explained(held_out.square, importance)
+    best: Fit | None = None
     for ridge in _RIDGES:
-        change = _solved(fit, ridge, constant=constant)
-        if change is not None and bool(torch.isfinite(change).all()):
-            candidates.append((explained(held_out.left(change)), ridge))
-    if not candidates or not (best := max(candidates))[0] > before:
-        return None
-    change = _solved(fit.plus(held_out), best[1], constant=constant)
-    if change is None:
-        return None
-    return Fit(change[:, :-1], change[:, -1].flatten(), before, best[0])
+        factor = _factor(fit.gram, ridge, constant=constant)
+        if factor is None:
+            continue
+        change = torch.cholesky_solve(_with(fit.cross, constant=constant), factor)
+        after = held_out.explained(held_out.left(change), importance)
+        if after > (before if best is None else best.after):  # never where it is not a number
+            best = Fit(change, before, after, factor)
+    return best
 
 
-def _solved(sums: Sums, ridge: float, *, constant: bool) -> Tensor | None:
-    """The change [groups, features + 1, out / groups] that leaves least; None where there is none."""
-    gram, cross = sums.gram.clone(), sums.cross
+def moved(features: Tensor, change: Tensor) -> Tensor:
+    """What a change [groups, features + 1, out / groups] adds to the outputs at features: [S, out]."""
+    exact = change.to(features.dtype)
+    return torch.baddbmm(exact[:, -1:], features, exact[:, :-1]).transpose(0, 1).flatten(1)
+
+
+def refitted(last: Fit, fit: Sums, held_out: Sums, *, constant: bool, importance: Tensor) -> Fit:
+    """The fit with the ridge of the `last` one, for sums of what is missing after that."""
+    cross = fit.cross + torch.bmm(fit.gram, last.change)
+    change = torch.cholesky_solve(_with(cross, constant=constant), last.factor)
+    left = held_out.left(change - last.change)
+    return replace(last, change=change, after=held_out.explained(left, importance))
+
+
+def _factor(gram: Tensor, ridge: float, *, constant: bool) -> Tensor | None:
+    """The Cholesky factor of a Gram matrix with a ridge; None where there is none."""
+    gram = gram.clone()
     diagonal = gram.diagonal(dim1=1, dim2=2)
     diagonal[:, :-1] += ridge * diagonal[:, :-1].mean(dim=1, keepdim=True) + torch.finfo(torch.float64).tiny
     if not constant:
-        gram[:, -1, :], gram[:, :, -1], cross = 0, 0, cross.clone()
-        gram[:, -1, -1], cross[:, -1] = 1, 0
+        gram[:, -1, :], gram[:, :, -1] = 0, 0
+        gram[:, -1, -1] = 1
     factor, wrong = torch.linalg.cholesky_ex(gram)
-    return None if bool(wrong.any()) else torch.cholesky_solve(cross, factor)
+    return None if bool(wrong.any()) else factor
+
+
+def _with(cross: Tensor, *, constant: bool) -> Tensor:
+    if constant:
+        return cross
+    fixed = cross.clone()
+    fixed[:, -1] = 0
+    return fixed

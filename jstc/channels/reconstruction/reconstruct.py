@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from jstc.channels.reconstruction.least_squares import Fit, Layer, Sums, fitted
-from jstc.channels.reconstruction.walks import Run, Step, Visit, Walk, peak_bytes, record, require_alike
+from jstc.channels.cutting.slicing import shared
+from jstc.channels.reconstruction.least_squares import Fit, Layer, Sums, fitted, moved, refitted
+from jstc.channels.reconstruction.sites import Site, find, layer_of
+from jstc.channels.reconstruction.walks import (
+    Run,
+    Step,
+    Walk,
+    live_bytes,
+    other_calls,
+    record,
+    require_alike,
+)
 from jstc.channels.trace.ids import evaluating, named_tensors
 from jstc.core.seeds import derive
 from jstc.errors import ChannelError
 
 __all__ = ["Explained", "Reconstruction", "reconstruct"]
 
-_LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 _HELD_OUT = 8  # one image in so many chooses the ridge, and says what a fit is worth
+_AT_ONCE = 64  # images at most that a forward has: what a held one keeps goes with their number
+_ROUNDS = 3  # of fits to what an activation lets through, after the first one
+_FEWEST = 2  # images: one to fit on, and one that is held out
+_SHARE = 8  # of the memory, the most that one forward under way may take
 _EXACT = 1 - 1e-9  # explained so far: there is nothing to mend
 _SMALL_SCALE = 1e-2  # of the mean scale of a norm: what a branch lost elsewhere cannot be mended through less
 
 
 @dataclass(frozen=True)
 class Explained:
-    """How much of the uncut layer's output a cut layer explains, as it was cut and fitted; 1 is all."""
+    """How much of the uncut layer's output a cut layer explains, as it was cut and fitted; 1 is all.
+
+    What an activation behind the layer cuts off anyway does not count as missing.
+    """
 
     before: float
     after: float
@@ -36,43 +54,14 @@ class Explained:
 class Reconstruction:
     """What was fitted, by layer in the order of the forward; what was not, and why; on how many images.
 
-    `images` may be fewer than were asked for, so that their results fit `memory` bytes.
+    `images` may be fewer than were asked for, for the bound on memory; `memory` is the bytes that these took:
+    inputs, results of both networks, sums and samples.
     """
 
     layers: Mapping[str, Explained]
     left_out: Mapping[str, str]
     images: int
     memory: int
-
-
-@dataclass(frozen=True)
-class _Norm:
-    """A batch norm: the names of its statistics and of its weight, and its epsilon."""
-
-    mean: str
-    variance: str
-    weight: str | None
-    epsilon: float
-
-    def scale(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """What it multiplies its channels with, [channels]."""
-        scale = (tensors[self.variance] + self.epsilon).rsqrt()
-        return scale if self.weight is None else scale * tensors[self.weight].detach()
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A layer's one call: its number, the parameters' names, and where its result goes.
-
-    `norm` is the batch norm that alone reads the result; `other` the step whose result is added to that of
-    the layer (or of the norm) and is there before it.
-    """
-
-    number: int
-    weight: str
-    bias: str | None
-    norm: _Norm | None
-    other: int | None
 
 
 def reconstruct(
@@ -87,68 +76,129 @@ def reconstruct(
     add_up: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> Reconstruction:
     """Fit the layers of `small`, cut out of `model` at `kept`, in place; see `ChannelMap.reconstruct`."""
-    with evaluating(model), evaluating(small):
-        chosen, steps, used, needed = _chosen(model, batches, images=images, memory=memory, call=call)
+    model = shared(model, small)
+    with evaluating(model), evaluating(small), _exactly():
         own, whole = dict(named_tensors(small)), dict(named_tensors(model))
+        first, batches = _started(batches)
+        few, runs = _part(first, 0, 2), [_run(call, _part(first, 0, 2))]
+        steps, cut_steps = record(model, runs[0]), record(small, runs[0])
         cut = [name for name, tensor in own.items() if tensor.shape != whole[name].shape]
-        sites, left_out = _sites(steps, whole, own, cut)
-        fitting = _Fitting(own, kept, steps, used, add_up)
-        pairs = _pairs(model, small, [_run(call, batch) for batch in chosen], sites)
+        sites, left_out = find(steps, whole, own, cut)
+        room = _Room.of(sites, steps, cut_steps, own, few)
+        parts, used = _chosen(batches, room.images(images, memory), room.at_once(memory))
+        fitting = _Fitting(own, kept, steps, [_size(part) for part in parts], add_up)
+        pairs = _pairs(model, small, [_run(call, part) for part in parts], sites)
         found: dict[str, Explained] = {}
         try:
             for site in sites:
                 fit = fitting.fit(site, pairs)
                 if fit is not None:
-                    found[_layer_of(site.weight)] = Explained(fit.before, fit.after)
+                    found[layer_of(site.weight)] = Explained(fit.before, fit.after)
         finally:
             for pair in pairs:
                 for walk in pair:
                     walk.stop()
-    return Reconstruction(found, left_out, used, needed)
+    return Reconstruction(found, left_out, used, room.bytes(used, room.at_once(memory)))
 
 
-def _layer_of(parameter: str) -> str:
-    return parameter.rpartition(".")[0] or parameter
+@contextmanager
+def _exactly() -> Iterator[None]:
+    """Matrix products in the whole of float32 for the block, whatever was set for training."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 # -- the images ---------------------------------------------------------------------------------------------
 
 
-def _chosen(
-    model: nn.Module,
-    batches: Iterable[Any],
-    *,
-    images: int,
-    memory: int,
-    call: Callable[[nn.Module, Any], Any],
-) -> tuple[list[Any], list[Step], int, int]:
-    """Batches of `images` images in all, or of as many as `memory` is enough for; and a forward on record."""
-    chosen: list[Any] = []
-    steps: list[Step] = []
-    used, each, most = 0, 0, images
-    for batch in filter(_size, batches):
-        if not steps:
-            few = _first(batch, 2)
-            steps = record(model, _run(call, few))
-            # The cut network holds no more than the uncut one, and both are under way at once.
-            each = max(1, 2 * peak_bytes(steps) // _size(few))
-            most = min(images, max(2, memory // each))
-        part = _first(batch, most - used)
-        used += _size(part)
-        chosen.append(part)
+def _started(batches: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
+    """The first batch that has images, and all of them."""
+    rest = iter(filter(_size, batches))
+    for first in rest:
+        return first, itertools.chain([first], rest)
+    raise ChannelError("reconstruction needs images: there were no batches")
+
+
+def _chosen(batches: Iterable[Any], most: int, at_once: int) -> tuple[list[Any], int]:
+    """Parts of `at_once` images at most, `most` in all; and how many there are."""
+    parts: list[Any] = []
+    used = 0
+    for batch in batches:
+        size = min(_size(batch), most - used)
+        parts += [_part(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)]
+        used += size
         if used >= most:
             break
-    if not used:
-        raise ChannelError("reconstruction needs images: there were no batches")
-    return chosen, steps, used, used * each
+    return parts, used
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Memory that a reconstruction takes, in bytes: of an image that is held at a layer, with its input, and
+    of one whose forward is under way; and what fitting takes, by images and images at once."""
+
+    held: int
+    under_way: int
+    fits: Sequence[Callable[[int, int], int]]
+
+    @classmethod
+    def of(
+        cls,
+        sites: Sequence[Site],
+        steps: Sequence[Step],
+        cut_steps: Sequence[Step],
+        own: Mapping[str, Tensor],
+        few: Any,
+    ) -> _Room:
+        """By forwards of both networks on record, of `few` images."""
+        if any(n >= len(cut_steps) or cut_steps[n].name != steps[n].name for n in (s.number for s in sites)):
+            raise other_calls()
+        keep = _kept_until(sites)
+        whole, cut = live_bytes(steps, keep), live_bytes(cut_steps, keep)
+        # The uncut network's result is there, that of the cut one is not yet.
+        held = [whole[s.number] + cut[s.number] - cut_steps[s.number].bytes for s in sites]
+        inputs = sum(leaf.nbytes for leaf in tree_leaves(few) if isinstance(leaf, Tensor))
+        fits = [_fit_bytes(cut_steps[site.number], own[site.weight]) for site in sites]
+        number = _size(few)
+        return cls(-(-(max(held, default=0) + inputs) // number), -(-max(whole, default=0) // number), fits)
+
+    def at_once(self, memory: int) -> int:
+        """Images of one forward."""
+        return max(1, min(_AT_ONCE, memory // _SHARE // max(1, self.under_way)))
+
+    def images(self, asked: int, memory: int) -> int:
+        """As many of those asked for as there is memory for; some few at least."""
+        at_once, number = self.at_once(memory), asked
+        while number > _FEWEST and self.bytes(number, at_once) > memory:
+            number = max(_FEWEST, number * 15 // 16)
+        return number
+
+    def bytes(self, images: int, at_once: int) -> int:
+        """What so many images take."""
+        most = max((fit(images, min(images, at_once)) for fit in self.fits), default=0)
+        return images * self.held + min(images, at_once) * self.under_way + most
+
+
+def _fit_bytes(step: Step, weight: Tensor) -> Callable[[int, int], int]:
+    assert step.called is not None
+    layer = Layer.of(step.name, {**step.called.arguments, "weight": weight})
+    return lambda images, at_once: layer.bytes(step.shape, images, at_once)
 
 
 def _run(call: Callable[[nn.Module, Any], Any], batch: Any) -> Run:
     return lambda network: call(network, batch)
 
 
-def _first(batch: Any, count: int) -> Any:
-    return tree_map_only(Tensor, lambda tensor: tensor[:count], batch)
+def _part(batch: Any, start: int, stop: int) -> Any:
+    size = _size(batch)
+    return tree_map_only(
+        Tensor, lambda tensor: tensor[start:stop] if tensor.dim() and len(tensor) == size else tensor, batch
+    )
 
 
 def _size(batch: Any) -> int:
@@ -157,11 +207,10 @@ def _size(batch: Any) -> int:
 
 
 def _pairs(
-    model: nn.Module, small: nn.Module, runs: list[Run], sites: Sequence[_Site]
+    model: nn.Module, small: nn.Module, runs: list[Run], sites: Sequence[Site]
 ) -> list[tuple[Walk, Walk]]:
     """For each run a forward of both networks: the uncut one shows its results, the cut one its inputs."""
-    stops = [site.number for site in sites]
-    keep = {site.other for site in sites if site.other is not None}
+    stops, keep = [site.number for site in sites], _kept_until(sites)
     return [
         (
             Walk(model, run, stops=stops, keep=keep, after=True),
@@ -171,91 +220,9 @@ def _pairs(
     ]
 
 
-# -- which layers, and what their results meet --------------------------------------------------------------
-
-
-def _sites(
-    steps: Sequence[Step], whole: Mapping[str, Tensor], own: Mapping[str, Tensor], cut: Sequence[str]
-) -> tuple[list[_Site], dict[str, str]]:
-    """The layers that can be fitted, in order; and layers that lost inputs and cannot, with the reason."""
-    names = {id(tensor): name for name, tensor in whole.items()}
-    calls: dict[str, list[int]] = {}
-    for number, step in enumerate(steps):
-        if step.called is not None and step.name in _LAYERS:
-            name = names.get(id(step.called.arguments["weight"]))
-            if name is not None:
-                calls.setdefault(name, []).append(number)
-    sites, left_out = [], {}
-    for name, numbers in calls.items():
-        if len(numbers) > 1:
-            left_out[_layer_of(name)] = "its weights are used more than once"
-        elif not _batched(steps[numbers[0]], own[name]):
-            left_out[_layer_of(name)] = "its input has no dimension for the batch"
-        else:
-            sites.append(_site(numbers[0], name, steps, names))
-    for name in cut:
-        lost_inputs = own[name].dim() > 1 and own[name].shape[1] != whole[name].shape[1]
-        if lost_inputs and name not in calls:
-            left_out.setdefault(
-                _layer_of(name), "not a convolution or linear layer that is called with its own weights"
-            )
-    first = min((site.number for site in sites if site.weight in set(cut)), default=len(steps))
-    return [site for site in sites if site.number >= first], left_out
-
-
-def _batched(step: Step, weight: Tensor) -> bool:
-    dims = len(step.shapes[0])
-    return dims >= 2 if step.name == "linear" else dims == weight.dim()
-
-
-def _site(number: int, weight: str, steps: Sequence[Step], names: Mapping[int, str]) -> _Site:
-    called = steps[number].called
-    assert called is not None
-    bias = called.arguments.get("bias")
-    norm, last = None, _past_identities(steps, number)
-    reader = _only_reader(steps, last)
-    if reader is not None and steps[reader].name == "batch_norm" and steps[reader].inputs[0] == last:
-        norm = _norm(steps[reader], names)
-        last = _past_identities(steps, reader) if norm is not None else last
-    return _Site(
-        number,
-        weight,
-        None if bias is None else names.get(id(bias)),
-        norm,
-        _added(steps, last, before=number),
-    )
-
-
-def _norm(step: Step, names: Mapping[int, str]) -> _Norm | None:
-    assert step.called is not None
-    given = step.called.arguments
-    mean, variance, weight = (names.get(id(given.get(k))) for k in ("running_mean", "running_var", "weight"))
-    if mean is None or variance is None:
-        return None
-    return _Norm(mean, variance, weight, float(given.get("eps", 1e-5)))
-
-
-def _only_reader(steps: Sequence[Step], number: int) -> int | None:
-    users = set(steps[number].users)
-    return users.pop() if len(users) == 1 else None
-
-
-def _past_identities(steps: Sequence[Step], number: int) -> int:
-    """The last of the steps that, in evaluation, only hand on the result of step `number`."""
-    while (reader := _only_reader(steps, number)) is not None and "dropout" in steps[reader].name:
-        number = reader
-    return number
-
-
-def _added(steps: Sequence[Step], number: int, *, before: int) -> int | None:
-    """The step that made what is added to the result of step `number`, if that is there `before`."""
-    reader = _only_reader(steps, number)
-    if reader is None or steps[reader].name.strip("_") not in {"add", "iadd", "radd"}:
-        return None
-    step = steps[reader]
-    others = [source for source in step.inputs if source != number]
-    alike = len(step.inputs) == 2 and len(set(step.shapes)) == 1 and "alpha" not in step.keywords
-    return others[0] if alike and len(others) == 1 and 0 <= others[0] < before else None
+def _kept_until(sites: Sequence[Site]) -> dict[int, int]:
+    """Steps whose results are looked at beside those of a layer, with the number of the last such layer."""
+    return {site.other: site.number for site in sites if site.other is not None}
 
 
 # -- fitting one layer --------------------------------------------------------------------------------------
@@ -269,77 +236,163 @@ class _Fitting:
         own: Mapping[str, Tensor],
         kept: Mapping[str, Sequence[Tensor | None]],
         steps: Sequence[Step],
-        images: int,
+        sizes: Sequence[int],
         add_up: Callable[[Sequence[Tensor]], None] | None,
     ) -> None:
         self._own, self._kept, self._steps, self._add_up = own, kept, steps, add_up
-        self._images = images
+        ends = torch.tensor([0, *sizes]).cumsum(0)
+        self._numbers = [torch.arange(a, b) for a, b in itertools.pairwise(ends.tolist())]
+        total = ends[-1:].clone()
+        if add_up is not None:
+            add_up([total])
+        self._images = int(total)
 
     @torch.no_grad()
-    def fit(self, site: _Site, pairs: Sequence[tuple[Walk, Walk]]) -> Fit | None:
+    def fit(self, site: Site, pairs: Sequence[tuple[Walk, Walk]]) -> Fit | None:
         """Lead all forwards to the layer, and fit it; None where there is nothing to gain."""
-        step, weight = self._steps[site.number], self._own[site.weight]
-        scale = None if site.norm is None else site.norm.scale(self._own)
-        sums: tuple[Sums, Sums] | None = None
-        for number, (uncut, cut) in enumerate(pairs):
-            theirs = require_alike(uncut.advance(), step, site.number)
-            mine = require_alike(cut.advance(), step, site.number)
-            # As the cut network calls it: with fewer groups, where it is depthwise.
-            layer = Layer.of(step.name, {**mine.called.arguments, "weight": weight})
-            sums = sums or (Sums(layer), Sums(layer))
-            added = None if site.other is None else (uncut.kept[site.other], cut.kept[site.other])
-            self._add(site, layer, number, theirs, mine, added, scale, sums)
-        assert sums is not None
-        if self._add_up is not None:
-            self._add_up([tensor for part in sums for tensor in part.tensors])
-        importance = torch.ones_like(sums[0].square) if scale is None else scale.double().square()
-        fit = fitted(*sums, constant=site.bias is not None or site.norm is not None, importance=importance)
-        if fit is None or fit.before >= _EXACT:
+        held = [self._held(site, *pair) for pair in zip(self._numbers, pairs, strict=True)]
+        place = _Place(site, self._own)
+        layer = held[0].layer
+        sums = Sums(layer), Sums(layer)
+        self._add_all(site, held, place, sums, None)
+        importance = torch.ones_like(sums[0].square) if place.scale is None else place.scale.double().square()
+        constant = place.constant is not None
+        found = fitted(*sums, constant=constant, importance=importance)
+        if found is not None and site.bounds is not None:
+            found = replace(found, before=sums[1].explained(sums[1].shown, importance))
+            for _ in range(_ROUNDS):
+                self._add_all(site, held, place, sums, found.change)
+                found = refitted(found, *sums, constant=constant, importance=importance)
+        for uncut, cut in pairs:
+            uncut.let_go(site.number)
+            cut.let_go(site.number)
+        if found is None or found.before >= _EXACT or found.after <= found.before:
             return None
-        weight.copy_(layer.changed(fit.change))
-        if site.bias is not None:
-            self._own[site.bias].add_(fit.constant)
-        elif site.norm is not None:
-            # A norm takes its mean off: less of that is a constant more.
-            self._own[site.norm.mean].sub_(fit.constant)
-        return fit
+        place.put(layer, found.change)
+        return found
+
+    def _held(self, site: Site, numbers: Tensor, pair: tuple[Walk, Walk]) -> _Held:
+        """Lead both forwards of some images to the layer."""
+        uncut, cut = pair
+        step, weight = self._steps[site.number], self._own[site.weight]
+        theirs = require_alike(uncut.advance(), step, site.number)
+        mine = require_alike(cut.advance(), step, site.number)
+        assert theirs.output is not None
+        given = mine.called.arguments
+        # As the cut network calls it: with fewer groups, where it is depthwise.
+        layer = Layer.of(step.name, {**given, "weight": weight})
+        added = None if site.other is None else (uncut.kept[site.other], cut.kept[site.other])
+        seed = derive(0, "reconstruct", site.weight)
+        positions = layer.positions(theirs.output.shape, self._images, numbers, seed)
+        return _Held(numbers, layer, positions, given["input"], given.get("bias"), theirs.output, added)
+
+    def _add_all(
+        self,
+        site: Site,
+        held: Sequence[_Held],
+        place: _Place,
+        sums: tuple[Sums, Sums],
+        change: Tensor | None,
+    ) -> None:
+        """Sums over the images that are fitted on, and over those that are held out.
+
+        With a `change` of what is missing after it; the sums over features are there then.
+        """
+        for part in sums:
+            part.clear()
+        for each in held:
+            self._add(site, each, place, sums, change)
+        if self._add_up is not None:
+            self._add_up([t for part in sums for t in (part.tensors if change is None else part.targets)])
 
     def _add(
-        self,
-        site: _Site,
-        layer: Layer,
-        number: int,
-        theirs: Visit,
-        mine: Visit,
-        added: tuple[Tensor, Tensor] | None,
-        scale: Tensor | None,
-        sums: tuple[Sums, Sums],
+        self, site: Site, held: _Held, place: _Place, sums: tuple[Sums, Sums], change: Tensor | None
     ) -> None:
-        """Add one batch's samples: the last images of it to those held out."""
-        output = theirs.output
-        assert output is not None
-        images = len(output)
-        random = torch.Generator().manual_seed(derive(0, "reconstruct", site.weight, number))
-        positions = layer.positions(output.shape, self._images, random)
-        rows = self._kept_rows(site, layer.rows(output, positions))
-        features, made = layer.samples(mine.called.arguments["input"], positions)
-        if (bias := mine.called.arguments.get("bias")) is not None:
-            made = made + bias
-        wanted = rows
-        if added is not None:
-            lost = self._kept_rows(site, layer.rows(added[0], positions)) - layer.rows(added[1], positions)
-            wanted = rows + (lost if scale is None else _through(lost, scale))
-        fitted_on = (images - max(1, images // _HELD_OUT)) if images > 1 else int(number % _HELD_OUT > 0)
-        cut = fitted_on * len(positions)
-        for part, where in zip(sums, (slice(None, cut), slice(cut, None)), strict=True):
-            part.add(features[:, where], (wanted - made)[where], wanted[where])
+        layer, positions = held.layer, held.positions
+        features, made = layer.samples(held.given, positions, held.output.shape)
+        wanted, other = self._kept_rows(site, layer.rows(held.output, positions)), None
+        if held.bias is not None:
+            made += held.bias
+        if held.added is not None:
+            other = layer.rows(held.added[1], positions)
+            lost = self._kept_rows(site, layer.rows(held.added[0], positions)) - other
+            wanted += lost if place.scale is None else _through(lost, place.scale)
+        if change is not None:
+            made += moved(features, change)
+        missing = shown = wanted - made
+        if site.bounds is not None:
+            now, then = place.passed(made, other), place.passed(wanted, other)
+            shown = _within(missing, now, then, place, site.bounds)
+        if change is not None:
+            missing = shown
+        held_out = (held.numbers % _HELD_OUT == 0).repeat_interleave(positions.shape[1])
+        for part, of in zip(sums, (~held_out, held_out), strict=True):
+            own = of.to(wanted.device)
+            part.add(features[:, own], missing[own], wanted[own], shown[own], gram=change is None)
 
-    def _kept_rows(self, site: _Site, rows: Tensor) -> Tensor:
-        kept = self._kept.get(site.weight, (None,))[0]
+    def _kept_rows(self, site: Site, rows: Tensor) -> Tensor:
+        kept = self._kept.get(site.weight, (None, None))[site.outputs]
         return rows if kept is None else rows.index_select(1, kept.to(rows.device))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Both forwards of some images, held at a layer: positions [N, P], and what is there at them.
+
+    `added` is what is going to be added to the results of the uncut and the cut network.
+    """
+
+    numbers: Tensor
+    layer: Layer
+    positions: Tensor
+    given: Tensor
+    bias: Tensor | None
+    output: Tensor
+    added: tuple[Tensor, Tensor] | None
+
+
+class _Place:
+    """The tensors that the fit of a layer changes, and the norm behind it.
+
+    `scale` [out] is what the norm multiplies with. `constant` is the layer's bias, or else the mean that the
+    norm takes off: less of that is more of a constant.
+    """
+
+    def __init__(self, site: Site, own: Mapping[str, Tensor]) -> None:
+        self.weight, self.scale, self._mean, self._shift = own[site.weight], None, None, None
+        self._sign = 1 if site.bias is not None else -1
+        if site.norm is not None:
+            self._mean = own[site.norm.mean]
+            self.scale, self._shift = site.norm.scale(own), site.norm.shift(own)
+        self.constant = self._mean if site.bias is None else own[site.bias]
+
+    def passed(self, values: Tensor, other: Tensor | None) -> Tensor:
+        """Outputs of the layer [S, out] behind its norm, with `other` added."""
+        if self.scale is not None and self._shift is not None and self._mean is not None:
+            values = (values - self._mean) * self.scale + self._shift
+        return values if other is None else values + other
+
+    def put(self, layer: Layer, change: Tensor) -> None:
+        """Change the tensors."""
+        self.weight.copy_(layer.changed(change[:, :-1]))
+        if self.constant is not None:
+            self.constant.add_(self._sign * change[:, -1].flatten())
 
 
 def _through(lost: Tensor, scale: Tensor) -> Tensor:
     """What has to be added before a norm of that `scale` [out], so that `lost` [S, out] is added after it."""
     enough = scale.abs() > _SMALL_SCALE * scale.abs().mean()
     return torch.where(enough, lost / torch.where(enough, scale, 1), 0)
+
+
+def _within(missing: Tensor, now: Tensor, then: Tensor, place: _Place, bounds: tuple[float, float]) -> Tensor:
+    """The part of `missing` [S, out] that shows where an activation cuts off what lies beyond `bounds`.
+
+    Where the wanted value lies beyond one, any value beyond it is as good (Zhang et al. 2015, Accelerating
+    Very Deep Convolutional Networks, section 3.2). `now` and `then` are what the activation is given.
+    """
+    low, high = bounds
+    less, more = (low - now).clamp_max(0), (high - now).clamp_min(0)
+    if place.scale is not None:
+        less, more = _through(less, place.scale), _through(more, place.scale)
+    return torch.where(then <= low, less, torch.where(then >= high, more, missing))

@@ -8,8 +8,10 @@ time.
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from jstc.errors import ChannelError
 
-__all__ = ["Called", "Run", "Step", "Visit", "Walk", "peak_bytes", "record", "require_alike"]
+__all__ = ["Called", "Run", "Step", "Visit", "Walk", "live_bytes", "other_calls", "record", "require_alike"]
 
 Run = Callable[[nn.Module], Any]
 """Runs a network once, on some batch of images."""
@@ -28,7 +30,12 @@ Run = Callable[[nn.Module], Any]
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "linear": ("input", "weight", "bias"),
     "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-} | {f"conv{n}d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups") for n in (1, 2, 3)}
+}
+for _n in (1, 2, 3):
+    _ARGUMENTS[f"conv{_n}d"] = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    _ARGUMENTS[f"conv_transpose{_n}d"] = (
+        *("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
+    )
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,17 @@ def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[
     if name not in _ARGUMENTS:
         return None
     return Called(name, dict(zip(_ARGUMENTS[name], args, strict=False)) | dict(kwargs))
+
+
+def _bounds(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[float, float] | None:
+    """Bounds to which an activation cuts what it is given; None for any other call."""
+    name = getattr(function, "__name__", "").rstrip("_")
+    if name == "hardtanh":
+        given = dict(zip(("input", "min_val", "max_val"), args, strict=False)) | dict(kwargs)
+        return given.get("min_val", -1.0), given.get("max_val", 1.0)
+    return {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}.get(name)
 
 
 class _Numbered(TorchFunctionMode):
@@ -69,8 +87,8 @@ class _Numbered(TorchFunctionMode):
 class Step:
     """One call that made a tensor: which steps made its inputs, and which steps read its result.
 
-    `called` is there for convolutions, linear layers and batch norms; `shapes` are those of its inputs, -1
-    in `inputs` stands for a tensor that no step has made.
+    `called` is there for convolutions, linear layers and batch norms, without its input; `shapes` are those
+    of its inputs, -1 in `inputs` stands for a tensor that no step has made.
     """
 
     name: str
@@ -81,6 +99,7 @@ class Step:
     storage: int
     bytes: int
     keywords: frozenset[str]
+    bounds: tuple[float, float] | None
     users: list[int] = field(default_factory=list)
 
 
@@ -102,13 +121,14 @@ def record(network: nn.Module, run: Run) -> list[Step]:
             steps.append(
                 Step(
                     getattr(func, "__name__", ""),
-                    _bound(func, args, kwargs),
+                    _without_input(_bound(func, args, kwargs)),
                     inputs,
                     shapes,
                     out.shape,
                     storage.data_ptr(),
                     storage.nbytes(),
                     frozenset(kwargs),
+                    _bounds(func, args, kwargs),
                 )
             )
             alive.append(out)
@@ -120,24 +140,30 @@ def record(network: nn.Module, run: Run) -> list[Step]:
     return steps
 
 
-def peak_bytes(steps: list[Step]) -> int:
-    """Most bytes of results that a forward holds at once, where each is let go after its last use."""
+def _without_input(called: Called | None) -> Called | None:
+    """A call without its input, which nobody needs once it was made, and which takes memory."""
+    if called is None:
+        return None
+    return Called(called.name, {key: value for key, value in called.arguments.items() if key != "input"})
+
+
+def live_bytes(steps: Sequence[Step], keep: Mapping[int, int] | None = None) -> list[int]:
+    """Bytes of results that are there while each step is made, its own among them.
+
+    Each result is let go after its last use; those of the steps in `keep` at a step of their own at least.
+    """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     size: dict[int, int] = {}
     for number, step in enumerate(steps):
         first.setdefault(step.storage, number)
-        last[step.storage] = max(last.get(step.storage, 0), number, *step.users)
-        size[step.storage] = step.bytes
+        end = max(number, *step.users, (keep or {}).get(number, 0), last.get(step.storage, 0))
+        last[step.storage], size[step.storage] = end, step.bytes
     change = [0] * (len(steps) + 1)
     for storage, number in first.items():
         change[number] += size[storage]
         change[last[storage] + 1] -= size[storage]
-    most = now = 0
-    for step_change in change:
-        now += step_change
-        most = max(most, now)
-    return most
+    return list(itertools.accumulate(change[:-1]))
 
 
 # -- a forward that is held ----------------------------------------------------------------------------------
@@ -160,14 +186,14 @@ class Walk:
     """One forward of `network` in a thread of its own, which `advance` leads from one of `stops` to the next.
 
     Held before the call itself, or `after` it, then with the result. Results of the steps in `keep` stay in
-    `kept` until somebody takes them out.
+    `kept` until they are let go, at the stop that is given there.
     """
 
     def __init__(
-        self, network: nn.Module, run: Run, *, stops: Collection[int], keep: Iterable[int], after: bool
+        self, network: nn.Module, run: Run, *, stops: Collection[int], keep: Mapping[int, int], after: bool
     ) -> None:
         self._network, self._run, self._after = network, run, after
-        self._stops, self._keep = frozenset(stops), frozenset(keep)
+        self._stops, self._keep = frozenset(stops), dict(keep)
         self._go, self._held = threading.Semaphore(0), threading.Semaphore(0)
         self._visit: Visit | None = None
         self._error: BaseException | None = None
@@ -185,6 +211,11 @@ class Walk:
         if self._error is not None:
             raise self._error
         return self._visit
+
+    def let_go(self, stop: int) -> None:
+        """Forget the results that were kept until that stop."""
+        for number in [n for n in self.kept if self._keep[n] <= stop]:
+            del self.kept[number]
 
     def stop(self) -> None:
         """End the forward where it is held."""
@@ -231,8 +262,13 @@ class Walk:
 def require_alike(visit: Visit | None, step: Step, number: int) -> Visit:
     """Raise `ChannelError` unless a walk is held at the call that is on record as `step`."""
     if visit is None or visit.number != number or visit.called.name != step.name:
-        raise ChannelError(
-            "the forward makes other calls for the cut network, or for other images, than on record: "
-            "its layers cannot be fitted one after the other"
-        )
+        raise other_calls()
     return visit
+
+
+def other_calls() -> ChannelError:
+    """The error of a forward that is not as it was on record."""
+    return ChannelError(
+        "the forward makes other calls for the cut network, or for other images, than on record: "
+        "its layers cannot be fitted one after the other"
+    )
