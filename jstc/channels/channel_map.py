@@ -208,8 +208,6 @@ class ChannelMap:
     def _indices(self, plan: Plan) -> slicing.Indices:
         return slicing.indices(self._structure, plan)
 
-    # -- gates -------------------------------------------------------------------------------------
-
     @cached_property
     def read_by(self) -> dict[str, dict[str, Tensor]]:
         """Layers that read groups: by names of layer and group the positions of the channels in its inputs.
@@ -220,12 +218,16 @@ class ChannelMap:
         for name, numbers in self._structure.numbers.items():
             layer, _, kind = name.rpartition(".")
             inputs = numbers[1] if kind == "weight" and len(numbers) > 1 else None
-            for group in self.groups if inputs is not None else ():
+            if inputs is None:
+                continue
+            for group in self.groups:
                 at = np.flatnonzero((inputs >= group.start) & (inputs < group.start + group.width))
                 if np.array_equal(np.sort(inputs[at]), np.arange(group.start, group.start + group.width)):
                     order = at[np.argsort(inputs[at])]
                     found.setdefault(layer, {})[group.name] = torch.from_numpy(order)
         return found
+
+    # -- gates -------------------------------------------------------------------------------------
 
     @cached_property
     def gated_groups(self) -> tuple[str, ...]:

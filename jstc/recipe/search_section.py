@@ -98,7 +98,8 @@ class SearchSettings(Section):
     ] = Field(
         "gradient",
         description="What channels rank by: gradient, channel weights that the gradients of the training "
-        "steps teach (they begin with taylor where weights are given, else with magnitude); magnitude, norms "
+        "steps teach (where weights are given they begin with the order in which channels explain what the "
+        "layers after them miss, else with magnitude); magnitude, norms "
         "of their weights; taylor, what the network would lose with them; learned, gates that are trained in "
         "turn with the weights; weighted, weighted_taylor, such gates times either; random, to compare with.",
     )
@@ -124,8 +125,8 @@ class SearchSettings(Section):
     )
     sigma: Range = Field(
         (1.0, 0.1),
-        description="With perturbation: its scale, from first to last; with given weights from 1 to 0.3 in "
-        "the width search, and 0.1 in rounds where there is none.",
+        description="With perturbation: its scale, from first to last; with given weights from 0.7 to "
+        "0.2 in the width search, and 0.1 in rounds where there is none.",
     )
     noise_period: PositiveInt = Field(
         40,

@@ -68,6 +68,7 @@ LEAN: dict[str, Any] = {
 
 GIVEN: dict[str, Any] = {
     "weights": "given.safetensors",
+    "flops": 0.3,  # where it matters how wide which group is
     "channels.round_to": 1,
     "search.rounds": 0,
     "search.reconstruction_images": 0,

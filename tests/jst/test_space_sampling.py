@@ -219,3 +219,59 @@ def test_a_raised_threshold_is_the_one_moved_in_its_logit() -> None:
     assert spaces.raised(0.5, 0.0) == 0.5
     assert spaces.raised(0.7, 1.0) == pytest.approx(1 / (1 + np.exp(-(np.log(0.7 / 0.3) + 1.0))))
     assert spaces.raised(1.0, 2.0) == 1.0
+
+
+# Thresholds that are multiplied, of a policy's offsets
+
+
+@given(
+    width=st.integers(1, 300),
+    offset=st.floats(-2, 2),
+    scalar=st.floats(-3, 3),
+)
+def test_with_equal_probabilities_an_offset_multiplies_the_width(
+    width: int, offset: float, scalar: float
+) -> None:
+    joined = (spaces.multiplied_levels(np.full(width, 1 / width), offset) < scalar).sum()
+    assert joined == pytest.approx(min(width, width * math.exp(scalar + offset)), abs=0.5 + 1e-9)
+
+
+@given(p=falling(), offset=st.floats(-2, 2), more=st.floats(0, 2), scalar=st.floats(-3, 3))
+def test_channels_join_in_order_and_a_higher_offset_never_keeps_fewer(
+    p: np.ndarray, offset: float, more: float, scalar: float
+) -> None:
+    few, many = (spaces.multiplied_levels(p, each) for each in (offset, offset + more))
+    assert np.isfinite(few).all()
+    assert (np.diff(few) >= 0).all()
+    assert not ((few < scalar) & ~(many < scalar)).any()
+
+
+def with_offsets(space: Space, offsets: list[float]) -> np.ndarray:
+    p = [np.full(group.width, 1 / group.width) for group in space.channels.groups]
+    return space.channels.counts(spaces.sample(space, p, [0.7] * len(p), offsets=offsets))
+
+
+def test_offsets_make_groups_wider_than_others_at_the_same_budget(
+    channels: ChannelMap, make_recipe: Any
+) -> None:
+    space = spaces_of(channels, make_recipe({"channels.round_to": 1}))[0]
+    even = with_offsets(space, [0.0] * 3)
+    shares = even / channels.full_counts
+    assert shares.max() - shares.min() < 0.3  # what is left of the budget is filled by single channels
+    for group in range(3):
+        offsets = [0.5 if g == group else 0.0 for g in range(3)]
+        wider = with_offsets(space, offsets)
+        assert wider[group] > even[group]
+        assert space.channels.cost_of_counts(wider).flops <= 0.5 * channels.cost().flops
+        assert (
+            with_offsets(space, [each - 7.0 for each in offsets]) == wider
+        ).all()  # only differences count
+
+
+def test_without_offsets_thresholds_are_moved_in_their_logits(channels: ChannelMap, make_recipe: Any) -> None:
+    space = spaces_of(channels, make_recipe())[0]
+    p = [np.full(group.width, 1 / group.width) for group in channels.groups]
+    order = [np.arange(group.width) for group in channels.groups]
+    for thresholds in ([0.7, 0.7, 0.7], [0.5, 0.9, 0.7]):
+        levels = [spaces.joining_levels(each, r) for each, r in zip(p, thresholds, strict=True)]
+        assert spaces.sample(space, p, thresholds) == space.plan(order, levels)

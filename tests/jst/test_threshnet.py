@@ -143,6 +143,12 @@ def test_the_start_is_added_to_every_offset_and_what_all_share_is_nothing() -> N
     assert net.offsets(common) == pytest.approx(net.offsets())
 
 
+def test_the_start_can_be_taken_away_again() -> None:
+    net = make(start=np.linspace(1, 3, GROUPS))
+    net.settle(net.draw(1, np.random.default_rng(0), sigma=1.0)[0])
+    assert net.offsets(net.even) == pytest.approx(np.zeros(GROUPS), abs=1e-12)
+
+
 @pytest.mark.parametrize("lr", [0.25, 1.0])
 def test_it_goes_so_much_of_the_way_to_the_best_quarter(lr: float) -> None:
     net = make(lr=lr)

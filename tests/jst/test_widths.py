@@ -90,12 +90,12 @@ def test_every_candidate_is_within_the_budget_and_costs_what_is_written(
     for line in lines:
         cost = channels.cost_of_counts(torch.tensor(line["counts"]).numpy())
         assert (line["flops"], line["params"]) == (cost.flops, cost.params)
-        assert cost.flops <= 0.5 * whole.flops
-        assert line["budget"] == "flops0.5"
+        assert cost.flops <= 0.3 * whole.flops
+        assert line["budget"] == "flops0.3"
         assert line["seconds"] >= 0
         assert 0 < line["images"] <= 36
         assert (line["loss"] is None) == (line["accuracy"] is None)
-    assert sum(line["flops"] for line in lines) > 0.9 * 40 * 0.5 * whole.flops
+    assert sum(line["flops"] for line in lines) > 0.9 * 40 * 0.3 * whole.flops
     assert len({tuple(line["counts"]) for line in lines}) > 5
 
 
@@ -140,13 +140,13 @@ def lost(run: Run) -> dict[str, float]:
     return {line["part"]: line["loss"] for line in run.result["contributions"]}
 
 
-def test_what_comes_of_it_is_about_as_good_as_the_best_that_was_judged(found: Run) -> None:
+def test_what_comes_of_it_is_better_than_an_evenly_narrow_network(found: Run) -> None:
     losses = lost(found)
-    best = losses.pop("best of all")
     # It is chosen on all images of the split, these are some of them.
-    assert best < 1.1 * min(losses.values()) < max(losses.values())
+    assert losses["best of all"] < 1.1 * min(losses.values())
+    assert losses["best of all"] < min(losses["evenly narrow, by norms"], losses["channel weights"]) - 0.05
     known = [line["loss"] for line in candidates(found.directory) if line["loss"] is not None]
-    assert best < 1.1 * min(known)
+    assert losses["best of all"] < 1.1 * min(known)
 
 
 def judge_of(network: nn.Module, channels: ChannelMap, dataset: Dataset, **changes: Any) -> Judge:
@@ -193,7 +193,7 @@ def test_a_plan_is_judged_as_it_would_be_after_a_cut_on_images_that_are_read_onc
     asked: list[str] = []
     judge = judge_of(given, channels, watched(dataset, search_val=asked.append, train=asked.append))
     read = len(asked)
-    plans = [channels.random_plan(flops=0.5, seed=seed) for seed in range(3)]
+    plans = [channels.random_plan(flops=0.3, seed=seed) for seed in range(3)]
     judged = [judge(plan) for plan in plans]
     assert len(asked) == read
     assert len({each.loss for each in judged}) == 3
@@ -204,7 +204,7 @@ def test_a_plan_is_judged_as_it_would_be_after_a_cut_on_images_that_are_read_onc
 def test_a_plan_is_judged_once_and_wholly_where_it_was_left(
     given: nn.Module, channels: ChannelMap, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, plan = judge_of(given, channels, dataset), channels.random_plan(flops=0.5, seed=0)
+    judge, plan = judge_of(given, channels, dataset), channels.random_plan(flops=0.3, seed=0)
     left = judge(plan, bound=0.0)
     assert (left.loss, left.accuracy) == (None, None) and left.images < 36
     assert judge(plan, bound=0.0) is left
@@ -310,8 +310,7 @@ def test_without_perturbation_one_group_moves_at_a_time(
     assert len(lines) == 40
     assert [line["counts"] for line in lines] != [line["counts"] for line in candidates(found.directory)]
     assert len({line["plan"] for line in lines[:6]}) > 3
-    losses = lost(run)
-    assert losses.pop("best of all") < 1.1 * min(losses.values())
+    assert lost(run)["best of all"] < lost(run)["channel weights"] - 0.05
 
 
 def test_without_coarse_to_fine_all_candidates_are_fine(search_widths: Any, tmp_path: Path) -> None:
