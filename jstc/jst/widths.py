@@ -264,10 +264,10 @@ class WidthSearch:
 class Judge:
     """Judges plans at the weights as they are: cut, mended or recalibrated, loss on common images.
 
-    Mended roughly by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so judged,
-    plans are in the order of what they train to; with no more than new batch-norm statistics they hardly are
-    (docs/research/accuracy.md). The images are read once and stay in memory. A plan that was judged is not
-    judged again.
+    Mended roughly by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so
+    judged, plans are in the order of what they train to; with no more than new batch-norm statistics they
+    hardly are (docs/research/given-weights.md). The images are read once and stay in memory. A plan that was
+    judged is not judged again.
     """
 
     def __init__(self, state: State, context: RoundContext) -> None:
