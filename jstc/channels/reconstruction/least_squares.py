@@ -21,6 +21,7 @@ _RIDGES = (1e-3, 1e-2, 1e-1)
 """Shares of the mean diagonal of the Gram matrix; which of them, held-out samples say."""
 _SAMPLES_PER_FEATURE = 8
 _FEWEST_SAMPLES = 16_384
+_KEPT_BYTES = 2**27
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,16 @@ class Layer:
         """
         groups = self.out if self.scaled else self.groups
         square, cross = (groups * (self.features + 1) * n for n in (self.features + 1, self.out // groups))
-        samples = at_once * self.each(shape, images) * (self._taps * self._inputs * self.groups + self.out)
-        return 8 * (5 * square + 5 * cross) + 4 * 3 * samples
+        kept = self._sample_bytes(shape, images) * images if self.keeps(shape, images) else 0
+        return 8 * (5 * square + 5 * cross) + 3 * self._sample_bytes(shape, images) * at_once + kept
+
+    def keeps(self, shape: Sequence[int], images: int) -> bool:
+        """Whether the samples of all `images` are few enough to be kept from round to round."""
+        return self._sample_bytes(shape, images) * images <= _KEPT_BYTES
+
+    def _sample_bytes(self, shape: Sequence[int], images: int) -> int:
+        """Bytes of the samples of one image."""
+        return 4 * self.each(shape, images) * (self._taps * self._inputs * self.groups + 3 * self.out)
 
 
 def _exact(values: Tensor) -> Tensor:
