@@ -88,6 +88,8 @@ def _mend(
     images = context.recipe.search.reconstruction_images
     batches = training_images(context, images)
     found = target.channels.reconstruct(target.network, sub.gated.network, plan, batches, images=images)
+    # Unequal devices may have rounded otherwise.
+    collectives.copy_from_first(sub.gated.network.state_dict().values())
     kept = judge(sub, context, limit=None, recalibrated=False).accuracy
     before = {name: buffer.clone() for name, buffer in sub.gated.network.named_buffers()}
     accuracy = judge(sub, context, limit=None).accuracy

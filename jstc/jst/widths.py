@@ -47,6 +47,8 @@ _MENDING = 96
 """Training images that a candidate is mended on: few, but they order plans as many do."""
 _MEMORY = 1_000_000_000
 """Bytes that the images in memory may take."""
+_LARGEST = 1e9
+"""Loss of a network that gives no numbers."""
 _AS_GOOD = 0.005
 """Of plans whose losses differ by less than this share, the one with fewest parameters is taken."""
 
@@ -283,8 +285,12 @@ class Judge:
             raise StageError("the search-validation split is empty; raise input.val_fraction")
         each = 4 * math.prod(context.dataset.info.input_shape)
         number = min(recipe.search.candidate_images, split.num_images, max(64, _MEMORY // each))
-        batch = max(1, min(recipe.train.batch_size, -(-number // _FIRST_PART)))
-        self._batches = list(split.ordered(batch, limit=number, part=collectives.part()))
+        # No process is without an image of the first batches, as all of them have to take every part.
+        batch = max(collectives.world(), min(recipe.train.batch_size, -(-number // _FIRST_PART)))
+        batches = list(split.ordered(batch, limit=number, part=collectives.part()))
+        total = -(-number // batch)
+        first = -(-total // _FIRST_PART)
+        self._first, self._rest, self._has_rest = batches[:first], batches[first:], total > first
         mends = recipe.search.reconstruction_images
         self._fits = min(_MENDING, mends) if mends else 0
         self._training = list(training_images(context, self._fits or max(2, number // 2)))
@@ -304,41 +310,46 @@ class Judge:
         known = self._known.get(plan.hash)
         if known is not None and (known.loss is not None or math.isfinite(bound)):
             return known
-        network, numerics = self._cut(plan), self._numerics
-        self._mend(network, plan, self._training, self._fits)
-        cut = max(1, -(-len(self._batches) // _FIRST_PART))
-        first = evaluate(network, self._batches[:cut], numerics)
+        network = self._cut(plan)
+        self._mend(network, plan, self._training, self._fits, rough=True)
+        first = self._figures(network, self._first)
         found = Judged(None, None, first.loss, first.images)
         if not first.loss > bound:
-            rest = evaluate(network, self._batches[cut:], numerics) if len(self._batches) > cut else None
-            whole = first if rest is None else _together(first, rest)
+            whole = _together(first, self._figures(network, self._rest)) if self._has_rest else first
             found = Judged(whole.loss, whole.accuracy, first.loss, whole.images)
         self._known[plan.hash] = found
         return found
 
     def thoroughly(self, plan: Plan) -> float:
         """Loss on all of the search-validation split, mended or recalibrated as after the search."""
-        network, numerics = self._cut(plan), self._numerics
-        search = self._context.recipe.search
+        network, search = self._cut(plan), self._context.recipe.search
         images = search.reconstruction_images or search.recalibration_images
-        self._mend(network, plan, training_images(self._context, images), search.reconstruction_images)
+        batches = training_images(self._context, images)
+        self._mend(network, plan, batches, search.reconstruction_images, rough=False)
         batch = self._context.recipe.train.batch_size
         split = self._context.dataset.search_val.ordered(batch, part=collectives.part())
-        return evaluate(network, split, numerics).loss
+        return self._figures(network, split).loss
+
+    def _figures(self, network: nn.Module, batches: Iterable[Any]) -> Figures:
+        """Figures of a network; one whose loss is not a number, or infinite, has lost more than any other."""
+        found = evaluate(network, batches, self._numerics)
+        return found if math.isfinite(found.loss) else Figures(found.accuracy, _LARGEST, found.images)
 
     def _cut(self, plan: Plan) -> nn.Module:
         target, settings = self._state.target, self._context.recipe.train
         return to_device(target.channels.slice(target.network, plan), settings, target.alpha.device)
 
-    def _mend(self, network: nn.Module, plan: Plan, batches: Iterable[Any], fits: int) -> None:
+    def _mend(
+        self, network: nn.Module, plan: Plan, batches: Iterable[Any], fits: int, *, rough: bool
+    ) -> None:
         """Fit the layers on `fits` of the images in `batches`; with 0, take statistics of all of them."""
         target = self._state.target
         if fits:
-            rough = fits <= _MENDING
             target.channels.reconstruct(target.network, network, plan, batches, images=fits, rough=rough)
         else:
             recalibrate(network, batches, images=2**31, numerics=self._numerics)
-        collectives.synchronise(network)
+        # Unequal devices may have rounded otherwise.
+        collectives.copy_from_first(network.state_dict().values())
 
 
 def _together(first: Figures, rest: Figures) -> Figures:

@@ -95,6 +95,17 @@ def test_a_search_over_widths_ends_alike_in_both_and_one_of_them_writes(both, fo
     assert len({json.loads(line)["plan"] for line in lines}) > 2 and len(lines) == 16
 
 
+def test_layers_are_fitted_alike_in_both_whatever_their_rounding(both):
+    first, second = both("mended")
+    assert first == second
+
+
+def test_plans_are_judged_on_fewer_images_than_there_are_parts(both, checks):
+    alone = [checks.judged_on_few(images) for images in range(1, 7)]
+    first, second = both("few")
+    assert first == second == pytest.approx(alone, rel=1e-5)
+
+
 def test_a_new_classifier_is_trained_as_by_one_process(both, checks, tmp_path):
     alone = checks.new_head(tmp_path)
     first, second = both("new_head")

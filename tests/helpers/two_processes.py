@@ -5,6 +5,7 @@ Every check returns something that JSON can hold; the tests compare what the pro
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -16,14 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jstc.channels import analyse
+from jstc.channels import ChannelMap, analyse
 from jstc.core import processes
 from jstc.core.progress import Silent
 from jstc.data.base import DataInfo, Dataset
 from jstc.data.in_memory import dataset_in_memory
 from jstc.errors import StageError
 from jstc.jst.round import judge, train_round
+from jstc.jst.state import State
 from jstc.jst.subnetwork import Target, cut, put_back
+from jstc.jst.widths import Judge
 from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, handover, head, optim, process_group, seeds
 from jstc.train.device import Numerics
@@ -131,6 +134,40 @@ def widths(directory: Path) -> dict[str, Any]:
         "target": collectives.fingerprint(run.target.parameters()),
         "wrote": (own / "candidates.jsonl").exists(),
     }
+
+
+def mended(directory: Path) -> dict[str, Any]:
+    """A search over the widths of given weights where each process fits layers with a rounding of its own."""
+    own = directory if collectives.is_first() else Path(tempfile.mkdtemp()) / "nothing"
+    reconstruct = ChannelMap.reconstruct
+
+    def rounding(self: ChannelMap, model: nn.Module, small: nn.Module, *args: Any, **options: Any) -> Any:
+        found = reconstruct(self, model, small, *args, **options)
+        with torch.no_grad():
+            for parameter in small.parameters():
+                parameter.mul_(1 + 1e-3 * collectives.rank())
+        return found
+
+    changes = {"search.rounds": 1, "search.candidates": 8, "search.reconstruction_images": 24}
+    ChannelMap.reconstruct = rounding  # type: ignore[method-assign]
+    try:
+        run = tiny.tiny_search(own, tiny.GIVEN | changes)
+    finally:
+        ChannelMap.reconstruct = reconstruct  # type: ignore[method-assign]
+    return {
+        "plan": run.plan.hash,
+        "target": collectives.fingerprint([*run.target.parameters(), *run.target.buffers()]),
+    }
+
+
+def judged_on_few(images: int) -> float | None:
+    """Loss of a plan on a search-validation split that has fewer images than the processes could share."""
+    data, recipe = tiny.tiny_dataset(), tiny.tiny_recipe(tiny.GIVEN)
+    few = dataclasses.replace(data.search_val, members=torch.arange(images))  # type: ignore[type-var]
+    channels = analyse(tiny.tiny_network().eval(), torch.zeros(1, 2, 8, 8))
+    state = State.new(tiny.tiny_network(), channels, tiny.proposer_of(channels, recipe), recipe)
+    judge = Judge(state, tiny.context_of(recipe, dataclasses.replace(data, search_val=few)))
+    return judge(channels.uniform_plan(flops=0.5)).loss
 
 
 def new_head(directory: Path) -> dict[str, Any]:
@@ -241,6 +278,8 @@ CHECKS = {
     "new_head": lambda: new_head(Path(sys.argv[1]) / "head"),
     "search": lambda: search(Path(sys.argv[1]) / "run"),
     "widths": lambda: widths(Path(sys.argv[1]) / "widths"),
+    "mended": lambda: mended(Path(sys.argv[1]) / "mended"),
+    "few": lambda: [judged_on_few(images) for images in range(1, 7)],
 }
 
 

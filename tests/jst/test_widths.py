@@ -214,6 +214,29 @@ def test_a_plan_is_judged_once_and_wholly_where_it_was_left(
     assert judge(plan) is judge(plan, bound=0.0) is whole
 
 
+def test_a_network_that_gives_no_numbers_has_lost_most(
+    given: nn.Module, channels: ChannelMap, dataset: Dataset
+) -> None:
+    broken = copy.deepcopy(given)
+    with torch.no_grad():
+        broken.fc.weight.mul_(1e39)
+    judge, plan = judge_of(broken, channels, dataset), channels.random_plan(flops=0.3, seed=0)
+    whole = judge_of(given, channels, dataset)(plan)
+    found, thorough = judge(plan), judge.thoroughly(plan)
+    assert whole.loss is not None and found.loss is not None
+    assert whole.loss < found.first == found.loss == thorough < float("inf")
+
+
+def test_a_search_of_weights_that_give_no_numbers_ends(
+    search_widths: Any, given: nn.Module, tmp_path: Path
+) -> None:
+    broken = copy.deepcopy(given)
+    with torch.no_grad():
+        broken.fc.weight.mul_(1e39)
+    run = search_widths(tmp_path, {"search.candidates": 8}, network=broken)
+    assert len(candidates(tmp_path)) == 8 and run.result["candidates"]["judged"] == 8
+
+
 # The same twice, broken off, of other settings
 
 
