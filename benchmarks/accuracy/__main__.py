@@ -13,8 +13,9 @@ than --epochs; what each spent is counted and recorded. Images, augmentation, op
 learning-rate schedule are the same for all. Choices are made on the search-validation split only; the test
 split is read once, at the end of each job.
 
-The methods of the set `given` begin at trained weights instead (--weights, or --given-epochs of training),
-which nobody pays for, cut them without training, and are tested after each length of --finetune.
+The methods of the sets `given` and `given-ablations` begin at trained weights instead (--weights, or
+--given-epochs of training), which nobody pays for, cut them without training, and are tested after each
+length of --finetune.
 
 Every case, method and seed is a process of its own with one CPU thread, and one JSON file in OUT/results. A
 result that is there is kept if all settings that it depends on are the same (their hash is in its name);
@@ -44,10 +45,17 @@ __all__ = ["jobs_of", "main", "results_of"]
 
 _RUN = "benchmarks.accuracy.run"
 _LAST_LINES = 15
-_GIVEN = [name for name, method in METHODS.items() if method.kind == "cut"]
-_MAIN = [name for name, method in METHODS.items() if not method.ablation and name not in _GIVEN]
-_ABLATIONS = [name for name, method in METHODS.items() if method.ablation]
-_SETS = {"main": _MAIN, "ablations": ["jst", *_ABLATIONS], "given": _GIVEN, "all": [*_MAIN, *_ABLATIONS]}
+_CUT = [name for name, method in METHODS.items() if method.kind == "cut"]
+_GIVEN = [name for name in _CUT if not METHODS[name].ablation]
+_MAIN = [name for name, method in METHODS.items() if not method.ablation and name not in _CUT]
+_ABLATIONS = [name for name, method in METHODS.items() if method.ablation and name not in _CUT]
+_SETS = {
+    "main": _MAIN,
+    "ablations": ["jst", *_ABLATIONS],
+    "given": _GIVEN,
+    "given-ablations": ["cut-jst", *(name for name in _CUT if name not in _GIVEN)],
+    "all": [*_MAIN, *_ABLATIONS],
+}
 
 
 def jobs_of(
@@ -106,7 +114,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--case", type=_names, default=["resnet20-50"], help=f"of {', '.join(CASES)}")
     parser.add_argument(
-        "--methods", type=_names, default=["main"], help="names, or main, given, ablations, all"
+        "--methods", type=_names, default=["main"], help=f"names, or sets of them: {', '.join(_SETS)}"
     )
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, help="folder of the data set, as jstc reads it")

@@ -38,8 +38,10 @@ def _vgg(divisor: int, num_classes: int, in_channels: int) -> CifarVGG:
 def mobilenet_v2_half(num_classes: int = 10) -> nn.Module:
     """torchvision's MobileNetV2 of half width for small images: stem and second stage do not subsample."""
     settings = [list(stage) for stage in _MOBILE_STAGES]
-    network = MobileNetV2(
+    network: nn.Module = MobileNetV2(
         num_classes=num_classes, width_mult=0.5, inverted_residual_setting=settings, dropout=0.0
     )
-    network.features[0][0].stride = (1, 1)
+    stem = network.get_submodule("features.0.0")
+    assert isinstance(stem, nn.Conv2d)
+    stem.stride = (1, 1)
     return network

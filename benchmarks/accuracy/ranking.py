@@ -171,7 +171,7 @@ def correlations(lines: list[Line]) -> list[str]:
         if name == "fewer parameters":
             return -float(line["params"])
         parts = both if name == "sum of the first two" else (name,)
-        return -sum(line["rewards"][part]["loss"] for part in parts)
+        return -sum(float(line["rewards"][part]["loss"]) for part in parts)
 
     table = [f"| minus the loss | {' | '.join(lengths)} |", "|---|" + "---:|" * len(lengths)]
     for name in [*names, *(["sum of the first two"] if set(both) <= set(names) else []), "fewer parameters"]:

@@ -64,12 +64,14 @@ def _ablation(text: str, *overrides: str, kind: str = "jst") -> Method:
     return Method(kind, text, overrides, ablation=True)
 
 
-def _cut(text: str, *overrides: str, uses: tuple[str, ...] = ()) -> Method:
+def _cut(text: str, *overrides: str, uses: tuple[str, ...] = (), ablation: bool = False) -> Method:
     """A method that begins at given weights, cuts them without training, and pays for its finetune alone."""
-    return Method("cut", text, ("weights=pretrained", "search.rounds=0", *overrides), (*_GIVEN, *uses))
+    given = ("weights=pretrained", "search.rounds=0", *overrides)
+    return Method("cut", text, given, (*_GIVEN, *uses), ablation)
 
 
 _GIVEN = ("given_epochs", "weights", "finetune")
+_LEAN = "search.method=lean"
 _AS_CUT = "search.reconstruction_images=0"
 _RANDOM = ("candidates", "candidates_share")
 _TRACED = ("pretrain", "least_share")
@@ -89,16 +91,23 @@ METHODS: Mapping[str, Method] = {
     "tp-taylor": Method("tp", "Torch-Pruning, Taylor, global", uses=(*_TRACED, "taylor_images")),
     "fastnas": Method("fastnas", "ModelOpt FastNAS", uses=_FASTNAS),
     "cut-jst": _cut("widths searched in given weights, reconstructed"),
-    "cut-even": _cut("evenly narrow, reconstructed"),
-    "cut-tp-l2": _cut("Torch-Pruning, group L2, recalibrated", _AS_CUT, uses=("least_share",)),
+    "cut-even": _cut("evenly narrow, reconstructed", _LEAN),
+    "cut-tp-l2": _cut("Torch-Pruning, group L2, recalibrated", _LEAN, _AS_CUT, uses=("least_share",)),
     "cut-tp-taylor": _cut(
-        "Torch-Pruning, Taylor, recalibrated", _AS_CUT, uses=("least_share", "taylor_images")
+        "Torch-Pruning, Taylor, recalibrated", _LEAN, _AS_CUT, uses=("least_share", "taylor_images")
     ),
+    "cut-jst-lean": _cut("one threshold for all groups", _LEAN, ablation=True),
+    "cut-jst-common": _cut("without the policy", "search.thresholds=common", ablation=True),
+    "cut-jst-steady": _cut("without perturbation", "search.perturbation=false", ablation=True),
+    "cut-jst-norms": _cut("without channel weights: norms", "search.importance=magnitude", ablation=True),
+    "cut-jst-fine": _cut("not from coarse to fine", "search.coarse_to_fine=false", ablation=True),
     "target": Method("target", "target network, all of the training (no rival: over the budget)"),
-    "jst-perturbation": _ablation("perturbed (off by default)", "search.perturbation=true"),
-    "jst-threshnet": _ablation("thresholds by the policy (off by default)", "search.thresholds=threshnet"),
+    "jst-lean": _ablation("one threshold for all groups, norms", _LEAN),
+    "jst-steady": _ablation("without perturbation", "search.perturbation=false"),
+    "jst-common": _ablation("without the policy", "search.thresholds=common"),
+    "jst-norms": _ablation("without channel weights: norms", "search.importance=magnitude"),
     "jst-random": _ablation("random channel weights", "search.importance=random"),
-    "jst-learned": _ablation("learned channel weights (off by default)", "search.importance=learned"),
+    "jst-learned": _ablation("gates trained in turn with the weights", "search.importance=learned"),
     "jst-fine": _ablation("not from coarse to fine", "search.coarse_to_fine=false"),
     "jst-narrow": _ablation("no coarse rounds below the budget", "search.coarse_budget=1"),
     "jst-lead": _ablation(
@@ -175,7 +184,7 @@ class Job:
     @property
     def searches(self) -> bool:
         """Whether the method is a variant of jst."""
-        return METHODS[self.method].kind in ("jst", "given", "retrain") or self.method == "cut-jst"
+        return METHODS[self.method].kind in ("jst", "given", "retrain") or self.method.startswith("cut-jst")
 
     @property
     def cuts(self) -> bool:

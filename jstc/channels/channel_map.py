@@ -165,7 +165,7 @@ class ChannelMap:
         """Zero, in place, every parameter at the removed channels."""
         slicing.mask_tensors(model, self._structure, plan)
 
-    def reconstruct(
+    def reconstruct(  # noqa: PLR0913 - most have defaults that nobody needs to know
         self,
         model: nn.Module,
         small: nn.Module,
@@ -176,6 +176,7 @@ class ChannelMap:
         memory: int = 4 * 2**30,
         call: Callable[[nn.Module, Any], Any] | None = None,
         add_up: Callable[[Sequence[Tensor]], None] | None = None,
+        rough: bool = False,
     ) -> Reconstruction:
         """Mend `small`, cut out of the trained `model` by `plan`, without training: its layers are fitted.
 
@@ -188,8 +189,9 @@ class ChannelMap:
         `batches` are image tensors, or tuples and lists that begin with one; `call` runs a network on a batch
         where that is not enough. No more of them than `images` images are used, and fewer where that would
         take more than `memory` bytes. `add_up` sums tensors, in place, over processes that have a part of the
-        images each. Raises `ChannelError` for a foreign plan, without images, or when the forward makes
-        other calls for other images.
+        images each. A `rough` fit, of fewer positions and in fewer rounds, is
+        enough to compare plans. Raises `ChannelError` for a foreign plan, without images, or when the forward
+        makes other calls for other images.
         """
         return reconstruct(
             model,
@@ -200,6 +202,7 @@ class ChannelMap:
             memory=memory,
             call=call or _call,
             add_up=add_up,
+            rough=rough,
         )
 
     def _indices(self, plan: Plan) -> slicing.Indices:

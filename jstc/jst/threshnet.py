@@ -30,7 +30,7 @@ _STATES = 0.3
 """Scale of what a group's other states, one standard deviation from the mean, may add to its offset."""
 _SPREAD = 0.8
 """Standard deviation of an offset at sigma 1."""
-_OWN_COARSE, _OWN_FINE = 0.7, 0.9
+_OWN_COARSE, _OWN_FINE = 0.2, 0.9
 """Share of an offset's variance that the groups' own weights have; those that all share have the rest. Coarse
 draws move neighbours together somewhat, fine ones hardly."""
 _ELITE = 0.25

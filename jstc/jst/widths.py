@@ -30,7 +30,7 @@ from jstc.jst.state import State, read_plan
 from jstc.jst.threshnet import Choice, ThreshNet
 from jstc.plan import Plan
 from jstc.train import collectives
-from jstc.train.device import to_device
+from jstc.train.device import Numerics, to_device
 from jstc.train.loop import Figures, evaluate
 from jstc.train.metrics import History
 from jstc.train.recalibration import recalibrate
@@ -43,7 +43,7 @@ _COARSE = 0.4
 _FIRST_PART = 4
 """A candidate is judged on one of so many parts of the images first."""
 _FINALISTS = 5
-_MENDING = 128
+_MENDING = 96
 """Training images that a candidate is mended on: few, but they order plans as many do."""
 _MEMORY = 1_000_000_000
 """Bytes that the images in memory may take."""
@@ -77,6 +77,7 @@ class WidthSearch:
     judged: int = 0
     _found: list[tuple[float, Proposal]] = field(default_factory=list)
     _recorded: list[dict[str, Any]] = field(default_factory=list)
+    _firsts: list[float] = field(default_factory=list)  # on the first part of the images, of this budget
 
     def run(self, progress: Progress, *, at_rest: Callable[[], None]) -> None:
         """All generations; then the policy stands at the best of what was found. `at_rest` may stop."""
@@ -139,6 +140,7 @@ class WidthSearch:
             collectives.decided(lambda: self._write(number, line))
         self.seconds += spent
         self.judged += 1
+        self._firsts.append(found.first)
         if found.loss is None:
             return math.inf
         self._found.append((found.loss, proposal))
@@ -155,7 +157,7 @@ class WidthSearch:
 
     def _bound(self) -> float:
         """Loss on the first part of the images above which a candidate is hopeless: a median."""
-        known = self.judge.firsts[-2 * _GENERATION :]
+        known = self._firsts[-2 * _GENERATION :]
         return float(np.median(known)) if len(known) >= _GENERATION else math.inf
 
     # A generation
@@ -253,8 +255,11 @@ class WidthSearch:
     def sentence(self) -> str:
         """Sentence for people."""
         even, best = self.contributions[0], self.contributions[-1]
+        judged = f"{self.judged} plan{' was' if self.judged == 1 else 's were'}"
+        labels = self.context.recipe.labels
+        of = f" of {labels[self.budget]}" if len(labels) > 1 else ""
         return (
-            f"widths: {self.judged} plans were judged in {numbers.duration(self.seconds)} on "
+            f"widths{of}: {judged} judged in {numbers.duration(self.seconds)} on "
             f"{self.judge.images:,} images, without training; the best loses {best['loss']:.3g} "
             f"({numbers.percent(best['accuracy'])} right), the evenly narrow one {even['loss']:.3g} "
             f"({numbers.percent(even['accuracy'])})"
@@ -264,10 +269,10 @@ class WidthSearch:
 class Judge:
     """Judges plans at the weights as they are: cut, mended or recalibrated, loss on common images.
 
-    Mended by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so judged,
-    plans are in the order of what they train to; with no more than new batch-norm statistics they hardly are
-    (docs/research/accuracy.md). The images are read once and stay in memory. A plan that was judged is not
-    judged again.
+    Mended roughly by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so
+    judged, plans are in the order of what they train to; with no more than new batch-norm statistics they
+    hardly are (docs/research/given-weights.md). The images are read once and stay in memory. A plan that was
+    judged is not judged again.
     """
 
     def __init__(self, state: State, context: RoundContext) -> None:
@@ -284,12 +289,11 @@ class Judge:
         self._fits = min(_MENDING, mends) if mends else 0
         self._training = list(training_images(context, self._fits or max(2, number // 2)))
         self.images = number
+        # On a processor in float32: its other kernels are checked at every new width, which takes longer.
+        on_gpu, train = state.target.alpha.is_cuda, recipe.train
+        own = context.options.criterion.numerics
+        self._numerics = own if on_gpu else Numerics(channels_last=train.channels_last)
         self._known: dict[str, Judged] = {}
-
-    @property
-    def firsts(self) -> list[float]:
-        """Losses on the first part of the images, of all plans so far."""
-        return [found.first for found in self._known.values()]
 
     def remember(self, plan: Plan, found: Judged) -> None:
         """Take over what was found earlier."""
@@ -300,7 +304,7 @@ class Judge:
         known = self._known.get(plan.hash)
         if known is not None and (known.loss is not None or math.isfinite(bound)):
             return known
-        network, numerics = self._cut(plan), self._context.options.criterion.numerics
+        network, numerics = self._cut(plan), self._numerics
         self._mend(network, plan, self._training, self._fits)
         cut = max(1, -(-len(self._batches) // _FIRST_PART))
         first = evaluate(network, self._batches[:cut], numerics)
@@ -314,7 +318,7 @@ class Judge:
 
     def thoroughly(self, plan: Plan) -> float:
         """Loss on all of the search-validation split, mended or recalibrated as after the search."""
-        network, numerics = self._cut(plan), self._context.options.criterion.numerics
+        network, numerics = self._cut(plan), self._numerics
         search = self._context.recipe.search
         images = search.reconstruction_images or search.recalibration_images
         self._mend(network, plan, training_images(self._context, images), search.reconstruction_images)
@@ -330,10 +334,10 @@ class Judge:
         """Fit the layers on `fits` of the images in `batches`; with 0, take statistics of all of them."""
         target = self._state.target
         if fits:
-            target.channels.reconstruct(target.network, network, plan, batches, images=fits)
+            rough = fits <= _MENDING
+            target.channels.reconstruct(target.network, network, plan, batches, images=fits, rough=rough)
         else:
-            numerics = self._context.options.criterion.numerics
-            recalibrate(network, batches, images=2**31, numerics=numerics)
+            recalibrate(network, batches, images=2**31, numerics=self._numerics)
         collectives.synchronise(network)
 
 

@@ -214,7 +214,7 @@ GIVEN_WEIGHTS: Mapping[str, Any] = MappingProxyType(
 other's equals: those that it would miss stay, and one left out for some rounds is still worth something."""
 
 _CANDIDATES = 160
-_SIGMA = (0.7, 0.2)
+_SIGMA = (1.0, 0.25)
 _SIGMA_OF_CHANNELS = (0.1, 0.1)
 """Where the policy is off, and with it the width search, what was measured says more than noise."""
 

@@ -27,7 +27,7 @@ SMALL = Settings(
 
 @pytest.fixture
 def work(tmp_path):
-    def make(method, settings=SMALL, overrides=(), seed=0):
+    def make(method, settings=SMALL, overrides=("search.candidates=8",), seed=0):
         job = Job("digits-50", method, seed, settings, overrides)
         dataset = accuracy_data.load(job, root=None, out=tmp_path, where=torch.device("cpu"))
         directory = tmp_path / f"{method}-{seed}"

@@ -8,6 +8,7 @@ import json
 import subprocess
 
 import pytest
+import torch
 
 from jstc.train.loop import stream
 
@@ -15,7 +16,7 @@ pytest.importorskip("resource")
 
 from benchmarks import children
 from benchmarks.throughput import __main__ as throughput
-from benchmarks.throughput import child, clock, loading, setups, tables, training
+from benchmarks.throughput import child, clock, loading, reconstruction, setups, tables, training
 from jstc.recipe.loading import from_flags
 from tests.helpers.children import environment
 
@@ -243,3 +244,22 @@ def test_the_table_of_scaling_counts_images():
     assert "20.0" in alone and "1.00x" in alone
     assert "20.0" in weak and "1.00x" in weak  # twice the images in twice the time
     assert "40.0" in strong and "2.00x" in strong
+
+
+def test_a_cut_is_mended_beside_a_forward(setup, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "found.json"
+    weights = tmp_path / "weights.pt"
+    network = setups.Subject.of(setup).network()
+    torch.save(network.state_dict(), weights)
+    numbers = {"image-size": 8, "images": 48, "threads": 1, "unseen": 40, "repeats": 2}
+    options = numbers | {"model": setup.model, "device": "cpu", "weights": weights, "out": out}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    monkeypatch.setattr("sys.argv", ["reconstruction", *arguments])
+    reconstruction.main()
+    found = json.loads(out.read_text())
+    assert (found["images"], len(found["turns"])) == (48, 2)
+    assert found["peak"] >= found["peak_before"] > 0 < found["said_memory"]
+    assert all(layer["before"] < layer["after"] for layer in found["explained"].values())
+    assert next(iter(found["accuracy"])) == "uncut"
+    told = capsys.readouterr().out
+    assert all(name in told for name in found["explained"]) and "times the forward" in told

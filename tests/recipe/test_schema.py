@@ -534,7 +534,7 @@ def test_the_parts_of_a_search_by_its_method_and_whether_weights_are_given(write
         "joint": BASE + joint, "joint given": given + joint, "lean": BASE + lean, "lean given": given + lean,
     }.items()}  # fmt: skip
     assert parts(found["joint"]) == ("gradient", "threshnet", True, 3, (1.0, 0.1))
-    assert parts(found["joint given"]) == ("gradient", "threshnet", True, 160, (0.7, 0.2))
+    assert parts(found["joint given"]) == ("gradient", "threshnet", True, 160, (1.0, 0.25))
     assert parts(found["lean"])[:3] == ("magnitude", "common", False)
     assert parts(found["lean given"])[:3] == ("taylor", "common", False)
     assert found["lean"].coarse_to_fine and found["joint"].coarse_to_fine
@@ -567,7 +567,7 @@ def test_defaults_of_a_part_that_is_off_are_not_given(write):
     for off in ("perturbation: false", "method: lean"):
         assert loading.load(write(given + f"search: {{{off}}}\n")).search.sigma == (1.0, 0.1)
     on = "search: {method: lean, perturbation: true, thresholds: threshnet}\n"
-    assert parts(loading.load(write(given + on)).search) == ("taylor", "threshnet", True, 160, (0.7, 0.2))
+    assert parts(loading.load(write(given + on)).search) == ("taylor", "threshnet", True, 160, (1.0, 0.25))
     channels = "search: {thresholds: common}\n"  # with no search over widths there is less to explore
     assert loading.load(write(given + channels)).search.sigma == (0.1, 0.1)
     own = "search: {sigma: [1, 0], candidates: 16}\n"

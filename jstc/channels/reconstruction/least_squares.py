@@ -21,6 +21,7 @@ _RIDGES = (1e-3, 1e-2, 1e-1)
 """Shares of the mean diagonal of the Gram matrix; which of them, held-out samples say."""
 _SAMPLES_PER_FEATURE = 8
 _FEWEST_SAMPLES = 16_384
+_KEPT_BYTES = 2**27
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,22 @@ class Layer:
         """Number of positions of an output of `shape`: for a linear layer tokens, between first and last."""
         return math.prod(shape[2:] if self.spatial else shape[1:-1])
 
-    def each(self, shape: Sequence[int], images: int) -> int:
-        """Positions of each image that are looked at, so that `images` images give samples enough."""
-        wanted = max(_FEWEST_SAMPLES, _SAMPLES_PER_FEATURE * self.features)
+    def each(self, shape: Sequence[int], images: int, share: float = 1.0) -> int:
+        """Positions of each image that are looked at, so that `images` images give samples enough.
+
+        Of as many as are enough, a `share`.
+        """
+        wanted = share * max(_FEWEST_SAMPLES, _SAMPLES_PER_FEATURE * self.features)
         return min(self.places(shape), max(1, math.ceil(wanted / max(images, 1))))
 
-    def positions(self, shape: Sequence[int], images: int, numbers: Tensor, seed: int) -> Tensor:
+    def positions(
+        self, shape: Sequence[int], images: int, numbers: Tensor, seed: int, share: float = 1.0
+    ) -> Tensor:
         """Positions of an output of `shape`, [N, P], of the images with the given `numbers` [N] of `images`.
 
         A function of the image's number, whatever batch it comes in; all places are taken equally often.
         """
-        places, count = self.places(shape), self.each(shape, images)
+        places, count = self.places(shape), self.each(shape, images, share)
         order = torch.randperm(places, generator=torch.Generator().manual_seed(seed))
         return order[(numbers[:, None] * count + torch.arange(count)) % places]
 
@@ -179,8 +185,16 @@ class Layer:
         """
         groups = self.out if self.scaled else self.groups
         square, cross = (groups * (self.features + 1) * n for n in (self.features + 1, self.out // groups))
-        samples = at_once * self.each(shape, images) * (self._taps * self._inputs * self.groups + self.out)
-        return 8 * (5 * square + 5 * cross) + 4 * 3 * samples
+        kept = self._sample_bytes(shape, images) * images if self.keeps(shape, images) else 0
+        return 8 * (5 * square + 5 * cross) + 3 * self._sample_bytes(shape, images) * at_once + kept
+
+    def keeps(self, shape: Sequence[int], images: int) -> bool:
+        """Whether the samples of all `images` are few enough to be kept from round to round."""
+        return self._sample_bytes(shape, images) * images <= _KEPT_BYTES
+
+    def _sample_bytes(self, shape: Sequence[int], images: int) -> int:
+        """Bytes of the samples of one image."""
+        return 4 * self.each(shape, images) * (self._taps * self._inputs * self.groups + 3 * self.out)
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from jstc.channels.cutting.slicing import shared
 from jstc.channels.reconstruction.least_squares import Fit, Layer, Sums, fitted, moved, refitted
-from jstc.channels.reconstruction.sites import Site, find, layer_of
+from jstc.channels.reconstruction.sites import Place, Site, find, layer_of, through, within
 from jstc.channels.reconstruction.walks import (
     Run,
     Step,
@@ -33,10 +33,10 @@ __all__ = ["Explained", "Reconstruction", "reconstruct"]
 _HELD_OUT = 8  # one image in so many chooses the ridge, and says what a fit is worth
 _AT_ONCE = 64  # images at most that a forward has: what a held one keeps goes with their number
 _ROUNDS = 3  # of fits to what an activation lets through, after the first one
+_SHARE_OF_ROUGH, _ROUNDS_OF_ROUGH = 0.25, 1  # of the positions of a whole fit; of its rounds
 _FEWEST = 2  # images: one to fit on, and one that is held out
 _SHARE = 8  # of the memory, the most that one forward under way may take
 _EXACT = 1 - 1e-9  # explained so far: there is nothing to mend
-_SMALL_SCALE = 1e-2  # of the mean scale of a norm: what a branch lost elsewhere cannot be mended through less
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Reconstruction:
     memory: int
 
 
-def reconstruct(
+def reconstruct(  # noqa: PLR0913 - see `ChannelMap.reconstruct`
     model: nn.Module,
     small: nn.Module,
     kept: Mapping[str, Sequence[Tensor | None]],
@@ -74,6 +74,7 @@ def reconstruct(
     memory: int,
     call: Callable[[nn.Module, Any], Any],
     add_up: Callable[[Sequence[Tensor]], None] | None = None,
+    rough: bool = False,
 ) -> Reconstruction:
     """Fit the layers of `small`, cut out of `model` at `kept`, in place; see `ChannelMap.reconstruct`."""
     model = shared(model, small)
@@ -86,7 +87,7 @@ def reconstruct(
         sites, left_out = find(steps, whole, own, cut)
         room = _Room.of(sites, steps, cut_steps, own, few)
         parts, used = _chosen(batches, room.images(images, memory), room.at_once(memory))
-        fitting = _Fitting(own, kept, steps, [_size(part) for part in parts], add_up)
+        fitting = _Fitting(own, kept, steps, [_size(part) for part in parts], add_up, rough=rough)
         pairs = _pairs(model, small, [_run(call, part) for part in parts], sites)
         found: dict[str, Explained] = {}
         try:
@@ -238,7 +239,10 @@ class _Fitting:
         steps: Sequence[Step],
         sizes: Sequence[int],
         add_up: Callable[[Sequence[Tensor]], None] | None,
+        *,
+        rough: bool,
     ) -> None:
+        self._rough = rough
         self._own, self._kept, self._steps, self._add_up = own, kept, steps, add_up
         ends = torch.tensor([0, *sizes]).cumsum(0)
         self._numbers = [torch.arange(a, b) for a, b in itertools.pairwise(ends.tolist())]
@@ -251,7 +255,7 @@ class _Fitting:
     def fit(self, site: Site, pairs: Sequence[tuple[Walk, Walk]]) -> Fit | None:
         """Lead all forwards to the layer, and fit it; None where there is nothing to gain."""
         held = [self._held(site, *pair) for pair in zip(self._numbers, pairs, strict=True)]
-        place = _Place(site, self._own)
+        place = Place(site, self._own)
         layer = held[0].layer
         sums = Sums(layer), Sums(layer)
         self._add_all(site, held, place, sums, None)
@@ -260,7 +264,7 @@ class _Fitting:
         found = fitted(*sums, constant=constant, importance=importance)
         if found is not None and site.bounds is not None:
             found = replace(found, before=sums[1].explained(sums[1].shown, importance))
-            for _ in range(_ROUNDS):
+            for _ in range(_ROUNDS_OF_ROUGH if self._rough else _ROUNDS):
                 self._add_all(site, held, place, sums, found.change)
                 found = refitted(found, *sums, constant=constant, importance=importance)
         for uncut, cut in pairs:
@@ -268,7 +272,7 @@ class _Fitting:
             cut.let_go(site.number)
         if found is None or found.before >= _EXACT or found.after <= found.before:
             return None
-        place.put(layer, found.change)
+        place.put(layer.changed(found.change[:, :-1]), found.change[:, -1].flatten())
         return found
 
     def _held(self, site: Site, numbers: Tensor, pair: tuple[Walk, Walk]) -> _Held:
@@ -283,14 +287,16 @@ class _Fitting:
         layer = Layer.of(step.name, {**given, "weight": weight})
         added = None if site.other is None else (uncut.kept[site.other], cut.kept[site.other])
         seed = derive(0, "reconstruct", site.weight)
-        positions = layer.positions(theirs.output.shape, self._images, numbers, seed)
+        positions = layer.positions(
+            theirs.output.shape, self._images, numbers, seed, _SHARE_OF_ROUGH if self._rough else 1.0
+        )
         return _Held(numbers, layer, positions, given["input"], given.get("bias"), theirs.output, added)
 
     def _add_all(
         self,
         site: Site,
         held: Sequence[_Held],
-        place: _Place,
+        place: Place,
         sums: tuple[Sums, Sums],
         change: Tensor | None,
     ) -> None:
@@ -301,13 +307,16 @@ class _Fitting:
         for part in sums:
             part.clear()
         for each in held:
-            self._add(site, each, place, sums, change)
+            samples = each.samples or self._samples(site, each, place)
+            if site.bounds is not None and each.layer.keeps(each.output.shape, self._images):
+                each.samples = samples
+            for part, own in zip(sums, samples, strict=True):
+                _add(part, own, place, site, change)
         if self._add_up is not None:
             self._add_up([t for part in sums for t in (part.tensors if change is None else part.targets)])
 
-    def _add(
-        self, site: Site, held: _Held, place: _Place, sums: tuple[Sums, Sums], change: Tensor | None
-    ) -> None:
+    def _samples(self, site: Site, held: _Held, place: Place) -> tuple[_Samples, _Samples]:
+        """Samples of the images that are fitted on, and of those that are held out."""
         layer, positions = held.layer, held.positions
         features, made = layer.samples(held.given, positions, held.output.shape)
         wanted, other = self._kept_rows(site, layer.rows(held.output, positions)), None
@@ -316,19 +325,10 @@ class _Fitting:
         if held.added is not None:
             other = layer.rows(held.added[1], positions)
             lost = self._kept_rows(site, layer.rows(held.added[0], positions)) - other
-            wanted += lost if place.scale is None else _through(lost, place.scale)
-        if change is not None:
-            made += moved(features, change)
-        missing = shown = wanted - made
-        if site.bounds is not None:
-            now, then = place.passed(made, other), place.passed(wanted, other)
-            shown = _within(missing, now, then, place, site.bounds)
-        if change is not None:
-            missing = shown
+            wanted += lost if place.scale is None else through(lost, place.scale)
         held_out = (held.numbers % _HELD_OUT == 0).repeat_interleave(positions.shape[1])
-        for part, of in zip(sums, (~held_out, held_out), strict=True):
-            own = of.to(wanted.device)
-            part.add(features[:, own], missing[own], wanted[own], shown[own], gram=change is None)
+        whole = _Samples(features, made, wanted, other)
+        return whole.at(~held_out), whole.at(held_out)
 
     def _kept_rows(self, site: Site, rows: Tensor) -> Tensor:
         kept = self._kept.get(site.weight, (None, None))[site.outputs]
@@ -336,10 +336,39 @@ class _Fitting:
 
 
 @dataclass(frozen=True)
+class _Samples:
+    """Features [groups, S, features]; what the layer makes, is wanted, and is added to it [S, out]."""
+
+    features: Tensor
+    made: Tensor
+    wanted: Tensor
+    other: Tensor | None
+
+    def at(self, which: Tensor) -> _Samples:
+        """Some of them."""
+        at = which.nonzero().flatten().to(self.made.device)
+        rest = (None if tensor is None else tensor[at] for tensor in (self.made, self.wanted, self.other))
+        return _Samples(self.features.index_select(1, at), *rest)  # type: ignore[arg-type]
+
+
+def _add(part: Sums, samples: _Samples, place: Place, site: Site, change: Tensor | None) -> None:
+    """Add samples to sums: of what a change leaves missing, where there is one."""
+    made = samples.made if change is None else samples.made + moved(samples.features, change)
+    missing = shown = samples.wanted - made
+    if site.bounds is not None:
+        now, then = (place.passed(values, samples.other) for values in (made, samples.wanted))
+        shown = within(missing, now, then, place.scale, site.bounds)
+    if change is not None:
+        missing = shown
+    part.add(samples.features, missing, samples.wanted, shown, gram=change is None)
+
+
+@dataclass
 class _Held:
     """Both forwards of some images, held at a layer: positions [N, P], and what is there at them.
 
-    `added` is what is going to be added to the results of the uncut and the cut network.
+    `added` is what is going to be added to the results of the uncut and the cut network; `samples` are kept
+    from round to round where they are few.
     """
 
     numbers: Tensor
@@ -349,50 +378,4 @@ class _Held:
     bias: Tensor | None
     output: Tensor
     added: tuple[Tensor, Tensor] | None
-
-
-class _Place:
-    """The tensors that the fit of a layer changes, and the norm behind it.
-
-    `scale` [out] is what the norm multiplies with. `constant` is the layer's bias, or else the mean that the
-    norm takes off: less of that is more of a constant.
-    """
-
-    def __init__(self, site: Site, own: Mapping[str, Tensor]) -> None:
-        self.weight, self.scale, self._mean, self._shift = own[site.weight], None, None, None
-        self._sign = 1 if site.bias is not None else -1
-        if site.norm is not None:
-            self._mean = own[site.norm.mean]
-            self.scale, self._shift = site.norm.scale(own), site.norm.shift(own)
-        self.constant = self._mean if site.bias is None else own[site.bias]
-
-    def passed(self, values: Tensor, other: Tensor | None) -> Tensor:
-        """Outputs of the layer [S, out] behind its norm, with `other` added."""
-        if self.scale is not None and self._shift is not None and self._mean is not None:
-            values = (values - self._mean) * self.scale + self._shift
-        return values if other is None else values + other
-
-    def put(self, layer: Layer, change: Tensor) -> None:
-        """Change the tensors."""
-        self.weight.copy_(layer.changed(change[:, :-1]))
-        if self.constant is not None:
-            self.constant.add_(self._sign * change[:, -1].flatten())
-
-
-def _through(lost: Tensor, scale: Tensor) -> Tensor:
-    """What has to be added before a norm of that `scale` [out], so that `lost` [S, out] is added after it."""
-    enough = scale.abs() > _SMALL_SCALE * scale.abs().mean()
-    return torch.where(enough, lost / torch.where(enough, scale, 1), 0)
-
-
-def _within(missing: Tensor, now: Tensor, then: Tensor, place: _Place, bounds: tuple[float, float]) -> Tensor:
-    """The part of `missing` [S, out] that shows where an activation cuts off what lies beyond `bounds`.
-
-    Where the wanted value lies beyond one, any value beyond it is as good (Zhang et al. 2015, Accelerating
-    Very Deep Convolutional Networks, section 3.2). `now` and `then` are what the activation is given.
-    """
-    low, high = bounds
-    less, more = (low - now).clamp_max(0), (high - now).clamp_min(0)
-    if place.scale is not None:
-        less, more = _through(less, place.scale), _through(more, place.scale)
-    return torch.where(then <= low, less, torch.where(then >= high, more, missing))
+    samples: tuple[_Samples, _Samples] | None = None

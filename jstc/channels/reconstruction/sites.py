@@ -10,9 +10,10 @@ from torch import Tensor
 
 from jstc.channels.reconstruction.walks import Step
 
-__all__ = ["Norm", "Site", "find", "layer_of"]
+__all__ = ["Norm", "Place", "Site", "find", "layer_of", "through", "within"]
 
 _LAYERS = ("linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)))
+_SMALL_SCALE = 1e-2  # of the mean scale of a norm: what a branch lost elsewhere cannot be mended through less
 
 
 @dataclass(frozen=True)
@@ -158,3 +159,52 @@ def _added(steps: Sequence[Step], number: int, *, before: int) -> int | None:
 def layer_of(parameter: str) -> str:
     """The layer's name, by that of its weight."""
     return parameter.removesuffix("weight").rstrip("._") or parameter
+
+
+class Place:
+    """The tensors that the fit of a layer changes, and the norm behind it.
+
+    `scale` [out] is what the norm multiplies with. `constant` is the layer's bias, or else the mean that the
+    norm takes off: less of that is more of a constant.
+    """
+
+    def __init__(self, site: Site, own: Mapping[str, Tensor]) -> None:
+        self.weight, self.scale, self._mean, self._shift = own[site.weight], None, None, None
+        self._sign = 1 if site.bias is not None else -1
+        if site.norm is not None:
+            self._mean = own[site.norm.mean]
+            self.scale, self._shift = site.norm.scale(own), site.norm.shift(own)
+        self.constant = self._mean if site.bias is None else own[site.bias]
+
+    def passed(self, values: Tensor, other: Tensor | None) -> Tensor:
+        """Outputs of the layer [S, out] behind its norm, with `other` added."""
+        if self.scale is not None and self._shift is not None and self._mean is not None:
+            values = (values - self._mean) * self.scale + self._shift
+        return values if other is None else values + other
+
+    def put(self, weight: Tensor, constant: Tensor) -> None:
+        """Change the tensors: to a `weight`, and by a constant [out]."""
+        self.weight.copy_(weight)
+        if self.constant is not None:
+            self.constant.add_(self._sign * constant)
+
+
+def through(lost: Tensor, scale: Tensor) -> Tensor:
+    """What has to be added before a norm of that `scale` [out], so that `lost` [S, out] is added after it."""
+    enough = scale.abs() > _SMALL_SCALE * scale.abs().mean()
+    return torch.where(enough, lost / torch.where(enough, scale, 1), 0)
+
+
+def within(
+    missing: Tensor, now: Tensor, then: Tensor, scale: Tensor | None, bounds: tuple[float, float]
+) -> Tensor:
+    """The part of `missing` [S, out] that shows where an activation cuts off what lies beyond `bounds`.
+
+    Where the wanted value lies beyond one, any value beyond it is as good (Zhang et al. 2015, Accelerating
+    Very Deep Convolutional Networks, section 3.2). `now` and `then` are what the activation is given.
+    """
+    low, high = bounds
+    less, more = (low - now).clamp_max(0), (high - now).clamp_min(0)
+    if scale is not None:
+        less, more = through(less, scale), through(more, scale)
+    return torch.where(then <= low, less, torch.where(then >= high, more, missing))
