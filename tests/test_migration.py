@@ -18,7 +18,7 @@ OTHERS = ("torch_pruning", "modelopt", "nncf", "aimet_torch")
 TINY = [
     "search.rounds=1", "search.steps_per_round=1", "finetune.epochs=1", "finetune.steps_per_epoch=1",
     "train.batch_size=16", "search.recalibration_images=16", "search.importance_images=16", "device=cpu",
-    "threads=1", "channels.round_to=1", "export.parity_images=8",
+    "threads=1", "channels.round_to=1", "export.parity_images=8", "search.candidates=8",
 ]  # fmt: skip
 
 

@@ -32,6 +32,7 @@ QUICKLY = [
     "input.image_size=8", "search.rounds=1", "search.steps_per_round=2", "search.recalibration_images=64",
     "search.eval_images=64", "search.importance_images=64", "finetune.epochs=1", "finetune.steps_per_epoch=2",
     "channels.round_to=1", "device=cpu", "threads=1", "train.precision=float32",
+    "search.candidates=8", "search.candidate_images=64",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from jstc.runs.workspace import Workspace
 SETTINGS = [
     "input.image_size=8", "input.augment=false", "search.rounds=0", "finetune.epochs=0",
     "search.reconstruction_images=256", "channels.round_to=1", "train.precision=float32", "device=cpu",
-    "threads=1",
+    "threads=1", "search.candidates=16", "search.candidate_images=128",
 ]  # fmt: skip
 BEFORE_BENCH = ["given", "search", "finetune", "slim", "export"]
 
@@ -95,8 +95,11 @@ def test_what_fitting_makes_worse_stays_as_it_was_cut(
         return found
 
     monkeypatch.setattr(ChannelMap, "reconstruct", spoilt)
-    run = commands.run(recipe(), out=tmp_path / "r", only=BEFORE_BENCH, progress=messages)
-    as_cut = commands.run(recipe("search.reconstruction_images=0"), out=tmp_path / "cut", only=["search"])
+    same = "search.thresholds=common"  # the same plan in both; candidates would be mended as well
+    run = commands.run(recipe(same), out=tmp_path / "r", only=BEFORE_BENCH, progress=messages)
+    as_cut = commands.run(
+        recipe(same, "search.reconstruction_images=0"), out=tmp_path / "cut", only=["search"]
+    )
     found = results(run, "search")
     mended = found["reconstruction"]
     assert found["accuracy"] == mended["accuracy_as_cut"] == results(as_cut, "search")["accuracy"]
