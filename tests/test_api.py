@@ -278,7 +278,7 @@ def test_the_given_network_is_scored_first(found, trained):
     assert "val_data serves for the search and for the reported accuracy" in told.text
     recipe = loading.load(result.path / "recipe.yaml")
     assert str(recipe.weights) == own_weights(trained)
-    assert (recipe.search.recency_bonus, recipe.search.sigma) == (1.0, (0.7, 0.2))
+    assert (recipe.search.recency_bonus, recipe.search.sigma) == (1.0, (1.0, 0.25))
     assert len((result.path / "search" / "candidates.jsonl").read_text().splitlines()) == 8
 
 
