@@ -125,8 +125,8 @@ class SearchSettings(Section):
     )
     sigma: Range = Field(
         (1.0, 0.1),
-        description="With perturbation: its scale, from first to last; with given weights from 0.7 to "
-        "0.2 in the width search, and 0.1 in rounds where there is none.",
+        description="With perturbation: its scale, from first to last; with given weights from 1 to "
+        "0.25 in the width search, and 0.1 in rounds where there is none.",
     )
     noise_period: PositiveInt = Field(
         40,
