@@ -24,7 +24,7 @@ from jstc.core.progress import Progress
 from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import RoundContext, judge, training_images
 from jstc.jst.state import Entry, State, read_plan
-from jstc.jst.subnetwork import SubNetwork, Target, cut
+from jstc.jst.subnetwork import SubNetwork, Target, cut, fit
 from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, handover, optim
 
@@ -87,9 +87,7 @@ def _mend(
     sub = cut(target, plan, context.recipe.train)
     images = context.recipe.search.reconstruction_images
     batches = training_images(context, images)
-    found = target.channels.reconstruct(target.network, sub.gated.network, plan, batches, images=images)
-    # Unequal devices may have rounded otherwise.
-    collectives.copy_from_first(sub.gated.network.state_dict().values())
+    found = fit(target, sub.gated.network, plan, batches, images=images)
     kept = judge(sub, context, limit=None, recalibrated=False).accuracy
     before = {name: buffer.clone() for name, buffer in sub.gated.network.named_buffers()}
     accuracy = judge(sub, context, limit=None).accuracy

@@ -94,14 +94,18 @@ def spanning(target: Target, split: Split, *, images: int, channels_last: bool, 
     """What each channel adds to the ones chosen before it [prunable channels]: falling as they were chosen.
 
     On `images` training images, in float32 and evaluation mode; of several processes each does its part.
-    Groups that no convolution or linear layer reads as they are rank by norms, at the mean of the others.
+    Groups that no convolution or linear layer reads as they are, or none that has gradients, rank by norms,
+    at the mean of the others.
     Nothing of `target` changes.
     """
     network, channels = target.network, target.channels
     positions, modules = channels.read_by, dict(network.named_modules())
     readers = {n: _Reader.of(modules[n]) for n in positions if n in modules and _is_reader(modules[n])}
     hooks = [
-        reader.module.register_forward_hook(lambda _, given, output, r=reader: r.see(given[0], output))
+        reader.module.register_forward_hook(
+            lambda _, args, named, output, r=reader: r.see(args[0] if args else named["input"], output),
+            with_kwargs=True,
+        )
         for reader in readers.values()
     ]
     numerics, size = Numerics(None, channels_last), _BATCH * collectives.world()
@@ -112,9 +116,11 @@ def spanning(target: Target, split: Split, *, images: int, channels_last: bool, 
                 split.ordered(size, limit=images, part=collectives.part()), start=1
             ):
                 seen = batch.float().requires_grad_()  # the gradients in between are wanted, no others
-                scores = logits(numerics.call(network, seen)).float()
+                # A copy, for forwards that change their input in place.
+                scores = logits(numerics.call(network, seen.clone())).float()
                 loss = F.cross_entropy(scores, labels, reduction="sum")
-                loss.backward()  # type: ignore[no-untyped-call]
+                if loss.requires_grad:  # which it does not behind a part without gradients
+                    loss.backward()  # type: ignore[no-untyped-call]
                 progress.update(number)
     finally:
         for hook in hooks:
@@ -133,7 +139,7 @@ def _ordered(
         own = [
             readers[name].errors(groups[group.name].to(found.device))
             for name, groups in positions.items()
-            if name in readers and group.name in groups
+            if name in readers and group.name in groups and readers[name].slopes.any()
         ]
         if own:
             found[group.start : group.start + group.width] = _gains(own)

@@ -6,8 +6,9 @@ channel; `SubNetwork` is that module in training, with its plan, optimiser and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jstc.channels import ChannelMap, GatedNetwork
+from jstc.channels.reconstruction.reconstruct import Reconstruction
+from jstc.errors import ChannelError
 from jstc.plan import Plan
 from jstc.recipe.schema import SearchSettings, TrainSettings
-from jstc.train import checkpoint, optim
+from jstc.train import checkpoint, collectives, optim
 from jstc.train.device import to_device
 
-__all__ = ["SubNetwork", "Target", "cut", "put_back"]
+__all__ = ["SubNetwork", "Target", "cut", "fit", "put_back"]
 
 _BETAS = (0.9, 0.99)
 _FORGETTING = 0.5
@@ -160,6 +163,31 @@ def cut(target: Target, plan: Plan, settings: TrainSettings) -> SubNetwork:
     optim.set_state(optimizer, named, state)
     slopes = torch.zeros_like(target.steps[index])
     return SubNetwork(plan, gated, optimizer, target.moments[:, index], target.steps[index], slopes)
+
+
+def fit(
+    target: Target,
+    network: nn.Module,
+    plan: Plan,
+    batches: Iterable[Any],
+    *,
+    images: int,
+    rough: bool = False,
+) -> Reconstruction:
+    """Fit the layers of a cut network to the whole one's (`ChannelMap.reconstruct`), alike in all processes.
+
+    Raises `ChannelError`, with what to do about it, for a network whose layers cannot be fitted in turn.
+    """
+    try:
+        found = target.channels.reconstruct(
+            target.network, network, plan, batches, images=images, rough=rough
+        )
+    except ChannelError as error:
+        advice = "search.reconstruction_images: 0 leaves them as they are cut"
+        raise ChannelError(error.problem, advice) from error
+    # Unequal devices may have rounded otherwise.
+    collectives.copy_from_first(network.state_dict().values())
+    return found
 
 
 def put_back(sub: SubNetwork, target: Target) -> None:

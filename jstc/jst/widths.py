@@ -27,6 +27,7 @@ from jstc.jst.importance import Norms
 from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import RoundContext, training_images
 from jstc.jst.state import State, read_plan
+from jstc.jst.subnetwork import fit
 from jstc.jst.threshnet import Choice, ThreshNet
 from jstc.plan import Plan
 from jstc.train import collectives
@@ -345,11 +346,10 @@ class Judge:
         """Fit the layers on `fits` of the images in `batches`; with 0, take statistics of all of them."""
         target = self._state.target
         if fits:
-            target.channels.reconstruct(target.network, network, plan, batches, images=fits, rough=rough)
+            fit(target, network, plan, batches, images=fits, rough=rough)
         else:
             recalibrate(network, batches, images=2**31, numerics=self._numerics)
-        # Unequal devices may have rounded otherwise.
-        collectives.copy_from_first(network.state_dict().values())
+            collectives.synchronise(network)
 
 
 def _together(first: Figures, rest: Figures) -> Figures:

@@ -118,6 +118,43 @@ def test_groups_that_no_layer_reads_as_they_are_rank_by_norms(reading: nn.Module
     torch.testing.assert_close(values[groups[10]], expected, rtol=1e-4, atol=0)
 
 
+class Named(Readers):
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(input=images).relu()
+        x = (self.one(input=x) + self.other(input=x)).relu()
+        return self.fc(input=F.avg_pool2d(x, 4).flatten(1))
+
+
+class InPlace(Readers):
+    def forward(self, images: Tensor) -> Tensor:
+        images -= 0.0
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("kind", [Named, InPlace])
+def test_layers_may_be_called_by_name_and_inputs_changed_in_place(
+    kind: type[Readers], reading: nn.Module, dataset: Dataset
+) -> None:
+    network = kind()
+    network.load_state_dict(reading.state_dict())
+    assert torch.equal(found(target_of(network), dataset), found(target_of(reading), dataset))
+
+
+class WithoutGradients(Readers):
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.stem(images).relu()
+        x = (self.one(x) + self.other(x)).relu()
+        return self.fc(F.avg_pool2d(x, 4).flatten(1))
+
+
+def test_groups_behind_which_there_are_no_gradients_rank_by_norms(dataset: Dataset) -> None:
+    target = target_of(WithoutGradients())
+    norms = target.channels.magnitude(target.network)
+    ranked = torch.cat([norms[group.name] for group in target.channels.groups])
+    assert torch.allclose(found(target, dataset), ranked)
+
+
 def test_the_layers_that_read_groups_and_where(channels: ChannelMap, reading: nn.Module) -> None:
     assert {layer: list(groups) for layer, groups in channels.read_by.items()} == {
         "wide": ["stem"], "join": ["wide"], "last": ["stem"], "fc": ["last"]
@@ -141,8 +178,9 @@ def test_nothing_of_the_target_changes(target: Target, dataset: Dataset, snapsho
 
 
 def test_wide_groups_are_ordered_several_channels_at_a_time(
-    target: Target, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    target = target_of(network)
     one_by_one = found(target, dataset)
     monkeypatch.setattr(spannings, "_AT_ONCE", 4)
     together = found(target, dataset)
@@ -150,14 +188,16 @@ def test_wide_groups_are_ordered_several_channels_at_a_time(
         values, exact = (v[group.start : group.start + group.width] for v in (together, one_by_one))
         assert len(set(values.tolist())) == group.width
         assert values.argmax() == exact.argmax()
-        if group.width > 4:
+        assert not torch.allclose(values, exact)
+        if group.width == 16:  # of narrower ones the order happens to be the same here
             assert values.argsort().tolist() != exact.argsort().tolist()
 
 
 def test_processes_share_the_images_and_come_to_the_same(
-    target: Target, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two processes of which each sees half of every batch, without the exchange between them."""
+    target = target_of(network)
     sums: list[list[Tensor]] = []
     for world, rank in ((1, 0), (2, 0), (2, 1)):
         with monkeypatch.context() as patch:

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jstc.channels import ChannelMap
 from jstc.core.progress import Silent
 from jstc.core.signals import interruptible
 from jstc.data import Dataset
-from jstc.errors import StageError
+from jstc.errors import ChannelError, StageError
 from jstc.jst.round import train_round
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target
@@ -30,6 +30,7 @@ from tests.helpers.tiny_search import (
     LEAN,
     LEFT_OUT,
     Run,
+    TinyNet,
     context_of,
     proposer_of,
     tiny_recipe,
@@ -235,6 +236,23 @@ def test_a_search_of_weights_that_give_no_numbers_ends(
         broken.fc.weight.mul_(1e39)
     run = search_widths(tmp_path, {"search.candidates": 8}, network=broken)
     assert len(candidates(tmp_path)) == 8 and run.result["candidates"]["judged"] == 8
+
+
+class OtherCalls(TinyNet):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images if len(images) < 3 else images * 1.0)
+
+
+def test_a_network_that_cannot_be_fitted_is_refused_with_the_way_out(
+    search_widths: Any, given: nn.Module, tmp_path: Path
+) -> None:
+    network = OtherCalls()
+    network.load_state_dict(given.state_dict())
+    few = {"search.candidates": 4}
+    with pytest.raises(ChannelError, match="fitted one after the other") as caught:
+        search_widths(tmp_path / "fitted", few | {"search.reconstruction_images": 24}, network=network)
+    assert caught.value.advice.startswith("search.reconstruction_images: 0 ")
+    search_widths(tmp_path / "as cut", few, network=network)
 
 
 # The same twice, broken off, of other settings

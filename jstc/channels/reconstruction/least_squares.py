@@ -262,11 +262,6 @@ class Sums:
         """Squares of the wanted outputs from their mean, summed: [out]."""
         return self._second - self._first.square() / self._count.clamp_min(1)
 
-    def less(self, other: Sums) -> None:
-        """Take the samples of `other` away."""
-        for mine, theirs in zip(self.tensors, other.tensors, strict=True):
-            mine.sub_(theirs)
-
     def left(self, change: Tensor) -> Tensor:
         """Squares of what a change [groups, features + 1, out / groups] leaves missing, summed: [out]."""
         less = (2 * change * self.cross - change * torch.bmm(self.gram, change)).sum(1)
