@@ -139,7 +139,9 @@ class SearchSettings(Section):
         "most channels; 1 where weights are given.",
     )
     tau: PositiveRange = Field(
-        (8.0, 4.0), description="Temperature of the channels' probabilities, first to last round."
+        (8.0, 4.0),
+        description="Temperature of the channels' probabilities, first to last round; the last one "
+        "throughout where widths were searched before the rounds.",
     )
     residual_threshold_offset: NonNegativeFloat = Field(
         0.0,
