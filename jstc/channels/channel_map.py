@@ -303,4 +303,5 @@ class ChannelMap:
 
 
 def _call(network: nn.Module, batch: Any) -> Any:
-    return network(batch if isinstance(batch, Tensor) else batch[0])
+    images = batch if isinstance(batch, Tensor) else batch[0]
+    return network(images.clone())  # which some forwards change in place

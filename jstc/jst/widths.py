@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from jstc.core import numbers
 from jstc.core.progress import Progress
@@ -333,7 +333,7 @@ class Judge:
 
     def _figures(self, network: nn.Module, batches: Iterable[Any]) -> Figures:
         """Figures of a network; one whose loss is not a number, or infinite, has lost more than any other."""
-        found = evaluate(network, batches, self._numerics)
+        found = evaluate(network, _copies(batches), self._numerics)
         return found if math.isfinite(found.loss) else Figures(found.accuracy, _LARGEST, found.images)
 
     def _cut(self, plan: Plan) -> nn.Module:
@@ -348,8 +348,13 @@ class Judge:
         if fits:
             fit(target, network, plan, batches, images=fits, rough=rough)
         else:
-            recalibrate(network, batches, images=2**31, numerics=self._numerics)
+            recalibrate(network, _copies(batches), images=2**31, numerics=self._numerics)
             collectives.synchronise(network)
+
+
+def _copies(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches that a forward may change in place."""
+    return ((images.clone(), labels) for images, labels in batches)
 
 
 def _together(first: Figures, rest: Figures) -> Figures:

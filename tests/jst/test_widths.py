@@ -238,6 +238,24 @@ def test_a_search_of_weights_that_give_no_numbers_ends(
     assert len(candidates(tmp_path)) == 8 and run.result["candidates"]["judged"] == 8
 
 
+class InPlace(TinyNet):
+    def forward(self, images: Tensor) -> Tensor:
+        images -= 0.5
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("images", [0, 24])
+def test_images_stay_as_they_were_read_whatever_a_forward_does(
+    given: nn.Module, channels: ChannelMap, dataset: Dataset, images: int
+) -> None:
+    network = InPlace()
+    network.load_state_dict(given.state_dict())
+    settings = {"search.reconstruction_images": images, "train.channels_last": False}
+    plans = [channels.random_plan(flops=0.3, seed=seed) for seed in range(3)]
+    judge, again = (judge_of(network, channels, dataset, **settings) for _ in range(2))
+    assert [judge(plan) for plan in plans] == [again(plan) for plan in reversed(plans)][::-1]
+
+
 class OtherCalls(TinyNet):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images if len(images) < 3 else images * 1.0)
