@@ -75,6 +75,7 @@ class Rounds:
         current, state = self._begin(), self.state
         figures = self._train(current)
         earned = self._evaluate(current)
+        collectives.copy_from_first([current.sub.slopes])  # GPUs may have added them in another order
         put_back(current.sub, state.target)
         collectives.require_equal(_trained(state), f"the target network after round {state.round + 1}")
         advantage = current.advantage
