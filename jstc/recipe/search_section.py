@@ -145,9 +145,9 @@ class SearchSettings(Section):
     )
     residual_threshold_offset: NonNegativeFloat = Field(
         0.0,
-        description="By how much the thresholds of residual streams are raised in their logit, where a policy "
-        "chooses them in their logarithm; not in rounds below the budget or with thresholds: fixed; off: not shown to "
-        "help (docs/research/accuracy.md).",
+        description="By how much the thresholds of residual streams are raised, in their logit, or where a "
+        "policy chooses them in their logarithm; not in rounds below the budget or with thresholds: fixed; "
+        "off: not shown to help (docs/research/accuracy.md).",
     )
     # how gates and the policy learn
     gate_lr: PositiveFloat = Field(0.02, description="With learned importance: learning rate of the gates.")
