@@ -123,6 +123,7 @@ class WidthSearch:
             self.judge.remember(plan, found)
             spent = known["seconds"]
         else:
+            stale = number < len(self._recorded)
             del self._recorded[number:]
             since = time.perf_counter()
             found = self.judge(plan, bound=bound)
@@ -140,7 +141,7 @@ class WidthSearch:
                 **asdict(found),
                 "seconds": spent,
             }
-            collectives.decided(lambda: self._write(number, line))
+            collectives.decided(lambda: self._write(line, stale=stale))
         self.seconds += spent
         self.judged += 1
         self._firsts.append(found.first)
@@ -149,14 +150,18 @@ class WidthSearch:
         self._found.append((found.loss, proposal))
         return found.loss
 
-    def _write(self, number: int, line: dict[str, Any]) -> None:
-        if number < len(self.history.read()):
-            self.history.truncate(number)
+    def _write(self, line: dict[str, Any], *, stale: bool) -> None:
+        if stale:  # what comes after it was drawn after another reward
+            self.history.truncate(line["candidate"])
         self.history.append(line)
 
     def _read(self) -> list[dict[str, Any]]:
+        """Lines of this search; those of another one are dropped."""
         found = self.history.read()
-        return found if all(line.get("of") == self.identity for line in found) else []
+        if all(line.get("of") == self.identity for line in found):
+            return found
+        self.history.truncate(0)
+        return []
 
     def _bound(self) -> float:
         """Loss on the first part of the images above which a candidate is hopeless: a median."""
