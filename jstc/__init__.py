@@ -21,15 +21,15 @@ from jstc.errors import JstcError
 
 if TYPE_CHECKING:
     from jstc.api import SearchResult, SearchResults, search
-    from jstc.channels import ChannelMap, analyse, rule
+    from jstc.channels import ChannelMap, Slim, analyse, rebuild, rule
     from jstc.plan import Plan
     from jstc.recipe.loading import load as load_recipe
     from jstc.recipe.schema import Recipe
     from jstc.slim import load
 
 __all__ = [
-    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "analyse", "load",
-    "load_recipe", "rule", "search",
+    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "Slim", "analyse", "load",
+    "load_recipe", "rebuild", "rule", "search",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,9 +38,11 @@ _HOMES = {
     "Recipe": ("jstc.recipe.schema", "Recipe"),
     "SearchResult": ("jstc.api", "SearchResult"),
     "SearchResults": ("jstc.api", "SearchResults"),
+    "Slim": ("jstc.channels", "Slim"),
     "analyse": ("jstc.channels", "analyse"),
     "load": ("jstc.slim", "load"),
     "load_recipe": ("jstc.recipe.loading", "load"),
+    "rebuild": ("jstc.channels", "rebuild"),
     "rule": ("jstc.channels", "rule"),
     "search": ("jstc.api", "search"),
 }

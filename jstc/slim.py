@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jstc import models, soundness
-from jstc.channels import ChannelMap, GatedNetwork, fold
-from jstc.channels.cutting.slicing import rebuild
-from jstc.channels.trace.ids import named_tensors
+from jstc.channels import ChannelMap, GatedNetwork, fold, rebuild, slim_network
+from jstc.channels.slim_network import MODEL, SCHEMA, TENSORS
 from jstc.core import files, numbers
-from jstc.errors import ChannelError, ModelError, StageError
-from jstc.models import ModelSpec
+from jstc.errors import ModelError, StageError
+from jstc.models import ModelSpec, user_code
 from jstc.plan import Plan
 from jstc.train import handover
 
@@ -32,7 +31,6 @@ __all__ = ["FOLD_TOLERANCE", "emit", "load"]
 FOLD_TOLERANCE = 1e-5
 """Largest difference of an output that folding the gates may make, but where float32 cannot do as well."""
 
-_SCHEMA = 1
 _MANY_CLASSES = 25_000  # ImageNet-21k has fewer
 _LARGE_IMAGE = 3 * 1024**2
 
@@ -68,12 +66,11 @@ def emit(
     if not difference <= limit:
         changed = numbers.unlike(difference, limit, "{:.{}g}".format, 3)
         raise StageError(f"folding the gates changed an output by {changed}, above {limit:.3g}")
-    tensors = {name: t.detach().contiguous().clone() for name, t in named_tensors(network)}
-    files.write_with(directory / "model.safetensors", lambda path: save_file(tensors, path))
+    slim_network.write_tensors(network, directory / TENSORS)
     files.write_json(
-        directory / "model.json",
+        directory / MODEL,
         {
-            "schema": _SCHEMA,
+            "schema": SCHEMA,
             "model": spec.to_dict(),
             "plan_hash": plan.hash,
             "attributes": channels.attributes(plan),
@@ -109,29 +106,31 @@ def load(
     versions find out about the network. A spec that names a Python file of its author's runs that file, which
     `allow_code` must permit: the name of the network, such as `"net.py:make"`, that code and no other; True
     whatever the spec names. Nothing is built or run where `target` is the network that it was cut from; a
-    name in `allow_code` that is not the spec's is refused there, too.
+    name in `allow_code` that is not the spec's is refused there, too. What `Slim.save` has written is loaded
+    likewise, by the code that it names as `build`; `jstc.rebuild` needs none.
 
     Raises `ModelError` when something is missing, damaged, or does not fit, or when the network is not that
     of `plan`, where one is given.
     """
     folder = Path(path)
-    spec = _read_spec(folder)
+    document = slim_network.read(folder)
+    if "class" in document:
+        return rebuild(
+            _built(document.get("build"), folder, allow_code) if target is None else target, folder
+        )
+    spec = _spec(document, folder)
     if plan is not None and spec.plan_hash != plan.hash:
         raise ModelError(
             f"{folder} has the network of another plan ({spec.plan_hash[:12]}, expected {plan.hash[:12]}); "
             f"run `jstc slim {folder.parent} --fresh`"
         )
-    tensors = folder / "model.safetensors"
-    if target is None or allow_code:
-        _require_permission(spec.model, folder, allow_code)
+    tensors = folder / TENSORS
+    if (target is None or allow_code) and models.runs_user_code(spec.model.name):
+        _require_permission(spec.model.name, folder, allow_code)
     if target is None:
         _require_outputs(spec.model, tensors)
         target = models.build(spec.model, seed=0)
-    try:
-        files.require_regular(tensors)
-        network = rebuild(target, load_file(tensors), spec.attributes).eval()
-    except (ChannelError, OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
-        raise ModelError(f"{tensors} cannot be loaded: {error}") from None
+    network = slim_network.refilled(target, tensors, spec.attributes)
     try:
         _run_once(network, spec.model)
     except Exception as error:  # whatever a forward raises means that
@@ -139,12 +138,23 @@ def load(
     return network
 
 
-def _require_permission(spec: ModelSpec, folder: Path, allow_code: bool | str) -> None:
-    if models.runs_user_code(spec.name) and allow_code is not True and allow_code != spec.name:
+def _require_permission(name: str, folder: Path, allow_code: bool | str) -> None:
+    if allow_code is not True and allow_code != name:
         raise ModelError(
-            f"{folder}: the network is built by running '{spec.name}'; "
-            f"pass allow_code={spec.name!r} if you trust that code"
+            f"{folder}: the network is built by running '{name}'; "
+            f"pass allow_code={name!r} if you trust that code"
         )
+
+
+def _built(build: object, folder: Path, allow_code: bool | str) -> nn.Module:
+    """The whole network by the code that a folder of `Slim.save` names."""
+    if not isinstance(build, str):
+        raise ModelError(
+            f"{folder} does not say how its network is built",
+            "build the whole network yourself, and call jstc.rebuild(network, folder)",
+        )
+    _require_permission(build, folder, allow_code)
+    return user_code.made(build)
 
 
 def _run_once(network: nn.Module, spec: ModelSpec) -> None:
@@ -177,19 +187,9 @@ class _Spec:
     plan_hash: str
 
 
-def _read_spec(folder: Path) -> _Spec:
+def _spec(document: Mapping[str, Any], folder: Path) -> _Spec:
     try:
-        document = files.read_json(folder / "model.json")
-        if document["schema"] != _SCHEMA:
-            raise ModelError(f"{folder}: schema {document['schema']!r} is not {_SCHEMA}")
-        attributes = document.get("attributes", {})
-        if not isinstance(attributes, dict):
-            raise TypeError("'attributes' is not a mapping")
         model = ModelSpec.from_dict(document["model"])
-        return _Spec(model, attributes, str(document.get("plan_hash", "")))
-    except FileNotFoundError:
-        raise ModelError(
-            f"no slim network in {folder}: it has no model.json; run `jstc slim` first"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / 'model.json'} is not the spec of a slim network: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / MODEL} is not the spec of a slim network: {error}") from None
+    return _Spec(model, document.get("attributes", {}), str(document.get("plan_hash", "")))

@@ -13,8 +13,8 @@ import jstc
 from tests.helpers.children import environment
 
 PUBLIC = [
-    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "analyse", "load",
-    "load_recipe", "rule", "search",
+    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "Slim", "analyse", "load",
+    "load_recipe", "rebuild", "rule", "search",
 ]  # fmt: skip
 ENVIRONMENT = environment()
 

@@ -11,6 +11,7 @@ from jstc.channels.cutting.channel_gates import GatedNetwork, fold
 from jstc.channels.groups import Frozen, Group
 from jstc.channels.rules.registry import Tracing
 from jstc.channels.rules.registry import custom_rule as rule
+from jstc.channels.slim_network import Slim, rebuild
 from jstc.channels.trace.ids import Call, Labels
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "GatedNetwork",
     "Group",
     "Labels",
+    "Slim",
     "Tracing",
     "analyse",
     "fold",
+    "rebuild",
     "rule",
 ]

@@ -71,6 +71,13 @@ class ChannelMap:
                     found.setdefault(group.name, reason)
         return found
 
+    def shapes(self, plan: Plan | None = None) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters by qualified name: of a sub-network, or of the whole without a plan."""
+        if plan is None:
+            return dict(self._shapes)
+        whole = {name: torch.empty(shape, device="meta") for name, shape in self._shapes.items()}
+        return {name: tuple(tensor.shape) for name, tensor in self.take(whole, plan).items()}
+
     # -- cost --------------------------------------------------------------------------------------
 
     def cost(self, plan: Plan | None = None) -> Cost:

@@ -37,6 +37,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "read_text",
+    "replace_folder",
     "require_held",
     "require_regular",
     "sha256",
@@ -102,6 +103,23 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give the folder `new` the name `folder`; what stood there is moved beside the former place of `new`.
+
+    Whoever is killed meanwhile leaves the old folder, the new one, or both under other names.
+    """
+    old = new.with_name(f"{new.name}-old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    _sync_directory(folder.parent)
 
 
 def open_to_append(path: Path) -> io.BufferedWriter:

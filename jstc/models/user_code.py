@@ -29,7 +29,7 @@ from jstc.models.user_names import split_user_name
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Permissions", "constructor", "is_trusted", "require_trusted", "trust"]
+__all__ = ["Permissions", "constructor", "is_trusted", "made", "require_trusted", "trust"]
 
 _T = TypeVar("_T")
 _RUNNERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
@@ -41,15 +41,25 @@ def constructor(spec: ModelSpec) -> Callable[[], nn.Module]:
     Raises `ModelError` when the code cannot be imported, has no such factory, or the factory fails or
     returns something else than a module.
     """
-    location, name = split_user_name(spec.name)
-    module = _import(location, spec.name)
-    factory = getattr(module, name, None)
+    factory = _factory(spec.name)
+    arguments = _arguments(factory, spec)
+    return lambda: _call(factory, arguments, spec.name)
+
+
+def made(name: str) -> nn.Module:
+    """The network that the factory `name` makes without arguments. Raises `ModelError` as above."""
+    return _call(_factory(name), {}, name)
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    location, function = split_user_name(name)
+    module = _import(location, name)
+    factory = getattr(module, function, None)
     if not callable(factory):
         known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         own = [n for n in known if getattr(getattr(module, n), "__module__", None) == module.__name__]
-        raise user_names.no_factory(spec.name, known, own)
-    arguments = _arguments(factory, spec)
-    return lambda: _call(factory, arguments, spec.name)
+        raise user_names.no_factory(name, known, own)
+    return factory
 
 
 def _import(location: str, name: str) -> ModuleType:

@@ -173,8 +173,16 @@ def rebuild(
     memo: dict[int, Any] = {}
     own = dict(named_tensors(model))
     if own.keys() != tensors.keys():
-        odd = ", ".join(sorted(own.keys() ^ tensors.keys())[:5])
-        raise ChannelError(f"the tensors are not those of this network: {odd}")
+        missing, more = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        told = [
+            f"{len(names)} {where}, such as '{names[0]}'"
+            for names, where in ((missing, "only in the network"), (more, "only among the tensors"))
+            if names
+        ]
+        raise ChannelError(
+            f"the tensors are not those of this network: {' and '.join(told)}",
+            "build it as it was before the cut, and run it once where its first forward makes buffers",
+        )
     for name, tensor in own.items():
         new = tensors[name]
         if new.dim() != tensor.dim() or any(a > b for a, b in zip(new.shape, tensor.shape, strict=True)):
