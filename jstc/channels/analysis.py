@@ -8,9 +8,8 @@ is a `ChannelMap`.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,17 +18,15 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.utils._pytree import tree_map_only
 
 from jstc.channels.channel_map import ChannelMap
-from jstc.channels.cutting import slicing
 from jstc.channels.cutting.attention import adapt
 from jstc.channels.groups import Connected, Frozen, require_matches
 from jstc.channels.operations import executed
 from jstc.channels.proof import Proved, prove
-from jstc.channels.trace.ids import Labels, Recorder, named_tensors
+from jstc.channels.trace.ids import Recorder, named_tensors
 from jstc.channels.trace.state import TraceState
-from jstc.channels.trace.tracer import run
+from jstc.channels.trace.tracer import Program, arguments, run
 from jstc.errors import ChannelError, InputError
 
 __all__ = ["analyse", "require_plain"]
@@ -37,56 +34,63 @@ __all__ = ["analyse", "require_plain"]
 
 def analyse(
     model: nn.Module,
-    example_input: Tensor | Sequence[Any],
+    example: Any,
     *,
     ignore: Sequence[str] = (),
     part: str | None = None,
+    outputs: Callable[[Any], Any] | None = None,
+    also: Callable[[nn.Module], Any] | None = None,
 ) -> ChannelMap:
     """Find and prove the channel groups of a network; the model is left untouched.
 
-    `example_input` is one batch (or a tuple of positional inputs); only its shapes and types matter. `ignore`
-    holds patterns of module names (`layer4`: the module and all inside it) whose channels stay whole. FLOPs
-    are counted for one example: give a batch of one. Raises `ChannelError` when the forward itself fails,
-    `InputError` for a pattern that matches nothing.
+    `example` is what the network is called with: a tensor, a tuple of positional inputs, a dict of inputs by
+    keyword, or `(tuple, dict)`; lists and dicts of tensors may be among them. FLOPs are counted for one
+    example: give a batch of one. `ignore` holds patterns of module names (`layer4`: the module and all inside
+    it) whose channels stay whole. Raises `ChannelError` when the forward itself fails, `InputError` for a
+    pattern that matches nothing.
 
-    `part` names a submodule (`backbone`) that alone is analysed, with an `example_input` for it: what lies
-    before and behind it stays as it is, so the rest of the forward may do what can't be traced. Everything
-    else is as for the whole network, which is sliced and mapped back; FLOPs are those of the part.
+    `outputs` picks from what the forward returns that which somebody needs; the rest may become narrower.
+
+    `also` is a second forward of what only training does: `lambda network: network.loss(batch)`. It is given
+    a copy of the network, in training mode. What it uses can be cut and what it requires is kept, as in the
+    first; it is in no cost. What it returns, if it is more than a loss, keeps its width.
+
+    `part` names a submodule (`backbone`) that alone is cut, with an `example` for it: what lies before and
+    behind it stays as it is, so the rest of the forward may do what can't be traced. FLOPs are those of the
+    part; everything else is as for the whole network, which is sliced and mapped back, and given to `also`.
     """
     require_plain(model)
     require_matches(ignore, (name for name, _ in model.named_parameters(remove_duplicate=False)))
-    inputs = slicing.example_inputs(example_input)
-    traced = model if part is None else _holder(model, part)
-    whole = frozenset() if part is None else _shared_outside(model, part)
+    if part is not None:
+        _require_part(model, part)
+    args, kwargs = arguments(example)
+    program = Program(args, kwargs, part or "", outputs, also)
     try:
-        proved, record = _analyse(*_replica(traced, inputs, "meta"), ignore, whole)
+        proved, record = _analyse(*_replica(model, program, "meta"), ignore)
     except ChannelError:
         # Some forwards need values (data-dependent control flow): run those for real.
-        proved, record = _analyse(*_replica(traced, inputs, "cpu"), ignore, whole)
+        proved, record = _analyse(*_replica(model, program, "cpu"), ignore)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    if part is not None:
-        return ChannelMap(_completed(proved, model), record, shapes)
     channels = ChannelMap(proved, record, shapes)
-    channels.frozen += tuple(_unused(record, shapes))
+    if part is None:
+        channels.frozen += tuple(_unused(record, shapes))
     return channels
 
 
-def _analyse(
-    model: nn.Module, inputs: tuple[Any, ...], ignore: Sequence[str], whole: frozenset[str]
-) -> tuple[Proved, Recorder]:
-    """Groups and record of one forward; the tensors called `whole` are not cut."""
+def _analyse(model: nn.Module, program: Program, ignore: Sequence[str]) -> tuple[Proved, Recorder]:
+    """Groups and record of a network's forwards."""
     trace = TraceState(model)
-    for name in sorted(whole):
+    for name, reason in _outside(model, program.part):
         for ids in trace.params[name]:
-            trace.freeze(ids, "shared with a layer outside the part")
+            trace.freeze(ids, reason)
     try:
-        run(model, inputs, trace)
+        run(model, program, trace)
     except Exception as error:
         raise ChannelError(f"the network's forward failed at {trace.last_op}: {error}") from error
     trace.settle()
     record = trace.record
     connected = Connected(record, trace.params, ignore=ignore)
-    proved = prove(model, inputs, connected, trace)
+    proved = prove(model, program, connected, trace)
     record.executed = executed(record.operations, trace)
     record.operations.clear()  # they hold every activation
     return proved, record
@@ -98,7 +102,7 @@ def _moved(tensor: Tensor, device: str) -> Tensor:
     return tensor.detach().to(device, copy=True)
 
 
-def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn.Module, tuple[Any, ...]]:
+def _replica(model: nn.Module, program: Program, device: str) -> tuple[nn.Module, Program]:
     """The network on another device without copying its tensors first, in eval mode, and its inputs."""
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
@@ -106,7 +110,7 @@ def _replica(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[nn
         memo[id(tensor)] = (
             nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
         )
-    moved = tree_map_only(Tensor, lambda x: _moved(x, device), inputs)
+    moved = program.moved(lambda x: _moved(x, device))
     try:
         replica: nn.Module = copy.deepcopy(model, memo).eval()
     except Exception as error:  # whatever its attributes raise: a lock, an open file, an iterator
@@ -182,53 +186,26 @@ def _require_no_computed_weight(layer: nn.Module, where: str) -> None:
         )
 
 
-# -- a part of a network, such as a detector's backbone, under the names of the whole -------------------
+# -- a part of a network, such as a detector's backbone ------------------------------------------------
 
 
-class _Holder(nn.Module):
-    """Holds one module under a name, so that it is called as in the network that it is part of."""
-
-    def __init__(self, name: str, module: nn.Module) -> None:
-        super().__init__()
-        self._held = name
-        self.add_module(name, module)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.get_submodule(self._held)(*inputs)
-
-
-def _holder(model: nn.Module, part: str) -> nn.Module:
-    """A network that is the submodule `part` alone, with the names that its tensors have in `model`.
-
-    Raises `InputError`, with near names, when there is no such submodule.
-    """
+def _require_part(model: nn.Module, part: str) -> None:
+    """Raise `InputError`, with near names, when there is no such submodule."""
     names = [name for name, _ in model.named_modules() if name]
     if part not in names:
         near = difflib.get_close_matches(part, names, n=3, cutoff=0.5) or names[:3]
         raise InputError(f"part: the network has no module '{part}'", f"there are such as {', '.join(near)}")
-    held = model.get_submodule(part)
-    for name in reversed(part.split(".")):
-        held = _Holder(name, held)
-    return held
 
 
-def _shared_outside(model: nn.Module, part: str) -> frozenset[str]:
-    """Names, as in the part, of its tensors that the network has elsewhere too: those can't be cut."""
-    inside: dict[int, str] = {}
-    outside: set[int] = set()
+def _outside(model: nn.Module, part: str) -> Iterator[tuple[str, str]]:
+    """Tensors that are not the part's alone and so can't be cut, by their first names, with the reason."""
+    places: dict[int, list[str]] = {}
     for name, tensor in (
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ):
-        if name.startswith(f"{part}."):
-            inside.setdefault(id(tensor), name)
-        else:
-            outside.add(id(tensor))
-    return frozenset(name for key, name in inside.items() if key in outside)
-
-
-def _completed(proved: Proved, model: nn.Module) -> Proved:
-    """The channels of a part as those of the whole network, of which nothing else is cut."""
-    uncut: dict[str, Labels] = {name: (None,) * t.dim() for name, t in named_tensors(model)}
-    structure = dataclasses.replace(proved.structure, numbers={**uncut, **proved.structure.numbers})
-    return dataclasses.replace(proved, structure=structure)
+        places.setdefault(id(tensor), []).append(name)
+    for names in places.values() if part else ():
+        inside = [name.startswith(f"{part}.") for name in names]
+        if not all(inside):
+            yield names[0], "shared with a layer outside the part" if any(inside) else "outside the part"

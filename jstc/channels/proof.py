@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -30,7 +29,7 @@ from jstc.channels.groups import Connected, Structure
 from jstc.channels.replay import Failure, Replay
 from jstc.channels.trace.ids import FIRST_FREE, Ids, named_modules
 from jstc.channels.trace.state import TraceState
-from jstc.channels.trace.tracer import run
+from jstc.channels.trace.tracer import Program, run
 from jstc.plan import Plan
 
 __all__ = ["Proved", "prove"]
@@ -55,7 +54,7 @@ class Proved:
 
 def prove(
     model: nn.Module,
-    inputs: Sequence[Any],
+    program: Program,
     connected: Connected,
     traced: TraceState,
 ) -> Proved:
@@ -63,7 +62,7 @@ def prove(
 
     `connected` holds the channels of the trace `traced`, which ran the uncut network.
     """
-    proof = _Proof(model, inputs, connected, traced)
+    proof = _Proof(model, program, connected, traced)
     proof.freeze(proof.straddling())
     for _ in range(_TRIES):
         failures = proof.trial() or proof.second_trial()
@@ -81,11 +80,11 @@ class _Proof:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Sequence[Any],
+        program: Program,
         connected: Connected,
         traced: TraceState,
     ) -> None:
-        self._model, self._inputs, self._connected, self._traced = model, inputs, connected, traced
+        self._model, self._program, self._connected, self._traced = model, program, connected, traced
         self._modules = dict(named_modules(model))
         self._frozen: dict[int, str] = {}
         self._following: dict[str, Sized] = {s.key: s for s in _sized_norms(traced, self._modules)}
@@ -188,7 +187,7 @@ class _Proof:
         small = cut_module(self._model, indices(structure, plan), attributes)
         replay = Replay(small, structure, keep, self._traced)
         try:
-            run(small, self._inputs, replay)
+            run(small, self._program, replay)
         except Exception as error:
             replay.crashed(error)
         self._scaled.update(replay.scaled)

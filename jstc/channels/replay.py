@@ -173,6 +173,12 @@ class Replay(TraceState):
     def returned(self, outputs: Sequence[Tensor]) -> None:
         """Nothing: it is known from the uncut network."""
 
+    def training(self) -> None:
+        """The second forward begins where the uncut network began it."""
+        super().training()
+        assert self._traced.record.first is not None
+        self._done = self._traced.record.first
+
     def site(self, kind: str, params: Sequence[Tensor | None], ids: Ids | None) -> None:
         """Nothing: it is known from the uncut network."""
 

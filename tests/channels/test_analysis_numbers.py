@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from jstc.channels import analyse
-from jstc.errors import InputError
 
 
 def conv(inside, outside):
@@ -129,9 +128,3 @@ def test_settings_called_a_cache_stay():
     channels = analyse(Cached(), torch.randn(1, 3, 8, 8))
     assert channels.widths == {"a": 6}
     assert channels.slice(Cached(), channels.full_plan).cache_levels == [0, 1]
-
-
-@pytest.mark.parametrize("example", [None, {"x": torch.zeros(1, 3, 8, 8)}, 3], ids=str)
-def test_an_example_is_a_tensor_or_a_tuple(example):
-    with pytest.raises(InputError, match="example_input"):
-        analyse(Cached(), example)

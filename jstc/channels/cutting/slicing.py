@@ -15,7 +15,7 @@ from jstc.channels.cutting.attention import adapt, repair_heads
 from jstc.channels.cutting.attributes import apply, forget, repair_layer
 from jstc.channels.groups import Structure
 from jstc.channels.trace.ids import Ids, named_modules, named_tensors
-from jstc.errors import ChannelError, InputError
+from jstc.errors import ChannelError
 from jstc.plan import Plan
 
 __all__ = [
@@ -214,11 +214,3 @@ def shared(model: nn.Module, small: nn.Module) -> nn.Module:
     copied: nn.Module = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors.values()})
     adapt(copied, [f"{path}." for path in adapted])
     return copied
-
-
-def example_inputs(example: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    """The positional inputs of one forward. Raises `InputError` for anything but a tensor or a tuple."""
-    if not isinstance(example, Tensor | list | tuple):
-        kind = type(example).__name__
-        raise InputError(f"example_input: expected a tensor or a tuple of positional inputs, not {kind}")
-    return (example,) if isinstance(example, Tensor) else tuple(example)

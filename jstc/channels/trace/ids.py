@@ -45,6 +45,7 @@ __all__ = [
     "selected",
     "tensors_held",
     "tensors_in",
+    "training",
     "varying_axis",
 ]
 
@@ -248,6 +249,7 @@ class Recorder:
     frozen: list[tuple[Ids, str]] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     unused: set[int] = field(default_factory=set)  # operations on which no output depends
+    first: int | None = None  # number of operations of the first of two forwards
     sites: list[Site] = field(default_factory=list)
     parts: dict[int, list[tuple[Ids | None, ...]]] = field(default_factory=dict)  # by number of operation
     borders: list[tuple[Ids, Ids]] = field(default_factory=list)  # a dimension, and a part taken of it
@@ -315,13 +317,26 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode for the block; afterwards every module has the mode that it had before."""
+    with _in_mode(network, train=False):
+        yield
+
+
+@contextmanager
+def training(network: nn.Module) -> Iterator[None]:
+    """Training mode for the block; afterwards every module has the mode that it had before."""
+    with _in_mode(network, train=True):
+        yield
+
+
+@contextmanager
+def _in_mode(network: nn.Module, *, train: bool) -> Iterator[None]:
     before = [(module, module.training) for module in network.modules()]
-    network.eval()
+    network.train(train)
     try:
         yield
     finally:
-        for module, training in before:
-            module.training = training
+        for module, mode in before:
+            module.training = mode
 
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:

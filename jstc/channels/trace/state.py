@@ -191,7 +191,11 @@ class TraceState:
             self.record.inexact.append((ids, reason))
 
     def settle(self) -> None:
-        """The forward is over: decide what no operation has decided."""
+        """The forwards are over: decide what no operation has decided, and count the first alone."""
+        record = self.record
+        if record.first is not None:
+            record.unused.update(range(record.first, len(record.operations)))
+            record.counts = [count for count in record.counts if count.operation < record.first]
         for operation in self.record.operations:
             for raw in operation.found:
                 self.decided(tuple(x for x in raw if isinstance(x, Axis) and not x.block.parted))
@@ -214,6 +218,10 @@ class TraceState:
             else:
                 record.unused.add(number)
         record.counts = [count for count in record.counts if count.operation not in record.unused]
+
+    def training(self) -> None:
+        """The first forward is over, and another begins that only training runs: its FLOPs do not count."""
+        self.record.first = len(self.record.operations)
 
     def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
         """Record `factor` times the product of `shape`, whose dimensions carry `labels`."""

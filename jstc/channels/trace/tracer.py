@@ -8,7 +8,10 @@ arrive undivided, which is the level at which fvcore counts FLOPs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from jstc.channels.rules import find
 from jstc.channels.trace.ids import (
@@ -28,21 +32,89 @@ from jstc.channels.trace.ids import (
     operation_name,
     tensors_held,
     tensors_in,
+    training,
 )
 from jstc.channels.trace.meta_shapes import infer
 from jstc.channels.trace.state import TraceState
+from jstc.errors import InputError
 
-__all__ = ["run"]
+__all__ = ["Program", "arguments", "run"]
 
 
-def run(model: nn.Module, inputs: Sequence[Any], trace: TraceState) -> None:
-    """Trace one forward of `model`, in eval mode; the channels of its outputs are frozen.
+@dataclass(frozen=True)
+class Program:
+    """Forwards that show a network: its own on an example, and perhaps one of what only training does.
 
-    What is found is in `trace.record`. Whatever the forward raises passes through; `trace` then
+    `args` and `kwargs` are those of the forward of the network, or of its submodule `part`. `outputs` picks
+    from its result what must keep its width. `also` runs in training mode, is given the network, and what it
+    returns keeps its width, too.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    part: str = ""
+    outputs: Callable[[Any], Any] | None = None
+    also: Callable[[nn.Module], Any] | None = None
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Program:
+        """The program with every tensor of the example replaced."""
+        args, kwargs = tree_map_only(Tensor, move, (self.args, self.kwargs))
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+
+def arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward that an example stands for.
+
+    A tuple holds the positional ones, a dict those by keyword, `(tuple, dict)` both; anything else is the
+    only one, lists included. Raises `InputError` for an example without any tensor.
+    """
+    args: tuple[Any, ...] = (example,)
+    kwargs: dict[str, Any] = {}
+    if isinstance(example, Mapping):
+        args, kwargs = (), dict(example)
+    elif isinstance(example, tuple):
+        both = len(example) == 2 and isinstance(example[0], tuple) and isinstance(example[1], Mapping)
+        args, kwargs = (example[0], dict(example[1])) if both else (example, {})
+    if not all(isinstance(name, str) for name in kwargs):
+        raise InputError("example: a dict holds the inputs by keyword, so its keys must be strings")
+    if not tensors_in((args, kwargs)):
+        raise InputError(
+            f"example: there is no tensor in it, it is of type {type(example).__name__}",
+            "give what the network is called with: a tensor, a tuple of positional inputs, a dict of inputs "
+            "by keyword, or (tuple, dict); lists and dicts of tensors may be among them",
+        )
+    return args, kwargs
+
+
+def run(model: nn.Module, program: Program, trace: TraceState) -> None:
+    """Trace the forwards of a program: the first in eval mode, `also` in training mode.
+
+    What is found is in `trace.record`. Whatever a forward raises passes through; `trace` then
     knows the operation and the channels that met there.
     """
-    for tensor in tensors_in(inputs):
+    for tensor in tensors_in((program.args, program.kwargs)):
         trace.put(tensor, tuple(np.full(n, INPUT if d == 1 else FIXED) for d, n in enumerate(tensor.shape)))
+    with _watched(model, trace):
+        out = model.get_submodule(program.part)(*program.args, **program.kwargs)
+        needed = out if program.outputs is None else program.outputs(out)
+    _stay(trace, needed, "network output")
+    trace.returned(tensors_held(out))
+    if program.also is not None:
+        trace.training()
+        with training(model), _watched(model, trace):
+            out = program.also(model)
+        _stay(trace, out, "output in training")
+
+
+def _stay(trace: TraceState, out: object, reason: str) -> None:
+    for tensor in tensors_held(out):
+        for ids in trace.labels(tensor):
+            trace.freeze(ids, reason)
+
+
+@contextmanager
+def _watched(model: nn.Module, trace: TraceState) -> Iterator[None]:
+    """Every operation passes by `trace`; afterwards the modules have the attributes that they had before."""
     modules = named_modules(model)
     names = {id(module): name for name, module in modules}
     hooks = (  # for all modules at once: a hook on each takes as long as the forward
@@ -52,17 +124,12 @@ def run(model: nn.Module, inputs: Sequence[Any], trace: TraceState) -> None:
     kept = [(module, _own_state(module)) for _, module in modules]
     try:
         with torch.inference_mode(), _Tracer(trace, _device(model)):
-            out = model(*inputs)
+            yield
     finally:
         for hook in hooks:
             hook.remove()
         for module, before in kept:
             _restore(module, before)
-    outputs = tensors_held(out)
-    for tensor in outputs:
-        for ids in trace.labels(tensor):
-            trace.freeze(ids, "network output")
-    trace.returned(outputs)
 
 
 _TORCHS_OWN = frozenset(vars(nn.Module())) - {"_buffers"}
@@ -120,16 +187,28 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return call.out
 
     def _keep_device(self, call: Call) -> None:
-        """Tensors that the forward makes up lie where the network does.
+        """Tensors that the forward makes up lie where the network does, and those of a batch join it there.
 
-        `with torch.device(...)` does the same, but sees every attribute of every tensor in Python.
+        `with torch.device(...)` does the former, but sees every attribute of every tensor in Python.
         """
+        tensors = call.tensors()
+        if tensors and {t.device.type for t in tensors} > {self._device.type}:
+            call.args, call.kwargs = tree_map_only(Tensor, self._here, (call.args, call.kwargs))
         if self._device.type == "cpu":
             return
         if call.func is _LIFT:
             call.args = (call.first.to(self._device),)
         elif call.kwargs.get("device") == _CPU and not (call.args and isinstance(call.args[0], Tensor)):
             call.kwargs = {**call.kwargs, "device": self._device}
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        """A tensor from outside, as a target, where the network is; on the meta device it has no values."""
+        if tensor.device.type == self._device.type or tensor.is_meta:
+            return tensor
+        with torch.utils._python_dispatch._disable_current_modes():
+            moved = tensor.to(self._device)
+        self._trace.put(moved, self._trace.raw(tensor))
+        return moved
 
 
 _CPU, _LIFT = torch.device("cpu"), torch.ops.aten.lift_fresh.default
