@@ -203,8 +203,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _here(self, tensor: Tensor) -> Tensor:
         """A tensor from outside, as a target, where the network is; on the meta device it has no values."""
-        if tensor.device.type == self._device.type or tensor.is_meta:
-            return tensor
+        if tensor.device.type == self._device.type or tensor.is_meta or isinstance(tensor, nn.Parameter):
+            return tensor  # a weight that is not registered in the network stays where it is
         with torch.utils._python_dispatch._disable_current_modes():
             moved = tensor.to(self._device)
         self._trace.put(moved, self._trace.raw(tensor))
