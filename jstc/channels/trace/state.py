@@ -37,6 +37,7 @@ class TraceState:
         """Parameters and buffers have new labels, or those that `given` finds by name when asked for."""
         self.record = Recorder()
         self.params: dict[str, Labels] = {}
+        self.trains = False
         self.modules: list[str] = [""]  # names of those whose forward is running, outermost first
         self._call: Call | None = None
         self._call_module = ""
@@ -221,6 +222,7 @@ class TraceState:
 
     def training(self) -> None:
         """The first forward is over, and another begins that only training runs: its FLOPs do not count."""
+        self.trains = True
         self.record.first = len(self.record.operations)
 
     def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:

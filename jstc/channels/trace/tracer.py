@@ -189,10 +189,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _keep_device(self, call: Call) -> None:
         """Tensors that the forward makes up lie where the network does, and those of a batch join it there.
 
+        In the first forward none is a batch's: there a layer that is not registered is to fail.
+
         `with torch.device(...)` does the former, but sees every attribute of every tensor in Python.
         """
-        tensors = call.tensors()
-        if tensors and {t.device.type for t in tensors} > {self._device.type}:
+        foreign = self._trace.trains and {t.device.type for t in call.tensors()} > {self._device.type}
+        if foreign:
             call.args, call.kwargs = tree_map_only(Tensor, self._here, (call.args, call.kwargs))
         if self._device.type == "cpu":
             return
@@ -203,8 +205,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _here(self, tensor: Tensor) -> Tensor:
         """A tensor from outside, as a target, where the network is; on the meta device it has no values."""
-        if tensor.device.type == self._device.type or tensor.is_meta or isinstance(tensor, nn.Parameter):
-            return tensor  # a weight that is not registered in the network stays where it is
+        if tensor.device.type == self._device.type or tensor.is_meta:
+            return tensor
         with torch.utils._python_dispatch._disable_current_modes():
             moved = tensor.to(self._device)
         self._trace.put(moved, self._trace.raw(tensor))
