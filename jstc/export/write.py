@@ -1,4 +1,4 @@
-"""A trained network as one ONNX file, for any batch size or for one."""
+"""Networks as ONNX: traced, renamed, checked, written whole or not at all; classifiers for any batch or one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,10 +29,12 @@ __all__ = [
     "checked",
     "forget_origin",
     "padded",
+    "plain_copy",
     "reference",
     "require_runs",
     "save",
     "silence",
+    "traced",
     "write_onnx",
 ]
 
@@ -64,34 +67,50 @@ def write_onnx(
     Raises `StageError` when torch cannot export the network, or one file cannot hold it.
     """
     duplicate, num_classes = reference(network, shape)
-    size = sum(tensor.nbytes for tensor in duplicate.state_dict().values())
-    if size > _MAX_BYTES:
-        raise StageError(f"the network has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most")
-    model = _exported(duplicate, shape, opset, batch)
-    _check_interface(model, opset, num_classes, batch)
+    example = torch.zeros(batch or 2, *shape)  # the exporter would take a batch of 1 for a constant
+    sizes = ({0: torch.export.Dim(_BATCH)},) if batch is None else None
+    model = traced(duplicate, {INPUT_NAME: example}, [OUTPUT_NAME], opset=opset, sizes=sizes)
+    _check_interface(model, num_classes, batch)
     save(model, path, metadata=metadata)
 
 
-def _exported(
-    network: nn.Module, shape: tuple[int, int, int], opset: int, batch: int | None
+def traced(
+    network: nn.Module,
+    example: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    *,
+    opset: int,
+    sizes: tuple[Any, ...] | None = None,
 ) -> onnx.ModelProto:
-    dynamic = ({0: torch.export.Dim(_BATCH)},) if batch is None else None
+    """The graph of `network`, which takes the tensors of `example`, by name, and gives `outputs`.
+
+    `sizes` are the dynamic ones as `torch.export` has them; each is 2 at least in `example`. Raises
+    `StageError` when torch cannot export the network in that opset, or one file cannot hold it.
+    """
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if weights > _MAX_BYTES:
+        raise StageError(
+            f"the network has {weights / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most"
+        )
     with silence() as said, torch.autocast("cpu", enabled=False):
         try:
             program = torch.onnx.export(
                 network,
-                (torch.zeros(batch or 2, *shape),),  # the exporter would take a batch of 1 for a constant
+                tuple(example.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=dynamic,
+                input_names=list(example),
+                output_names=list(outputs),
+                dynamic_shapes=sizes,
                 verbose=False,
             )
         except Exception as error:
             raise StageError(_refusal(error, said.getvalue())) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    got = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if got != opset:  # the exporter only warns when it cannot convert
+        raise StageError(f"opset {opset} was asked for, but torch.onnx can write only opset {got} here")
     return model
 
 
@@ -107,10 +126,7 @@ def _refusal(error: Exception, said: str) -> str:
     )
 
 
-def _check_interface(model: onnx.ModelProto, opset: int, num_classes: int, batch: int | None) -> None:
-    got = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    if got != opset:  # the exporter only warns when it cannot convert
-        raise StageError(f"opset {opset} was asked for, but torch.onnx can write only opset {got} here")
+def _check_interface(model: onnx.ModelProto, num_classes: int, batch: int | None) -> None:
     first, last = (item.type.tensor_type.shape.dim for item in (model.graph.input[0], model.graph.output[0]))
     if batch is None and (not first[0].dim_param or last[0].dim_param != first[0].dim_param):
         raise StageError("the exported graph has a fixed batch size: the forward uses a constant for it")
@@ -123,14 +139,18 @@ def _check_interface(model: onnx.ModelProto, opset: int, num_classes: int, batch
 # The network as it is exported: a float32 copy on the CPU, in evaluation mode, with one output.
 
 
+def plain_copy(network: nn.Module) -> nn.Module:
+    """A copy on the CPU, in float32, contiguous and in evaluation mode; `network` is left as it is."""
+    duplicate = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    return duplicate.to(memory_format=torch.contiguous_format)
+
+
 def reference(network: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
     """A copy of `network` to export and to compare with, and its number of classes.
 
-    The copy is on the CPU, in float32, contiguous and in evaluation mode; `network` is left as it is.
-    `shape` is [C, H, W]. Raises `StageError` when the output is not [N, classes].
+    It is a `plain_copy`. `shape` is [C, H, W]. Raises `StageError` when the output is not [N, classes].
     """
-    duplicate = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    duplicate.to(memory_format=torch.contiguous_format)
+    duplicate = plain_copy(network)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         output = duplicate(torch.zeros(2, *shape))
     scores = logits(output)
@@ -155,11 +175,26 @@ def checked(model: onnx.ModelProto, *, what: str = "exported graph") -> onnx.Mod
     return inferred
 
 
-def save(model: onnx.ModelProto, path: Path, *, metadata: Mapping[str, str]) -> None:
-    """Check `model`, give it `metadata` and no other notes, and write it whole or not at all."""
+def save(
+    model: onnx.ModelProto,
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    verify: Callable[[Path], object] | None = None,
+) -> None:
+    """Check `model`, give it `metadata` and no other notes, and write it whole or not at all.
+
+    `verify` looks at the file before it gets its place; what it raises leaves nothing behind.
+    """
     forget_origin(model)
     onnx.helper.set_model_props(model, dict(metadata))
-    files.write_with(path, lambda temporary: onnx.save(checked(model), str(temporary)))
+
+    def write(temporary: Path) -> None:
+        onnx.save(checked(model), str(temporary))
+        if verify is not None:
+            verify(temporary)
+
+    files.write_with(path, write)
 
 
 def forget_origin(model: onnx.ModelProto) -> None:
