@@ -22,14 +22,15 @@ from jstc.errors import JstcError
 if TYPE_CHECKING:
     from jstc.api import SearchResult, SearchResults, search
     from jstc.channels import ChannelMap, Slim, analyse, rebuild, rule
+    from jstc.export.any_network import export_onnx
     from jstc.plan import Plan
     from jstc.recipe.loading import load as load_recipe
     from jstc.recipe.schema import Recipe
     from jstc.slim import load
 
 __all__ = [
-    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "Slim", "analyse", "load",
-    "load_recipe", "rebuild", "rule", "search",
+    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "Slim", "analyse",
+    "export_onnx", "load", "load_recipe", "rebuild", "rule", "search",
 ]  # fmt: skip
 
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "SearchResults": ("jstc.api", "SearchResults"),
     "Slim": ("jstc.channels", "Slim"),
     "analyse": ("jstc.channels", "analyse"),
+    "export_onnx": ("jstc.export.any_network", "export_onnx"),
     "load": ("jstc.slim", "load"),
     "load_recipe": ("jstc.recipe.loading", "load"),
     "rebuild": ("jstc.channels", "rebuild"),

@@ -38,7 +38,7 @@ __all__ = [
 
 # Metadata: whatever is not in this list is plain text, also when it looks like a number.
 _JSON_KEYS = frozenset(
-    {"labels", "input_size", "mean", "std", "resize_side", "background", "flops", "params", "accuracy"}
+    "labels input_size mean std resize_side background flops params accuracy sizes".split()  # noqa: SIM905
 )
 
 
@@ -47,7 +47,8 @@ def encode_metadata(values: Mapping[str, Any]) -> dict[str, str]:
 
     Keys of an exported network: `labels` (names, in the order of the logits), `input_size` [C, H, W], `mean`
     and `std` per input channel, `flops` and `params` by fvcore, `accuracy` (a fraction, test split),
-    `plan_hash`, `model`, `dataset`, `jstc_version`.
+    `plan_hash`, `model`, `dataset`, `jstc_version`. Of any other network: `sizes`, what the dynamic ones were
+    in the example that it was exported with, by name.
     """
     known = {key: value for key, value in values.items() if value is not None}
     return {key: json.dumps(value) if key in _JSON_KEYS else str(value) for key, value in known.items()}

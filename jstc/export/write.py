@@ -1,4 +1,4 @@
-"""Networks as ONNX: traced, renamed, checked, written whole or not at all; classifiers for any batch or one."""
+"""Networks as ONNX, traced, checked, and written whole or not at all; classifiers for any batch or one."""
 
 from __future__ import annotations
 
