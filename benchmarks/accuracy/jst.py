@@ -90,7 +90,9 @@ def _search(work: Work, recipe: Recipe, network: nn.Module) -> tuple[Plan, dict[
     if ranking := _ranking(work, recipe):
         work.ledger.pay("ranking", ranking)
         # Paid for: this is no judging.
-        judged_on(work.dataset.train).judged -= importance_of(recipe).num_images(work.dataset.train)
+        judged_on(work.dataset.train).judged -= importance_of(recipe).num_images(
+            work.dataset.train.num_images
+        )
     return plan, {"search": result, "plan_hash": plan.hash}
 
 
@@ -124,7 +126,7 @@ def _space(work: Work, recipe: Recipe) -> Space:
 
 def _ranking(work: Work, recipe: Recipe) -> int:
     """What a search pays to rank the channels of the network that it was given."""
-    return importance_of(recipe).num_images(work.dataset.train) * work.channels.cost().flops
+    return importance_of(recipe).num_images(work.dataset.train.num_images) * work.channels.cost().flops
 
 
 def fitted(work: Work) -> Recipe:

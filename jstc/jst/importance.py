@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,14 +17,11 @@ from jstc.channels import ChannelMap
 from jstc.channels.trace.ids import evaluating
 from jstc.core.progress import Progress
 from jstc.core.seeds import derive
-from jstc.data import Split
-from jstc.jst.spanning import spanning
+from jstc.jst.spanning import Looks, spanning
 from jstc.jst.subnetwork import Target
-from jstc.models.outputs import logits
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import collectives
-from jstc.train.device import Numerics
 from jstc.train.loop import frozen
 
 __all__ = [
@@ -56,11 +52,11 @@ class Importance(Protocol):
         """Whether rounds tell it the gradients of their steps in the gates (`subnetwork.put_back`)."""
         ...
 
-    def num_images(self, split: Split, /) -> int:
-        """Images of the training `split` that `prepare` reads."""
+    def num_images(self, available: int, /) -> int:
+        """Training images that `prepare` reads, of so many that there are."""
         ...
 
-    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
+    def prepare(self, target: Target, looks: Looks, progress: Progress) -> None:
         """Look at the network as it was given, before the first round; what is found is kept in `target`."""
         ...
 
@@ -75,11 +71,11 @@ class _Unprepared:
     trains_gates = False
     follows_training = False
 
-    def num_images(self, _split: Split, /) -> int:
+    def num_images(self, _available: int, /) -> int:
         """None."""
         return 0
 
-    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
+    def prepare(self, target: Target, looks: Looks, progress: Progress) -> None:
         """Do nothing."""
 
 
@@ -112,20 +108,18 @@ class Taylor:
     trains_gates = False
     follows_training = False
 
-    def num_images(self, split: Split, /) -> int:
+    def num_images(self, available: int, /) -> int:
         """Number asked for, or of all there are."""
-        return min(self.images, split.num_images)
+        return min(self.images, available)
 
-    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
-        """Measure `target.taylor`."""
-        found = taylor(
-            target, split, images=self.num_images(split), channels_last=channels_last, progress=progress
-        )
-        target.taylor.copy_(found)
+    def prepare(self, target: Target, looks: Looks, progress: Progress) -> None:
+        """Measure `target.sensitivity`."""
+        found = taylor(target, looks, images=self.num_images(looks.num_images), progress=progress)
+        target.sensitivity.copy_(found)
 
     def scores(self, target: Target) -> list[Vector]:
         """Losses by group, as `prepare` measured them, relative to the mean of the group."""
-        return [own / max(float(own.mean()), 1e-300) for own in target.channels_of(target.taylor)]
+        return [own / max(float(own.mean()), 1e-300) for own in target.channels_of(target.sensitivity)]
 
 
 @dataclass(frozen=True)
@@ -138,24 +132,23 @@ class Gradients(_Unprepared):
     images: int
     follows_training = True
 
-    def num_images(self, split: Split, /) -> int:
+    def num_images(self, available: int, /) -> int:
         """Number asked for, or of all there are."""
-        return min(self.images, split.num_images)
+        return min(self.images, available)
 
-    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
-        """Measure `target.taylor`, or begin it with norms."""
+    def prepare(self, target: Target, looks: Looks, progress: Progress) -> None:
+        """Measure `target.sensitivity`, or begin it with norms."""
         if self.images:
-            number = self.num_images(split)
-            found = spanning(target, split, images=number, channels_last=channels_last, progress=progress)
-            target.taylor.copy_(found)
+            found = spanning(target, looks, images=self.num_images(looks.num_images), progress=progress)
+            target.sensitivity.copy_(found)
             return
         norms = target.channels.magnitude(target.network)
         for group in target.channels.groups:
-            target.taylor[group.start : group.start + group.width] = norms[group.name]
+            target.sensitivity[group.start : group.start + group.width] = norms[group.name]
 
     def scores(self, target: Target) -> list[Vector]:
         """Ranks by group, from 0 to 1: gains fall too steeply to be compared with noise and recency."""
-        return [_ranks(own) for own in target.channels_of(target.taylor)]
+        return [_ranks(own) for own in target.channels_of(target.sensitivity)]
 
 
 def _ranks(values: Vector) -> Vector:
@@ -183,13 +176,13 @@ class Weighted:
     trains_gates = True
     follows_training = False
 
-    def num_images(self, split: Split, /) -> int:
+    def num_images(self, available: int, /) -> int:
         """Number that the other strategy reads."""
-        return self.base.num_images(split)
+        return self.base.num_images(available)
 
-    def prepare(self, target: Target, split: Split, *, channels_last: bool, progress: Progress) -> None:
+    def prepare(self, target: Target, looks: Looks, progress: Progress) -> None:
         """Prepare the other strategy."""
-        self.base.prepare(target, split, channels_last=channels_last, progress=progress)
+        self.base.prepare(target, looks, progress)
 
     def scores(self, target: Target) -> list[Vector]:
         """Products by group."""
@@ -217,7 +210,7 @@ _BATCH = 8
 """Over many images the gradients of a trained network add up to nothing; one by one they take too long."""
 
 
-def taylor(target: Target, split: Split, *, images: int, channels_last: bool, progress: Progress) -> Tensor:
+def taylor(target: Target, looks: Looks, *, images: int, progress: Progress) -> Tensor:
     """|gate x gradient of the loss in the gate| [prunable channels], comparable across groups.
 
     The first term of the loss's expansion for a channel that is taken out (Molchanov et al. 2017), summed
@@ -225,16 +218,14 @@ def taylor(target: Target, split: Split, *, images: int, channels_last: bool, pr
     those that have no place for a gate, rank by the norms of their weights, at the mean of the others. Of
     several processes each does its part of the images. Nothing of `target` changes.
     """
-    network, channels, numerics = target.network, target.channels, Numerics(None, channels_last)
+    network, channels = target.network, target.channels
     gated = channels.gated(network, Plan.full(channels.widths))
     total, size = torch.zeros_like(target.alpha), _BATCH * collectives.world()
     progress.start("search", -(-images // size), "ranking batch")
     with evaluating(network), frozen(*network.parameters()), torch.enable_grad():
         gated.alpha.data.copy_(target.alpha)
-        batches = split.ordered(size, limit=images, part=collectives.part())
-        for number, (batch, labels) in enumerate(batches, start=1):
-            scores = logits(numerics.call(gated, batch))
-            loss = F.cross_entropy(scores.float(), labels)
+        for number, loss_of in enumerate(looks.losses(size, limit=images, reduction="mean"), start=1):
+            loss = loss_of(gated)
             if loss.requires_grad:  # which it does not where no group has a place for a gate
                 (gradient,) = torch.autograd.grad(loss, [gated.alpha])
                 total += (gradient * target.alpha).abs()

@@ -23,12 +23,13 @@ from jstc.core.progress import Progress
 from jstc.data import Dataset
 from jstc.jst import selection as selections
 from jstc.jst.phases import resolve_auto
+from jstc.jst.plan_judge import Judge
 from jstc.jst.proposer import Proposer
 from jstc.jst.round import RoundContext
 from jstc.jst.rounds import Rounds
 from jstc.jst.selection import Selection
 from jstc.jst.state import State, fingerprint
-from jstc.jst.widths import Judge, WidthSearch
+from jstc.jst.widths import WidthSearch
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import collectives
@@ -112,7 +113,7 @@ class Search:
             found = WidthSearch(
                 self._state,
                 self._proposer,
-                self._context,
+                recipe,
                 number,
                 History(folder / "candidates.jsonl", index="candidate"),
                 identity,
@@ -170,7 +171,7 @@ class Search:
 
     def _shared_result(self) -> dict[str, Any]:
         state, context = self._state, self._context
-        ranked = self._proposer.importance.num_images(context.dataset.train)
+        ranked = self._proposer.importance.num_images(context.dataset.train.num_images)
         return {
             "rounds": state.round,
             "settled": state.settled if state.could_settle else None,

@@ -108,7 +108,7 @@ class Proposer:
 
     def begin(self, target: Target, budget: int) -> None:
         """Let the policy of a budget begin anew, told what the channels of every group are worth."""
-        worth = [float(own.mean()) for own in target.channels_of(target.taylor)]
+        worth = [float(own.mean()) for own in target.channels_of(target.sensitivity)]
         self.thresholds.see(budget, np.array(worth))
 
     def of(self, target: Target, budget: int, choice: Choice | None) -> Proposal:

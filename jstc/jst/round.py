@@ -191,6 +191,7 @@ def _train_weights(
     """The steps of a part, or what is left of them."""
     metrics = at.begin()
     now = start + metrics.batches
+    assert sub.optimizer is not None
     told = _telling_slopes(sub) if context.slopes else nullcontext()
     averaging = collectives.averaging(called, sync_batchnorm=_synced(context))
     with frozen(sub.gated.alpha), told, averaging as network:
@@ -209,6 +210,7 @@ def _train_weights(
 @contextmanager
 def _telling_slopes(sub: SubNetwork) -> Iterator[None]:
     """Inside the block every step of the weights tells its gradient in the gates, before it is made."""
+    assert sub.optimizer is not None
     hook = sub.optimizer.register_step_pre_hook(lambda *_: sub.add_slopes())
     try:
         yield

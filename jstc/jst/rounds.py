@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from jstc.core.progress import Progress
 from jstc.errors import DivergedError
 from jstc.jst.proposer import Proposal, Proposer
 from jstc.jst.round import RoundContext, RoundFigures, RoundProgress, judge, to_call, train_round
-from jstc.jst.selection import choose, learn, mended
+from jstc.jst.selection import mended
+from jstc.jst.spanning import ImageLooks
 from jstc.jst.state import State, fingerprint, read_plan, require_same
-from jstc.jst.subnetwork import SubNetwork, cut, put_back
+from jstc.jst.subnetwork import SubNetwork, cut
 from jstc.jst.threshnet import Choice
+from jstc.jst.turns import Turn, Turns, shared_tensors
 from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, device, kernels, metrics
 from jstc.train.checkpoint import Checkpoints
@@ -33,13 +35,10 @@ __all__ = ["Rounds", "evaluate_round", "record"]
 
 
 @dataclass
-class _Current:
-    """The round at work: what it tries, what the policy learnt by choosing that, and how far it is."""
+class _Current(Turn):
+    """The round at work, and how far it is."""
 
-    proposal: Proposal
-    advantage: float | None
-    sub: SubNetwork
-    progress: RoundProgress
+    progress: RoundProgress = field(default_factory=RoundProgress)
 
 
 class Rounds:
@@ -61,6 +60,7 @@ class Rounds:
             warn=progress.message,
         )
         self._monitor = TrainingMonitor(settings, self._save_in_the_middle)
+        self._turns = Turns(state, proposer, self._new_sub, self._loss)
         self._current: _Current | None = None
         self._resume()
 
@@ -75,16 +75,11 @@ class Rounds:
         current, state = self._begin(), self.state
         figures = self._train(current)
         earned = self._evaluate(current)
-        collectives.copy_from_first([current.sub.slopes])  # GPUs may have added them in another order
-        put_back(current.sub, state.target)
-        collectives.require_equal(_trained(state), f"the target network after round {state.round + 1}")
-        advantage = current.advantage
-        if self._proposer.thresholds.learns_after_training and earned is not None:
-            advantage = learn(self._proposer, [current.proposal], [earned], state.round)
-        spent = time.perf_counter() - self._since
-        overlap = state.advance(current.proposal.plan, earned, images=figures.images, seconds=spent)
+        told = self._turns.tell(
+            current, earned, images=figures.images, seconds=lambda: time.perf_counter() - self._since
+        )
         line = record(state, current.proposal, figures, self._lowered)
-        line |= {"accuracy": earned, "advantage": advantage, "overlap": overlap}
+        line |= {"accuracy": earned, "advantage": told.advantage, "overlap": told.overlap}
         self._current = None
         collectives.decided(lambda: self._write(line))
         self._monitor.at_rest()
@@ -109,21 +104,24 @@ class Rounds:
     def _begin(self) -> _Current:
         """The round that was taken up in the middle, or a new one."""
         if self._current is None:
-            state = self.state
-            proposal, advantage = choose(state, self._proposer, self._context)
-            sub = self._first_cut(proposal.plan) or cut(
-                state.target, proposal.plan, self._context.recipe.train
-            )
-            self._current = _Current(proposal, advantage, sub, RoundProgress())
+            turn = self._turns.ask()
+            self._current = _Current(turn.proposal, turn.advantage, turn.sub)
             self._scaler = self._scaler_now()
         return self._current
 
-    def _first_cut(self, plan: Plan) -> SubNetwork | None:
-        """Of given weights the sub-network of the first round, mended; None in others, and for none."""
+    def _loss(self, plan: Plan) -> float:
+        """Loss of a plan at the weights as they are."""
+        recipe = self._context.recipe
+        sub = cut(self.state.target, plan, recipe.train)
+        return judge(sub, self._context, limit=recipe.search.candidate_images).loss
+
+    def _new_sub(self, plan: Plan) -> SubNetwork:
+        """The sub-network of a round; mended in a budget's first one, of given weights."""
         recipe, state = self._context.recipe, self.state
-        if state.round or recipe.weights is None or not recipe.search.reconstruction_images:
-            return None
-        found = mended(plan, 0, state, self._context)
+        first = state.round < len(state.tracks)
+        if not first or recipe.weights is None or not recipe.search.reconstruction_images:
+            return cut(state.target, plan, recipe.train)
+        found = mended(plan, state.round, state, self._context)
         if found.mended is not None and not state.rollbacks:
             self._progress.message(found.mended.sentence)
         return found.sub
@@ -174,7 +172,7 @@ class Rounds:
             metrics.rolled_back(error, settings, state.rollbacks, to=to, precision=precision)
         )
         plan = current.proposal.plan
-        current.sub = self._first_cut(plan) or cut(state.target, plan, settings)
+        current.sub = self._new_sub(plan)
         current.progress = RoundProgress()
         if state.scaler is not None:
             state.scaler.load_state_dict(self._scaler)
@@ -229,14 +227,10 @@ class Rounds:
     def _resume(self) -> None:
         state, context = self.state, self._context
         saved = collectives.from_first(self._saved.load)
-        collectives.copy_from_first(_trained(state).values())
+        collectives.copy_from_first(shared_tensors(state).values())
         if saved is None:  # what a ranking measures of the network as it was given is in every checkpoint
-            self._proposer.importance.prepare(
-                state.target,
-                context.dataset.train,
-                channels_last=context.recipe.train.channels_last,
-                progress=self._progress,
-            )
+            looks = ImageLooks(context.dataset.train, context.recipe.train.channels_last)
+            self._proposer.importance.prepare(state.target, looks, self._progress)
         else:
             tensors, meta = saved
             state.restore(tensors, meta)
@@ -266,11 +260,6 @@ class Rounds:
         self._scaler = self._scaler_now()
         if state.scaler is not None:
             state.scaler.load_state_dict(document["scaler"])
-
-
-def _trained(state: State) -> dict[str, Tensor]:
-    """The tensors that all of several processes have; the policy is the first one's alone."""
-    return {name: tensor for name, tensor in state.tensors().items() if not name.startswith("policy.")}
 
 
 # A round after its training: whether it is judged, and what it reports

@@ -1,15 +1,13 @@
-"""Which plan is chosen: among a round's candidates, before it is trained; and at the end, for each budget.
+"""Which plan is chosen in the end, for each budget, and what is handed on of it.
 
-At the end `choose_best` judges the best plans once more, with the weights as they are now, and gives a
+`choose_best` judges the best plans once more, with the weights as they are now, and gives a
 `Selection`. Whoever wants another plan than the winner, one that was measured and corrected, has it judged by
 `with_plan`; `save` writes what finetune goes on with.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,14 +19,15 @@ from jstc.channels import fold
 from jstc.channels.reconstruction.reconstruct import Reconstruction
 from jstc.core import numbers
 from jstc.core.progress import Progress
-from jstc.jst.proposer import Proposal, Proposer
+from jstc.jst.proposer import Proposer
 from jstc.jst.round import RoundContext, judge, training_images
 from jstc.jst.state import Entry, State, read_plan
 from jstc.jst.subnetwork import SubNetwork, Target, cut, fit
+from jstc.jst.turns import finalists, ranking
 from jstc.plan import Plan
 from jstc.train import checkpoint, collectives, handover, optim
 
-__all__ = ["Selection", "choose", "choose_best", "learn", "mended", "save", "with_plan"]
+__all__ = ["Selection", "choose_best", "mended", "save", "with_plan"]
 
 
 @dataclass(frozen=True)
@@ -98,48 +97,6 @@ def _mend(
     return sub, Mended(recalibrated, accuracy, time.perf_counter() - since, found)
 
 
-# Before a round: several plans are compared by their loss, and a policy learns from that
-
-
-def choose(state: State, proposer: Proposer, context: RoundContext) -> tuple[Proposal, float | None]:
-    """The plan to train, of several the best at the weights as they are; and what the policy learnt by it."""
-    search = context.recipe.search
-    proposals = _proposed(state, proposer)
-    if len(proposals) == 1:
-        return proposals[0], None
-    # By the loss: on a few hundred images it tells plans apart where the accuracy is too coarse.
-    subs = [cut(state.target, proposal.plan, context.recipe.train) for proposal in proposals]
-    rewards = [-judge(sub, context, limit=search.candidate_images).loss for sub in subs]
-    if not all(map(math.isfinite, rewards)):  # nothing to learn from; training will say what is wrong
-        return proposals[0], None
-    best = max(range(len(rewards)), key=rewards.__getitem__)
-    return proposals[best], learn(proposer, proposals, rewards, state.round)
-
-
-def _proposed(state: State, proposer: Proposer) -> list[Proposal]:
-    """The plans among which the round chooses; of several processes, those of the first."""
-    now = state.growth.at(state.round)
-    own: list[Proposal] = []
-
-    def draw() -> list[list[Any]]:
-        own[:] = proposer.candidates(state.target, now, state.round)
-        return [[proposal.plan.to_dict(), proposal.thresholds] for proposal in own]
-
-    drawn = collectives.decided(draw)
-    groups = state.target.channels.widths
-    proposals = own or [Proposal(read_plan(plan, groups), now, values, None) for plan, values in drawn]
-    hashes = " ".join(proposal.plan.hash for proposal in proposals)
-    collectives.require_same(hashes, f"the plan of round {state.round + 1}")
-    return proposals
-
-
-def learn(
-    proposer: Proposer, proposals: Sequence[Proposal], rewards: Sequence[float], round_: int
-) -> float | None:
-    """The largest advantage that the policy learnt by, which of several processes the first one has."""
-    return proposer.learn(proposals, rewards, round_) if collectives.is_first() else None
-
-
 # At the end of a search
 
 
@@ -171,7 +128,7 @@ def choose_best(
     network and their batch-norm statistics recalibrated; of equal ones the unperturbed plan wins, then the
     newer.
     """
-    candidates = _candidates(state, proposer, budget)
+    candidates = finalists(state, proposer, budget)
     best: _Judged | None = None
     progress.start("search", len(candidates), "candidate")
     for number, entry in enumerate(candidates, start=1):
@@ -180,7 +137,7 @@ def choose_best(
         if best is None or found.entry.accuracy > best.entry.accuracy:
             best = found
     assert best is not None
-    return Selection(best.entry, best.sub, _ranking(best.entry.plan, state, proposer), best.mended)
+    return Selection(best.entry, best.sub, ranking(best.entry.plan, state, proposer), best.mended)
 
 
 class _Judged(NamedTuple):
@@ -207,28 +164,6 @@ def mended(plan: Plan, round_: int, state: State, context: RoundContext) -> _Jud
     return _Judged(Entry(plan, accuracy, round_), sub, found)
 
 
-def _candidates(state: State, proposer: Proposer, budget: int) -> list[Entry]:
-    """Plans to judge; of several processes, those of the first."""
-
-    def found() -> list[list[Any]]:
-        settled = Entry(proposer.final(state.target, budget).plan, 0.0, state.round)
-        entries = state.tracks[budget].archive.entries
-        others = [e for e in entries if e.plan.hash != settled.plan.hash]
-        candidates = [settled, *sorted(others, key=lambda e: -e.round)]
-        return [[e.plan.to_dict(), e.accuracy, e.round] for e in candidates]
-
-    groups = state.target.channels.widths
-    return [Entry(read_plan(plan, groups), *rest) for plan, *rest in collectives.decided(found)]
-
-
-def _ranking(plan: Plan, state: State, proposer: Proposer) -> list[NDArray[np.int64]]:
-    found, scores = [], proposer.importance.scores(state.target)
-    for group, own in zip(state.target.channels.groups, scores, strict=True):
-        kept = np.isin(np.arange(group.width), plan.kept[group.name])
-        found.append(np.lexsort((-own, ~kept)))
-    return found
-
-
 def with_plan(selection: Selection, plan: Plan, state: State, context: RoundContext) -> Selection:
     """The selection with another plan, judged as the candidates were."""
     if plan.hash == selection.plan.hash:
@@ -242,6 +177,7 @@ def save(selection: Selection, state: State, context: RoundContext, directory: P
     """Write `plan.json`, `subnetwork.safetensors`, and `target.safetensors` where it is to be the teacher."""
     collectives.require_same(selection.plan.hash, "the best plan")
     sub = selection.sub
+    assert sub.optimizer is not None
     if collectives.is_first():
         selection.plan.save(directory / "plan.json")
         handover.save_subnetwork(

@@ -10,8 +10,10 @@ differences: the Fisher, and one order for all layers that read a group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,7 @@ from jstc.train import collectives
 from jstc.train.device import Numerics
 from jstc.train.loop import frozen
 
-__all__ = ["spanning"]
+__all__ = ["ImageLooks", "Looks", "spanning"]
 
 _BATCH = 32
 _SAMPLES = 8192
@@ -90,13 +92,60 @@ class _Reader:
         return covariance + torch.diag(ridge.expand(len(positions))), cost
 
 
-def spanning(target: Target, split: Split, *, images: int, channels_last: bool, progress: Progress) -> Tensor:
+class Looks(Protocol):
+    """Losses of a network on training examples, for rankings that look at it before the first round.
+
+    `num_images` says how many examples there are; `freezes` that the losses have gradients in what layers
+    give even where no parameter requires any.
+    """
+
+    @property
+    def num_images(self) -> int: ...
+
+    @property
+    def freezes(self) -> bool: ...
+
+    def losses(self, size: int, *, limit: int, reduction: str) -> Iterator[Callable[[nn.Module], Tensor]]:
+        """For each batch of `size` examples, of `limit` in all, a function from a network to its loss.
+
+        Of several processes each has its own part of the examples. `reduction` over a batch: mean or sum.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ImageLooks:
+    """Cross-entropies on images of a training split, in float32."""
+
+    split: Split
+    channels_last: bool
+    freezes = True
+
+    @property
+    def num_images(self) -> int:
+        """Images of the split."""
+        return self.split.num_images
+
+    def losses(self, size: int, *, limit: int, reduction: str) -> Iterator[Callable[[nn.Module], Tensor]]:
+        """As `Looks` has it."""
+        numerics = Numerics(None, self.channels_last)
+        for images, labels in self.split.ordered(size, limit=limit, part=collectives.part()):
+
+            def loss(network: nn.Module, images: Tensor = images, labels: Tensor = labels) -> Tensor:
+                seen = images.float().requires_grad_()  # the gradients in between are wanted, no others
+                # A copy, for forwards that change their input in place.
+                scores = logits(numerics.call(network, seen.clone())).float()
+                return F.cross_entropy(scores, labels, reduction=reduction)
+
+            yield loss
+
+
+def spanning(target: Target, looks: Looks, *, images: int, progress: Progress) -> Tensor:
     """What each channel adds to the ones chosen before it [prunable channels]: falling as they were chosen.
 
-    On `images` training images, in float32 and evaluation mode; of several processes each does its part.
-    Groups that no convolution or linear layer reads as they are, or none that has gradients, rank by norms,
-    at the mean of the others.
-    Nothing of `target` changes.
+    On `images` training images, in evaluation mode; of several processes each does its part. Groups that no
+    convolution or linear layer reads as they are, or none that has gradients, rank by norms, at the mean of
+    the others. Nothing of `target` changes.
     """
     network, channels = target.network, target.channels
     positions, modules = channels.read_by, dict(network.named_modules())
@@ -108,17 +157,13 @@ def spanning(target: Target, split: Split, *, images: int, channels_last: bool, 
         )
         for reader in readers.values()
     ]
-    numerics, size = Numerics(None, channels_last), _BATCH * collectives.world()
+    size = _BATCH * collectives.world()
     progress.start("search", -(-images // size), "ranking batch")
+    quiet = frozen(*network.parameters()) if looks.freezes else _without_gradients(network)
     try:
-        with evaluating(network), torch.enable_grad(), frozen(*network.parameters()):
-            for number, (batch, labels) in enumerate(
-                split.ordered(size, limit=images, part=collectives.part()), start=1
-            ):
-                seen = batch.float().requires_grad_()  # the gradients in between are wanted, no others
-                # A copy, for forwards that change their input in place.
-                scores = logits(numerics.call(network, seen.clone())).float()
-                loss = F.cross_entropy(scores, labels, reduction="sum")
+        with evaluating(network), torch.enable_grad(), quiet:
+            for number, loss_of in enumerate(looks.losses(size, limit=images, reduction="sum"), start=1):
+                loss = loss_of(network)
                 if loss.requires_grad:  # which it does not behind a part without gradients
                     loss.backward()  # type: ignore[no-untyped-call]
                 progress.update(number)
@@ -129,6 +174,16 @@ def spanning(target: Target, split: Split, *, images: int, channels_last: bool, 
         collectives.average(reader.products)
         collectives.average(reader.slopes)
     return _ordered(target, readers, positions)
+
+
+@contextmanager
+def _without_gradients(network: nn.Module) -> Iterator[None]:
+    """Take away, at the end, the gradients that the block gives to parameters."""
+    try:
+        yield
+    finally:
+        for parameter in network.parameters():
+            parameter.grad = None
 
 
 def _ordered(

@@ -107,6 +107,9 @@ class BudgetTrack:
         self.archive.restore(document["archive"], groups)
 
 
+_OF_CHANNELS = ("alpha", "moments", "steps", "trained", "sensitivity")
+
+
 @dataclass
 class State:
     """The target network and its gates, what a policy learned, each budget's track, and how far it is."""
@@ -163,7 +166,7 @@ class State:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of a checkpoint; the live ones."""
         target, (policy, _) = self.target, self.thresholds.state()
-        gates = {name: getattr(target, name) for name in ("alpha", "moments", "steps", "trained", "taylor")}
+        gates = {name: getattr(target, name) for name in _OF_CHANNELS}
         network = target.network.state_dict()
         return checkpoint.join(network=network, **target.optimizer, gates=gates, policy=policy)
 
@@ -202,7 +205,7 @@ class State:
 
 # What makes a search the same search when it is called again
 
-_VERSION = 7
+_VERSION = 8
 """Raised when the same settings come to mean another search, or a checkpoint to hold something else."""
 
 

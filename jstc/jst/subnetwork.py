@@ -35,8 +35,8 @@ class Target:
 
     `alpha` [prunable channels] holds the gates (the channel weights of the paper), `moments` [2, prunable
     channels] Adam's averages of their gradients, `steps` [prunable channels] how often each was updated,
-    `trained` [prunable channels] how much of the last rounds trained each, 1 for all of them, `taylor`
-    [prunable channels] what the loss would lose with each, to first order (1 where nobody asked);
+    `trained` [prunable channels] how much of the last rounds trained each, 1 for all of them,
+    `sensitivity` [prunable channels] what the loss would lose with each (1 where nobody asked);
     `optimizer` is the state of the weights' optimiser, by kind and parameter.
     """
 
@@ -46,12 +46,15 @@ class Target:
     moments: Tensor
     steps: Tensor
     trained: Tensor
-    taylor: Tensor
+    sensitivity: Tensor
     optimizer: optim.State
 
     @classmethod
-    def new(cls, network: nn.Module, channels: ChannelMap, settings: TrainSettings) -> Target:
-        """The target before the first round: all gates 1, no optimiser has made a step."""
+    def new(cls, network: nn.Module, channels: ChannelMap, settings: TrainSettings | None) -> Target:
+        """The target before the first round: all gates 1, no optimiser has made a step.
+
+        Without `settings` its training, and the state of the optimisers, are another's business.
+        """
         total = sum(group.width for group in channels.groups)
         where = next(network.parameters()).device
         return cls(
@@ -62,7 +65,7 @@ class Target:
             torch.zeros(total, device=where),
             torch.zeros(total, device=where),
             torch.ones(total, device=where),
-            optim.new_state(dict(network.named_parameters()), settings),
+            {} if settings is None else optim.new_state(dict(network.named_parameters()), settings),
         )
 
     def index(self, plan: Plan) -> Tensor:
@@ -80,14 +83,14 @@ class Target:
 class SubNetwork:
     """A sub-network in training: physically small, gated, with optimisers that go on where they were.
 
-    `optimizer` is that of the weights; `moments` [2, kept channels] and `steps` [kept channels] are the
-    gates' part of those of the target; `slopes` [kept channels] the absolute gradients of the training steps
-    in the gates, summed.
+    `optimizer` is that of the weights, None where whoever trains them has one; `moments` [2, kept channels]
+    and `steps` [kept channels] are the gates' part of those of the target; `slopes` [kept channels] the
+    absolute gradients of the training steps in the gates, summed.
     """
 
     plan: Plan
     gated: GatedNetwork
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     moments: Tensor
     steps: Tensor
     slopes: Tensor
@@ -117,6 +120,11 @@ class SubNetwork:
         It costs no other pass: a gate of 1 multiplies parameters, so the gradient in it is the sum of theirs
         times the parameters. What is not finite, of a step that is left out for an overflow, adds nothing.
         """
+        self.slopes += self.slopes_in_gates().abs().nan_to_num(0.0, 0.0, 0.0)
+
+    @torch.no_grad()
+    def slopes_in_gates(self) -> Tensor:
+        """Gradient of the loss in the logarithm of each gate [kept channels], by those of the parameters."""
         found = torch.zeros(len(self.slopes) + 1, device=self.slopes.device)
         parameters = self.parameters
         for name, index in self.gated.index.items():
@@ -125,7 +133,7 @@ class SubNetwork:
                 slope = (parameter.grad * parameter).flatten(1) if parameter.dim() > 1 else None
                 own = parameter.grad * parameter if slope is None else slope.sum(1)
                 found.index_add_(0, index, own.float())
-        self.slopes += found[:-1].abs().nan_to_num(0.0, 0.0, 0.0)
+        return found[:-1]
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training changes; the live tensors."""
@@ -135,32 +143,39 @@ class SubNetwork:
             "steps": self.steps,
             "slopes": self.slopes,
         }
-        state = optim.get_state(self.optimizer, self.parameters)
+        state = {} if self.optimizer is None else optim.get_state(self.optimizer, self.parameters)
         return checkpoint.join(network=self.gated.network.state_dict(), **state, gates=gates)
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` gave, of a sub-network of the same plan."""
         self.gated.network.load_state_dict(checkpoint.part(tensors, "network"))
-        optim.set_state(self.optimizer, self.parameters, optim.from_tensors(tensors))
+        if self.optimizer is not None:
+            optim.set_state(self.optimizer, self.parameters, optim.from_tensors(tensors))
         gates = checkpoint.part(tensors, "gates")
         own = {"alpha": self.gated.alpha, "moments": self.moments, "steps": self.steps, "slopes": self.slopes}
         for name, tensor in own.items():
             tensor.copy_(gates[name])
 
 
-def cut(target: Target, plan: Plan, settings: TrainSettings) -> SubNetwork:
-    """The sub-network of a plan, with the slices of weights, statistics, gates and the optimiser's state."""
-    where = target.alpha.device
-    small = to_device(target.channels.slice(target.network, plan), settings, where)
+def cut(target: Target, plan: Plan, settings: TrainSettings | None) -> SubNetwork:
+    """The sub-network of a plan, with the slices of weights, statistics, gates and the optimiser's state.
+
+    Without `settings` it has no optimiser, and stays on the target's device in its memory format.
+    """
+    small = target.channels.slice(target.network, plan)
+    if settings is not None:
+        small = to_device(small, settings, target.alpha.device)
     index = target.index(plan)
     gated = target.channels.gated(small, plan)
     with torch.no_grad():
         gated.alpha.copy_(target.alpha[index])
-    named = dict(small.named_parameters())
-    optimizer = optim.make(named, settings, partial=True)
-    state = {kind: target.channels.take(tensors, plan) for kind, tensors in target.optimizer.items()}
-    optim.set_state(optimizer, named, state)
+    optimizer = None
+    if settings is not None:
+        named = dict(small.named_parameters())
+        optimizer = optim.make(named, settings, partial=True)
+        state = {kind: target.channels.take(tensors, plan) for kind, tensors in target.optimizer.items()}
+        optim.set_state(optimizer, named, state)
     slopes = torch.zeros_like(target.steps[index])
     return SubNetwork(plan, gated, optimizer, target.moments[:, index], target.steps[index], slopes)
 
@@ -193,7 +208,8 @@ def fit(
 def put_back(sub: SubNetwork, target: Target) -> None:
     """Write everything that the sub-network changed back to where it came from; the rest keeps its values."""
     target.channels.map_back(sub.gated.network, target.network, sub.plan)
-    for kind, tensors in optim.get_state(sub.optimizer, sub.parameters).items():
+    state = {} if sub.optimizer is None else optim.get_state(sub.optimizer, sub.parameters)
+    for kind, tensors in state.items():
         target.channels.put(tensors, target.optimizer[kind], sub.plan)
     index = target.index(sub.plan)
     target.alpha[index] = sub.gated.alpha.detach()
@@ -212,10 +228,10 @@ def _learn_channel_weights(sub: SubNetwork, target: Target) -> None:
     """
     start = 0
     for group in target.channels.groups:
-        kept = torch.tensor(sub.plan.kept[group.name], device=target.taylor.device) + group.start
+        kept = torch.tensor(sub.plan.kept[group.name], device=target.sensitivity.device) + group.start
         slopes = sub.slopes[start : start + len(kept)]
         start += len(kept)
         mean = slopes.mean()
         if mean > 0:
-            before = target.taylor[kept]
-            target.taylor[kept] = before.lerp(slopes / mean * before.mean(), 1 - _FORGETTING)
+            before = target.sensitivity[kept]
+            target.sensitivity[kept] = before.lerp(slopes / mean * before.mean(), 1 - _FORGETTING)

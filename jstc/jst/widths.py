@@ -12,56 +12,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from jstc.core import numbers
 from jstc.core.progress import Progress
 from jstc.core.seeds import derive
-from jstc.errors import StageError
 from jstc.jst.importance import Norms
+from jstc.jst.plan_judge import Judged, PlanJudge
 from jstc.jst.proposer import Proposal, Proposer
-from jstc.jst.round import RoundContext, training_images
 from jstc.jst.state import State, read_plan
-from jstc.jst.subnetwork import fit
 from jstc.jst.threshnet import Choice, ThreshNet
 from jstc.plan import Plan
+from jstc.recipe.schema import Recipe
 from jstc.train import collectives
-from jstc.train.device import Numerics, to_device
-from jstc.train.loop import Figures, evaluate
 from jstc.train.metrics import History
-from jstc.train.recalibration import recalibrate
 
-__all__ = ["Judged", "WidthSearch"]
+__all__ = ["WidthSearch"]
 
 _GENERATION = 8
 _COARSE = 0.4
 """Share of the generations that are coarse."""
-_FIRST_PART = 4
-"""A candidate is judged on one of so many parts of the images first."""
 _FINALISTS = 5
-_MENDING = 96
-"""Training images that a candidate is mended on: few, but they order plans as many do."""
-_MEMORY = 1_000_000_000
-"""Bytes that the images in memory may take."""
-_LARGEST = 1e9
-"""Loss of a network that gives no numbers."""
 _AS_GOOD = 0.005
 """Of plans whose losses differ by less than this share, the one with fewest parameters is taken."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Result of judging a plan; `loss` is None where the first part of the images ended it."""
-
-    loss: float | None
-    accuracy: float | None
-    first: float
-    images: int
 
 
 @dataclass
@@ -70,11 +47,11 @@ class WidthSearch:
 
     state: State
     proposer: Proposer
-    context: RoundContext
+    recipe: Recipe
     budget: int
     history: History
     identity: str
-    judge: Judge
+    judge: PlanJudge
     contributions: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     judged: int = 0
@@ -87,7 +64,7 @@ class WidthSearch:
         self.proposer.begin(self.state.target, self.budget)
         policy = self.proposer.thresholds.policy(self.budget)
         assert policy is not None
-        search, self._recorded = self.context.recipe.search, collectives.decided(self._read)
+        search, self._recorded = self.recipe.search, collectives.decided(self._read)
         total = search.candidates
         progress.start("search", total, "candidate width")
         self._add("evenly narrow, by norms", self._even())
@@ -132,7 +109,7 @@ class WidthSearch:
             line = {
                 "candidate": number,
                 "of": self.identity,
-                "budget": self.context.recipe.labels[self.budget],
+                "budget": self.recipe.labels[self.budget],
                 **about,
                 "counts": list(plan.counts.values()),
                 "plan": plan.hash,
@@ -172,13 +149,13 @@ class WidthSearch:
 
     def _sigma(self, t: float) -> float:
         """Scale of the perturbation, geometrically from the first to the last as `t` goes from 0 to 1."""
-        first, last = self.context.recipe.search.sigma
+        first, last = self.recipe.search.sigma
         return float(first ** (1 - t) * last**t) if first and last else first + t * (last - first)
 
     def _draw(
         self, policy: ThreshNet, generation: int, number: int, sigma: float, *, coarse: bool
     ) -> list[Proposal]:
-        seed, perturbed = self.context.recipe.seed, self.context.recipe.search.perturbation
+        seed, perturbed = self.recipe.seed, self.recipe.search.perturbation
         own: list[Proposal] = []
 
         def drawn() -> list[Any]:
@@ -262,111 +239,17 @@ class WidthSearch:
     @property
     def sentence(self) -> str:
         """Sentence for people."""
-        even, best = self.contributions[0], self.contributions[-1]
+        even, best = (_told(self.contributions[n]) for n in (0, -1))
         judged = f"{self.judged} plan{' was' if self.judged == 1 else 's were'}"
-        labels = self.context.recipe.labels
+        labels = self.recipe.labels
         of = f" of {labels[self.budget]}" if len(labels) > 1 else ""
         return (
             f"widths{of}: {judged} judged in {numbers.duration(self.seconds)} on "
-            f"{self.judge.images:,} images, without training; the best loses {best['loss']:.3g} "
-            f"({numbers.percent(best['accuracy'])} right), the evenly narrow one {even['loss']:.3g} "
-            f"({numbers.percent(even['accuracy'])})"
+            f"{self.judge.images:,} images, without training; the best loses {best}, "
+            f"the evenly narrow one {even}"
         )
 
 
-class Judge:
-    """Judges plans at the weights as they are: cut, mended or recalibrated, loss on common images.
-
-    Mended roughly by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so
-    judged, plans are in the order of what they train to; with no more than new batch-norm statistics they
-    hardly are (docs/research/given-weights.md). The images are read once and stay in memory. A plan that was
-    judged is not judged again.
-    """
-
-    def __init__(self, state: State, context: RoundContext) -> None:
-        self._state, self._context = state, context
-        recipe = context.recipe
-        split = context.dataset.search_val
-        if not split.num_images:
-            raise StageError("the search-validation split is empty; raise input.val_fraction")
-        each = 4 * math.prod(context.dataset.info.input_shape)
-        number = min(recipe.search.candidate_images, split.num_images, max(64, _MEMORY // each))
-        # No process is without an image of the first batches, as all of them have to take every part.
-        batch = max(collectives.world(), min(recipe.train.batch_size, -(-number // _FIRST_PART)))
-        batches = list(split.ordered(batch, limit=number, part=collectives.part()))
-        total = -(-number // batch)
-        first = -(-total // _FIRST_PART)
-        self._first, self._rest, self._has_rest = batches[:first], batches[first:], total > first
-        mends = recipe.search.reconstruction_images
-        self._fits = min(_MENDING, mends) if mends else 0
-        self._training = list(training_images(context, self._fits or max(2, number // 2)))
-        self.images = number
-        # On a processor in float32: its other kernels are checked at every new width, which takes longer.
-        on_gpu, train = state.target.alpha.is_cuda, recipe.train
-        own = context.options.criterion.numerics
-        self._numerics = own if on_gpu else Numerics(channels_last=train.channels_last)
-        self._known: dict[str, Judged] = {}
-
-    def remember(self, plan: Plan, found: Judged) -> None:
-        """Take over what was found earlier."""
-        self._known[plan.hash] = found
-
-    def __call__(self, plan: Plan, *, bound: float = math.inf) -> Judged:
-        """Judge a plan; one that is worse than `bound` on the first part of the images is left there."""
-        known = self._known.get(plan.hash)
-        if known is not None and (known.loss is not None or math.isfinite(bound)):
-            return known
-        network = self._cut(plan)
-        self._mend(network, plan, self._training, self._fits, rough=True)
-        first = self._figures(network, self._first)
-        found = Judged(None, None, first.loss, first.images)
-        if not first.loss > bound:
-            whole = _together(first, self._figures(network, self._rest)) if self._has_rest else first
-            found = Judged(whole.loss, whole.accuracy, first.loss, whole.images)
-        self._known[plan.hash] = found
-        return found
-
-    def thoroughly(self, plan: Plan) -> float:
-        """Loss on all of the search-validation split, mended or recalibrated as after the search."""
-        network, search = self._cut(plan), self._context.recipe.search
-        images = search.reconstruction_images or search.recalibration_images
-        batches = training_images(self._context, images)
-        self._mend(network, plan, batches, search.reconstruction_images, rough=False)
-        batch = self._context.recipe.train.batch_size
-        split = self._context.dataset.search_val.ordered(batch, part=collectives.part())
-        return self._figures(network, split).loss
-
-    def _figures(self, network: nn.Module, batches: Iterable[Any]) -> Figures:
-        """Figures of a network; one whose loss is not a number, or infinite, has lost more than any other."""
-        found = evaluate(network, _copies(batches), self._numerics)
-        return found if math.isfinite(found.loss) else Figures(found.accuracy, _LARGEST, found.images)
-
-    def _cut(self, plan: Plan) -> nn.Module:
-        target, settings = self._state.target, self._context.recipe.train
-        return to_device(target.channels.slice(target.network, plan), settings, target.alpha.device)
-
-    def _mend(
-        self, network: nn.Module, plan: Plan, batches: Iterable[Any], fits: int, *, rough: bool
-    ) -> None:
-        """Fit the layers on `fits` of the images in `batches`; with 0, take statistics of all of them."""
-        target = self._state.target
-        if fits:
-            fit(target, network, plan, batches, images=fits, rough=rough)
-        else:
-            recalibrate(network, _copies(batches), images=2**31, numerics=self._numerics)
-            collectives.synchronise(network)
-
-
-def _copies(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches that a forward may change in place."""
-    return ((images.clone(), labels) for images, labels in batches)
-
-
-def _together(first: Figures, rest: Figures) -> Figures:
-    images = first.images + rest.images
-    share = first.images / images
-    return Figures(
-        share * first.accuracy + (1 - share) * rest.accuracy,
-        share * first.loss + (1 - share) * rest.loss,
-        images,
-    )
+def _told(found: Mapping[str, Any]) -> str:
+    right = "" if found["accuracy"] is None else f" ({numbers.percent(found['accuracy'])} right)"
+    return f"{found['loss']:.3g}{right}"

@@ -23,10 +23,10 @@ from jstc.core.progress import Silent
 from jstc.data.base import DataInfo, Dataset
 from jstc.data.in_memory import dataset_in_memory
 from jstc.errors import StageError
+from jstc.jst.plan_judge import Judge
 from jstc.jst.round import judge, train_round
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target, cut, put_back
-from jstc.jst.widths import Judge
 from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, handover, head, optim, process_group, seeds
 from jstc.train.device import Numerics
@@ -121,7 +121,7 @@ def taught_round() -> dict[str, Any]:
     sub = cut(target, channels.uniform_plan(flops=0.6), recipe.train)
     train_round(sub, tiny.context_of(recipe, images(90)), 0)
     put_back(sub, target)
-    return {"slopes": sub.slopes.tolist(), "weights": target.taylor.tolist()}
+    return {"slopes": sub.slopes.tolist(), "weights": target.sensitivity.tolist()}
 
 
 def widths(directory: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jstc.core.progress import Silent
 from jstc.data.base import Dataset
 from jstc.jst.importance import importance_of, taylor
 from jstc.jst.round import RoundContext, train_round
-from jstc.jst.spanning import spanning
+from jstc.jst.spanning import ImageLooks, spanning
 from jstc.jst.subnetwork import Target, cut, put_back
 from jstc.plan import Plan
 from jstc.train import collectives
@@ -38,9 +38,8 @@ def measured(target: Target, context: RoundContext) -> Tensor:
     search, train = context.recipe.search, context.recipe.train
     return taylor(
         target,
-        context.dataset.train,
+        ImageLooks(context.dataset.train, train.channels_last),
         images=search.importance_images,
-        channels_last=train.channels_last,
         progress=Silent(),
     )
 
@@ -71,7 +70,7 @@ def test_it_is_the_change_of_the_loss_with_the_gate(
 
 
 def test_scores_are_relative_to_the_mean_of_the_group(target: Target, make_recipe: Any) -> None:
-    target.taylor.copy_(torch.arange(36.0))
+    target.sensitivity.copy_(torch.arange(36.0))
     found = importance_of(make_recipe(TAYLOR)).scores(target)
     assert [scores.mean() for scores in found] == pytest.approx([1.0] * 3)
     assert found[1] == pytest.approx(torch.arange(8.0, 20.0).numpy() / 13.5)
@@ -112,7 +111,7 @@ def test_nothing_of_the_target_changes(target: Target, make_context: Any) -> Non
 
 def test_as_many_images_as_there_are(make_recipe: Any, dataset: Dataset) -> None:
     def number(changes: dict[str, Any]) -> int:
-        return importance_of(make_recipe(changes)).num_images(dataset.train)
+        return importance_of(make_recipe(changes)).num_images(dataset.train.num_images)
 
     assert number(TAYLOR) == 20
     assert number({**TAYLOR, "search.importance_images": 10**6}) == dataset.train.num_images
@@ -189,16 +188,16 @@ def test_from_scratch_gradients_begin_with_norms_and_read_no_images(
 ) -> None:
     importance = importance_of(make_recipe(GRADIENT))
     assert importance.follows_training and not importance.trains_gates
-    assert importance.num_images(dataset.train) == 0
-    importance.prepare(target, dataset.train, channels_last=False, progress=Silent())
+    assert importance.num_images(dataset.train.num_images) == 0
+    importance.prepare(target, ImageLooks(dataset.train, False), Silent())
     norms = target.channels.magnitude(target.network)
     for group in target.channels.groups:
-        assert torch.equal(target.taylor[span(target.channels, group.name)], norms[group.name])
+        assert torch.equal(target.sensitivity[span(target.channels, group.name)], norms[group.name])
 
 
 def test_the_scores_of_gradients_are_ranks(target: Target, make_recipe: Any) -> None:
     """From 0 to 1, however steeply the values fall."""
-    target.taylor.copy_(torch.cat([torch.arange(8.0), 10.0 ** torch.arange(12.0), torch.ones(16)]))
+    target.sensitivity.copy_(torch.cat([torch.arange(8.0), 10.0 ** torch.arange(12.0), torch.ones(16)]))
     stem, wide, last = importance_of(make_recipe(GRADIENT)).scores(target)
     assert stem == pytest.approx([n / 7 for n in range(8)])
     assert wide == pytest.approx([n / 11 for n in range(12)])
@@ -209,10 +208,10 @@ def test_of_given_weights_gradients_begin_with_what_each_explains(
     target: Target, make_recipe: Any, dataset: Dataset
 ) -> None:
     importance = importance_of(make_recipe(GRADIENT | {"weights": "given.safetensors"}))
-    assert importance.num_images(dataset.train) == 20
-    importance.prepare(target, dataset.train, channels_last=False, progress=Silent())
-    before = target.taylor.clone()
-    again = spanning(target, dataset.train, images=20, channels_last=False, progress=Silent())
+    assert importance.num_images(dataset.train.num_images) == 20
+    importance.prepare(target, ImageLooks(dataset.train, False), Silent())
+    before = target.sensitivity.clone()
+    again = spanning(target, ImageLooks(dataset.train, False), images=20, progress=Silent())
     assert torch.equal(before, again) and before.std() > 0
 
 
@@ -230,8 +229,8 @@ def test_a_round_is_the_same_whether_it_is_told_or_not(trained: Any) -> None:
 
 def test_what_a_round_taught_reaches_the_ranking(target: Target, trained: Any, make_recipe: Any) -> None:
     """Half of the way, among the kept channels of a group; the others keep what they had."""
-    target.taylor.copy_(torch.linspace(0.5, 1.5, 36))
-    before, sub = target.taylor.clone(), trained()
+    target.sensitivity.copy_(torch.linspace(0.5, 1.5, 36))
+    before, sub = target.sensitivity.clone(), trained()
     sub.slopes.zero_()
     index = target.index(sub.plan)
     wide = [position for position, channel in enumerate(index.tolist()) if 8 <= channel < 20]
@@ -240,11 +239,11 @@ def test_what_a_round_taught_reaches_the_ranking(target: Target, trained: Any, m
     kept = index[wide]
     mean = before[kept].mean()
     taught = sub.slopes[wide] / sub.slopes[wide].mean() * mean
-    torch.testing.assert_close(target.taylor[kept], (before[kept] + taught) / 2)
-    assert target.taylor[kept].mean() == pytest.approx(mean.item())
+    torch.testing.assert_close(target.sensitivity[kept], (before[kept] + taught) / 2)
+    assert target.sensitivity[kept].mean() == pytest.approx(mean.item())
     others = torch.ones(36, dtype=torch.bool)
     others[kept] = False
-    assert torch.equal(target.taylor[others], before[others])
+    assert torch.equal(target.sensitivity[others], before[others])
     best = importance_of(make_recipe(GRADIENT)).scores(target)[1].argmax()
     assert 8 + best == kept[-1]
 
@@ -252,14 +251,14 @@ def test_what_a_round_taught_reaches_the_ranking(target: Target, trained: Any, m
 def test_channels_that_the_loss_does_not_feel_fall_behind(
     target: Target, trained: Any, make_recipe: Any, plan: Plan
 ) -> None:
-    target.taylor.fill_(1.0)
+    target.sensitivity.fill_(1.0)
     kept = plan.kept["wide"]
     with torch.no_grad():
         target.network.wide_bn.weight[kept[0]] = 0.0
         target.network.wide_bn.bias[kept[0]] = -9.0  # never passes the rectifier
     put_back(trained(), target)
     wide = importance_of(make_recipe(GRADIENT)).scores(target)[1]
-    assert target.taylor[8 + kept[0]] == pytest.approx(0.5, abs=0.05)
+    assert target.sensitivity[8 + kept[0]] == pytest.approx(0.5, abs=0.05)
     assert wide[kept[0]] == 0 == wide.min()
 
 

@@ -100,7 +100,7 @@ def test_weighted_importance_is_the_gate_times_the_norm(propose: Any, target: Ta
 def test_taylor_importance_is_what_would_be_lost(propose: Any, target: Target) -> None:
     favour(target, [])
     wide = next(group for group in target.channels.groups if group.name == "wide")
-    target.taylor[[wide.start + 5, wide.start + 6, wide.start + 7]] = 3.0
+    target.sensitivity[[wide.start + 5, wide.start + 6, wide.start + 7]] = 3.0
     kept = propose(STILL, importance="taylor").plan.kept["wide"]
     assert {5, 6, 7} <= set(kept)
     assert propose(STILL, importance="weighted_taylor").plan.kept["wide"] == kept
@@ -182,8 +182,8 @@ def test_it_is_told_what_the_channels_of_groups_are_worth_and_begins_anew(
     for worth in (1.0, 5.0):
         proposer = proposer_of(channels, make_recipe())
         policy_of(proposer.thresholds).settle(leaning({0: 3.0}))
-        target.taylor.fill_(1.0)
-        target.taylor[8:20] = worth
+        target.sensitivity.fill_(1.0)
+        target.sensitivity[8:20] = worth
         proposer.begin(target, 0)
         policy = policy_of(proposer.thresholds)
         assert not policy.likeliest.own.any()

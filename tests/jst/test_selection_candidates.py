@@ -13,9 +13,9 @@ from jstc.data import Dataset
 from jstc.jst.phases import Phase
 from jstc.jst.proposer import Proposer
 from jstc.jst.round import judge
-from jstc.jst.selection import choose
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target, cut
+from jstc.jst.turns import choose
 from tests.helpers.tiny_search import policy_of, proposer_of
 
 FINE = Phase(sigma=0.5, tau=1.0, coarse=False)
@@ -132,6 +132,14 @@ def choosing(channels: ChannelMap, target: Target, make_context: Any) -> Any:
     return make
 
 
+def chosen_by(state: State, proposer: Proposer, context: Any) -> Any:
+    """As the rounds of a search choose."""
+    train, images = context.recipe.train, context.recipe.search.candidate_images
+    return choose(
+        state, proposer, lambda plan: judge(cut(state.target, plan, train), context, limit=images).loss
+    )
+
+
 @pytest.mark.parametrize("round_", [0, 1])
 def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int) -> None:
     state, proposer, context = choosing()
@@ -144,7 +152,7 @@ def test_the_candidate_of_the_lowest_loss_is_trained(choosing: Any, round_: int)
         for proposal in proposer.candidates(state.target, now, round_)
     }
     assert len(set(losses.values())) == len(losses) > 1
-    chosen, advantage = choose(state, proposer, context)
+    chosen, advantage = chosen_by(state, proposer, context)
     assert losses[chosen.plan.hash] == min(losses.values())
     assert advantage is not None and advantage > 0
 
@@ -153,7 +161,7 @@ def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapsho
     state, proposer, context = choosing()
     before = snapshot(state.target)
     policy = policy_of(proposer.thresholds).offsets()
-    choose(state, proposer, context)
+    chosen_by(state, proposer, context)
     after = snapshot(state.target)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert (policy_of(proposer.thresholds).offsets() != policy).any()
@@ -161,7 +169,7 @@ def test_judging_candidates_changes_nothing_in_the_target(choosing: Any, snapsho
 
 def test_a_single_candidate_is_not_judged_before_its_training(choosing: Any) -> None:
     state, proposer, context = choosing(**{"search.candidates": 1})
-    chosen, advantage = choose(state, proposer, context)
+    chosen, advantage = chosen_by(state, proposer, context)
     assert advantage is None
     assert chosen.plan == proposer.propose(state.target, chosen.phase, 0, chosen.choice).plan
     assert chosen.choice is not None  # it is drawn, and teaches after its training

@@ -16,7 +16,7 @@ from jstc.channels import ChannelMap, analyse
 from jstc.core.progress import Silent
 from jstc.data import Dataset
 from jstc.jst import spanning as spannings
-from jstc.jst.spanning import spanning
+from jstc.jst.spanning import ImageLooks, spanning
 from jstc.jst.subnetwork import Target
 from jstc.recipe.schema import TrainSettings
 from jstc.train import collectives, seeds
@@ -49,7 +49,7 @@ def target_of(network: nn.Module) -> Target:
 
 
 def found(target: Target, dataset: Dataset, images: int = 60) -> Tensor:
-    return spanning(target, dataset.train, images=images, channels_last=False, progress=Silent())
+    return spanning(target, ImageLooks(dataset.train, False), images=images, progress=Silent())
 
 
 def missing(covariance: np.ndarray, cost: np.ndarray, chosen: list[int]) -> float:

@@ -20,10 +20,10 @@ from jstc.core.progress import Silent
 from jstc.core.signals import interruptible
 from jstc.data import Dataset
 from jstc.errors import ChannelError, StageError
+from jstc.jst.plan_judge import Judge
 from jstc.jst.round import train_round
 from jstc.jst.state import State
 from jstc.jst.subnetwork import Target
-from jstc.jst.widths import Judge
 from jstc.train.metrics import TrainingMonitor
 from tests.helpers.tiny_search import (
     GIVEN,
