@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from jstc.api import SearchResult, SearchResults, search
     from jstc.channels import ChannelMap, Slim, analyse, rebuild, rule
     from jstc.export.any_network import export_onnx
+    from jstc.joint_search import JointSearch, recalibrate
     from jstc.plan import Plan
     from jstc.recipe.loading import load as load_recipe
     from jstc.recipe.schema import Recipe
     from jstc.slim import load
 
 __all__ = [
-    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "Slim", "analyse",
-    "export_onnx", "load", "load_recipe", "rebuild", "rule", "search",
+    "ChannelMap", "JointSearch", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "Slim",
+    "analyse", "export_onnx", "load", "load_recipe", "rebuild", "recalibrate", "rule", "search",
 ]  # fmt: skip
 
 _HOMES = {
     "ChannelMap": ("jstc.channels", "ChannelMap"),
+    "JointSearch": ("jstc.joint_search", "JointSearch"),
     "Plan": ("jstc.plan", "Plan"),
     "Recipe": ("jstc.recipe.schema", "Recipe"),
     "SearchResult": ("jstc.api", "SearchResult"),
@@ -44,6 +46,7 @@ _HOMES = {
     "export_onnx": ("jstc.export.any_network", "export_onnx"),
     "load": ("jstc.slim", "load"),
     "load_recipe": ("jstc.recipe.loading", "load"),
+    "recalibrate": ("jstc.joint_search", "recalibrate"),
     "rebuild": ("jstc.channels", "rebuild"),
     "rule": ("jstc.channels", "rule"),
     "search": ("jstc.api", "search"),

@@ -22,7 +22,7 @@ LAYERS = {
     "train": 3, "latency": 3, "soundness": 3,
     "jst": 4, "finetune": 4, "slim": 4, "export": 4, "report": 4, "gate": 4,
     "runs": 5,
-    "api": 6, "cli": 6, "__main__": 7,
+    "api": 6, "joint_search": 6, "cli": 6, "__main__": 7,
 }  # fmt: skip
 NO_TORCH = ("_version", "errors", "core", "recipe", "plan", "summary", "ort", "report", "gate", "cli")
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -8,7 +8,6 @@ selection for every budget (`selection`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from jstc.core import files, signals
 from jstc.core.progress import Progress
 from jstc.data import Dataset
 from jstc.jst import selection as selections
+from jstc.jst import widths
 from jstc.jst.phases import resolve_auto
 from jstc.jst.plan_judge import Judge
 from jstc.jst.proposer import Proposer
@@ -29,7 +29,6 @@ from jstc.jst.round import RoundContext
 from jstc.jst.rounds import Rounds
 from jstc.jst.selection import Selection
 from jstc.jst.state import State, fingerprint
-from jstc.jst.widths import WidthSearch
 from jstc.plan import Plan
 from jstc.recipe.schema import Recipe
 from jstc.train import collectives
@@ -110,27 +109,25 @@ class Search:
         judge, identity = Judge(self._state, self._context), self._identity()
         for number in budgets:
             folder = self._folder(self.labels[number])
-            found = WidthSearch(
+            found = widths.find(
                 self._state,
                 self._proposer,
                 recipe,
-                number,
-                History(folder / "candidates.jsonl", index="candidate"),
-                identity,
                 judge,
+                identity,
+                history=History(folder / "candidates.jsonl", index="candidate"),
+                progress=self._progress,
+                budget=number,
+                at_rest=self._rounds.at_rest,
             )
-            found.run(self._progress, at_rest=self._rounds.at_rest)
-            if collectives.is_first():
-                files.write_json(folder / "widths.json", found.to_dict())
-            self._progress.message(found.sentence)
+            _write(folder / "widths.json", found)
         self._state.widths_found = True
 
     def _identity(self) -> str:
         """What decides a width search beside its draws: the settings, and the weights that it cuts."""
         settings = fingerprint(self._context.recipe, self._state.target.channels)
         weights = collectives.fingerprint(self._state.target.network.state_dict().values())
-        text = json.dumps([settings, weights], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return json.dumps([settings, weights], sort_keys=True)
 
     def _folder(self, label: str) -> Path:
         return self._directory / label if len(self.labels) > 1 else self._directory

@@ -19,11 +19,11 @@ from jstc.train.device import Numerics, to_device
 from jstc.train.loop import Figures, evaluate
 from jstc.train.recalibration import recalibrate
 
-__all__ = ["Judge", "Judged", "PlanJudge"]
+__all__ = ["MENDING", "Judge", "Judged", "PlanJudge"]
 
 _FIRST_PART = 4
 """A candidate is judged on one of so many parts of the images first."""
-_MENDING = 96
+MENDING = 96
 """Training images that a candidate is mended on: few, but they order plans as many do."""
 _MEMORY = 1_000_000_000
 """Bytes that the images in memory may take."""
@@ -42,12 +42,12 @@ class Judged:
 
 
 class PlanJudge(Protocol):
-    """Judges plans at the weights as they are; a plan that was judged is not judged again.
+    """Judges plans at the weights as they are; a plan that was judged is not judged again."""
 
-    `images` says on how many examples.
-    """
-
-    images: int
+    @property
+    def images(self) -> int:
+        """Examples that a plan is judged on."""
+        ...
 
     def __call__(self, plan: Plan, *, bound: float = math.inf) -> Judged:
         """Judge a plan; one worse than `bound` on the first part of the examples may be left there."""
@@ -86,7 +86,7 @@ class Judge:
         first = -(-total // _FIRST_PART)
         self._first, self._rest, self._has_rest = batches[:first], batches[first:], total > first
         mends = recipe.search.reconstruction_images
-        self._fits = min(_MENDING, mends) if mends else 0
+        self._fits = min(MENDING, mends) if mends else 0
         self._training = list(training_images(context, self._fits or max(2, number // 2)))
         self.images = number
         # On a processor in float32: its other kernels are checked at every new width, which takes longer.

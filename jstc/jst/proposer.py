@@ -64,16 +64,24 @@ class _View:
 class Proposer:
     """Draws plans for a recipe; a pure function of the seed, the round and the target's state.
 
-    `budgets` are the recipe's, resolved, by label. Raises `UnknownNameError` for a threshold of a group that
+    `budgets` are the recipe's, resolved, by label; `judged` says that plans at given weights are judged
+    before the rounds. Raises `UnknownNameError` for a threshold of a group that
     is not there.
     """
 
-    def __init__(self, channels: ChannelMap, recipe: Recipe, budgets: Mapping[str, Budget]) -> None:
+    def __init__(
+        self,
+        channels: ChannelMap,
+        recipe: Recipe,
+        budgets: Mapping[str, Budget],
+        *,
+        judged: bool = True,
+    ) -> None:
         self.channels, self.recipe = channels, recipe
         self.spaces = Space.each(channels, recipe, budgets)
         self.importance = importance_of(recipe)
         self.thresholds = thresholds_of(channels, recipe)
-        explored = recipe.weights is not None and self.thresholds.policy(0) is not None
+        explored = judged and recipe.weights is not None and self.thresholds.policy(0) is not None
         self.growth = growth_of(recipe.search, budgets=len(self.spaces), explored=explored)
 
     def budget(self, round_: int) -> int:

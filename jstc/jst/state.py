@@ -128,11 +128,19 @@ class State:
     widths_found: bool = False  # the width search is over, and the policies stand at what it found
 
     @classmethod
-    def new(cls, network: nn.Module, channels: ChannelMap, proposer: Proposer, recipe: Recipe) -> State:
-        """The state before the first round."""
+    def new(
+        cls,
+        network: nn.Module,
+        channels: ChannelMap,
+        proposer: Proposer,
+        recipe: Recipe,
+        *,
+        own: bool = True,
+    ) -> State:
+        """The state before the first round; with `own` the search trains, and has the optimisers' states."""
         tracks = [BudgetTrack(Archive(recipe.search.archive_size)) for _ in recipe.budgets]
-        target = Target.new(network, channels, recipe.train)
-        scaler = job.scaler(recipe.train, target.alpha.device)
+        target = Target.new(network, channels, recipe.train if own else None)
+        scaler = job.scaler(recipe.train, target.alpha.device) if own else None
         return cls(target, proposer.thresholds, proposer.growth, tracks, recipe.search, scaler)
 
     @property

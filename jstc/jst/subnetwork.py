@@ -6,7 +6,7 @@ channel; `SubNetwork` is that module in training, with its plan, optimiser and t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,6 +188,7 @@ def fit(
     *,
     images: int,
     rough: bool = False,
+    call: Callable[[nn.Module, Any], Any] | None = None,
 ) -> Reconstruction:
     """Fit the layers of a cut network to the whole one's (`ChannelMap.reconstruct`), alike in all processes.
 
@@ -195,7 +196,7 @@ def fit(
     """
     try:
         found = target.channels.reconstruct(
-            target.network, network, plan, batches, images=images, rough=rough
+            target.network, network, plan, batches, images=images, rough=rough, call=call
         )
     except ChannelError as error:
         advice = "search.reconstruction_images: 0 leaves them as they are cut"

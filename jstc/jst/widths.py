@@ -10,6 +10,7 @@ before, so whoever continues an interrupted search replays that file and judges 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from jstc.recipe.schema import Recipe
 from jstc.train import collectives
 from jstc.train.metrics import History
 
-__all__ = ["WidthSearch"]
+__all__ = ["find"]
 
 _GENERATION = 8
 _COARSE = 0.4
@@ -41,8 +42,33 @@ _AS_GOOD = 0.005
 """Of plans whose losses differ by less than this share, the one with fewest parameters is taken."""
 
 
+def find(  # noqa: PLR0913 - all of one search
+    state: State,
+    proposer: Proposer,
+    recipe: Recipe,
+    judge: PlanJudge,
+    identity: str,
+    *,
+    history: History,
+    progress: Progress,
+    budget: int = 0,
+    at_rest: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Search the widths of a budget, by its number; then its policy stands at the best that was found.
+
+    `identity` says what decides the search beside its draws: settings, weights, images. `history` is its log,
+    from which the same search goes on. `at_rest` is called between two candidates, and may stop. Returns, for
+    the result, how many were judged and how long it took, and what each part contributed.
+    """
+    of = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    search = _WidthSearch(state, proposer, recipe, budget, history, of, judge)
+    search.run(progress, at_rest=at_rest)
+    progress.message(search.sentence)
+    return search.to_dict()
+
+
 @dataclass
-class WidthSearch:
+class _WidthSearch:
     """The width search of one budget, by its number; `run` makes it, `to_dict` says what came of it."""
 
     state: State

@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 
 from jstc.core import processes
-from jstc.errors import StageError
+from jstc.errors import InputError, StageError
 
-__all__ = ["is_lost", "join", "leave", "membership", "rendezvous", "store"]
+__all__ = ["is_lost", "join", "join_if_several", "leave", "membership", "rendezvous", "store"]
 
 # How the processes of one start find each other in torchrun's store.
 #
@@ -128,6 +128,21 @@ def join(where: torch.device) -> None:
         )
         membership.groups, membership.own = membership.groups + 1, True
     membership.control = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT)
+
+
+def join_if_several(where: torch.device) -> None:
+    """Join the group of a program that torchrun started as several processes.
+
+    Raises `InputError` when that program has not made its group yet: it would find ours in its way.
+    """
+    if not processes.several():
+        return
+    if not dist.is_initialized():
+        raise InputError(
+            "torchrun has started several processes that have not met yet",
+            "call torch.distributed.init_process_group() before",
+        )
+    join(where)
 
 
 def leave() -> None:

@@ -10,7 +10,7 @@ weights have learnt. A plain average over some images at the final weights has n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -25,7 +25,7 @@ from jstc.train import collectives
 from jstc.train.device import Numerics
 from jstc.train.job import Job
 
-__all__ = ["MOST_IMAGES", "recalibrate", "recalibrate_trained"]
+__all__ = ["MOST_IMAGES", "estimate", "recalibrate", "recalibrate_trained"]
 
 MOST_IMAGES = 4096
 """Training images for the statistics of a trained network; fewer where an epoch of the recipe has fewer."""
@@ -50,7 +50,6 @@ def recalibrate_trained(network: nn.Module, job: Job) -> int:
     return used
 
 
-@torch.no_grad()
 def recalibrate(
     network: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -60,28 +59,41 @@ def recalibrate(
 ) -> int:
     """Estimate running means and variances anew, as the plain average over at least `images` images.
 
+    Returns the number of images used, as `estimate` does.
+    """
+    numerics = numerics or Numerics()
+    forwards = ((len(batch), lambda b=batch: numerics.call(network, b)) for batch, _ in batches)
+    return estimate(network, forwards, images=images)
+
+
+@torch.no_grad()
+def estimate(
+    network: nn.Module, forwards: Iterable[tuple[int, Callable[[], object]]], *, images: int = 2**62
+) -> int:
+    """Estimate running means and variances anew, over `forwards` of the network, each with its examples.
+
     Only batch norms are in training mode meanwhile (no dropout), and nothing but their running statistics
-    changes. Returns the number of images used: fewer than asked when `batches` ends (a last one of a
-    single image is left out), and 0, without touching anything, when the network keeps no such statistics.
+    changes. Returns the number of examples used: fewer than asked when `forwards` ends (a last one of a
+    single example is left out), and 0, without touching anything, when the network keeps no such statistics.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    numerics, seen, whole = numerics or Numerics(), 0, 0
+    seen, whole = 0, 0
     if not norms:
         return seen
     with evaluating(network), _momentum_kept(norms):
         for norm in norms:
             norm.reset_running_stats()
             norm.train()
-        for batch, _ in batches:
-            whole = whole or len(batch)
-            if len(batch) == 1 < whole:  # a norm of one value a channel has no variance, and torch refuses
+        for number, forward in forwards:
+            whole = whole or number
+            if number == 1 < whole:  # a norm of one value a channel has no variance, and torch refuses
                 continue
             # torch's own cumulative average (momentum None) reads a counter back from the device for
             # every norm, and gives a short last batch the weight of a whole one.
-            seen += len(batch)
+            seen += number
             for norm in norms:
-                norm.momentum = len(batch) / seen
-            numerics.call(network, batch)
+                norm.momentum = number / seen
+            forward()
             if seen >= images:
                 break
     return seen

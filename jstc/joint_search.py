@@ -1,0 +1,399 @@
+"""`JointSearch`: the search over any network, in any training loop. It asks for nothing but a score.
+
+It owns neither data, nor loss, nor loop: `ask` hands out small networks, whoever trained one tells it back.
+Turns, plans, channel weights and the policy are those of `jstc search` (`jstc.jst`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jstc.channels import Slim, analyse
+from jstc.channels.trace.ids import named_tensors
+from jstc.core.progress import Progress
+from jstc.errors import InputError
+from jstc.jst import turns, widths
+from jstc.jst.carried import Carried, Places
+from jstc.jst.handed_out import Round, Slopes, checked, plain, put, score_of
+from jstc.jst.proposer import Proposer
+from jstc.jst.space import resolve_budgets
+from jstc.jst.state import State
+from jstc.jst.subnetwork import SubNetwork, cut
+from jstc.jst.turns import Turn, Turns
+from jstc.jst.user_task import NOTHING, Call, Loss, UserTask, recalibrate, run
+from jstc.plan import Plan
+from jstc.runs.search_folder import SearchFolder, identity_of, recipe_of
+from jstc.runs.search_result import shown
+from jstc.train import checkpoint, collectives, process_group
+
+__all__ = ["JointSearch", "Round", "recalibrate"]
+
+Bound = float | str
+
+
+class JointSearch:
+    """A search of a smaller network, of any task, by a training loop that is yours.
+
+        search = jstc.JointSearch(model, example, flops=0.5, rounds=20, out="runs/detector")
+        while not search.done:
+            round = search.ask()                     # a small network of the model's class
+            train(round.network)                     # your loop, a fraction of an epoch or more
+            search.tell(round, score(round.network)) # your score, higher is better
+        for round in search.finalists():
+            jstc.recalibrate(round.network, loader)  # statistics of batch norms are yours, too
+            search.tell(round, score(round.network))
+        slim = search.finish()                       # slim.network, slim.plan, slim.cost, slim.score
+
+    Called again with the same arguments it goes on from what is in `out`; a process that was killed loses the
+    round that it was in. No plan is above the budget, and `ask` gives the same in all processes of a group.
+
+    Arguments:
+        model: Any nn.Module; it is left as it is, and its weights are where the search begins.
+        example: What the network is called with: a tensor, a tuple, a dictionary of keywords, or (tuple,
+            dictionary), with a batch of one. Costs are those of it.
+        out: A folder of the search's own: its log, checkpoint and result.
+        flops, params, latency: The budget: a share of the network's (0.5) or a count ("2G"); of latency a
+            share or a time ("5ms"). Whatever is given is met together.
+        rounds: Rounds at most; 0 with trained weights: the network is cut, mended and judged.
+        trained: Whether the weights are trained: the search then begins with what they are worth.
+        batches: Some training batches, a few hundred examples, in any form. With `trained` the cut networks
+            are mended on them; with `loss` they also rank channels and judge plans, before any training.
+        loss: A function of a network and a batch that gives the loss, in evaluation mode unless it says
+            otherwise.
+        call: A function of a network and a batch that calls the one on the other; left out, a batch is a
+            tensor, a tuple or list that begins with the input, or a dictionary of keywords.
+        also: A second forward, of what only training uses: lambda network: network.loss(batch). With `loss`
+            and `batches` it is that loss.
+        outputs: A function that picks what you need out of what the forward returns.
+        part: Name of the submodule that alone is cut, `example` being for it; `ignore`: patterns of modules
+            whose channels stay.
+        settings: Keys of a recipe's sections search and channels: {"channels.round_to": 8}.
+        seed: What is drawn, is drawn by it.
+        key: A text of your own that tells this search from others, such as a name of your loop's settings.
+        fresh: Begin anew, whatever is in `out`.
+        progress: False for silence while plans are judged; or an object as in jstc.core.progress.
+
+    Raises `InputError` (a `BudgetError`, `RecipeError` or `RunDirectoryError`), or `ChannelError`, before any
+    training.
+    """
+
+    def __init__(  # noqa: PLR0913 - each with a default, and none that nobody asked for
+        self,
+        model: nn.Module,
+        example: Any,
+        *,
+        out: str | Path,
+        flops: Bound | None = None,
+        params: Bound | None = None,
+        latency: Bound | None = None,
+        rounds: int = 20,
+        trained: bool = False,
+        batches: Iterable[Any] | None = None,
+        loss: Loss | None = None,
+        call: Call = run,
+        also: Callable[[nn.Module], Any] | None = None,
+        outputs: Callable[[Any], Any] | None = None,
+        part: str | None = None,
+        ignore: Sequence[str] = (),
+        settings: Mapping[str, Any] | Sequence[str] = (),
+        seed: int = 0,
+        key: str = "",
+        fresh: bool = False,
+        progress: bool | Progress = True,
+    ) -> None:
+        self.path, self._progress = Path(out), progress
+        self._task = _task(batches, call, loss, seed)
+        given = {"flops": flops, "params": params, "latency": latency, "search.rounds": rounds, "seed": seed}
+        self._recipe = recipe_of(settings, given, trained=trained, judged=self._judges)
+        if also is None and loss is not None and self._task is not None:
+            first, own = self._task.batches[0], loss
+            also = lambda network: own(network, first)  # noqa: E731
+        self.channels = analyse(model, example, ignore=ignore, part=part, outputs=outputs, also=also)
+        budgets = resolve_budgets(self.channels, self._recipe)
+        self._proposer = Proposer(self.channels, self._recipe, budgets, judged=trained)
+        process_group.join_if_several(next(iter(model.parameters())).device)
+        # The user's own is left as it is; hooks and gradients do not come along.
+        self._state = State.new(copy.deepcopy(model), self.channels, self._proposer, self._recipe, own=False)
+        self._turns = Turns(self._state, self._proposer, self._new_sub, self._loss())
+        self._carried = Carried()
+        self._finals: dict[str, float] = {}
+        self._best: dict[str, Tensor] = {}
+        self._asked: tuple[Round, Turn | None] | None = None
+        self._before: tuple[dict[str, Tensor], dict[str, Any]] | None = (
+            None  # the policy, before it was asked
+        )
+        self._identity = identity_of(model, self.channels, self._recipe, judged=self._judges, key=key)
+        with collectives.together():
+            self._folder = SearchFolder(self.path, self._identity, fresh=fresh)
+            full, about = self.channels.cost(), {k: self._identity[k] for k in ("class", "budget", "widths")}
+            self._folder.describe({**about, "flops": full.flops, "params": full.params})
+            if not self._resume():
+                self._begin()
+
+    # Where the search is
+
+    @property
+    def round(self) -> int:
+        """Rounds that were told."""
+        return self._state.round
+
+    @property
+    def done(self) -> bool:
+        """Whether all rounds are told, or the plans have stopped changing: what is left are the finalists."""
+        return self._state.round >= self._recipe.search.rounds or self._state.settled
+
+    # Rounds
+
+    def ask(self) -> Round:
+        """The next round; the same again, cut anew, where the last one was not told.
+
+        The first call judges plans, where the search was given trained weights, batches and a loss.
+        Raises `InputError` when the search is done.
+        """
+        if self.done:
+            raise InputError("the search is done: judge search.finalists(), then call search.finish()")
+        self._drop()
+        with collectives.together():
+            self._find_widths()
+            since = time.perf_counter()
+            if self._before is not None:  # asked for, and not told: nothing was learnt from it
+                self._state.thresholds.restore(*self._before)
+            self._before = self._state.thresholds.state()
+            turn = self._turns.ask()
+        phase = "coarse" if turn.proposal.phase.coarse else "fine"
+        round_ = self._hand_out(self._state.round, phase, turn.proposal.plan, turn.sub)
+        self._asked, self._since = (round_, turn), since
+        return round_
+
+    def _hand_out(self, number: int, phase: Any, plan: Plan, sub: SubNetwork) -> Round:
+        state = self._state
+        shapes = {name: tuple(p.shape) for name, p in state.target.network.named_parameters()}
+        places = Places(self.channels, plan, shapes, state.target.alpha.device)
+        watches = phase != "final" and self._proposer.importance.follows_training
+        return Round(
+            number,
+            phase,
+            plan,
+            self.channels.cost(plan),
+            sub.gated.network,
+            sub,
+            places,
+            self._carried,
+            self._recipe.search,
+            Slopes(sub) if watches else None,
+        )
+
+    def tell(self, round: Round, score: float | None, *, network: nn.Module | None = None) -> None:
+        """A round was trained, or a finalist judged: take its network over, or its score.
+
+        `score` is your figure, higher is better; None for a round that you did not judge, which can then win
+        only as one of the plans that come later. `network` is what you trained in place of `round.network`:
+        an average of its weights, or the same in a wrapper of DistributedDataParallel or torch.compile. Of
+        several processes the first one's score counts.
+
+        All or nothing: raises `InputError`, and changes nothing, for a round that is not the last one asked
+        for, a network of another class, other shapes or numbers that are not finite, or such a score.
+        """
+        if self._asked is None or round is not self._asked[0]:
+            raise InputError(
+                f"round {round.number} is not the one that was asked for last",
+                "tell each round once, and before the next one is asked for",
+            )
+        value = score_of(score, final=round.phase == "final")
+        tensors = checked(plain(round.network if network is None else network), round)
+        with collectives.together():
+            [value] = collectives.decided(lambda: [value])
+            if round.phase == "final":
+                self._tell_final(round, value, tensors)
+            else:
+                self._tell_round(round, value, tensors)
+
+    def _tell_round(self, round_: Round, score: float | None, tensors: Mapping[str, Tensor]) -> None:
+        assert self._asked is not None
+        _, turn = self._asked
+        assert turn is not None
+        sub = cut(self._state.target, round_.plan, None)
+        put(tensors, sub.gated.network)
+        with torch.no_grad():
+            sub.gated.alpha.copy_(turn.sub.gated.alpha)
+        sub.moments, sub.steps = turn.sub.moments, turn.sub.steps
+        if round_._slopes is not None:
+            sub.slopes.copy_(round_._slopes.stop())
+        collectives.synchronise(sub.gated.network)
+        turn.sub = sub
+        try:
+            if round_._saved is not None:
+                named = dict(round_.network.named_parameters())
+                self._carried.save(round_._saved, named, round_._places)
+            told = self._turns.tell(turn, score, images=0, seconds=lambda: time.perf_counter() - self._since)
+            line = self._line(round_, turn, score) | {"overlap": told.overlap, "advantage": told.advantage}
+            self._save(line)
+        except BaseException:
+            self._resume()  # what is on disk is whole: the round can be asked for again
+            raise
+        finally:
+            self._asked, self._before = None, None
+
+    def _line(self, round_: Round, turn: Turn, score: float | None) -> dict[str, Any]:
+        return {
+            "round": round_.number,
+            "phase": round_.phase,
+            "score": score,
+            "flops": round_.cost.flops,
+            "params": round_.cost.params,
+            "sigma": turn.proposal.phase.sigma,
+            "thresholds": [round(r, 6) for r in turn.proposal.thresholds],
+            "counts": list(round_.plan.counts.values()),
+            "plan_hash": round_.plan.hash,
+            "seconds": round(self._state.last_seconds, 3),
+        }
+
+    # The end
+
+    def finalists(self) -> Iterator[Round]:
+        """The best plans, each at the weights as they are now, to be judged and told; then call `finish`.
+
+        A network's statistics of batch norms are slices of the whole one's: estimate them anew
+        (`jstc.recalibrate`), and score it. Those that were told before are left out.
+        Raises `InputError` when rounds are left.
+        """
+        if not self.done:
+            raise InputError(
+                f"{self._recipe.search.rounds - self._state.round} rounds are left: search.ask()"
+            )
+        with collectives.together():
+            self._find_widths()
+            entries = turns.finalists(self._state, self._proposer)
+        for entry in entries:
+            if entry.plan.hash in self._finals:
+                continue
+            self._drop()
+            with collectives.together():
+                sub = self._new_sub(entry.plan)
+            round_ = self._hand_out(self._state.round, "final", entry.plan, sub)
+            self._asked = round_, None
+            yield round_
+
+    def _tell_final(self, round_: Round, score: float | None, tensors: Mapping[str, Tensor]) -> None:
+        assert score is not None
+        if not self._finals or score > max(self._finals.values()):
+            self._best = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._finals[round_.plan.hash] = score
+        self._asked = None
+        self._save()
+
+    def finish(self) -> Slim:
+        """The best finalist: its network with the tensors that were told, its plan, cost and score.
+
+        Where there is but one, it need not have been told. Writes `result.json`. Raises `InputError` when
+        rounds are left, or no finalist was told.
+        """
+        if not self.done:
+            raise InputError(
+                f"{self._recipe.search.rounds - self._state.round} rounds are left: search.ask()"
+            )
+        self._drop()
+        with collectives.together():
+            self._find_widths()
+            entries = turns.finalists(self._state, self._proposer)
+            told = [e for e in entries if e.plan.hash in self._finals]
+            if not told and len(entries) > 1:
+                raise InputError(
+                    "no finalist was told",
+                    "for round in search.finalists(): search.tell(round, score(round.network))",
+                )
+            best = max(told, key=lambda e: self._finals[e.plan.hash], default=entries[0])
+            network = self._new_sub(best.plan).gated.network
+            if told:
+                put(self._best, network)
+            found = Slim.of(self.channels, best.plan, network, score=self._finals.get(best.plan.hash))
+            state = self._state
+            about = {"rounds": state.round, "settled": state.settled, "seconds": round(state.seconds, 3)}
+            figures = {"score": found.score, "flops": found.cost.flops, "params": found.cost.params}
+            self._folder.result({**figures, **about, "plan_hash": found.plan.hash})
+        return found
+
+    # What rounds are made of
+
+    @property
+    def _judges(self) -> bool:
+        return self._task is not None and self._task.loss is not None
+
+    def _loss(self) -> Callable[[Plan], float] | None:
+        """What compares plans before a round, at the weights as they are."""
+        return self._task.of(self._state.target).recalibrated if self._task and self._judges else None
+
+    def _new_sub(self, plan: Plan) -> SubNetwork:
+        """The sub-network of a plan; mended, where its weights are trained and no round has changed them."""
+        sub = cut(self._state.target, plan, None)
+        if not self._state.round and self._recipe.weights is not None and self._task is not None:
+            images = self._recipe.search.reconstruction_images
+            best = self._task.best_cut(self._state.target, plan, images)
+            put(dict(named_tensors(best)), sub.gated.network)
+        return sub
+
+    def _find_widths(self) -> None:
+        """Judge plans at the given weights, once, before the first round."""
+        state, task = self._state, self._task
+        given = self._recipe.weights is not None and self._proposer.thresholds.policy(0) is not None
+        if state.widths_found or task is None or not self._judges or not given:
+            return
+        identity = json.dumps([self._identity, task.fingerprint()])
+        with shown(self._progress) as told:
+            found = widths.find(
+                state, self._proposer, self._recipe, task.of(state.target), identity,
+                history=self._folder.candidates, progress=told,
+            )  # fmt: skip
+        self._folder.widths(found)
+        state.widths_found = True
+
+    def _drop(self) -> None:
+        """Nothing stays of a round that was asked for and not told."""
+        if self._asked is not None and self._asked[0]._slopes is not None:
+            self._asked[0]._slopes.stop()
+        self._asked = None
+
+    # Files
+
+    def _resume(self) -> bool:
+        """Take over the newest checkpoint; False where there is none."""
+        saved = self._folder.load()
+        if saved is None:
+            return False
+        tensors, meta = saved
+        self._state.restore(tensors, meta)
+        self._carried = Carried.of(checkpoint.part(tensors, "carried"), meta["carried"])
+        self._finals, self._best = meta["finals"], checkpoint.part(tensors, "best")
+        return True
+
+    def _begin(self) -> None:
+        """The checkpoint before the first round: the ranking of channels as the network was given."""
+        state, task = self._state, self._task
+        collectives.copy_from_first(turns.shared_tensors(state).values())
+        quiet = contextlib.nullcontext() if task is None else task.looking(state.target.network)
+        with shown(self._progress) as told, quiet:
+            looks = task if task is not None and self._judges else NOTHING
+            self._proposer.importance.prepare(state.target, looks, told)
+        self._save()
+
+    def _save(self, line: Mapping[str, Any] | None = None) -> None:
+        parts = checkpoint.join(carried=self._carried.tensors(), best=self._best)
+        document = {**self._state.document(), "carried": self._carried.document(), "finals": self._finals}
+        self._folder.save({**self._state.tensors(), **parts}, document, line)
+
+
+def _task(batches: Iterable[Any] | None, call: Call, loss: Loss | None, seed: int) -> UserTask | None:
+    if batches is None:
+        if loss is not None:
+            raise InputError("loss= needs batches= to be computed on", "give a list of some training batches")
+        return None
+    return UserTask(list(batches), call, loss, seed)

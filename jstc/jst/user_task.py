@@ -1,0 +1,245 @@
+"""What a user's own batches and loss tell a search: which channels matter, what a plan is worth untrained.
+
+`Batches` runs any network on batches of any form. `UserTask` mends cut networks on them; with a loss it also
+ranks channels (`Looks`) and judges plans (`PlanJudge`), as a search with a dataset of its own does.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from jstc.channels.reconstruction.reconstruct import Reconstruction
+from jstc.channels.trace.ids import evaluating
+from jstc.errors import InputError
+from jstc.jst.plan_judge import MENDING, Judged
+from jstc.jst.subnetwork import Target, fit
+from jstc.plan import Plan
+from jstc.train import collectives, seeds
+from jstc.train.recalibration import estimate
+
+__all__ = ["NOTHING", "Call", "Loss", "UserTask", "examples", "recalibrate", "run"]
+
+Call = Callable[[nn.Module, Any], Any]
+Loss = Callable[[nn.Module, Any], Tensor]
+
+_FIRST_PART = 4
+"""A plan is judged on one of so many parts of the batches first."""
+_LARGEST = 1e9
+"""Loss of a network that gives no numbers."""
+
+
+def run(network: nn.Module, batch: Any) -> Any:
+    """Call a network on a batch: a tensor; a tuple or list that begins with the input; inputs by keyword."""
+    if isinstance(batch, dict):
+        return network(**batch)
+    return network(batch if isinstance(batch, Tensor) else batch[0])
+
+
+def examples(batch: Any) -> int:
+    """Examples in a batch: the length of its first tensor."""
+    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 0)
+
+
+def recalibrate(network: nn.Module, batches: Iterable[Any], *, call: Call = run) -> int:
+    """Estimate a network's running means and variances anew, in place, as the average over `batches`.
+
+        jstc.recalibrate(round.network, loader, call=lambda network, batch: network(batch["pixels"]))
+
+    Only batch norms are in training mode meanwhile, and nothing but their statistics changes. `call` runs the
+    network on a batch; left out, a batch is a tensor, a tuple or list that begins with the input, or a
+    dictionary of inputs by keyword. Returns the number of examples, 0 for a network without such norms.
+    """
+    forwards = ((examples(batch), partial(_forward, call, network, batch)) for batch in batches)
+    return estimate(network, forwards)
+
+
+def _forward(call: Call, network: nn.Module, batch: Any) -> None:
+    call(network, _copied(batch))
+
+
+@dataclass
+class UserTask:
+    """Batches, how a network is called on one, and the loss; all but the batches can be left out.
+
+    With a loss every second batch judges, and the others are looked at and mended on.
+    """
+
+    batches: Sequence[Any]
+    call: Call = run
+    loss: Loss | None = None
+    seed: int = 0
+    _known: dict[str, Judged] = field(default_factory=dict, init=False, repr=False)
+    _target: Target | None = field(default=None, init=False, repr=False)
+
+    freezes = False
+
+    def __post_init__(self) -> None:
+        if not self.batches or not all(map(examples, self.batches)):
+            raise InputError(
+                "batches= needs at least one batch, and a tensor with a first dimension in each",
+                "give a list of some batches of training data, a few hundred examples in all",
+            )
+
+    @property
+    def fitting(self) -> Sequence[Any]:
+        """Batches that are looked at and mended on."""
+        return self.batches if self.loss is None else self.batches[::2]
+
+    @property
+    def judging(self) -> Sequence[Any]:
+        """Batches that plans are judged on; of a single batch, that one."""
+        return self.batches[1::2] or self.batches
+
+    # Looking at the network as it was given (`Looks`)
+
+    @property
+    def num_images(self) -> int:
+        """Examples that are looked at."""
+        return sum(map(examples, self.fitting))
+
+    def losses(self, size: int, *, limit: int, reduction: str) -> Iterator[Callable[[nn.Module], Tensor]]:
+        """Losses on the user's batches, `limit` examples of them, of whatever `size` and `reduction`."""
+        del size, reduction
+        seen = 0
+        for batch in self.fitting:
+            if seen >= limit:
+                return
+            seen += examples(batch)
+            yield partial(self._loss, batch)
+
+    @contextmanager
+    def looking(self, network: nn.Module) -> Iterator[None]:
+        """A block in which losses of `network` are computed, whose buffers are as before at its end."""
+        modes = {module: module.training for module in network.modules()}
+        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        try:
+            with seeds.seeded(self.seed, "looking"):
+                yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in network.named_buffers():
+                    buffer.copy_(buffers[name])
+            for module, training in modes.items():
+                module.training = training
+
+    def _loss(self, batch: Any, network: nn.Module) -> Tensor:
+        assert self.loss is not None
+        found = self.loss(network, _copied(batch))
+        if not isinstance(found, Tensor) or found.numel() != 1:
+            form = f"a tensor of {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(f"loss= gave {form}; expected a tensor with one number")
+        return found.reshape(())
+
+    # Judging plans at the weights as they are (`PlanJudge`)
+
+    def of(self, target: Target) -> UserTask:
+        """This task as judge of plans of a target network."""
+        found = copy.copy(self)
+        found._known, found._target = {}, target
+        return found
+
+    @property
+    def images(self) -> int:
+        """Examples that a plan is judged on."""
+        return sum(map(examples, self.judging))
+
+    def remember(self, plan: Plan, found: Judged) -> None:
+        """Take over what was found earlier."""
+        self._known[plan.hash] = found
+
+    def __call__(self, plan: Plan, *, bound: float = math.inf) -> Judged:
+        """Judge a plan, roughly mended; one worse than `bound` on the first part is left there."""
+        known = self._known.get(plan.hash)
+        if known is not None and (known.loss is not None or math.isfinite(bound)):
+            return known
+        assert self._target is not None
+        network = self.mended(self._target, plan, MENDING, rough=True)[0]
+        number = -(-len(self.judging) // _FIRST_PART)
+        first, seen = self._sum(network, self.judging[:number])
+        found = Judged(None, None, first / seen, seen)
+        if not found.first > bound:
+            rest, more = self._sum(network, self.judging[number:])
+            found = Judged((first + rest) / (seen + more), None, found.first, seen + more)
+        self._known[plan.hash] = found
+        return found
+
+    def thoroughly(self, plan: Plan) -> float:
+        """Loss of a plan mended on all batches."""
+        assert self._target is not None
+        return self.worth(self.mended(self._target, plan, 2**31)[0])
+
+    def recalibrated(self, plan: Plan) -> float:
+        """Loss of a plan at the weights as they are, with statistics estimated anew."""
+        assert self._target is not None
+        network = self._target.channels.slice(self._target.network, plan)
+        recalibrate(network, self.fitting, call=self.call)
+        return self.worth(network)
+
+    def worth(self, network: nn.Module) -> float:
+        """Mean loss of a network over the judging batches; a huge one where it gives no numbers."""
+        total, seen = self._sum(network, self.judging)
+        return total / seen
+
+    @torch.no_grad()
+    def _sum(self, network: nn.Module, batches: Iterable[Any]) -> tuple[float, int]:
+        """Sum of losses, each as often as its batch has examples, and how many these are."""
+        total, seen = 0.0, 0
+        with evaluating(network), seeds.seeded(self.seed, "judging"):
+            for batch in batches:
+                loss, number = float(self._loss(batch, network)), examples(batch)
+                total += number * (loss if math.isfinite(loss) else _LARGEST)
+                seen += number
+        return total, seen
+
+    def mended(
+        self, target: Target, plan: Plan, images: int, *, rough: bool = False
+    ) -> tuple[nn.Module, Reconstruction | None]:
+        """The network of a plan, its layers fitted on `images` examples at most; as cut with 0 of them."""
+        network = target.channels.slice(target.network, plan)
+        images = min(images, self.num_images)
+        if not images:
+            return network, None
+        found = fit(target, network, plan, self.fitting, images=images, rough=rough, call=self.call)
+        return network, found
+
+    def best_cut(self, target: Target, plan: Plan, images: int) -> nn.Module:
+        """The network of a plan at trained weights: mended, or with new statistics where that is better."""
+        mended, found = self.mended(target, plan, images)
+        if self.loss is None or found is None:
+            return mended
+        as_cut = target.channels.slice(target.network, plan)
+        recalibrate(as_cut, self.fitting, call=self.call)
+        return as_cut if self.worth(as_cut) < self.worth(mended) else mended
+
+    def fingerprint(self) -> str:
+        """What decides a judging beside the network: the batches."""
+        return collectives.fingerprint(t for t in tree_leaves(list(self.batches)) if isinstance(t, Tensor))
+
+
+def _copied(batch: Any) -> Any:
+    """A batch that a forward may change in place."""
+    return tree_map_only(Tensor, torch.clone, batch)
+
+
+class _Nothing:
+    """No batches and no loss: for rankings that look at nothing."""
+
+    num_images, freezes = 0, True
+
+    def losses(self, size: int, *, limit: int, reduction: str) -> Iterator[Callable[[nn.Module], Tensor]]:
+        """None."""
+        del size, limit, reduction
+        return iter(())
+
+
+NOTHING = _Nothing()

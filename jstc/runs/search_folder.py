@@ -1,0 +1,190 @@
+"""What a `JointSearch` goes by and leaves: its settings, what makes it the same search, and its folder.
+
+search.json              network, budget and groups, for people
+checkpoint.safetensors   everything that the search goes on from; written after every round
+history.jsonl            a line a round; candidates.jsonl: a line a plan that was judged untrained
+result.json              what came of it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jstc.channels import ChannelMap
+from jstc.channels.trace.ids import named_tensors
+from jstc.core import files
+from jstc.data.base import GIVEN
+from jstc.errors import RecipeError, RunDirectoryError
+from jstc.jst.phases import begun_at_budget
+from jstc.recipe import loading
+from jstc.recipe.schema import Recipe
+from jstc.runs import directory
+from jstc.train import checkpoint, collectives
+from jstc.train.checkpoint import Checkpoints, Saved
+from jstc.train.metrics import History
+
+__all__ = ["SearchFolder", "identity_of", "recipe_of"]
+
+_VERSION = 1
+
+_CHECKPOINT = "checkpoint.safetensors"
+_FILES = (_CHECKPOINT, "search.json", "history.jsonl", "candidates.jsonl", "widths.json", "result.json")
+_LOCKS = (".lock", ".lock-holder.json")
+_open: dict[Path, SearchFolder] = {}
+"""Folders that this process has locked: a cell of a notebook that runs again takes over its own."""
+
+
+class SearchFolder:
+    """An open folder, locked; `identity` says what makes a search the same one.
+
+    Raises `RunDirectoryError` when another process has the folder, or when it holds something else.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], *, fresh: bool) -> None:
+        self.path, self._identity = path.resolve(), identity
+        self._lock = contextlib.ExitStack()
+        collectives.decided(lambda: self._acquire(fresh=fresh))
+        self._saved = Checkpoints(
+            self.path / _CHECKPOINT, keep=1, check=self._require_same, warn=warnings.warn
+        )
+        self._history = History(self.path / "history.jsonl", index="round")
+
+    @property
+    def candidates(self) -> History:
+        """Log of the plans that were judged without training."""
+        return History(self.path / "candidates.jsonl", index="candidate")
+
+    def _acquire(self, *, fresh: bool) -> None:
+        self._require_ours()
+        if before := _open.pop(self.path, None):
+            before.close()
+        self._lock.enter_context(directory.locked(self.path))
+        _open[self.path] = self
+        for name in _FILES if fresh else ():
+            (self.path / name).unlink(missing_ok=True)
+
+    def _require_ours(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file", "give a folder of the search's own")
+        there = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        other = there - {*_FILES, *_LOCKS}
+        if other and not there & {"search.json"}:
+            names = ", ".join(sorted(other)[:3])
+            raise RunDirectoryError(
+                f"{self.path} holds something else ({names})", "give a folder of the search's own"
+            )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no later search of this process has taken the folder over, and it was not closed."""
+        return not collectives.is_first() or _open.get(self.path) is self
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if _open.get(self.path) is self:
+            del _open[self.path]
+        self._lock.close()
+
+    def describe(self, document: Mapping[str, Any]) -> None:
+        """Write `search.json`."""
+        self._write("search.json", {"schema": 1, **document})
+
+    def widths(self, document: Mapping[str, Any]) -> None:
+        """Keep what a width search came to, for the result."""
+        self._write("widths.json", document)
+
+    def result(self, document: Mapping[str, Any]) -> None:
+        """Write `result.json`, with what the width search came to."""
+        path = self.path / "widths.json"
+        if collectives.is_first():
+            self._write("result.json", {**document, **(files.read_json(path) if path.exists() else {})})
+
+    def _write(self, name: str, document: Mapping[str, Any]) -> None:
+        if collectives.is_first():
+            files.write_json(self.path / name, dict(document))
+
+    def load(self) -> Saved | None:
+        """Tensors and document of the newest checkpoint, in all processes; None where there is none."""
+        saved = collectives.from_first(self._saved.load)
+        if saved is not None and collectives.is_first():
+            self._history.truncate(saved[1]["round"])
+        return saved
+
+    def save(
+        self,
+        tensors: Mapping[str, Tensor],
+        document: Mapping[str, Any],
+        line: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the checkpoint, and before it a line of the history; the first process does."""
+
+        def write() -> None:
+            # The history first: a line too many is dropped on resume, a line too few would be missing.
+            if line is not None:
+                self._history.append(line)
+            self._saved.save(tensors, {"identity": self._identity, **document})
+
+        collectives.decided(write)
+
+    def _require_same(self, meta: Mapping[str, Any], path: Path) -> None:
+        different = checkpoint.differences(meta.get("identity"), self._identity)
+        if different:
+            raise RunDirectoryError(
+                f"{path} belongs to another search ({', '.join(different)} differ)",
+                "give another folder, or fresh=True",
+            )
+
+
+def recipe_of(
+    settings: Mapping[str, Any] | Sequence[str], given: Mapping[str, Any], *, trained: bool, judged: bool
+) -> Recipe:
+    """The settings as a recipe. Raises `RecipeError` for keys that are not of a search of this kind."""
+    base: dict[str, Any] = {"search": {"candidates": 1}} if not judged and not trained else {}
+    arguments = {"model": "given", "dataset": GIVEN, **given, **({"weights": "given"} if trained else {})}
+    found = begun_at_budget(loading.from_python(base, settings, arguments))
+    if found.search.importance in ("taylor", "weighted", "weighted_taylor"):
+        raise RecipeError(
+            f"search.importance: {found.search.importance} is not for any training loop",
+            "gradient, magnitude, learned and random are",
+        )
+    if len(found.budgets) > 1:
+        raise RecipeError("several budgets: give one, of whatever bounds; a search here has but one")
+    return found
+
+
+def identity_of(
+    model: nn.Module, channels: ChannelMap, recipe: Recipe, *, judged: bool, key: str
+) -> dict[str, Any]:
+    """What makes a search the same search when it is called again."""
+    budget = {name: getattr(recipe, name) for name in ("flops", "params", "latency")}
+    return {
+        "version": _VERSION,
+        "class": type(model).__qualname__,
+        "shapes": hashlib.sha256(json.dumps(channels.shapes()).encode()).hexdigest()[:12],
+        "weights": _digest(model),
+        "widths": channels.widths,
+        "trained": recipe.weights is not None,
+        "judged": judged,
+        "search": recipe.search.model_dump(mode="json"),
+        "channels": recipe.channels.model_dump(mode="json"),
+        "budget": {name: str(bound) for name, bound in budget.items() if bound is not None},
+        "seed": recipe.seed,
+        "key": key,
+    }
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in named_tensors(model):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
