@@ -156,6 +156,10 @@ def recipe_of(
             f"search.importance: {found.search.importance} is not for any training loop",
             "gradient, magnitude, learned and random are",
         )
+    if not found.search.rounds and not trained:
+        raise RecipeError(
+            "rounds=0 cuts a network as it is, and nothing says that this one is trained", "give trained=True"
+        )
     if len(found.budgets) > 1:
         raise RecipeError("several budgets: give one, of whatever bounds; a search here has but one")
     return found
