@@ -13,8 +13,8 @@ import jstc
 from tests.helpers.children import environment
 
 PUBLIC = [
-    "ChannelMap", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "Slim", "analyse",
-    "export_onnx", "load", "load_recipe", "rebuild", "rule", "search",
+    "ChannelMap", "JointSearch", "JstcError", "Plan", "Recipe", "SearchResult", "SearchResults", "Slim",
+    "analyse", "export_onnx", "load", "load_recipe", "rebuild", "recalibrate", "rule", "search",
 ]  # fmt: skip
 ENVIRONMENT = environment()
 

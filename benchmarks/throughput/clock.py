@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from jstc.jst import round as rounds_training
-from jstc.jst import rounds, selection
+from jstc.jst import rounds, selection, turns
 from jstc.train import collectives, metrics
 from jstc.train.checkpoint import Checkpoints
 from jstc.train.metrics import History
@@ -23,7 +23,7 @@ STEPS, JUDGING, OTHER = "training steps", "judging", "other"
 
 # Where the search's own code looks its parts up, and what they are for.
 _PARTS: list[tuple[Any, str, str]] = [
-    (rounds, "choose", "sampling"),
+    (turns, "choose", "sampling"),
     (rounds, "cut", "cutting"),
     (selection, "cut", "cutting"),
     (rounds, "judge", JUDGING),
@@ -32,7 +32,7 @@ _PARTS: list[tuple[Any, str, str]] = [
     (rounds_training, "_gate_step", STEPS),
     (metrics, "require_finite", "looking for infinities"),
     (collectives, "require_equal", "comparing processes"),
-    (rounds, "put_back", "mapping back"),
+    (turns, "put_back", "mapping back"),
     (rounds, "record", "history"),
     (History, "append", "history"),
     (Checkpoints, "save", "checkpoint"),

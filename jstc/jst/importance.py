@@ -226,8 +226,8 @@ def taylor(target: Target, looks: Looks, *, images: int, progress: Progress) -> 
         gated.alpha.data.copy_(target.alpha)
         for number, loss_of in enumerate(looks.losses(size, limit=images, reduction="mean"), start=1):
             loss = loss_of(gated)
-            if loss.requires_grad:  # which it does not where no group has a place for a gate
-                (gradient,) = torch.autograd.grad(loss, [gated.alpha])
+            (gradient,) = torch.autograd.grad(loss, [gated.alpha], allow_unused=True)
+            if gradient is not None:  # which it is where no group has a place for a gate
                 total += (gradient * target.alpha).abs()
             progress.update(number)
     collectives.average(total)
