@@ -19,7 +19,7 @@ from jstc.core import files
 from jstc.core.progress import Silent
 from jstc.errors import Interrupted, RunDirectoryError, StageError
 from jstc.jst.joint import Search
-from jstc.models import build
+from jstc.models import ModelSpec, build
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
 from jstc.runs import commands, network_check, workers
@@ -216,7 +216,7 @@ def test_a_slim_network_of_hugging_face_loads_without_the_hub(tmp_path: Path) ->
     (tmp_path / "net").rename(tmp_path / "gone")
     network = slim.load(run / "slim")
     assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
-    whole = build(slim._read_spec(run / "slim").model)
+    whole = build(ModelSpec.from_dict(json.loads((run / "slim" / "model.json").read_text())["model"]))
     sizes = [sum(p.numel() for p in one.parameters()) for one in (network, whole)]
     assert sizes[0] < sizes[1]
 
