@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +44,7 @@ def bench(
         list[Path] | None,
         typer.Argument(
             metavar="RUN | MODEL.onnx",
-            help="A run (default: the newest), or ONNX files; the others are compared with the first.",
+            help="A run (default: the newest), or ONNX files of any kind, compared with the first of them.",
         ),
     ] = None,
     provider: Providers = None,
@@ -72,12 +72,13 @@ def bench(
 
     given = {"provider": provider, "threads": threads, "seconds": seconds, "memory": memory}
     changes = _changes(given | {"profile": profile}, batch=batch, trace=trace)
-    onnx_files = [path for path in targets or () if path.suffix == ".onnx"]
-    if onnx_files:
-        if len(onnx_files) != len(targets or ()):
-            raise InputError("give either one run directory or ONNX files, not both")
+    from jstc.ort.sessions import onnx_files
+
+    given_files = {path: onnx_files(path) for path in targets or ()}
+    if any(found is not None for found in given_files.values()):
+        paths = _paths(given_files)
         with progress_view.shown(quiet=quiet, verbose=verbose) as shown:
-            found = _measured(onnx_files, changes, settings or (), shown)
+            found = _measured(paths, changes, settings or (), shown)
         bench_view.show(found, as_json=json, quiet=quiet, plain_files=True)
         return
     if len(targets or ()) > 1:
@@ -104,6 +105,17 @@ def _changes(given: dict[str, Any], *, batch: list[str] | None, trace: bool | No
     if trace is not None:
         given |= {"trace": trace} | ({"profile": True} if trace else {})
     return {f"bench.{key}": value for key, value in given.items() if value is not None}
+
+
+def _paths(given: Mapping[Path, list[Path] | None]) -> list[Path]:
+    paths: dict[Path, None] = {}
+    for path, found in given.items():
+        if found is None:
+            raise InputError("give either one run directory or ONNX files, not both")
+        if not found:
+            raise InputError(f"{path} has no ONNX file to time", "write one there with jstc.export_onnx")
+        paths |= dict.fromkeys(found)
+    return list(paths)
 
 
 def _measured(

@@ -16,8 +16,10 @@ Limit = "PERCENT|off"
 Points = "POINTS|off"
 
 
-Base = Annotated[Path, typer.Argument(metavar="BASE", help="A run directory, or its summary.json.")]
-New = Annotated[Path, typer.Argument(metavar="NEW", help="The run that is to be judged, likewise.")]
+Base = Annotated[
+    Path, typer.Argument(metavar="BASE", help="A run directory, its summary.json, or an ONNX file.")
+]
+New = Annotated[Path, typer.Argument(metavar="NEW", help="What is to be judged, likewise.")]
 MaxFlopsIncrease = Annotated[
     str | None,
     typer.Option(
@@ -60,7 +62,7 @@ Measure = Annotated[
     bool | None,
     typer.Option(
         "--measure/--no-measure",
-        help="Time both runs' files here, in turns. Default: where both are run directories.",
+        help="Time both sides' files here, in turns. Default: where both have ONNX files.",
     ),
 ]
 Provider = Annotated[
@@ -122,7 +124,7 @@ def compare(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare two runs, for CI: exit code 3 where NEW is worse.
+    """Compare two runs, or two ONNX files, for CI: exit code 3 where NEW is worse.
 
     Gates on FLOPs, parameters, file sizes, parity, accuracy and the ratio of latencies; each is off
     with its limit `off`. In GitHub Actions the table is added to the job's summary, and failures are

@@ -159,6 +159,7 @@ class _Work:
         self.files, self.settings, self.facts, self.progress = files, settings, facts, progress
         self.patient = patient
         self.skipped: list[Skipped] = []
+        self.sizes: dict[str, int] = {}  # dynamic ones, by name, of the first file that has each
 
     def skip(self, provider: str, reason: str, file: str | None = None, batch: int | None = None) -> None:
         """Leave something out, and say so."""
@@ -207,10 +208,14 @@ class _Work:
                 provider=provider,
                 threads=self.settings.threads,
                 facts=self.facts.get(label),
+                sizes=self.sizes,
             )
         except InputError as error:
             self.skip(provider, str(error), label)
             return None
+        self.sizes = found.sizes | self.sizes
+        if found.sizes:
+            self.progress.message(f"bench: {label} is timed at {_told(found.sizes)}")
         if found.elsewhere:
             counts = ", ".join(f"{count} on {other}" for other, count in found.elsewhere.items())
             self.progress.message(f"bench: {label} on {provider}: nodes that run elsewhere: {counts}")
@@ -252,7 +257,8 @@ class _Work:
             run = prepare(item, batch)
             run()
         except sessions.ORT_ERRORS as error:
-            reason = f"{item.path}: onnxruntime cannot run it at batch {batch}: {sessions.first_line(error)}"
+            place = _told({"batch": batch} | item.sizes)
+            reason = f"{item.path}: onnxruntime cannot run it at {place}: {sessions.first_line(error)}"
             self.skip(item.provider, reason, item.label, batch)
             return None
         return run
@@ -260,7 +266,7 @@ class _Work:
     def with_memory(self, rows: Sequence[BenchRow]) -> list[BenchRow]:
         """The rows with what each file takes, measured in processes of their own."""
         threads = self.settings.threads
-        tasks = [memory.Task(str(self.files[r.file]), r.provider, r.batch, threads) for r in rows]
+        tasks = [memory.Task(str(self.files[r.file]), r.provider, r.batch, threads, self.sizes) for r in rows]
         answers = memory.peak_memory(tasks)
         return [_with_memory(row, answer) for row, answer in zip(rows, answers, strict=True)]
 
@@ -274,8 +280,13 @@ class _Work:
                 provider=row.provider,
                 batch=row.batch,
                 threads=self.settings.threads,
+                sizes=self.sizes,
                 trace_to=traces / name if traces else None,
             )
+
+
+def _told(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 def _chosen(provider: Provider) -> str:

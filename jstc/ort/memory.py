@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,13 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What to run."""
+    """What to run; `sizes` are dynamic ones, by name."""
 
     path: str
     provider: Provider
     batch: int
     threads: int
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def measured(task: Task) -> int:
 
 
 def _run(task: Task) -> object:
-    file = opened.open_file("", Path(task.path), provider=task.provider, threads=task.threads)
+    file = opened.open_file(
+        "", Path(task.path), provider=task.provider, threads=task.threads, sizes=task.sizes
+    )
     run = opened.prepare(file, task.batch)
     for _ in range(_RUNS):
         run()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,9 @@ from jstc.ort import sessions
 from jstc.ort.sessions import Provider
 
 __all__ = [
+    "LENGTH",
     "PROFILED_RUNS",
+    "SIDE",
     "Event",
     "Facts",
     "Opened",
@@ -39,57 +42,94 @@ __all__ = [
 
 # Opening and feeding.
 
+SIDE, LENGTH = 224, 128
+"""Default of a dynamic size: height and width of images and maps (inputs of four sizes or more), others."""
+
+_IMAGE = 4  # sizes of a batch of images
 _INPUT_SEED = 0
 _MOST_DIGITS = 18
 _MOST_VALUES = 2**28
-"""The most numbers in one image, 1 GiB of them: a file may claim any size."""
-_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+"""The most numbers in one input, 1 GiB of them: a file may claim any size."""
+_FLOATS: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+_WHOLE: dict[str, type[np.generic]] = {
+    f"tensor({kind.__name__})": kind
+    for kind in (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
+} | {"tensor(bool)": np.bool_}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Things known of a file beforehand: FLOPs for one image, and its precision."""
+    """Things known of a file beforehand: FLOPs for one image, parameters, precision.
+
+    `sizes` are those of its dynamic dimensions, by name, in the example that it was exported with.
+    """
 
     flops: int | None = None
     precision: str | None = None
+    params: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Input:
+    """Sizes of an input, None for the batch, and the numbers in it; `chosen` are its dynamic sizes."""
+
+    shape: tuple[int | None, ...]
+    type: type[np.generic]
+    chosen: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file in a session of its own. `elsewhere`: how many nodes other providers run, by provider."""
+    """A file in a session of its own. `elsewhere`: how many nodes other providers run, by provider.
+
+    `inputs` have the sizes that they are timed at; None stands for the batch. `fixed_batch` is the only batch
+    size that the file takes, None for any.
+    """
 
     label: str
     path: Path
     provider: Provider
     threads: int
     session: Any
-    signature: sessions.Signature
+    inputs: Mapping[str, Input]
+    fixed_batch: int | None
     facts: Facts
-    elsewhere: Mapping[str, int]
+    elsewhere: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def fixed_batch(self) -> int | None:
-        """The only batch size that the file takes; None: any."""
-        return self.signature.input_shape[0]
+    def sizes(self) -> dict[str, int]:
+        """The dynamic sizes that it is timed at, the batch's aside, by name."""
+        return {name: size for each in self.inputs.values() for name, size in each.chosen.items()}
 
 
 def open_file(
-    label: str, path: Path, *, provider: Provider, threads: int = 0, facts: Facts | None = None
+    label: str,
+    path: Path,
+    *,
+    provider: Provider,
+    threads: int = 0,
+    facts: Facts | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Opened:
     """The file, ready to be timed; what `facts` does not say is read from the file's metadata.
 
+    Dynamic sizes are those of `sizes`, or else of the example that the file was exported with, or else
+    `SIDE` and `LENGTH`.
     Raises `InputError` for a file that cannot be opened or timed, or of which the provider runs nothing.
     """
     if provider == "cpu":
         session = sessions.open_session(path, threads=threads)
-        found = _timable(session, path)
-        return Opened(label, path, provider, threads, session, found, facts or read_facts(session), {})
+        return _opened(label, path, provider, threads, session, facts, sizes)
     with tempfile.TemporaryDirectory() as folder:
         session = sessions.open_session(
             path, provider=provider, threads=threads, profile=Path(folder, "first")
         )
-        found = _timable(session, path)
-        opened = Opened(label, path, provider, threads, session, found, facts or read_facts(session), {})
+        opened = _opened(label, path, provider, threads, session, facts, sizes)
         try:
             prepare(opened, opened.fixed_batch or 1)()
         except sessions.ORT_ERRORS as error:
@@ -97,31 +137,74 @@ def open_file(
         finally:
             recorded = Path(session.end_profiling())  # from here on the session runs at its full speed
         used = providers(read_events(recorded))
-    return Opened(
-        label, path, provider, threads, session, found, opened.facts, _elsewhere(used, provider, path)
-    )
+    return replace(opened, elsewhere=_elsewhere(used, provider, path))
+
+
+def _opened(
+    label: str,
+    path: Path,
+    provider: Provider,
+    threads: int,
+    session: Any,
+    facts: Facts | None,
+    sizes: Mapping[str, int] | None,
+) -> Opened:
+    told, ports = read_facts(session), sessions.inputs(session)
+    lead, sizes = _lead(ports), {**told.sizes, **(sizes or {})}
+    inputs = {port.name: _timable(port, lead, sizes, path) for port in ports}
+    first = 1 if lead is None else lead.shape[0]
+    fixed = first if isinstance(first, int) else None
+    return Opened(label, path, provider, threads, session, inputs, fixed, facts or told)
 
 
 def read_facts(session: Any) -> Facts:
-    """FLOPs and precision, as the metadata of the session's file tells them."""
+    """FLOPs, parameters, precision and sizes, as the metadata of the session's file tells them."""
     known = session.get_modelmeta().custom_metadata_map
-    flops = known.get("flops", "")[:_MOST_DIGITS]
-    return Facts(int(flops) if flops.isdecimal() and int(flops) > 0 else None, known.get("precision"))
+    flops, params = (_count(known.get(key, "")) for key in ("flops", "params"))
+    sizes: Any = None
+    with contextlib.suppress(ValueError):
+        sizes = json.loads(known.get("sizes", "null"))
+    named = sizes.items() if isinstance(sizes, dict) else ()
+    kept = {name: size for name, size in named if type(size) is int and size > 0}
+    return Facts(flops, known.get("precision"), params, kept)
+
+
+def _count(text: str) -> int | None:
+    digits = text[:_MOST_DIGITS]
+    return int(digits) if digits.isdecimal() and int(digits) > 0 else None
 
 
 def prepare(opened: Opened, batch: int) -> Callable[[], object]:
-    """A call that runs the file once, on the same images for every file, made before the clock starts.
+    """A call that runs the file once, on the same numbers for every file, made before the clock starts.
 
     On the CPU from host memory to host memory; else from and to device memory, and it waits for the device.
+    Whole numbers (ids of tokens, masks) are ones, or where the file does not take them, zeros.
     """
-    shape = (batch, *(size or 0 for size in opened.signature.input_shape[1:]))
-    images = np.random.default_rng(_INPUT_SEED).standard_normal(shape, dtype=np.float32)
-    images = images.astype(_INPUT_TYPES[opened.signature.input_type])
-    name = opened.signature.input_name
+    run = _on(opened, batch, 1)
+    if all(each.type in _FLOATS.values() for each in opened.inputs.values()):
+        return run
+    try:
+        run()
+    except sessions.ORT_ERRORS:
+        return _on(opened, batch, 0)
+    return run
+
+
+def _on(opened: Opened, batch: int, whole: int) -> Callable[[], object]:
+    """A run on random numbers, and on `whole` ones."""
+    feed = {}
+    for name, each in opened.inputs.items():
+        shape = tuple(batch if size is None else size for size in each.shape)
+        if each.type in _FLOATS.values():
+            random = np.random.default_rng(_INPUT_SEED).standard_normal(shape, dtype=np.float32)
+            feed[name] = random.astype(each.type)
+        else:
+            feed[name] = np.full(shape, whole, each.type)
     if opened.provider == "cpu":
-        return partial(opened.session.run, None, {name: images})
+        return partial(opened.session.run, None, feed)
     binding = opened.session.io_binding()
-    binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", 0))
+    for name, values in feed.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, "cuda", 0))
     for output in opened.session.get_outputs():
         binding.bind_output(output.name, "cuda")
     return partial(_run_bound, opened.session, binding)
@@ -132,16 +215,35 @@ def _run_bound(session: Any, binding: Any) -> None:
     binding.synchronize_outputs()
 
 
-def _timable(session: Any, path: Path) -> sessions.Signature:
-    found = sessions.signature(session, path)
-    if found.input_type not in _INPUT_TYPES or None in found.input_shape[1:]:
-        size = [size or "?" for size in found.input_shape]
-        raise InputError(
-            f"{path}: can time float images of a fixed size only, found {found.input_type} {size}"
-        )
-    if math.prod(size or 1 for size in found.input_shape) > _MOST_VALUES:
-        raise InputError(f"{path}: its input {list(found.input_shape)} is too large to be timed")
-    return found
+def _lead(ports: Sequence[sessions.Port]) -> sessions.Port | None:
+    """The input whose first size is the batch: the first one of two sizes or more, or of a dynamic one."""
+    several = (port for port in ports if len(port.shape) > 1)
+    return next(
+        several, next((port for port in ports if port.shape and type(port.shape[0]) is not int), None)
+    )
+
+
+def _timable(port: sessions.Port, lead: sessions.Port | None, sizes: Mapping[str, int], path: Path) -> Input:
+    """The input at the sizes at which it is timed. Raises `InputError` for one that cannot be."""
+    kind = _FLOATS.get(port.type) or _WHOLE.get(port.type)
+    if kind is None:
+        raise InputError(f"{path}: cannot make up values for its input '{port.name}', a {port.type}")
+    shape: list[int | None] = []
+    chosen: dict[str, int] = {}
+    for dim, size in enumerate(port.shape):
+        name = f"{port.name}[{dim}]" if size is None else str(size)
+        if dim == 0 and (port is lead or (type(size) is not int and name not in sizes)):
+            shape.append(None)
+        elif isinstance(size, int):
+            shape.append(size)
+        elif lead is not None and name == lead.shape[0]:
+            shape.append(None)
+        else:
+            chosen[name] = sizes.get(name, SIDE if len(port.shape) >= _IMAGE else LENGTH)
+            shape.append(chosen[name])
+    if math.prod(size or 1 for size in shape) > _MOST_VALUES:
+        raise InputError(f"{path}: its input '{port.name}' {shape} is too large to be timed")
+    return Input(tuple(shape), kind, chosen)
 
 
 def _elsewhere(used: Counter[str], provider: Provider, path: Path) -> dict[str, int]:
@@ -162,7 +264,14 @@ _ASYNCHRONOUS = "times of nodes are those of launching their kernels, which run 
 
 
 def profile(
-    label: str, path: Path, *, provider: Provider, batch: int, threads: int, trace_to: Path | None = None
+    label: str,
+    path: Path,
+    *,
+    provider: Provider,
+    batch: int,
+    threads: int,
+    sizes: Mapping[str, int] | None = None,
+    trace_to: Path | None = None,
 ) -> dict[str, Any]:
     """Milliseconds by operator and by node of a run at `batch`, medians over ten runs, as a JSON document.
 
@@ -174,9 +283,7 @@ def profile(
         session = sessions.open_session(
             path, provider=provider, threads=threads, profile=Path(folder, "trace")
         )
-        opened = Opened(
-            label, path, provider, threads, session, sessions.signature(session, path), Facts(), {}
-        )
+        opened = _opened(label, path, provider, threads, session, None, sizes)
         try:
             run = prepare(opened, batch)
             for _ in range(2 * PROFILED_RUNS):

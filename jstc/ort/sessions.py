@@ -27,10 +27,13 @@ from jstc.errors import InputError
 __all__ = [
     "ORT_ERRORS",
     "PROVIDER_NAMES",
+    "Port",
     "Provider",
     "Signature",
     "cuda_problem",
     "first_line",
+    "inputs",
+    "onnx_files",
     "open_session",
     "problem",
     "require_file",
@@ -55,6 +58,15 @@ _TINY_OPSET = 17
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     kind for kind in vars(ort_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
 )
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input of a file. A size is a number, the name of a dynamic one, or None for one without a name."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,27 @@ def require_file(path: Path) -> None:
     if not path.exists():
         raise InputError(f"no such ONNX file: {path}")
     files.require_regular(path)
+
+
+def onnx_files(path: Path) -> list[Path] | None:
+    """The ONNX files that a path stands for: itself, or those beside a slim network that `Slim.save` wrote.
+
+    None for anything else, such as a run directory.
+    """
+    if path.suffix == ".onnx" and not path.is_dir():
+        return [path]
+    saved = all((path / name).is_file() for name in ("model.json", "plan.json"))
+    return sorted(path.glob("*.onnx")) if saved else None
+
+
+def inputs(session: Any) -> tuple[Port, ...]:
+    """What the session's model takes."""
+    return tuple(
+        Port(
+            item.name, item.type, tuple(size if isinstance(size, int | str) else None for size in item.shape)
+        )
+        for item in session.get_inputs()
+    )
 
 
 def signature(session: Any, path: Path) -> Signature:

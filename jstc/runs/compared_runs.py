@@ -14,7 +14,7 @@ from jstc.core import files
 from jstc.core.progress import Progress, Silent
 from jstc.errors import InputError
 from jstc.gate import Gate, GateReport, Measuring, Place, Settings, Side, Timed
-from jstc.ort import bench, sessions
+from jstc.ort import bench, opened, sessions
 from jstc.recipe.amounts import parse_batch_sizes
 from jstc.recipe.schema import BenchSettings
 from jstc.runs.manifest import Manifest, damage_as_input_error
@@ -33,9 +33,12 @@ def compare_runs(
 ) -> GateReport:
     """Every gate on `new`, a run directory or a summary.json, against `base`.
 
-    `measured`: whether the ONNX files are timed here; None: where both are run directories that hold them.
-    `seconds`: how long one timing of two files takes. Raises `InputError`.
+    Both may also be ONNX files of any networks, or folders of `Slim.save` with such files. `measured`:
+    whether the ONNX files are timed here; None: where both sides hold them. `seconds`: how long one timing
+    of two files takes. Raises `InputError`.
     """
+    if (sessions.onnx_files(base) is None) != (sessions.onnx_files(new) is None):
+        raise InputError("compare two runs, or two ONNX files, and not one of each")
     before = _intact(_side(base, needs_files=measured is True), lost_is_fault=True)
     after = _intact(_side(new, needs_files=measured is True), lost_is_fault=False)
     if measured is False or before.root is None or after.root is None:
@@ -87,7 +90,10 @@ def unusable(provider: str) -> str | None:
 
 
 def _side(path: Path, *, needs_files: bool) -> Side:
-    if path.is_dir():
+    alone = sessions.onnx_files(path)
+    if alone is not None:
+        found = _of_files(path, alone)
+    elif path.is_dir():
         with damage_as_input_error(path):
             found = _of_directory(path)
         found = _rooted(found, path)
@@ -109,6 +115,35 @@ def _of_directory(run: Path) -> Side:
     if (run / "summary.json").exists():
         return gate.parse_side(summary.read(run / "summary.json"), name=str(run))
     raise InputError(f"{run} is not a run directory: it has neither a summary.json nor a recipe.yaml")
+
+
+def _of_files(path: Path, found: Sequence[Path]) -> Side:
+    """ONNX files without a run: of one `path` itself, or of the folder of a slim network of any kind."""
+    known = [opened.open_file(str(each), each, provider="cpu", threads=1) for each in found]
+    figures = {"flops": [each.facts.flops for each in known], "params": [each.facts.params for each in known]}
+    costs = {name: next((value for value in values if value), None) for name, values in figures.items()}
+    if path.is_dir():
+        cost = files.read_json(path / "model.json").get("cost")
+        costs |= cost if isinstance(cost, dict) else {}
+    document = {
+        "schema": summary.SCHEMA,
+        "model": "-",
+        "dataset": "-",
+        "target": {},
+        "slim": {name: costs[name] for name in figures},
+        "onnx": [
+            # Two files that are given are to be compared, whatever they are called.
+            {
+                "file": each.path.name,
+                "precision": "onnx" if len(known) == 1 else None,
+                "bytes": each.path.stat().st_size,
+                "batch": each.fixed_batch,
+            }
+            for each in known
+        ],
+    }
+    root = path if path.is_dir() else path.parent
+    return gate.parse_side(document, name=str(path), root=root if known else None)
 
 
 def _rooted(found: Side, root: Path) -> Side:

@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.helpers.onnx_files import encoder
+
 FILE = {"file": "export/model.onnx", "precision": "fp32", "accuracy": 0.98, "max_abs_diff": 2e-6,
         "top1_agreement": 1.0, "bytes": 611_245}  # fmt: skip
 TIMING = {"provider": "cpu", "batch": 1, "median_ms": 1.0, "p95_ms": 1.0}
@@ -195,3 +197,54 @@ def test_help_names_the_defaults(jstc_command):
     text = jstc_command("compare", "--help").out
     assert all(f"{100 * limit.amount:g}" in text for limit in DEFAULTS.values())
     assert "exit code 3 where NEW is worse" in " ".join(text.split())
+
+
+# -- ONNX files without a run ----------------------------------------------------------------------------
+
+
+def saved(folder, *, flops, width):
+    """A folder as `Slim.save` and an export leave it."""
+    folder.mkdir()
+    (folder / "plan.json").write_text("{}")
+    written(folder / "model.json", {"schema": 1, "class": "Net", "cost": {"flops": flops, "params": 7}})
+    encoder(folder / "model.onnx", width=width, metadata={"flops": "3", "params": "7"})
+    return folder
+
+
+def gates(called):
+    return {(gate["kind"], gate["of"]): gate["verdict"] for gate in json.loads(called.out)["gates"]}
+
+
+def test_files_of_any_network_are_compared_and_timed(jstc_command, tmp_path):
+    wide = encoder(tmp_path / "wide.onnx", width=3000)
+    slim = encoder(tmp_path / "slim.onnx", metadata={"flops": "12"})
+    options = ("--seconds", "0.01", "--max-slowdown", "90%", "--json")
+    called = jstc_command("compare", wide, slim, *options)
+    assert called.code == 0
+    assert gates(called) == {
+        ("flops", "slim"): "new",
+        ("bytes", "onnx"): "ok",
+        ("latency", "onnx, cpu batch 1"): "ok",
+    }
+    assert jstc_command("compare", slim, wide, *options[:2], "--no-measure", "--json").code == 3
+
+
+def test_folders_of_slim_networks_are_compared_by_their_costs_and_files(jstc_command, tmp_path):
+    small, large = (saved(tmp_path / n, flops=f, width=f) for n, f in (("small", 4), ("large", 40)))
+    assert jstc_command("compare", large, small, "--no-measure").code == 0
+    called = jstc_command("compare", small, large, "--no-measure", "--json")
+    assert called.code == 3
+    assert gates(called) == {("flops", "slim"): "fails", ("params", "slim"): "ok", ("bytes", "onnx"): "fails"}
+    (large / "model.onnx").unlink()
+    assert gates(jstc_command("compare", small, large, "--json"))[("file", "onnx")] == "fails"
+    found = jstc_command("bench", large)
+    assert found.code == 2 and "large has no ONNX file to time; write one there" in found.err
+
+
+def test_a_run_and_a_file_are_not_compared(jstc_command, base, tmp_path):
+    called = jstc_command("compare", base, encoder(tmp_path / "a.onnx"))
+    assert called.code == 2 and "compare two runs, or two ONNX files, and not one of each" in called.err
+    called = jstc_command("bench", encoder(tmp_path / "a.onnx"), tmp_path)
+    assert called.code == 2 and "give either one run directory or ONNX files, not both" in called.err
+    called = jstc_command("compare", tmp_path / "no.onnx", tmp_path / "a.onnx")
+    assert called.code == 2 and "no such ONNX file" in called.err
