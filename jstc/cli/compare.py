@@ -124,8 +124,9 @@ def compare(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare two runs, or two ONNX files, for CI: exit code 3 where NEW is worse.
+    """Compare two runs, for CI: exit code 3 where NEW is worse.
 
+    Two ONNX files of any network will do, too, or two folders of `Slim.save` with such files.
     Gates on FLOPs, parameters, file sizes, parity, accuracy and the ratio of latencies; each is off
     with its limit `off`. In GitHub Actions the table is added to the job's summary, and failures are
     annotated.
