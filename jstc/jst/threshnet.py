@@ -74,7 +74,7 @@ def taper(channels: ChannelMap) -> Vector:
     """Offsets [groups] of a mild taper: a group has fewer channels where these cost more parameters per FLOP.
 
     Ours. Of evenly narrow networks the widest layers of the smallest images cost most parameters and miss
-    them least; how much of it is worth having was measured (docs/research/accuracy.md).
+    them least (docs/research/given-weights.md).
     """
     found = -_TAPER * _params_per_flop(channels)
     return found - found.mean() if len(found) else found

@@ -94,8 +94,9 @@ class _WidthSearch:
         total = search.candidates
         progress.start("search", total, "candidate width")
         self._add("evenly narrow, by norms", self._even())
-        self._stand("channel weights", policy.even)
-        self._stand("starting profile", policy.likeliest)
+        evenly = self._stand("channel weights", policy.even)
+        if evenly < self._stand("starting profile", policy.likeliest):
+            policy.settle(policy.even)  # as in networks whose widest layers are residual streams
         generations = -(-total // _GENERATION)
         coarse_ones = round(_COARSE * generations) if search.coarse_to_fine else 0
         for generation in range(generations):
@@ -219,8 +220,8 @@ class _WidthSearch:
         order = [np.argsort(-own, kind="stable") for own in scores]
         return space.plan(order, [np.log((np.arange(len(own)) + 0.5) / len(own)) for own in scores])
 
-    def _stand(self, part: str, choice: Choice) -> None:
-        """Judge where the policy stands once a part has done its work."""
+    def _stand(self, part: str, choice: Choice) -> float:
+        """Judge where the policy stands once a part has done its work; returns the loss."""
         own: list[Proposal] = []
 
         def made() -> Any:
@@ -229,7 +230,9 @@ class _WidthSearch:
 
         plan = collectives.decided(made)
         proposal = own[0] if own else self._foreign(plan)
-        self._found.append((self._add(part, proposal.plan), proposal))
+        loss = self._add(part, proposal.plan)
+        self._found.append((loss, proposal))
+        return loss
 
     def _add(self, part: str, plan: Plan) -> float:
         found = self.judge(plan)

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -358,6 +359,20 @@ def test_lines_of_other_weights_are_not_taken_over(
 
 
 # Its parts
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_policy_begins_evenly_where_its_starting_profile_loses_more(
+    search_widths: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: int
+) -> None:
+    profile = sign * np.array([0.6, 0.0, -0.6])
+    monkeypatch.setattr("jstc.jst.thresholds.taper", lambda channels: profile)
+    run = search_widths(tmp_path, {"search.candidates": 2, "search.sigma": [0.0, 0.0]})
+    params = {line["part"]: line["params"] for line in run.result["contributions"]}
+    better = min(("channel weights", "starting profile"), key=lost(run).__getitem__)
+    assert better == {1: "starting profile", -1: "channel weights"}[sign]
+    assert params["channel weights"] != params["starting profile"]
+    assert [line["params"] for line in candidates(tmp_path)] == [params[better]] * 2
 
 
 def test_without_perturbation_one_group_moves_at_a_time(
