@@ -22,8 +22,8 @@ from jstc.channels.trace.ids import named_tensors
 from jstc.core.progress import Progress
 from jstc.errors import InputError
 from jstc.jst import turns, widths
-from jstc.jst.carried import Carried, Places
-from jstc.jst.handed_out import Round, Slopes, checked, plain, put, score_of
+from jstc.jst.carried import Carried
+from jstc.jst.handed_out import Phase, Round, checked, plain, put, score_of
 from jstc.jst.proposer import Proposer
 from jstc.jst.space import resolve_budgets
 from jstc.jst.state import State
@@ -31,7 +31,8 @@ from jstc.jst.subnetwork import SubNetwork, cut
 from jstc.jst.turns import Turn, Turns
 from jstc.jst.user_task import NOTHING, Call, Loss, UserTask, recalibrate, run
 from jstc.plan import Plan
-from jstc.runs.search_folder import SearchFolder, identity_of, recipe_of
+from jstc.runs.latency_budget import LatencyBudgets, of_any
+from jstc.runs.search_folder import LATENCY, SearchFolder, identity_of, recipe_of
 from jstc.runs.search_result import shown
 from jstc.train import checkpoint, collectives, process_group
 
@@ -53,8 +54,8 @@ class JointSearch:
             search.tell(round, score(round.network))
         slim = search.finish()                       # slim.network, slim.plan, slim.cost, slim.score
 
-    Called again with the same arguments it goes on from what is in `out`; a process that was killed loses the
-    round that it was in. No plan is above the budget, and `ask` gives the same in all processes of a group.
+    The same call again goes on from what is in `out`: a killed process loses its round. No plan is above the
+    budget, and `ask` gives the same in all processes of a group.
 
     Arguments:
         model: Any nn.Module; it is left as it is, and its weights are where the search begins.
@@ -67,12 +68,10 @@ class JointSearch:
         trained: Whether the weights are trained: the search then begins with what they are worth.
         batches: Some training batches, a few hundred examples, in any form. With `trained` the cut networks
             are mended on them; with `loss` they also rank channels and judge plans, before any training.
-        loss: A function of a network and a batch that gives the loss, in evaluation mode unless it says
-            otherwise.
+        loss: A function of a network, in evaluation mode, and a batch that gives the loss.
         call: A function of a network and a batch that calls the one on the other; left out, a batch is a
             tensor, a tuple or list that begins with the input, or a dictionary of keywords.
-        also: A second forward, of what only training uses: lambda network: network.loss(batch). With `loss`
-            and `batches` it is that loss.
+        also: What only training uses: lambda network: network.loss(batch). Left out: `loss`.
         outputs: A function that picks what you need out of what the forward returns.
         part: Name of the submodule that alone is cut, `example` being for it; `ignore`: patterns of modules
             whose channels stay.
@@ -118,9 +117,10 @@ class JointSearch:
             first, own = self._task.batches[0], loss
             also = lambda network: own(network, first)  # noqa: E731
         self.channels = analyse(model, example, ignore=ignore, part=part, outputs=outputs, also=also)
+        process_group.join_if_several(next(iter(model.parameters())).device)
+        self._latency = self._timed(model, example, fresh=fresh)
         budgets = resolve_budgets(self.channels, self._recipe)
         self._proposer = Proposer(self.channels, self._recipe, budgets, judged=trained)
-        process_group.join_if_several(next(iter(model.parameters())).device)
         # The user's own is left as it is; hooks and gradients do not come along.
         self._state = State.new(copy.deepcopy(model), self.channels, self._proposer, self._recipe, own=False)
         self._turns = Turns(self._state, self._proposer, self._new_sub, self._loss())
@@ -136,6 +136,8 @@ class JointSearch:
             self._folder = SearchFolder(self.path, self._identity, fresh=fresh)
             full, about = self.channels.cost(), {k: self._identity[k] for k in ("class", "budget", "widths")}
             self._folder.describe({**about, "flops": full.flops, "params": full.params})
+            if self._latency is not None and collectives.is_first():
+                self._latency.save(self.path / LATENCY)
             if not self._resume():
                 self._begin()
 
@@ -169,28 +171,15 @@ class JointSearch:
                 self._state.thresholds.restore(*self._before)
             self._before = self._state.thresholds.state()
             turn = self._turns.ask()
-        phase = "coarse" if turn.proposal.phase.coarse else "fine"
-        round_ = self._hand_out(self._state.round, phase, turn.proposal.plan, turn.sub)
+        phase: Phase = "coarse" if turn.proposal.phase.coarse else "fine"
+        round_ = self._hand_out(self._state.round, phase, turn.sub)
         self._asked, self._since = (round_, turn), since
         return round_
 
-    def _hand_out(self, number: int, phase: Any, plan: Plan, sub: SubNetwork) -> Round:
-        state = self._state
-        shapes = {name: tuple(p.shape) for name, p in state.target.network.named_parameters()}
-        places = Places(self.channels, plan, shapes, state.target.alpha.device)
-        watches = phase != "final" and self._proposer.importance.follows_training
-        return Round(
-            number,
-            phase,
-            plan,
-            self.channels.cost(plan),
-            sub.gated.network,
-            sub,
-            places,
-            self._carried,
-            self._recipe.search,
-            Slopes(sub) if watches else None,
-        )
+    def _hand_out(self, number: int, phase: Phase, sub: SubNetwork) -> Round:
+        target, importance = self._state.target, self._proposer.importance
+        watches = phase != "final" and importance.follows_training
+        return Round.of(target, sub, number, phase, self._carried, self._recipe.search, watches=watches)
 
     def tell(self, round: Round, score: float | None, *, network: nn.Module | None = None) -> None:
         """A round was trained, or a finalist judged: take its network over, or its score.
@@ -279,7 +268,7 @@ class JointSearch:
             self._drop()
             with collectives.together():
                 sub = self._new_sub(entry.plan)
-            round_ = self._hand_out(self._state.round, "final", entry.plan, sub)
+            round_ = self._hand_out(self._state.round, "final", sub)
             self._asked = round_, None
             yield round_
 
@@ -319,10 +308,22 @@ class JointSearch:
             state = self._state
             about = {"rounds": state.round, "settled": state.settled, "seconds": round(state.seconds, 3)}
             figures = {"score": found.score, "flops": found.cost.flops, "params": found.cost.params}
+            if self._latency is not None and collectives.is_first():
+                [figures["latency_ms"]] = self._latency.timer.milliseconds([found.plan])
             self._folder.result({**figures, **about, "plan_hash": found.plan.hash})
         return found
 
     # What rounds are made of
+
+    def _timed(self, model: nn.Module, example: Any, *, fresh: bool) -> LatencyBudgets | None:
+        """What predicts latencies, where the budget is one; costs then have a latency."""
+        if self._recipe.latency is None:
+            return None
+        known = self.path / (f"{LATENCY}.none" if fresh else LATENCY)
+        with collectives.together(), shown(self._progress) as told:
+            found = of_any(model, self.channels, example, self._recipe, known=known, progress=told)
+        self.channels = found.channels
+        return found
 
     @property
     def _judges(self) -> bool:

@@ -16,6 +16,8 @@ import jstc
 from jstc.errors import BudgetError, InputError, RecipeError, RunDirectoryError
 from jstc.jst.handed_out import Round, Slopes
 from jstc.jst.subnetwork import cut
+from jstc.ort.opened import open_file, prepare
+from jstc.runs.latency_budget import NetworkTimer, quick_onnx_of_any
 from jstc.train import seeds
 
 
@@ -597,3 +599,47 @@ def test_recalibrate_takes_the_average_over_all_batches() -> None:
     torch.testing.assert_close(network[0].running_mean, data.mean(0))
     assert not network.training and not network[0].training
     assert jstc.recalibrate(nn.Linear(2, 2), [torch.zeros(2, 2)]) == 0
+
+
+# Latency
+
+
+def test_a_bound_on_latency_is_predicted_and_measured(
+    new: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With times that this test says, so that no clock decides."""
+
+    def milliseconds(timer: NetworkTimer, plans: list[jstc.Plan]) -> list[float]:
+        timer.resume(10.0)
+        whole = timer._channels.cost().flops
+        return [10 * timer._channels.cost(plan).flops / whole for plan in plans]
+
+    monkeypatch.setattr("jstc.latency.table.measure", lambda _, points, **__: [1e-3 * sum(p) for p in points])
+    monkeypatch.setattr(NetworkTimer, "milliseconds", milliseconds)
+    monkeypatch.setattr(NetworkTimer, "target_ms", property(lambda timer: 10.0))
+    monkeypatch.setenv("JSTC_CACHE", str(tmp_path / "cache"))
+    search = new(latency=0.6, flops=0.8, rounds=1)
+    whole = search.channels.cost()
+    [round_] = run(search)
+    assert whole.latency_ns and round_.cost.latency_ns <= 0.6 * whole.latency_ns
+    assert round_.cost.flops <= 0.8 * whole.flops
+    predicted = (search.path / "latency.json").read_bytes()
+    again = new(latency=0.6, flops=0.8, rounds=1)  # predicts with what was measured then
+    assert again.channels.cost() == whole and (again.path / "latency.json").read_bytes() == predicted
+    finish(again)
+    assert json.loads((again.path / "result.json").read_text())["latency_ms"] > 0
+
+
+class Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.conv = nn.Embedding(10, 4), nn.Conv1d(3, 4, 1)
+
+    def forward(self, ids: Tensor, sound: Tensor) -> dict[str, Tensor]:
+        return {"words": self.embed(ids), "sound": self.conv(sound)}
+
+
+def test_any_network_is_written_to_be_timed(tmp_path: Path) -> None:
+    example = {"ids": torch.zeros(1, 5, dtype=torch.long), "sound": torch.zeros(1, 3, 20)}
+    quick_onnx_of_any(Both(), tmp_path / "net.onnx", example=example)
+    prepare(open_file("net", tmp_path / "net.onnx", provider="cpu", threads=1), 1)()

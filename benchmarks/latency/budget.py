@@ -22,7 +22,7 @@ from jstc.channels.budget import Budget, WidthBounds, project, resolve
 from jstc.core.progress import Silent
 from jstc.plan import Plan
 from jstc.recipe.schema import LatencySettings, Recipe
-from jstc.runs.latency_budget import LatencyBudgets, NetworkTimer, setting_of
+from jstc.runs.latency_budget import LatencyBudgets, NetworkTimer, quick_onnx, setting_of
 
 SHAPE = (3, 224, 224)
 NANO = 1e6
@@ -62,7 +62,7 @@ def _budget(
 ) -> None:
     where = LatencySettings(provider=options.provider, batch=options.batch, threads=options.threads)
     recipe = Recipe(model=name, dataset="imagenet", latency=amount, latency_on=where)
-    timer = NetworkTimer(new_target, channels, setting_of(where), SHAPE)
+    timer = NetworkTimer(new_target, channels, setting_of(where), partial(quick_onnx, shape=SHAPE))
     begin = time.perf_counter()
     latency = LatencyBudgets.measured(channels, timer, recipe, progress=Silent())
     bounds = latency.bounds(recipe)

@@ -18,8 +18,8 @@ JOURNEYS: dict[str, tuple[str, ...]] = {
         "cli/search:search", "from_flags", "explain:sections", "Recipe.budgets", "parse_amount",
         "commands:run", "default_path", "preflight:check", "Workspace.budgets", "resolve_budgets",
         "WidthBounds.from_settings", "budget:resolve", "stages/__init__:table", "Chain._work",
-        "stages/train:search", "Search.run_rounds", "Rounds._begin", "Turns.ask", "turns:choose", "Proposer._draw",
-        "jst/space:sample", "Space.plan", "project", "Plan.from_dict",
+        "stages/train:search", "Search.run_rounds", "Rounds._begin", "Turns.ask", "turns:choose",
+        "Proposer._draw", "jst/space:sample", "Space.plan", "project", "Plan.from_dict",
     ),
     "a batch of training": (
         "MemorySplit.shuffled", "epoch_order", "Part.of", "stream", "jst/round:_batches", "averaging",

@@ -15,11 +15,11 @@ from jstc.channels import Cost
 from jstc.channels.trace.ids import named_tensors
 from jstc.errors import InputError
 from jstc.jst.carried import Carried, Places
-from jstc.jst.subnetwork import SubNetwork
+from jstc.jst.subnetwork import SubNetwork, Target
 from jstc.plan import Plan
 from jstc.recipe.schema import SearchSettings
 
-__all__ = ["Round", "Slopes", "checked", "plain", "put", "score_of"]
+__all__ = ["Phase", "Round", "Slopes", "checked", "plain", "put", "score_of"]
 
 
 class Slopes:
@@ -64,6 +64,9 @@ class Slopes:
         return self.sum
 
 
+Phase = Literal["coarse", "fine", "final"]
+
+
 @dataclass(eq=False)
 class Round:
     """A round that `JointSearch.ask` handed out, to be trained in any way and told.
@@ -74,7 +77,7 @@ class Round:
     """
 
     number: int
-    phase: Literal["coarse", "fine", "final"]
+    phase: Phase
     plan: Plan
     cost: Cost
     network: nn.Module = field(repr=False)
@@ -84,6 +87,24 @@ class Round:
     _settings: SearchSettings = field(repr=False)
     _slopes: Slopes | None = field(default=None, repr=False)
     _saved: torch.optim.Optimizer | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        sub: SubNetwork,
+        number: int,
+        phase: Phase,
+        carried: Carried,
+        settings: SearchSettings,
+        *,
+        watches: bool,
+    ) -> Round:
+        """The round of a sub-network; with `watches` its gradients are seen."""
+        shapes = {name: tuple(p.shape) for name, p in target.network.named_parameters()}
+        places = Places(target.channels, sub.plan, shapes, target.alpha.device)
+        cost, slopes = target.channels.cost(sub.plan), Slopes(sub) if watches else None
+        return cls(number, phase, sub.plan, cost, sub.gated.network, sub, places, carried, settings, slopes)
 
     def load(self, optimizer: torch.optim.Optimizer) -> None:
         """Give an optimiser of this network's parameters the state that earlier rounds have saved of them.

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import math
 import shutil
 import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from jstc.channels import ChannelMap
 from jstc.channels.budget import Budget, WidthBounds, project, resolve, smallest, uniform_counts
+from jstc.channels.trace.tracer import arguments
 from jstc.core import files
 from jstc.core.progress import Progress
-from jstc.errors import RunDirectoryError
+from jstc.errors import InputError, RunDirectoryError
 from jstc.export import write_onnx
+from jstc.export.any_network import export_onnx
 from jstc.latency import Calibration, LatencyModel, Setting, Table
 from jstc.models.outputs import ScoresOnly
 from jstc.ort import sessions, statistics
 from jstc.ort.opened import open_file, prepare
 from jstc.plan import Plan
 from jstc.recipe.schema import LatencySettings, Recipe
+from jstc.train import collectives
 
-__all__ = ["NANO", "Fitted", "LatencyBudgets", "NetworkTimer", "quick_onnx", "setting_of"]
+__all__ = ["NANO", "Fitted", "LatencyBudgets", "NetworkTimer", "of_any", "quick_onnx", "setting_of"]
 
 _ROUNDS = 3
 _CLOSE = 0.02
@@ -193,7 +200,7 @@ _SECONDS = 3.0
 
 
 class NetworkTimer:
-    """Milliseconds of sub-networks of one target network, in onnxruntime.
+    """Milliseconds of sub-networks of one target network, in onnxruntime, from files that `write` makes.
 
     All are timed by turns with the target network, and what is told is their share of its time when it was
     first measured: so figures of different moments compare, whatever else the machine did. The share is that
@@ -205,10 +212,10 @@ class NetworkTimer:
         new_target: Callable[[], nn.Module],
         channels: ChannelMap,
         setting: Setting,
-        shape: tuple[int, ...],
+        write: Callable[[nn.Module, Path], None],
     ) -> None:
         self.setting = setting
-        self._new_target, self._channels, self._shape = new_target, channels, shape
+        self._new_target, self._channels, self._write = new_target, channels, write
         self._first: float | None = None
         self._folder: Path | None = None
 
@@ -240,10 +247,10 @@ class NetworkTimer:
         target = self._folder / "target.onnx"
         network = self._new_target().eval()
         if not target.exists():
-            quick_onnx(network, target, self._shape)
+            self._write(network, target)
         found = [self._folder / f"{number}.onnx" for number in range(len(plans))]
         for path, plan in zip(found, plans, strict=True):
-            quick_onnx(self._channels.slice(network, plan), path, self._shape)
+            self._write(self._channels.slice(network, plan), path)
         return [target, *found]
 
     def _seconds(self, files: Sequence[Path]) -> NDArray[np.float64]:
@@ -261,19 +268,59 @@ def quick_onnx(network: nn.Module, path: Path, shape: tuple[int, ...]) -> None:
     By torch's older exporter, which takes a tenth of the time and gives the same layers; where it cannot, as
     for the export itself. Raises `StageError` where that cannot either.
     """
-    said = io.StringIO()
+    axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
+    names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": axes}
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                ScoresOnly(network).eval(),
-                (torch.zeros(2, *shape),),
-                str(path),
-                dynamo=False,
-                opset_version=_OPSET,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
-            )
+        _export_quickly(ScoresOnly(network).eval(), (torch.zeros(2, *shape),), path, **names)
     except Exception:  # whatever it says: it is not the exporter that counts
         write_onnx(network, path, shape=shape, opset=_OPSET, metadata={})  # type: ignore[arg-type]
+
+
+def quick_onnx_of_any(network: nn.Module, path: Path, *, example: Any) -> None:
+    """Write a file of any network to be timed, with the sizes of `example`, a batch of one.
+
+    Raises `StageError` where no exporter of torch can write it.
+    """
+    network = network.eval().cpu()
+    args, kwargs = arguments(example)
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), (args, kwargs))
+    try:
+        _export_quickly(network, (*args, kwargs), path)  # the last one, a dictionary, has the keywords
+    except Exception:  # whatever it says: it is not the exporter that counts
+        export_onnx(network, (args, kwargs), path, batch=1, tolerance=math.inf)
+
+
+def _export_quickly(network: nn.Module, given: tuple[Any, ...], path: Path, **names: Any) -> None:
+    said = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, given, str(path), dynamo=False, opset_version=_OPSET, **names)
+
+
+def of_any(
+    model: nn.Module, channels: ChannelMap, example: Any, recipe: Recipe, *, known: Path, progress: Progress
+) -> LatencyBudgets:
+    """Latencies of any network's sub-networks: as the file `known` has them, or measured now, by process 0.
+
+    Raises `InputError` for a provider that does not work here or another batch than one, `BudgetError` for a
+    budget out of reach.
+    """
+    if recipe.latency_on.batch != 1:
+        raise InputError("latency_on.batch: a network of any kind is timed on its example, a batch of one")
+    write = partial(quick_onnx_of_any, example=example)
+
+    def new_timer(setting: Setting) -> NetworkTimer:
+        return NetworkTimer(lambda: copy.deepcopy(model), channels, setting, write)
+
+    own: list[LatencyBudgets] = []
+
+    def document() -> dict[str, Any]:
+        if known.is_file():
+            own.append(LatencyBudgets.restored(known, channels, new_timer))
+        else:
+            timer = new_timer(setting_of(recipe.latency_on))
+            own.append(LatencyBudgets.measured(channels, timer, recipe, progress=progress))
+        return own[0].model.to_dict()
+
+    decided = collectives.decided(document)
+    return own[0] if own else LatencyBudgets.from_dict(decided, channels, new_timer)

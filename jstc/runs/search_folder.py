@@ -32,12 +32,14 @@ from jstc.train import checkpoint, collectives
 from jstc.train.checkpoint import Checkpoints, Saved
 from jstc.train.metrics import History
 
-__all__ = ["SearchFolder", "identity_of", "recipe_of"]
+__all__ = ["LATENCY", "SearchFolder", "identity_of", "recipe_of"]
 
 _VERSION = 1
 
 _CHECKPOINT = "checkpoint.safetensors"
-_FILES = (_CHECKPOINT, "search.json", "history.jsonl", "candidates.jsonl", "widths.json", "result.json")
+LATENCY = "latency.json"
+_LOGS = ("history.jsonl", "candidates.jsonl")
+_FILES = (_CHECKPOINT, LATENCY, *_LOGS, "search.json", "widths.json", "result.json")
 _LOCKS = (".lock", ".lock-holder.json")
 _open: dict[Path, SearchFolder] = {}
 """Folders that this process has locked: a cell of a notebook that runs again takes over its own."""

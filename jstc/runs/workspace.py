@@ -178,9 +178,10 @@ class Workspace:
         return known if known is not None and known.is_file() else None
 
     def _network_timer(self, setting: Setting) -> NetworkTimer:
-        from jstc.runs.latency_budget import NetworkTimer
+        from jstc.runs.latency_budget import NetworkTimer, quick_onnx
 
-        return NetworkTimer(self.bare, self.channels, setting, self.spec.input_shape)
+        write = partial(quick_onnx, shape=self.spec.input_shape)
+        return NetworkTimer(self.bare, self.channels, setting, write)
 
     @property
     def costed(self) -> ChannelMap:

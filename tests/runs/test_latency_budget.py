@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from jstc.ort import sessions
 from jstc.plan import Plan
 from jstc.recipe import loading
 from jstc.runs import commands, latency_budget, preflight
-from jstc.runs.latency_budget import Fitted
+from jstc.runs.latency_budget import Fitted, quick_onnx
 from jstc.runs.stages.train import _keep_latency, _told
 from jstc.runs.workspace import PREDICTIONS, StageContext, Workspace
 
@@ -254,7 +255,9 @@ def test_whole_networks_through_onnxruntime(network, monkeypatch):
     monkeypatch.setattr(latency_budget, "_SECONDS", 0.01)
     workspace = Workspace(loading.from_flags({"model": network, "dataset": "digits", "flops": "0.5"}))
     setting, shape = Setting.here("cpu", batch=2, threads=1), workspace.spec.input_shape
-    timer = latency_budget.NetworkTimer(workspace.new_target, workspace.channels, setting, shape)
+    timer = latency_budget.NetworkTimer(
+        workspace.new_target, workspace.channels, setting, partial(quick_onnx, shape=shape)
+    )
     found = timer.milliseconds([workspace.channels.uniform_plan(flops=0.5)])
     assert len(found) == 1
     assert timer.target_ms > 0 < found[0]
