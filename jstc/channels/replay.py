@@ -36,6 +36,7 @@ from jstc.channels.trace.ids import (
     tensors_in,
 )
 from jstc.channels.trace.state import TraceState
+from jstc.channels.trace.values import Leading
 
 __all__ = ["Diverged", "Failure", "Replay"]
 
@@ -76,6 +77,7 @@ class Replay(TraceState):
         self._done = 0
         self._parts: Iterator[tuple[Ids | None, ...]] = iter(())
         self.failures: list[Failure] = []
+        self._leading = Leading()
         self.scaled: dict[str, list[Ids]] = {}  # where a factor has changed: by module, channels that meet it
         super().__init__(small, lambda name: self.kept(traced.params[name]))
 
@@ -144,6 +146,21 @@ class Replay(TraceState):
         self._parts = iter(self._traced.record.parts.get(self._done, ()))
         self._done += 1
 
+    def lead(self, call: Call) -> None:
+        """Where values decide the cut network goes on with those of the uncut one."""
+        expected = self._expected
+        if expected is None or expected.call.func is not call.func or all(t.is_meta for t in call.tensors()):
+            return
+        self._leading(call, expected, self._shapes(expected), self._cut_sizes)
+
+    def _cut_sizes(self) -> set[tuple[int, int]]:
+        """Widths before and after the cut, of dimensions that it changes."""
+        sizes = {(len(ids), len(self._kept[id(ids)])) for ids in self._ids}
+        return {(before, now) for before, now in sizes if before != now}
+
+    def _values(self, call: Call) -> tuple[Tensor | None, ...]:  # noqa: ARG002 - none are kept of a cut network
+        return ()
+
     def follow(self, rule: Callable[[Any, Call], Any], call: Call) -> Any:
         """Labels of the outputs. By position no rule is needed: the right shapes are the right channels.
 
@@ -191,7 +208,7 @@ class Replay(TraceState):
             found = self._compared(call, expected, found)
         if torch.Tag.pointwise in call.func.tags or call.func is torch.ops.aten.roll.default:
             found = self._same_numbers(call, expected, found)
-            if _numbers(call, float) != _numbers(expected.call, float):
+            if not self.trains and _numbers(call, float) != _numbers(expected.call, float):
                 self.scaled[self.module] = [ids for _, ids in self._dims(expected) if self._cut(ids)]
         if not self._has_shapes(call, expected):
             shapes = ", ".join(str(list(shape)) for shape in self._shapes(expected))

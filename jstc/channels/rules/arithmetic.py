@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jstc.channels.rules.registry import rule
-from jstc.channels.trace.ids import FIRST_FREE, FIXED, Axis, Call, Ids, Labels, Raw, fixed
+from jstc.channels.trace.ids import FIRST_FREE, FIXED, Axis, Call, Ids, Labels, Raw, fixed, tensors_in
 from jstc.channels.trace.state import TraceState
 
 __all__ = ["broadcast"]
@@ -77,6 +77,9 @@ def _meet_undecided(trace: TraceState, a: Ids | Axis, b: Ids | Axis, *, last: bo
 def _pointwise(trace: TraceState, call: Call) -> Raw | list[Labels]:
     if isinstance(call.out, Tensor):
         return _elementwise(trace, call)
+    if not isinstance(call.out, list | tuple):  # `equal`
+        broadcast(trace, [trace.raw(t) for t in call.tensors()], max(t.dim() for t in call.tensors()))
+        return []
     for ids in trace.labels(call.first):  # `torch.where(condition)`: the numbers of positions where it holds
         trace.freeze(ids, "channels are picked one by one (where)")
     return [tuple(fixed(n) for n in out.shape) for out in call.out]
@@ -234,9 +237,36 @@ def _reduced(call: Call, rank: int) -> tuple[set[int], bool]:
     return dims, bool("keepdim" in names and call["keepdim"])
 
 
-@rule("_assert_async", "_assert_scalar", "is_same_size", "set_")
+@rule("_assert_async", "_assert_scalar", "is_same_size", "set_", "_local_scalar_dense", "item")
 def _nothing(_trace: TraceState, _call: Call) -> list[Labels]:
     return []
+
+
+# -- losses ----------------------------------------------------------------------------------------------
+
+
+@rule(
+    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "kl_div",
+    "binary_cross_entropy_with_logits", "soft_margin_loss", "poisson_nll_loss",
+)  # fmt: skip
+def _loss(trace: TraceState, call: Call) -> Raw:
+    """Of each position alone, and mostly their mean or sum [] in the end."""
+    rank = max(tensor.dim() for tensor in call.tensors())
+    labels = broadcast(trace, [trace.raw(tensor) for tensor in call.tensors()], rank)
+    if call.out.dim() == rank:
+        return _sized(labels, call.out.shape)
+    for ids in trace.decided(labels):
+        trace.inexact(ids, f"{call.kind} over the channels")
+    return ()
+
+
+@rule("cross_entropy_loss", "nll_loss", "nll_loss_nd", "nll_loss2d", "nll_loss_forward", "nll_loss2d_forward")
+def _classes(trace: TraceState, call: Call) -> list[Labels]:
+    """Scores [N, classes, *] and their targets."""
+    for tensor in call.tensors():
+        for ids in trace.labels(tensor):
+            trace.freeze(ids, "a loss over classes")
+    return [tuple(fixed(n) for n in out.shape) for out in tensors_in(call.out)]
 
 
 # -- complex numbers and Fourier transforms: exact over space, impossible to follow over channels -------

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from jstc.channels.rules.registry import rule
-from jstc.channels.trace.ids import FIRST_FREE, FIXED, KERNEL, Call, Ids, Labels, fixed
+from jstc.channels.trace.ids import FIRST_FREE, FIXED, KERNEL, Call, Ids, Labels, fixed, tensors_in
 from jstc.channels.trace.state import TraceState
 
 __all__: list[str] = []
@@ -231,3 +231,23 @@ def _rot90(trace: TraceState, call: Call) -> Labels:
         trace.freeze(labels[dim], "channels are turned")
         labels[dim] = _fixed(call.out.shape[dim])[0]
     return tuple(labels)
+
+
+@rule(
+    "torchvision::roi_align", "torchvision::roi_pool", "torchvision::ps_roi_align", "torchvision::ps_roi_pool"
+)
+def _regions(trace: TraceState, call: Call) -> list[Labels]:
+    """Input [N, C, H, W] and boxes [K, 5] -> [K, C, h, w]; position-sensitive forms [K, C / (h * w), h, w].
+
+    The pooled forms also return where the largest values are.
+    """
+    labels = trace.labels(call["input"], acting_on=(2, 3))
+    for ids in (labels[2], labels[3], *trace.labels(call["rois"])):
+        trace.freeze(ids, "regions are taken by their numbers")
+    if "ps_" in call.kind:
+        trace.freeze(labels[1], "channels are taken by the place in a region")
+    found = []
+    for out in tensors_in(call.out):
+        channels = labels[1] if "ps_" not in call.kind and out.dim() == 4 else fixed(out.shape[1])
+        found.append((fixed(out.shape[0]), channels, *(fixed(n) for n in out.shape[2:])))
+    return found

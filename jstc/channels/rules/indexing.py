@@ -33,9 +33,13 @@ def no_channels(trace: TraceState, tensor: Tensor, ids: Ids | None, reason: str)
 
 
 class _Picked(NamedTuple):
-    """Labels of `x[indices]`: those of `x` that stay, among which the indices' own come at `place`."""
+    """Labels of `x[indices]`: those of `x` that stay, among which the indices' own come at `place`.
+
+    `dims` are the dimensions of `x` that stay.
+    """
 
     rest: Labels
+    dims: tuple[int, ...]
     place: int
     rank: int
 
@@ -56,8 +60,8 @@ def _picked(trace: TraceState, x: Tensor, indices: Sequence[Tensor | None], reas
         no_channels(trace, x, labels[d], reason)
     rank = max(_numbers(trace, index) for index in indices if index is not None)
     together = pointed == list(range(pointed[0], pointed[-1] + 1))
-    rest = tuple(ids for d, ids in enumerate(labels) if d not in pointed)
-    return _Picked(rest, pointed[0] if together else 0, rank)
+    dims = tuple(d for d in range(x.dim()) if d not in pointed)
+    return _Picked(tuple(labels[d] for d in dims), dims, pointed[0] if together else 0, rank)
 
 
 def _is_mask(index: Tensor) -> bool:
@@ -87,8 +91,15 @@ def _index_put(trace: TraceState, call: Call) -> Labels:
     """`x[:, numbers] = values`."""
     picked = _picked(trace, call.first, call["indices"], _WRITTEN)
     values = trace.labels(call["values"])
-    _write(trace, picked.all([1] * picked.rank), values)
-    return trace.labels(call.first)
+    places = (*picked.dims[: picked.place], *[-1] * picked.rank, *picked.dims[picked.place :])
+    filled = zip(places[::-1], values[::-1], strict=False)
+    # A new tensor that is filled part by part, each with all channels, has these.
+    whole = {d: ids for d, ids in filled if d >= 0 and ids is not None and len(ids) == call.first.shape[d]}
+    trace.adopt(call.first, whole)
+    labels = trace.labels(call.first)
+    kept = picked._replace(rest=tuple(labels[d] for d in picked.dims))
+    _write(trace, kept.all([1] * picked.rank), values)
+    return labels
 
 
 def _write(trace: TraceState, target: Labels, values: Labels) -> None:
@@ -173,7 +184,8 @@ def _embedding(trace: TraceState, call: Call) -> Labels:
 
 
 @rule("masked_select", "take", "nonzero", "masked_scatter", "bincount", "unique_consecutive", "_unique2",
-      "put", "nonzero_static", "as_strided")  # fmt: skip
+      "put", "nonzero_static", "nonzero_numpy", "argwhere", "unique_dim", "as_strided",
+      "torchvision::nms")  # fmt: skip
 def _elements(trace: TraceState, call: Call) -> list[Labels]:
     return _loose(trace, call)
 

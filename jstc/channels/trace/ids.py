@@ -234,11 +234,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation of a finished trace: the module that ran it, and the labels of its outputs."""
+    """An operation of a finished trace: the module that ran it, the labels of its outputs, their values.
+
+    Values are kept of what a forward may look at (`jstc.channels.trace.values`); on the meta device of none.
+    """
 
     call: Call
     module: str
     found: list[Any]
+    values: tuple[Tensor | None, ...] = ()
 
 
 @dataclass

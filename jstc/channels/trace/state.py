@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from jstc.channels.trace.ids import (
     operation_name,
     tensors_in,
 )
+from jstc.channels.trace.values import snapshot
 
 __all__ = ["TraceState"]
 
@@ -96,7 +97,13 @@ class TraceState:
         """Note an executed operation, whose outputs have the labels `found`."""
         for tensor, labels in zip(tensors_in(call.out), found, strict=True):
             self.put(tensor, labels)
-        self.record.operations.append(Operation(call, self.module, found))
+        self.record.operations.append(Operation(call, self.module, found, self._values(call)))
+
+    def lead(self, call: Call) -> None:
+        """An operation was executed: for a proof to change what came out."""
+
+    def _values(self, call: Call) -> tuple[Tensor | None, ...]:
+        return snapshot(call)
 
     def recover(self, call: Call, error: Exception) -> list[Raw]:  # noqa: ARG002 - for a proof to override
         """Labels of a failed operation's outputs (`call.out`), to go on; raises the error without any."""
@@ -147,6 +154,20 @@ class TraceState:
                     fixed(n) if label is None else label for n, label in zip(tensor.shape, raw, strict=True)
                 )
 
+    def adopt(self, tensor: Tensor, dims: Mapping[int, Ids]) -> None:
+        """Dimensions of a made-up tensor, which fit anything, are from now on those of what fills it.
+
+        Nothing happens where another tensor shows a part of it, which would not know.
+        """
+        storage = _storage(tensor)
+        alike = [other for other in self._alive if _storage(other) == storage]
+        if all(other.shape == tensor.shape and other.stride() == tensor.stride() for other in alike):
+            for other in alike:
+                raw = self._labels[id(other)]
+                self._labels[id(other)] = tuple(
+                    dims.get(d) if label is None else label for d, label in enumerate(raw)
+                )
+
     def holds_numbers(self, tensor: Tensor, of: Sequence[Ids | None], reason: str) -> None:
         """The values of `tensor` are numbers of channels `of`, which stay whole if anything reads them."""
         self._numbers[id(tensor)] = (list(of), reason)
@@ -187,8 +208,8 @@ class TraceState:
             self.record.frozen.append((ids, reason))
 
     def inexact(self, ids: Ids | None, reason: str) -> None:
-        """Cutting `ids` differs from masking them, because of `reason`."""
-        if ids is not None and (ids >= FIRST_FREE).any():
+        """Cutting `ids` differs from masking them in evaluation, because of `reason`."""
+        if not self.trains and ids is not None and (ids >= FIRST_FREE).any():
             self.record.inexact.append((ids, reason))
 
     def settle(self) -> None:

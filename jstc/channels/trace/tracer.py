@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from jstc.channels.trace.ids import (
 )
 from jstc.channels.trace.meta_shapes import infer
 from jstc.channels.trace.state import TraceState
+from jstc.channels.trace.values import same_random_numbers
 from jstc.errors import InputError
 
 __all__ = ["Program", "arguments", "run"]
@@ -123,7 +125,7 @@ def _watched(model: nn.Module, trace: TraceState) -> Iterator[None]:
     )
     kept = [(module, _own_state(module)) for _, module in modules]
     try:
-        with torch.inference_mode(), _Tracer(trace, _device(model)):
+        with same_random_numbers(), torch.inference_mode(), _Tracer(trace, _device(model)):
             yield
     finally:
         for hook in hooks:
@@ -132,15 +134,15 @@ def _watched(model: nn.Module, trace: TraceState) -> Iterator[None]:
             _restore(module, before)
 
 
-_TORCHS_OWN = frozenset(vars(nn.Module())) - {"_buffers"}
+_TORCHS_OWN = frozenset(name for name in vars(nn.Module()) if name != "_buffers" and "hooks" not in name)
 
 
 def _own_state(module: nn.Module) -> dict[str, Any]:
-    """Attributes that the module's author made; a forward may keep something there (a cache of a bias)."""
+    """Attributes that the module's author made, and hooks: a forward may keep or register something there."""
     own = vars(module)
     found = {name: own[name] for name in own.keys() - _TORCHS_OWN}
     for name, value in found.items():
-        if type(value) in (dict, list, set):
+        if type(value) in (dict, list, set, OrderedDict):
             found[name] = copy.copy(value)
     return found
 
@@ -179,6 +181,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             out = infer(call)
             call.out = func(*call.args, **call.kwargs) if out is None else out
+            trace.lead(call)
             result = trace.follow(rule, call)
             found = result if isinstance(result, list) else [result]
         except Exception as error:
