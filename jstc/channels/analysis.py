@@ -119,6 +119,7 @@ def _replica(model: nn.Module, program: Program, device: str) -> tuple[nn.Module
             "look for a lock, an open file, a generator or the like among the attributes of its modules",
         ) from error
     adapt(replica)
+    moved.unsettle(replica)
     return replica, moved
 
 

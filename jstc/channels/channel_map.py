@@ -150,7 +150,7 @@ class ChannelMap:
 
     def slice(self, model: nn.Module, plan: Plan) -> nn.Module:
         """The sub-network: a fresh module of the same class, physically small; gates are not applied."""
-        return slicing.cut_module(model, self._indices(plan), self.attributes(plan))
+        return slicing.cut_module(model, self._indices(plan), self.attributes(plan), self._record.kept)
 
     def attributes(self, plan: Plan) -> dict[str, int]:
         """Attributes that follow a cut (`blocks.0.attn.num_heads`), as they are in the sub-network."""

@@ -215,3 +215,61 @@ def test_hooks_that_a_forward_registers():
         require_exact(model, channels, x)
     assert not fresh.hooked
     assert not fresh.a._forward_hooks
+
+
+class Points(nn.Module):
+    """Scales its features by the numbers of their positions, which it keeps together with their shape."""
+
+    shape: Any = None
+    numbers = torch.empty(0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.calls = nn.Linear(3, 8), nn.Linear(8, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x = F.relu(self.a(x))
+        if self.shape != x.shape:
+            self.numbers, self.shape = torch.arange(x.shape[1], dtype=x.dtype).view(1, -1, 1), x.shape
+        return self.b(x * self.numbers)
+
+
+@pytest.mark.parametrize("before", [(), (1,), (2,), (1, 3)], ids=str)
+def test_positions_kept_from_another_forward(before):
+    model = Points().double()
+    for batch in before:
+        model(torch.randn(batch, 5, 3).double())
+    x = torch.randn(1, 5, 3).double()
+    kept = model.shape
+    channels = jstc.analyse(model, x)
+    assert channels.widths == {"a": 8}
+    assert (model.shape, model.calls) == (kept, len(before))
+    small = require_exact(model, channels, x)
+    assert small.calls == len(before) + 1
+
+
+class Biased(nn.Module):
+    """Keeps a bias that it computes from its parameters, whatever comes later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.raw = nn.Linear(3, 8), nn.Linear(8, 4), nn.Parameter(torch.randn(8))
+        self._bias: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._bias is None:
+            self._bias = self.raw.detach() * 2
+        return self.b(F.relu(self.a(x)) + self._bias)
+
+
+def test_what_a_forward_keeps_is_not_carried_into_a_cut_network():
+    model, x = Biased().double(), torch.randn(2, 3).double()
+    channels = jstc.analyse(model, x)
+    with torch.inference_mode():
+        model(x)
+    assert model._bias is not None
+    small = channels.slice(model, half(channels))
+    assert small._bias is None
+    assert small(x).shape == (2, 4)
+    assert small._bias.shape == (4,)

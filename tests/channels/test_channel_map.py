@@ -45,7 +45,8 @@ FORMS = {
         x.contiguous(memory_format=torch.channels_last),
     ),
     "training": lambda model, x: (copy.deepcopy(model).train(), x),
-    "a sequence": lambda model, x: (model, [x]),
+    "a tuple": lambda model, x: (model, (x,)),
+    "a dict": lambda model, x: (model, {"x": x}),
     "without gradients": lambda model, x: (copy.deepcopy(model).requires_grad_(False), x),
 }
 

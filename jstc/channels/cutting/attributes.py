@@ -17,7 +17,7 @@ from jstc.channels.groups import Structure
 from jstc.channels.trace.ids import Ids
 from jstc.errors import ChannelError
 
-__all__ = ["Sized", "apply", "forget", "repair_layer", "sized_attributes", "values"]
+__all__ = ["Sized", "apply", "empty_caches", "repair_layer", "sized_attributes", "values"]
 
 _GEOMETRY = ("kernel", "stride", "pad", "dilation", "window", "patch", "grid", "seq", "depth")
 
@@ -108,7 +108,7 @@ def _replaced(old: list[int] | tuple[int, ...], index: int, value: int) -> list[
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def forget(module: nn.Module) -> None:
+def empty_caches(module: nn.Module) -> None:
     """Empty what the module's author calls a cache: it holds tensors of the uncut widths."""
     for name, value in list(vars(module).items()):
         if "cache" not in name or not any(isinstance(x, Tensor) for x in tree_leaves(value)):

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jstc.channels.cutting.attention import adapt, repair_heads
-from jstc.channels.cutting.attributes import apply, forget, repair_layer
+from jstc.channels.cutting.attributes import apply, empty_caches, repair_layer
 from jstc.channels.groups import Structure
 from jstc.channels.trace.ids import Ids, named_modules, named_tensors
+from jstc.channels.trace.memory import Kept, forget
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
@@ -154,12 +155,17 @@ def mask_tensors(model: nn.Module, structure: Structure, plan: Plan) -> None:
                     parameter.index_fill_(dim, removed.to(parameter.device), 0.0)
 
 
-def cut_module(model: nn.Module, index: Indices, attributes: Mapping[str, int]) -> nn.Module:
+def cut_module(
+    model: nn.Module, index: Indices, attributes: Mapping[str, int], kept: Sequence[Kept] = ()
+) -> nn.Module:
     """A fresh module of the same class with sliced parameters and repaired attributes.
 
-    The tensors of `model` are not copied whole: the copy is made with the slices in their place.
+    The tensors of `model` are not copied whole: the copy is made with the slices in their place. What its
+    forward has `kept` in the modules is left behind.
     """
-    return rebuild(model, take_tensors(dict(named_tensors(model)), index), attributes)
+    small = rebuild(model, take_tensors(dict(named_tensors(model)), index), attributes)
+    forget(small, kept)
+    return small
 
 
 def rebuild(
@@ -194,7 +200,7 @@ def rebuild(
     small: nn.Module = copy.deepcopy(model, memo)
     adapt(small, [name for name, tensor in own.items() if tensors[name].shape != tensor.shape])
     for _, module in named_modules(small):
-        forget(module)
+        empty_caches(module)
         repair_layer(module)
         repair_heads(module)
     apply(small, attributes or {})

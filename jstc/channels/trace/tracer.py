@@ -7,9 +7,7 @@ arrive undivided, which is the level at which fvcore counts FLOPs.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +33,7 @@ from jstc.channels.trace.ids import (
     tensors_in,
     training,
 )
+from jstc.channels.trace.memory import State, unsettle
 from jstc.channels.trace.meta_shapes import infer
 from jstc.channels.trace.state import TraceState
 from jstc.channels.trace.values import same_random_numbers
@@ -62,6 +61,16 @@ class Program:
         """The program with every tensor of the example replaced."""
         args, kwargs = tree_map_only(Tensor, move, (self.args, self.kwargs))
         return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+    def first(self, model: nn.Module) -> Any:
+        """The result of the first forward."""
+        return model.get_submodule(self.part)(*self.args, **self.kwargs)
+
+    def unsettle(self, model: nn.Module) -> None:
+        """Run the first forward on a batch of twice the size, if the modules hold what one left there."""
+        twice = self.moved(lambda x: torch.cat([x, x]) if x.dim() else x)
+        with same_random_numbers(), _device(model):
+            unsettle(model, lambda: twice.first(model))
 
 
 def arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -97,7 +106,7 @@ def run(model: nn.Module, program: Program, trace: TraceState) -> None:
     for tensor in tensors_in((program.args, program.kwargs)):
         trace.put(tensor, tuple(np.full(n, INPUT if d == 1 else FIXED) for d, n in enumerate(tensor.shape)))
     with _watched(model, trace):
-        out = model.get_submodule(program.part)(*program.args, **program.kwargs)
+        out = program.first(model)
         needed = out if program.outputs is None else program.outputs(out)
     _stay(trace, needed, "network output")
     trace.returned(tensors_held(out))
@@ -123,35 +132,15 @@ def _watched(model: nn.Module, trace: TraceState) -> Iterator[None]:
         register_module_forward_pre_hook(lambda m, _a: trace.modules.append(names.get(id(m), ""))),
         register_module_forward_hook(lambda _m, _a, out: trace.leave(out), always_call=True),
     )
-    kept = [(module, _own_state(module)) for _, module in modules]
+    state = State(model)
     try:
         with same_random_numbers(), torch.inference_mode(), _Tracer(trace, _device(model)):
             yield
+        trace.record.kept += state.changed()
     finally:
         for hook in hooks:
             hook.remove()
-        for module, before in kept:
-            _restore(module, before)
-
-
-_TORCHS_OWN = frozenset(name for name in vars(nn.Module()) if name != "_buffers" and "hooks" not in name)
-
-
-def _own_state(module: nn.Module) -> dict[str, Any]:
-    """Attributes that the module's author made, and hooks: a forward may keep or register something there."""
-    own = vars(module)
-    found = {name: own[name] for name in own.keys() - _TORCHS_OWN}
-    for name, value in found.items():
-        if type(value) in (dict, list, set, OrderedDict):
-            found[name] = copy.copy(value)
-    return found
-
-
-def _restore(module: nn.Module, before: dict[str, Any]) -> None:
-    own = vars(module)
-    for name in own.keys() - _TORCHS_OWN - before.keys():
-        del own[name]
-    own.update(before)
+        state.restore()
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
