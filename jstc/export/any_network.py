@@ -124,7 +124,7 @@ def export_onnx(
 
 def _facts(network: nn.Module | Slim, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Metadata of the file: the sizes of the example, and of a slim network also what it costs."""
-    found = {"precision": "fp32", "jstc_version": __version__, "sizes": dict(sizes) or None}
+    found: dict[str, Any] = {"precision": "fp32", "jstc_version": __version__, "sizes": dict(sizes) or None}
     if isinstance(network, Slim):
         cost = network.cost
         found |= {"flops": cost.flops, "params": cost.params, "plan_hash": network.plan.hash}

@@ -54,7 +54,7 @@ def made(name: str) -> nn.Module:
 def _factory(name: str) -> Callable[..., Any]:
     location, function = split_user_name(name)
     module = _import(location, name)
-    factory = getattr(module, function, None)
+    factory: Callable[..., Any] | None = getattr(module, function, None)
     if not callable(factory):
         known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         own = [n for n in known if getattr(getattr(module, n), "__module__", None) == module.__name__]

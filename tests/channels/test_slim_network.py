@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,11 +87,10 @@ def test_shared_parameters_stay_shared_and_attributes_follow(tmp_path):
     network = jstc.rebuild(Encoder(), tmp_path / "slim")
     assert network.scores.weight is network.embedding.weight
     assert "scores.weight" not in load_file(tmp_path / "slim" / "model.safetensors")
-    assert slim.attributes and (network.num_heads, network.head_dim) == (
-        slim.network.num_heads,
-        slim.network.head_dim,
+    ours, theirs = (
+        [getattr(one, name) for name in ("num_heads", "head_dim")] for one in (network, slim.network)
     )
-    assert (network.num_heads, network.head_dim) != (4, 4)
+    assert slim.attributes and ours == theirs != [4, 4]
     assert torch.equal(network.positions, slim.network.positions)  # no state_dict has it
 
 
@@ -147,7 +147,7 @@ def test_another_network_is_told_before_anything_is_cut(tmp_path):
     deeper = SuperResolution()
     deeper.more = nn.Conv2d(3, 3, 1)
     refused(deeper, tmp_path / "slim", "2 only in the network, such as 'more.bias'")
-    without = SuperResolution()
+    without: Any = SuperResolution()
     without.body = nn.Identity()
     refused(without, tmp_path / "slim", "2 only among the tensors, such as 'body.bias'")
     untied = Encoder()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 from jstc.errors import InputError
-from jstc.ort import bench, opened, sessions
+from jstc.ort import bench, memory, opened, sessions
 from jstc.ort.memory import Task, measured
 from jstc.ort.opened import LENGTH, SIDE
 from jstc.recipe.schema import BenchSettings
@@ -16,6 +17,11 @@ from tests.helpers.onnx_files import BOOL, FLOAT, INT64, STRING, encoder, writte
 
 QUICK = BenchSettings(provider="cpu", batch_sizes=(1, 3), threads=1, seconds=0.01, memory=False)
 RELU = onnx.helper.make_node("Relu", ["x"], ["y"])
+
+
+def given(item: opened.Opened, batch: int) -> Any:
+    """What the file gives at a batch size."""
+    return opened.prepare(item, batch)()
 
 
 def opened_at(path: Path, **options: object) -> opened.Opened:
@@ -27,7 +33,7 @@ def test_token_ids_are_ones_that_every_file_takes(tmp_path: Path) -> None:
     for vocabulary in (1, 2):
         path = encoder(tmp_path / f"{vocabulary}.onnx", vocabulary=vocabulary)
         found = opened_at(path)
-        vectors, sums = opened.prepare(found, 3)()
+        vectors, sums = given(found, 3)
         assert vectors.shape == (3, LENGTH, 4) and sums.shape == (3, 4)
         session = sessions.open_session(path)
         value = vocabulary - 1
@@ -64,7 +70,7 @@ def test_all_files_are_timed_at_the_sizes_of_the_first(
         name: encoder(tmp_path / f"{name}.onnx", metadata={"sizes": f'{{"tokens": {size}}}'})
         for name, size in (("first", 6), ("second", 11))
     }
-    shapes, prepare = [], bench.prepare
+    shapes, prepare = [], opened.prepare
 
     def watched(item: opened.Opened, batch: int) -> object:
         shapes.append((item.label, item.inputs["ids"].shape))
@@ -72,7 +78,7 @@ def test_all_files_are_timed_at_the_sizes_of_the_first(
 
     monkeypatch.setattr(bench, "prepare", watched)
     tasks: list[Task] = []
-    monkeypatch.setattr(bench.memory, "peak_memory", lambda asked: tasks.extend(asked) or [])
+    monkeypatch.setattr(memory, "peak_memory", lambda asked: tasks.extend(asked) or [])
     with pytest.raises(ValueError, match="argument 2 is shorter"):  # nothing is measured here
         bench.measure(files, settings=QUICK.model_copy(update={"memory": True, "batch_sizes": (2,)}))
     assert shapes == [("first", (None, 6)), ("second", (None, 6))]
@@ -94,7 +100,7 @@ def test_the_batch_is_the_first_size_of_the_first_input_that_has_several(tmp_pat
         "scale": (), "x": (None, 4), "flags": (None, 4), "fixed": (7,)
     }  # fmt: skip
     assert found.fixed_batch is None
-    scaled, others, same = opened.prepare(found, 5)()
+    scaled, others, same = given(found, 5)
     assert (scaled.shape, others.shape, same.shape) == ((5, 4), (5, 4), (7,)) and not others.any()
     signal = written(tmp_path / "signal.onnx", {"x": (FLOAT, (9,))}, [RELU], {"y": (FLOAT, (9,))})
     assert opened_at(signal).fixed_batch == 1

@@ -122,8 +122,10 @@ def _manifest(base: Path, _: Path) -> None:
 
 def _spec(base: Path, _: Path) -> None:
     from jstc import slim
+    from jstc.channels import slim_network
 
-    slim._read_spec(base / "run" / "slim")
+    folder = base / "run" / "slim"
+    slim._spec(slim_network.read(folder), folder)
 
 
 def _slim(base: Path, _: Path) -> None:
