@@ -18,7 +18,7 @@ from jstc._version import __version__
 from jstc.channels import Slim
 from jstc.channels.analysis import require_plain
 from jstc.errors import InputError, ParityError, StageError
-from jstc.export.calls import Call, Sizes, dynamic_sizes, free, runs
+from jstc.export.calls import BATCH, Call, Sizes, dynamic_sizes, free, runs
 from jstc.export.card import encode_metadata
 from jstc.export.write import plain_copy, save, traced
 from jstc.ort import sessions
@@ -30,6 +30,7 @@ Shape = tuple[int | str, ...]
 
 _INPUT, _OUTPUT = "jstc.input.", "jstc.output."
 _PREFIX = "network."
+_ODD = 5  # a batch that hardly anybody trains with
 _SHOWN = 5
 
 
@@ -110,7 +111,8 @@ def export_onnx(
     if batch != "dynamic":
         call = call.resized({name: {0: batch} for name in call.batched})
     compared = list(runs(call, sizes))
-    model = _graph(call, sizes, opset)
+    # Some forwards keep the last sizes and ask whether they are others now: the exporter would fix those.
+    model = _graph(compared[-1].of_copy(plain_copy(module)), sizes, opset)
     found: list[OutputParity] = []
     save(
         model,
@@ -136,9 +138,9 @@ def _facts(network: nn.Module | Slim, sizes: Mapping[str, int]) -> dict[str, Any
 
 def _graph(call: Call, sizes: Sizes, opset: int) -> onnx.ModelProto:
     """The graph of a call. Raises `StageError` when a size that was to be dynamic is not."""
-    before = call.named(sizes)
-    # The exporter would take a size of 1 for a constant.
-    least = {name: {dim: max(2, before[own]) for dim, own in dims.items()} for name, dims in sizes.items()}
+    # The exporter takes a size of 1 for a constant, and one that the network remembers, as that of its training.
+    before = {own: _ODD if own == BATCH else max(2, size) for own, size in call.named(sizes).items()}
+    least = {name: {dim: before[own] for dim, own in dims.items()} for name, dims in sizes.items()}
     dims = {own: torch.export.Dim(own) for own in before}
     shapes = tuple({dim: dims[own] for dim, own in sizes.get(name, {}).items()} for name in call.inputs)
     # Names of our own first: torch's exporter does not look whether those it is given are free.

@@ -35,16 +35,16 @@ class _Flat(nn.Module):
         pick: Callable[[Any], Any] | None,
     ) -> None:
         super().__init__()
-        self.network, self._place, self._pick = network, place, pick
+        self.network, self.place, self.pick = network, place, pick
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named(tensors).values())
 
     def named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """The outputs by name."""
-        args, kwargs = self._place(tensors)
+        args, kwargs = self.place(tensors)
         found = self.network(*args, **kwargs)
-        return _named(found if self._pick is None else self._pick(found))
+        return _named(found if self.pick is None else self.pick(found))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Call:
     `network` holds the one that was given as its submodule `network`.
     """
 
-    network: nn.Module
+    network: _Flat
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...]
 
@@ -95,6 +95,10 @@ class Call:
         taken = {*inputs, *found}
         outputs = [free(f"{name}_out", taken) if name in inputs else name for name in found]
         return cls(flat, inputs, tuple(outputs))
+
+    def of_copy(self, network: nn.Module) -> Call:
+        """The call of a copy of its network: one that has not run yet, and has no sizes in its attributes."""
+        return dataclasses.replace(self, network=_Flat(network, self.network.place, self.network.pick).eval())
 
     @property
     def batched(self) -> list[str]:

@@ -141,6 +141,28 @@ def test_a_fixed_batch_and_picked_outputs(tmp_path):
     ]
 
 
+class Remembers(nn.Module):
+    """Makes a grid anew where the sizes are others than in the last forward, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, 1)
+        self.sizes: object = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        if self.sizes != y.shape:
+            self.sizes, self.grid = y.shape, torch.arange(y.shape[3])
+        return y + self.grid
+
+
+def test_sizes_that_a_network_remembers_do_not_become_constants(tmp_path):
+    network = Remembers().eval()
+    network(torch.randn(2, 3, 4, 4))  # a batch that it is also compared at
+    result = jstc.export_onnx(network, torch.randn(1, 3, 4, 4), tmp_path / "r.onnx")
+    assert result.outputs[0].shape == ("batch", 2, 4, 4)
+
+
 class Noisy(nn.Module):
     """Answers differently whenever it is asked."""
 
