@@ -138,7 +138,7 @@ def _facts(network: nn.Module | Slim, sizes: Mapping[str, int]) -> dict[str, Any
 
 def _graph(call: Call, sizes: Sizes, opset: int) -> onnx.ModelProto:
     """The graph of a call. Raises `StageError` when a size that was to be dynamic is not."""
-    # The exporter takes a size of 1 for a constant, and one that the network remembers, as that of its training.
+    # The exporter takes 1 for a constant, and a size that the network remembers, as that of its training.
     before = {own: _ODD if own == BATCH else max(2, size) for own, size in call.named(sizes).items()}
     least = {name: {dim: before[own] for dim, own in dims.items()} for name, dims in sizes.items()}
     dims = {own: torch.export.Dim(own) for own in before}
