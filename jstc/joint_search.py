@@ -305,12 +305,11 @@ class JointSearch:
             if told:
                 put(self._best, network)
             found = Slim.of(self.channels, best.plan, network, score=self._finals.get(best.plan.hash))
-            state = self._state
-            about = {"rounds": state.round, "settled": state.settled, "seconds": round(state.seconds, 3)}
-            figures = {"score": found.score, "flops": found.cost.flops, "params": found.cost.params}
+            figures: dict[str, Any] = {"score": found.score, "plan_hash": found.plan.hash}
+            figures |= {"flops": found.cost.flops, "params": found.cost.params, "counts": found.plan.counts}
             if self._latency is not None and collectives.is_first():
                 [figures["latency_ms"]] = self._latency.timer.milliseconds([found.plan])
-            self._folder.result({**figures, **about, "plan_hash": found.plan.hash})
+            self._folder.result({**figures, **self._state.figures()})
         return found
 
     # What rounds are made of

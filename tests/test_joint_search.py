@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import jstc
+from jstc import report
 from jstc.errors import BudgetError, InputError, RecipeError, RunDirectoryError
 from jstc.jst.handed_out import Round, Slopes
 from jstc.jst.subnetwork import cut
@@ -409,6 +410,8 @@ def test_of_the_finalists_the_best_is_given_as_it_was_told(new: Any) -> None:
     assert scores[slim.plan.hash] == 1 and slim.score == 0
     assert bool((slim.network.last.bias == 1).all())
     assert json.loads((search.path / "result.json").read_text())["score"] == 0
+    data = report.read_task(search.path)
+    assert [each.kept for each in data.groups] == [*slim.plan.counts.values()] and len(data.rounds) == 3
 
 
 def test_rounds_that_are_left_and_finalists_that_were_not_told(new: Any) -> None:

@@ -27,7 +27,8 @@ def report(
     """Show the results of RUN, as far as it has come.
 
     Of several budgets, all of them side by side. RUN itself has them as summary.json,
-    report.md and report.html once its stages are done.
+    report.md and report.html once its stages are done. RUN can also be the folder of a
+    jstc.JointSearch, which has a score in place of accuracies.
     """
     if json + markdown + html > 1:
         raise InputError("give either --json or --markdown or --html")
@@ -38,6 +39,9 @@ def report(
     from jstc.runs import commands, directory, manifest
 
     path = run or directory.newest_run(say=console.note)
+    if reporting.is_task(path):
+        _of_task(path, json=json, markdown=markdown, html=html, out=out)
+        return
     with manifest.damage_as_input_error(path):
         # A run that another process is working on is shown, and left to that process.
         with contextlib.suppress(RunDirectoryError):
@@ -50,3 +54,22 @@ def report(
                 console.text(reporting.html(data))
             else:
                 results.summary(data.summary, path, as_json=json)
+
+
+def _of_task(path: Path, *, json: bool, markdown: bool, html: bool, out: Path | None) -> None:
+    """Show the results of a `jstc.JointSearch`."""
+    from jstc import report as reporting
+    from jstc.cli import console
+
+    data = reporting.write_task(path)
+    with console.redirected(out):
+        if json:
+            console.document(data.to_dict())
+        elif markdown:
+            console.text(reporting.task_markdown(data))
+        elif html:
+            console.text(reporting.task_html(data))
+        else:
+            header, rows = reporting.task_table(data)
+            console.table(header, rows, numbers_from=1)
+            console.page(path)

@@ -171,6 +171,10 @@ class State:
         self.last_seconds = seconds
         return overlap
 
+    def figures(self) -> dict[str, Any]:
+        """How far it is, for a result."""
+        return {"rounds": self.round, "settled": self.settled, "seconds": round(self.seconds, 3)}
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of a checkpoint; the live ones."""
         target, (policy, _) = self.target, self.thresholds.state()

@@ -15,21 +15,29 @@ from jstc.report.rendering import markdown
 from jstc.report.search import brief as brief_search
 from jstc.report.stage_files import unreadable_images
 from jstc.report.tables import TableRow, sweep_table, table
+from jstc.report.task import TaskData, is_task, read_task, task_html, task_markdown, task_table
 from jstc.summary import Summary, SweepSummary, to_document
 
 __all__ = [
     "RunData",
     "SweepData",
     "TableRow",
+    "TaskData",
     "brief_search",
     "html",
+    "is_task",
     "markdown",
     "read",
+    "read_task",
     "summarise",
     "sweep_table",
     "table",
+    "task_html",
+    "task_markdown",
+    "task_table",
     "unreadable_images",
     "write",
+    "write_task",
 ]
 
 
@@ -65,3 +73,11 @@ def write(run: Path) -> None:
     files.write_json(run / "summary.json", to_document(data.summary))
     files.write_text(run / "report.md", markdown(data))
     files.write_text(run / "report.html", page_of(data, drawings))
+
+
+def write_task(folder: Path) -> TaskData:
+    """Write report.md and report.html of the `JointSearch` in `folder`, and give what they were made of."""
+    data = read_task(folder)
+    files.write_text(folder / "report.md", task_markdown(data))
+    files.write_text(folder / "report.html", task_html(data))
+    return data

@@ -24,7 +24,7 @@ from jstc.report.tables import (
 )
 from jstc.summary import Network, Target, Timing
 
-__all__ = ["html"]
+__all__ = ["Figure", "figure", "html"]
 
 
 class Section(NamedTuple):
@@ -156,10 +156,11 @@ def _use(label: str, data: RunData) -> list[Use]:
 
 
 def _figures(drawings: Sequence[Drawing], section: str) -> list[Figure]:
-    return [_figure(one) for one in drawings if one.section == section]
+    return [figure(one) for one in drawings if one.section == section]
 
 
-def _figure(drawing: Drawing) -> Figure:
+def figure(drawing: Drawing) -> Figure:
+    """A picture for the page."""
     data = base64.b64encode(drawing.svg.encode()).decode("ascii")
     return Figure(f"data:image/svg+xml;base64,{data}", drawing.heading, drawing.alt, drawing.caption)
 

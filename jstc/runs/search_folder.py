@@ -39,7 +39,9 @@ _VERSION = 1
 _CHECKPOINT = "checkpoint.safetensors"
 LATENCY = "latency.json"
 _LOGS = ("history.jsonl", "candidates.jsonl")
-_FILES = (_CHECKPOINT, LATENCY, *_LOGS, "search.json", "widths.json", "result.json")
+_FILES = (
+    _CHECKPOINT, LATENCY, *_LOGS, "search.json", "widths.json", "result.json", "report.md", "report.html",
+)  # fmt: skip
 _LOCKS = (".lock", ".lock-holder.json")
 _open: dict[Path, SearchFolder] = {}
 """Folders that this process has locked: a cell of a notebook that runs again takes over its own."""

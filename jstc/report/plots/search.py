@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jstc.core.numbers import percent, share
 from jstc.report.collect import RunData
@@ -18,9 +18,20 @@ from jstc.report.search import Candidate, best_of, loss_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_candidates", "draw_depths", "draw_search"]
+__all__ = ["draw_candidates", "draw_depths", "draw_scores", "draw_search"]
 
 _FEWEST = 2  # of whatever is drawn
+
+
+class _Searched(Protocol):
+    """Whatever has candidates, and a summary with `search.contributions` and `groups`."""
+
+    @property
+    def candidates(self) -> Sequence[Candidate]: ...
+
+    @property
+    def summary(self) -> Any: ...
+
 
 # --- the plans that were judged without training ----------------------------------------------------------
 
@@ -33,7 +44,7 @@ _COARSE = " Shaded: the coarse ones, in which groups move together that are alik
 _MOST_COMMON, _ABOVE = 0.9, 1.25  # losses that set the scale; how far beyond these the picture may go
 
 
-def draw_candidates(data: RunData) -> Drawing | None:
+def draw_candidates(data: _Searched) -> Drawing | None:
     """Losses of the candidates, the best so far and the evenly narrow plan; None for fewer than two."""
     found = data.candidates
     losses = known_numbers([one.loss for one in found])
@@ -134,7 +145,7 @@ _FAINT = "#c3d3e2"
 _MARKED = 40  # groups that get a mark each
 
 
-def draw_depths(data: RunData) -> Drawing | None:
+def draw_depths(data: _Searched) -> Drawing | None:
     """Kept shares along the network, a line a generation; None for fewer than two groups or generations."""
     known = [one for one in data.candidates if one.shares]
     best = best_of(known)
@@ -243,6 +254,38 @@ def draw_search(data: RunData) -> Drawing | None:
     if data.searches_widths:
         return Drawing("report/search.svg", "Round by round", alt, caption, text, "search")
     return Drawing("report/search.svg", "The search", alt, caption, text, "training")
+
+
+_SCORES_CAPTION = (
+    "The search, round by round. Top: the score that was told of each round's network (dots), and its moving "
+    "mean (line); higher is better. {overlap}{shaded}"
+)
+
+
+def draw_scores(scores: Sequence[float], overlaps: Sequence[float], num_coarse: int) -> Drawing | None:
+    """A user's scores, and how far plans still change; None for fewer than two rounds that were judged."""
+    panels = [
+        _Panel("score", list(scores), canvas.BLUE),
+        _Panel("overlap of successive plans", list(overlaps), canvas.GREEN),
+    ]
+    panels = [panel for panel in panels if len(known_numbers(panel.values)) >= _FEWEST]
+    if not panels or panels[0].colour != canvas.BLUE:
+        return None
+    rounds, judged = list(range(1, len(scores) + 1)), known_numbers(scores)
+    alt = f"The search in {len(rounds)} rounds: score from {judged[0]:.4g} to {judged[-1]:.4g}"
+    with canvas.figure(0.7 + 1.55 + 1.05 * (len(panels) - 1)) as drawn:
+        grid = drawn.subplots(
+            len(panels), sharex=True, squeeze=False, height_ratios=[1.7, 1.0][: len(panels)]
+        )
+        for axes, panel in zip(grid[:, 0], panels, strict=True):
+            _draw_panel(axes, rounds, panel)
+        _shade(list(grid[:, 0]), rounds, rounds[:num_coarse])
+        _finish_search(grid[-1, 0], rounds)
+        text = canvas.svg(drawn, title=alt)
+    caption = _SCORES_CAPTION.format(
+        overlap=_OVERLAP if len(panels) > 1 else "", shaded="Shaded: coarse rounds." if num_coarse else ""
+    ).strip()
+    return Drawing("report/search.svg", "Round by round", alt, caption, text, "search")
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
