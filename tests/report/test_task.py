@@ -59,7 +59,7 @@ def test_the_score_stands_where_accuracies_would(folder: Path) -> None:
     data = report.read_task(folder)
     text = report.task_markdown(data)
     assert "# UNet at 49.5 % of its FLOPs" in text and "| score |  | 0.4125 |  |" in text
-    assert "| FLOPs | 2 k | 990 | 2.02x fewer |" in text and "the best of the rounds was 0.5" in text
+    assert "| FLOPs | 2.00 k | 990 | 2.02x fewer |" in text and "the best of the rounds was 0.5" in text
     assert "3 plans were judged in 4.0 s" in text and "the same 20 examples, every second batch" in text
     assert "| policy | 1.250 | -0.250 | 60 |" in text and r"| `b\|c` | 16 | 16 |" in text
     assert "accuracy" not in text and "split" not in text and "accuracy" not in report.task_html(data)
