@@ -170,6 +170,7 @@ def _require_outputs(spec: ModelSpec, path: Path) -> None:
     if spec.num_classes <= _MANY_CLASSES or not path.is_file():
         return
     try:
+        files.require_regular(path)
         with safetensors.safe_open(path, framework="pt") as file:
             rows = {(*file.get_slice(name).get_shape(), 0)[0] for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:

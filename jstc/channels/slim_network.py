@@ -167,6 +167,8 @@ def read(folder: Path) -> dict[str, Any]:
         for key in ("attributes", "whole", "cost"):
             if not isinstance(document.get(key, {}), dict):
                 raise TypeError(f"'{key}' is not a mapping")
+        if not all(isinstance(shape, list) for shape in document.get("whole", {}).values()):
+            raise TypeError("'whole' has something else than lists of sizes")
     except FileNotFoundError:
         raise ModelError(
             f"no slim network in {folder}: it has no {MODEL}; run `jstc slim` first, or save one there"
@@ -179,7 +181,11 @@ def read(folder: Path) -> dict[str, Any]:
 
 def _require_plan(folder: Path, document: Mapping[str, Any]) -> None:
     path = folder / PLAN
-    if path.exists() and Plan.load(path).hash != document.get("plan_hash"):
+    try:
+        same = not path.exists() or Plan.load(path).hash == document.get("plan_hash")
+    except ChannelError as error:
+        raise ModelError(str(error)) from None
+    if not same:
         raise ModelError(f"{path} is not the plan of the network beside it; save the network again")
 
 

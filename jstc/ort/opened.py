@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from jstc.core import files
 from jstc.errors import InputError
 from jstc.ort import sessions
 from jstc.ort.sessions import Provider
@@ -163,7 +164,7 @@ def read_facts(session: Any) -> Facts:
     flops, params = (_count(known.get(key, "")) for key in ("flops", "params"))
     sizes: Any = None
     with contextlib.suppress(ValueError):
-        sizes = json.loads(known.get("sizes", "null"))
+        sizes = files.parse_json(known.get("sizes", "null"), where="sizes")
     named = sizes.items() if isinstance(sizes, dict) else ()
     kept = {name: size for name, size in named if type(size) is int and size > 0}
     return Facts(flops, known.get("precision"), params, kept)

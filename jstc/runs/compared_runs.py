@@ -123,7 +123,8 @@ def _of_files(path: Path, found: Sequence[Path]) -> Side:
     figures = {"flops": [each.facts.flops for each in known], "params": [each.facts.params for each in known]}
     costs = {name: next((value for value in values if value), None) for name, values in figures.items()}
     if path.is_dir():
-        cost = files.read_json(path / "model.json").get("cost")
+        told = files.read_json(path / "model.json")
+        cost = told.get("cost") if isinstance(told, dict) else None
         costs |= cost if isinstance(cost, dict) else {}
     document = {
         "schema": summary.SCHEMA,

@@ -169,6 +169,8 @@ def test_folders_that_are_missing_or_damaged(tmp_path):
     (folder / "model.safetensors").write_bytes(whole)
     made("keywords", flops=0.3).plan.save(folder / "plan.json")
     refused(Keywords(), folder, "is not the plan of the network beside it")
+    (folder / "plan.json").write_text("{")
+    refused(Keywords(), folder, r"plan: cannot read .*plan\.json")
     (folder / "plan.json").unlink()
     jstc.rebuild(Keywords(), folder)
     document = files.read_json(folder / "model.json")
@@ -176,6 +178,8 @@ def test_folders_that_are_missing_or_damaged(tmp_path):
         ({"schema": 2}, "schema 2 is not 1"),
         ({"attributes": [1]}, "'attributes' is not a mapping"),
         ({"attributes": {"layers.0.stride": 1}}, "has no attribute 'layers.0.stride'"),
+        ({"whole": {"out.weight": 3}}, "'whole' has something else than lists of sizes"),
+        ({"whole": {"out.weight": []}}, "a network of other sizes"),
     ):
         files.write_json(folder / "model.json", document | change)
         refused(Keywords(), folder, match)

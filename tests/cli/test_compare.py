@@ -235,6 +235,12 @@ def test_folders_of_slim_networks_are_compared_by_their_costs_and_files(jstc_com
     called = jstc_command("compare", small, large, "--no-measure", "--json")
     assert called.code == 3
     assert gates(called) == {("flops", "slim"): "fails", ("params", "slim"): "ok", ("bytes", "onnx"): "fails"}
+    for document in ([], {"cost": 3}):
+        written(large / "model.json", document)  # the file's own metadata say what it costs
+        assert jstc_command("compare", small, large, "--no-measure", "--max-bytes-increase", "off").code == 0
+    written(large / "model.json", {"cost": {"flops": "many"}})
+    assert jstc_command("compare", large, small, "--no-measure").code == 2
+    written(large / "model.json", {})
     (large / "model.onnx").unlink()
     assert gates(jstc_command("compare", small, large, "--json"))[("file", "onnx")] == "fails"
     found = jstc_command("bench", large)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from jstc import data, gate, report, slim
+from jstc.channels import rebuild
 from jstc.core import files
 from jstc.data.images import CorruptImages, open_file
 from jstc.errors import JstcError
@@ -61,6 +62,13 @@ def compared(folder: Path) -> object:
     return compare_runs(folder, folder, settings=gate.Settings())
 
 
+def saved(folder: Path) -> object:
+    network = torch.nn.Linear(2, 2)
+    if not (folder / "model.json").exists():
+        files.write_json(folder / "model.json", {"schema": 1, "class": "Linear", "plan_hash": ""})
+    return rebuild(network, folder)
+
+
 def with_parquet(folder: Path) -> object:
     (folder / "train.parquet").write_bytes(b"x")
     return of_data("parquet")(folder)
@@ -80,6 +88,7 @@ CASES = [
     case("plan.json", lambda f: Plan.load(f / "plan.json")),
     case("model.json", slim.load),
     case("model.safetensors", slim.load),
+    *(case(name, saved) for name in ("model.json", "model.safetensors", "plan.json")),
     case("checkpoint.safetensors", lambda f: checkpoint.load(f / "checkpoint.safetensors")),
     case("subnetwork.safetensors", lambda f: handover.load_subnetwork(
         f / "subnetwork.safetensors", plan=Plan.full({"a": 2}))),
