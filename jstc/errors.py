@@ -51,6 +51,10 @@ __all__ = [
 ]
 
 
+OTHER_TASKS = "for any other task there is jstc.JointSearch, in your own training loop: docs/any-network.md"
+"""Advice to whoever brings what does not classify images."""
+
+
 def near_names(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
     """Names, three at most, that differ from `name` in the order of the letters alone, or in a few letters.
 

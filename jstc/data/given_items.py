@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from jstc.core.preprocessing import Colour
 from jstc.data.pixels import as_colours
 from jstc.data.sampling import epoch_order, spread
-from jstc.errors import DataError
+from jstc.errors import OTHER_TASKS, DataError
 
 __all__ = ["Items", "Looked", "look", "picture"]
 
@@ -129,7 +129,10 @@ def _class_number(label: Any, where: str) -> int:
     if isinstance(label, Tensor | np.ndarray | np.generic):
         count = math.prod(label.shape)
         if count != 1:
-            raise DataError(f"{where} has a label of {count} values", "give the class number: label.argmax()")
+            raise DataError(
+                f"{where} has a label of {count} values",
+                f"give the class number: label.argmax(); {OTHER_TASKS}",
+            )
         label = label.item()
     if isinstance(label, str):
         raise DataError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from jstc.errors import StageError
+from jstc.errors import OTHER_TASKS, StageError
 
 __all__ = ["ScoresOnly", "described", "logits"]
 
@@ -28,7 +28,7 @@ def logits(output: object) -> Tensor:
         if inner is None:
             raise StageError(
                 f"the network returned {described(output)}; expected class scores [N, classes]",
-                "return them alone, first in a tuple, or with the name 'logits'",
+                f"return them alone, first in a tuple, or with the name 'logits'; {OTHER_TASKS}",
             )
         found = inner
     return found

@@ -13,7 +13,7 @@ from jstc.channels.analysis import require_plain
 from jstc.channels.budget import WidthBounds
 from jstc.channels.trace.ids import evaluating
 from jstc.core import processes
-from jstc.errors import ChannelError, ModelError, RecipeError, StageError
+from jstc.errors import OTHER_TASKS, ChannelError, ModelError, RecipeError, StageError
 from jstc.jst.thresholds import require_groups
 from jstc.models.outputs import logits
 from jstc.plan import Plan
@@ -59,7 +59,9 @@ def num_scores(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
     except StageError as error:
         raise ModelError(str(error)) from None
     if scores.dim() != 2 or len(scores) != _IMAGES:
-        raise ModelError(f"{_IMAGES} images gave {list(scores.shape)}; expected class scores [N, classes]")
+        raise ModelError(
+            f"{_IMAGES} images gave {list(scores.shape)}; expected class scores [N, classes]", OTHER_TASKS
+        )
     return int(scores.shape[1])
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jstc.channels.trace.ids import evaluating
-from jstc.errors import ModelError, StageError
+from jstc.errors import OTHER_TASKS, ModelError, StageError
 from jstc.models.outputs import described, logits
 from jstc.runs.forward_watch import Watch, failure, outside, randomness_kept, watching
 from jstc.train.device import as_input, autocast
@@ -242,7 +242,9 @@ def _require_owned(network: nn.Module, watch: Watch) -> None:
 def _require_shape(output: object, scores: Tensor, trial: Trial) -> None:
     whole = "" if output is scores else f", in {described(output)}"
     if scores.dim() != 2 or len(scores) != 2:
-        raise ModelError(f"2 images gave {list(scores.shape)}{whole}; expected class scores [N, classes]")
+        raise ModelError(
+            f"2 images gave {list(scores.shape)}{whole}; expected class scores [N, classes]", OTHER_TASKS
+        )
     if scores.shape[1] != trial.classes:
         raise ModelError(
             f"it gives {scores.shape[1]} scores for an image{whole}, dataset '{trial.dataset}' has "

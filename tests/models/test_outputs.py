@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jstc.errors import StageError
+from jstc.errors import OTHER_TASKS, StageError
 from jstc.models.outputs import ScoresOnly, described, logits
 
 SCORES, OTHER = torch.randn(2, 3), torch.randn(2, 5)
@@ -78,7 +78,8 @@ def test_scores_are_found_and_exported_alike(output: object) -> None:
 def test_what_has_no_scores_is_described_with_the_way_out(output: object, words: str) -> None:
     with pytest.raises(StageError, match=f"the network returned {words} expected class scores") as caught:
         logits(output)
-    assert caught.value.advice == "return them alone, first in a tuple, or with the name 'logits'"
+    alone = "return them alone, first in a tuple, or with the name 'logits'"
+    assert caught.value.advice == f"{alone}; {OTHER_TASKS}"
 
 
 def test_outputs_are_described_by_names_and_shapes() -> None:
