@@ -112,7 +112,9 @@ class JointSearch:
         self.path, self._progress = Path(out), progress
         self._task = _task(batches, call, loss, seed)
         given = {"flops": flops, "params": params, "latency": latency, "search.rounds": rounds, "seed": seed}
-        self._recipe = recipe_of(settings, given, trained=trained, judged=self._judges)
+        self._recipe = recipe_of(
+            settings, given, trained=trained, batches=self._task is not None, judged=self._judges
+        )
         if also is None and loss is not None and self._task is not None:
             first, own = self._task.batches[0], loss
             also = lambda network: own(network, first)  # noqa: E731
@@ -128,9 +130,7 @@ class JointSearch:
         self._finals: dict[str, float] = {}
         self._best: dict[str, Tensor] = {}
         self._asked: tuple[Round, Turn | None] | None = None
-        self._before: tuple[dict[str, Tensor], dict[str, Any]] | None = (
-            None  # the policy, before it was asked
-        )
+        self._before: Any = None  # state of the policy, before it was asked
         self._identity = identity_of(model, self.channels, self._recipe, judged=self._judges, key=key)
         with collectives.together():
             self._folder = SearchFolder(self.path, self._identity, fresh=fresh)

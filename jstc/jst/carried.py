@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ State = dict[str, dict[str, Any]]
 class Carried:
     """State of the user's optimiser over the whole network's parameters: by entry, then by parameter.
 
+    A parameter has all of its state here or none, as optimisers make none anew where there is some.
+
     `shaped` holds what has the shape of its parameter, zeros where no round has trained, and `others` single
     numbers, such as Adam's `step`. `kind` is the optimiser's class: another one's state is not taken over.
     """
@@ -37,7 +40,7 @@ class Carried:
     def document(self) -> dict[str, Any]:
         """All of a checkpoint that is no tensor of a parameter's shape, as JSON."""
         numbers = {
-            entry: {n: [float(v), isinstance(v, Tensor)] for n, v in own.items()}
+            entry: {name: _described(value) for name, value in own.items()}
             for entry, own in self.others.items()
         }
         return {"kind": self.kind, "numbers": numbers}
@@ -50,9 +53,7 @@ class Carried:
             entry, _, name = key.partition(".")
             found.shaped.setdefault(entry, {})[name] = tensor
         for entry, own in document["numbers"].items():
-            found.others[entry] = {
-                name: torch.tensor(value) if is_tensor else value for name, (value, is_tensor) in own.items()
-            }
+            found.others[entry] = {name: _number(*described) for name, described in own.items()}
         return found
 
     def load(self, optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], of: Places) -> None:
@@ -82,21 +83,31 @@ class Carried:
         left_out: set[str] = set()
         small: dict[str, dict[str, Tensor]] = {}
         for name, parameter in named.items():
-            for entry, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
+            state = {k: v for k, v in optimizer.state.get(parameter, {}).items() if v is not None}
+            odd = {k for k, v in state.items() if not _has_shape_of(parameter, v) and not _is_number(v)}
+            if odd:  # a part of its state is worse than none: it would not be made anew
+                left_out |= odd
+                self._forget(name)
+                continue
+            for entry, value in state.items():
+                if _has_shape_of(parameter, value):
                     small.setdefault(entry, {})[name] = value.detach().to(of.device)
-                elif _is_number(value):
+                else:
                     own = value.detach().cpu().clone() if isinstance(value, Tensor) else value
                     self.others.setdefault(entry, {})[name] = own
-                elif value is not None:
-                    left_out.add(entry)
         self._put(small, of)
         if left_out:
+            names = ", ".join(sorted(left_out))
             warnings.warn(
-                f"{self.kind}: {', '.join(sorted(left_out))} have not the shapes of parameters: they begin "
-                "anew in every round",
+                f"{self.kind}: state is not carried to the next round where {names} have another shape than "
+                "the parameter",
                 stacklevel=5,
             )
+
+    def _forget(self, name: str) -> None:
+        for entries in (self.shaped, self.others):
+            for own in entries.values():
+                own.pop(name, None)
 
     def _put(self, small: Mapping[str, Mapping[str, Tensor]], of: Places) -> None:
         for entry, tensors in small.items():
@@ -129,5 +140,21 @@ def _placed(value: Any, parameter: Tensor, group: Mapping[str, Any]) -> Any:
     return value.clone().to(parameter.device) if on_device else value.clone()
 
 
+def _has_shape_of(parameter: Tensor, value: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    one = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    return one and math.isfinite(value)
+
+
+def _described(value: Any) -> list[Any]:
+    """A number as JSON: itself, and of a tensor its type and its number of dimensions."""
+    if isinstance(value, Tensor):
+        return [value.item(), str(value.dtype).removeprefix("torch."), value.dim()]
+    return [value]
+
+
+def _number(value: Any, dtype: str = "", dims: int = 0) -> Any:
+    return torch.tensor(value, dtype=getattr(torch, dtype)).reshape([1] * dims) if dtype else value

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -196,8 +197,11 @@ def score_of(score: Any, *, final: bool) -> float | None:
             raise InputError("a finalist needs a score: it is by that that one of them is chosen")
         return None
     try:
-        value = float(score)
-    except (TypeError, ValueError):
+        number = score.item() if isinstance(score, Tensor | np.ndarray) else score
+        if isinstance(number, str | bytes):
+            raise TypeError
+        value = float(number)
+    except (TypeError, ValueError, RuntimeError):  # torch's, of a tensor with several numbers
         raise InputError(f"a score is one number, not a {type(score).__name__}") from None
     if not math.isfinite(value):
         raise InputError(f"a score of {value} says nothing: give a finite number, or None")

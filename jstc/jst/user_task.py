@@ -25,7 +25,7 @@ from jstc.jst.plan_judge import MENDING, Judged
 from jstc.jst.subnetwork import Target, fit
 from jstc.plan import Plan
 from jstc.train import collectives, seeds
-from jstc.train.recalibration import estimate
+from jstc.train.recalibration import estimate, has_statistics
 
 __all__ = ["NOTHING", "Call", "Loss", "UserTask", "examples", "recalibrate", "run"]
 
@@ -58,9 +58,17 @@ def recalibrate(network: nn.Module, batches: Iterable[Any], *, call: Call = run)
     Only batch norms are in training mode meanwhile, and nothing but their statistics changes. `call` runs the
     network on a batch; left out, a batch is a tensor, a tuple or list that begins with the input, or a
     dictionary of inputs by keyword. Returns the number of examples, 0 for a network without such norms.
+    Raises `InputError` where there are no batches, such as in an iterator that has been used up; then, and
+    when a forward fails, the statistics are as they were.
     """
-    forwards = ((examples(batch), partial(_forward, call, network, batch)) for batch in batches)
-    return estimate(network, forwards)
+    forwards = ((max(1, examples(batch)), partial(_forward, call, network, batch)) for batch in batches)
+    seen = estimate(network, forwards)
+    if not seen and has_statistics(network):
+        raise InputError(
+            "there are no batches to estimate statistics on",
+            "give a list or a loader: an iterator that was used before is empty",
+        )
+    return seen
 
 
 def _forward(call: Call, network: nn.Module, batch: Any) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "from_python",
     "load",
     "read_plain",
+    "said_in",
     "shipped",
     "to_yaml",
     "told",
@@ -68,14 +69,7 @@ def from_python(
     source = _source(recipe)
     for key in ("model", "dataset", "data"):
         source.data.pop(key, None)
-    if isinstance(settings, str):
-        settings = (settings,)
-    if isinstance(settings, Mapping):
-        said = [(split_key(key), value, f"settings[{key!r}]") for key, value in settings.items()]
-    elif isinstance(settings, Sequence) and all(isinstance(text, str) for text in settings):
-        said = [_override(text, "settings") for text in settings]
-    else:
-        raise RecipeError('settings= takes {"search.rounds": 20} or ["search.rounds=20"]')
+    said = said_in(settings)
     said += [
         (tuple(key.split(".")), value, f"{key}=") for key, value in arguments.items() if value is not None
     ]
@@ -83,6 +77,20 @@ def from_python(
     if not known & set(_BUDGETS):
         raise RecipeError("no budget: give flops=0.5 (half of the network's), params= or latency='2ms'")
     return _build(source, said)
+
+
+def said_in(settings: Mapping[str, Any] | Sequence[str]) -> list[Said]:
+    """Path of the key, value and origin of each of the `settings` of a call in Python.
+
+    Raises `RecipeError` for what are no settings.
+    """
+    if isinstance(settings, str):
+        settings = (settings,)
+    if isinstance(settings, Mapping):
+        return [(split_key(key), value, f"settings[{key!r}]") for key, value in settings.items()]
+    if isinstance(settings, Sequence) and all(isinstance(text, str) for text in settings):
+        return [_override(text, "settings") for text in settings]
+    raise RecipeError('settings= takes {"search.rounds": 20} or ["search.rounds=20"]')
 
 
 def _source(recipe: Recipe | Mapping[str, Any] | Path | str | None) -> Source:

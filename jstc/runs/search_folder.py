@@ -148,13 +148,38 @@ class SearchFolder:
             )
 
 
+# What a search goes by
+
+_OF_TRAINING = frozenset(
+    {
+        "epochs_per_round", "steps_per_round", "gate_steps", "candidate_images", "recalibration_images",
+        "eval_images", "eval_every", "compile",
+    }
+)  # fmt: skip
+"""Keys of `search` that say how rounds are trained and judged."""
+_ARGUMENTS = {"search.rounds": "rounds", "channels.ignore": "ignore"} | {
+    key: key for key in ("flops", "params", "latency", "seed")
+}
+
+
 def recipe_of(
-    settings: Mapping[str, Any] | Sequence[str], given: Mapping[str, Any], *, trained: bool, judged: bool
+    settings: Mapping[str, Any] | Sequence[str],
+    given: Mapping[str, Any],
+    *,
+    trained: bool,
+    batches: bool,
+    judged: bool,
 ) -> Recipe:
-    """The settings as a recipe. Raises `RecipeError` for keys that are not of a search of this kind."""
-    base: dict[str, Any] = {"search": {"candidates": 1}} if not judged and not trained else {}
+    """The settings as a recipe; `judged`: plans are, by the user's batches and loss.
+
+    Raises `RecipeError` for keys that are not of a search of this kind, and for those that do nothing in it.
+    """
     arguments = {"model": "given", "dataset": GIVEN, **given, **({"weights": "given"} if trained else {})}
-    found = begun_at_budget(loading.from_python(base, settings, arguments))
+    found = begun_at_budget(loading.from_python({}, settings, arguments))
+    has = {"trained": trained, "batches": batches, "loss": judged}
+    keys = _require_used(settings, {**has, "latency": given.get("latency") is not None})
+    if not judged and not trained and "search.candidates" not in keys:
+        found = found.model_copy(update={"search": found.search.model_copy(update={"candidates": 1})})
     if found.search.importance in ("taylor", "weighted", "weighted_taylor"):
         raise RecipeError(
             f"search.importance: {found.search.importance} is not for any training loop",
@@ -167,6 +192,36 @@ def recipe_of(
     if len(found.budgets) > 1:
         raise RecipeError("several budgets: give one, of whatever bounds; a search here has but one")
     return found
+
+
+def _require_used(settings: Mapping[str, Any] | Sequence[str], has: Mapping[str, bool]) -> set[str]:
+    """The keys of the settings, `section.key`, each of which does something here."""
+    keys: set[str] = set()
+    for path, value, origin in loading.said_in(settings):
+        own = [(*path, name) for name in value] if len(path) == 1 and isinstance(value, Mapping) else [path]
+        for key in (".".join(map(str, each[:2])) for each in own):
+            keys.add(key)
+            needs = _needs(key, value, has)
+            if needs:
+                raise RecipeError(f"{origin}: {key} does nothing here", needs)
+    return keys
+
+
+def _needs(key: str, value: Any, has: Mapping[str, bool]) -> str:
+    """What a key that does nothing would need; empty for one that does something."""
+    section, _, name = key.partition(".")
+    needs: dict[str, Sequence[str]] = {
+        "search.candidates": () if value == 1 else ("batches", "loss"),
+        "search.importance_images": ("trained", "batches", "loss"),
+        "search.reconstruction_images": ("trained", "batches"),
+    }
+    if key in _ARGUMENTS:
+        return f"say it by {_ARGUMENTS[key]}="
+    if section not in ("search", "channels", "latency_on") or (section == "search" and name in _OF_TRAINING):
+        return "training, its data and its judging are your own loop's"
+    needed = needs.get(key, ["latency"] if section == "latency_on" else [])
+    missing = [each for each in needed if not has[each]]
+    return f"it is for searches with {' and '.join(f'{each}=' for each in missing)}" if missing else ""
 
 
 def identity_of(
@@ -185,6 +240,8 @@ def identity_of(
         "search": recipe.search.model_dump(mode="json"),
         "channels": recipe.channels.model_dump(mode="json"),
         "budget": {name: str(bound) for name, bound in budget.items() if bound is not None},
+        "latency_on": recipe.latency_on.model_dump(mode="json") if recipe.latency is not None else None,
+        "flops": channels.cost().flops,
         "seed": recipe.seed,
         "key": key,
     }

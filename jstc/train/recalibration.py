@@ -25,7 +25,7 @@ from jstc.train import collectives
 from jstc.train.device import Numerics
 from jstc.train.job import Job
 
-__all__ = ["MOST_IMAGES", "estimate", "recalibrate", "recalibrate_trained"]
+__all__ = ["MOST_IMAGES", "estimate", "has_statistics", "recalibrate", "recalibrate_trained"]
 
 MOST_IMAGES = 4096
 """Training images for the statistics of a trained network; fewer where an epoch of the recipe has fewer."""
@@ -74,13 +74,14 @@ def estimate(
 
     Only batch norms are in training mode meanwhile (no dropout), and nothing but their running statistics
     changes. Returns the number of examples used: fewer than asked when `forwards` ends (a last one of a
-    single example is left out), and 0, without touching anything, when the network keeps no such statistics.
+    single example is left out), and 0, without touching anything, when the network keeps no such statistics
+    or there are no forwards. When a forward fails the statistics are as they were.
     """
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = _norms(network)
     seen, whole = 0, 0
     if not norms:
         return seen
-    with evaluating(network), _momentum_kept(norms):
+    with evaluating(network), _momentum_kept(norms), _kept_unless_estimated(norms, lambda: seen):
         for norm in norms:
             norm.reset_running_stats()
             norm.train()
@@ -97,6 +98,29 @@ def estimate(
             if seen >= images:
                 break
     return seen
+
+
+def has_statistics(network: nn.Module) -> bool:
+    """Whether a network has batch norms that keep running statistics."""
+    return bool(_norms(network))
+
+
+def _norms(network: nn.Module) -> list[_BatchNorm]:
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@contextmanager
+def _kept_unless_estimated(norms: list[_BatchNorm], seen: Callable[[], int]) -> Iterator[None]:
+    """The statistics of before, where the block fails or has seen nothing."""
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    done = False
+    try:
+        yield
+        done = seen() > 0
+    finally:
+        for norm, buffers in zip(norms, before, strict=True):
+            for name, buffer in buffers.items() if not done else ():
+                norm.get_buffer(name).copy_(buffer)
 
 
 @contextmanager
