@@ -84,7 +84,7 @@ def export_onnx(
     example: Any,
     path: Path | str,
     *,
-    batch: int | Literal["dynamic"] = "dynamic",
+    batch: int | Literal["dynamic"] | None = "dynamic",
     opset: int = 18,
     tolerance: float = 1e-4,
     outputs: Callable[[Any], Any] | None = None,
@@ -97,18 +97,20 @@ def export_onnx(
     parameters, outputs those of keys and fields. `outputs` picks from what the forward returns.
 
     `batch` is the first size of the first tensor, and of all others that share it: any number, or a fixed
-    one. `dynamic` names further sizes: `{"image": {2: "height", 3: "width"}}`. onnxruntime runs the file on
-    the example and on other sizes of all that is dynamic. Every output may differ from torch's by
-    `tolerance`, times its largest absolute value where that is above 1; whole numbers not at all.
+    one; None where that is no batch, as of images [C, H, W]. `dynamic` names further sizes:
+    `{"image": {2: "height", 3: "width"}}`. onnxruntime runs the file on the example and on other sizes of all
+    that is dynamic. Every output may differ from torch's by `tolerance`, times its largest absolute value
+    where that is above 1; whole numbers not at all.
 
     Raises `ParityError` above that, `InputError` for an example that the network cannot run, `StageError`
     when torch cannot export it; what was at `path` before is there still.
     """
     path, module = Path(path), network.network if isinstance(network, Slim) else network
-    require_plain(module)
-    call = Call.of(plain_copy(module), example, outputs)
+    copied = plain_copy(module)
+    require_plain(copied)
+    call = Call.of(copied, example, outputs)
     sizes = dynamic_sizes(call, batch, dynamic or {})
-    if batch != "dynamic":
+    if isinstance(batch, int):
         call = call.resized({name: {0: batch} for name in call.batched})
     compared = list(runs(call, sizes))
     # Some forwards keep the last sizes and ask whether they are others now: the exporter would fix those.
@@ -155,7 +157,7 @@ def _graph(call: Call, sizes: Sizes, opset: int) -> onnx.ModelProto:
         if name in written and written[name][dim] != own:
             raise StageError(
                 f"the exported graph fixes the size '{own}' of '{name}': the forward uses a constant for it",
-                "give batch=N, or leave that size out of dynamic",
+                "give batch=N or None, or leave that size out of dynamic",
             )
     return model
 
@@ -230,7 +232,7 @@ def _parity(
     if tuple(ours.shape) != theirs.shape:
         raise ParityError(
             f"the output '{name}' has the shape {list(theirs.shape)} in ONNX and {list(ours.shape)} in torch",
-            "the forward takes a size from a constant: give batch=N, or leave that size out of dynamic",
+            "the forward takes a size from a constant: fix it by batch=N or None, or leave it out of dynamic",
         )
     mine, other = ours.double(), torch.from_numpy(np.asarray(theirs, np.float64))
     apart = torch.where(mine == other, 0.0, (mine - other).abs())  # two infinite ones are the same

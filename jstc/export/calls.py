@@ -199,7 +199,7 @@ def free(name: str, taken: set[str]) -> str:
 
 
 def dynamic_sizes(
-    call: Call, batch: int | Literal["dynamic"], more: Mapping[str, Mapping[int, str]]
+    call: Call, batch: int | Literal["dynamic"] | None, more: Mapping[str, Mapping[int, str]]
 ) -> Sizes:
     """The dynamic sizes of a call: the batch's, and those that `more` names.
 
@@ -208,8 +208,8 @@ def dynamic_sizes(
     found: dict[str, dict[int, str]] = {}
     if batch == "dynamic":
         found = {name: {0: BATCH} for name in call.batched}
-    elif type(batch) is not int or batch < 1:
-        raise InputError(f"batch={batch!r}: expected 'dynamic', or a whole number from 1 on")
+    elif batch is not None and (type(batch) is not int or batch < 1):
+        raise InputError(f"batch={batch!r}: expected 'dynamic', a whole number from 1 on, or None")
     sizes = call.named(found)
     for name, dims in more.items():
         if name not in call.inputs:

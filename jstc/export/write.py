@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from jstc.channels.trace.ids import tensors_in
 from jstc.core import files
 from jstc.errors import StageError
 from jstc.models.outputs import ScoresOnly, logits
@@ -105,7 +106,7 @@ def traced(
                 verbose=False,
             )
         except Exception as error:
-            raise StageError(_refusal(error, said.getvalue())) from error
+            raise _refusal(error, said.getvalue()) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     got = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
@@ -114,15 +115,15 @@ def traced(
     return model
 
 
-def _refusal(error: Exception, said: str) -> str:
+def _refusal(error: Exception, said: str) -> StageError:
     # The exporter wraps the reason in its own errors, each pages long.
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
     lines = [line.strip() for line in (str(error) or said).splitlines() if line.strip()]
     reason = lines[0] if lines else "it gives no reason"
-    return (
-        f"torch.onnx could not export the network: {type(error).__name__}: {reason}; "
-        "the forward must work for any batch size and must not branch on the values of tensors"
+    return StageError(
+        f"torch.onnx could not export the network: {type(error).__name__}: {reason}",
+        "the forward must work for any batch size and must not branch on the values of tensors",
     )
 
 
@@ -140,8 +141,17 @@ def _check_interface(model: onnx.ModelProto, num_classes: int, batch: int | None
 
 
 def plain_copy(network: nn.Module) -> nn.Module:
-    """A copy on the CPU, in float32, contiguous and in evaluation mode; `network` is left as it is."""
-    duplicate = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    """A copy on the CPU, in float32, contiguous and in evaluation mode; `network` is left as it is.
+
+    Raises `StageError` for one that cannot be copied.
+    """
+    # What a forward in training has kept in an attribute hangs on its graph, and would not be copied.
+    kept = (tensor for module in network.modules() for tensor in tensors_in(list(vars(module).values())))
+    memo = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
+    try:
+        duplicate = copy.deepcopy(network, memo).to("cpu", torch.float32).eval()
+    except Exception as error:  # whatever its attributes raise: a lock, an open file, an iterator
+        raise StageError(f"the network cannot be copied: {error}") from error
     return duplicate.to(memory_format=torch.contiguous_format)
 
 

@@ -7,6 +7,7 @@ from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import jstc
-from jstc.errors import InputError, ParityError, StageError
+from jstc.errors import ChannelError, InputError, ParityError, StageError
 from jstc.export import any_network, read_metadata
 from jstc.export.any_network import Exported, OutputParity
 from jstc.export.calls import Call, dynamic_sizes, runs
@@ -148,6 +149,7 @@ class Remembers(nn.Module):
         super().__init__()
         self.layer = nn.Conv2d(3, 2, 1)
         self.sizes: object = None
+        self.last: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
@@ -157,8 +159,9 @@ class Remembers(nn.Module):
 
 
 def test_sizes_that_a_network_remembers_do_not_become_constants(tmp_path):
-    network = Remembers().eval()
-    network(torch.randn(2, 3, 4, 4))  # a batch that it is also compared at
+    network = Remembers()
+    network.last = network(torch.randn(2, 3, 4, 4))  # a batch that it is also compared at
+    assert not network.last.is_leaf
     result = jstc.export_onnx(network, torch.randn(1, 3, 4, 4), tmp_path / "r.onnx")
     assert result.outputs[0].shape == ("batch", 2, 4, 4)
 
@@ -252,7 +255,8 @@ def test_inputs_that_share_the_first_size_have_the_batch():
         lambda_of(lambda x, mask, y: x @ mask + y), (torch.randn(2, 7), mask, torch.randn(2, 7)), None
     )
     assert dynamic_sizes(call, "dynamic", {}) == {"x": {0: "batch"}, "y": {0: "batch"}}
-    assert dynamic_sizes(call, 4, {"mask": {0: "rows"}}) == {"mask": {0: "rows"}}
+    for batch in (4, None):
+        assert dynamic_sizes(call, batch, {"mask": {0: "rows"}}) == {"mask": {0: "rows"}}
 
 
 def lambda_of(function) -> nn.Module:
@@ -304,6 +308,15 @@ def test_what_is_wrong_is_said_before_the_export(example, options, match, tmp_pa
     with pytest.raises(InputError, match=match):
         jstc.export_onnx(TwoInputs(), example, tmp_path / "model.onnx", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_networks_that_cannot_be_exported_as_they_are(tmp_path):
+    network: Any = Segmentation()
+    with pytest.raises(ChannelError, match="was wrapped by DataParallel"):
+        jstc.export_onnx(nn.DataParallel(network), torch.randn(1, 3, 8, 8), tmp_path / "model.onnx")
+    network.lines = (line for line in "abc")
+    with pytest.raises(StageError, match="the network cannot be copied"):
+        jstc.export_onnx(network, torch.randn(1, 3, 8, 8), tmp_path / "model.onnx")
 
 
 def test_the_network_is_left_as_it_is(tmp_path):
