@@ -86,6 +86,7 @@ def main() -> None:
         full, _ = timed(lambda: train(network, whole))
         cutting, trial = timed(partial(cut, target, plan, settings))
         both = [trial.gated.ungated(), trial.gated]
+        assert trial.optimizer is not None
         with frozen(trial.gated.alpha):
             taken = {
                 called: timed(partial(train, called, trial.optimizer))[0]
