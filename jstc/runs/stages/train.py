@@ -253,8 +253,8 @@ def _placed(target: nn.Module, workspace: Workspace) -> nn.Module:
 # FLOPs and parameters as fvcore counts them: the second opinion on our own cost model.
 
 
-def count(network: nn.Module, example_input: Tensor) -> tuple[int, int]:
-    """FLOPs for one example and parameters, by fvcore. One multiply-add is one FLOP."""
+def count(network: nn.Module, *inputs: Any) -> tuple[int, int]:
+    """FLOPs for one example's inputs and parameters, by fvcore. One multiply-add is one FLOP."""
     with warnings.catch_warnings():
         # fvcore traces with torch.jit, which torch has begun to call deprecated.
         for category in (DeprecationWarning, FutureWarning):
@@ -262,7 +262,7 @@ def count(network: nn.Module, example_input: Tensor) -> tuple[int, int]:
         warnings.filterwarnings("ignore", category=TracerWarning)
         from fvcore.nn import FlopCountAnalysis, jit_handles, parameter_count
 
-        analysis = FlopCountAnalysis(_Tensors(network).eval(), (example_input,))
+        analysis = FlopCountAnalysis(_Tensors(network).eval(), inputs)
         analysis.set_op_handle("aten::_convolution_mode", partial(_named_padding, jit_handles))
         # What fvcore does not count (norms excepted), our cost model does not count either.
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -277,8 +277,8 @@ class _Tensors(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensors_held(self.network(images)))
+    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        return tuple(tensors_held(self.network(*inputs)))
 
 
 def _named_padding(fvcore: Any, inputs: list[Any], outputs: list[Any]) -> int:

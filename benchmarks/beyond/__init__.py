@@ -1,0 +1,1 @@
+"""Networks beyond classifiers, each through everything: `python -m benchmarks.beyond --help`."""
