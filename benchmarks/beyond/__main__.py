@@ -1,7 +1,7 @@
 """Networks beyond classifiers, each through everything that jstc says of any network.
 
     python -m benchmarks.beyond --table docs/research/beyond.md    # all networks, and the table
-    python -m benchmarks.beyond DETR yolo11n --only onnx           # a few networks, one check of those that follow
+    python -m benchmarks.beyond DETR yolo11n --only onnx           # a few networks, one of the checks
     python -m benchmarks.beyond --list
 
 Segmentation, detection, video, optical flow, texts, sounds, images made larger or made up; packages that are
@@ -80,7 +80,7 @@ def checked(
     stage = found.pop("stage", "start")
     if problem:
         found["failures"][stage] = problem
-    return {"name": name, **found}
+    return {"name": name, "checked": list(only), **found}
 
 
 def _child(make: Make, result: Path, log: Path, memory: float, only: tuple[str, ...]) -> None:
@@ -119,16 +119,27 @@ def _missing(family: str) -> str:
 
 
 def _known(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The environment of the last run, and what is known of each network: later lines replace earlier ones."""
+    """The environment of the last run, and what is known of each network: later checks replace earlier ones."""
     here: dict[str, Any] = {}
     networks: dict[str, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         document = json.loads(line)
         if "name" in document:
-            networks[document["name"]] = document
+            networks[document["name"]] = _joined(networks.get(document["name"], {}), document)
         else:
             here = document
     return here, networks
+
+
+def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found of a network, with checks that were made anew in place of their old results."""
+    again = {"build", "start", "analyse", "slice", "done", *new.get("checked", ())}
+    failures = {stage: text for stage, text in old.get("failures", {}).items() if stage not in again}
+    kept = {key: value for key, value in old.items() if key not in again and key != "skipped"}
+    checked = sorted({*old.get("checked", ()), *new.get("checked", ())}, key=STAGES.index)
+    seconds = old.get("seconds", 0) + new.get("seconds", 0)
+    failures |= new["failures"]
+    return {**kept, **new, "failures": failures, "checked": checked, "seconds": round(seconds, 2)}
 
 
 def _append(path: Path, document: Mapping[str, Any]) -> None:
@@ -154,6 +165,12 @@ def _warm() -> None:
         importlib.import_module(name)
 
 
+def _open(known: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
+    """The checks that are still to be made of a network."""
+    done = () if options.fresh else known.get("checked", ())
+    return [stage for stage in options.only if stage not in done]
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -162,7 +179,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the names of all networks")
     parser.add_argument("--results", type=Path, default=Path("runs/beyond.jsonl"))
     parser.add_argument("--fresh", action="store_true", help="check again what is known")
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="these checks alone")
+    parser.add_argument(
+        "--only", nargs="+", choices=STAGES, default=STAGES, metavar="CHECK", help="these checks alone"
+    )
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one network")
     parser.add_argument("--memory", type=float, default=4.0, help="GiB for one network")
     parser.add_argument("--table", type=Path, help="write the results to this Markdown file")
@@ -180,8 +199,9 @@ def main() -> int:
         print("\n".join(f"{family}: {name}" for family, name, _ in _names()))
         return 0
     chosen = [n for n in _names() if not options.names or {n[0], n[1]} & set(options.names)]
-    _, known = _known(options.results)
-    todo = [n for n in chosen if options.fresh or n[1] not in known or "skipped" in known[n[1]]]
+    here, known = _known(options.results)
+    stages = {n[1]: _open(known.get(n[1], {}), options) for n in chosen}
+    todo = [n for n in chosen if stages[n[1]]]
     if todo:
         _warm()
         _append(options.results, _here())
@@ -189,7 +209,7 @@ def main() -> int:
         if missing := _missing(family):
             found: dict[str, Any] = {"name": name, "failures": {}, "skipped": missing}
         else:
-            found = checked(name, make, limit=options.limit, memory=options.memory, only=options.only)
+            found = checked(name, make, limit=options.limit, memory=options.memory, only=stages[name])
         _append(options.results, found)
         print(f"[{number}/{len(todo)}] {name}: {table.verdict(found)}", file=sys.stderr, flush=True)
     here, known = _known(options.results)

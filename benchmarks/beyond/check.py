@@ -26,8 +26,8 @@ from jstc.runs.stages.train import count
 
 __all__ = ["STAGES", "CheckError", "check"]
 
-STAGES = ("analyse", "slice", "train", "counts", "onnx", "search", "masked")
-"""The checks, in their order."""
+STAGES = ("train", "counts", "onnx", "search", "masked")
+"""The checks that follow the analysis and the cut, in their order."""
 SHARE = 0.5
 _MARGIN = 0.01  # where half the FLOPs cannot be reached: this much above the smallest share
 _ROUNDS = 2

@@ -14,7 +14,7 @@ __all__ = ["NETWORKS"]
 
 
 class KeywordSpotter(nn.Module):
-    """Depthwise separable convolutions over the frames of a recording [N, 40, T] (DS-CNN, Zhang et al. 2017)."""
+    """Depthwise separable convolutions over the frames of a recording [N, 40, T] (DS-CNN, Zhang 2017)."""
 
     def __init__(self, width: int = 48, words: int = 12) -> None:
         super().__init__()

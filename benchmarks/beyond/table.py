@@ -17,7 +17,7 @@ Segmentation, detection, video, optical flow, texts, sounds, images made larger 
 random weights, and goes in a process of its own (4 GiB, a limit of time, one thread) through
 
 - **analysed**: the whole network, with its own loss (`also=`) and, where the name says "predictions" or the
-  package returns more than anybody needs, what a user picks of its results (`outputs=`); the seconds that took;
+  package returns more than anybody needs, what a user picks of its results (`outputs=`); its seconds;
 - **at most**: how much of its FLOPs and of its parameters can be cut at most, every group at one channel;
 - **inexact**: how many of its groups jstc says not to be the same cut as masked (a norm goes over the
   channels), of how many;

@@ -18,7 +18,7 @@ _ENCODER: dict[str, Any] = {
 _TEXT = {"vocab_size": 120, "max_position_embeddings": 32}
 
 
-def _of(  # noqa: PLR0913 - what a network of this package is made of
+def _of(
     kind: str,
     config: str,
     inputs: Inputs,
@@ -102,15 +102,15 @@ def _mask2former() -> Case:
     import transformers
 
     backbone = transformers.SwinConfig(
-        image_size=128, patch_size=4, embed_dim=24, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4], window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
+        image_size=128, patch_size=4, embed_dim=24, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4],
+        window_size=4, out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     return _of(
         "Mask2FormerForUniversalSegmentation", "Mask2FormerConfig", images(128), _regions,
         lambda found: (found.class_queries_logits, found.masks_queries_logits),
         backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_layers=1,
-        encoder_feedforward_dim=64, decoder_layers=2, num_attention_heads=4, dim_feedforward=64, num_queries=10,
-        train_num_points=64, num_labels=5,
+        encoder_feedforward_dim=64, decoder_layers=2, num_attention_heads=4, dim_feedforward=64,
+        num_queries=10, train_num_points=64, num_labels=5,
     )()  # fmt: skip
 
 
@@ -168,8 +168,8 @@ TRANSFORMERS: dict[str, Make] = {
     ),
     "wav2vec 2.0": _of(
         "Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", noise(4000), _labels,
-        **_ENCODER, conv_dim=[32] * 3, conv_kernel=[10, 3, 3], conv_stride=[5, 4, 4], num_feat_extract_layers=3,
-        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, classifier_proj_size=32, num_labels=10,
+        **_ENCODER, conv_dim=[32] * 3, conv_kernel=[10, 3, 3], conv_stride=[5, 4, 4],
+        num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, classifier_proj_size=32, num_labels=10,
         apply_spec_augment=False,
     ),
 }  # fmt: skip

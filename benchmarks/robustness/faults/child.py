@@ -20,7 +20,7 @@ from jstc.runs import commands
 from jstc.train import checkpoint, device
 from jstc.train.metrics import History
 
-__all__ = ["STAGES", "Chosen", "Events", "recipe", "start", "wait"]
+__all__ = ["STAGES", "Chosen", "Events", "fork", "recipe", "start", "wait"]
 
 STAGES = ("search", "finetune", "slim", "export")
 MODEL = f"{Path(__file__).with_name('model.py')}:net"
@@ -117,7 +117,12 @@ class Events:
 
 
 def start(directory: Path, chosen: Chosen, *, kill_at: int | None = None) -> int:
-    """Begin or continue the run in a forked child; returns its process id. What it says is in `.log` beside.
+    """Begin or continue the run in a forked child, as `fork` does."""
+    return fork(directory, lambda: _work(directory, chosen), kill_at=kill_at)
+
+
+def fork(directory: Path, work: Callable[[], None], *, kill_at: int | None = None) -> int:
+    """Do some work in a forked child; returns its process id. What it says is in `.log` beside `directory`.
 
     The number of its events is in `.events.json` when it ends by itself.
     """
@@ -130,7 +135,7 @@ def start(directory: Path, chosen: Chosen, *, kill_at: int | None = None) -> int
         events = Events(kill_at)
         events.watch()
         device.set_threads(1)
-        _work(directory, chosen)
+        work()
         files.write_json(directory.with_suffix(".events.json"), events.count)
         code = 0
     except JstcError as error:
