@@ -559,6 +559,16 @@ def test_the_folder_of_another_search_is_refused(new: Any, changes: Any, key: st
     assert new(**changes, fresh=True).round == 0
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["in the first write", "later"])
+def test_what_a_killed_process_has_half_written_goes(new: Any, tmp_path: Path, *, before: bool) -> None:
+    if before:
+        run(new(), until=1)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / ".tmp-x1.safetensors").write_bytes(b"half")
+    assert new().round == int(before)
+    assert not list((tmp_path / "out").glob(".tmp-*"))
+
+
 def test_a_folder_with_something_else_is_refused(new: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letters.txt").write_text("dear")

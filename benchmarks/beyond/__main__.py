@@ -119,7 +119,7 @@ def _missing(family: str) -> str:
 
 
 def _known(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The environment of the last run, and what is known of each network: later checks replace earlier ones."""
+    """The environment of the last run, and what is known of each network; later checks count."""
     here: dict[str, Any] = {}
     networks: dict[str, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -179,9 +179,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the names of all networks")
     parser.add_argument("--results", type=Path, default=Path("runs/beyond.jsonl"))
     parser.add_argument("--fresh", action="store_true", help="check again what is known")
-    parser.add_argument(
-        "--only", nargs="+", choices=STAGES, default=STAGES, metavar="CHECK", help="these checks alone"
-    )
+    only = f"these checks alone, of {', '.join(STAGES)}"
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="CHECK", help=only)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one network")
     parser.add_argument("--memory", type=float, default=4.0, help="GiB for one network")
     parser.add_argument("--table", type=Path, help="write the results to this Markdown file")

@@ -173,13 +173,13 @@ def _step(network: nn.Module, case: Case) -> float:
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     loss = case.loss(network)
-    _require(math.isfinite(float(loss)), f"the loss is {float(loss)}")
+    _require(math.isfinite(loss.item()), f"the loss is {loss.item()}")
     loss.backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     _require(bool(gradients), "no parameter has a gradient")
     _require(all(bool(g.isfinite().all()) for g in gradients), "a gradient is not finite")
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def _train(record: Record, case: Case, small: nn.Module) -> None:

@@ -169,7 +169,7 @@ TRANSFORMERS: dict[str, Make] = {
     "wav2vec 2.0": _of(
         "Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", noise(4000), _labels,
         **_ENCODER, conv_dim=[32] * 3, conv_kernel=[10, 3, 3], conv_stride=[5, 4, 4],
-        num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, classifier_proj_size=32, num_labels=10,
-        apply_spec_augment=False,
+        num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+        classifier_proj_size=32, num_labels=10, apply_spec_augment=False,
     ),
 }  # fmt: skip

@@ -27,7 +27,7 @@ from jstc.errors import RecipeError, RunDirectoryError
 from jstc.jst.phases import begun_at_budget
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
-from jstc.runs import directory
+from jstc.runs import directory, guard
 from jstc.train import checkpoint, collectives
 from jstc.train.checkpoint import Checkpoints, Saved
 from jstc.train.metrics import History
@@ -73,6 +73,7 @@ class SearchFolder:
             before.close()
         self._lock.enter_context(directory.locked(self.path))
         _open[self.path] = self
+        guard.delete_leftovers(self.path, ())
         for name in _FILES if fresh else ():
             (self.path / name).unlink(missing_ok=True)
 
@@ -80,7 +81,8 @@ class SearchFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} is a file", "give a folder of the search's own")
         there = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
-        other = there - {*_FILES, *_LOCKS}
+        # A process that was killed in its first write has left nothing but a part of that.
+        other = {name for name in there - {*_FILES, *_LOCKS} if not name.startswith(".tmp-")}
         if other and not there & {"search.json"}:
             names = ", ".join(sorted(other)[:3])
             raise RunDirectoryError(

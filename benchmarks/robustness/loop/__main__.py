@@ -83,7 +83,9 @@ class Searches:
 
 
 def _files(folder: Path) -> dict[str, Any]:
-    return {name: content for name, content in fingerprint(folder).items() if name != "asked.log"}
+    # A save that was killed leaves what it had written in a folder beside the one that it was to replace.
+    apart = ("asked.log", ".tmp-slim-")
+    return {name: found for name, found in fingerprint(folder).items() if not name.startswith(apart)}
 
 
 def _asked(folder: Path) -> set[str]:
