@@ -22,6 +22,7 @@ pytestmark = [
 def searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> loop.Searches:
     monkeypatch.setattr(training, "ROUNDS", 1)
     monkeypatch.setattr(training, "STEPS", 2)
+    monkeypatch.setattr(training, "CANDIDATES", 3)
     return loop.Searches(tmp_path, trained=True)
 
 

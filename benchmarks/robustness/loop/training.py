@@ -15,7 +15,7 @@ import jstc
 
 __all__ = ["Upscaler", "given", "search"]
 
-ROUNDS, STEPS = 6, 25
+ROUNDS, STEPS, CANDIDATES = 6, 25, 12
 _SMALL = torch.rand(48, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 _LARGE = F.interpolate(_SMALL, scale_factor=2, mode="bicubic")
 _BATCHES = [(_SMALL[at : at + 12], _LARGE[at : at + 12]) for at in range(0, 48, 12)]
@@ -74,7 +74,7 @@ def search(folder: Path, network: nn.Module, *, trained: bool) -> None:
     """
     joint = jstc.JointSearch(
         copy.deepcopy(network), _SMALL[:1], out=folder / "search", flops=0.5, rounds=ROUNDS, trained=trained,
-        batches=_BATCHES, loss=_loss, settings={"search.candidates": 12}, progress=False,
+        batches=_BATCHES, loss=_loss, settings={"search.candidates": CANDIDATES}, progress=False,
     )  # fmt: skip
     while not joint.done:
         round_ = joint.ask()
