@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits, load_sample_images
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms.functional import pil_to_tensor
 
 
@@ -106,6 +106,13 @@ def boxes(folder: Path, split: str) -> list:
         pixels = pil_to_tensor(Image.open(folder / image["file_name"])) / 255
         found.append((pixels, {"boxes": corners, "labels": labels, "id": image["id"]}))
     return found
+
+
+def loader(data: list, size: int, seed: int = 0) -> DataLoader:
+    """Batches of a tuple of images and one of targets, as torchvision's detectors take them."""
+    order = torch.Generator().manual_seed(seed)
+    together = lambda batch: tuple(zip(*batch, strict=True))  # noqa: E731
+    return DataLoader(data, size, shuffle=True, collate_fn=together, generator=order, drop_last=True)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def main(argv=None):
 
     example, batches = held[:1][0], list(DataLoader(data, 16))[:8]
     search = jstc.JointSearch(
-        model, example, out=o.out / "search", flops=o.flops, rounds=o.rounds, seed=o.seed, trained=True,
-        batches=batches, loss=loss_of, settings={"search.candidates": o.candidates},
+        model, example, out=o.out / "search", flops=o.flops, rounds=o.rounds, seed=o.seed,
+        trained=True, batches=batches, loss=loss_of, settings={"search.candidates": o.candidates},
     )  # fmt: skip
     while not search.done:
         round = search.ask()

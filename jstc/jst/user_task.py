@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from jstc.channels.reconstruction.reconstruct import Reconstruction
+from jstc.channels.reconstruction.reconstruct import Reconstruction, examples
 from jstc.channels.trace.ids import evaluating
-from jstc.errors import InputError
+from jstc.errors import ChannelError, InputError
 from jstc.jst.plan_judge import MENDING, Judged
 from jstc.jst.subnetwork import Target, fit
 from jstc.plan import Plan
@@ -43,11 +43,6 @@ def run(network: nn.Module, batch: Any) -> Any:
     if isinstance(batch, dict):
         return network(**batch)
     return network(batch if isinstance(batch, Tensor) else batch[0])
-
-
-def examples(batch: Any) -> int:
-    """Examples in a batch: the length of its first tensor."""
-    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 0)
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Any], *, call: Call = run) -> int:
@@ -217,7 +212,15 @@ class UserTask:
         images = min(images, self.num_images)
         if not images:
             return network, None
-        found = fit(target, network, plan, self.fitting, images=images, rough=rough, call=self.call)
+        try:
+            found = fit(target, network, plan, self.fitting, images=images, rough=rough, call=self.call)
+        except ChannelError as error:
+            advice = (
+                "give call= a function that runs the layers alone, without what is chosen by their results; "
+            )
+            raise ChannelError(
+                error.problem, advice + "or settings: search.reconstruction_images=0"
+            ) from error
         return network, found
 
     def best_cut(self, target: Target, plan: Plan, images: int) -> nn.Module:

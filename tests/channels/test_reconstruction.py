@@ -517,3 +517,30 @@ def test_every_place_is_looked_at_equally_often() -> None:
     positions = layer.positions((1, 4, 100, 100), 2**14 // 4, torch.arange(2500), seed=0)
     assert positions.shape == (2500, 4)
     assert torch.equal(positions.flatten().bincount(), torch.ones(10_000, dtype=torch.int64))
+
+
+class Listed(Copied):
+    """Takes a list of images, as detectors do, and targets beside it."""
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Tensor:
+        assert all(image.shape == (3, 8, 8) for image in images)
+        return super().forward(torch.stack(list(images)))
+
+
+def test_lists_of_images_beside_targets_are_cut_by_examples() -> None:
+    torch.manual_seed(1)
+    model = Listed().eval()
+    channels = jstc.analyse(model, (list(IMAGES[:1]),))
+    plan = channels.uniform_plan(flops=0.6)
+    targets = [{"boxes": torch.zeros(2, 4)} for _ in IMAGES[:20]]
+    small, expected = channels.slice(model, plan), channels.slice(model, plan)
+    listed = [(tuple(IMAGES[k : k + 10]), tuple(targets[k : k + 10])) for k in (0, 10)]
+    stacked = [IMAGES[:10], IMAGES[10:20]]
+    call = lambda network, batch: network(batch[0])  # noqa: E731
+    assert channels.reconstruct(model, small, plan, listed, images=15, call=call).images == 15
+    channels.reconstruct(
+        model, expected, plan, stacked, images=15, call=lambda network, batch: network(batch)
+    )
+    for name, tensor in small.state_dict().items():
+        torch.testing.assert_close(tensor, expected.state_dict()[name])
+    assert not torch.equal(small.second.weight, channels.slice(model, plan).second.weight)

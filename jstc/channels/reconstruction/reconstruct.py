@@ -28,7 +28,7 @@ from jstc.channels.trace.ids import evaluating, named_tensors
 from jstc.core.seeds import derive
 from jstc.errors import ChannelError
 
-__all__ = ["Explained", "Reconstruction", "reconstruct"]
+__all__ = ["Explained", "Reconstruction", "examples", "reconstruct"]
 
 _HELD_OUT = 8  # one image in so many chooses the ridge, and says what a fit is worth
 _AT_ONCE = 64  # images at most that a forward has: what a held one keeps goes with their number
@@ -87,7 +87,7 @@ def reconstruct(  # noqa: PLR0913 - see `ChannelMap.reconstruct`
         sites, left_out = find(steps, whole, own, cut)
         room = _Room.of(sites, steps, cut_steps, own, few)
         parts, used = _chosen(batches, room.images(images, memory), room.at_once(memory))
-        fitting = _Fitting(own, kept, steps, [_size(part) for part in parts], add_up, rough=rough)
+        fitting = _Fitting(own, kept, steps, [examples(part) for part in parts], add_up, rough=rough)
         pairs = _pairs(model, small, [_run(call, part) for part in parts], sites)
         found: dict[str, Explained] = {}
         try:
@@ -119,7 +119,7 @@ def _exactly() -> Iterator[None]:
 
 def _started(batches: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
     """The first batch that has images, and all of them."""
-    rest = iter(filter(_size, batches))
+    rest = iter(filter(examples, batches))
     for first in rest:
         return first, itertools.chain([first], rest)
     raise ChannelError("reconstruction needs images: there were no batches")
@@ -130,7 +130,7 @@ def _chosen(batches: Iterable[Any], most: int, at_once: int) -> tuple[list[Any],
     parts: list[Any] = []
     used = 0
     for batch in batches:
-        size = min(_size(batch), most - used)
+        size = min(examples(batch), most - used)
         parts += [_part(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)]
         used += size
         if used >= most:
@@ -165,7 +165,7 @@ class _Room:
         held = [whole[s.number] + cut[s.number] - cut_steps[s.number].bytes for s in sites]
         inputs = sum(leaf.nbytes for leaf in tree_leaves(few) if isinstance(leaf, Tensor))
         fits = [_fit_bytes(cut_steps[site.number], own[site.weight]) for site in sites]
-        number = _size(few)
+        number = examples(few)
         return cls(-(-(max(held, default=0) + inputs) // number), -(-max(whole, default=0) // number), fits)
 
     def at_once(self, memory: int) -> int:
@@ -196,15 +196,30 @@ def _run(call: Callable[[nn.Module, Any], Any], batch: Any) -> Run:
 
 
 def _part(batch: Any, start: int, stop: int) -> Any:
-    size = _size(batch)
+    size = examples(batch)
+    if _targets(batch) is not None:
+        alike = (isinstance(part, list | tuple | Tensor) and len(part) == size for part in batch)
+        return [part[start:stop] if cut else part for part, cut in zip(batch, alike, strict=True)]
     return tree_map_only(
         Tensor, lambda tensor: tensor[start:stop] if tensor.dim() and len(tensor) == size else tensor, batch
     )
 
 
-def _size(batch: Any) -> int:
-    """Images in a batch: by its first tensor."""
-    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), 0)
+def examples(batch: Any) -> int:
+    """Examples in a batch: the length of its first tensor, or of a list of a dictionary for each."""
+    targets = _targets(batch)
+    if targets is not None:
+        return len(targets)
+    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 0)
+
+
+def _targets(batch: Any) -> Sequence[Any] | None:
+    """A dictionary for each example, beside images that may be of several sizes, as torchvision's detectors
+    take them; None for a batch in any other form."""
+    for part in batch if isinstance(batch, list | tuple) else ():
+        if isinstance(part, list | tuple) and part and all(isinstance(one, dict) for one in part):
+            return part
+    return None
 
 
 def _pairs(
