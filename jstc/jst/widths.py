@@ -96,7 +96,7 @@ class _WidthSearch:
         self._add("evenly narrow, by norms", self._even())
         evenly = self._stand("channel weights", policy.even)
         if evenly < self._stand("starting profile", policy.likeliest):
-            policy.settle(policy.even)  # as in networks whose widest layers are residual streams
+            policy.settle(policy.even)  # as with ResNet-20's public weights
         generations = -(-total // _GENERATION)
         coarse_ones = round(_COARSE * generations) if search.coarse_to_fine else 0
         for generation in range(generations):
