@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,21 +65,37 @@ def analyse(
         _require_part(model, part)
     args, kwargs = arguments(example)
     program = Program(args, kwargs, part or "", outputs, also)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     try:
-        proved, record = _analyse(*_replica(model, program, "meta"), ignore)
+        channels, record = _best(*_replica(model, program, "meta"), ignore, shapes)
     except ChannelError:
         # Some forwards need values (data-dependent control flow): run those for real.
-        proved, record = _analyse(*_replica(model, program, "cpu"), ignore)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    channels = ChannelMap(proved, record, shapes)
+        channels, record = _best(*_replica(model, program, "cpu"), ignore, shapes)
     if part is None:
         channels.frozen += tuple(_unused(record, shapes))
     return channels
 
 
-def _analyse(model: nn.Module, program: Program, ignore: Sequence[str]) -> tuple[Proved, Recorder]:
-    """Groups and record of a network's forwards."""
-    trace = TraceState(model)
+def _best(
+    model: nn.Module, program: Program, ignore: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[ChannelMap, Recorder]:
+    """The channels of a network. Attention that can lose no heads is tried with narrower ones."""
+    proved, record = _analyse(model, program, ignore)
+    channels = ChannelMap(proved, record, shapes)
+    narrow = proved.stuck & record.headed
+    if narrow:
+        proved, again = _analyse(model, program, ignore, narrow)
+        other = ChannelMap(proved, again, shapes)
+        if other.coverage > channels.coverage:
+            return other, again
+    return channels, record
+
+
+def _analyse(
+    model: nn.Module, program: Program, ignore: Sequence[str], narrow: Collection[str] = ()
+) -> tuple[Proved, Recorder]:
+    """Groups and record of a network's forwards; in the modules called `narrow` all heads stay."""
+    trace = TraceState(model, narrow=narrow)
     for name, reason in _outside(model, program.part):
         for ids in trace.params[name]:
             trace.freeze(ids, reason)

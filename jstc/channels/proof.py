@@ -23,7 +23,7 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from jstc.channels.cutting.attributes import Sized, sized_attributes, values
+from jstc.channels.cutting.attributes import Sized, sized_attributes, sized_norms, values
 from jstc.channels.cutting.slicing import cut_module, indices, keep_vector
 from jstc.channels.groups import Connected, Structure
 from jstc.channels.replay import Failure, Replay
@@ -50,6 +50,7 @@ class Proved:
 
     structure: Structure
     attributes: tuple[Sized, ...]
+    stuck: frozenset[str] = frozenset()  # modules whose operations failed until some groups were frozen
 
 
 def prove(
@@ -87,10 +88,11 @@ class _Proof:
         self._model, self._program, self._connected, self._traced = model, program, connected, traced
         self._modules = dict(named_modules(model))
         self._frozen: dict[int, str] = {}
-        self._following: dict[str, Sized] = {s.key: s for s in _sized_norms(traced, self._modules)}
+        self._following: dict[str, Sized] = {s.key: s for s in sized_norms(traced, self._modules)}
         self._given_up: set[tuple[str, bytes]] = set()
         self._counts: Mapping[str, int] | None = None  # of the newest trial of all groups
         self._scaled: dict[str, list[Ids]] = {}
+        self._stuck: set[str] = set()
         self._alone = 0
         self._turns = 0
         self._structure = connected.structure(self._frozen)
@@ -100,7 +102,7 @@ class _Proof:
             own = [sized.ids for sized in self._following.values() if sized.module == module]
             for ids in own or met:
                 self._traced.inexact(ids, "a factor hangs on the number of channels")
-        return Proved(self._structure, tuple(self._following.values()))
+        return Proved(self._structure, tuple(self._following.values()), frozenset(self._stuck))
 
     def names(self) -> list[str]:
         return [group.name for group in self._structure.groups]
@@ -216,9 +218,11 @@ class _Proof:
             # What fails later in the same module may have failed for the same reason: the next trial tells.
             # After many trials it is rather a long forward in one module, and each is taken for its own.
             for failure in own[: max(1, 2 ** (self._turns - _ONE_BY_ONE))]:
-                tied = self._one_to_one(failure.ties)
+                tied = self._one_to_one(failure.ties, many=failure.module in self._traced.narrow)
                 ties += tied
-                found.update({} if tied else self._to_freeze(failure, found))
+                if not tied:
+                    self._stuck.add(failure.module)
+                    found.update(self._to_freeze(failure, found))
         for attributes in at_fault.values():
             self._give_up(attributes)
         self._following.update(fresh)
@@ -231,13 +235,16 @@ class _Proof:
             del self._following[sized.key]
             self._given_up.add(_identity(sized))
 
-    def _one_to_one(self, ties: Sequence[tuple[Ids, Ids]]) -> list[tuple[Ids, Ids]]:
-        """Those ties that join each channel with one other: they leave as many to choose from."""
+    def _one_to_one(self, ties: Sequence[tuple[Ids, Ids]], *, many: bool) -> list[tuple[Ids, Ids]]:
+        """Those ties that join each channel with one other: they leave as many to choose from.
+
+        With `many` to one they leave as many as the fewer were, such as the widths of heads.
+        """
         found, atoms = [], self._connected.atoms
         for a, b in ties:
             sides = np.stack((atoms[a], atoms[b]))
             pairs, left, right = (len(np.unique(x, axis=-1).T) for x in (sides, *sides))
-            if pairs == left == right and (sides[0] != sides[1]).any():
+            if pairs == (max if many else min)(left, right) and (sides[0] != sides[1]).any():
                 found.append((a, b))
         return found
 
@@ -266,12 +273,26 @@ class _Proof:
         for turn in range(max(map(len, own.values()), default=0)):  # one attribute of each module at a time
             tried = {module: following[turn] for module, following in own.items() if turn < len(following)}
             whole = {name for sized in tried.values() for name in self._of(sized)}
-            trial = self.trial(set(self.names()) - whole, self._counts)
-            still = {(failure.module, failure.operation) for failure in trial}
+            still = self._failing(whole)
             for module, sized in tried.items():
-                if (module, left[module][0].operation) not in still:
+                mine, first = set(self._of(sized)), left[module][0]
+                # Whole for another module may be what this one would fail for.
+                gone = _place(first) not in still
+                if gone and (whole - mine) & self._met(first):
+                    gone = _place(first) not in self._failing(mine)
+                if gone:
                     found.setdefault(module, []).append(sized)
         return found
+
+    def _failing(self, whole: set[str]) -> set[tuple[str, int]]:
+        """Where a trial fails in which the groups called `whole` are not cut."""
+        return {_place(failure) for failure in self.trial(set(self.names()) - whole, self._counts)}
+
+    def _met(self, failure: Failure) -> set[str]:
+        """Groups that an operation meets, or takes a size from."""
+        return set(
+            _groups_of(self._structure, [*failure.suspects, *(ids for tie in failure.ties for ids in tie)])
+        )
 
     def _of(self, sized: Sized) -> tuple[str, ...]:
         return _groups_of(self._structure, (sized.ids,))
@@ -303,18 +324,12 @@ class _Proof:
         return tuple(g.name for g in groups if any(f"{x}.".startswith(f"{module}.") for x in g.layers))
 
 
-def _sized_norms(traced: TraceState, modules: Mapping[str, nn.Module]) -> Iterator[Sized]:
-    """Norms without any tensor that would say how wide they are; torch warns when they are told wrongly."""
-    for operation in traced.record.operations:
-        module = modules.get(operation.module)
-        if isinstance(module, nn.modules.batchnorm._NormBase) and not module.affine:
-            ids = traced.labels(operation.call.first)[1]
-            if module.running_mean is None and ids is not None and len(ids) == module.num_features:
-                yield Sized(operation.module, "num_features", None, ids)
-
-
 def _identity(sized: Sized) -> tuple[str, bytes]:
     return sized.key, sized.ids.tobytes()
+
+
+def _place(failure: Failure) -> tuple[str, int]:
+    return failure.module, failure.operation
 
 
 def _by_module(failures: Sequence[Failure]) -> dict[str, list[Failure]]:

@@ -79,7 +79,7 @@ class Replay(TraceState):
         self.failures: list[Failure] = []
         self._leading = Leading()
         self.scaled: dict[str, list[Ids]] = {}  # where a factor has changed: by module, channels that meet it
-        super().__init__(small, lambda name: self.kept(traced.params[name]))
+        super().__init__(small, lambda name: self.kept(traced.params[name]), traced.narrow)
 
     def kept(self, raw: Raw) -> Labels:
         """Labels after the cut: the atom of each kept position, `FIXED` where nothing can be cut."""

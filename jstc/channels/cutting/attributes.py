@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -17,7 +17,10 @@ from jstc.channels.groups import Structure
 from jstc.channels.trace.ids import Ids
 from jstc.errors import ChannelError
 
-__all__ = ["Sized", "apply", "empty_caches", "repair_layer", "sized_attributes", "values"]
+if TYPE_CHECKING:
+    from jstc.channels.trace.state import TraceState
+
+__all__ = ["Sized", "apply", "empty_caches", "repair_layer", "sized_attributes", "sized_norms", "values"]
 
 _GEOMETRY = ("kernel", "stride", "pad", "dilation", "window", "patch", "grid", "seq", "depth")
 
@@ -63,6 +66,16 @@ def sized_attributes(
             aligned = len(parts) > 1 and list(value) == [size for size, _ in parts]
             ids = [i for _, i in parts] if aligned else [by_size.get(part) for part in value]
             yield from (Sized(path, name, index, i) for index, i in enumerate(ids) if i is not None)
+
+
+def sized_norms(traced: TraceState, modules: Mapping[str, nn.Module]) -> Iterator[Sized]:
+    """Norms without any tensor that would say how wide they are; torch warns when they are told wrongly."""
+    for operation in traced.record.operations:
+        module = modules.get(operation.module)
+        if isinstance(module, nn.modules.batchnorm._NormBase) and not module.affine:
+            ids = traced.labels(operation.call.first)[1]
+            if module.running_mean is None and ids is not None and len(ids) == module.num_features:
+                yield Sized(operation.module, "num_features", None, ids)
 
 
 def _may_follow(module: nn.Module, name: str) -> bool:

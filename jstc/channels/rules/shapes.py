@@ -292,7 +292,13 @@ def _spread(
     inner = ids.reshape([shape[d] for d in real])
     if varying_axis(inner) is not None:  # repeated ids: it is clear which dimension they vary along
         return list(keep_axis(trace, ids))
-    block = Block(inner, next((i for i, d in enumerate(real) if shape[d] in heads), None))
+    whole = next((i for i, d in enumerate(real) if shape[d] in heads), None)
+    if whole is not None:
+        trace.record.headed.add(trace.module)
+        if trace.module in trace.narrow:
+            others = [d for i, d in enumerate(real) if i != whole]
+            return list(keep_axis(trace, ids, max(reversed(others), key=lambda d: shape[d])))
+    block = Block(inner, whole)
     axes = {d: Axis(block, i) for i, d in enumerate(real)}
     return [axes.get(d, np.zeros(1, np.int64)) for d in range(len(shape))]
 

@@ -259,6 +259,7 @@ class Recorder:
     borders: list[tuple[Ids, Ids]] = field(default_factory=list)  # a dimension, and a part taken of it
     inexact: list[tuple[Ids, str]] = field(default_factory=list)
     used: dict[str, str] = field(default_factory=dict)
+    headed: set[str] = field(default_factory=set)  # modules in which a view told heads from their widths
     kept: list[Any] = field(default_factory=list)  # attributes that it set: `jstc.channels.trace.memory`
     unknown: dict[str, int] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,17 @@ __all__ = ["TraceState"]
 class TraceState:
     """The labels of all tensors of one forward, and the record of what its operations say about them."""
 
-    def __init__(self, model: nn.Module, given: Callable[[str], Labels] | None = None) -> None:
-        """Parameters and buffers have new labels, or those that `given` finds by name when asked for."""
+    def __init__(
+        self,
+        model: nn.Module,
+        given: Callable[[str], Labels] | None = None,
+        narrow: Collection[str] = (),
+    ) -> None:
+        """Parameters and buffers have new labels, or those that `given` finds by name when asked for.
+
+        In the modules called `narrow` all heads stay, and each is made narrower.
+        """
+        self.narrow = narrow
         self.record = Recorder()
         self.params: dict[str, Labels] = {}
         self.trains = False
