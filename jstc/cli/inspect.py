@@ -28,6 +28,16 @@ InChannels = Annotated[
     int | None, typer.Option("--in-channels", min=1, help="Channels of the images: 1 for grey.")
 ]
 ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the images, in pixels.")]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        "--shape", metavar="SIZES", help="One input of your own network, without the batch: 40,98 or 1,28,28."
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option("--part", metavar="NAME", help="Cut only this module; the input is what it is given."),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="PATTERN", help="Keep these modules whole; repeatable."),
@@ -51,6 +61,8 @@ def inspect(
     num_classes: NumClasses = None,
     in_channels: InChannels = None,
     image_size: ImageSize = None,
+    shape: Shape = None,
+    part: Part = None,
     cifar: options.Cifar = False,
     ignore: Ignore = None,
     settings: ChannelSettingsOverrides = None,
@@ -64,14 +76,32 @@ def inspect(
     from jstc.runs import inspection
 
     _check_picture(svg)
-    images = inspection.Images(dataset, data, num_classes, in_channels, image_size, cifar)
-    found = inspection.inspect(model, images=images, settings=_settings(model, ignore, settings or []))
+    images = inspection.Images(
+        dataset,
+        data,
+        num_classes,
+        in_channels,
+        image_size,
+        cifar,
+        _sizes(shape) if shape is not None else None,
+    )
+    found = inspection.inspect(
+        model, images=images, settings=_settings(model, ignore, settings or []), part=part
+    )
     if json:
         console.document(found)
     else:
         inspect_view.show(found, every=every)
     if svg is not None:
         inspect_view.draw(found, svg)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """The sizes in "40,98". Raises `InputError` for anything else."""
+    sizes = text.replace(" ", "").split(",")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise InputError(f"--shape {text}: expected whole numbers above zero, such as 40,98 or 1,28,28")
+    return tuple(map(int, sizes))
 
 
 def _settings(model: str, ignore: list[str] | None, overrides: list[str]) -> ChannelSettings:

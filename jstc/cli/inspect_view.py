@@ -153,6 +153,7 @@ def _counted(line: NamePattern) -> str:
 def _totals(found: Entry) -> list[list[str]]:
     rows = [
         ["network", found["model"], ""],
+        *([["part that alone is cut", found["part"], ""]] if found.get("part") else []),
         ["input", figure("input", found["input"]), ""],
         ["FLOPs (one multiply-add is one)", figure("flops", found["flops"]), ""],
         ["parameters", figure("params", found["params"]), ""],

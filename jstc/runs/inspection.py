@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ _COLOURS = 3
 class Images:
     """What a network is to be built for: a dataset's images and classes, or plain numbers.
 
-    What is not given is CIFAR-10's for networks in CIFAR form and ImageNet's for others.
+    What is not given is CIFAR-10's for networks in CIFAR form and ImageNet's for others. `shape` is that of
+    one input of any rank, without the batch, of a network of the user's own or a part.
     """
 
     dataset: str | None = None
@@ -56,6 +58,7 @@ class Images:
     in_channels: int | None = None
     image_size: int | None = None
     cifar: bool = False
+    shape: tuple[int, ...] | None = None
 
 
 class GroupEntry(TypedDict):
@@ -111,21 +114,29 @@ class Structure(TypedDict):
     smallest_params_share: float
 
 
-def inspect(model: str, *, images: Images, settings: ChannelSettings) -> dict[str, Any]:
+def inspect(
+    model: str, *, images: Images, settings: ChannelSettings, part: str | None = None
+) -> dict[str, Any]:
     """Groups, layers, frozen channels, totals and the smallest reachable budget, as JSON.
 
-    Raises an `InputError` for anything that the user can put right.
+    With the name of a `part` of the network that alone is analysed, on an input of its own; of a detector it
+    is the backbone. Raises an `InputError` for anything that the user can put right.
     """
     _refuse_idle(images)
+    _refuse_shape(model, images, part)
     models.check(model)
     user_code.trust(model)
-    spec = _from_dataset(model, images.dataset, images) if images.dataset else _spec(model, images)
+    whole = images if part is None else dataclasses.replace(images, shape=None)  # the shape is the part's
+    spec = _from_dataset(model, images.dataset, images) if images.dataset else _spec(model, whole)
     network = models.build(spec, device="meta")
-    channels = _channels(spec, network, settings)
+    part = part or models.part(spec.name)
+    shape = images.shape or spec.input_shape
+    channels = _channels(spec, network, settings, shape, part)
     return {
         "model": spec.name,
-        "input": list(spec.input_shape),
-        "num_classes": _num_classes(spec, network),
+        "input": list(shape),
+        "part": part,
+        "num_classes": _num_classes(spec, network, shape) if part is None else spec.num_classes,
         "ignore": list(settings.ignore),
         **document(network, channels, settings),
     }
@@ -146,6 +157,21 @@ def _refuse_idle(images: Images) -> None:
     refuse_idle_root(images.dataset, images.data)
 
 
+def _refuse_shape(model: str, images: Images, part: str | None) -> None:
+    """A shape is given alone, to a part or to a network that need not read images. Raises `InputError`."""
+    if images.shape is None:
+        return
+    if part is None and not runs_user_code(model):
+        raise InputError(f"--shape: model '{model}' reads images; say their size with --image-size")
+    for flag, value in (
+        ("--dataset", images.dataset),
+        ("--in-channels", images.in_channels),
+        ("--image-size", images.image_size),
+    ):
+        if value is not None:
+            raise InputError(f"give either --shape or {flag}: both say what the network is given")
+
+
 def _from_dataset(model: str, name: str, images: Images) -> ModelSpec:
     info = data.check(name, root=images.data, settings=InputSettings(image_size=images.image_size))
     return models.spec(
@@ -164,31 +190,33 @@ def _spec(model: str, images: Images) -> ModelSpec:
     return models.spec(
         model,
         num_classes=images.num_classes or (_CIFAR_CLASSES if small else _IMAGENET_CLASSES),
-        in_channels=images.in_channels or _COLOURS,
+        in_channels=images.in_channels or (_COLOURS if images.shape is None else images.shape[0]),
         height=side,
         width=side,
         cifar=images.cifar,
     )
 
 
-def _channels(spec: ModelSpec, network: nn.Module, settings: ChannelSettings) -> ChannelMap:
-    example = torch.zeros(1, *spec.input_shape, device="meta")
+def _channels(
+    spec: ModelSpec, network: nn.Module, settings: ChannelSettings, shape: tuple[int, ...], part: str | None
+) -> ChannelMap:
+    example = torch.zeros(1, *shape, device="meta")
     try:
-        return analyse(network, example, ignore=settings.ignore, part=models.part(spec.name))
+        return analyse(network, example, ignore=settings.ignore, part=part)
     except ChannelError as error:
         try:
             if runs_user_code(spec.name):
-                require_registered(models.build(spec), spec.input_shape)
+                require_registered(models.build(spec), shape)
         except ModelError as reason:
             raise ModelError(f"model '{spec.name}': {reason.problem}", reason.advice) from error
         raise ModelError(f"model '{spec.name}': {error}") from error
 
 
-def _num_classes(spec: ModelSpec, network: nn.Module) -> int:
+def _num_classes(spec: ModelSpec, network: nn.Module, shape: tuple[int, ...]) -> int:
     """A factory of the user's need not ask for the number of classes; its network knows."""
     if runs_user_code(spec.name):
         with contextlib.suppress(Exception):  # inspecting a network that is no classifier is fine
-            return num_scores(network, spec.input_shape)
+            return num_scores(network, shape)
     return spec.num_classes
 
 

@@ -45,8 +45,8 @@ def check(workspace: Workspace, path: Path) -> None:
     _check_search(workspace, path)
 
 
-def num_scores(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Class scores for each image [C, H, W]; the network may be on the meta device.
+def num_scores(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Class scores for each image [C, H, W], or input of another shape; the network may be on meta.
 
     Raises `ModelError` when what it gives is not [N, scores], and whatever its forward raises.
     """

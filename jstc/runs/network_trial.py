@@ -214,7 +214,7 @@ def _forward(network: nn.Module, images: Tensor, dataset: str = "") -> Any:
         ) from error
 
 
-def require_registered(network: nn.Module, shape: tuple[int, int, int]) -> None:
+def require_registered(network: nn.Module, shape: tuple[int, ...]) -> None:
     """Raise `ModelError` when the forward uses layers that `network` does not have, whatever else it does."""
     images = torch.zeros(2, *shape)
     with (

@@ -43,6 +43,7 @@ FLAGS = {
     | {"--allow-missing", "--allow-different", "--fail-unclear", "--markdown", "--junit"}
     | {"--json", "--quiet", "-q", "--debug"},
     "inspect": {"--dataset", "--data", "--num-classes", "--in-channels", "--image-size", "--cifar"}
+    | {"--shape", "--part"}
     | {"--ignore", "--set", "--svg", "--all", "--verbose", "-v", "--json", "--debug"},
     "models": {"--json", "--debug"},
     "datasets": {"--json", "--debug"},

@@ -142,3 +142,17 @@ def test_on_a_narrow_terminal_names_stay_whole(capsys, monkeypatch):
     inspect_view.show(document(groups=[group], **sizes))
     out = capsys.readouterr().out
     assert name in out and "12 x 64" in out
+
+
+def test_the_shape_of_an_input(jstc_command, tmp_path):
+    (tmp_path / "net.py").write_text(FILE)
+    found = jstc_command("inspect", "net.py:deep", "--shape", "3, 8,8", "--part", "0", "--json")
+    assert (json.loads(found.out)["input"], json.loads(found.out)["part"]) == ([3, 8, 8], "0")
+    assert (
+        "part that alone is cut"
+        in jstc_command("inspect", "net.py:deep", "--shape", "3,8,8", "--part", "0").out
+    )
+    for text in ("3,a", "", "3,0", "3x8"):
+        called = jstc_command("inspect", "net.py:deep", "--shape", text)
+        assert called.code == 2
+        assert "expected whole numbers above zero, such as 40,98" in called.err

@@ -53,6 +53,16 @@ class InAList(nn.Module):
 
 def flat():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+
+
+class Spotter(nn.Module):
+    def __init__(self, num_classes=4, in_channels=3):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv1d(in_channels, 16, 3), nn.ReLU(), nn.Conv1d(16, 8, 3))
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean(2))
 """
 
 
@@ -60,10 +70,13 @@ def flat():
 def found(tmp_path):
     (tmp_path / "net.py").write_text(FILE)
 
-    def found(factory="Net", settings=None, **images):
-        wanted = Images(**{"image_size": 8, **images})
+    def found(factory="Net", settings=None, part=None, **images):
+        wanted = Images(**{**({} if "shape" in images else {"image_size": 8}), **images})
         return inspect(
-            f"{tmp_path / 'net.py'}:{factory}", images=wanted, settings=settings or ChannelSettings()
+            f"{tmp_path / 'net.py'}:{factory}",
+            images=wanted,
+            settings=settings or ChannelSettings(),
+            part=part,
         )
 
     return found
@@ -164,3 +177,38 @@ def test_layers_in_a_list_are_named(found):
         found("InAList")
     with pytest.raises(ModelError, match=r"the network's forward failed at"):
         found("grey")
+
+
+def test_inputs_of_another_rank(found):
+    document = found("Spotter", shape=(40, 98), num_classes=4)
+    assert (document["input"], document["num_classes"], document["part"]) == ([40, 98], 4, None)
+    assert {group["name"]: group["width"] for group in document["groups"]} == {"body.0": 16, "body.2": 8}
+    assert document["flops"] == 3 * 40 * 16 * 96 + 3 * 16 * 8 * 94 + 8 * 4
+
+
+def test_grey_images(found):
+    document = found("grey", in_channels=1)
+    assert document["input"] == [1, 8, 8]
+    assert [group["name"] for group in document["groups"]] == ["up"]
+
+
+def test_a_part_alone(found):
+    document = found("Spotter", part="body", shape=(3, 98))
+    assert (document["part"], document["input"]) == ("body", [3, 98])
+    assert {group["name"]: group["width"] for group in document["groups"]} == {"body.0": 16}
+    with pytest.raises(InputError, match="part: the network has no module 'boddy'; there are such as body"):
+        found("Spotter", part="boddy", shape=(3, 98))
+
+
+def test_a_part_of_a_network_from_the_catalogue():
+    wanted = Images(shape=(64, 8, 8))
+    document = inspect("resnet18", images=wanted, settings=ChannelSettings(), part="layer2")
+    assert {group["name"].split(".")[0] for group in document["groups"]} == {"layer2"}
+    with pytest.raises(InputError, match="--image-size"):
+        inspect("resnet18", images=wanted, settings=ChannelSettings())
+
+
+@pytest.mark.parametrize("option", [{"dataset": "digits"}, {"in_channels": 1}, {"image_size": 8}])
+def test_a_shape_is_given_alone(found, option):
+    with pytest.raises(InputError, match="give either --shape or --"):
+        found("Spotter", shape=(40, 98), **option)

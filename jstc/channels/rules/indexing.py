@@ -250,7 +250,7 @@ def _diag_embed(trace: TraceState, call: Call) -> Labels:
     return tuple(rest)
 
 
-@rule("diagonal")
+@rule("diagonal", "diagonal_copy")
 def _diagonal(trace: TraceState, call: Call) -> Labels:
     """Dimensions n and m -> one last dimension min(n, m)."""
     rank = call.first.dim()
