@@ -135,6 +135,19 @@ def _index_write(trace: TraceState, call: Call) -> Labels:
     return labels
 
 
+@rule("select_scatter")
+def _select_scatter(trace: TraceState, call: Call) -> Labels:
+    """A copy of `self` with `src` at position `index` of dimension `dim`."""
+    dim = call["dim"] % call.first.dim()
+    labels = trace.labels(call.first, acting_on=(dim,))
+    no_channels(trace, call.first, labels[dim], _WRITTEN)
+    source = trace.labels(call["src"])
+    known = (*source[:dim], labels[dim], *source[dim:])  # of a new tensor, what is put into it
+    labels = tuple(theirs if own is None else own for own, theirs in zip(labels, known, strict=True))
+    _write(trace, (*labels[:dim], *labels[dim + 1 :]), source)
+    return labels
+
+
 @rule("gather", "take_along_dim")
 def _gather(trace: TraceState, call: Call) -> Labels:
     """For each position of `index` one of `x` along `dim`; elsewhere the positions are the same."""

@@ -35,6 +35,10 @@ OF_SPACE = {
     "assign": lambda net, x: assign(x, net.i.n),
     "fill": lambda net, x: x.index_fill(2, net.i.n, 0.5),
     "add": lambda net, x: x.index_add(2, net.i.n, x[:, :, :5]),
+    "select_scatter": lambda net, x: x.select_scatter(x[..., 2].tanh(), 3, 5),
+    "select_scatter, new": lambda net, x: torch.zeros_like(x).select_scatter(x[..., 2], 3, 5) + x.new_zeros(
+        x.shape
+    ).select_scatter(x[..., 1], 3, 5),
     "copy": lambda net, x: x.index_copy(3, net.j.n, x[..., 6:].tanh()),
     "scatter": lambda net, x: x.scatter(
         3, net.j.n.expand(len(x), x.shape[1], 8, 2), x[..., 1:3].contiguous()
