@@ -68,9 +68,12 @@ class Program:
 
     def unsettle(self, model: nn.Module) -> None:
         """Run the first forward on a batch of twice the size, if the modules hold what one left there."""
-        twice = self.moved(lambda x: torch.cat([x, x]) if x.dim() else x)
+
+        def run_twice_as_large() -> Any:
+            return self.moved(lambda x: torch.cat([x, x]) if x.dim() else x).first(model)
+
         with same_random_numbers(), _device(model):
-            unsettle(model, lambda: twice.first(model))
+            unsettle(model, run_twice_as_large)
 
 
 def arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
