@@ -26,15 +26,15 @@ from jstc.jst.carried import Carried
 from jstc.jst.handed_out import Phase, Round, checked, plain, put, score_of
 from jstc.jst.proposer import Proposer
 from jstc.jst.space import resolve_budgets
-from jstc.jst.state import State
+from jstc.jst.state import Entry, State
 from jstc.jst.subnetwork import SubNetwork, cut
-from jstc.jst.turns import Turn, Turns
-from jstc.jst.user_task import NOTHING, Call, Loss, UserTask, recalibrate, run
+from jstc.jst.turns import Finals, Turn, Turns
+from jstc.jst.user_task import NOTHING, Call, Loss, UserTask, copied, recalibrate, run
 from jstc.plan import Plan
 from jstc.runs.latency_budget import LatencyBudgets, of_any
 from jstc.runs.search_folder import LATENCY, SearchFolder, identity_of, recipe_of
 from jstc.runs.search_result import shown
-from jstc.train import checkpoint, collectives, process_group
+from jstc.train import checkpoint, collectives, process_group, seeds
 
 __all__ = ["JointSearch", "Round", "recalibrate"]
 
@@ -109,36 +109,40 @@ class JointSearch:
         fresh: bool = False,
         progress: bool | Progress = True,
     ) -> None:
-        self.path, self._progress = Path(out), progress
-        self._task = _task(batches, call, loss, seed)
+        self.path, self._progress = Path(out).expanduser().resolve(), progress
+        self._task = UserTask.given(batches, call, loss, seed)
         given = {"flops": flops, "params": params, "latency": latency, "search.rounds": rounds, "seed": seed}
         self._recipe = recipe_of(
             settings, given, trained=trained, batches=self._task is not None, judged=self._judges
         )
         if also is None and loss is not None and self._task is not None:
-            first, own = self._task.batches[0], loss
+            first, own = copied(self._task.batches[0]), loss
             also = lambda network: own(network, first)  # noqa: E731
-        self.channels = analyse(model, example, ignore=ignore, part=part, outputs=outputs, also=also)
-        process_group.join_if_several(next(iter(model.parameters())).device)
-        self._latency = self._timed(model, example, fresh=fresh)
+        if not any(True for _ in model.parameters()):
+            raise InputError(f"a {type(model).__name__} has no parameters: there is nothing to cut")
+        with seeds.apart(seed, "analysis"):
+            self.channels = analyse(model, example, ignore=ignore, part=part, outputs=outputs, also=also)
+            process_group.join_if_several(next(model.parameters()).device)
+            self._latency = self._timed(model, example, fresh=fresh)
         budgets = resolve_budgets(self.channels, self._recipe)
         self._proposer = Proposer(self.channels, self._recipe, budgets, judged=trained)
         # The user's own is left as it is; hooks and gradients do not come along.
         self._state = State.new(copy.deepcopy(model), self.channels, self._proposer, self._recipe, own=False)
         self._turns = Turns(self._state, self._proposer, self._new_sub, self._loss())
         self._carried = Carried()
-        self._finals: dict[str, float] = {}
-        self._best: dict[str, Tensor] = {}
+        self._finals, self._whole = Finals(), True
         self._asked: tuple[Round, Turn | None] | None = None
         self._before: Any = None  # state of the policy, before it was asked
         self._identity = identity_of(model, self.channels, self._recipe, judged=self._judges, key=key)
         with collectives.together():
             self._folder = SearchFolder(self.path, self._identity, fresh=fresh)
+        with self._work("begin"):
+            found = self._resume()
             full, about = self.channels.cost(), {k: self._identity[k] for k in ("class", "budget", "widths")}
             self._folder.describe({**about, "flops": full.flops, "params": full.params})
             if self._latency is not None and collectives.is_first():
                 self._latency.save(self.path / LATENCY)
-            if not self._resume():
+            if not found:
                 self._begin()
 
     # Where the search is
@@ -161,25 +165,24 @@ class JointSearch:
         The first call judges plans, where the search was given trained weights, batches and a loss.
         Raises `InputError` when the search is done.
         """
-        if self.done:
-            raise InputError("the search is done: judge search.finalists(), then call search.finish()")
-        self._drop()
-        with collectives.together():
+        with self._work("ask", self.round):
+            if self.done:
+                raise InputError("the search is done: judge search.finalists(), then call search.finish()")
+            self._drop()
             self._find_widths()
             since = time.perf_counter()
             if self._before is not None:  # asked for, and not told: nothing was learnt from it
                 self._state.thresholds.restore(*self._before)
             self._before = self._state.thresholds.state()
             turn = self._turns.ask()
-        phase: Phase = "coarse" if turn.proposal.phase.coarse else "fine"
-        round_ = self._hand_out(self._state.round, phase, turn.sub)
+            round_ = self._hand_out("coarse" if turn.proposal.phase.coarse else "fine", turn.sub)
         self._asked, self._since = (round_, turn), since
         return round_
 
-    def _hand_out(self, number: int, phase: Phase, sub: SubNetwork) -> Round:
-        target, importance = self._state.target, self._proposer.importance
-        watches = phase != "final" and importance.follows_training
-        return Round.of(target, sub, number, phase, self._carried, self._recipe.search, watches=watches)
+    def _hand_out(self, phase: Phase, sub: SubNetwork) -> Round:
+        state, settings = self._state, self._recipe.search
+        watches = phase != "final" and self._proposer.importance.follows_training
+        return Round.of(state.target, sub, state.round, phase, self._carried, settings, watches=watches)
 
     def tell(self, round: Round, score: float | None, *, network: nn.Module | None = None) -> None:
         """A round was trained, or a finalist judged: take its network over, or its score.
@@ -190,26 +193,45 @@ class JointSearch:
         several processes the first one's score counts.
 
         All or nothing: raises `InputError`, and changes nothing, for a round that is not the last one asked
-        for, a network of another class, other shapes or numbers that are not finite, or such a score.
+        for, a network of another class, other shapes or numbers that are not finite, or such a score. Where
+        the checkpoint cannot be written it can be told again.
         """
-        if self._asked is None or round is not self._asked[0]:
+        with self._work("tell", round.number):
+            value, tensors = collectives.agreed(lambda: self._checked(round, score, network))
+            [value] = collectives.decided(lambda: [value])
+            assert self._asked is not None
+            turn, policy = self._asked[1], self._state.thresholds.state()
+            self._whole = False
+            try:
+                if turn is None:
+                    assert value is not None
+                    self._finals = self._finals.told(round.plan, value, tensors)
+                    self._save()
+                else:
+                    self._tell_round(round, turn, value, tensors)
+            except BaseException:
+                self._resume()  # what is on disk is whole
+                if self.round == round.number:  # and mostly from before: the round may be told again
+                    self._state.thresholds.restore(*policy)
+                else:
+                    self._asked = self._before = None
+                raise
+            self._asked, self._before, self._whole = None, None, True
+
+    def _checked(self, round_: Round, score: Any, network: nn.Module | None) -> tuple[Any, dict[str, Tensor]]:
+        if self._asked is None or round_ is not self._asked[0] or self.round != round_.number:
             raise InputError(
-                f"round {round.number} is not the one that was asked for last",
+                f"round {round_.number} is not the one that was asked for last",
                 "tell each round once, and before the next one is asked for",
             )
-        value = score_of(score, final=round.phase == "final")
-        tensors = checked(plain(round.network if network is None else network), round)
-        with collectives.together():
-            [value] = collectives.decided(lambda: [value])
-            if round.phase == "final":
-                self._tell_final(round, value, tensors)
-            else:
-                self._tell_round(round, value, tensors)
+        value = score_of(score, final=round_.phase == "final") if collectives.is_first() else None
+        return value, checked(
+            plain(round_.network if network is None else network), round_, self._state.target.network
+        )
 
-    def _tell_round(self, round_: Round, score: float | None, tensors: Mapping[str, Tensor]) -> None:
-        assert self._asked is not None
-        _, turn = self._asked
-        assert turn is not None
+    def _tell_round(
+        self, round_: Round, turn: Turn, score: float | None, tensors: Mapping[str, Tensor]
+    ) -> None:
         sub = cut(self._state.target, round_.plan, None)
         put(tensors, sub.gated.network)
         with torch.no_grad():
@@ -219,32 +241,11 @@ class JointSearch:
             sub.slopes.copy_(round_._slopes.stop())
         collectives.synchronise(sub.gated.network)
         turn.sub = sub
-        try:
-            if round_._saved is not None:
-                named = dict(round_.network.named_parameters())
-                self._carried.save(round_._saved, named, round_._places)
-            told = self._turns.tell(turn, score, images=0, seconds=lambda: time.perf_counter() - self._since)
-            line = self._line(round_, turn, score) | {"overlap": told.overlap, "advantage": told.advantage}
-            self._save(line)
-        except BaseException:
-            self._resume()  # what is on disk is whole: the round can be asked for again
-            raise
-        finally:
-            self._asked, self._before = None, None
-
-    def _line(self, round_: Round, turn: Turn, score: float | None) -> dict[str, Any]:
-        return {
-            "round": round_.number,
-            "phase": round_.phase,
-            "score": score,
-            "flops": round_.cost.flops,
-            "params": round_.cost.params,
-            "sigma": turn.proposal.phase.sigma,
-            "thresholds": [round(r, 6) for r in turn.proposal.thresholds],
-            "counts": list(round_.plan.counts.values()),
-            "plan_hash": round_.plan.hash,
-            "seconds": round(self._state.last_seconds, 3),
-        }
+        if round_._saved is not None:
+            self._carried.save(round_._saved, dict(round_.network.named_parameters()), round_._places)
+        told = self._turns.tell(turn, score, images=0, seconds=lambda: time.perf_counter() - self._since)
+        line = round_.line(turn.proposal, score) | {"overlap": told.overlap, "advantage": told.advantage}
+        self._save(line | {"seconds": round(self._state.last_seconds, 3)})
 
     # The end
 
@@ -255,30 +256,22 @@ class JointSearch:
         (`jstc.recalibrate`), and score it. Those that were told before are left out.
         Raises `InputError` when rounds are left.
         """
-        if not self.done:
-            raise InputError(
-                f"{self._recipe.search.rounds - self._state.round} rounds are left: search.ask()"
-            )
-        with collectives.together():
-            self._find_widths()
-            entries = turns.finalists(self._state, self._proposer)
+        with self._work("finalists"):
+            entries = self._entries()
         for entry in entries:
-            if entry.plan.hash in self._finals:
+            if entry.plan.hash in self._finals.scores:
                 continue
-            self._drop()
-            with collectives.together():
-                sub = self._new_sub(entry.plan)
-            round_ = self._hand_out(self._state.round, "final", sub)
+            with self._work("finalist", entry.plan.hash):
+                self._drop()
+                round_ = self._hand_out("final", self._new_sub(entry.plan))
             self._asked = round_, None
             yield round_
 
-    def _tell_final(self, round_: Round, score: float | None, tensors: Mapping[str, Tensor]) -> None:
-        assert score is not None
-        if not self._finals or score > max(self._finals.values()):
-            self._best = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        self._finals[round_.plan.hash] = score
-        self._asked = None
-        self._save()
+    def _entries(self) -> list[Entry]:
+        if not self.done:
+            raise InputError(f"{self._recipe.search.rounds - self.round} rounds are left: search.ask()")
+        self._find_widths()
+        return turns.finalists(self._state, self._proposer)
 
     def finish(self) -> Slim:
         """The best finalist: its network with the tensors that were told, its plan, cost and score.
@@ -286,25 +279,19 @@ class JointSearch:
         Where there is but one, it need not have been told. Writes `result.json`. Raises `InputError` when
         rounds are left, or no finalist was told.
         """
-        if not self.done:
-            raise InputError(
-                f"{self._recipe.search.rounds - self._state.round} rounds are left: search.ask()"
-            )
-        self._drop()
-        with collectives.together():
-            self._find_widths()
-            entries = turns.finalists(self._state, self._proposer)
-            told = [e for e in entries if e.plan.hash in self._finals]
-            if not told and len(entries) > 1:
+        with self._work("finish"):
+            entries = {entry.plan.hash: entry.plan for entry in self._entries()}
+            self._drop()
+            finals = self._finals
+            if finals.best is None and len(entries) > 1:
                 raise InputError(
                     "no finalist was told",
                     "for round in search.finalists(): search.tell(round, score(round.network))",
                 )
-            best = max(told, key=lambda e: self._finals[e.plan.hash], default=entries[0])
-            network = self._new_sub(best.plan).gated.network
-            if told:
-                put(self._best, network)
-            found = Slim.of(self.channels, best.plan, network, score=self._finals.get(best.plan.hash))
+            plan = entries[finals.best or next(iter(entries))]
+            network = self._new_sub(plan).gated.network
+            put(finals.tensors, network)
+            found = Slim.of(self.channels, plan, network, score=finals.scores.get(plan.hash))
             figures: dict[str, Any] = {"score": found.score, "plan_hash": found.plan.hash}
             figures |= {"flops": found.cost.flops, "params": found.cost.params, "counts": found.plan.counts}
             if self._latency is not None and collectives.is_first():
@@ -339,6 +326,7 @@ class JointSearch:
             images = self._recipe.search.reconstruction_images
             best = self._task.best_cut(self._state.target, plan, images)
             put(dict(named_tensors(best)), sub.gated.network)
+            collectives.copy_from_first(tensor for _, tensor in named_tensors(sub.gated.network))
         return sub
 
     def _find_widths(self) -> None:
@@ -364,6 +352,22 @@ class JointSearch:
 
     # Files
 
+    @contextlib.contextmanager
+    def _work(self, *purpose: str | int) -> Iterator[None]:
+        """A block of all processes; random numbers that anything in it draws are not the user's."""
+        with collectives.together(), seeds.apart(self._recipe.seed, *purpose):
+            collectives.decided(self._folder.require_open)
+            if not self._whole:
+                self._resume()
+                self._before = None
+            yield
+
+    def __getstate__(self) -> Any:
+        raise InputError(
+            "a JointSearch is not copied or pickled: it holds its folder",
+            "leave it out of what you copy or save; the same call takes it up again",
+        )
+
     def _resume(self) -> bool:
         """Take over the newest checkpoint; False where there is none."""
         saved = self._folder.load()
@@ -372,7 +376,8 @@ class JointSearch:
         tensors, meta = saved
         self._state.restore(tensors, meta)
         self._carried = Carried.of(checkpoint.part(tensors, "carried"), meta["carried"])
-        self._finals, self._best = meta["finals"], checkpoint.part(tensors, "best")
+        self._finals = Finals(meta["finals"], meta["best"], checkpoint.part(tensors, "best"))
+        self._whole = True
         return True
 
     def _begin(self) -> None:
@@ -386,14 +391,8 @@ class JointSearch:
         self._save()
 
     def _save(self, line: Mapping[str, Any] | None = None) -> None:
-        parts = checkpoint.join(carried=self._carried.tensors(), best=self._best)
-        document = {**self._state.document(), "carried": self._carried.document(), "finals": self._finals}
+        finals, carried = self._finals, self._carried
+        parts = checkpoint.join(carried=carried.tensors(), best=finals.tensors)
+        told = {"finals": dict(finals.scores), "best": finals.best}
+        document = {**self._state.document(), **told, "carried": carried.document()}
         self._folder.save({**self._state.tensors(), **parts}, document, line)
-
-
-def _task(batches: Iterable[Any] | None, call: Call, loss: Loss | None, seed: int) -> UserTask | None:
-    if batches is None:
-        if loss is not None:
-            raise InputError("loss= needs batches= to be computed on", "give a list of some training batches")
-        return None
-    return UserTask(list(batches), call, loss, seed)

@@ -251,7 +251,7 @@ class ChannelMap:
             spans[name] = slice(start, start + len(plan.kept[name]))
             start = spans[name].stop
         device = next((t.device for _, t in named_tensors(small)), torch.device("cpu"))
-        ones = torch.ones(start, device=device)
+        ones = torch.ones(start, device=device, dtype=torch.float32)
         network = GatedNetwork(
             small, ones, channel_gates.site_indices(self._structure, self._sites, plan), spans
         )
@@ -261,7 +261,7 @@ class ChannelMap:
 
     def magnitude(self, model: nn.Module) -> dict[str, Tensor]:
         """L2 norm of each channel's incoming and outgoing weights, by group, relative to the group's mean."""
-        total = torch.zeros(self._structure.total)
+        total = torch.zeros(self._structure.total, dtype=torch.float32)
         for name, parameter in model.named_parameters():
             for dim, numbers in enumerate(self._structure.numbers[name]):
                 if numbers is None or parameter.dim() < 2:

@@ -114,7 +114,8 @@ class Carried:
             whole = self.shaped.setdefault(entry, {})
             for name, tensor in tensors.items():
                 if name not in whole:
-                    whole[name] = torch.zeros(of.whole[name], dtype=tensor.dtype, device=of.device)
+                    whole[name] = torch.zeros(of.whole[name], dtype=tensor.dtype)
+                whole[name] = whole[name].to(of.device)  # out of a checkpoint it comes on the CPU
             of.channels.put(tensors, whole, of.plan)
 
 

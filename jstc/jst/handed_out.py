@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from jstc.channels import Cost
 from jstc.channels.trace.ids import named_tensors
 from jstc.errors import InputError
 from jstc.jst.carried import Carried, Places
+from jstc.jst.proposer import Proposal
 from jstc.jst.subnetwork import SubNetwork, Target
 from jstc.plan import Plan
 from jstc.recipe.schema import SearchSettings
@@ -33,8 +35,9 @@ class Slopes:
     def __init__(self, sub: SubNetwork) -> None:
         parameters = sub.parameters
         self.sum = torch.zeros_like(sub.slopes)
-        self._now = torch.zeros(len(sub.slopes) + 1, device=sub.slopes.device)
+        self._now = sub.slopes.new_zeros(len(sub.slopes) + 1)
         self._seen: set[str] = set()
+        self._lock = threading.Lock()  # of a network on several devices each has a thread of the backward
         self._hooks = [
             parameters[name].register_hook(  # type: ignore[no-untyped-call]
                 partial(self._add, name, parameters[name], index)
@@ -45,16 +48,22 @@ class Slopes:
 
     @torch.no_grad()
     def _add(self, name: str, parameter: Tensor, index: Tensor, gradient: Tensor) -> None:
-        if name in self._seen:  # the next backward has begun
-            self._flush()
-        self._seen.add(name)
-        own = (gradient * parameter).flatten(1).sum(1) if gradient.dim() > 1 else gradient * parameter
-        self._now.index_add_(0, index.to(self._now.device), own.float().to(self._now.device))
+        own = gradient.float() * parameter.float()  # of half numbers, products would be zeros
+        own = (own.flatten(1).sum(1) if own.dim() > 1 else own).to(self._now.device)
+        with self._lock:
+            if name in self._seen:  # the next backward has begun
+                self._flush()
+            self._seen.add(name)
+            self._now.index_add_(0, index.to(own.device), own)
 
     def _flush(self) -> None:
         self.sum += self._now[:-1].abs().nan_to_num(0.0, 0.0, 0.0)
         self._now.zero_()
         self._seen.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes into a copy, which has no hooks."""
+        return {**self.__dict__, "_hooks": [], "_lock": None}
 
     def stop(self) -> Tensor:
         """Take the hooks away; returns the sum of the absolute slopes [kept channels]."""
@@ -84,6 +93,7 @@ class Round:
     network: nn.Module = field(repr=False)
     _sub: SubNetwork = field(repr=False)
     _places: Places = field(repr=False)
+    _shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     _carried: Carried = field(repr=False)
     _settings: SearchSettings = field(repr=False)
     _slopes: Slopes | None = field(default=None, repr=False)
@@ -105,7 +115,9 @@ class Round:
         shapes = {name: tuple(p.shape) for name, p in target.network.named_parameters()}
         places = Places(target.channels, sub.plan, shapes, target.alpha.device)
         cost, slopes = target.channels.cost(sub.plan), Slopes(sub) if watches else None
-        return cls(number, phase, sub.plan, cost, sub.gated.network, sub, places, carried, settings, slopes)
+        network = sub.gated.network
+        own = {name: tuple(tensor.shape) for name, tensor in named_tensors(network)}
+        return cls(number, phase, sub.plan, cost, network, sub, places, own, carried, settings, slopes)
 
     def load(self, optimizer: torch.optim.Optimizer) -> None:
         """Give an optimiser of this network's parameters the state that earlier rounds have saved of them.
@@ -141,6 +153,20 @@ class Round:
         with torch.no_grad():
             alpha.clamp_(min=_LEAST)
             self._scale(alpha.detach() / before)
+
+    def line(self, proposal: Proposal, score: float | None) -> dict[str, Any]:
+        """Line of the history of a round that was told."""
+        return {
+            "round": self.number,
+            "phase": self.phase,
+            "score": score,
+            "flops": self.cost.flops,
+            "params": self.cost.params,
+            "sigma": proposal.phase.sigma,
+            "thresholds": [round(r, 6) for r in proposal.thresholds],
+            "counts": list(self.plan.counts.values()),
+            "plan_hash": self.plan.hash,
+        }
 
     def _scale(self, ratio: Tensor) -> None:
         one = torch.ones(1, device=ratio.device)
@@ -210,27 +236,38 @@ def score_of(score: Any, *, final: bool) -> float | None:
 
 @torch.no_grad()
 def put(tensors: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Give a network those of the tensors that it has, too."""
     for name, tensor in named_tensors(network):
-        tensor.copy_(tensors[name])
+        if name in tensors:
+            tensor.copy_(tensors[name])
 
 
-def checked(network: nn.Module, round_: Round) -> dict[str, Tensor]:
-    """The tensors of a network that was told. Raises `InputError` where they are not the round's."""
-    mine = dict(named_tensors(round_.network))
-    theirs = dict(named_tensors(network))
-    if type(network) is not type(round_.network):
-        names = type(network).__name__, type(round_.network).__name__
-        raise InputError(f"the network is a {names[0]}, the round's is a {names[1]}")
-    odd = [
-        n for n in {**mine, **theirs} if n not in mine or n not in theirs or mine[n].shape != theirs[n].shape
-    ]
+def checked(network: nn.Module, round_: Round, whole: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network that was told, `whole` being the one that it was cut from.
+
+    Buffers that a forward has made, or has made anew in another shape and that no state dict has, are left
+    out. Raises `InputError` where the others are not the round's, or have values that are not finite, but in
+    tensors that had such values before, as masks do.
+    """
+    kind, mine, theirs = type(round_.network), round_._shapes, dict(named_tensors(network))
+    if (type(network).__module__, type(network).__qualname__) != (kind.__module__, kind.__qualname__):
+        raise InputError(f"the network is a {type(network).__name__}, the round's is a {kind.__name__}")
+    parameters = {name for name, _ in network.named_parameters()}
+    odd = [name for name in mine if name not in theirs or tuple(theirs[name].shape) != mine[name]]
+    passing = {name for name in odd if name in theirs} - parameters - network.state_dict().keys()
+    odd = [name for name in [*odd, *(parameters - mine.keys())] if name not in passing]
     if odd:
+        lines = [
+            f"{name}: {_shape(_size(theirs.get(name)))}, not {_shape(mine.get(name))}" for name in odd[:5]
+        ]
         raise InputError(
             f"the network does not have the shapes of round {round_.number}",
             "tell the network that the round handed out, or a copy of it",
-            details=[f"{name}: {_shape(theirs.get(name))}, not {_shape(mine.get(name))}" for name in odd[:5]],
+            details=lines,
         )
-    wrong = [n for n, t in theirs.items() if t.is_floating_point() and not bool(t.detach().isfinite().all())]
+    theirs = {name: tensor for name, tensor in theirs.items() if name in mine and name not in passing}
+    before = dict(named_tensors(whole))
+    wrong = [name for name, tensor in theirs.items() if not _is_finite(tensor) and _is_finite(before[name])]
     if wrong:
         raise InputError(
             f"the network has numbers that are not finite, in {', '.join(wrong[:3])}",
@@ -239,5 +276,13 @@ def checked(network: nn.Module, round_: Round) -> dict[str, Tensor]:
     return theirs
 
 
-def _shape(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else str(list(tensor.shape))
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.detach().isfinite().all())
+
+
+def _size(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(list(shape))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from jstc.channels import ChannelMap
+from jstc.channels.trace.ids import named_tensors
 from jstc.errors import RunDirectoryError
 from jstc.jst.phases import Growth
 from jstc.jst.proposer import Proposer
@@ -179,7 +180,8 @@ class State:
         """All tensors of a checkpoint; the live ones."""
         target, (policy, _) = self.target, self.thresholds.state()
         gates = {name: getattr(target, name) for name in _OF_CHANNELS}
-        network = target.network.state_dict()
+        # Not its state_dict, whose names may be others, and which may leave buffers out.
+        network = dict(named_tensors(target.network))
         return checkpoint.join(network=network, **target.optimizer, gates=gates, policy=policy)
 
     def document(self) -> dict[str, Any]:
@@ -199,8 +201,11 @@ class State:
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take over what `tensors` and `document` gave; it must be of the same search."""
         target = self.target
-        target.network.load_state_dict(checkpoint.part(tensors, "network"))
+        saved = checkpoint.part(tensors, "network")
         with torch.no_grad():
+            for name, tensor in named_tensors(target.network):
+                if name in saved:  # earlier versions left some buffers out
+                    tensor.copy_(saved[name])
             for kind, values in optim.from_tensors(tensors).items():
                 for name, value in values.items():
                     target.optimizer[kind][name].copy_(value)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jstc.channels import ChannelMap, GatedNetwork
 from jstc.channels.reconstruction.reconstruct import Reconstruction
+from jstc.channels.trace.ids import named_tensors
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 from jstc.recipe.schema import SearchSettings, TrainSettings
@@ -56,15 +57,16 @@ class Target:
         Without `settings` its training, and the state of the optimisers, are another's business.
         """
         total = sum(group.width for group in channels.groups)
-        where = next(network.parameters()).device
+        ones = torch.ones(total, device=next(network.parameters()).device, dtype=torch.float32)
+        zeros = torch.zeros_like(ones)
         return cls(
             network,
             channels,
-            torch.ones(total, device=where),
-            torch.zeros(2, total, device=where),
-            torch.zeros(total, device=where),
-            torch.zeros(total, device=where),
-            torch.ones(total, device=where),
+            ones,
+            zeros.repeat(2, 1),
+            zeros,
+            zeros.clone(),
+            ones.clone(),
             {} if settings is None else optim.new_state(dict(network.named_parameters()), settings),
         )
 
@@ -202,7 +204,7 @@ def fit(
         advice = "search.reconstruction_images: 0 leaves them as they are cut"
         raise ChannelError(error.problem, advice) from error
     # Unequal devices may have rounded otherwise.
-    collectives.copy_from_first(network.state_dict().values())
+    collectives.copy_from_first(tensor for _, tensor in named_tensors(network))
     return found
 
 

@@ -8,8 +8,8 @@ of a training loop: `jstc.jst.rounds` has its own, `jstc.JointSearch` leaves it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from jstc.jst.subnetwork import SubNetwork, put_back
 from jstc.plan import Plan
 from jstc.train import collectives
 
-__all__ = ["Told", "Turn", "Turns", "choose", "finalists", "ranking", "shared_tensors"]
+__all__ = ["Finals", "Told", "Turn", "Turns", "choose", "finalists", "ranking", "shared_tensors"]
 
 
 @dataclass
@@ -142,6 +142,24 @@ def finalists(state: State, proposer: Proposer, budget: int = 0) -> list[Entry]:
 
     groups = state.target.channels.widths
     return [Entry(read_plan(plan, groups), *rest) for plan, *rest in collectives.decided(found)]
+
+
+@dataclass(frozen=True)
+class Finals:
+    """Finalists that were told: scores by the hash of their plan, and the tensors of the `best` of them."""
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+    best: str | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def told(self, plan: Plan, score: float, tensors: Mapping[str, Tensor]) -> Finals:
+        """With one more; of several processes all have the tensors of the first one."""
+        scores = {**self.scores, plan.hash: score}
+        if self.best is not None and score <= self.scores[self.best]:
+            return Finals(scores, self.best, self.tensors)
+        own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        collectives.copy_from_first(own.values())
+        return Finals(scores, plan.hash, own)
 
 
 def ranking(plan: Plan, state: State, proposer: Proposer) -> list[NDArray[np.int64]]:

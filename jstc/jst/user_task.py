@@ -27,7 +27,7 @@ from jstc.plan import Plan
 from jstc.train import collectives, seeds
 from jstc.train.recalibration import estimate, has_statistics
 
-__all__ = ["NOTHING", "Call", "Loss", "UserTask", "examples", "recalibrate", "run"]
+__all__ = ["NOTHING", "Call", "Loss", "UserTask", "copied", "examples", "recalibrate", "run"]
 
 Call = Callable[[nn.Module, Any], Any]
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -67,7 +67,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Any], *, call: Call = run)
 
 
 def _forward(call: Call, network: nn.Module, batch: Any) -> None:
-    call(network, _copied(batch))
+    call(network, copied(batch))
 
 
 @dataclass
@@ -85,6 +85,15 @@ class UserTask:
     _target: Target | None = field(default=None, init=False, repr=False)
 
     freezes = False
+
+    @classmethod
+    def given(
+        cls, batches: Iterable[Any] | None, call: Call, loss: Loss | None, seed: int
+    ) -> UserTask | None:
+        """The task of what a user gave; None without batches, which a loss needs."""
+        if batches is None and loss is not None:
+            raise InputError("loss= needs batches= to be computed on", "give a list of some training batches")
+        return None if batches is None else cls(list(batches), call, loss, seed)
 
     def __post_init__(self) -> None:
         if not self.batches or not all(map(examples, self.batches)):
@@ -121,23 +130,31 @@ class UserTask:
             yield partial(self._loss, batch)
 
     @contextmanager
-    def looking(self, network: nn.Module) -> Iterator[None]:
-        """A block in which losses of `network` are computed, whose buffers are as before at its end."""
+    def looking(self, network: nn.Module, purpose: str = "looking") -> Iterator[None]:
+        """A block in which losses of `network` are computed, with random numbers of its own.
+
+        At its end the modes and buffers are as before.
+        """
         modes = {module: module.training for module in network.modules()}
-        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        buffers = [(module, dict(module._buffers)) for module in network.modules()]
+        values = {
+            id(buffer): buffer.clone() for _, own in buffers for buffer in own.values() if buffer is not None
+        }
         try:
-            with seeds.seeded(self.seed, "looking"):
+            with seeds.apart(self.seed, purpose):
                 yield
         finally:
-            with torch.no_grad():
-                for name, buffer in network.named_buffers():
-                    buffer.copy_(buffers[name])
+            for module, own in buffers:
+                module._buffers = own  # also where the forward has made others
+                for buffer in own.values():
+                    if buffer is not None:
+                        buffer.detach().copy_(values[id(buffer)])
             for module, training in modes.items():
                 module.training = training
 
     def _loss(self, batch: Any, network: nn.Module) -> Tensor:
         assert self.loss is not None
-        found = self.loss(network, _copied(batch))
+        found = self.loss(network, copied(batch))
         if not isinstance(found, Tensor) or found.numel() != 1:
             form = f"a tensor of {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise InputError(f"loss= gave {form}; expected a tensor with one number")
@@ -184,9 +201,14 @@ class UserTask:
     def recalibrated(self, plan: Plan) -> float:
         """Loss of a plan at the weights as they are, with statistics estimated anew."""
         assert self._target is not None
-        network = self._target.channels.slice(self._target.network, plan)
-        recalibrate(network, self.fitting, call=self.call)
-        return self.worth(network)
+        return self.worth(self._recalibrated(self._target, plan))
+
+    def _recalibrated(self, target: Target, plan: Plan) -> nn.Module:
+        network = target.channels.slice(target.network, plan)
+        with seeds.apart(self.seed, "statistics"):
+            recalibrate(network, self.fitting, call=self.call)
+        collectives.synchronise(network)  # each of several processes has batches of its own
+        return network
 
     def worth(self, network: nn.Module) -> float:
         """Mean loss of a network over the judging batches; a huge one where it gives no numbers."""
@@ -197,12 +219,13 @@ class UserTask:
     def _sum(self, network: nn.Module, batches: Iterable[Any]) -> tuple[float, int]:
         """Sum of losses, each as often as its batch has examples, and how many these are."""
         total, seen = 0.0, 0
-        with evaluating(network), seeds.seeded(self.seed, "judging"):
+        with self.looking(network, "judging"), evaluating(network):
             for batch in batches:
-                loss, number = float(self._loss(batch, network)), examples(batch)
-                total += number * (loss if math.isfinite(loss) else _LARGEST)
-                seen += number
-        return total, seen
+                loss, own = float(self._loss(batch, network)), examples(batch)
+                total += own * (loss if math.isfinite(loss) else _LARGEST)
+                seen += own
+        total, number = collectives.sums([total, seen])  # so that all of several processes decide alike
+        return total, int(number)
 
     def mended(
         self, target: Target, plan: Plan, images: int, *, rough: bool = False
@@ -213,7 +236,8 @@ class UserTask:
         if not images:
             return network, None
         try:
-            found = fit(target, network, plan, self.fitting, images=images, rough=rough, call=self.call)
+            with seeds.apart(self.seed, "mending"):
+                found = fit(target, network, plan, self.fitting, images=images, rough=rough, call=self.call)
         except ChannelError as error:
             advice = (
                 "give call= a function that runs the layers alone, without what is chosen by their results; "
@@ -228,8 +252,7 @@ class UserTask:
         mended, found = self.mended(target, plan, images)
         if self.loss is None or found is None:
             return mended
-        as_cut = target.channels.slice(target.network, plan)
-        recalibrate(as_cut, self.fitting, call=self.call)
+        as_cut = self._recalibrated(target, plan)
         return as_cut if self.worth(as_cut) < self.worth(mended) else mended
 
     def fingerprint(self) -> str:
@@ -237,7 +260,7 @@ class UserTask:
         return collectives.fingerprint(t for t in tree_leaves(list(self.batches)) if isinstance(t, Tensor))
 
 
-def _copied(batch: Any) -> Any:
+def copied(batch: Any) -> Any:
     """A batch that a forward may change in place."""
     return tree_map_only(Tensor, torch.clone, batch)
 

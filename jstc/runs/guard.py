@@ -14,10 +14,18 @@ from pathlib import Path
 from jstc.core import files
 from jstc.errors import RunDirectoryError
 
-__all__ = ["delete_leftovers", "delete_results", "delete_stage", "refuse_link", "refuse_odd", "require_own"]
+__all__ = [
+    "LEFTOVER",
+    "delete_leftovers",
+    "delete_results",
+    "delete_stage",
+    "refuse_link",
+    "refuse_odd",
+    "require_own",
+]
 
 _LOOSE_FILES = ("summary.json", "report.md", "report.html", "target.json", "corrupt.jsonl", "corrupt-*.jsonl")
-_LEFTOVER = ".tmp-"
+LEFTOVER = ".tmp-"
 _SHOWN = "tensorboard"  # beside the folders of the stages
 
 
@@ -61,7 +69,7 @@ def delete_leftovers(run: Path, stages: Collection[str]) -> None:
     places = [run, *(folder for stage in (*stages, _SHOWN) for folder in _below(run / stage))]
     for place in places:
         for entry in list(os.scandir(place)):
-            if entry.name.startswith(_LEFTOVER) and not entry.is_dir(follow_symlinks=False):
+            if entry.name.startswith(LEFTOVER) and not entry.is_dir(follow_symlinks=False):
                 files.delete(Path(entry.path))
 
 

@@ -23,7 +23,7 @@ from jstc.channels import ChannelMap
 from jstc.channels.trace.ids import named_tensors
 from jstc.core import files
 from jstc.data.base import GIVEN
-from jstc.errors import RecipeError, RunDirectoryError
+from jstc.errors import FolderGoneError, RecipeError, RunDirectoryError
 from jstc.jst.phases import begun_at_budget
 from jstc.recipe import loading
 from jstc.recipe.schema import Recipe
@@ -39,8 +39,9 @@ _VERSION = 1
 _CHECKPOINT = "checkpoint.safetensors"
 LATENCY = "latency.json"
 _LOGS = ("history.jsonl", "candidates.jsonl")
+_RESULTS = ("widths.json", "result.json", "report.md", "report.html")
 _FILES = (
-    _CHECKPOINT, LATENCY, *_LOGS, "search.json", "widths.json", "result.json", "report.md", "report.html",
+    _CHECKPOINT, "checkpoint.1.safetensors", LATENCY, *_LOGS, *_RESULTS, "search.json",
 )  # fmt: skip
 _LOCKS = (".lock", ".lock-holder.json")
 _open: dict[Path, SearchFolder] = {}
@@ -54,13 +55,14 @@ class SearchFolder:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], *, fresh: bool) -> None:
-        self.path, self._identity = path.resolve(), identity
+        self.path, self._identity = path, identity
         self._lock = contextlib.ExitStack()
-        collectives.decided(lambda: self._acquire(fresh=fresh))
         self._saved = Checkpoints(
-            self.path / _CHECKPOINT, keep=1, check=self._require_same, warn=warnings.warn
+            self.path / _CHECKPOINT, keep=2, check=self._require_same, warn=warnings.warn
         )
         self._history = History(self.path / "history.jsonl", index="round")
+        self._loaded: list[Saved | None] = []
+        collectives.decided(lambda: self._acquire(fresh=fresh))
 
     @property
     def candidates(self) -> History:
@@ -69,11 +71,16 @@ class SearchFolder:
 
     def _acquire(self, *, fresh: bool) -> None:
         self._require_ours()
-        if before := _open.pop(self.path, None):
-            before.close()
-        self._lock.enter_context(directory.locked(self.path))
+        before, own = _open.get(self.path), contextlib.ExitStack()
+        with own:
+            shares = before is not None and before.is_locked
+            if not shares:
+                own.enter_context(directory.locked(self.path))
+            guard.delete_leftovers(self.path, ())
+            # Where that is another search's, the one that this process has open goes on.
+            self._loaded = [] if fresh else [self._saved.load()]
+            self._lock = before._lock if before is not None and shares else own.pop_all()
         _open[self.path] = self
-        guard.delete_leftovers(self.path, ())
         for name in _FILES if fresh else ():
             (self.path / name).unlink(missing_ok=True)
 
@@ -82,7 +89,7 @@ class SearchFolder:
             raise RunDirectoryError(f"{self.path} is a file", "give a folder of the search's own")
         there = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
         # A process that was killed in its first write has left nothing but a part of that.
-        other = {name for name in there - {*_FILES, *_LOCKS} if not name.startswith(".tmp-")}
+        other = {name for name in there - {*_FILES, *_LOCKS} if not name.startswith(guard.LEFTOVER)}
         if other and not there & {"search.json"}:
             names = ", ".join(sorted(other)[:3])
             raise RunDirectoryError(
@@ -90,15 +97,21 @@ class SearchFolder:
             )
 
     @property
-    def is_open(self) -> bool:
-        """Whether no later search of this process has taken the folder over, and it was not closed."""
-        return not collectives.is_first() or _open.get(self.path) is self
+    def is_locked(self) -> bool:
+        """Whether the folder, with the lock in it, is still the one that was locked."""
+        try:
+            files.require_held(self.path / _CHECKPOINT)
+        except FolderGoneError:
+            self._lock.close()
+            return False
+        return True
 
-    def close(self) -> None:
-        """Give the lock back."""
-        if _open.get(self.path) is self:
-            del _open[self.path]
-        self._lock.close()
+    def require_open(self) -> None:
+        """Raise `RunDirectoryError` when a later search of this process has taken the folder over."""
+        if collectives.is_first() and _open.get(self.path) is not self:
+            raise RunDirectoryError(
+                f"{self.path} was taken over by a later JointSearch of this program", "go on with that one"
+            )
 
     def describe(self, document: Mapping[str, Any]) -> None:
         """Write `search.json`."""
@@ -120,9 +133,11 @@ class SearchFolder:
 
     def load(self) -> Saved | None:
         """Tensors and document of the newest checkpoint, in all processes; None where there is none."""
-        saved = collectives.from_first(self._saved.load)
-        if saved is not None and collectives.is_first():
-            self._history.truncate(saved[1]["round"])
+        saved = collectives.from_first(lambda: self._loaded.pop() if self._loaded else self._saved.load())
+        if collectives.is_first():
+            self._history.truncate(0 if saved is None else saved[1]["round"])
+            for name in _RESULTS if saved is None else ():  # of a search whose checkpoint was deleted
+                (self.path / name).unlink(missing_ok=True)
         return saved
 
     def save(
@@ -144,9 +159,11 @@ class SearchFolder:
     def _require_same(self, meta: Mapping[str, Any], path: Path) -> None:
         different = checkpoint.differences(meta.get("identity"), self._identity)
         if different:
+            advice = "give another folder, or fresh=True"
+            if different == ["weights"]:
+                advice = f"give the network the weights that it had then (torch.manual_seed), or {advice}"
             raise RunDirectoryError(
-                f"{path} belongs to another search ({', '.join(different)} differ)",
-                "give another folder, or fresh=True",
+                f"{path} belongs to another search ({', '.join(different)} differ)", advice
             )
 
 

@@ -87,7 +87,7 @@ def _short(error: Exception) -> str:
 
 
 def _unusable(path: Path, what: str) -> RunDirectoryError:
-    advice = "delete it to repeat that part of the run, or start over with --fresh"
+    advice = "delete it to repeat that part of the run, or start over (--fresh, in Python fresh=True)"
     return RunDirectoryError(f"checkpoint {path} {what}", advice)
 
 

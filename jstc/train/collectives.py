@@ -27,6 +27,7 @@ from jstc.errors import StageError
 from jstc.train.process_group import membership
 
 __all__ = [
+    "agreed",
     "average",
     "averaging",
     "copy_from_first",
@@ -54,11 +55,11 @@ Saved = tuple[dict[str, Tensor], dict[str, Any]]
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """In the block all processes work on the same; everything outside it, each does for itself."""
-    membership.active = processes.several()
+    before, membership.active = membership.active, processes.several()
     try:
         yield
     finally:
-        membership.active = False
+        membership.active = before
 
 
 def world() -> int:
@@ -98,6 +99,24 @@ def decided(decide: Callable[[], T]) -> T:
         raise
     _broadcast({"value": value})
     return value
+
+
+def agreed(check: Callable[[], T]) -> T:
+    """What `check` gives in each process, where it fails in none; its error, or a `StageError` of others'."""
+    found: list[T] = []
+    error: Exception | None = None
+    try:
+        found.append(check())
+    except Exception as own:
+        error = own
+    failed = (
+        [] if world() == 1 else [int(each) for each in _gathered(torch.tensor([error is not None]).int())]
+    )
+    if error is not None:
+        raise error
+    if any(failed):
+        raise StageError(f"process {failed.index(1)} has refused what it was given; nothing was taken over")
+    return found[0]
 
 
 def _opened(document: Any) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from jstc.core.seeds import derive
 
-__all__ = ["generator", "isolated", "seeded", "set_global"]
+__all__ = ["apart", "generator", "isolated", "seeded", "set_global"]
 
 
 def generator(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -50,3 +52,17 @@ def seeded(seed: int, *parts: str | int) -> Iterator[None]:
     with isolated():
         set_global(seed, *parts)
         yield
+
+
+@contextmanager
+def apart(seed: int, *parts: str | int) -> Iterator[None]:
+    """`seeded`, with the global states of Python and numpy as well, which a user's code may use."""
+    value, python, array = derive(seed, *parts), random.getstate(), np.random.get_state()
+    try:
+        random.seed(value)
+        np.random.seed(value % 2**32)
+        with seeded(seed, *parts):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)

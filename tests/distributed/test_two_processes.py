@@ -128,3 +128,11 @@ def test_the_finetuned_network_is_as_good_in_one_process(both, checks, folder):
     both("search")
     found = checks.finetuned_accuracy(folder / "run")
     assert found["alone"] == found["written"]
+
+
+def test_a_joint_search_is_one_search_whatever_each_was_given(both):
+    """Both train and judge the same networks; what one of them refuses, both do."""
+    first, second = both("joint_search")
+    assert all("not finite" in text for text in second.pop("refused"))
+    assert all("process 1 has refused" in text for text in first.pop("refused"))
+    assert first == second and len(first["plans"]) == 2 and first["score"] == 1.0

@@ -5,6 +5,7 @@ Every check returns something that JSON can hold; the tests compare what the pro
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import sys
@@ -16,13 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+import jstc
 from jstc.channels import ChannelMap, analyse
 from jstc.core import processes
 from jstc.core.progress import Silent
 from jstc.data.base import DataInfo, Dataset
 from jstc.data.in_memory import dataset_in_memory
-from jstc.errors import StageError
+from jstc.errors import JstcError, StageError
 from jstc.jst.plan_judge import Judge
 from jstc.jst.round import judge, train_round
 from jstc.jst.state import State
@@ -208,6 +211,39 @@ def search(directory: Path) -> dict[str, Any]:
     }
 
 
+def joint_search(directory: Path) -> dict[str, Any]:
+    """A `JointSearch` whose processes begin with other weights and see other batches; only one has scores."""
+    own = directory if collectives.is_first() else Path(tempfile.mkdtemp()) / "nothing"
+    rank, given = collectives.rank(), images(48, seed=collectives.rank()).train_full
+    batches = [(pixels.float() / 255, labels) for pixels, labels in given.ordered(8)]
+    with seeds.seeded(rank, "weights"):
+        network = Normless()
+    search = jstc.JointSearch(
+        network, torch.zeros(1, 2, 6, 6), flops=0.5, rounds=2, out=own, trained=True, batches=batches,
+        loss=lambda net, batch: cross_entropy(net(batch[0]), batch[1]), progress=False,
+        settings={"search.candidates": 4},
+    )  # fmt: skip
+    found: dict[str, Any] = {"plans": [], "asked": [], "refused": []}
+    while not search.done:
+        round_ = search.ask()
+        found["plans"].append(round_.plan.hash)
+        found["asked"].append(collectives.fingerprint(round_.network.parameters()))
+        broken = copy.deepcopy(round_.network)
+        if rank:  # refused by one of them
+            broken.fc.bias.data.fill_(torch.nan)
+        try:
+            search.tell(round_, 1.0, network=broken)
+        except JstcError as error:
+            found["refused"].append(str(error))
+        search.tell(round_, None if rank else 1.0)
+    for round_ in search.finalists():
+        if rank:  # as where each estimates statistics of its own
+            round_.network.fc.bias.data.add_(1.0)
+        search.tell(round_, None if rank else 1.0)
+    slim = search.finish()
+    return found | {"slim": collectives.fingerprint(slim.network.parameters()), "score": slim.score}
+
+
 def finetuned_accuracy(directory: Path) -> dict[str, float]:
     """Accuracy of the network that `search` finetuned: as it was written, and as one process finds it."""
     from jstc.plan import Plan
@@ -278,6 +314,7 @@ CHECKS = {
     "new_head": lambda: new_head(Path(sys.argv[1]) / "head"),
     "search": lambda: search(Path(sys.argv[1]) / "run"),
     "widths": lambda: widths(Path(sys.argv[1]) / "widths"),
+    "joint_search": lambda: joint_search(Path(sys.argv[1]) / "joint"),
     "mended": lambda: mended(Path(sys.argv[1]) / "mended"),
     "few": lambda: [judged_on_few(images) for images in range(1, 7)],
 }
