@@ -10,6 +10,8 @@ is synthetic. Training and validation share no digit, and no part of a photograp
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import math
 from pathlib import Path
@@ -113,6 +115,29 @@ def loader(data: list, size: int, seed: int = 0) -> DataLoader:
     order = torch.Generator().manual_seed(seed)
     together = lambda batch: tuple(zip(*batch, strict=True))  # noqa: E731
     return DataLoader(data, size, shuffle=True, collate_fn=together, generator=order, drop_last=True)
+
+
+def mean_ap(found: list, data: list, truth: Path) -> float:
+    """COCO's mAP (IoU 0.5 to 0.95), in percent, of what a detector found in the images of `boxes`."""
+    from pycocotools.coco import COCO  # which only the example of detection needs
+    from pycocotools.cocoeval import COCOeval
+
+    rows = []
+    for one, (_, target) in zip(found, data, strict=True):
+        corners, ones = one["boxes"], torch.ones_like(one["scores"])
+        parts = (
+            corners[:, :2],
+            corners[:, 2:] - corners[:, :2],
+            one["scores"][:, None],
+            one["labels"][:, None],
+        )
+        rows.append(torch.cat([target["id"] * ones[:, None], *parts], 1))
+    with contextlib.redirect_stdout(io.StringIO()):
+        annotated = COCO(truth)
+        judged = COCOeval(annotated, annotated.loadRes(torch.cat(rows).double().numpy()), "bbox")
+        for step in (judged.evaluate, judged.accumulate, judged.summarize):
+            step()
+    return 100 * float(judged.stats[0])
 
 
 if __name__ == "__main__":
