@@ -75,7 +75,8 @@ class JointSearch:
         outputs: A function that picks what you need out of what the forward returns.
         part: Name of the submodule that alone is cut, `example` being for it; `ignore`: patterns of modules
             whose channels stay.
-        settings: Keys of a recipe's sections search and channels: {"channels.round_to": 8}.
+        settings: Keys of a recipe's sections search and channels: {"channels.round_to": 8}. Refused are those
+            that do nothing here, as what is of training.
         seed: What is drawn, is drawn by it.
         key: A text of your own that tells this search from others, such as a name of your loop's settings.
         fresh: Begin anew, whatever is in `out`.

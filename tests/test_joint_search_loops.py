@@ -466,6 +466,18 @@ def test_what_a_killed_process_left_behind_is_cleared_away(new: Any, tmp_path: P
     assert history == [0, 1]
 
 
+def test_batches_that_the_network_is_not_called_with(new: Any) -> None:
+    batches = [{"image": images, "target": wanted} for images, wanted in BATCHES]
+
+    def loss(network: nn.Module, batch: Any) -> Tensor:
+        return loss_of(network, (batch["image"], batch["target"]))
+
+    search = new(batches=batches, loss=loss, trained=True, rounds=1, flops=np.int64(200_000))
+    with pytest.raises(InputError, match="not called with such a batch") as error:
+        search.ask()
+    assert "call=" in error.value.advice
+
+
 def test_a_network_without_parameters(new: Any) -> None:
     with pytest.raises(InputError, match="a ReLU has no parameters"):
         new(nn.ReLU())

@@ -7,6 +7,7 @@ ranks channels (`Looks`) and judges plans (`PlanJudge`), as a search with a data
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,10 +40,20 @@ _LARGEST = 1e9
 
 
 def run(network: nn.Module, batch: Any) -> Any:
-    """Call a network on a batch: a tensor; a tuple or list that begins with the input; inputs by keyword."""
-    if isinstance(batch, dict):
-        return network(**batch)
-    return network(batch if isinstance(batch, Tensor) else batch[0])
+    """Call a network on a batch: a tensor; a tuple or list that begins with the input; inputs by keyword.
+
+    Raises `InputError` for a batch that is none of those.
+    """
+    args = () if isinstance(batch, dict) else (batch if isinstance(batch, Tensor) else batch[0],)
+    named = batch if isinstance(batch, dict) else {}
+    try:
+        inspect.signature(network.forward).bind(*args, **named)
+    except TypeError as error:
+        raise InputError(
+            f"the network is not called with such a batch as it is ({error})",
+            "give call=, a function of a network and a batch: lambda network, batch: network(batch['image'])",
+        ) from None
+    return network(*args, **named)
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Any], *, call: Call = run) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -193,6 +194,7 @@ def recipe_of(
 
     Raises `RecipeError` for keys that are not of a search of this kind, and for those that do nothing in it.
     """
+    given = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
     arguments = {"model": "given", "dataset": GIVEN, **given, **({"weights": "given"} if trained else {})}
     found = begun_at_budget(loading.from_python({}, settings, arguments))
     has = {"trained": trained, "batches": batches, "loss": judged}
@@ -262,7 +264,7 @@ def identity_of(
         "latency_on": recipe.latency_on.model_dump(mode="json") if recipe.latency is not None else None,
         "flops": channels.cost().flops,
         "seed": recipe.seed,
-        "key": key,
+        "key": str(key),
     }
 
 
