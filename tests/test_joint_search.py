@@ -204,6 +204,10 @@ class DistributedDataParallel(nn.Module):
         self.module = module
 
 
+class ModelEmaV3(DistributedDataParallel):
+    """Named and built as timm's."""
+
+
 def narrower(round_: Round) -> nn.Module:
     channels = jstc.analyse(round_.network, IMAGES[:1])
     return channels.slice(round_.network, channels.uniform_plan(flops=0.5))
@@ -260,9 +264,10 @@ def test_a_stale_round_is_refused(new: Any) -> None:
         torch.optim.swa_utils.AveragedModel,
         torch.compile,
         lambda network: DistributedDataParallel(torch.optim.swa_utils.AveragedModel(network)),
+        ModelEmaV3,
         lambda network: network.double(),
     ],
-    ids=["ddp", "average", "compiled", "both", "double"],
+    ids=["ddp", "average", "compiled", "both", "ema", "double"],
 )
 def test_wrappers_are_taken_off(new: Any, wrap: Any) -> None:
     search = new(rounds=1)

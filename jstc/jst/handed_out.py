@@ -192,7 +192,7 @@ _LEAST = 0.01
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """A network out of the wrappers of DistributedDataParallel, torch.compile and AveragedModel.
+    """A network out of the wrappers of DistributedDataParallel, torch.compile, AveragedModel and timm's EMA.
 
     Raises `InputError` for one whose parameters are in pieces.
     """
@@ -207,6 +207,8 @@ def plain(network: nn.Module) -> nn.Module:
             "DistributedDataParallel": "module",
             "DataParallel": "module",
             "AveragedModel": "module",
+            "ModelEmaV2": "module",
+            "ModelEmaV3": "module",
             "OptimizedModule": "_orig_mod",
         }.get(kind)
         if inner is None:

@@ -12,6 +12,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {
     "keyword_spotter": (),
     "lightning_digits": ("lightning",),
+    "hf_image": ("transformers", "accelerate"),
+    "hf_text": ("transformers", "accelerate"),
+    "timm_digits": ("timm",),
 }
 
 
