@@ -59,6 +59,7 @@ def test_annotations_are_what_is_seen(example, tmp_path):
     assert [int(r.split()[0]) + 1 for r in rows] == [a["category_id"] for a in coco["annotations"]]
 
 
+@pytest.mark.filterwarnings("ignore")  # another library's, of what a tiny run does not have
 def test_ultralytics_trainer(example, tmp_path, monkeypatch):
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "settings"))
     monkeypatch.setenv("YOLO_OFFLINE", "1")
