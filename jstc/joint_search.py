@@ -130,8 +130,7 @@ class JointSearch:
         # The user's own is left as it is; hooks and gradients do not come along.
         self._state = State.new(copy.deepcopy(model), self.channels, self._proposer, self._recipe, own=False)
         self._turns = Turns(self._state, self._proposer, self._new_sub, self._loss())
-        self._carried = Carried()
-        self._finals, self._whole = Finals(), True
+        self._carried, self._finals, self._whole = Carried(), Finals(), True
         self._asked: tuple[Round, Turn | None] | None = None
         self._before: Any = None  # state of the policy, before it was asked
         self._identity = identity_of(model, self.channels, self._recipe, judged=self._judges, key=key)
@@ -145,6 +144,9 @@ class JointSearch:
                 self._latency.save(self.path / LATENCY)
             if not found:
                 self._begin()
+        if found and self.round:
+            with shown(self._progress) as told:
+                told.message(f"going on in {self.path} after {self.round} rounds")
 
     # Where the search is
 
@@ -176,14 +178,14 @@ class JointSearch:
                 self._state.thresholds.restore(*self._before)
             self._before = self._state.thresholds.state()
             turn = self._turns.ask()
-            round_ = self._hand_out("coarse" if turn.proposal.phase.coarse else "fine", turn.sub)
+            round_ = self._hand_out(self.round, "coarse" if turn.proposal.phase.coarse else "fine", turn.sub)
         self._asked, self._since = (round_, turn), since
         return round_
 
-    def _hand_out(self, phase: Phase, sub: SubNetwork) -> Round:
+    def _hand_out(self, number: int, phase: Phase, sub: SubNetwork) -> Round:
         state, settings = self._state, self._recipe.search
         watches = phase != "final" and self._proposer.importance.follows_training
-        return Round.of(state.target, sub, state.round, phase, self._carried, settings, watches=watches)
+        return Round.of(state.target, sub, number, phase, self._carried, settings, watches=watches)
 
     def tell(self, round: Round, score: float | None, *, network: nn.Module | None = None) -> None:
         """A round was trained, or a finalist judged: take its network over, or its score.
@@ -194,7 +196,7 @@ class JointSearch:
         several processes the first one's score counts.
 
         All or nothing: raises `InputError`, and changes nothing, for a round that is not the last one asked
-        for, a network of another class, other shapes or numbers that are not finite, or such a score. Where
+        for, a network of another class, other shapes, or numbers, also a score, that are not finite. Where
         the checkpoint cannot be written it can be told again.
         """
         with self._work("tell", round.number):
@@ -212,7 +214,9 @@ class JointSearch:
                     self._tell_round(round, turn, value, tensors)
             except BaseException:
                 self._resume()  # what is on disk is whole
-                if self.round == round.number:  # and mostly from before: the round may be told again
+                if (
+                    turn is None or self.round == round.number
+                ):  # and mostly from before: the round may be told again
                     self._state.thresholds.restore(*policy)
                 else:
                     self._asked = self._before = None
@@ -220,11 +224,10 @@ class JointSearch:
             self._asked, self._before, self._whole = None, None, True
 
     def _checked(self, round_: Round, score: Any, network: nn.Module | None) -> tuple[Any, dict[str, Tensor]]:
-        if self._asked is None or round_ is not self._asked[0] or self.round != round_.number:
-            raise InputError(
-                f"round {round_.number} is not the one that was asked for last",
-                "tell each round once, and before the next one is asked for",
-            )
+        stale = round_.phase != "final" and self.round != round_.number
+        if self._asked is None or round_ is not self._asked[0] or stale:
+            advice = "tell each round once, and before the next one is asked for"
+            raise InputError(f"round {round_.number} is not the one that was asked for last", advice)
         value = score_of(score, final=round_.phase == "final") if collectives.is_first() else None
         return value, checked(
             plain(round_.network if network is None else network), round_, self._state.target.network
@@ -259,12 +262,12 @@ class JointSearch:
         """
         with self._work("finalists"):
             entries = self._entries()
-        for entry in entries:
+        for number, entry in enumerate(entries, self.round):
             if entry.plan.hash in self._finals.scores:
                 continue
             with self._work("finalist", entry.plan.hash):
                 self._drop()
-                round_ = self._hand_out("final", self._new_sub(entry.plan))
+                round_ = self._hand_out(number, "final", self._new_sub(entry.plan))
             self._asked = round_, None
             yield round_
 

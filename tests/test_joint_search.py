@@ -560,6 +560,8 @@ def test_the_folder_of_another_search_is_refused(new: Any, changes: Any, key: st
         new(**changes)
     with pytest.raises(RunDirectoryError, match="weights"):
         new(upscaler(seed=1))
+    with pytest.raises(RunDirectoryError, match=r"search\.rounds: 3 there, 9 here"):
+        new(rounds=9)
     assert new().round == 1
     assert new(**changes, fresh=True).round == 0
 

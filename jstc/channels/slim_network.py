@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,11 @@ class Slim:
             )
         return cls(network, plan, channels.cost(plan), score, channels.attributes(plan), channels.shapes())
 
-    def save(self, folder: Path | str, *, build: str | None = None) -> None:
+    def save(self, folder: Path | str, *, build: str | None = None, score: float | None = None) -> None:
         """Write the network to `folder`, all of it or nothing; `jstc.rebuild` reads it.
 
-        A slim network that was saved there before is replaced. `build` names the code that builds the whole
+        A slim network that was saved there before is replaced. Weights are those that it has now; `score` is
+        theirs, where it is another than before a finetune. `build` names the code that builds the whole
         network without arguments, `net.py:make` or `package.module:make`: with it `jstc.load(folder,
         allow_code="net.py:make")` loads the network. Raises `InputError` when the folder holds anything else.
         """
@@ -90,7 +91,7 @@ class Slim:
             "attributes": dict(self.attributes),
             "whole": {name: list(shape) for name, shape in self.whole.items()},
             "cost": {name: value for name, value in asdict(self.cost).items() if value is not None},
-            "score": self.score,
+            "score": replace(self, score=score).score if score is not None else self.score,
             "build": build,
         }
         folder.parent.mkdir(parents=True, exist_ok=True)

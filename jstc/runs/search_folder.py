@@ -164,8 +164,23 @@ class SearchFolder:
             if different == ["weights"]:
                 advice = f"give the network the weights that it had then (torch.manual_seed), or {advice}"
             raise RunDirectoryError(
-                f"{path} belongs to another search ({', '.join(different)} differ)", advice
+                f"{path} belongs to another search ({', '.join(different)} differ)",
+                advice,
+                details=_changed(meta.get("identity"), self._identity, different),
             )
+
+
+def _changed(theirs: Any, ours: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Settings that are not as they were: `search.candidates: 160 there, 16 here`."""
+    found = []
+    for name in names:
+        before, now = (document.get(name) for document in (theirs or {}, ours))
+        if isinstance(before, dict) and isinstance(now, dict) and name != "widths":
+            keys = checkpoint.differences(before, now)
+            found += [f"{name}.{key}: {before.get(key)} there, {now.get(key)} here" for key in keys]
+        elif not isinstance(now, dict):
+            found.append(f"{name}: {before} there, {now} here")
+    return found
 
 
 # What a search goes by

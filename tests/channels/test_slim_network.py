@@ -201,6 +201,14 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     assert len(list((tmp_path / "empty").iterdir())) == 3
 
 
+def test_a_score_of_later_is_saved_with_the_weights_of_later(tmp_path):
+    slim = made("keywords")
+    slim.save(tmp_path / "slim", score=0.75)
+    assert json.loads((tmp_path / "slim" / "model.json").read_text())["score"] == 0.75
+    with pytest.raises(InputError, match="nan says nothing"):
+        slim.save(tmp_path / "slim", score=float("nan"))
+
+
 def test_a_save_that_fails_leaves_the_old_network(tmp_path, monkeypatch):
     slim = made("keywords")
     slim.save(tmp_path / "slim")
