@@ -65,16 +65,16 @@ class JointSearch:
         flops, params, latency: The budget: a share of the network's (0.5) or a count ("2G"); of latency a
             share or a time ("5ms"). Whatever is given is met together.
         rounds: Rounds at most; 0 with trained weights: the network is cut, mended and judged.
-        trained: Whether the weights are trained: the search then begins with what they are worth.
+        trained: Whether the weights are trained.
         batches: Some training batches, a few hundred examples, in any form. With `trained` the cut networks
             are mended on them; with `loss` they also rank channels and judge plans, before any training.
         loss: A function of a network, in evaluation mode, and a batch that gives the loss.
         call: A function of a network and a batch that calls the one on the other; left out, a batch is a
             tensor, a tuple or list that begins with the input, or a dictionary of keywords.
         also: What only training uses: lambda network: network.loss(batch). Left out: `loss`.
-        outputs: A function that picks what you need out of what the forward returns.
-        part: Name of the submodule that alone is cut, `example` being for it; `ignore`: patterns of modules
-            whose channels stay.
+        outputs: A function that picks what you need of what the forward returns.
+        part: Name of the submodule that alone is cut, `example` being for it.
+        ignore: Patterns of modules whose channels stay.
         settings: Keys of a recipe's sections search and channels: {"channels.round_to": 8}. Refused are those
             that do nothing here, as what is of training.
         seed: What is drawn, is drawn by it.
@@ -157,7 +157,7 @@ class JointSearch:
 
     @property
     def done(self) -> bool:
-        """Whether all rounds are told, or the plans have stopped changing: what is left are the finalists."""
+        """Whether all rounds are told, or plans have stopped changing: what is left are the finalists."""
         return self._state.round >= self._recipe.search.rounds or self._state.settled
 
     # Rounds
@@ -190,10 +190,9 @@ class JointSearch:
     def tell(self, round: Round, score: float | None, *, network: nn.Module | None = None) -> None:
         """A round was trained, or a finalist judged: take its network over, or its score.
 
-        `score` is your figure, higher is better; None for a round that you did not judge, which can then win
-        only as one of the plans that come later. `network` is what you trained in place of `round.network`:
-        an average of its weights, or the same in a wrapper of DistributedDataParallel or torch.compile. Of
-        several processes the first one's score counts.
+        `score` is your figure, higher is better; None for a round that you did not judge. `network` is what
+        you trained in place of `round.network`: an average of its weights, or the same in a wrapper of
+        DistributedDataParallel or torch.compile. Of several processes the first one's score counts.
 
         All or nothing: raises `InputError`, and changes nothing, for a round that is not the last one asked
         for, a network of another class, other shapes, or numbers, also a score, that are not finite. Where
@@ -256,8 +255,8 @@ class JointSearch:
     def finalists(self) -> Iterator[Round]:
         """The best plans, each at the weights as they are now, to be judged and told; then call `finish`.
 
-        A network's statistics of batch norms are slices of the whole one's: estimate them anew
-        (`jstc.recalibrate`), and score it. Those that were told before are left out.
+        Statistics of batch norms are slices of the whole network's: estimate them anew (`jstc.recalibrate`).
+        Those that were told before are left out.
         Raises `InputError` when rounds are left.
         """
         with self._work("finalists"):
@@ -353,8 +352,6 @@ class JointSearch:
         if self._asked is not None and self._asked[0]._slopes is not None:
             self._asked[0]._slopes.stop()
         self._asked = None
-
-    # Files
 
     @contextlib.contextmanager
     def _work(self, *purpose: str | int) -> Iterator[None]:
