@@ -30,6 +30,7 @@ class Case:
     outputs: Callable[[Any], Any] | None = None
     part: str | None = None
     part_inputs: Inputs | None = None
+    compared: tuple[str, ...] = ()
 
 
 Make = Callable[[], Case]

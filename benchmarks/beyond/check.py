@@ -277,23 +277,38 @@ def _masked(record: Record, channels: ChannelMap, case: Case, plan: Plan) -> Non
     dtype = torch.float64
     inputs = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, case.inputs(1))
     try:
-        dense = _run(network.double(), case, inputs)
+        dense = _compared(network.double(), case, inputs)
     except Exception as error:
         found["note"] = f"it does not run in float64: {message(error)}"
         dtype, inputs = torch.float32, case.inputs(1)
-        dense = _run(network.float(), case, inputs)
-    sliced = _run(channels.slice(network, exact), case, inputs)
+        dense = _compared(network.float(), case, inputs)
+    sliced = _compared(channels.slice(network, exact), case, inputs)
     channels.mask(network, exact)
-    masked = _run(network, case, inputs)
-    found["apart"], found["effect"] = _apart(sliced, masked), _apart(dense, masked)
+    masked = _compared(network, case, inputs)
+    _require(_shapes(sliced) == _shapes(masked), f"{_shapes(sliced)} sliced, {_shapes(masked)} masked")
+    found["apart"] = _apart(sliced, masked)
+    found["effect"] = _apart(dense, masked) if _shapes(dense) == _shapes(masked) else 1.0
     _require(found["apart"] < _TOLERANCES[dtype], f"sliced and masked differ by {found['apart']:.2g}")
     _require(found["effect"] > _SHOWS, f"the mask shows too little to prove anything: {found['effect']:.2g}")
 
 
+def _compared(network: nn.Module, case: Case, inputs: Sequence[Any]) -> list[Tensor]:
+    """The results, or what the submodules give that the case names in their place."""
+    found: list[Tensor] = []
+    keep = lambda _, __, out: found.extend(t for t in tree_leaves(out) if isinstance(t, Tensor))  # noqa: E731
+    hooks = [network.get_submodule(name).register_forward_hook(keep) for name in case.compared]
+    results = _run(network, case, inputs)
+    for hook in hooks:
+        hook.remove()
+    return found or results
+
+
+def _shapes(tensors: Sequence[Tensor]) -> list[list[int]]:
+    return [list(tensor.shape) for tensor in tensors]
+
+
 def _apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     """The largest difference of any result, relative to the largest value of that result."""
-    if [t.shape for t in some] != [t.shape for t in others]:
-        return math.inf
     apart = [0.0]
     for one, other in zip(some, others, strict=True):
         if other.numel():

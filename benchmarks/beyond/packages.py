@@ -66,7 +66,12 @@ def _masks(size: int) -> dict[str, Tensor]:
 
 
 def _detects(
-    name: str, size: int, targets: Callable[[int], dict[str, Tensor]] = _boxes, **options: Any
+    name: str,
+    size: int,
+    targets: Callable[[int], dict[str, Tensor]] = _boxes,
+    *,
+    compared: tuple[str, ...] = (),
+    **options: Any,
 ) -> Make:
     def make() -> Case:
         inputs = _pictures(size)
@@ -78,7 +83,7 @@ def _detects(
             return torch.stack([part.reshape(()) for part in found.values()]).sum()
 
         network = _torchvision(name, weights_backbone=None, **options)
-        return Case(network, inputs, loss, part="backbone", part_inputs=images(size))
+        return Case(network, inputs, loss, part="backbone", part_inputs=images(size), compared=compared)
 
     return make
 
@@ -101,23 +106,24 @@ def _flow() -> Case:
     return Case(_torchvision("raft_small"), inputs, loss, outputs=lambda flows: flows[-1])
 
 
-_SMALLER = {"min_size": 160, "max_size": 160}
+_SMALLER: dict[str, Any] = {"min_size": 160, "max_size": 160}
+_TWO_STAGES: dict[str, Any] = {**_SMALLER, "compared": ("rpn.head", "roi_heads.box_predictor")}
 
 TORCHVISION: dict[str, Make] = {
     "lraspp_mobilenet_v3_large": _segments("lraspp_mobilenet_v3_large", 96),
     "deeplabv3_resnet50": _segments("deeplabv3_resnet50", 64),
     "deeplabv3_mobilenet_v3_large": _segments("deeplabv3_mobilenet_v3_large", 96),
     "fcn_resnet50": _segments("fcn_resnet50", 64),
-    "ssdlite320_mobilenet_v3_large": _detects("ssdlite320_mobilenet_v3_large", 320),
+    "ssdlite320_mobilenet_v3_large": _detects("ssdlite320_mobilenet_v3_large", 320, compared=("head",)),
     "ssd300_vgg16": _detects("ssd300_vgg16", 300),
     "retinanet_resnet50_fpn": _detects("retinanet_resnet50_fpn", 160, **_SMALLER),
     "fcos_resnet50_fpn": _detects("fcos_resnet50_fpn", 160, **_SMALLER),
     "fasterrcnn_mobilenet_v3_large_320_fpn": _detects(
-        "fasterrcnn_mobilenet_v3_large_320_fpn", 160, **_SMALLER
+        "fasterrcnn_mobilenet_v3_large_320_fpn", 160, **_TWO_STAGES
     ),
-    "fasterrcnn_resnet50_fpn": _detects("fasterrcnn_resnet50_fpn", 160, **_SMALLER),
-    "maskrcnn_resnet50_fpn": _detects("maskrcnn_resnet50_fpn", 160, _masks, **_SMALLER),
-    "keypointrcnn_resnet50_fpn": _detects("keypointrcnn_resnet50_fpn", 160, _keypoints, **_SMALLER),
+    "fasterrcnn_resnet50_fpn": _detects("fasterrcnn_resnet50_fpn", 160, **_TWO_STAGES),
+    "maskrcnn_resnet50_fpn": _detects("maskrcnn_resnet50_fpn", 160, _masks, **_TWO_STAGES),
+    "keypointrcnn_resnet50_fpn": _detects("keypointrcnn_resnet50_fpn", 160, _keypoints, **_TWO_STAGES),
     "r3d_18": _video,
     "raft_small": _flow,
 }

@@ -23,7 +23,7 @@ def searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> loop.Searches:
     monkeypatch.setattr(training, "ROUNDS", 1)
     monkeypatch.setattr(training, "STEPS", 2)
     monkeypatch.setattr(training, "CANDIDATES", 3)
-    return loop.Searches(tmp_path, trained=True)
+    return loop.Searches(tmp_path, trained=False)
 
 
 def test_killed_and_started_again_a_loop_leaves_the_same_files(
