@@ -21,6 +21,7 @@ from benchmarks.zoo.record import Record, message
 from jstc.channels import ChannelMap
 from jstc.channels.budget import WidthBounds, smallest
 from jstc.errors import JstcError
+from jstc.export.any_network import Exported
 from jstc.plan import Plan
 from jstc.runs.stages.train import count
 
@@ -174,7 +175,7 @@ def _step(network: nn.Module, case: Case) -> float:
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     loss = case.loss(network)
     _require(math.isfinite(loss.item()), f"the loss is {loss.item()}")
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     _require(bool(gradients), "no parameter has a gradient")
     _require(all(bool(g.isfinite().all()) for g in gradients), "a gradient is not finite")
@@ -209,25 +210,40 @@ def count_params(network: nn.Module) -> int:
 
 def _onnx(record: Record, case: Case, small: nn.Module) -> None:
     """The file with any batch size, or, where the forward fixes that, with the example's."""
-    example = case.inputs(1)
-    first = next(leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
-    note, started = "", time.perf_counter()
+    found: dict[str, Any] = {"note": ""}
+    record.found["onnx"] = found
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
-            if _picture_lists(case):
-                raise CheckError("images in a list")
-            exported = jstc.export_onnx(small, example, path, outputs=case.outputs)
-        except (JstcError, CheckError) as error:
-            note = message(error)
-            exported = jstc.export_onnx(small, example, path, batch=len(first), outputs=case.outputs)
-    record.found["onnx"] = {
+            exported, note = _exported(small, case, path)
+        except JstcError as error:
+            # What the whole network cannot do either is no fault of the cut.
+            try:
+                _exported(case.network, case, path)
+            except JstcError as its_error:
+                found["note"] = f"the whole network cannot be exported either: {message(its_error)}"
+                return
+            raise error
+    found |= {
         "outputs": len(exported.outputs),
         "relative": max(o.max_abs_diff / max(1.0, o.largest) for o in exported.outputs),
-        "batch": "dynamic" if not note else "fixed",
-        "note": note,
+        "batch": "fixed" if note else "dynamic",
+        "note": note and f"batch size fixed: {note}",
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _exported(network: nn.Module, case: Case, path: Path) -> tuple[Exported, str]:
+    """The file's outputs beside torch's, and why its batch size is fixed, if so."""
+    example, note = case.inputs(1), "images in a list"
+    first = next(leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
+    if not _picture_lists(case):
+        try:
+            return jstc.export_onnx(network, example, path, outputs=case.outputs), ""
+        except JstcError as error:
+            note = message(error)
+    return jstc.export_onnx(network, example, path, batch=len(first), outputs=case.outputs), note
 
 
 def _search(record: Record, channels: ChannelMap, case: Case) -> None:

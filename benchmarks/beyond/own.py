@@ -88,6 +88,8 @@ class Separator(nn.Module):
 class Deeper(nn.Module):
     """Residual blocks without norms, and an image twice as large (EDSR, Lim et al. 2017)."""
 
+    mean: Tensor
+
     def __init__(self, width: int = 32, blocks: int = 4) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor([0.45, 0.44, 0.4]).view(3, 1, 1))

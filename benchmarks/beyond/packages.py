@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -133,8 +134,7 @@ TORCHVISION: dict[str, Make] = {
 
 def _smp(kind: str, encoder: str) -> Make:
     def make() -> Case:
-        import segmentation_models_pytorch as smp
-
+        smp = importlib.import_module("segmentation_models_pytorch")
         network = getattr(smp, kind)(encoder_name=encoder, encoder_weights=None, classes=5)
         inputs = images(64)
         return Case(network, inputs, segmentation(inputs, 5, 2))
@@ -175,11 +175,12 @@ def _yolo(
     config: str, size: int = 64, task: str = "detect", outputs: Callable[[Any], Any] | None = None
 ) -> Make:
     def make() -> Case:
-        from ultralytics import RTDETR, YOLO
-        from ultralytics.cfg import get_cfg
-
-        network: Any = (RTDETR if config.startswith("rtdetr") else YOLO)(config).model
-        network.args = get_cfg()
+        ultralytics: Any = importlib.import_module("ultralytics")
+        kind = ultralytics.RTDETR if config.startswith("rtdetr") else ultralytics.YOLO
+        network: Any = kind(config).model
+        # What its own trainer sets.
+        network.args = importlib.import_module("ultralytics.cfg").get_cfg()
+        network.nc = network.yaml["nc"]
 
         def loss(net: Any) -> Tensor:
             torch.manual_seed(0)  # RT-DETR draws noise

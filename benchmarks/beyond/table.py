@@ -21,9 +21,10 @@ random weights, and goes in a process of its own (4 GiB, a limit of time, one th
 - **at most**: how much of its FLOPs and of its parameters can be cut at most, every group at one channel;
 - **inexact**: how many of its groups jstc says not to be the same cut as masked (a norm goes over the
   channels), of how many;
-- **sliced - masked**: largest difference of any result between the network cut to a random plan of half the
-  FLOPs (or, out of reach, the smallest share and a hundredth) and the one whose weights are zero there,
-  relative to that result's largest value, in float64, below 1e-9; inexact groups stay whole for this;
+- **sliced - masked**: the largest difference of any result between the network cut to a random plan of half
+  the FLOPs (or, out of reach, the smallest share and a hundredth) and the one whose weights are zero there,
+  relative to that result's largest value, in float64, below 1e-9; inexact groups stay whole for this, and
+  detectors whose results are picked among equals are compared at their heads;
 - **trains**: a step of training of the cut network, with its own loss and finite gradients;
 - **fvcore**: FLOPs and parameters of the cut network as fvcore counts them are those of the cost model;
 - **ONNX - torch**: `jstc.export_onnx` of the cut network, the number of results, and the largest difference
@@ -34,6 +35,12 @@ random weights, and goes in a process of its own (4 GiB, a limit of time, one th
 
 One multiply-add is one FLOP; a network is as large as its inputs here are, mostly 64 to 320 pixels.
 """
+
+
+_TITLES = {
+    "masked": "sliced equals masked", "train": "trains", "counts": "counts equal fvcore's",
+    "onnx": "ONNX parity", "search": "search meets its budget",
+}  # fmt: skip
 
 
 def verdict(found: Found) -> str:
@@ -48,7 +55,7 @@ def verdict(found: Found) -> str:
 
 def document(here: Found, known: Mapping[str, Found], order: Mapping[str, Sequence[str]]) -> str:
     """The whole page; `order` has the families and their networks."""
-    parts = [_HEAD, _summary(known), *_environment(here)]
+    parts = [_HEAD, _summary(known, order), *_environment(here)]
     for family, names in order.items():
         members = {name: known[name] for name in names if name in known}
         if members:
@@ -57,12 +64,34 @@ def document(here: Found, known: Mapping[str, Found], order: Mapping[str, Sequen
     return "\n".join(parts)
 
 
-def _summary(known: Mapping[str, Found]) -> str:
-    checked = [found for found in known.values() if "skipped" not in found]
-    passed = [found for found in checked if not found["failures"]]
-    skipped = len(known) - len(checked)
-    text = f"**{len(passed)} of {len(checked)} networks pass every check"
-    return f"{text}{f'; {skipped} were left out' if skipped else ''}.**\n"
+def _summary(known: Mapping[str, Found], order: Mapping[str, Sequence[str]]) -> str:
+    found = [each for each in known.values() if "skipped" not in each]
+    passed = [each for each in found if not each["failures"]]
+    others = {
+        "left out": len(known) - len(found),
+        "not run yet": sum(name not in known for names in order.values() for name in names),
+    }
+    lines = [f"**{len(passed)} of {len(found)} networks pass every check that was made of them.**"]
+    made = {
+        "analysed": [each for each in found if "analyse_seconds" in each or "analyse" in each["failures"]]
+    }
+    made |= {title: [each for each in found if _was_made(each, stage)] for stage, title in _TITLES.items()}
+    stages = {"analysed": "analyse", **{title: stage for stage, title in _TITLES.items()}}
+    counts = [
+        f"{title} {sum(stages[title] not in each['failures'] for each in those)} of {len(those)}"
+        for title, those in made.items()
+    ]
+    lines.append(f"By check: {', '.join(counts)}.")
+    lines += [f"Networks {what}: {number}." for what, number in others.items() if number]
+    return "\n".join(lines) + "\n"
+
+
+def _was_made(found: Found, stage: str) -> bool:
+    """Whether a check said anything: where nothing could be compared, it did not."""
+    shown = {"masked": "apart", "onnx": "relative"}.get(stage)
+    if stage in found["failures"] or shown is None:
+        return stage in found["checked"]
+    return shown in found.get(stage, {})
 
 
 def _environment(here: Found) -> list[str]:
@@ -98,7 +127,7 @@ def _notes(found: Found) -> list[tuple[str, str]]:
     for stage in ("onnx", "masked"):
         note = found.get(stage, {}).get("note")
         if note and stage not in found["failures"]:
-            notes.append((stage, f"{'batch size fixed: ' if stage == 'onnx' else ''}{note}"))
+            notes.append((stage, note))
     if found.get("unknown"):
         notes.append(("operations without a rule", ", ".join(found["unknown"])))
     return [(stage, text.replace("|", "/").replace("\n", " ")) for stage, text in notes]
@@ -125,6 +154,8 @@ def _unless(found: Found, stage: str, text: Callable[[], str]) -> str:
 
 
 def _onnx(found: Found) -> str:
+    if "relative" not in found:
+        return "the whole neither"
     fixed = ", fixed" if found["batch"] == "fixed" else ""
     return f"{found['relative']:.0e} of {found['outputs']}{fixed}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,8 +28,7 @@ def _of(
     **settings: Any,
 ) -> Make:
     def make() -> Case:
-        import transformers
-
+        transformers = importlib.import_module("transformers")
         network: nn.Module = getattr(transformers, kind)(getattr(transformers, config)(**settings))
 
         def loss(net: nn.Module) -> Tensor:
@@ -84,8 +84,7 @@ def _reads(kind: str, **settings: Any) -> Make:
 
 
 def _detr() -> Case:
-    import transformers
-
+    transformers = importlib.import_module("transformers")
     backbone = transformers.ResNetConfig(
         embedding_size=16, hidden_sizes=[32, 48, 64, 96], depths=[1, 1, 1, 1], out_features=["stage4"]
     )
@@ -99,8 +98,7 @@ def _detr() -> Case:
 
 
 def _mask2former() -> Case:
-    import transformers
-
+    transformers = importlib.import_module("transformers")
     backbone = transformers.SwinConfig(
         image_size=128, patch_size=4, embed_dim=24, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4],
         window_size=4, out_features=["stage1", "stage2", "stage3", "stage4"],

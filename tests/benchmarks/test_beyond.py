@@ -170,11 +170,14 @@ def test_results_are_joined_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (row,) = (line for line in text.splitlines() if line.startswith("| reader |"))
     assert "| yes | equal | - | - |" in row
     assert "- stranger: skipped: no_such_package is not installed" in text
-    assert "1 of 1 networks pass every check; 1 were left out" in text
+    assert "1 of 1 networks pass every check that was made of them" in text
+    assert "trains 1 of 1, counts equal fvcore's 1 of 1, ONNX parity 0 of 0" in text
+    assert "Networks left out: 1." in text
     failed = {"name": "reader", "checked": ["counts"], "failures": {"counts": "a | b"}, "seconds": 1}
     beyond._append(results, failed)
     monkeypatch.setattr(sys, "argv", [*words[:3], "--only", "counts", "--table", str(page)])
     assert beyond.main() == 1
+    assert "counts equal fvcore's 0 of 1" in page.read_text()
     assert "1 failed: reader" in capsys.readouterr().err
     assert "- reader, counts: a / b" in page.read_text()
     assert table.verdict(failed) == "counts: a | b"

@@ -49,7 +49,7 @@ def _train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> 
     network.train()
     for step in range(steps):
         optimizer.zero_grad()
-        _loss(network, _BATCHES[step % len(_BATCHES)]).backward()
+        _loss(network, _BATCHES[step % len(_BATCHES)]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
