@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def check(record: Record, case: Case, only: Sequence[str] = STAGES) -> None:
         small = _sliced(record, channels, case, plan)
     if plan is None or small is None:
         return
-    checks = {
+    checks: dict[str, Callable[[], None]] = {
         "train": lambda: _train(record, case, small),
         "counts": lambda: _counts(record, channels, case, plan, small),
         "onnx": lambda: _onnx(record, case, small),

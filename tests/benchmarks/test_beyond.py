@@ -50,7 +50,8 @@ def segmenter() -> Case:
     def loss(network: nn.Module) -> Tensor:
         found = network(*inputs(2))
         target = classes(4, 2, 8, 8).to(found["out"].device)
-        return sum(nn.functional.cross_entropy(found[name], target) for name in ("out", "aux"))
+        losses = [nn.functional.cross_entropy(found[name], target) for name in ("out", "aux")]
+        return torch.stack(losses).sum()
 
     return Case(Segmenter(), inputs, loss, outputs=lambda found: found["out"])
 
