@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import jstc
 from jstc import report
+from jstc.core.progress import Silent
 from jstc.errors import BudgetError, InputError, RecipeError, RunDirectoryError
 from jstc.jst.handed_out import Round, Slopes
 from jstc.jst.subnetwork import cut
@@ -663,3 +664,19 @@ def test_any_network_is_written_to_be_timed(tmp_path: Path) -> None:
     example = {"ids": torch.zeros(1, 5, dtype=torch.long), "sound": torch.zeros(1, 3, 20)}
     quick_onnx_of_any(Both(), tmp_path / "net.onnx", example=example)
     prepare(open_file("net", tmp_path / "net.onnx", provider="cpu", threads=1), 1)()
+
+
+def test_progress_counts_batches_of_any_size(new: Any, trained: Upscaler) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    class Watched(Silent):
+        def start(self, stage: str, total: int, unit: str) -> None:
+            self.unit, self.total = unit, total
+
+        def update(self, done: int, **figures: float) -> None:
+            seen.append((self.unit, done, self.total))
+
+    batches = [(IMAGES[i : i + 3], WANTED[i : i + 3]) for i in range(0, 48, 3)]
+    new(trained, **GIVEN | {"batches": batches, "progress": Watched()})
+    ranked = [(done, total) for unit, done, total in seen if unit == "ranking batch"]
+    assert ranked == [(done, 8) for done in range(1, 9)]

@@ -105,6 +105,10 @@ class Looks(Protocol):
     @property
     def freezes(self) -> bool: ...
 
+    def num_batches(self, size: int, limit: int) -> int:
+        """How many losses there will be."""
+        ...
+
     def losses(self, size: int, *, limit: int, reduction: str) -> Iterator[Callable[[nn.Module], Tensor]]:
         """For each batch of `size` examples, of `limit` in all, a function from a network to its loss.
 
@@ -125,6 +129,10 @@ class ImageLooks:
     def num_images(self) -> int:
         """Images of the split."""
         return self.split.num_images
+
+    def num_batches(self, size: int, limit: int) -> int:
+        """As `Looks` has it."""
+        return -(-limit // size)
 
     def losses(self, size: int, *, limit: int, reduction: str) -> Iterator[Callable[[nn.Module], Tensor]]:
         """As `Looks` has it."""
@@ -158,7 +166,7 @@ def spanning(target: Target, looks: Looks, *, images: int, progress: Progress) -
         for reader in readers.values()
     ]
     size = _BATCH * collectives.world()
-    progress.start("search", -(-images // size), "ranking batch")
+    progress.start("search", looks.num_batches(size, images), "ranking batch")
     quiet = frozen(*network.parameters()) if looks.freezes else _without_gradients(network)
     try:
         with evaluating(network), torch.enable_grad(), quiet:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -130,15 +131,20 @@ class UserTask:
         """Examples that are looked at."""
         return sum(map(examples, self.fitting))
 
+    def num_batches(self, size: int, limit: int) -> int:
+        """Batches that have `limit` examples, as large as they are."""
+        del size
+        return len(self._of(limit))
+
     def losses(self, size: int, *, limit: int, reduction: str) -> Iterator[Callable[[nn.Module], Tensor]]:
         """Losses on the user's batches, `limit` examples of them, of whatever `size` and `reduction`."""
         del size, reduction
-        seen = 0
-        for batch in self.fitting:
-            if seen >= limit:
-                return
-            seen += examples(batch)
-            yield partial(self._loss, batch)
+        return (partial(self._loss, batch) for batch in self._of(limit))
+
+    def _of(self, limit: int) -> Sequence[Any]:
+        """The first batches, with at least `limit` examples where there are so many."""
+        before = itertools.accumulate(map(examples, self.fitting), initial=0)
+        return [batch for batch, seen in zip(self.fitting, before, strict=False) if seen < limit]
 
     @contextmanager
     def looking(self, network: nn.Module, purpose: str = "looking") -> Iterator[None]:
@@ -280,6 +286,11 @@ class _Nothing:
     """No batches and no loss: for rankings that look at nothing."""
 
     num_images, freezes = 0, True
+
+    def num_batches(self, size: int, limit: int) -> int:
+        """None."""
+        del size, limit
+        return 0
 
     def losses(self, size: int, *, limit: int, reduction: str) -> Iterator[Callable[[nn.Module], Tensor]]:
         """None."""
