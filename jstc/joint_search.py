@@ -113,9 +113,8 @@ class JointSearch:
         self.path, self._progress = Path(out).expanduser().resolve(), progress
         self._task = UserTask.given(batches, call, loss, seed)
         given = {"flops": flops, "params": params, "latency": latency, "search.rounds": rounds, "seed": seed}
-        self._recipe = recipe_of(
-            settings, given, trained=trained, batches=self._task is not None, judged=self._judges
-        )
+        has = {"trained": trained, "batches": self._task is not None, "judged": self._judges}
+        self._recipe = recipe_of(settings, given, **has)
         if also is None and loss is not None and self._task is not None:
             first, own = copied(self._task.batches[0]), loss
             also = lambda network: own(network, first)  # noqa: E731

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,15 +20,15 @@ from jstc.train.device import Numerics, to_device
 from jstc.train.loop import Figures, evaluate
 from jstc.train.recalibration import recalibrate
 
-__all__ = ["MENDING", "Judge", "Judged", "PlanJudge"]
+__all__ = ["FIRST_PART", "LARGEST", "MENDING", "Judge", "Judged", "PlanJudge", "Remembering"]
 
-_FIRST_PART = 4
+FIRST_PART = 4
 """A candidate is judged on one of so many parts of the images first."""
 MENDING = 96
 """Training images that a candidate is mended on: few, but they order plans as many do."""
 _MEMORY = 1_000_000_000
 """Bytes that the images in memory may take."""
-_LARGEST = 1e9
+LARGEST = 1e9
 """Loss of a network that gives no numbers."""
 
 
@@ -62,7 +63,28 @@ class PlanJudge(Protocol):
         ...
 
 
-class Judge:
+class Remembering(ABC):
+    """Base of judges that judge a plan once."""
+
+    _known: dict[str, Judged]
+
+    def remember(self, plan: Plan, found: Judged) -> None:
+        """Take over what was found earlier."""
+        self._known[plan.hash] = found
+
+    def __call__(self, plan: Plan, *, bound: float = math.inf) -> Judged:
+        """Judge a plan; one worse than `bound` on the first part of the examples is left there."""
+        known = self._known.get(plan.hash)
+        if known is None or (known.loss is None and not math.isfinite(bound)):
+            self._known[plan.hash] = known = self._judged(plan, bound)
+        return known
+
+    @abstractmethod
+    def _judged(self, plan: Plan, bound: float) -> Judged:
+        """Result for a plan that is not known."""
+
+
+class Judge(Remembering):
     """Judges plans at the weights as they are: cut, mended or recalibrated, loss on common images.
 
     Mended roughly by `ChannelMap.reconstruct` on a few images, unless `search.reconstruction_images` is 0: so
@@ -80,10 +102,10 @@ class Judge:
         each = 4 * math.prod(context.dataset.info.input_shape)
         number = min(recipe.search.candidate_images, split.num_images, max(64, _MEMORY // each))
         # No process is without an image of the first batches, as all of them have to take every part.
-        batch = max(collectives.world(), min(recipe.train.batch_size, -(-number // _FIRST_PART)))
+        batch = max(collectives.world(), min(recipe.train.batch_size, -(-number // FIRST_PART)))
         batches = list(split.ordered(batch, limit=number, part=collectives.part()))
         total = -(-number // batch)
-        first = -(-total // _FIRST_PART)
+        first = -(-total // FIRST_PART)
         self._first, self._rest, self._has_rest = batches[:first], batches[first:], total > first
         mends = recipe.search.reconstruction_images
         self._fits = min(MENDING, mends) if mends else 0
@@ -95,15 +117,7 @@ class Judge:
         self._numerics = own if on_gpu else Numerics(channels_last=train.channels_last)
         self._known: dict[str, Judged] = {}
 
-    def remember(self, plan: Plan, found: Judged) -> None:
-        """Take over what was found earlier."""
-        self._known[plan.hash] = found
-
-    def __call__(self, plan: Plan, *, bound: float = math.inf) -> Judged:
-        """Judge a plan; one that is worse than `bound` on the first part of the images is left there."""
-        known = self._known.get(plan.hash)
-        if known is not None and (known.loss is not None or math.isfinite(bound)):
-            return known
+    def _judged(self, plan: Plan, bound: float) -> Judged:
         network = self._cut(plan)
         self._mend(network, plan, self._training, self._fits, rough=True)
         first = self._figures(network, self._first)
@@ -111,7 +125,6 @@ class Judge:
         if not first.loss > bound:
             whole = _together(first, self._figures(network, self._rest)) if self._has_rest else first
             found = Judged(whole.loss, whole.accuracy, first.loss, whole.images)
-        self._known[plan.hash] = found
         return found
 
     def thoroughly(self, plan: Plan) -> float:
@@ -127,7 +140,7 @@ class Judge:
     def _figures(self, network: nn.Module, batches: Iterable[Any]) -> Figures:
         """Figures of a network; one whose loss is not a number, or infinite, has lost more than any other."""
         found = evaluate(network, _copies(batches), self._numerics)
-        return found if math.isfinite(found.loss) else Figures(found.accuracy, _LARGEST, found.images)
+        return found if math.isfinite(found.loss) else Figures(found.accuracy, LARGEST, found.images)
 
     def _cut(self, plan: Plan) -> nn.Module:
         target, settings = self._state.target, self._context.recipe.train

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from jstc.channels.reconstruction.reconstruct import Reconstruction, examples
 from jstc.channels.trace.ids import evaluating
 from jstc.errors import ChannelError, InputError
-from jstc.jst.plan_judge import MENDING, Judged
+from jstc.jst.plan_judge import FIRST_PART, LARGEST, MENDING, Judged, Remembering
 from jstc.jst.subnetwork import Target, fit
 from jstc.plan import Plan
 from jstc.train import collectives, seeds
@@ -33,11 +33,6 @@ __all__ = ["NOTHING", "Call", "Loss", "UserTask", "copied", "examples", "recalib
 
 Call = Callable[[nn.Module, Any], Any]
 Loss = Callable[[nn.Module, Any], Tensor]
-
-_FIRST_PART = 4
-"""A plan is judged on one of so many parts of the batches first."""
-_LARGEST = 1e9
-"""Loss of a network that gives no numbers."""
 
 
 def run(network: nn.Module, batch: Any) -> Any:
@@ -83,7 +78,7 @@ def _forward(call: Call, network: nn.Module, batch: Any) -> None:
 
 
 @dataclass
-class UserTask:
+class UserTask(Remembering):
     """Batches, how a network is called on one, and the loss; all but the batches can be left out.
 
     With a loss every second batch judges, and the others are looked at and mended on.
@@ -190,24 +185,15 @@ class UserTask:
         """Examples that a plan is judged on."""
         return sum(map(examples, self.judging))
 
-    def remember(self, plan: Plan, found: Judged) -> None:
-        """Take over what was found earlier."""
-        self._known[plan.hash] = found
-
-    def __call__(self, plan: Plan, *, bound: float = math.inf) -> Judged:
-        """Judge a plan, roughly mended; one worse than `bound` on the first part is left there."""
-        known = self._known.get(plan.hash)
-        if known is not None and (known.loss is not None or math.isfinite(bound)):
-            return known
+    def _judged(self, plan: Plan, bound: float) -> Judged:
         assert self._target is not None
         network = self.mended(self._target, plan, MENDING, rough=True)[0]
-        number = -(-len(self.judging) // _FIRST_PART)
+        number = -(-len(self.judging) // FIRST_PART)
         first, seen = self._sum(network, self.judging[:number])
         found = Judged(None, None, first / seen, seen)
         if not found.first > bound:
             rest, more = self._sum(network, self.judging[number:])
             found = Judged((first + rest) / (seen + more), None, found.first, seen + more)
-        self._known[plan.hash] = found
         return found
 
     def thoroughly(self, plan: Plan) -> float:
@@ -239,7 +225,7 @@ class UserTask:
         with self.looking(network, "judging"), evaluating(network):
             for batch in batches:
                 loss, own = float(self._loss(batch, network)), examples(batch)
-                total += own * (loss if math.isfinite(loss) else _LARGEST)
+                total += own * (loss if math.isfinite(loss) else LARGEST)
                 seen += own
         total, number = collectives.sums([total, seen])  # so that all of several processes decide alike
         return total, int(number)
