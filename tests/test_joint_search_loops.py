@@ -139,9 +139,8 @@ def test_any_optimiser_goes_on_with_all_of_a_parameters_state_or_none(new: Any, 
         with pytest.warns(UserWarning, match="not carried"):
             search.tell(first, 1.0)
     saved = {n: optimizer.state[p] for n, p in first.network.named_parameters() if p in optimizer.state}
-    again = new(**SAME_PLAN)
-    for now in (search, again):  # as it was in memory, and out of the checkpoint
-        second = now.ask()
+    for now in (lambda: search, lambda: new(**SAME_PLAN)):  # as it was in memory, and out of the checkpoint
+        second = now().ask()
         optimizer = make(second.network.parameters())
         second.load(optimizer)
         for name, parameter in second.network.named_parameters():

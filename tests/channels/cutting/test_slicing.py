@@ -164,14 +164,14 @@ def test_rebuilding_refuses_other_tensors(toy):
     net = block(toy)
     tensors = dict(named_tensors(net.model))
     for change, complaint in [
-        ({"spare": torch.zeros(1)}, "not those of this network: spare"),
+        ({"spare": torch.zeros(1)}, "not those of this network: 1 only among the tensors, such as 'spare'"),
         ({"a.bias": torch.zeros(9)}, r"'a.bias' does not fit: its shape is \[9\], the network's own \[8\]"),
         ({"a.bias": torch.zeros(8, 1)}, "'a.bias' does not fit"),
     ]:
         with pytest.raises(ChannelError, match=complaint):
             rebuild(net.model, tensors | change)
     del tensors["out.bias"]
-    with pytest.raises(ChannelError, match=r"not those of this network: out\.bias"):
+    with pytest.raises(ChannelError, match=r"not those of this network: 1 only in the network, such as 'out\.bias'"):
         rebuild(net.model, tensors)
 
 
