@@ -101,7 +101,7 @@ class _Proof:
         for module, met in self._scaled.items():
             own = [sized.ids for sized in self._following.values() if sized.module == module]
             for ids in own or met:
-                self._traced.inexact(ids, "a factor hangs on the number of channels")
+                self._traced.record.inexact.append((ids, "a factor hangs on the number of channels"))
         return Proved(self._structure, tuple(self._following.values()), frozenset(self._stuck))
 
     def names(self) -> list[str]:

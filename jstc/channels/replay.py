@@ -21,18 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from jstc.channels.cut_labels import CutLabels
 from jstc.channels.groups import Structure
 from jstc.channels.trace.ids import (
     FIRST_FREE,
-    FIXED,
-    Axis,
     Call,
     Ids,
-    Labels,
     Operation,
     Raw,
     TieFailure,
-    keep_axis,
     tensors_in,
 )
 from jstc.channels.trace.state import TraceState
@@ -69,40 +66,16 @@ class Replay(TraceState):
     """Labels of a cut network: those of the uncut one at the kept positions, which must meet again."""
 
     def __init__(self, small: nn.Module, structure: Structure, keep: Ids, traced: TraceState) -> None:
-        self._structure, self._keep, self._traced = structure, keep, traced
-        self._kept: dict[int, Ids] = {}
+        self._structure, self._traced = structure, traced
+        self._cut = CutLabels(structure, keep, traced)
         self._loose = {c.operation: c for c in traced.record.counts if c.loose}
-        self._ids: list[Ids] = []  # the arrays behind the keys of `_kept`, kept alive
         self._expected: Operation | None = None
         self._done = 0
         self._parts: Iterator[tuple[Ids | None, ...]] = iter(())
         self.failures: list[Failure] = []
         self._leading = Leading()
         self.scaled: dict[str, list[Ids]] = {}  # where a factor has changed: by module, channels that meet it
-        super().__init__(small, lambda name: self.kept(traced.params[name]), traced.narrow)
-
-    def kept(self, raw: Raw) -> Labels:
-        """Labels after the cut: the atom of each kept position, `FIXED` where nothing can be cut."""
-        return tuple(None if ids is None else self._kept_ids(ids) for ids in self._whole(raw))
-
-    def _whole(self, raw: Raw) -> Labels:
-        """Labels of the uncut network; of what it never decided as a whole, what came of its parts."""
-        parted = [x for x in raw if isinstance(x, Axis) and x.block.labels is None]
-        for axis in parted:
-            axis.block.labels = keep_axis(_Untied(), self._structure.atoms[axis.block.ids])
-        labels = self._traced.decided(raw)
-        for axis in parted:
-            axis.block.labels = None
-        return labels
-
-    def _kept_ids(self, ids: Ids) -> Ids:
-        found = self._kept.get(id(ids))  # arrays of ids are shared by many tensors
-        if found is None:
-            number = self._structure.number(ids)
-            found = np.where(number >= 0, self._structure.atoms[ids], FIXED)[self._keep[number] == 1]
-            self._kept[id(ids)] = found
-            self._ids.append(ids)
-        return found
+        super().__init__(small, lambda name: self._cut.kept(traced.params[name]), traced.narrow)
 
     # -- what operations say ------------------------------------------------------------------------
 
@@ -118,7 +91,9 @@ class Replay(TraceState):
             raise TieFailure("channels are taken in another number of parts")
         for mine, theirs in zip(parts, expected, strict=True):
             if mine is not None and theirs is not None:
-                _require_same(mine, self._kept_ids(theirs), "different channels are taken by their numbers")
+                _require_same(
+                    mine, self._cut.kept_ids(theirs), "different channels are taken by their numbers"
+                )
 
     def freeze(self, ids: Ids | None, reason: str) -> None:
         """Nothing: it is known from the uncut network."""
@@ -149,14 +124,12 @@ class Replay(TraceState):
     def lead(self, call: Call) -> None:
         """Where values decide the cut network goes on with those of the uncut one."""
         expected = self._expected
-        if expected is None or expected.call.func is not call.func or all(t.is_meta for t in call.tensors()):
+        if expected is None or expected.call.func is not call.func:
             return
-        self._leading(call, expected, self._shapes(expected), self._cut_sizes)
-
-    def _cut_sizes(self) -> set[tuple[int, int]]:
-        """Widths before and after the cut, of dimensions that it changes."""
-        sizes = {(len(ids), len(self._kept[id(ids)])) for ids in self._ids}
-        return {(before, now) for before, now in sizes if before != now}
+        if call.numbers is None and all(t.is_meta for t in call.tensors()):
+            self._leading.spread(call)
+            return
+        self._leading(call, expected, self._cut.shapes(expected), self._cut.sizes)
 
     def _values(self, call: Call) -> tuple[Tensor | None, ...]:  # noqa: ARG002 - none are kept of a cut network
         return ()
@@ -171,18 +144,18 @@ class Replay(TraceState):
         if expected is None or call.func is not expected.call.func:
             return super().follow(rule, call)
         if call.func in _VIEWS:
-            theirs = self.kept(self._traced.raw(expected.call.first))
+            theirs = self._cut.kept(self._traced.raw(expected.call.first))
             for mine, other in zip(self.labels(call.first), theirs, strict=True):
                 self.tie(mine, other)
         elif call.func._schema.name not in _BY_POSITION or self._done - 1 in self._loose:
             return super().follow(rule, call)
-        return [self.kept(raw) for raw in expected.found]
+        return [self._cut.kept(raw) for raw in expected.found]
 
     def count(self, kind: str, factor: int, shape: Sequence[int], labels: Sequence[Ids | None]) -> None:
         """FLOPs are known from the uncut network, unless a size in them may have followed the cut unseen."""
         known = self._loose.get(self._done - 1) if self._expected else None
         if known is not None and known.kind == kind:
-            predicted = known.factor * prod(len(self._kept_ids(ids)) for ids in known.dims)
+            predicted = known.factor * prod(len(self._cut.kept_ids(ids)) for ids in known.dims)
             if predicted != factor * prod(shape):
                 suspects = (ids for ids in (*labels, *known.dims) if ids is not None)
                 raise TieFailure("a size follows channels that it can't be traced to", *suspects)
@@ -208,24 +181,27 @@ class Replay(TraceState):
             found = self._compared(call, expected, found)
         if torch.Tag.pointwise in call.func.tags or call.func is torch.ops.aten.roll.default:
             found = self._same_numbers(call, expected, found)
-            if not self.trains and _numbers(call, float) != _numbers(expected.call, float):
-                self.scaled[self.module] = [ids for _, ids in self._dims(expected) if self._cut(ids)]
+            other = _numbers(call, float) != _numbers(expected.call, float) or self._leading.scales(call)
+            if other and not self.trains:
+                self.scaled[self.module] = self._cut.met(self._done - 1)
         if not self._has_shapes(call, expected):
-            shapes = ", ".join(str(list(shape)) for shape in self._shapes(expected))
+            shapes = ", ".join(str(list(shape)) for shape in self._cut.shapes(expected))
             found = self.recover(call, ValueError(f"expected a result of shape {shapes}"))
         return super().finish(call, found)
 
     def _same_numbers(self, call: Call, expected: Operation, found: list[Raw]) -> list[Raw]:
         """Numbers that are no size should not change: an attribute that follows may mean two things."""
         changed = _changed(expected.call, call)
-        if not changed or changed <= {(n, len(self._kept_ids(ids))) for n, ids in self._dims(expected)}:
+        if not changed or changed <= {
+            (n, len(self._cut.kept_ids(ids))) for n, ids in self._cut.dims(expected)
+        }:
             return found
         return self.recover(call, ValueError("a number that is no width changes with a cut"))
 
     def _compared(self, call: Call, expected: Operation, found: list[Raw]) -> list[Raw]:
         try:
             for mine, theirs in zip(found, expected.found, strict=True):
-                for a, b in zip(self.decided(mine), self.kept(theirs), strict=True):
+                for a, b in zip(self.decided(mine), self._cut.kept(theirs), strict=True):
                     if a is not None and b is not None:
                         _require_same(a, b, "different channels are taken by their numbers")
         except TieFailure as failure:
@@ -238,7 +214,7 @@ class Replay(TraceState):
         if expected is None or isinstance(error, Diverged):
             raise error
         self.failures.append(self._failure(call, expected, error))
-        shapes = iter(self._shapes(expected))
+        shapes = iter(self._cut.shapes(expected))
         own = iter(tensors_in(call.out) if isinstance(error, TieFailure) else [])
 
         def replaced(leaf: Any) -> Any:
@@ -255,7 +231,7 @@ class Replay(TraceState):
 
         with torch.inference_mode(False):  # a view of a parameter must not be an inference tensor
             call.out = tree_map(replaced, expected.call.out)
-        return [self.kept(raw) for raw in expected.found]
+        return [self._cut.kept(raw) for raw in expected.found]
 
     def crashed(self, error: Exception) -> None:
         """The forward itself failed between two operations: whatever met at the newest may be at fault."""
@@ -266,18 +242,12 @@ class Replay(TraceState):
         module = self.module if self.crashed_in is None else self.crashed_in
         self.failures.append(Failure(module, _line(error, self.last_op), -self._done, tuple(ids)))
 
-    def _shapes(self, operation: Operation) -> list[Any]:
-        return [
-            tuple(n if ids is None else len(ids) for n, ids in zip(t.shape, self.kept(raw), strict=True))
-            for t, raw in zip(tensors_in(operation.call.out), operation.found, strict=True)
-        ]
-
     def _has_shapes(self, call: Call, operation: Operation) -> bool:
         """Are the outputs as large as they should be? A dimension without a label may have any size."""
         outputs = tensors_in(call.out)
         return len(outputs) == len(operation.found) and all(
             t.dim() == len(raw)
-            and all(ids is None or len(ids) == n for n, ids in zip(t.shape, self.kept(raw), strict=True))
+            and all(ids is None or len(ids) == n for n, ids in zip(t.shape, self._cut.kept(raw), strict=True))
             for t, raw in zip(outputs, operation.found, strict=True)
         )
 
@@ -293,7 +263,7 @@ class Replay(TraceState):
             suspects = tuple(ids for _, ids in sizes) or tuple(ids for _, ids in self._sources(changed))
         if not any((self._structure.number(ids) >= 0).any() for ids in suspects):
             raws = [self._traced.raw(t) for t in expected.call.tensors()]
-            suspects = tuple(i for raw in raws for i in self._whole(raw) if i is not None)
+            suspects = tuple(i for raw in raws for i in self._cut.whole(raw) if i is not None)
         reason = _line(error, self.last_op)
         return Failure(self.module, reason, self._done - 1, suspects, sizes, results, tuple(ties.values()))
 
@@ -304,20 +274,8 @@ class Replay(TraceState):
         changed = _changed(expected.call, call)
         for pair, given in self._sources(changed):
             for size, ids in sizes:
-                if pair[0] == size and len(self._kept_ids(ids)) != pair[1] and len(ids) == len(given):
+                if pair[0] == size and len(self._cut.kept_ids(ids)) != pair[1] and len(ids) == len(given):
                     yield given, ids
-
-    def _cut(self, ids: Ids) -> bool:
-        return len(self._kept_ids(ids)) != len(ids)
-
-    def _dims(self, operation: Operation) -> Iterator[tuple[int, Ids]]:
-        """Sizes and ids of all dimensions that meet at an operation of the uncut network."""
-        call = operation.call
-        given = [(t, self._traced.raw(t)) for t in call.tensors()]
-        for tensor, raw in [*zip(tensors_in(call.out), operation.found, strict=True), *given]:
-            for size, ids in zip(tensor.shape, self._whole(raw), strict=True):
-                if ids is not None:
-                    yield size, ids
 
     def _sizes(self, expected: Operation) -> Iterator[tuple[int, Ids]]:
         """Numbers in the call that were the size of a dimension which the cut changed."""
@@ -326,8 +284,8 @@ class Replay(TraceState):
             "split" in expected.call.func._schema.name
         ):  # a part may be a share of an attribute, or what is left
             numbers.add(expected.call.first.shape[expected.call["dim"]])
-        for size, ids in self._dims(expected):
-            if size in numbers and self._cut(ids):
+        for size, ids in self._cut.dims(expected):
+            if size in numbers and self._cut.is_cut(ids):
                 yield size, ids
 
     def _results(self, expected: Operation) -> Iterator[tuple[int, Ids]]:
@@ -338,7 +296,7 @@ class Replay(TraceState):
         }:
             dim = expected.call["dim"]
             for part, raw in zip(parts, expected.found, strict=True):
-                ids = self._whole(raw)[dim] if part.dim() == expected.call.first.dim() else None
+                ids = self._cut.whole(raw)[dim] if part.dim() == expected.call.first.dim() else None
                 if ids is not None:
                     yield part.shape[dim], ids
 
@@ -347,15 +305,10 @@ class Replay(TraceState):
         inside = f"{self.module}." if self.module else ""
         for operation in self._traced.record.operations if changed else ():
             if f"{operation.module}.".startswith(inside):
-                for size, ids in self._dims(operation):
-                    pair = (size, len(self._kept_ids(ids)))
+                for size, ids in self._cut.dims(operation):
+                    pair = (size, len(self._cut.kept_ids(ids)))
                     if pair in changed:
                         yield pair, ids
-
-
-class _Untied:
-    def tie(self, a: Ids | None, b: Ids | None) -> None:
-        """Whatever belongs together is known already."""
 
 
 def _alike(expected: Any, found: Any) -> bool:

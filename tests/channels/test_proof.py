@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from jstc.channels import analyse
 from jstc.channels.proof import trial_plan
 
 
@@ -252,6 +253,35 @@ def test_a_factor_that_hangs_on_a_width_is_told(toy, form):
     assert net.widths["query"] == 16
     reason = "a factor hangs on the number of channels"
     assert net.channels.inexact == ({"query": reason} if own else {})
+
+
+FACTORS = {
+    "a number": lambda x, width: x / width**0.5,
+    "a tensor of a width": lambda x, width: x / torch.sqrt(torch.tensor(width)),
+    "a tensor of a fraction": lambda x, width: torch.tensor(width**-0.5) * x,
+    "a tensor where the network is": lambda x, width: x / torch.tensor(width, device=x.device).sqrt(),
+    "in place": lambda x, width: x.mul_(torch.tensor(width).rsqrt()),
+    "a literal": lambda x, width: x / torch.tensor(4.0),
+}
+
+
+@pytest.mark.parametrize("form", FACTORS)
+def test_a_factor_is_told_where_no_channels_are_left(toy, form):
+    """The correlation of all places with all others has no channels, but was summed over them."""
+
+    def forward(net, x):
+        features = net.query(net.stem(x)).flatten(2)
+        scores = FACTORS[form](features.mT @ features, features.shape[1])
+        return pooled(net.out(scores.cos().view(len(x), 64, 8, 8)))
+
+    net = toy(forward, stem=conv(3, 12), query=conv(12, 16), out=conv(64, 10))
+    assert net.widths == {"stem": 12, "query": 16}
+    reason = "a factor hangs on the number of channels"
+    told = {} if form == "a literal" else {"query": reason}
+    assert net.channels.inexact == told
+    batch = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    trained = analyse(net.model, batch[:1], also=lambda network: network(batch).square().mean())
+    assert trained.inexact == told
 
 
 def test_half_of_a_literal_split_may_still_be_cut(toy):

@@ -198,12 +198,16 @@ def _arguments(func: torch._ops.OpOverload) -> dict[str, tuple[int, Any]]:
 
 @dataclass
 class Call:
-    """One executed operation: arguments by their schema names, and the outputs."""
+    """One executed operation: arguments by their schema names, and the outputs.
+
+    `numbers` are those of Python that it made a tensor of, where the device shows no values.
+    """
 
     func: torch._ops.OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     out: Any = None
+    numbers: Tensor | None = None
 
     def __getitem__(self, name: str) -> Any:
         """The argument called `name`, or its default."""

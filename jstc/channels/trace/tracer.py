@@ -137,13 +137,36 @@ def _watched(model: nn.Module, trace: TraceState) -> Iterator[None]:
     )
     state = State(model)
     try:
-        with same_random_numbers(), torch.inference_mode(), _Tracer(trace, _device(model)):
+        device = _device(model)
+        with same_random_numbers(), _numbers_seen(device), torch.inference_mode(), _Tracer(trace, device):
             yield
         trace.record.kept += state.changed()
     finally:
         for hook in hooks:
             hook.remove()
         state.restore()
+
+
+@contextmanager
+def _numbers_seen(device: torch.device) -> Iterator[None]:
+    """Let the tracer see numbers of which the forward makes a tensor on the meta device, where none is left.
+
+    `torch.tensor` makes it on the CPU meanwhile, and the tracer moves it.
+    """
+    make = torch.tensor
+
+    def made(data: Any, *args: Any, **kwargs: Any) -> Tensor:
+        on_meta = kwargs.get("device") is not None and torch.device(kwargs["device"]) == device
+        return make(
+            data, *args, **(kwargs | {"device": _CPU} if on_meta and not tensors_in(data) else kwargs)
+        )
+
+    if device.type == "meta":
+        torch.tensor = made
+    try:
+        yield
+    finally:
+        torch.tensor = make
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -194,6 +217,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._device.type == "cpu":
             return
         if call.func is _LIFT:
+            call.numbers = call.first
             call.args = (call.first.to(self._device),)
         elif call.kwargs.get("device") == _CPU and not (call.args and isinstance(call.args[0], Tensor)):
             call.kwargs = {**call.kwargs, "device": self._device}

@@ -38,7 +38,8 @@ Values = tuple[Tensor | None, ...]
 
 def snapshot(call: Call) -> Values:
     """Values of the outputs of an operation, as far as a forward may look at them; nothing changes them."""
-    return tuple(tensor.clone() if _may_decide(tensor) else None for tensor in tensors_in(call.out))
+    outputs = tensors_in(call.out) if call.numbers is None else [call.numbers]
+    return tuple(tensor.clone() if _may_decide(tensor) else None for tensor in outputs)
 
 
 def _may_decide(tensor: Tensor) -> bool:
@@ -69,12 +70,27 @@ class Leading:
         `sizes` gives widths before and after the cut, of the dimensions that it changes.
         """
         outputs = tensors_in(call.out)
-        if any(id(tensor) in self._sizes for tensor in call.tensors()):
-            self._sizes.update({id(tensor): tensor for tensor in outputs})
-        elif not outputs:
+        if self.spread(call):
+            return
+        if not outputs:
             call.out = expected.call.out  # a number that Python is given
         elif len(outputs) == len(expected.values) == len(shapes):
             self._replace(call, expected.values, shapes, sizes)
+
+    def spread(self, call: Call) -> bool:
+        """Whether what came out of `call` comes from sizes; what a number scales is none that does."""
+        found = any(id(tensor) in self._sizes for tensor in call.tensors()) and not self.scales(call)
+        if found:
+            self._sizes.update({id(tensor): tensor for tensor in tensors_in(call.out)})
+        return found
+
+    def scales(self, call: Call) -> bool:
+        """Does one number that comes from sizes meet many that do not?"""
+        if not self._sizes:
+            return False
+        tensors = call.tensors()
+        one = any(t.numel() == 1 and id(t) in self._sizes for t in tensors)
+        return one and any(t.numel() > 1 and id(t) not in self._sizes for t in tensors)
 
     def _replace(
         self,
@@ -91,8 +107,10 @@ class Leading:
             value, shape = next(known)
             if value is None or value.shape != shape or not (any_size or mine.shape == shape):
                 return mine
-            if lifted and _are_sizes(value, mine, sizes()):
+            if lifted and _are_sizes(value, mine if call.numbers is None else call.numbers, sizes()):
                 self._sizes[id(mine)] = mine
+                return mine
+            if mine.is_meta:
                 return mine
             if _storage(mine) not in given or lifted:
                 return value.clone()
@@ -106,8 +124,13 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _are_sizes(before: Tensor, now: Tensor, sizes: set[tuple[int, int]]) -> bool:
-    """Are all numbers that differ the widths of dimensions before and after a cut?"""
-    if before.is_floating_point() or before.dtype is torch.bool:
+    """Are all numbers that differ the widths of dimensions before and after a cut, or computed by Python?
+
+    Whatever Python read of values is the uncut network's, so other fractions come from sizes.
+    """
+    if before.is_floating_point():
+        return not torch.allclose(before, now, rtol=0, atol=0, equal_nan=True)
+    if before.dtype is torch.bool:
         return False
     pairs = {(a, b) for a, b in zip(before.flatten().tolist(), now.flatten().tolist(), strict=True) if a != b}
     return bool(pairs) and pairs <= sizes
