@@ -183,7 +183,7 @@ def _options() -> argparse.Namespace:
     only = f"these checks alone, of {', '.join(STAGES)}"
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="CHECK", help=only)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one network")
-    parser.add_argument("--memory", type=float, default=4.0, help="GiB for one network")
+    parser.add_argument("--memory", type=float, default=8.0, help="GiB for one network")
     parser.add_argument("--table", type=Path, help="write the results to this Markdown file")
     options = parser.parse_args()
     known = {*FAMILIES, *(name for _, name, _ in _names())}

@@ -84,6 +84,9 @@ def _detects(
             return torch.stack([part.reshape(()) for part in found.values()]).sum()
 
         network = _torchvision(name, weights_backbone=None, **options)
+        rpn: Any = getattr(network, "rpn", None)
+        if rpn is not None:
+            rpn.min_size = -1.0  # empty boxes, too: see `_EQUALLY_MANY`
         return Case(network, inputs, loss, part="backbone", part_inputs=images(size), compared=compared)
 
     return make
@@ -108,7 +111,22 @@ def _flow() -> Case:
 
 
 _SMALLER: dict[str, Any] = {"min_size": 160, "max_size": 160}
-_TWO_STAGES: dict[str, Any] = {**_SMALLER, "compared": ("rpn.head", "roi_heads.box_predictor")}
+_EQUALLY_MANY: dict[str, Any] = {
+    "rpn_pre_nms_top_n_test": 20,
+    "rpn_nms_thresh": 1.0,
+    "box_score_thresh": -1.0,
+    "box_nms_thresh": 1.0,
+    "box_detections_per_img": 20,
+}
+"""So many boxes of each level are looked at and so many returned, whatever a network thinks of them.
+
+The work of the second stage grows with the boxes, and what random weights suppress is different after a cut.
+"""
+_TWO_STAGES: dict[str, Any] = {
+    **_SMALLER,
+    **_EQUALLY_MANY,
+    "compared": ("rpn.head", "roi_heads.box_predictor"),
+}
 
 TORCHVISION: dict[str, Make] = {
     "lraspp_mobilenet_v3_large": _segments("lraspp_mobilenet_v3_large", 96),

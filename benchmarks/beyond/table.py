@@ -14,19 +14,21 @@ _HEAD = """\
 *Written by `benchmarks/beyond`. [Conclusions](index.md).*
 
 Segmentation, detection, video, optical flow, texts, sounds, images made larger or made up. Each network has
-random weights, and goes in a process of its own (4 GiB, a limit of time, one thread) through
+random weights, and goes in a process of its own (8 GiB, a limit of time, one thread) through
 
 - **analysed**: the whole network, with its own loss (`also=`) and, where the name says "predictions" or the
   package returns more than anybody needs, what a user picks of its results (`outputs=`); its seconds;
 - **at most**: how much of its FLOPs and of its parameters can be cut at most, every group at one channel;
 - **inexact**: how many of its groups jstc says not to be the same cut as masked (a norm goes over the
-  channels), of how many;
+  channels, a factor hangs on their number), of how many;
 - **sliced - masked**: the largest difference of any result between the network cut to a random plan of half
   the FLOPs (or, out of reach, the smallest share and a hundredth) and the one whose weights are zero there,
   relative to that result's largest value, in float64, below 1e-9; inexact groups stay whole for this, and
   detectors whose results are picked among equals are compared at their heads;
 - **trains**: a step of training of the cut network, with its own loss and finite gradients;
 - **fvcore**: FLOPs and parameters of the cut network as fvcore counts them are those of the cost model;
+  detectors of two stages look at equally many boxes before and after the cut, but what Mask R-CNN and Keypoint
+  R-CNN paste into the image grows with the sizes of boxes, which are others after it;
 - **ONNX - torch**: `jstc.export_onnx` of the cut network, the number of results, and the largest difference
   relative to the result's largest value (or to 1 where that is larger), at most 1e-4; with any batch size, or
   with a fixed one where that is said;
