@@ -27,8 +27,8 @@ random weights, and goes in a process of its own (8 GiB, a limit of time, one th
   detectors whose results are picked among equals are compared at their heads;
 - **trains**: a step of training of the cut network, with its own loss and finite gradients;
 - **fvcore**: FLOPs and parameters of the cut network as fvcore counts them are those of the cost model;
-  detectors of two stages look at equally many boxes before and after the cut, but what Mask R-CNN and Keypoint
-  R-CNN paste into the image grows with the sizes of boxes, which are others after it;
+  detectors of two stages look at equally many boxes before and after the cut, but what Mask R-CNN and
+  Keypoint R-CNN paste into the image grows with the sizes of boxes, which are others after it;
 - **ONNX - torch**: `jstc.export_onnx` of the cut network, the number of results, and the largest difference
   relative to the result's largest value (or to 1 where that is larger), at most 1e-4; with any batch size, or
   with a fixed one where that is said;
