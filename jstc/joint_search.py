@@ -275,11 +275,11 @@ class JointSearch:
         self._find_widths()
         return turns.finalists(self._state, self._proposer)
 
-    def finish(self) -> Slim:
+    def finish(self, *, whole: float | None = None) -> Slim:
         """The best finalist: its network with the tensors that were told, its plan, cost and score.
 
-        Where there is but one, it need not have been told. Writes `result.json`. Raises `InputError` when
-        rounds are left, or no finalist was told.
+        Where there is but one, it need not have been told. Writes `result.json`; `whole` is your score of the
+        whole network, for the report. Raises `InputError` when rounds are left, or no finalist was told.
         """
         with self._work("finish"):
             entries = {entry.plan.hash: entry.plan for entry in self._entries()}
@@ -294,7 +294,8 @@ class JointSearch:
             network = self._new_sub(plan).gated.network
             put(finals.tensors, network)
             found = Slim.of(self.channels, plan, network, score=finals.scores.get(plan.hash))
-            figures: dict[str, Any] = {"score": found.score, "plan_hash": found.plan.hash}
+            figures: dict[str, Any] = {"score": found.score, "whole_score": score_of(whole, final=False)}
+            figures["plan_hash"] = found.plan.hash
             figures |= {"flops": found.cost.flops, "params": found.cost.params, "counts": found.plan.counts}
             if self._latency is not None and collectives.is_first():
                 [figures["latency_ms"]] = self._latency.timer.milliseconds([found.plan])

@@ -412,12 +412,15 @@ def test_of_the_finalists_the_best_is_given_as_it_was_told(new: Any) -> None:
         search.tell(round_, -abs(number - 1.0))
         scores[round_.plan.hash] = number
     assert len(scores) > 1
-    slim = search.finish()
+    with pytest.raises(InputError, match="a score of nan says nothing"):
+        search.finish(whole=float("nan"))
+    slim = search.finish(whole=0.25)
     assert scores[slim.plan.hash] == 1 and slim.score == 0
     assert bool((slim.network.last.bias == 1).all())
     assert json.loads((search.path / "result.json").read_text())["score"] == 0
     data = report.read_task(search.path)
     assert [each.kept for each in data.groups] == [*slim.plan.counts.values()] and len(data.rounds) == 3
+    assert ["score", "0.25", "0", ""] in report.task_table(data)[1]
 
 
 def test_rounds_that_are_left_and_finalists_that_were_not_told(new: Any) -> None:

@@ -107,7 +107,7 @@ def task_table(data: TaskData) -> tuple[list[str], list[list[str]]]:
     ]
     if "latency_ms" in slim:
         rows.append(["latency", UNKNOWN, f"{slim['latency_ms']:.3g} ms", ""])
-    rows.append(["score", "", _score(slim.get("score")), ""])
+    rows.append(["score", _score(slim.get("whole_score"), ""), _score(slim.get("score")), ""])
     rows.append(["rounds", "", str(len(data.rounds)), _seconds(slim)])
     return [str(whole.get("class", "network")), "whole", "slim", ""], rows
 
@@ -116,8 +116,8 @@ def _times(whole: Any, slim: Any) -> str:
     return f"{ratio(whole / slim)} fewer" if whole and slim else ""
 
 
-def _score(value: Any) -> str:
-    return UNKNOWN if not isinstance(value, int | float) else f"{value:.5g}"
+def _score(value: Any, unknown: str = UNKNOWN) -> str:
+    return unknown if not isinstance(value, int | float) else f"{value + 0.0:.5g}"  # -0 is 0
 
 
 def _seconds(result: Mapping[str, Any]) -> str:
