@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from jstc.channels import ChannelMap
 from jstc.channels.cutting.channel_gates import GatedNetwork
+from jstc.channels.trace.memory import duplicate
 from jstc.core import files
 from jstc.core.progress import Progress
 from jstc.core.seeds import derive
@@ -103,7 +103,7 @@ def train_baseline(
     `checkpoint.safetensors`, `history.jsonl`, `model.safetensors` (a plain state dict) and `result.json`
     in `directory`; called again, goes on from its checkpoint.
     """
-    network = device.to_device(copy.deepcopy(target), recipe.train, _device_of(target))
+    network = device.to_device(duplicate(target), recipe.train, _device_of(target))
     job = Job(
         network=_called(network, dataset, recipe, progress),
         trained=network,
@@ -168,7 +168,7 @@ def _teacher(target: nn.Module, recipe: Recipe, source: Path) -> Teacher | None:
     settings = recipe.finetune
     if settings.teacher == "none":
         return None
-    network = copy.deepcopy(target)
+    network = duplicate(target)
     if _learns_in_search(recipe):
         _load_target(network, source / "target.safetensors")
     device.to_device(network, recipe.train, _device_of(target)).eval().requires_grad_(False)

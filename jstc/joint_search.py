@@ -7,7 +7,6 @@ Turns, plans, channel weights and the policy are those of `jstc search` (`jstc.j
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from jstc.channels import Slim, analyse
 from jstc.channels.trace.ids import named_tensors
+from jstc.channels.trace.memory import duplicate
 from jstc.core.progress import Progress
 from jstc.errors import InputError
 from jstc.jst import turns, widths
@@ -127,7 +127,7 @@ class JointSearch:
         budgets = resolve_budgets(self.channels, self._recipe)
         self._proposer = Proposer(self.channels, self._recipe, budgets, judged=trained)
         # The user's own is left as it is; hooks and gradients do not come along.
-        self._state = State.new(copy.deepcopy(model), self.channels, self._proposer, self._recipe, own=False)
+        self._state = State.new(duplicate(model), self.channels, self._proposer, self._recipe, own=False)
         self._turns = Turns(self._state, self._proposer, self._new_sub, self._loss())
         self._carried, self._finals, self._whole = Carried(), Finals(), True
         self._asked: tuple[Round, Turn | None] | None = None

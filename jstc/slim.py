@@ -6,7 +6,6 @@ stays in the search's folder, and `plan_hash` in model.json says which plan it w
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from jstc import models, soundness
 from jstc.channels import ChannelMap, GatedNetwork, fold, rebuild, slim_network
 from jstc.channels.slim_network import MODEL, SCHEMA, TENSORS
+from jstc.channels.trace.memory import duplicate
 from jstc.core import files, numbers
 from jstc.errors import ModelError, StageError
 from jstc.models import ModelSpec, user_code
@@ -88,7 +88,7 @@ def _folded(gated: GatedNetwork, images: Tensor) -> tuple[nn.Module, float]:
     gated.float().cpu().eval()
     images = images.cpu().float()
     before = soundness.plain_scores(gated, images)
-    network = fold(copy.deepcopy(gated))
+    network = fold(duplicate(gated))
     difference = (before - soundness.plain_scores(network, images)).abs().max()
     return network, float(difference)
 
@@ -160,7 +160,7 @@ def _built(build: object, folder: Path, allow_code: bool | str) -> nn.Module:
 def _run_once(network: nn.Module, spec: ModelSpec) -> None:
     """Do the tensors fit each other, too? For images that a file says are large, by their shapes alone."""
     large = math.prod(spec.input_shape) > _LARGE_IMAGE
-    probe = copy.deepcopy(network).to("meta") if large else network
+    probe = duplicate(network).to("meta") if large else network
     with torch.inference_mode():
         probe(torch.zeros(1, *spec.input_shape, device="meta" if large else "cpu"))
 

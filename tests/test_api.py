@@ -461,3 +461,26 @@ def test_a_network_that_onnx_cannot_hold_is_searched_all_the_same(found, monkeyp
     assert result.given_accuracy is None and "untrained" in result._repr_html_()
     with pytest.raises(RunDirectoryError, match="keeps neither the network nor the data"):
         on_the_command_line(result.path, "export")
+
+
+class Watched(nn.Module):
+    """A network that keeps what its forward has made, as for pictures of its features."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.features = network()[:3], network()[3:], None
+
+    def forward(self, x):
+        self.features = [self.body(x)]
+        return self.head(self.features[0])
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["from scratch", "given weights"])
+def test_a_network_that_keeps_its_features_goes_all_the_way(given, tmp_path):
+    """Torch does not copy what hangs on a graph, and every training step leaves some."""
+    model = Watched()
+    model(torch.rand(4, 3, 8, 8)).sum().backward()
+    settings = {"finetune.ema_decay": 0.9, "finetune.teacher": "target"}
+    result = search(model, tmp_path / "run", settings=settings, trained=given)
+    result.export(tmp_path / "files")
+    assert (tmp_path / "files" / "model.onnx").is_file()

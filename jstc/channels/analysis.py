@@ -7,7 +7,6 @@ is a `ChannelMap`.
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from jstc.channels.groups import Connected, Frozen, require_matches
 from jstc.channels.operations import executed
 from jstc.channels.proof import Proved, prove
 from jstc.channels.trace.ids import Recorder, named_tensors
+from jstc.channels.trace.memory import duplicate, in_graph
 from jstc.channels.trace.state import TraceState
 from jstc.channels.trace.tracer import Program, arguments, run
 from jstc.errors import ChannelError, InputError
@@ -71,6 +71,7 @@ def analyse(
     except ChannelError:
         # Some forwards need values (data-dependent control flow): run those for real.
         channels, record = _best(*_replica(model, program, "cpu"), ignore, shapes)
+    _require_no_computed_weight(model, record)
     if part is None:
         channels.frozen += tuple(_unused(record, shapes))
     return channels
@@ -128,7 +129,8 @@ def _replica(model: nn.Module, program: Program, device: str) -> tuple[nn.Module
         )
     moved = program.moved(lambda x: _moved(x, device))
     try:
-        replica: nn.Module = copy.deepcopy(model, memo).eval()
+        memo |= {id(tensor): _moved(tensor, device) for _, _, tensor in in_graph(model)}
+        replica = duplicate(model, memo).eval()
     except Exception as error:  # whatever its attributes raise: a lock, an open file, an iterator
         raise ChannelError(
             f"the network can't be copied: {error}",
@@ -168,13 +170,13 @@ def require_plain(model: nn.Module) -> None:
             raise ChannelError(
                 f"{where} was wrapped by {type(module).__name__}: give its .module, and wrap what is cut"
             )
-        _require_no_computed_weight(module, where)
+        _require_no_hook(module, where)
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(parameter):
             raise ChannelError(f"'{name}' is lazy and has no shape yet: run the network once on an example")
 
 
-def _require_no_computed_weight(layer: nn.Module, where: str) -> None:
+def _require_no_hook(layer: nn.Module, where: str) -> None:
     """Raise `ChannelError` for a layer with a tensor that is computed before each forward, and no parameter.
 
     It cannot be copied once it was computed, and what is cut of it comes back with the next forward.
@@ -193,14 +195,21 @@ def _require_no_computed_weight(layer: nn.Module, where: str) -> None:
                 f"{where} masks its {name} in a hook, torch.nn.utils.prune",
                 f"torch.nn.utils.prune.remove(layer, '{name}') makes the masked {name} a plain parameter",
             )
-    computed = [
-        name for name, value in vars(layer).items() if isinstance(value, Tensor) and not value.is_leaf
-    ]
-    if computed:
-        raise ChannelError(
-            f"{where} keeps a tensor that was computed from its parameters, '{computed[0]}'",
-            "let the forward compute it, or torch.nn.utils.parametrize",
-        )
+
+
+def _require_no_computed_weight(model: nn.Module, record: Recorder) -> None:
+    """Raise `ChannelError` where an attribute holds a tensor that came of parameters before any forward.
+
+    What a forward left there it makes anew.
+    """
+    made = {(kept.module, kept.name) for kept in record.kept}
+    for path, name, _ in in_graph(model):
+        if (path, name) not in made:
+            where = f"'{path}'" if path else "the network"
+            raise ChannelError(
+                f"{where} keeps a tensor that was computed from its parameters, '{name}'",
+                "let the forward compute it, or torch.nn.utils.parametrize",
+            )
 
 
 # -- a part of a network, such as a detector's backbone ------------------------------------------------

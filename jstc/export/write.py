@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -16,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from jstc.channels.trace.ids import tensors_in
+from jstc.channels.trace.memory import duplicate
 from jstc.core import files
 from jstc.errors import StageError
 from jstc.models.outputs import ScoresOnly, logits
@@ -67,10 +66,10 @@ def write_onnx(
     The file is checked by onnx, shapes included, and written whole or not at all.
     Raises `StageError` when torch cannot export the network, or one file cannot hold it.
     """
-    duplicate, num_classes = reference(network, shape)
+    copied, num_classes = reference(network, shape)
     example = torch.zeros(batch or 2, *shape)  # the exporter would take a batch of 1 for a constant
     sizes = ({0: torch.export.Dim(_BATCH)},) if batch is None else None
-    model = traced(duplicate, {INPUT_NAME: example}, [OUTPUT_NAME], opset=opset, sizes=sizes)
+    model = traced(copied, {INPUT_NAME: example}, [OUTPUT_NAME], opset=opset, sizes=sizes)
     _check_interface(model, num_classes, batch)
     save(model, path, metadata=metadata)
 
@@ -145,14 +144,11 @@ def plain_copy(network: nn.Module) -> nn.Module:
 
     Raises `StageError` for one that cannot be copied.
     """
-    # What a forward in training has kept in an attribute hangs on its graph, and would not be copied.
-    kept = (tensor for module in network.modules() for tensor in tensors_in(list(vars(module).values())))
-    memo = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
     try:
-        duplicate = copy.deepcopy(network, memo).to("cpu", torch.float32).eval()
+        copied = duplicate(network).to("cpu", torch.float32).eval()
     except Exception as error:  # whatever its attributes raise: a lock, an open file, an iterator
         raise StageError(f"the network cannot be copied: {error}") from error
-    return duplicate.to(memory_format=torch.contiguous_format)
+    return copied.to(memory_format=torch.contiguous_format)
 
 
 def reference(network: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
@@ -160,14 +156,14 @@ def reference(network: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Modul
 
     It is a `plain_copy`. `shape` is [C, H, W]. Raises `StageError` when the output is not [N, classes].
     """
-    duplicate = plain_copy(network)
+    copied = plain_copy(network)
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        output = duplicate(torch.zeros(2, *shape))
+        output = copied(torch.zeros(2, *shape))
     scores = logits(output)
     if scores.ndim != 2 or len(scores) != 2:
         raise StageError(f"only classifiers can be exported: 2 images gave {tuple(scores.shape)} outputs")
     # Wrapping changes the names of the weights in the file, so it is done only where needed.
-    return (duplicate if output is scores else ScoresOnly(duplicate).eval()), scores.shape[1]
+    return (copied if output is scores else ScoresOnly(copied).eval()), scores.shape[1]
 
 
 # What every exported graph must stand: onnx's checker, shape inference, and a run on real images.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from jstc.channels.trace.ids import evaluating
+from jstc.channels.trace.memory import duplicate
 from jstc.core.progress import Progress
 from jstc.data import DataInfo, Dataset, Split
 from jstc.models.outputs import logits
@@ -83,7 +83,7 @@ def alternatives(
             change = _renormalised(info, mean, std, swapped=True)
             found.append(Alternative("preprocessing", told, {}, network, change))
     images = min(_RECALIBRATION_IMAGES, dataset.train.num_images)
-    batches, other = dataset.train.ordered(batch_size, limit=images), copy.deepcopy(network)
+    batches, other = dataset.train.ordered(batch_size, limit=images), duplicate(network)
     if recalibrate(other, batches, images=images, numerics=numerics):
         told = _UNTOUCHED if _is_untouched(network) else ""
         found.append(Alternative("statistics", told, {}, other, lambda images: images))

@@ -5,7 +5,6 @@ The command line has neither of them. It goes on with such a run by what that ha
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from jstc import models
+from jstc.channels.trace.memory import duplicate
 from jstc.core import files
 from jstc.core.accuracy import Accuracy
 from jstc.core.preprocessing import Preprocessing
@@ -153,7 +153,7 @@ class GivenWorkspace(Workspace):
 
     def structure(self) -> nn.Module:
         """A copy of the network."""
-        return super().structure() if self._model is None else copy.deepcopy(self._model).cpu()
+        return super().structure() if self._model is None else duplicate(self._model).cpu()
 
     def bare(self) -> nn.Module:
         """A copy of the network, with the weights that it came with."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
 import shutil
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from jstc.channels import ChannelMap
 from jstc.channels.budget import Budget, WidthBounds, project, resolve, smallest, uniform_counts
+from jstc.channels.trace.memory import duplicate
 from jstc.channels.trace.tracer import arguments
 from jstc.core import files
 from jstc.core.progress import Progress
@@ -310,7 +310,7 @@ def of_any(
     write = partial(quick_onnx_of_any, example=example)
 
     def new_timer(setting: Setting) -> NetworkTimer:
-        return NetworkTimer(lambda: copy.deepcopy(model), channels, setting, write)
+        return NetworkTimer(lambda: duplicate(model), channels, setting, write)
 
     own: list[LatencyBudgets] = []
 

@@ -7,7 +7,6 @@ memory layout, then differs by as much, and nothing is wrong.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from jstc.channels.trace.memory import duplicate
 from jstc.errors import StageError
 from jstc.models.outputs import logits
 
@@ -71,12 +71,12 @@ def rounding(network: nn.Module, images: Tensor) -> Rounding:
     `StageError` when it answers the same images differently when it is asked again: that is no rounding.
     """
     images = images.to("cpu", torch.float32).contiguous()
-    plain = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    plain = duplicate(network).to("cpu", torch.float32).eval()
     plain.to(memory_format=torch.contiguous_format)
     scores, again = plain_scores(plain, images), plain_scores(plain, images)
     largest = scores.abs().max().item()
     _require_repeated(scores, again, largest)
-    last: nn.Module = copy.deepcopy(plain)._apply(_channels_last)  # type: ignore[no-untyped-call]
+    last: nn.Module = duplicate(plain)._apply(_channels_last)  # type: ignore[no-untyped-call]
     turned = plain_scores(last, _channels_last(images))
     exact = _exact(plain, images)
     found = [scores, turned] if exact is not None else [turned]
@@ -105,7 +105,7 @@ def _require_repeated(scores: Tensor, again: Tensor, largest: float) -> None:
 def _exact(network: nn.Module, images: Tensor) -> Tensor | None:
     """Scores [N, classes] in float64; None for a forward that insists on another number format."""
     try:
-        return plain_scores(copy.deepcopy(network).double(), images.double())
+        return plain_scores(duplicate(network).double(), images.double())
     except RuntimeError:
         return None
 

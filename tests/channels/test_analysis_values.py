@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +16,8 @@ from torch.nn import functional as F
 import jstc
 from jstc.channels import ChannelMap
 from jstc.channels.trace.ids import tensors_held
+from jstc.channels.trace.memory import duplicate
+from jstc.errors import ChannelError
 from jstc.plan import Plan
 
 
@@ -26,7 +27,7 @@ def half(channels: ChannelMap) -> Plan:
 
 
 def require_exact(model: nn.Module, channels: ChannelMap, *inputs: Any) -> nn.Module:
-    small, masked = channels.slice(model, half(channels)).eval(), copy.deepcopy(model).eval()
+    small, masked = channels.slice(model, half(channels)).eval(), duplicate(model).eval()
     channels.mask(masked, half(channels))
     with torch.inference_mode():
         pairs = list(zip(tensors_held(small(*inputs)), tensors_held(masked(*inputs)), strict=True))
@@ -273,3 +274,36 @@ def test_what_a_forward_keeps_is_not_carried_into_a_cut_network():
     assert small._bias is None
     assert small(x).shape == (2, 4)
     assert small._bias.shape == (4,)
+
+
+class Watched(nn.Module):
+    """Keeps what it has made on the way, for pictures of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.map, self.features = nn.Linear(3, 8), nn.Linear(8, 4), None, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = [self.a(x), {"relu": F.relu(self.a(x))}]
+        self.map = self.features[0].tanh()
+        return self.b(self.features[1]["relu"])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_a_forward_in_training_has_kept_is_no_obstacle(when):
+    model, x = Watched().double(), torch.randn(2, 3).double()
+    if when == "before":
+        model(x).sum().backward()
+    channels = jstc.analyse(model, x)
+    model(x).sum().backward()
+    kept = model.map
+    assert channels.widths == {"a": 8}
+    require_exact(model, channels, x)
+    assert model.map is kept and not kept.is_leaf  # the user's own is left alone
+
+
+def test_a_weight_computed_before_any_forward_is_refused():
+    model = Watched()
+    model.scale = model.a.weight * 2  # nothing makes it anew
+    with pytest.raises(ChannelError, match=r"a tensor that was computed from its parameters, 'scale'"):
+        jstc.analyse(model, torch.randn(2, 3))

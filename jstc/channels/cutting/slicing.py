@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from jstc.channels.cutting.attention import adapt, repair_heads
 from jstc.channels.cutting.attributes import apply, empty_caches, repair_layer
 from jstc.channels.groups import Structure
 from jstc.channels.trace.ids import Ids, named_modules, named_tensors
-from jstc.channels.trace.memory import Kept, forget
+from jstc.channels.trace.memory import Kept, duplicate, forget
 from jstc.errors import ChannelError
 from jstc.plan import Plan
 
@@ -197,7 +196,7 @@ def rebuild(
         memo[id(tensor)] = (
             nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         )
-    small: nn.Module = copy.deepcopy(model, memo)
+    small = duplicate(model, memo)
     adapt(small, [name for name, tensor in own.items() if tensors[name].shape != tensor.shape])
     for _, module in named_modules(small):
         empty_caches(module)
@@ -217,6 +216,6 @@ def shared(model: nn.Module, small: nn.Module) -> nn.Module:
     if not adapted:
         return model
     tensors = dict(named_tensors(model))
-    copied: nn.Module = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors.values()})
+    copied = duplicate(model, {id(tensor): tensor for tensor in tensors.values()})
     adapt(copied, [f"{path}." for path in adapted])
     return copied

@@ -5,6 +5,8 @@ hooks, a criterion. A network that has run before then does other things than a 
 an analysis leave the modules as they were (`State`). A network that holds such a cache is first run on
 another batch: then it fits neither the whole network nor a cut one (`unsettle`). And what a forward was seen
 to keep is not carried into a cut network (`forget`).
+
+What a forward in training has kept hangs on a graph, and torch does not copy it: `duplicate` does.
 """
 
 from __future__ import annotations
@@ -13,17 +15,41 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jstc.channels.trace.ids import named_modules, tensors_in
 
-__all__ = ["Kept", "State", "forget", "unsettle"]
+__all__ = ["Kept", "State", "duplicate", "forget", "in_graph", "unsettle"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _TORCHS_OWN = frozenset(name for name in vars(nn.Module()) if name != "_buffers" and "hooks" not in name)
 _CONTAINERS = (dict, list, set, OrderedDict)
+
+
+def in_graph(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    """Tensors in attributes that came of parameters: module, attribute, and the tensor.
+
+    Mostly a forward with gradients has left them: an attention map, features.
+    """
+    for path, module in named_modules(model):
+        for name, value in vars(module).items():
+            if name not in _TORCHS_OWN:
+                yield from ((path, name, tensor) for tensor in tensors_in(value) if not tensor.is_leaf)
+
+
+def duplicate(model: Network, memo: dict[int, Any] | None = None) -> Network:
+    """A deep copy; what a forward has left in attributes comes along, without the graph that it hangs on.
+
+    Raises whatever an attribute raises that cannot be copied.
+    """
+    memo = {} if memo is None else memo
+    for _, _, tensor in in_graph(model):
+        memo.setdefault(id(tensor), tensor.detach().clone())
+    return copy.deepcopy(model, memo)
 
 
 @dataclass(frozen=True)
