@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jstc.plan import Plan
+
 
 class Looks(nn.Module):
     """Attention over the positions of a map [N, C, H, W]; keys are half as wide as values."""
@@ -79,3 +81,22 @@ def test_whole_heads_where_they_can_go(toy):
         a=nn.Conv2d(3, 16, 1), looks=Free(16, 2), c=nn.Conv2d(16, 4, 1),
     )  # fmt: skip
     assert found.widths == {"a": 16, "looks.all": 2, "looks.out": 16}
+
+
+def test_heads_of_torch_that_keep_their_width_while_others_are_cut(toy):
+    """A mask for each head keeps all heads, so that each is made narrower, or stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).mT
+        mask = torch.zeros(2 * len(x), 64, 64, dtype=torch.bool)
+        return self.out(self.looks(tokens, tokens, tokens, attn_mask=mask)[0].mean(1))
+
+    looks = nn.MultiheadAttention(16, 2, batch_first=True)
+    found = toy(forward, stem=nn.Conv2d(3, 16, 1), looks=looks, out=nn.Linear(16, 4))
+    assert found.widths["looks"] == 8
+    whole = {name: tuple(range(width)) for name, width in found.widths.items()}
+    for kept in (8, 3):
+        for stem in (16, 5):
+            plan = Plan(whole | {"looks": tuple(range(kept)), "stem": tuple(range(stem))}, found.widths)
+            small = found.channels.slice(found.model, plan)
+            assert small.looks.head_dim == kept and small(*found.inputs).shape == (2, 4)

@@ -101,11 +101,11 @@ def apply(model: nn.Module, attributes: Mapping[str, int]) -> None:
         try:
             owner: Any = model.get_submodule(path)
             whole = vars(owner)[name]
-            if not _may_follow(owner, name):
-                raise KeyError(name)  # a file from a stranger could change a stride
             if index and not (isinstance(whole, list | tuple) and index.isdecimal()):
                 raise TypeError
             old = whole[int(index)] if index else whole
+            if not _may_follow(owner, name) and value != old:
+                raise KeyError(name)  # a file from a stranger could change a stride
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             raise ChannelError(f"the network has no attribute '{key}'") from None
         if type(old) is not int or type(value) is not int or not 1 <= value <= old:
