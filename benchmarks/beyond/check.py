@@ -295,8 +295,11 @@ def _search(record: Record, channels: ChannelMap, case: Case) -> None:
 def _masked(record: Record, channels: ChannelMap, case: Case, plan: Plan) -> None:
     """Groups whose removal is not the same as masking stay whole."""
     inexact, network = channels.inexact, case.network
-    kept = {n: tuple(range(channels.widths[n])) if n in inexact else k for n, k in plan.kept.items()}
-    exact = Plan(kept, channels.widths)
+    widths = channels.widths
+    kept = {n: tuple(range(widths[n])) if n in inexact else k for n, k in plan.kept.items()}
+    if all(len(kept[n]) == width for n, width in widths.items()):  # it had cut inexact groups alone
+        kept |= {n: tuple(range((w + 1) // 2)) for n, w in widths.items() if n not in inexact}
+    exact = Plan(kept, widths)
     found: dict[str, Any] = {"left_whole": len(inexact), "groups": len(channels.groups)}
     record.found["masked"] = found
     if len(inexact) == len(channels.groups):
