@@ -71,21 +71,24 @@ def analyse(
     except ChannelError:
         # Some forwards need values (data-dependent control flow): run those for real.
         channels, record = _best(*_replica(model, program, "cpu"), ignore, shapes)
-    _require_no_computed_weight(model, record)
     if part is None:
         channels.frozen += tuple(_unused(record, shapes))
     return channels
 
 
 def _best(
-    model: nn.Module, program: Program, ignore: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+    model: nn.Module,
+    program: Program,
+    left: _Left,
+    ignore: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[ChannelMap, Recorder]:
     """The channels of a network. Attention that can lose no heads is tried with narrower ones."""
-    proved, record = _analyse(model, program, ignore)
+    proved, record = _analyse(model, program, left, ignore)
     channels = ChannelMap(proved, record, shapes)
     narrow = proved.stuck & record.headed
     if narrow:
-        proved, again = _analyse(model, program, ignore, narrow)
+        proved, again = _analyse(model, program, left, ignore, narrow)
         other = ChannelMap(proved, again, shapes)
         if other.coverage > channels.coverage:
             return other, again
@@ -93,7 +96,7 @@ def _best(
 
 
 def _analyse(
-    model: nn.Module, program: Program, ignore: Sequence[str], narrow: Collection[str] = ()
+    model: nn.Module, program: Program, left: _Left, ignore: Sequence[str], narrow: Collection[str] = ()
 ) -> tuple[Proved, Recorder]:
     """Groups and record of a network's forwards; in the modules called `narrow` all heads stay."""
     trace = TraceState(model, narrow=narrow)
@@ -106,6 +109,7 @@ def _analyse(
         raise ChannelError(f"the network's forward failed at {trace.last_op}: {error}") from error
     trace.settle()
     record = trace.record
+    _require_made_anew(record, left)
     connected = Connected(record, trace.params, ignore=ignore)
     proved = prove(model, program, connected, trace)
     record.executed = executed(record.operations, trace)
@@ -119,7 +123,11 @@ def _moved(tensor: Tensor, device: str) -> Tensor:
     return tensor.detach().to(device, copy=True)
 
 
-def _replica(model: nn.Module, program: Program, device: str) -> tuple[nn.Module, Program]:
+_Left = Sequence[tuple[str, str, Tensor]]
+"""What forwards with gradients have left in attributes: module, attribute, and the tensor of the replica."""
+
+
+def _replica(model: nn.Module, program: Program, device: str) -> tuple[nn.Module, Program, _Left]:
     """The network on another device without copying its tensors first, in eval mode, and its inputs."""
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
@@ -130,6 +138,7 @@ def _replica(model: nn.Module, program: Program, device: str) -> tuple[nn.Module
     moved = program.moved(lambda x: _moved(x, device))
     try:
         memo |= {id(tensor): _moved(tensor, device) for _, _, tensor in in_graph(model)}
+        left = [(path, name, memo[id(tensor)]) for path, name, tensor in in_graph(model)]
         replica = duplicate(model, memo).eval()
     except Exception as error:  # whatever its attributes raise: a lock, an open file, an iterator
         raise ChannelError(
@@ -138,7 +147,7 @@ def _replica(model: nn.Module, program: Program, device: str) -> tuple[nn.Module
         ) from error
     adapt(replica)
     moved.unsettle(replica)
-    return replica, moved
+    return replica, moved, left
 
 
 def _unused(record: Recorder, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Frozen]:
@@ -197,14 +206,12 @@ def _require_no_hook(layer: nn.Module, where: str) -> None:
             )
 
 
-def _require_no_computed_weight(model: nn.Module, record: Recorder) -> None:
-    """Raise `ChannelError` where an attribute holds a tensor that came of parameters before any forward.
-
-    What a forward left there it makes anew.
-    """
+def _require_made_anew(record: Recorder, left: _Left) -> None:
+    """Raise `ChannelError` where a forward uses what was computed from parameters before it, and keeps it."""
+    used = {id(tensor) for operation in record.operations for tensor in operation.call.tensors()}
     made = {(kept.module, kept.name) for kept in record.kept}
-    for path, name, _ in in_graph(model):
-        if (path, name) not in made:
+    for path, name, tensor in left:
+        if id(tensor) in used and (path, name) not in made:
             where = f"'{path}'" if path else "the network"
             raise ChannelError(
                 f"{where} keeps a tensor that was computed from its parameters, '{name}'",

@@ -302,8 +302,22 @@ def test_what_a_forward_in_training_has_kept_is_no_obstacle(when):
     assert model.map is kept and not kept.is_leaf  # the user's own is left alone
 
 
-def test_a_weight_computed_before_any_forward_is_refused():
-    model = Watched()
-    model.scale = model.a.weight * 2  # nothing makes it anew
+class Scaled(Watched):
+    """Scales by a tensor that was computed once; in training it also keeps a loss of its own."""
+
+    def __init__(self, *, uses: bool) -> None:
+        super().__init__()
+        self.scale, self.uses = self.a.weight.sum() * 2, uses
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.aside = self.a(x).square().mean()
+        return super().forward(x) * (self.scale if self.uses else 1)
+
+
+def test_a_weight_computed_before_any_forward_is_refused_where_it_is_used():
+    model = Scaled(uses=False)
+    model(torch.randn(2, 3)).sum().backward()
+    assert jstc.analyse(model, torch.randn(2, 3)).widths == {"a": 8}
     with pytest.raises(ChannelError, match=r"a tensor that was computed from its parameters, 'scale'"):
-        jstc.analyse(model, torch.randn(2, 3))
+        jstc.analyse(Scaled(uses=True), torch.randn(2, 3))
