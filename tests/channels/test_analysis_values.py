@@ -296,7 +296,7 @@ def test_what_a_forward_in_training_has_kept_is_no_obstacle(when):
         model(x).sum().backward()
     channels = jstc.analyse(model, x)
     model(x).sum().backward()
-    kept = model.map
+    kept: Any = model.map
     assert channels.widths == {"a": 8}
     require_exact(model, channels, x)
     assert model.map is kept and not kept.is_leaf  # the user's own is left alone
