@@ -281,7 +281,9 @@ class Watched(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.map, self.features = nn.Linear(3, 8), nn.Linear(8, 4), None, []
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 4)
+        self.map: Any = None
+        self.features: list[Any] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.features = [self.a(x), {"relu": F.relu(self.a(x))}]
@@ -296,7 +298,7 @@ def test_what_a_forward_in_training_has_kept_is_no_obstacle(when):
         model(x).sum().backward()
     channels = jstc.analyse(model, x)
     model(x).sum().backward()
-    kept: Any = model.map
+    kept = model.map
     assert channels.widths == {"a": 8}
     require_exact(model, channels, x)
     assert model.map is kept and not kept.is_leaf  # the user's own is left alone
