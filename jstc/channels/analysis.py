@@ -185,6 +185,9 @@ def require_plain(model: nn.Module) -> None:
             raise ChannelError(f"'{name}' is lazy and has no shape yet: run the network once on an example")
 
 
+_ADVICE = "let the forward compute it, or torch.nn.utils.parametrize"
+
+
 def _require_no_hook(layer: nn.Module, where: str) -> None:
     """Raise `ChannelError` for a layer with a tensor that is computed before each forward, and no parameter.
 
@@ -204,6 +207,12 @@ def _require_no_hook(layer: nn.Module, where: str) -> None:
                 f"{where} masks its {name} in a hook, torch.nn.utils.prune",
                 f"torch.nn.utils.prune.remove(layer, '{name}') makes the masked {name} a plain parameter",
             )
+    if not type(layer).__module__.startswith("torch."):
+        return  # its forward may keep what it has made
+    computed = [name for name, x in vars(layer).items() if isinstance(x, Tensor) and not x.is_leaf]
+    if computed or (isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and not hasattr(layer, "weight")):
+        name = computed[0] if computed else "weight"
+        raise ChannelError(f"{where} keeps a tensor that was computed from its parameters, '{name}'", _ADVICE)
 
 
 def _require_made_anew(record: Recorder, left: _Left) -> None:
@@ -213,10 +222,8 @@ def _require_made_anew(record: Recorder, left: _Left) -> None:
     for path, name, tensor in left:
         if id(tensor) in used and (path, name) not in made:
             where = f"'{path}'" if path else "the network"
-            raise ChannelError(
-                f"{where} keeps a tensor that was computed from its parameters, '{name}'",
-                "let the forward compute it, or torch.nn.utils.parametrize",
-            )
+            text = f"{where} keeps a tensor that was computed from its parameters, '{name}'"
+            raise ChannelError(text, _ADVICE)
 
 
 # -- a part of a network, such as a detector's backbone ------------------------------------------------
