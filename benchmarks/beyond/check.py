@@ -20,7 +20,6 @@ from benchmarks.zoo.names import randomise
 from benchmarks.zoo.record import Record, message
 from jstc.channels import ChannelMap
 from jstc.channels.budget import WidthBounds, smallest
-from jstc.channels.trace.ids import tensors_held
 from jstc.errors import JstcError
 from jstc.export.any_network import Exported
 from jstc.plan import Plan
@@ -51,17 +50,6 @@ class _Picked(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         found = self.network(*inputs)
         return found if self._pick is None else self._pick(found)
-
-
-class _All(nn.Module):
-    """A network that returns every tensor of its results: what a forward computes counts, used or not."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
-        return tuple(tensors_held(self.network(*inputs)))
 
 
 def check(record: Record, case: Case, only: Sequence[str] = STAGES) -> None:
@@ -203,7 +191,7 @@ def _counts(record: Record, channels: ChannelMap, case: Case, plan: Plan, small:
     part = record.found["part"]
     ours = channels.cost(plan)
     if part is None:
-        theirs = count(_All(small), *case.inputs(1))
+        theirs = count(small, *case.inputs(1))
     else:
         assert case.part_inputs is not None
         theirs = count(small.get_submodule(part), *case.part_inputs(1))[0], count_params(small)

@@ -137,8 +137,10 @@ def _replica(model: nn.Module, program: Program, device: str) -> tuple[nn.Module
         )
     moved = program.moved(lambda x: _moved(x, device))
     try:
-        memo |= {id(tensor): _moved(tensor, device) for _, _, tensor in in_graph(model)}
-        left = [(path, name, memo[id(tensor)]) for path, name, tensor in in_graph(model)]
+        left = []
+        for path, name, tensor in in_graph(model):
+            there = memo.setdefault(id(tensor), _moved(tensor, device))
+            left.append((path, name, there))
         replica = duplicate(model, memo).eval()
     except Exception as error:  # whatever its attributes raise: a lock, an open file, an iterator
         raise ChannelError(
