@@ -57,7 +57,8 @@ def settled(
     figures = "the data set's" if of_weights is None else f"those of {of_weights.origin}"
     if settings.mean or settings.std:
         figures = "the recipe's"
-    return Settled(info.prepared_as(to), _sentence(to, size, figures))
+    resizing = "" if of_weights is None else _whose_resizing(of_weights.origin, settings)
+    return Settled(info.prepared_as(to), _sentence(to, size, resizing, figures))
 
 
 def _size(info: DataInfo, known: Published | None) -> tuple[int, int, str]:
@@ -108,11 +109,19 @@ def _figures(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return values if len(values) == channels else values * channels
 
 
-def _sentence(to: Preprocessing, size: str, figures: str) -> str:
+def _whose_resizing(origin: str, settings: InputSettings) -> str:
+    """Which part of the resizing is not the recipe's: small differences to an evaluation of one's own lie there."""
+    keys = {"input.resize_side": settings.resize_side, "input.interpolation": settings.interpolation}
+    left = [key for key, value in keys.items() if value is None]
+    return f" as {origin} wants it ({' and '.join(left)} would say otherwise)" if left else ""
+
+
+def _sentence(to: Preprocessing, size: str, resizing: str, figures: str) -> str:
     side = to.resize_side
     how = "stretched" if side is None else f"resized to {side} on the shorter side and cropped"
     return (
-        f"the network gets {to.height}x{to.width} pixels ({size}); images of other sizes are {how}; "
+        f"the network gets {to.height}x{to.width} pixels ({size}); images of other sizes are {how}, "
+        f"{to.interpolation}{resizing}; "
         f"mean {_listed(to.mean)} and deviation {_listed(to.std)} are {figures}"
     )
 

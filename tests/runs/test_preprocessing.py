@@ -103,9 +103,22 @@ def test_what_is_done_is_said() -> None:
     text = settled(info("images", 32, 37), InputSettings(mean=(0.5,)), None, lambda: None).sentence
     assert text == (
         "the network gets 32x32 pixels (the images' own size; input.image_size sets another); images of "
-        "other sizes are resized to 37 on the shorter side and cropped; "
+        "other sizes are resized to 37 on the shorter side and cropped, bilinear; "
         "mean 0.5/0.5/0.5 and deviation 0.4/0.5/0.6 are the recipe's"
     )
+
+
+def test_what_of_the_resizing_is_not_the_recipes_is_said() -> None:
+    def told(**keys: Any) -> str:
+        keys_given = InputSettings.model_validate(keys)
+        return settled(info("nothing"), keys_given, WEIGHTS, lambda: known(of_weights=True)).sentence
+
+    assert (
+        "320 on the shorter side and cropped, bicubic as the authors wants it (input.resize_side and "
+        "input.interpolation would say otherwise); "
+    ) in told()
+    assert "cropped, bicubic as the authors wants it (input.interpolation would" in told(resize_side=330)
+    assert "cropped, bilinear; " in told(resize_side=330, interpolation="bilinear")
 
 
 # What is published.
