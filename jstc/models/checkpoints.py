@@ -7,7 +7,7 @@ import textwrap
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,19 @@ _SHOWN = 4
 _DEEPEST = 16
 _SOUND_BYTES, _SOUND_RATIO = 256 * 2**20, 64
 _NEITHER = "weights {} are neither a torch checkpoint nor named .safetensors"
+
+_PACKED = "are compressed; unpack the file first"
+_PAGE = "are a web page: something else than the file was downloaded"
+_BEGINNINGS = {
+    b"version https://git-lfs": "are a pointer of Git LFS to the file; `git lfs pull` fetches the file",
+    b"\x1f\x8b": _PACKED,
+    b"BZh": _PACKED,
+    b"\xfd7zXZ": _PACKED,
+    b"\x89HDF": "are HDF5, as Keras writes it; weights of PyTorch are wanted",
+    b"<!doctype html": _PAGE,
+    b"<html": _PAGE,
+}
+"""What files begin with that people take for weights, and what to say of them."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +62,21 @@ def read(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     Raises `ModelError` when the file cannot be read or holds no tensors by name, or not that part.
     """
     file, part = weights_file(path)
+    if other := _other_kind(file):
+        raise ModelError(f"weights {file} {other}")
     document = _document(file, allow_pickle=allow_pickle)
     tensors: dict[str, Tensor] = {}
-    _collect(document, "", tensors, set())
+    _collect(_numbered(document), "", tensors, set())
     if not tensors:
         raise ModelError(f"weights {file}: expected a state dict, found {_kind(document)}")
     return Checkpoint(tensors if part is None else _part(tensors, part, file))
+
+
+def _numbered(document: Any) -> Any:
+    """A list of state dicts, or of one beside figures, by their places; anything else as it is."""
+    if not isinstance(document, list | tuple):
+        return document
+    return {str(at): one for at, one in enumerate(document) if isinstance(one, Mapping | nn.Module)}
 
 
 def _collect(value: Any, name: str, found: dict[str, Tensor], seen: set[int]) -> None:
@@ -119,6 +141,30 @@ def _document(path: Path, *, allow_pickle: bool) -> Any:
         return _read_torch(path, weights_only=False)
     except Exception as error:
         raise ModelError(f"weights {path} cannot be unpickled: {reason(error)}") from error
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is instead of weights, where that can be told from its beginning or its name."""
+    with files.open_regular(path) as file:
+        first = file.read(64)
+    if path.suffix == ".onnx":
+        return "are an ONNX file; training needs the network's code, and its weights as torch.save wrote them"
+    if first.startswith(b"PK\3\4"):
+        return _other_archive([member.filename for member in _members(path)])
+    return next(
+        (what for begin, what in _BEGINNINGS.items() if first.lower().startswith(begin.lower())), None
+    )
+
+
+def _other_archive(names: Sequence[str]) -> str | None:
+    """The same of an archive, which torch's files are, too."""
+    if not names:
+        return "are cut off, or damaged; copy or download the file again"
+    if all(name.endswith(".npy") for name in names):
+        return "are NumPy's arrays; weights of PyTorch are wanted"
+    if any(name.endswith(("/data.pkl", "/constants.pkl")) for name in names):
+        return None
+    return "are an archive of something else; where the weights are in it, unpack it first"
 
 
 def _may_be_torch(path: Path) -> bool:

@@ -22,6 +22,8 @@ __all__ = ["Fitted", "fit", "load_weights"]
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _OF_TRANSFORMERS = re.compile(r"(\w+\.)?\w+\.(embeddings|embedder|encoder)\.")
 _QUANTISED = re.compile(r"\.(zero_point|_packed_params|activation_post_process|weight_fake_quant)(\.|$)")
+_OF_TRAINING = re.compile(r"(^|\.)total_(ops|params)$|^(criterion|loss(es|_\w+)?|\w+_loss|metrics?)\.")
+"""Names of what counts FLOPs (thop) and of losses and metrics, where they stand among those of a network."""
 _BEFORE_QUANTISATION = "save the weights from before the quantisation"
 
 
@@ -61,6 +63,8 @@ def fit(
     for key, value in own.items():  # very old checkpoints lack this counter
         if key.endswith(COUNTER):
             given.setdefault(key, value)
+    beside = [key for key in given if key not in own and _OF_TRAINING.search(key)]
+    given = {key: tensor for key, tensor in given.items() if key not in beside}
     _require(source, {key: _form(tensor) for key, tensor in given.items()})
     head = None if spec is None else heads.new_head(model, given, spec)
     if head is not None:
@@ -70,9 +74,11 @@ def fit(
         raise ModelError(f"weights {source} do not fit the network: {problems}", _advice(own, given))
     filled = {key: _filled(tensor, source) for key, tensor in given.items()}
     _require(source, {key: _values(filled[key], value) for key, value in own.items()})
-    _require(source, {key: _unbounded(filled[key], value) for key, value in model.named_parameters()})
+    _require(source, {key: _unbounded(filled[key], value) for key, value in _finite(model)})
+    _require(source, {key: _negative(filled[key]) for key in own if key.endswith("running_var")})
     model.load_state_dict(filled)
-    notes = (*placed.notes, *_converted(filled, own, source))
+    left_out = [f"weights {source}: not of the network, and left out: {some(beside)}"] if beside else []
+    notes = (*placed.notes, *left_out, *_converted(filled, own, source))
     if spec is None or head is None:
         return Fitted(notes)
     return Fitted((*notes, head.sentence(source, spec.num_classes)), head.layers)
@@ -157,8 +163,20 @@ def _values(theirs: Tensor, ours: Tensor) -> str | None:
     return "not numbers (nan)" if inexact and bool(theirs.isnan().any()) else None
 
 
+def _finite(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What cannot be infinite, as a mask in a buffer can: parameters, and statistics."""
+    yield from model.named_parameters()
+    yield from (
+        (key, one) for key, one in model.named_buffers() if key.endswith(("running_mean", "running_var"))
+    )
+
+
+def _negative(variance: Tensor) -> str | None:
+    return "negative numbers, which no variances are" if bool((variance < 0).any()) else None
+
+
 def _unbounded(theirs: Tensor, ours: Tensor) -> str | None:
-    # A mask in a buffer may be infinite, a weight may not; what float64 can say may be too large for float32.
+    # What float64 can say may be too large for float32.
     finite = bool(theirs.to(ours.dtype).isfinite().all())
     return None if finite else f"infinite numbers, as {_type(ours)}"
 

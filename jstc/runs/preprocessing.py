@@ -110,7 +110,7 @@ def _figures(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 
 def _whose_resizing(origin: str, settings: InputSettings) -> str:
-    """Which part of the resizing is not the recipe's: small differences to an evaluation of one's own lie there."""
+    """Which part of the resizing is not the recipe's; there accuracies differ by a few images."""
     keys = {"input.resize_side": settings.resize_side, "input.interpolation": settings.interpolation}
     left = [key for key, value in keys.items() if value is None]
     return f" as {origin} wants it ({' and '.join(left)} would say otherwise)" if left else ""

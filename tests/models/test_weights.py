@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import io
 import pickle
 import zipfile
 from fractions import Fraction
@@ -187,12 +189,83 @@ def test_auxiliary_classifiers_of_published_weights_are_left_out(tmp_path: Path)
 
 
 def test_a_file_of_something_else_is_named_without_torch_s_inner_errors(tmp_path: Path) -> None:
-    for text in ("junk\n", "garbage\n", "{}", "<html>"):
+    for text in ("junk\n", "garbage\n", "{}", "<xml>"):
         (tmp_path / "w.pt").write_text(text)
         with pytest.raises(
             ModelError, match=r"w\.pt are neither a torch checkpoint nor named \.safetensors$"
         ):
             load_weights(Net(), tmp_path / "w.pt")
+
+
+def _archive(*names: str) -> bytes:
+    with zipfile.ZipFile(held := io.BytesIO(), "w") as archive:
+        for name in names:
+            archive.writestr(name, b"text")
+    return held.getvalue()
+
+
+def _torch_file() -> bytes:
+    torch.save(Net().state_dict(), held := io.BytesIO())
+    return held.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("w.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "git lfs pull"),
+        ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("w.pt.gz", gzip.compress(b"weights"), "unpack the file first"),
+        ("w.h5", b"\x89HDF\r\n\x1a\n", "Keras"),
+        ("w.pth", b"<!DOCTYPE html>\n<html>", "a web page"),
+        ("w.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX file"),
+        ("w.npz", _archive("conv.weight.npy", "fc.npy"), "NumPy's arrays"),
+        ("w.zip", _archive("model.pth"), "unpack it first"),
+        ("w.pt", _torch_file()[:900], "are cut off, or damaged"),
+    ],
+)  # fmt: skip
+def test_what_is_taken_for_weights_is_told_what_it_is(
+    tmp_path: Path, name: str, data: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ModelError, match=said):
+        load_weights(Net(), tmp_path / name)
+
+
+@pytest.mark.parametrize("others", [({"epoch": 3},), (), ("adam", 3)])
+def test_a_state_dict_in_a_list_is_found(tmp_path: Path, others: tuple[object, ...]) -> None:
+    source, target = Net(), Net()
+    torch.save((*others, source.state_dict()), tmp_path / "w.pt")
+    notes = load_weights(target, tmp_path / "w.pt").notes
+    assert _same(source, target)
+    assert f"under '{len(others)}'" in notes[0]
+
+
+def test_what_counts_flops_and_losses_may_stand_among_the_weights(tmp_path: Path) -> None:
+    source, target = Net(), Net()
+    beside = {
+        "total_ops": torch.zeros(1),
+        "fc.total_params": torch.zeros(1),
+        "criterion.weight": torch.ones(5),
+    }
+    torch.save(source.state_dict() | beside, tmp_path / "w.pt")
+    [note] = load_weights(target, tmp_path / "w.pt").notes
+    assert _same(source, target)
+    assert "left out: total_ops, fc.total_params, criterion.weight" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("running_var", float("inf"), "infinite"),
+        ("running_mean", float("-inf"), "infinite"),
+        ("running_var", -1.0, "no variances"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(tmp_path: Path, name: str, value: float, said: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    torch.save(network.state_dict() | {f"1.{name}": torch.full((4,), value)}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=rf"1\.{name}: .*{said}"):
+        load_weights(network, tmp_path / "w.pt")
 
 
 def _with(change: Any) -> dict[str, Tensor]:
