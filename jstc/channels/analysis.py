@@ -7,7 +7,9 @@ is a `ChannelMap`.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -66,14 +68,25 @@ def analyse(
     args, kwargs = arguments(example)
     program = Program(args, kwargs, part or "", outputs, also)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    try:
-        channels, record = _best(*_replica(model, program, "meta"), ignore, shapes)
-    except ChannelError:
-        # Some forwards need values (data-dependent control flow): run those for real.
-        channels, record = _best(*_replica(model, program, "cpu"), ignore, shapes)
+    with _uncompiled():
+        try:
+            channels, record = _best(*_replica(model, program, "meta"), ignore, shapes)
+        except ChannelError:
+            # Some forwards need values (data-dependent control flow): run those for real.
+            channels, record = _best(*_replica(model, program, "cpu"), ignore, shapes)
     if part is None:
         channels.frozen += tuple(_unused(record, shapes))
     return channels
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Functions and forwards under `@torch.compile` are run as they are written, so that operations show."""
+    # Whoever has compiled something has imported this; without it nothing need be done, or waited for.
+    return (
+        torch.compiler.set_stance("force_eager")
+        if "torch._dynamo" in sys.modules
+        else contextlib.nullcontext()
+    )
 
 
 def _best(

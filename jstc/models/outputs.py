@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jstc.errors import OTHER_TASKS, StageError
 
-__all__ = ["ScoresOnly", "described", "logits"]
+__all__ = ["ScoresOnly", "described", "logits", "with_shape"]
 
 _NAME = "logits"
 _MOST = 6  # outputs named in a message
@@ -52,6 +52,15 @@ def described(output: object) -> str:
     parts = [f"{name}: {_short(value)}" if name else _short(value) for name, value in _parts(output)]
     more = f" and {len(parts) - _MOST} more" if len(parts) > _MOST else ""
     return f"{kind} ({', '.join(parts[:_MOST])}{more})" if parts else kind
+
+
+def with_shape(output: object, shape: tuple[int, ...]) -> list[str]:
+    """Which tensors of what a forward gave have this shape: their names, or their places."""
+    return [
+        f"'{name}'" if name else f"number {at}"
+        for at, (name, value) in enumerate(_parts(output), 1)
+        if isinstance(value, Tensor) and value.shape == shape
+    ]
 
 
 def _parts(output: Any) -> Sequence[tuple[str, object]]:

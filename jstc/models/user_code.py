@@ -158,10 +158,25 @@ def _call(factory: Callable[..., Any], arguments: dict[str, int], name: str) -> 
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, without what only runs it, faster or on several devices."""
-    while type(model).__name__ in _RUNNERS:  # by name: importing torch.compile's class takes seconds
-        model = getattr(model, _RUNNERS[type(model).__name__])
-    return model
+    """The network itself, without what only runs it, or parts of it, faster or on several devices.
+
+    A search calls hundreds of networks of other widths, each of which would be compiled.
+    """
+    network = _bare(model)
+    for module in list(network.modules()):
+        for name, inner in list(module.named_children()):
+            if inner is not (bare := _bare(inner)):
+                setattr(module, name, bare)
+        written = getattr(type(module).forward, "_torchdynamo_orig_callable", None)
+        if written is not None:  # under @torch.compile
+            type(module).forward = written
+    return network
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    while type(module).__name__ in _RUNNERS:  # by name: importing torch.compile's class takes seconds
+        module = getattr(module, _RUNNERS[type(module).__name__])
+    return module
 
 
 def _where(error: BaseException) -> str:

@@ -455,6 +455,21 @@ def test_the_way_out_of_such_hooks_is_one(form):
 
 
 @pytest.mark.slow
+def test_compiled_functions_are_run_as_they_are_written():
+    class Compiled(nn.Sequential):
+        @torch.compile
+        def forward(self, x):
+            return super().forward(x)
+
+    network = Compiled(conv(3, 8), nn.ReLU(), conv(8, 4))
+    channels = analyse(network, torch.randn(1, 3, 8, 8))
+    assert channels.widths == {"0": 8}
+    with torch.compiler.set_stance("force_eager"):
+        assert (
+            channels.slice(network, channels.uniform_plan(flops=0.5))(torch.randn(2, 3, 8, 8)).shape[1] == 4
+        )
+
+
 def test_a_really_compiled_network_is_refused():
     compiled = torch.compile(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4)))
     with pytest.raises(ChannelError, match=r"torch\.compile"):

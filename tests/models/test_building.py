@@ -113,6 +113,16 @@ class DistributedDataParallel(nn.Module):  # torch's own needs other processes
 def compiled(): return OptimizedModule(nn.Conv2d(3, 7, 1))
 def parallel(): return nn.DataParallel(nn.Conv2d(3, 7, 1))
 def both(): return OptimizedModule(DistributedDataParallel(nn.Conv2d(3, 7, 1)))
+def parts(): return nn.Sequential(nn.Sequential(OptimizedModule(nn.Conv2d(3, 7, 1))), compiled())
+
+def compile(function):
+    def fast(*inputs): raise AssertionError
+    fast._torchdynamo_orig_callable = function
+    return fast
+class Decorated(nn.Conv2d):
+    @compile
+    def forward(self, x): return super().forward(x) + 1
+def decorated(): return nn.Sequential(Decorated(3, 7, 1))
 """
 
 
@@ -124,6 +134,13 @@ def test_what_only_runs_a_users_network_is_taken_off(write: object, factory: str
             "weight",
             "bias",
         ]
+
+
+def test_what_only_runs_parts_of_a_users_network_is_taken_off(write: object) -> None:
+    write(WRAPPED)  # type: ignore[operator]
+    parts = jstc.models.build(_spec("nets.py:parts"))
+    assert list(parts.state_dict()) == ["0.0.weight", "0.0.bias", "1.weight", "1.bias"]
+    assert jstc.models.build(_spec("nets.py:decorated"))(torch.ones(1, 3, 2, 2)).shape == (1, 7, 2, 2)
 
 
 def test_a_users_file_may_import_its_neighbour(write: object, tmp_path: Path) -> None:

@@ -167,6 +167,23 @@ def test_what_is_no_scores_is_refused(forward: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("classes", "forward", "way"),
+    [
+        (5, lambda net, x: net.scores(x)[:, :, None, None], "with .flatten(1)"),
+        (5, lambda net, x: (x.mean((2, 3)), net.scores(x)), "return number 2 of these"),
+        (5, lambda net, x: {"logits": x.mean((2, 3)), "scores": net.scores(x)}, "return 'scores' of these"),
+        (2, lambda net, x: net.scores(x)[:, :1], "torch.cat([torch.zeros_like(x), x], 1)"),
+        (2, lambda net, x: net.scores(x)[:, 0], "torch.zeros_like(x[:, None]), x[:, None]], 1)"),
+        (5, lambda net, x: net.scores(x)[:, :1], "give its last layer 5 outputs"),
+    ],
+)
+def test_where_a_line_of_code_gives_scores_it_is_named(classes: int, forward: Any, way: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        Trial(SHAPE, classes, CPU, dataset="images").whole(Net(forward))
+    assert way in caught.value.advice
+
+
+@pytest.mark.parametrize(
     ("end", "said"),
     [
         (lambda s: s.softmax(1), "sum to 1: a softmax"),
