@@ -33,7 +33,8 @@ __all__ = ["TEST_NAMES", "TRAIN_NAMES", "WHERE", "check", "image_files", "load"]
 
 WHERE = "a folder with train/<class>/*.jpg and val/<class>/*.jpg (or <class>/*.jpg alone)"
 TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("val", "valid", "validation", "test", "testing")  # the first that there is
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+"""Test before validation: nothing is chosen by either here, and a test split is meant for just that."""
 # Beside images on disks that were formatted for, or filled by, Windows, macOS and network drives.
 _NO_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 _NO_FOLDERS = frozenset({"__macosx", "@eadir"})
@@ -132,26 +133,38 @@ def _split_folders(name: str, root: Path) -> tuple[Path, Path | None]:
     """The folders of training and test; `root` itself where there is neither, with folders of classes."""
     folders = {path.name.lower(): path for path in _folders(root)}
     train = next((folders[each] for each in TRAIN_NAMES if each in folders), None)
-    test = next((folders[each] for each in TEST_NAMES if each in folders), None)
+    tests = [folders[each] for each in TEST_NAMES if each in folders]
+    # ImageNet's test/ has no labels: of several the first with the classes is taken.
+    classes = [] if train is None else _names(train)
+    test = next((one for one in tests if _names(one) == classes), tests[0] if tests else None)
     if train is not None and (test is not None or len(folders) == 1):
         return train, test
     if train is None and test is None and folders:
         return root, None
-    missing = "train/" if train is None else "val/, validation/ or test/"
-    found = ", ".join(f"{path.name}/" for path in list(folders.values())[:SHOWN]) or "no folders"
-    raise DataError(f"dataset '{name}': {root} has no {missing}, but {found}; expected {WHERE}")
+    missing = "train/" if train is None else "test/, val/ or validation/"
+    found = ", ".join(f"{path.name}/" for path in list(folders.values())[:SHOWN])
+    has = f"has no {missing}, but {found}" if found else "has no folders"
+    raise DataError(f"dataset '{name}': {root} {has}; expected {WHERE}")
 
 
 def _folders(folder: Path) -> list[Path]:
     """Folders that may stand for splits or classes; a link to where it stands, or above, is none."""
     found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    here = os.path.realpath(folder)
-    above = (here, *map(str, Path(here).parents))
+    above = _here_and_above(folder)
     return sorted(p for p in found if not _is_hidden_folder(p.name) and not _leads_back(p, above))
 
 
+def _here_and_above(folder: Path) -> tuple[str, ...]:
+    here = os.path.realpath(folder)
+    return here, *map(str, Path(here).parents)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in _folders(folder)]
+
+
 def _classes(name: str, folder: Path, advice: str = "") -> tuple[str, ...]:
-    classes = tuple(path.name for path in _folders(folder))
+    classes = tuple(_names(folder))
     if not classes:
         loose = " (images must lie in one folder per class)" if image_files(folder) else ""
         raise DataError(f"dataset '{name}': {folder} has no class folders{loose}; expected {WHERE}", advice)
@@ -173,7 +186,7 @@ def _require_several(name: str, folder: Path, classes: Sequence[str]) -> None:
     if len(classes) > 1:
         return
     only = folder / classes[0]
-    below = [path.name for path in _folders(only)]
+    below = _names(only)
     advice = f"each class needs a folder in {folder}: is the level of the folders one off?"
     if {*TRAIN_NAMES, *TEST_NAMES} & {each.lower() for each in below}:
         advice = f"its folders are splits: give --data {only}"
@@ -221,13 +234,14 @@ def image_files(folder: Path, left_out: Counter[str] | None = None) -> list[str]
     """
     found: list[tuple[str, list[str]]] = []
     above: dict[str, tuple[str, ...]] = {}
+    outer = _here_and_above(folder)
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         images = [name for name in names if _is_image(name)]
         found.append((place, sorted(images)))
         if left_out is not None and len(images) < len(names):
             others = (name for name in names if not _is_image(name) and not _is_hidden(name))
             left_out.update(_ending(name) for name in others)
-        chain = (*above.pop(place, ()), os.path.realpath(place))
+        chain = (*above.pop(place, outer), os.path.realpath(place))
         folders[:] = [each for each in folders if not _is_hidden_folder(each)]
         folders[:] = [each for each in folders if not _leads_back(Path(place, each), chain)]
         above |= {f"{place}{os.sep}{each}": chain for each in folders}

@@ -30,8 +30,6 @@ PREFIX = "hf:"
 WHERE = "nothing; the name is hf:ORG/NAME, hf:ORG/NAME:CONFIG, or hf:./DIR of a folder"
 _NAME = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
 _MOST_LINES = 2
-# Test before validation: nothing is chosen by either here, and a test split is meant for just that.
-_TEST_ORDER = (*(name for name in TEST_NAMES if name.startswith("test")), *TEST_NAMES)
 
 
 def check(name: str, settings: InputSettings) -> DataInfo:
@@ -145,7 +143,7 @@ def _training(name: str, splits: dict[str, Any]) -> str:
 def _test(name: str, splits: dict[str, Any], columns: _Columns, train: _Rows) -> _Rows | None:
     """The test split, else the validation split: the first one with labels; None where there is none."""
     lower = {split.lower(): split for split in reversed(splits) if split != train.split}
-    for each in _TEST_ORDER:
+    for each in TEST_NAMES:
         if each in lower and columns.label in splits[lower[each]].column_names:
             rows = _Rows.of(name, lower[each], splits[lower[each]], columns)
             if not tables.is_unlabelled(rows.values):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -147,7 +148,7 @@ def _remove(folder: Path) -> None:
     ("damage", "message"),
     [
         (lambda root: (root / "train").rename(root / "trian"), r"has no train/, but trian/, val/"),
-        (lambda root: (root / "val").rename(root / "dev"), r"has no val/, validation/ or test/"),
+        (lambda root: (root / "val").rename(root / "dev"), r"has no test/, val/ or validation/"),
         (lambda root: _remove(root / "val"), r"val has no class folders; expected a folder with train/"),
         (
             lambda root: _remove(root / "train" / "class1"),
@@ -292,9 +293,26 @@ def test_links_to_other_folders_are_followed_and_circles_are_not(tmp_path: Path,
     (first / "linked").symlink_to(elsewhere)
     for name in ("round", "and_round"):  # twice, so that forty steps into the circle are 2^40 folders
         (first / name).symlink_to(first)
+    for above in (root / "train", root):  # whose images are not of this class
+        (first / f"up_to_{above.name}").symlink_to(above)
     (elsewhere / "back").symlink_to(first)
     assert len(list(image_files(first))) == 4
     assert _load(root).train_full.num_images == 7
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_of_two_splits_to_report_on_it_is_the_test_split_if_that_has_the_classes(
+    make_tree: Make, labelled: bool
+) -> None:
+    root = make_tree(classes=2, images=3)
+    shutil.copytree(root / "val", root / "test")
+    if not labelled:  # as ImageNet's
+        first, *others = sorted((root / "test").iterdir())
+        first.rename(root / "test" / "unknown")
+        for other in others:
+            shutil.rmtree(other)
+    [note] = [note for note in _load(root).info.notes if "not read" in note]
+    assert note.endswith("test split: val/" if labelled else "test split: test/")
 
 
 def test_images_come_in_torchvisions_order(make_tree: Make) -> None:

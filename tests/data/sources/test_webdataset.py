@@ -230,9 +230,9 @@ def test_without_test_shards_a_share_of_each_class_is_set_aside(make_shards: Mak
 
 def test_shards_of_neither_split_are_said(make_shards: Make, make_png: MakePng) -> None:
     root = make_shards()
-    for name in ("test-0.tar", "rest-1.tar"):
+    for name in ("validation-0.tar", "rest-1.tar"):
         write_tar(root / name, [("1.cls", b"0"), ("1.png", make_png(1))])
-    assert [note for note in _load(root).info.notes if note.endswith("test split: rest-1.tar, test-0.tar")]
+    assert [note for note in _load(root).info.notes if note.endswith("split: rest-1.tar, validation-0.tar")]
 
 
 def test_samples_whose_image_cannot_be_read_are_counted(make_shards: Make, make_png: MakePng) -> None:
