@@ -157,7 +157,7 @@ def _other_kind(path: Path) -> str | None:
 
 
 def _other_archive(names: Sequence[str]) -> str | None:
-    """The same of an archive, which torch's files are, too."""
+    """What an archive of such files is instead of one that torch wrote."""
     if not names:
         return "are cut off, or damaged; copy or download the file again"
     if all(name.endswith(".npy") for name in names):

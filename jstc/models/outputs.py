@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jstc.errors import OTHER_TASKS, StageError
 
-__all__ = ["ScoresOnly", "described", "logits", "with_shape"]
+__all__ = ["ScoresOnly", "described", "logits", "way_to_scores"]
 
 _NAME = "logits"
 _MOST = 6  # outputs named in a message
@@ -54,7 +54,21 @@ def described(output: object) -> str:
     return f"{kind} ({', '.join(parts[:_MOST])}{more})" if parts else kind
 
 
-def with_shape(output: object, shape: tuple[int, ...]) -> list[str]:
+def way_to_scores(output: object, shape: tuple[int, ...], classes: int) -> str:
+    """How a forward of two images gives class scores, where that is a line of code; empty if it is more."""
+    if shape[:2] == (2, classes) and all(size == 1 for size in shape[2:]):
+        return "end the forward with .flatten(1)"
+    if classes == 2 and shape in ((2,), (2, 1)):
+        column = "x" if shape == (2, 1) else "x[:, None]"
+        return (
+            f"that is the score x of a sigmoid: return torch.cat([torch.zeros_like({column}), {column}], 1), "
+            "two scores with the same answers"
+        )
+    places = _with_shape(output, (2, classes))
+    return f"return {places[0]} of these alone, or first, or call it logits" if len(places) == 1 else ""
+
+
+def _with_shape(output: object, shape: tuple[int, ...]) -> list[str]:
     """Which tensors of what a forward gave have this shape: their names, or their places."""
     return [
         f"'{name}'" if name else f"number {at}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from jstc.channels.trace.ids import evaluating
 from jstc.errors import OTHER_TASKS, ModelError, StageError
-from jstc.models.outputs import described, logits, with_shape
+from jstc.models.outputs import described, logits, way_to_scores
 from jstc.runs.forward_watch import Watch, failure, outside, randomness_kept, watching
 from jstc.train.device import as_input, autocast
 
@@ -244,7 +244,7 @@ def _require_shape(output: object, scores: Tensor, trial: Trial) -> None:
     shape, classes = tuple(scores.shape), trial.classes
     if shape == (2, classes):
         return
-    advice = _way_to_scores(output, shape, classes)
+    advice = way_to_scores(output, shape, classes)
     if scores.dim() != 2 or len(scores) != 2:
         raise ModelError(
             f"2 images gave {list(shape)}{whole}; expected class scores [N, classes]", advice or OTHER_TASKS
@@ -254,20 +254,6 @@ def _require_shape(output: object, scores: Tensor, trial: Trial) -> None:
         f"it gives {scored} for an image{whole}, dataset '{trial.dataset}' has {classes} classes",
         advice or f"give its last layer {classes} outputs, or let the factory take num_classes",
     )
-
-
-def _way_to_scores(output: object, shape: tuple[int, ...], classes: int) -> str:
-    """How a forward of two images gives class scores, where that is a line of code; empty if it is more."""
-    if shape[:2] == (2, classes) and all(size == 1 for size in shape[2:]):
-        return "end the forward with .flatten(1)"
-    if classes == 2 and shape in ((2,), (2, 1)):
-        column = "x" if shape == (2, 1) else "x[:, None]"
-        return (
-            f"that is the score x of a sigmoid: return torch.cat([torch.zeros_like({column}), {column}], 1), "
-            "two scores with the same answers"
-        )
-    places = with_shape(output, (2, classes))
-    return f"return {places[0]} of these alone, or first, or call it logits" if len(places) == 1 else ""
 
 
 def _same(before: Tensor | None, now: Tensor) -> bool:

@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,7 +14,17 @@ from torch import Tensor, nn
 
 import jstc
 from jstc.channels import ChannelMap
-from jstc.channels.reconstruction.least_squares import Layer
+from jstc.channels.reconstruction import reconstruct
+from jstc.channels.reconstruction.layers import Layer
+from jstc.channels.reconstruction.least_squares import (
+    Equations,
+    Fit,
+    Samples,
+    Sums,
+    equations,
+    fitted,
+    refitted,
+)
 from jstc.channels.reconstruction.sites import find
 from jstc.channels.reconstruction.walks import Walk, live_bytes, record
 from jstc.channels.trace.ids import named_tensors
@@ -292,12 +302,66 @@ def test_the_same_whatever_batches_the_images_come_in(
     network: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Some positions of each image only, so that it matters which.
-    monkeypatch.setattr("jstc.channels.reconstruction.least_squares._FEWEST_SAMPLES", 500)
+    monkeypatch.setattr("jstc.channels.reconstruction.layers._FEWEST_SAMPLES", 500)
     model, channels = made(network)
     plan = channels.uniform_plan(flops=0.3)
     one, other = (mended(model, channels, plan, parts_of(s))[1].state_dict() for s in ([32], [5, 20, 7]))
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_few_samples_are_fitted_as_their_sums_are(constant: bool, groups: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = Layer(2, torch.ones(6, 8 // groups, 3, 3), (1, 1), (1, 1), (1, 1), groups)
+    held = Samples(layer), Samples(layer)
+    sums = Sums(layer), Sums(layer)
+    weights = torch.randn(groups, layer.features, 6 // groups, generator=generator)
+    draws = []
+    for at in (0, 0, 1):  # two batches to fit on, and one that is held out
+        features = torch.randn(groups, 20, layer.features, generator=generator) + 0.5
+        missing = torch.bmm(features, weights).transpose(0, 1).flatten(1) + 3
+        draws.append((at, features, missing + torch.randn(20, 6, generator=generator)))
+
+    def fits(kind: tuple[Samples, Samples] | tuple[Sums, Sums]) -> Fit:
+        given = {"constant": constant, "importance": torch.ones(6, dtype=torch.float64)}
+        for at, features, missing in draws:
+            kind[at].add(features, missing, missing + 1, missing)
+        fit = fitted(*kind, **given)
+        assert fit is not None
+        for part in kind:
+            part.clear()
+        for at, features, missing in draws:
+            kind[at].add(features, 0.5 * missing, missing + 1, missing, again=True)
+        return refitted(fit, *kind, **given)
+
+    one, other = fits(held), fits(sums)
+    torch.testing.assert_close(one.change, other.change, rtol=1e-2, atol=1e-3)
+    assert (one.before, one.after) == pytest.approx((other.before, other.after), rel=1e-4)
+    assert bool((one.change[:, -1] == 0).all()) is not constant
+
+
+def test_a_network_is_mended_alike_from_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, channels = made(Block)
+    plan = channels.uniform_plan(flops=0.3)
+    used: list[type] = []
+
+    def seen(*given: Any, **more: Any) -> tuple[Equations, Equations]:
+        found = equations(*given, **more)
+        used.append(type(found[0]))
+        return found
+
+    monkeypatch.setattr(reconstruct, "equations", seen)
+    monkeypatch.setattr("jstc.channels.reconstruction.layers._SAMPLES_PER_FEATURE", 0.5)
+    monkeypatch.setattr("jstc.channels.reconstruction.layers._FEWEST_SAMPLES", 1)
+    few = mended(model, channels, plan)[1].state_dict()
+    assert {Samples, Sums} == set(used)
+    # Processes add sums up, however few samples they have.
+    small = channels.slice(model, plan)
+    channels.reconstruct(model, small, plan, [IMAGES[:32]], add_up=lambda tensors: None)
+    for name, tensor in small.state_dict().items():
+        torch.testing.assert_close(tensor, few[name], rtol=1e-3, atol=1e-3)
 
 
 def test_processes_that_add_their_sums_up_get_one_network() -> None:

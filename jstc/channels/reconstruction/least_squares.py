@@ -1,4 +1,4 @@
-"""A layer as a linear map of samples, and its ridge least-squares fit from sums over them.
+"""The ridge least-squares fit of a layer, from sums over samples or from the samples themselves.
 
 He et al. 2017 (Channel Pruning, section 3.1) fit the kept inputs of a convolution to the outputs of the
 uncut one. Here the fit is for the change of the weights, from what the cut layer gives: what the samples say
@@ -7,234 +7,57 @@ nothing about stays as it is.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Fit", "Layer", "Sums", "fitted", "moved", "refitted"]
+from jstc.channels.reconstruction.layers import Layer
+
+__all__ = ["Equations", "Fit", "Rows", "Samples", "Sums", "equations", "fitted", "moved", "refitted"]
 
 _RIDGES = (1e-3, 1e-2, 1e-1)
-"""Shares of the mean diagonal of the Gram matrix; which of them, held-out samples say."""
-_SAMPLES_PER_FEATURE = 8
-_FEWEST_SAMPLES = 16_384
-_KEPT_BYTES = 2**27
+"""Shares of the mean square of a feature, times the samples; which of them, held-out samples say."""
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A convolution (`spatial` dimensions of 1 to 3) or a linear layer (0), as it was called.
+class Rows:
+    """Features [groups, S, features]; what the layer makes, is wanted, and is added to it [S, out]."""
 
-    `weight` is [out, in / groups, *kernel], of a transposed convolution [in, out / groups, *kernel];
-    `padding` what stands before the first position of each dimension.
-    """
+    features: Tensor
+    made: Tensor
+    wanted: Tensor
+    other: Tensor | None
 
-    spatial: int
-    weight: Tensor
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    transposed: bool = False
-
-    @classmethod
-    def of(cls, name: str, arguments: Mapping[str, Any]) -> Layer:
-        """The layer in a call of `linear` or of a convolution, whose arguments are given by name."""
-        weight = arguments["weight"]
-        spatial = weight.dim() - 2
-        if name == "linear":
-            return cls(0, weight, (), (), (), 1)
-
-        def each(key: str, default: int) -> tuple[int, ...]:
-            value = arguments.get(key, default)
-            values = (value,) if isinstance(value, int) else tuple(value)
-            return values * spatial if len(values) == 1 else values
-
-        dilation = each("dilation", 1)
-        if isinstance(padding := arguments.get("padding", 0), str):
-            extents = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-            before = tuple(e // 2 if padding == "same" else 0 for e in extents)
-        else:
-            before = each("padding", 0)
-        groups = arguments.get("groups", 1)
-        return cls(spatial, weight, each("stride", 1), before, dilation, groups, "transpose" in name)
-
-    @property
-    def out(self) -> int:
-        """Number of output channels."""
-        return self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0]
-
-    @property
-    def scaled(self) -> bool:
-        """Whether the layer is depthwise: one input a group; each output has one factor."""
-        return self.spatial > 0 and self.groups > 1 and self._inputs == 1
-
-    @property
-    def features(self) -> int:
-        """Fitted numbers of an output channel, without the constant."""
-        return 1 if self.scaled else self._taps * self._inputs
-
-    @property
-    def _inputs(self) -> int:
-        return self.weight.shape[0] // self.groups if self.transposed else self.weight.shape[1]
-
-    @property
-    def _taps(self) -> int:
-        return math.prod(self.weight.shape[2:])
-
-    def places(self, shape: Sequence[int]) -> int:
-        """Number of positions of an output of `shape`: for a linear layer tokens, between first and last."""
-        return math.prod(shape[2:] if self.spatial else shape[1:-1])
-
-    def each(self, shape: Sequence[int], images: int, share: float = 1.0) -> int:
-        """Positions of each image that are looked at, so that `images` images give samples enough.
-
-        Of as many as are enough, a `share`.
-        """
-        wanted = share * max(_FEWEST_SAMPLES, _SAMPLES_PER_FEATURE * self.features)
-        return min(self.places(shape), max(1, math.ceil(wanted / max(images, 1))))
-
-    def positions(
-        self, shape: Sequence[int], images: int, numbers: Tensor, seed: int, share: float = 1.0
-    ) -> Tensor:
-        """Positions of an output of `shape`, [N, P], of the images with the given `numbers` [N] of `images`.
-
-        A function of the image's number, whatever batch it comes in; all places are taken equally often.
-        """
-        places, count = self.places(shape), self.each(shape, images, share)
-        order = torch.randperm(places, generator=torch.Generator().manual_seed(seed))
-        return order[(numbers[:, None] * count + torch.arange(count)) % places]
-
-    def rows(self, output: Tensor, positions: Tensor) -> Tensor:
-        """Values of an output of the layer at `positions`: [N x P, channels]."""
-        at = positions.to(output.device)
-        image = torch.arange(len(at), device=output.device)[:, None]
-        if self.spatial:
-            return _exact(output.flatten(2)[image, :, at].flatten(0, 1))
-        return _exact(output.reshape(len(output), -1, output.shape[-1])[image, at].flatten(0, 1))
-
-    def samples(self, given: Tensor, positions: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Features [groups, N x P, features] and, of them, what the weights make: [N x P, out].
-
-        `shape` is that of the output that `positions` are of.
-        """
-        if self.spatial:
-            taken = self._taken(given, positions.to(given.device), shape[2:])  # [N, P, taps, in]
-            parted = taken.reshape(positions.numel(), self._taps, self.groups, self._inputs)
-            patches = parted.permute(2, 0, 1, 3).reshape(self.groups, positions.numel(), -1)
-        else:
-            patches = self.rows(given, positions)[None]
-        made = torch.bmm(patches, _exact(self._matrix).transpose(1, 2))  # [groups, N x P, out / groups]
-        rows = made.transpose(0, 1).flatten(1)
-        # One feature for each output channel of a depthwise layer: what it gives.
-        return (rows.T[:, :, None] if self.scaled else patches), rows
-
-    @property
-    def _matrix(self) -> Tensor:
-        """[groups, out / groups, features], a feature for each tap of the kernel and each input."""
-        out = self.out // self.groups
-        if self.transposed:
-            parted = self.weight.reshape(self.groups, self._inputs, out, self._taps)
-            return parted.permute(0, 2, 3, 1).flatten(2)
-        return self.weight.reshape(self.groups, out, self._inputs, self._taps).transpose(2, 3).flatten(2)
-
-    def _taken(self, given: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
-        """What each tap of the kernel reads of `given` at `positions` [N, P]: [N, P, taps, in]."""
-        kernel = self.weight.shape[2:]
-        taps = torch.meshgrid(*(torch.arange(k, device=given.device) for k in kernel), indexing="ij")
-        starts: list[Tensor] = []
-        for size in reversed(sizes):
-            starts.insert(0, positions % size)
-            positions = positions // size
-        at, inside = torch.zeros_like(positions)[..., None], None
-        for d, (start, tap, size) in enumerate(zip(starts, taps, given.shape[2:], strict=True)):
-            place, exists = self._read(start[..., None], tap.flatten(), d)
-            exists &= (place >= 0) & (place < size)
-            at = at * size + place.clamp(0, size - 1)
-            inside = exists if inside is None else inside & exists
-        image = torch.arange(len(at), device=given.device)[:, None]
-        found = _exact(given.flatten(2)[image, :, at.flatten(1)])
-        assert inside is not None
-        return found.mul_(inside.flatten(1)[..., None]).reshape(*at.shape, -1)
-
-    def _read(self, start: Tensor, tap: Tensor, d: int) -> tuple[Tensor, Tensor]:
-        """Where a tap reads for an output at `start`, and whether it reads anything there."""
-        if self.transposed:
-            wide = start + self.padding[d] - tap * self.dilation[d]
-            return wide.div(self.stride[d], rounding_mode="floor"), wide % self.stride[d] == 0
-        place = start * self.stride[d] - self.padding[d] + tap * self.dilation[d]
-        return place, torch.ones_like(place, dtype=torch.bool)
-
-    def changed(self, change: Tensor) -> Tensor:
-        """The weight with a fitted `change` [groups, features, out / groups]."""
-        if self.scaled:
-            factors = (1 + change).reshape(*self.weight.shape[:2], *(1,) * self.spatial)
-            return self.weight * factors.to(self.weight.dtype)
-        parted = change.reshape(self.groups, self._taps, self._inputs, -1)
-        order = (0, 2, 3, 1) if self.transposed else (0, 3, 2, 1)
-        moved = parted.permute(order).reshape(self.weight.shape)
-        return (self.weight.double() + moved).to(self.weight.dtype)
-
-    def bytes(self, shape: Sequence[int], images: int, at_once: int) -> int:
-        """Bytes that a fit takes: sums over `images`, work on them, and samples of `at_once` images.
-
-        `shape` is that of the layer's output.
-        """
-        groups = self.out if self.scaled else self.groups
-        square, cross = (groups * (self.features + 1) * n for n in (self.features + 1, self.out // groups))
-        kept = self._sample_bytes(shape, images) * images if self.keeps(shape, images) else 0
-        return 8 * (5 * square + 5 * cross) + 3 * self._sample_bytes(shape, images) * at_once + kept
-
-    def keeps(self, shape: Sequence[int], images: int) -> bool:
-        """Whether the samples of all `images` are few enough to be kept from round to round."""
-        return self._sample_bytes(shape, images) * images <= _KEPT_BYTES
-
-    def _sample_bytes(self, shape: Sequence[int], images: int) -> int:
-        """Bytes of the samples of one image."""
-        return 4 * self.each(shape, images) * (self._taps * self._inputs * self.groups + 3 * self.out)
+    def at(self, which: Tensor) -> Rows:
+        """Some of them."""
+        at = which.nonzero().flatten().to(self.made.device)
+        rest = (None if tensor is None else tensor[at] for tensor in (self.made, self.wanted, self.other))
+        return Rows(self.features.index_select(1, at), *rest)  # type: ignore[arg-type]
 
 
-def _exact(values: Tensor) -> Tensor:
-    """Values in float32 at least: sums over thousands of samples need it."""
-    return values if values.dtype == torch.float64 else values.float()
+class Equations(ABC):
+    """What samples say about a fit: features, and what is missing of the wanted outputs.
 
-
-class Sums:
-    """Sums over samples that say all about a fit: of features with a constant last, and of what is missing.
-
-    `gram` is [groups, features + 1, features + 1], `cross` [groups, features + 1, out / groups]; `square`,
-    `shown` and `spread` [out] are squares of what is missing, of what of that shows behind an activation, and
-    of the wanted outputs from their mean. Float64.
+    `square`, `shown` and the spread [out] are squares of what is missing, of what of that shows behind an
+    activation, and of the wanted outputs from their mean. Float64.
     """
 
     def __init__(self, layer: Layer) -> None:
-        out, extra = layer.out, layer.features + 1
-        groups = out if layer.scaled else layer.groups
-        new = layer.weight.new_zeros((), dtype=torch.float64).new_zeros
-        self.gram, self.cross = new(groups, extra, extra), new(groups, extra, out // groups)
-        self.square, self.shown, self._first, self._second = (new(out) for _ in range(4))
-        self._count = new(1)
+        self._new = layer.weight.new_zeros((), dtype=torch.float64).new_zeros
+        self.square, self.shown, self._first, self._second = (self._new(layer.out) for _ in range(4))
+        self._count = self._new(1)
 
     def add(
-        self, features: Tensor, missing: Tensor, wanted: Tensor, shown: Tensor, *, gram: bool = True
+        self, features: Tensor, missing: Tensor, wanted: Tensor, shown: Tensor, *, again: bool = False
     ) -> None:
         """Add samples: features [groups, S, features]; what is missing, wanted, and shows of it [S, out].
 
-        Without `gram` the features are in it already.
+        With `again` the features are there already, from an earlier round.
         """
-        groups, samples = features.shape[:2]
-        parted = missing.reshape(samples, groups, missing.shape[1] // groups).transpose(0, 1)
-        if gram:
-            self.gram[:, :-1, :-1] += torch.bmm(features.transpose(1, 2), features)
-            once = features.sum(1, dtype=torch.float64)
-            self.gram[:, -1, :-1] += once
-            self.gram[:, :-1, -1] += once
-            self.gram[:, -1, -1] += len(missing)
-        self.cross[:, :-1] += torch.bmm(features.transpose(1, 2), parted)
-        self.cross[:, -1] += parted.sum(1, dtype=torch.float64)
+        self._add(features, missing, again=again)
         exact = wanted.double()
         self.square += missing.double().square().sum(0)
         self.shown += shown.double().square().sum(0)
@@ -242,35 +65,163 @@ class Sums:
         self._second += exact.square().sum(0)
         self._count += len(missing)
 
+    @abstractmethod
+    def _add(self, features: Tensor, missing: Tensor, *, again: bool) -> None: ...
+
     def clear(self) -> None:
-        """Forget what was wanted and missing; of the features the sums stay."""
-        for tensor in self.targets:
+        """Forget what was wanted and missing; of the features all stays."""
+        for tensor in (self.square, self.shown, self._first, self._second, self._count):
             tensor.zero_()
 
-    @property
-    def targets(self) -> list[Tensor]:
-        """Sums that hang on what is wanted and missing."""
-        return [self.cross, self.square, self.shown, self._first, self._second, self._count]
+    @abstractmethod
+    def factor(self, ridge: float, *, constant: bool) -> Tensor | None:
+        """The Cholesky factor of the equations with a ridge; None where there is none."""
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All sums: what several processes add up."""
-        return [self.gram, *self.targets]
+    @abstractmethod
+    def solved(self, factor: Tensor, last: Tensor | None, *, constant: bool) -> Tensor:
+        """The change [groups, features + 1, out / groups] that makes what is missing after the `last` one."""
 
-    @property
-    def spread(self) -> Tensor:
-        """Squares of the wanted outputs from their mean, summed: [out]."""
-        return self._second - self._first.square() / self._count.clamp_min(1)
-
+    @abstractmethod
     def left(self, change: Tensor) -> Tensor:
         """Squares of what a change [groups, features + 1, out / groups] leaves missing, summed: [out]."""
-        less = (2 * change * self.cross - change * torch.bmm(self.gram, change)).sum(1)
-        return (self.square - less.flatten()).clamp_min(0)
 
     def explained(self, left: Tensor, importance: Tensor) -> float:
         """The share of the wanted outputs' spread that is not `left` [out]; both weighed by `importance`."""
-        spread = float((importance * self.spread).sum())
+        spreads = self._second - self._first.square() / self._count.clamp_min(1)
+        spread = float((importance * spreads).sum())
         return 1 - float((importance * left).sum()) / spread if spread > 0 else 1.0
+
+
+class Sums(Equations):
+    """Sums over samples, which several processes can add up, however many samples there are.
+
+    `gram` is [groups, features + 1, features + 1], of features with a constant last, `cross` [groups,
+    features + 1, out / groups].
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        groups, extra = layer.out if layer.scaled else layer.groups, layer.features + 1
+        self.gram, self.cross = self._new(groups, extra, extra), self._new(groups, extra, layer.out // groups)
+
+    def _add(self, features: Tensor, missing: Tensor, *, again: bool) -> None:
+        parted = _parted(missing, len(features))
+        if not again:
+            self.gram[:, :-1, :-1] += torch.bmm(features.transpose(1, 2), features)
+            once = features.sum(1, dtype=torch.float64)
+            self.gram[:, -1, :-1] += once
+            self.gram[:, :-1, -1] += once
+            self.gram[:, -1, -1] += len(missing)
+        self.cross[:, :-1] += torch.bmm(features.transpose(1, 2), parted)
+        self.cross[:, -1] += parted.sum(1, dtype=torch.float64)
+
+    def clear(self) -> None:
+        """Forget what was wanted and missing; of the features the sums stay."""
+        super().clear()
+        self.cross.zero_()
+
+    def tensors(self, *, again: bool) -> list[Tensor]:
+        """All sums; `again`: those alone that hang on what is wanted and missing."""
+        targets = [self.cross, self.square, self.shown, self._first, self._second, self._count]
+        return targets if again else [self.gram, *targets]
+
+    def factor(self, ridge: float, *, constant: bool) -> Tensor | None:
+        """The factor of the Gram matrix: [groups, features + 1, features + 1]."""
+        gram = self.gram.clone()
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        diagonal[:, :-1] += ridge * diagonal[:, :-1].mean(dim=1, keepdim=True) + _TINY
+        if not constant:
+            gram[:, -1, :], gram[:, :, -1] = 0, 0
+            gram[:, -1, -1] = 1
+        return _factored(gram)
+
+    def solved(self, factor: Tensor, last: Tensor | None, *, constant: bool) -> Tensor:
+        """The change by the normal equations."""
+        cross = self.cross if last is None else self.cross + torch.bmm(self.gram, last)
+        if not constant:
+            cross = cross.clone()
+            cross[:, -1] = 0
+        return torch.cholesky_solve(cross, factor)
+
+    def left(self, change: Tensor) -> Tensor:
+        """Squares of what a change leaves missing, summed: [out]."""
+        less = (2 * change * self.cross - change * torch.bmm(self.gram, change)).sum(1)
+        return (self.square - less.flatten()).clamp_min(0)
+
+
+class Samples(Equations):
+    """The samples themselves. With fewer of them than features the dual of the fit takes less than sums do.
+
+    A ridge fit's change is X^T (X X^T + ridge)^-1 Y (Saunders et al. 1998, Ridge Regression Learning
+    Algorithm in Dual Variables): a matrix of samples by samples. A constant, which no ridge holds back, is
+    what is left of the means.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self._features: list[Tensor] = []
+        self._missing: list[Tensor] = []
+
+    def _add(self, features: Tensor, missing: Tensor, *, again: bool) -> None:
+        if not again:
+            self._features.append(features)
+        self._missing.append(missing)
+
+    def clear(self) -> None:
+        """Forget what was wanted and missing; the features stay."""
+        super().clear()
+        self._missing.clear()
+
+    def factor(self, ridge: float, *, constant: bool) -> Tensor | None:
+        """The factor of the kernel matrix: [groups, S, S]."""
+        features = self._joined()
+        mean = features.double().square().sum(dim=(1, 2), keepdim=True) / features.shape[2]
+        if constant:
+            features = features - features.mean(dim=1, keepdim=True)
+        kernel = torch.bmm(features, features.transpose(1, 2)).double()
+        kernel.diagonal(dim1=1, dim2=2).add_(ridge * mean[:, :, 0] + _TINY)
+        return _factored(kernel)
+
+    def solved(self, factor: Tensor, last: Tensor | None, *, constant: bool) -> Tensor:
+        """The change by the dual."""
+        features = self._joined()
+        wanted = torch.cat(self._missing).double()
+        if last is not None:
+            wanted += moved(features, last)
+        parted = _parted(wanted, len(features))
+        outputs = parted.mean(dim=1, keepdim=True) if constant else torch.zeros_like(parted[:, :1])
+        inputs = features.mean(dim=1, keepdim=True) if constant else torch.zeros_like(features[:, :1])
+        dual = torch.cholesky_solve(parted - outputs, factor).to(features.dtype)
+        change = torch.bmm((features - inputs).transpose(1, 2), dual).double()
+        return torch.cat([change, outputs - torch.bmm(inputs.double(), change)], 1)
+
+    def left(self, change: Tensor) -> Tensor:
+        """Squares of what a change leaves missing, summed: [out]."""
+        return (torch.cat(self._missing) - moved(self._joined(), change)).double().square().sum(0)
+
+    def _joined(self) -> Tensor:
+        if len(self._features) > 1:
+            self._features[:] = [torch.cat(self._features, 1)]
+        return self._features[0]
+
+
+def equations(layer: Layer, samples: int, *, summed: bool) -> tuple[Equations, Equations]:
+    """The equations of samples to fit on, and of held-out ones: in the form that takes less for so many.
+
+    With `summed` those that several processes can add up.
+    """
+    kind = Samples if samples <= layer.features and not summed else Sums
+    return kind(layer), kind(layer)
+
+
+def _parted(rows: Tensor, groups: int) -> Tensor:
+    """Values [S, out] by groups: [groups, S, out / groups]."""
+    return rows.reshape(len(rows), groups, rows.shape[1] // groups).transpose(0, 1)
+
+
+def _factored(matrix: Tensor) -> Tensor | None:
+    factor, wrong = torch.linalg.cholesky_ex(matrix)
+    return None if bool(wrong.any()) else factor
 
 
 @dataclass(frozen=True)
@@ -278,7 +229,7 @@ class Fit:
     """A change of weights and, last, of the constant: [groups, features + 1, out / groups].
 
     `before` and `after` are the shares of the wanted outputs' spread that the layer explains, on samples that
-    the choice of the ridge has seen, but the fit has not. `factor` is the Cholesky factor of the Gram matrix.
+    the choice of the ridge has seen, but the fit has not. `factor` is that of the equations with the ridge.
     """
 
     change: Tensor
@@ -287,7 +238,7 @@ class Fit:
     factor: Tensor
 
 
-def fitted(fit: Sums, held_out: Sums, *, constant: bool, importance: Tensor) -> Fit | None:
+def fitted(fit: Equations, held_out: Equations, *, constant: bool, importance: Tensor) -> Fit | None:
     """The ridge fit that leaves least on the held-out samples; None where none is a gain.
 
     `importance` [out] weighs the outputs' errors against each other. Without `constant` that stays as it is.
@@ -295,10 +246,10 @@ def fitted(fit: Sums, held_out: Sums, *, constant: bool, importance: Tensor) -> 
     before = held_out.explained(held_out.square, importance)
     best: Fit | None = None
     for ridge in _RIDGES:
-        factor = _factor(fit.gram, ridge, constant=constant)
+        factor = fit.factor(ridge, constant=constant)
         if factor is None:
             continue
-        change = torch.cholesky_solve(_with(fit.cross, constant=constant), factor)
+        change = fit.solved(factor, None, constant=constant)
         after = held_out.explained(held_out.left(change), importance)
         if after > (before if best is None else best.after):  # never where it is not a number
             best = Fit(change, before, after, factor)
@@ -311,29 +262,8 @@ def moved(features: Tensor, change: Tensor) -> Tensor:
     return torch.baddbmm(exact[:, -1:], features, exact[:, :-1]).transpose(0, 1).flatten(1)
 
 
-def refitted(last: Fit, fit: Sums, held_out: Sums, *, constant: bool, importance: Tensor) -> Fit:
+def refitted(last: Fit, fit: Equations, held_out: Equations, *, constant: bool, importance: Tensor) -> Fit:
     """The fit with the ridge of the `last` one, for sums of what is missing after that."""
-    cross = fit.cross + torch.bmm(fit.gram, last.change)
-    change = torch.cholesky_solve(_with(cross, constant=constant), last.factor)
+    change = fit.solved(last.factor, last.change, constant=constant)
     left = held_out.left(change - last.change)
     return replace(last, change=change, after=held_out.explained(left, importance))
-
-
-def _factor(gram: Tensor, ridge: float, *, constant: bool) -> Tensor | None:
-    """The Cholesky factor of a Gram matrix with a ridge; None where there is none."""
-    gram = gram.clone()
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    diagonal[:, :-1] += ridge * diagonal[:, :-1].mean(dim=1, keepdim=True) + torch.finfo(torch.float64).tiny
-    if not constant:
-        gram[:, -1, :], gram[:, :, -1] = 0, 0
-        gram[:, -1, -1] = 1
-    factor, wrong = torch.linalg.cholesky_ex(gram)
-    return None if bool(wrong.any()) else factor
-
-
-def _with(cross: Tensor, *, constant: bool) -> Tensor:
-    if constant:
-        return cross
-    fixed = cross.clone()
-    fixed[:, -1] = 0
-    return fixed

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from jstc.channels.cutting.slicing import shared
-from jstc.channels.reconstruction.least_squares import Fit, Layer, Sums, fitted, moved, refitted
+from jstc.channels.reconstruction.layers import Layer
+from jstc.channels.reconstruction.least_squares import (
+    Equations,
+    Fit,
+    Rows,
+    Sums,
+    equations,
+    fitted,
+    moved,
+    refitted,
+)
 from jstc.channels.reconstruction.sites import Place, Site, find, layer_of, through, within
 from jstc.channels.reconstruction.walks import (
     Run,
@@ -272,7 +282,8 @@ class _Fitting:
         held = [self._held(site, *pair) for pair in zip(self._numbers, pairs, strict=True)]
         place = Place(site, self._own)
         layer = held[0].layer
-        sums = Sums(layer), Sums(layer)
+        samples = self._images * held[0].positions.shape[1]
+        sums = equations(layer, samples, summed=self._add_up is not None)
         self._add_all(site, held, place, sums, None)
         importance = torch.ones_like(sums[0].square) if place.scale is None else place.scale.double().square()
         constant = place.constant is not None
@@ -312,7 +323,7 @@ class _Fitting:
         site: Site,
         held: Sequence[_Held],
         place: Place,
-        sums: tuple[Sums, Sums],
+        sums: tuple[Equations, Equations],
         change: Tensor | None,
     ) -> None:
         """Sums over the images that are fitted on, and over those that are held out.
@@ -328,9 +339,10 @@ class _Fitting:
             for part, own in zip(sums, samples, strict=True):
                 _add(part, own, place, site, change)
         if self._add_up is not None:
-            self._add_up([t for part in sums for t in (part.tensors if change is None else part.targets)])
+            again = change is not None
+            self._add_up([t for part in sums if isinstance(part, Sums) for t in part.tensors(again=again)])
 
-    def _samples(self, site: Site, held: _Held, place: Place) -> tuple[_Samples, _Samples]:
+    def _samples(self, site: Site, held: _Held, place: Place) -> tuple[Rows, Rows]:
         """Samples of the images that are fitted on, and of those that are held out."""
         layer, positions = held.layer, held.positions
         features, made = layer.samples(held.given, positions, held.output.shape)
@@ -342,7 +354,7 @@ class _Fitting:
             lost = self._kept_rows(site, layer.rows(held.added[0], positions)) - other
             wanted += lost if place.scale is None else through(lost, place.scale)
         held_out = (held.numbers % _HELD_OUT == 0).repeat_interleave(positions.shape[1])
-        whole = _Samples(features, made, wanted, other)
+        whole = Rows(features, made, wanted, other)
         return whole.at(~held_out), whole.at(held_out)
 
     def _kept_rows(self, site: Site, rows: Tensor) -> Tensor:
@@ -350,23 +362,7 @@ class _Fitting:
         return rows if kept is None else rows.index_select(1, kept.to(rows.device))
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Features [groups, S, features]; what the layer makes, is wanted, and is added to it [S, out]."""
-
-    features: Tensor
-    made: Tensor
-    wanted: Tensor
-    other: Tensor | None
-
-    def at(self, which: Tensor) -> _Samples:
-        """Some of them."""
-        at = which.nonzero().flatten().to(self.made.device)
-        rest = (None if tensor is None else tensor[at] for tensor in (self.made, self.wanted, self.other))
-        return _Samples(self.features.index_select(1, at), *rest)  # type: ignore[arg-type]
-
-
-def _add(part: Sums, samples: _Samples, place: Place, site: Site, change: Tensor | None) -> None:
+def _add(part: Equations, samples: Rows, place: Place, site: Site, change: Tensor | None) -> None:
     """Add samples to sums: of what a change leaves missing, where there is one."""
     made = samples.made if change is None else samples.made + moved(samples.features, change)
     missing = shown = samples.wanted - made
@@ -375,7 +371,7 @@ def _add(part: Sums, samples: _Samples, place: Place, site: Site, change: Tensor
         shown = within(missing, now, then, place.scale, site.bounds)
     if change is not None:
         missing = shown
-    part.add(samples.features, missing, samples.wanted, shown, gram=change is None)
+    part.add(samples.features, missing, samples.wanted, shown, again=change is not None)
 
 
 @dataclass
@@ -393,4 +389,4 @@ class _Held:
     bias: Tensor | None
     output: Tensor
     added: tuple[Tensor, Tensor] | None
-    samples: tuple[_Samples, _Samples] | None = None
+    samples: tuple[Rows, Rows] | None = None
