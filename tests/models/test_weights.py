@@ -214,7 +214,7 @@ def _torch_file() -> bytes:
     [
         ("w.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "git lfs pull"),
         ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        ("w.pt.gz", gzip.compress(b"weights"), "unpack the file first"),
+        ("w.pt.gz", gzip.compress(b"weights", mtime=0), "unpack the file first"),
         ("w.h5", b"\x89HDF\r\n\x1a\n", "Keras"),
         ("w.pth", b"<!DOCTYPE html>\n<html>", "a web page"),
         ("w.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX file"),
@@ -222,6 +222,7 @@ def _torch_file() -> bytes:
         ("w.zip", _archive("model.pth"), "unpack it first"),
         ("w.pt", _torch_file()[:900], "are cut off, or damaged"),
     ],
+    ids=["pointer", "pointer for safetensors", "gzip", "HDF5", "page", "ONNX", "NumPy", "zip", "cut off"],
 )  # fmt: skip
 def test_what_is_taken_for_weights_is_told_what_it_is(
     tmp_path: Path, name: str, data: bytes, said: str
