@@ -46,4 +46,6 @@ def init(
         raise InputError(f"no folder {path.parent} to write {path.name} to")
     files.write_text(path, known[recipe].read_text(encoding="utf-8"))
     console.text(str(path))
-    console.note(f"Look through it, then: jstc run {path}")
+    own = " --model my_network.py:make" if recipe == _START else ""
+    marked = "Change the lines that are marked with <-" if own else "Look through it"
+    console.note(f"{marked}, then: jstc run {path}{own} --dry-run")

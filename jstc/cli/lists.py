@@ -58,6 +58,10 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
         for row in kernels["rows"]
     ]
     console.table(["network", "pixels", "precision", "kinds of layer", "torch on this CPU"], rows)
+    if any(row["wrong"] for row in kernels["rows"]):
+        console.note(
+            "Nothing need be done about what is wrong there: jstc computes it otherwise, as the table says."
+        )
 
 
 def _verdict(row: Row) -> str:

@@ -58,7 +58,7 @@ class Mended:
             f"{numbers.percent(self.recalibrated)} as cut, {numbers.percent(self.accuracy)} "
         )
         if not self.is_kept:
-            return f"{told}then, and so they stay as cut"
+            return f"{told}fitted: they stay as cut"
         told += "now"
         return f"{told}; left as cut: {', '.join(left_out)}" if left_out else told
 

@@ -60,6 +60,7 @@ def findings(summary: Summary, wanted: Wanted) -> list[Finding]:
         *accuracies.of_target(summary, wanted),
         *_unknown_operations(summary),
         *_budget(summary),
+        *_timed_again(summary),
         *_search(summary),
         *_images(summary),
         *images_finding(summary.unreadable_images, summary.finetune.test_images),
@@ -177,6 +178,33 @@ def _met(network: Network, bound: BoundFigures, fact: str, value: float, limit: 
     return Finding(fact, "good", told, "met")
 
 
+def _timed_again(summary: Summary) -> Iterator[Finding]:
+    """What bench has measured, where that is over a budget of latency that was met before."""
+    limit = next((b.limit for b in summary.budget.each if b.metric == "latency"), None)
+    met = summary.latency or Latency()
+    if limit is None or met.measured_ms is None or not within("latency", met.measured_ms, limit):
+        return
+    for row in summary.slim_rows:
+        taken = row.median_ms
+        if (
+            (row.provider, row.batch) == (met.provider, met.batch)
+            and taken
+            and not within("latency", taken, limit)
+        ):
+            told = (
+                f"bench measured {numbers.milliseconds(taken)}, {taken / limit - 1:.0%} over the "
+                f"{numbers.milliseconds(limit)} that are allowed."
+            )
+            before = summary.target_row(row)
+            if met.target_ms and before is not None:
+                told += (
+                    f" The target network took {numbers.milliseconds(before.median_ms)} beside it, and "
+                    f"{numbers.milliseconds(met.target_ms)} when the widths were chosen: see whether the "
+                    "machine was busy, or slower, at one of the two."
+                )
+            yield Finding("Latency in bench", "warn", told, "over the budget", note=True)
+
+
 def _search(summary: Summary) -> Iterator[Finding]:
     rounds, sharing = summary.search.rounds, summary.search.shared_by
     if sharing:
@@ -233,7 +261,7 @@ def _files(summary: Summary, wanted: Wanted) -> Iterator[Finding]:
     limit = wanted.max_accuracy_drop
     if limit is not None and any(file.accuracy is not None for file in summary.files):
         unit = "point" if limit == 1 else "points"
-        told = f"A file may lose {limit:g} {unit} against torch (export.max_accuracy_drop)."
+        told = f"The limit of files: {limit:g} {unit} below torch at most (export.max_accuracy_drop)."
         yield Finding("Files", "neutral", told)
 
 

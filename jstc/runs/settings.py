@@ -168,7 +168,7 @@ def _refused(key: str, change: tuple[object, object], path: Path, manifest: Mani
         return f"{line}, for `{_command(_section(key), path, {key: change})}`"
     records = {} if manifest is None else manifest.stages
     begun = [name for name in read_by(key) if name in records and records[name].state != "pending"]
-    return f"{line}, which {begun[0]} has read" if begun else line
+    return f"{line}: the stage {begun[0]} has read it" if begun else line
 
 
 def _command(stage: str, path: Path, found: Changes) -> str:

@@ -352,7 +352,7 @@ def test_a_gate_that_says_no_is_exit_code_3(jstc_command, run, monkeypatch, unch
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--set", "train.lr=1"], "train.lr: 0.1 -> 1.0, which search has read\n"),
+        (["--set", "train.lr=1"], "train.lr: 0.1 -> 1.0: the stage search has read it\n"),
         (["--batch", "many"], "--batch: expected a whole number above 0, or null"),
         (["--opset", "9"], "--opset: expected a whole number at least 18"),
     ],

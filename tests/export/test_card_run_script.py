@@ -158,7 +158,7 @@ def test_without_an_image_it_says_how_it_is_used(onnx_classifier):
     script = folder(source.parent, {}, source, about(16, [0.5] * 3, [0.5] * 3))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("python run.py IMAGE [MODEL.onnx]")
+    assert done.stderr.startswith("python run.py IMAGE... [MODEL.onnx]")
 
 
 def test_pixels_and_back_are_the_same_pixels():

@@ -73,7 +73,7 @@ def test_a_file_that_loses_just_what_it_may_has_passed(
     document["onnx"] = [document["onnx"][0] | {"accuracy": accuracy}]
     assert found_in(document, max_accuracy_drop=1.0)["fp32 file"].state == state
     allowed = [one.sentence for one in findings(parsed(document), Wanted(max_accuracy_drop=1.0))]
-    assert "A file may lose 1 point against torch (export.max_accuracy_drop)." in allowed
+    assert "The limit of files: 1 point below torch at most (export.max_accuracy_drop)." in allowed
 
 
 @pytest.mark.parametrize(("limit", "state", "figure"), [(1e-6, "bad", "differs"), (0.02, "good", "same")])
@@ -162,6 +162,24 @@ def test_a_latency_that_was_only_predicted_is_in_doubt(document: dict[str, Any])
         found.sentence
         == "1.90 ms predicted; 2.00 ms allowed: 95.0 % of it is used. It has not been measured."
     )
+
+
+@pytest.mark.parametrize("limit", [0.5, 5.0])
+def test_a_latency_that_bench_finds_over_the_budget_is_told(document: dict[str, Any], limit: float) -> None:
+    target, slim = document["bench"][:2]
+    place = {"provider": slim["provider"], "batch": slim["batch"]}
+    assert 0.5 * 1.05 < slim["median_ms"] < 5
+    document["budget"] = {"metric": "latency", "limit": limit, "share": 0.5}
+    document["latency"] = {"predicted_ms": 0.48, "measured_ms": 0.49, "target_ms": 1.0, **place}
+    found = found_in(document)
+    assert (found["Latency budget"].state, found["Latency budget"].figure) == ("good", "met")
+    if limit == 5:
+        assert "Latency in bench" not in found
+        return
+    told = found["Latency in bench"]
+    assert (told.state, told.note) == ("warn", True)
+    assert told.sentence.startswith(f"bench measured {slim['median_ms']:.3f} ms, ")
+    assert f"target network took {target['median_ms']:.3g} ms beside it, and 1.00 ms when" in told.sentence
 
 
 @pytest.mark.parametrize(

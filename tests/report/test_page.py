@@ -190,7 +190,7 @@ def test_the_recipe_is_there_in_full(rich: Path, page: Page) -> None:
         "Parity same Logits of the fp32 file are within 4.2 x 10⁻⁶ of torch's (1.0 x 10⁻⁴ allowed).",
         "fp32 file 99.33 % export/model.onnx scores 99.33 %, 0.00 points from torch.",
         "int8 file 98.69 % export/model.int8.onnx scores 98.69 %, -0.64 points from torch.",
-        "A file may lose 0.5 points against torch (export.max_accuracy_drop).",
+        "The limit of files: 0.5 points below torch at most (export.max_accuracy_drop).",
         "Speed, fp32 1.32x to 1.93x Faster in 5 of 6: ",
         "Speed, fp16 0.83x to 2.51x Faster in 4 of 6: ",
     ],

@@ -74,9 +74,9 @@ def test_settings_of_another_stage_are_refused_with_the_command_that_they_are_fo
     with pytest.raises(RunDirectoryError) as refused:
         export(house, "bench.seconds=1", "train.lr=0.2", "search.rounds=3", "seed=1")
     assert refused.value.details == (
-        "seed: 0 -> 1, which baseline has read",
-        "train.lr: 0.1 -> 0.2, which baseline has read",
-        "search.rounds: 40 -> 3, which baseline has read",
+        "seed: 0 -> 1: the stage baseline has read it",
+        "train.lr: 0.1 -> 0.2: the stage baseline has read it",
+        "search.rounds: 40 -> 3: the stage baseline has read it",
         f"bench.seconds: 2.0 -> 1.0, for `jstc bench {house.path} --set bench.seconds=1.0`",
     )
     assert "--fresh" in refused.value.advice

@@ -78,8 +78,10 @@ def test_a_search_scores_it_first_says_so_and_keeps_it(
     assert (found["accuracy"], found["test_images"]) == (pytest.approx(share_of_threes(recipe())), IMAGES)
     assert found["loss"] > 50
     told = [text for text in messages.texts if text.startswith("given network: ")]
+    right = share_of_threes(recipe()) * IMAGES
     assert told == [
-        f"given network: {100 * found['accuracy']:.2f} % ±2.7 of 599 images (test), loss {found['loss']:.4g}"
+        f"given network: {100 * found['accuracy']:.2f} % ±2.7 ({right:.0f} of 599 test images), "
+        f"loss {found['loss']:.4g}"
     ]
     assert "accuracy_before" not in files.read_json(run / "target.json")
 

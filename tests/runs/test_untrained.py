@@ -104,7 +104,7 @@ def test_what_fitting_makes_worse_stays_as_it_was_cut(
     mended = found["reconstruction"]
     assert found["accuracy"] == mended["accuracy_as_cut"] == results(as_cut, "search")["accuracy"]
     assert mended["accuracy_as_fitted"] < found["accuracy"]
-    assert any("so they stay as cut" in text for text in messages.texts)
+    assert any("fitted: they stay as cut" in text for text in messages.texts)
     assert "layers fitted" not in (run / "export" / "MODEL_CARD.md").read_text()
     weights = [load_file(at / "search" / "subnetwork.safetensors") for at in (run, as_cut)]
     assert all(torch.equal(one, other) for one, other in zip(*map(dict.values, weights), strict=True))

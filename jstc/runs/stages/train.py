@@ -333,7 +333,8 @@ def _told(found: Fitted, time: Bound) -> str:
     figures = f"{found.measured_ms:.4g} ms measured, {found.predicted_ms:.4g} ms predicted"
     text = f"latency: {figures}, of {limit:.4g} ms"
     if found.corrections:
-        text += f", after the widths were corrected {found.corrections} times"
+        times = "once" if found.corrections == 1 else f"{found.corrections} times"
+        text += f", after the widths were corrected {times}"
     over = found.measured_ms / limit - 1
     if abs(over) <= _MISSED:
         return text
