@@ -268,17 +268,19 @@ class _WidthSearch:
     @property
     def sentence(self) -> str:
         """Sentence for people."""
-        even, best = (_told(self.contributions[n]) for n in (0, -1))
+        first, last = (self.contributions[n] for n in (0, -1))
+        even, best = _told(first), _told(last)
+        hint = "; more candidates may find a better one" if last["loss"] >= first["loss"] else ""
         judged = f"{self.judged} plan{' was' if self.judged == 1 else 's were'}"
         labels = self.recipe.labels
         of = f" of {labels[self.budget]}" if len(labels) > 1 else ""
         return (
             f"widths{of}: {judged} judged in {numbers.duration(self.seconds)} on "
-            f"{self.judge.images:,} images, without training; the best loses {best}, "
-            f"the evenly narrow one {even}"
+            f"{self.judge.images:,} images, without training; the one taken loses {best}, "
+            f"the evenly narrow one {even}{hint}"
         )
 
 
 def _told(found: Mapping[str, Any]) -> str:
     right = "" if found["accuracy"] is None else f" ({numbers.percent(found['accuracy'])} right)"
-    return f"{found['loss']:.3g}{right}"
+    return f"{found['loss']:.3g}{right} with {numbers.count(found['params'])} parameters"

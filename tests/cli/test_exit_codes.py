@@ -39,7 +39,7 @@ WRONG = {
     ),
     "unreadable image tree": (
         search(model="resnet18", **{"--dataset": "imagefolder", "--data": "."}),
-        "error: dataset 'imagefolder': . has no train/",
+        "error: dataset 'imagefolder': . has no folders; expected a folder with train/",
     ),
     "impossible budget": (
         search(**{"--flops": "0.001"}),
