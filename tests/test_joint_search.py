@@ -681,5 +681,5 @@ def test_progress_counts_batches_of_any_size(new: Any, trained: Upscaler) -> Non
 
     batches = [(IMAGES[i : i + 3], WANTED[i : i + 3]) for i in range(0, 48, 3)]
     new(trained, **GIVEN | {"batches": batches, "progress": Watched()})
-    ranked = [(done, total) for unit, done, total in seen if unit == "ranking batch"]
+    ranked = [(done, total) for unit, done, total in seen if unit == "channel weights batch"]
     assert ranked == [(done, 8) for done in range(1, 9)]

@@ -221,7 +221,7 @@ def taylor(target: Target, looks: Looks, *, images: int, progress: Progress) -> 
     network, channels = target.network, target.channels
     gated = channels.gated(network, Plan.full(channels.widths))
     total, size = torch.zeros_like(target.alpha), _BATCH * collectives.world()
-    progress.start("search", looks.num_batches(size, images), "ranking batch")
+    progress.start("search", looks.num_batches(size, images), "channel weights batch")
     with evaluating(network), frozen(*network.parameters()), torch.enable_grad():
         gated.alpha.data.copy_(target.alpha)
         for number, loss_of in enumerate(looks.losses(size, limit=images, reduction="mean"), start=1):

@@ -166,7 +166,7 @@ def spanning(target: Target, looks: Looks, *, images: int, progress: Progress) -
         for reader in readers.values()
     ]
     size = _BATCH * collectives.world()
-    progress.start("search", looks.num_batches(size, images), "ranking batch")
+    progress.start("search", looks.num_batches(size, images), "channel weights batch")
     quiet = frozen(*network.parameters()) if looks.freezes else _without_gradients(network)
     try:
         with evaluating(network), torch.enable_grad(), quiet:

@@ -159,7 +159,7 @@ class Caller:
 
     def _batches(self, images: int, *, choosing: bool | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of all images; of those for the choice, or of the others."""
-        self.progress.start("given", -(-images // self.batch_size), "trial batch")
+        self.progress.start("given", -(-images // self.batch_size), "other preparations batch")
         seen = 0
         for done, (batch, labels) in enumerate(self.split.ordered(self.batch_size, limit=images), start=1):
             first = torch.arange(seen, seen + len(batch), device=batch.device) % _EVERY == 0
