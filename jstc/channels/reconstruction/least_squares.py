@@ -161,6 +161,8 @@ class Samples(Equations):
         super().__init__(layer)
         self._features: list[Tensor] = []
         self._missing: list[Tensor] = []
+        self._kernel: Tensor | None = None
+        self._mean = self._new(1)
 
     def _add(self, features: Tensor, missing: Tensor, *, again: bool) -> None:
         if not again:
@@ -174,12 +176,14 @@ class Samples(Equations):
 
     def factor(self, ridge: float, *, constant: bool) -> Tensor | None:
         """The factor of the kernel matrix: [groups, S, S]."""
-        features = self._joined()
-        mean = features.double().square().sum(dim=(1, 2), keepdim=True) / features.shape[2]
-        if constant:
-            features = features - features.mean(dim=1, keepdim=True)
-        kernel = torch.bmm(features, features.transpose(1, 2)).double()
-        kernel.diagonal(dim1=1, dim2=2).add_(ridge * mean[:, :, 0] + _TINY)
+        if self._kernel is None:  # one for all ridges
+            features = self._joined()
+            self._mean = features.double().square().sum(dim=(1, 2)) / features.shape[2]
+            if constant:
+                features = features - features.mean(dim=1, keepdim=True)
+            self._kernel = torch.bmm(features, features.transpose(1, 2)).double()
+        kernel = self._kernel.clone()
+        kernel.diagonal(dim1=1, dim2=2).add_(ridge * self._mean[:, None] + _TINY)
         return _factored(kernel)
 
     def solved(self, factor: Tensor, last: Tensor | None, *, constant: bool) -> Tensor:
