@@ -97,7 +97,8 @@ def try_out(
         require_same(path, recipe, renew=settings.renewable(only or names))
     rows = outline(workspace, path, [one for one in names if not only or one in (stages.GIVEN, *only)])
     # A run says it with the score of the given network.
-    return [*rows, ("weights", "; ".join(workspace.notes))] if workspace.notes else rows
+    told = "; ".join(note.removeprefix("weights ") for note in workspace.notes)
+    return [*rows, ("weights", told)] if told else rows
 
 
 def run_stage(

@@ -60,7 +60,7 @@ def test_a_dry_run_reads_the_weights_and_says_how(jstc_command: Command, tmp_pat
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
     called = jstc_command(*SEARCH, "--flops", "0.5", "--weights", "last.ckpt", "--dry-run", "--json")
     told = json.loads(called.out)["weights"]
-    assert told == "weights last.ckpt: those of the network are under 'state_dict.model'"
+    assert told == "last.ckpt: those of the network are under 'state_dict.model'"
 
 
 @pytest.mark.parametrize(
