@@ -184,25 +184,21 @@ def _timed_again(summary: Summary) -> Iterator[Finding]:
     met = summary.latency or Latency()
     if limit is None or met.measured_ms is None or not within("latency", met.measured_ms, limit):
         return
-    for row in summary.slim_rows:
-        taken = row.median_ms
-        if (
-            (row.provider, row.batch) == (met.provider, met.batch)
-            and taken
-            and not within("latency", taken, limit)
-        ):
-            told = (
-                f"bench measured {numbers.milliseconds(taken)}, {taken / limit - 1:.0%} over the "
-                f"{numbers.milliseconds(limit)} that are allowed."
-            )
-            before = summary.target_row(row)
-            if met.target_ms and before is not None:
-                told += (
-                    f" The target network took {numbers.milliseconds(before.median_ms)} beside it, and "
-                    f"{numbers.milliseconds(met.target_ms)} when the widths were chosen: see whether the "
-                    "machine was busy, or slower, at one of the two."
-                )
-            yield Finding("Latency in bench", "warn", told, "over the budget", note=True)
+    row = next((r for r in summary.slim_rows if (r.provider, r.batch) == (met.provider, met.batch)), None)
+    if row is None or row.median_ms is None or within("latency", row.median_ms, limit):
+        return
+    told = (
+        f"bench measured {numbers.milliseconds(row.median_ms)}, {row.median_ms / limit - 1:.0%} over the "
+        f"{numbers.milliseconds(limit)} that are allowed."
+    )
+    before = summary.target_row(row)
+    if met.target_ms and before is not None:
+        told += (
+            f" The target network took {numbers.milliseconds(before.median_ms)} beside it, and "
+            f"{numbers.milliseconds(met.target_ms)} when the widths were chosen: see whether the machine was "
+            "busy, or slower, at one of the two."
+        )
+    yield Finding("Latency in bench", "warn", told, "over the budget", note=True)
 
 
 def _search(summary: Summary) -> Iterator[Finding]:
